@@ -1,0 +1,76 @@
+"""A durable key -> text store for results that cost a model call (captions, compositions, judge scores).
+
+Keys are digests of everything that determines the result, so an entry is never stale and is never overwritten with
+something else. SQLite keeps it safe under SIGKILL: a batch is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from setr_lib.hashing import digest_strings
+
+_LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
+
+
+class ContentCache:
+    """One table (``kind``) of one SQLite file. Safe for several processes; writes are short transactions."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        if not kind.isidentifier():
+            raise ValueError(f"a cache kind is a plain identifier, not {kind!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.kind = path, kind
+        with self._connect() as connection:
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL NOT NULL)"
+            )
+
+    @staticmethod
+    def key_of(*parts: str) -> str:
+        """The key of a result: a digest of all that determines it."""
+        return digest_strings(parts)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, str]:
+        """The stored values among ``keys``; absent keys are absent from the answer."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, str] = {}
+        with self._connect() as connection:
+            for start in range(0, len(wanted), _LOOKUP_CHUNK):
+                chunk = wanted[start : start + _LOOKUP_CHUNK]
+                marks = ",".join("?" * len(chunk))
+                found.update(
+                    connection.execute(f"SELECT key, value FROM {self.kind} WHERE key IN ({marks})", chunk)
+                )
+        return found
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """Store all of ``values`` in one transaction."""
+        now = time.time()
+        with self._connect() as connection:
+            connection.executemany(
+                f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at) VALUES (?, ?, ?)",
+                [(key, value, now) for key, value in values.items()],
+            )
+
+    def _connect(self) -> _ClosingConnection:
+        return _ClosingConnection(self.path)
+
+
+class _ClosingConnection:
+    """``sqlite3``'s own context manager commits but leaves the file open; this one closes it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, timeout=60)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._connection
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._connection.commit()
+        self._connection.close()

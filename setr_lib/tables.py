@@ -1,0 +1,145 @@
+"""The declared schemas of every table that SETR writes, and the two gates that a table passes on its way to disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+from setr_lib.errors import SetrError
+
+_TEXTS = pl.List(pl.String())
+
+QUERIES = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "reference_id": pl.String(),
+        "modification": pl.String(),
+        "captions": _TEXTS,
+        "target_ids": _TEXTS,
+        "subset_ids": _TEXTS,
+        "gallery": pl.String(),
+        "aspects": _TEXTS,
+    }
+)
+GALLERY = pl.Schema(
+    {
+        "image_id": pl.String(),
+        "path": pl.String(),
+        "galleries": _TEXTS,
+        "status": pl.String(),
+        "detail": pl.String(),
+        "width": pl.Int32(),
+        "height": pl.Int32(),
+        "fingerprint": pl.String(),
+    }
+)
+TRAINING_IMAGES = pl.Schema(
+    {
+        "image_id": pl.String(),
+        "path": pl.String(),
+        "caption": pl.String(),
+        "status": pl.String(),
+        "detail": pl.String(),
+        "width": pl.Int32(),
+        "height": pl.Int32(),
+        "fingerprint": pl.String(),
+    }
+)
+CAPTIONS = pl.Schema(
+    {
+        "image_id": pl.String(),
+        "caption": pl.String(),
+        "status": pl.String(),
+        "detail": pl.String(),
+        "model": pl.String(),
+        "prompt_hash": pl.String(),
+        "fingerprint": pl.String(),
+    }
+)
+COMPOSITIONS = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "keep": _TEXTS,
+        "add": _TEXTS,
+        "remove": _TEXTS,
+        "drop": _TEXTS,
+        "target_caption": pl.String(),
+        "status": pl.String(),
+        "detail": pl.String(),
+        "model": pl.String(),
+        "prompt_hash": pl.String(),
+    }
+)
+RANKINGS = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "pool": pl.String(),
+        "rank": pl.Int32(),
+        "image_id": pl.String(),
+        "score": pl.Float64(),
+        "coarse_score": pl.Float64(),
+        "judge_score": pl.Float64(),
+    }
+)
+PAIRS = pl.Schema(
+    {
+        "pair_id": pl.String(),
+        "split": pl.String(),
+        "group": pl.String(),
+        "reference_id": pl.String(),
+        "modification": pl.String(),
+        "candidate_id": pl.String(),
+        "label": pl.Boolean(),
+        "kind": pl.String(),
+        "source": pl.String(),
+    }
+)
+METRICS = pl.Schema(
+    {
+        "dataset": pl.String(),
+        "split": pl.String(),
+        "strategy": pl.String(),
+        "stage": pl.String(),
+        "metric": pl.String(),
+        "value": pl.Float64(),
+        "ci_low": pl.Float64(),
+        "ci_high": pl.Float64(),
+        "n_queries": pl.Int64(),
+        "gallery": pl.String(),
+        "coverage": pl.Float64(),
+        "comparable": pl.Boolean(),
+        "label": pl.String(),
+        "adapter_version": pl.String(),
+    }
+)
+
+
+def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
+    """``frame`` in the column order and types of ``schema``.
+
+    Raises ``SetrError`` naming the column when one is missing, unexpected, or of a type that does not cast exactly.
+    """
+    missing = [name for name in schema if name not in frame.columns]
+    extra = [name for name in frame.columns if name not in schema]
+    if missing or extra:
+        raise SetrError(f"the table of {what} does not fit its schema: missing {missing}, unexpected {extra}")
+    try:
+        return frame.select([pl.col(name).cast(kind, strict=True) for name, kind in schema.items()])
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.SchemaError) as error:
+        raise SetrError(f"the table of {what} does not fit its schema: {error}") from error
+
+
+def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> None:
+    """Write beside ``path``, then rename: a reader, or a killed run, never sees half a table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        frame.write_parquet(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
