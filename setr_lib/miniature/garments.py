@@ -1,0 +1,96 @@
+"""FashionIQ-like garments: category, colour, pattern, sleeves, neckline and length, hung up in front of some background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from setr_lib.miniature.pictures import BACKGROUNDS, COLOURS, PATTERNS, Edit, pick_background
+
+CATEGORIES = {"dress": "dress", "shirt": "shirt", "toptee": "top"}
+SLEEVES = ("no", "short", "long")
+NECKS = ("round", "v")
+LENGTHS = ("short", "long")
+_ATTRIBUTES = {"colour": COLOURS, "pattern": PATTERNS, "sleeves": SLEEVES, "neck": NECKS, "length": LENGTHS}
+
+
+@dataclass(frozen=True)
+class Garment:
+    category: str
+    colour: str
+    pattern: str
+    sleeves: str
+    neck: str
+    length: str
+    background: str
+
+    @property
+    def foreground(self) -> object:
+        return replace(self, background="")
+
+    def caption(self, with_background: bool = True) -> str:
+        sentence = f"{self._body(frozenset())} with {self.sleeves} sleeves and a {self.neck} neck"
+        return f"{sentence} {BACKGROUNDS[self.background]}" if with_background else sentence
+
+    def on(self, background: str) -> Garment:
+        return replace(self, background=background)
+
+    def near_miss(self, rng: Random) -> Garment:
+        """The same category, one attribute changed."""
+        name = rng.choice(list(_ATTRIBUTES))
+        return replace(self, **{name: rng.choice([v for v in _ATTRIBUTES[name] if v != getattr(self, name)])})
+
+    def edits_towards(self, other: Garment) -> list[Edit] | None:
+        if self.category != other.category:
+            return None
+        return [
+            _edit(name, getattr(self, name), getattr(other, name))
+            for name in _ATTRIBUTES
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def kept_phrases(self, other: Garment) -> tuple[str, ...]:
+        changed = frozenset(name for name in _ATTRIBUTES if getattr(self, name) != getattr(other, name))
+        kept = [self._body(changed)]
+        if "sleeves" not in changed:
+            kept.append(f"{self.sleeves} sleeves")
+        if "neck" not in changed:
+            kept.append(f"a {self.neck} neck")
+        return tuple(kept)
+
+    def _body(self, without: frozenset[str]) -> str:
+        words = [getattr(self, name) for name in ("length", "colour", "pattern") if name not in without]
+        words = ["a", *(word for word in words if word != "plain"), CATEGORIES[self.category]]
+        if words[1][0] in "aeiou":
+            words[0] = "an"
+        return " ".join(words)
+
+
+def random_garment(rng: Random, category: str) -> Garment:
+    values = {name: rng.choice(choices) for name, choices in _ATTRIBUTES.items()}
+    return Garment(category=category, background=pick_background(rng), **values)
+
+
+def _edit(name: str, old: str, new: str) -> Edit:
+    """How shoppers say it; FashionIQ's texts are such loose verb phrases."""
+    if name == "colour":
+        wording = (f"is {new}", f"is {new} instead of {old}", f"is more {new}", f"has a {new} color")
+        return Edit(name, wording, (new,), (old,))
+    if name == "pattern":
+        marks = {"striped": "stripes", "dotted": "dots"}
+        if new == "plain":
+            return Edit(name, ("is plain", "has no pattern", f"has no {marks[old]}"), ("plain",), (old,))
+        return Edit(name, (f"is {new}", f"has {marks[new]}"), (new,), () if old == "plain" else (old,))
+    if name == "sleeves":
+        if new == "no":
+            wording: tuple[str, ...] = ("is sleeveless", "has no sleeves")
+        else:
+            longer = SLEEVES.index(new) > SLEEVES.index(old)
+            wording = (f"has {new} sleeves", f"with {new} sleeves")
+            if new == "long" or old != "no":
+                wording += (f"has {'longer' if longer else 'shorter'} sleeves",) if {old, new} == {"short", "long"} else ()
+        return Edit(name, wording, (f"{new} sleeves",), (f"{old} sleeves",))
+    if name == "neck":
+        return Edit(name, (f"has a {new} neck", f"with a {new} neckline"), (f"a {new} neck",), (f"a {old} neck",))
+    comparative = "longer" if new == "long" else "shorter"
+    return Edit(name, (f"is {comparative}", f"has a {comparative} cut", f"is {new}"), (new,), (old,))

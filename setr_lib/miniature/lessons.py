@@ -1,0 +1,146 @@
+"""What the small multimodal model is taught: packed sequences of one image (or query) and several things asked of it.
+
+A sequence is a *prefix* (an image; or a reference image and a modification text) and *branches* that each see the prefix
+and themselves only, exactly as if each were asked alone, which is how the model is used. Packing makes the prefix work
+for all of them: one lesson about a query holds its composition and several judged candidates.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from setr_lib.miniature.corpus import FAMILY_SIZE, GRID
+from setr_lib.miniature.families import AnyPicture
+from setr_lib.miniature.pictures import GoldComposition, describe_modification, satisfies
+from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+IMAGE_TOKENS = GRID * GRID
+
+
+@dataclass
+class Lesson:
+    """Token ids with, per position, its branch (0 = prefix), its position id and the id to predict next (-100: none).
+
+    ``images`` are the corpus rows of the image placeholders, in order.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    label: list[int] = field(default_factory=list)
+    task: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+
+
+TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy")
+
+
+class LessonWriter:
+    """Draws lessons from the families of a corpus. ``near_share`` is the part of negatives that are near misses."""
+
+    def __init__(self, tokenizer: Tokenizer, pictures: list[AnyPicture]) -> None:
+        self._tokenizer = tokenizer
+        self._pictures = pictures
+        self._ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS, IMAGE, USER, ASSISTANT, "Yes", "No")}
+
+    def image_lesson(self, row: int, rng: Random, questions: int, near_share: float) -> Lesson:
+        """Describe the image; say Yes or No to ``questions`` captions of it, half of them wrong."""
+        picture = self._pictures[row]
+        lesson = Lesson()
+        self._prefix(lesson, row, "")
+        caption = picture.caption()
+        self._branch(lesson, 1, "describe", answer=caption, task=1)
+        for number in range(questions):
+            right = rng.random() < 0.5
+            told = picture if right else self._other(row, picture, rng, near_share)
+            with_background = rng.random() < 0.4
+            # A caption that leaves the background out is right on any background.
+            yes = told.foreground == picture.foreground and (not with_background or told.background == picture.background)
+            question = f"is this {told.caption(with_background)} ?"
+            self._branch(lesson, 2 + number, question, answer="Yes" if yes else "No", task=3)
+        return lesson
+
+    def query_lesson(self, rng: Random, families: range, candidates: int, near_share: float) -> Lesson:
+        """Compose a query's target; judge its target and ``candidates - 1`` other images."""
+        while True:
+            family = rng.choice(families) * FAMILY_SIZE
+            reference, target = (family + member for member in rng.sample(range(FAMILY_SIZE), 2))
+            joiner = rng.choice((" and ", " and ", ", "))
+            modification = describe_modification(
+                self._pictures[reference],  # pyright: ignore[reportArgumentType]
+                self._pictures[target],
+                rng,
+                joiner,
+                mention_background=rng.random() < 0.12,
+            )
+            if modification is not None:
+                break
+        lesson = Lesson()
+        self._prefix(lesson, reference, modification.text)
+        self._branch(lesson, 1, " | compose", answer=composition_json(modification.composition), task=2)
+        shown = [target] if rng.random() < 0.8 else []
+        while len(shown) < candidates:
+            if rng.random() < near_share:
+                shown.append(family + rng.randrange(FAMILY_SIZE))
+            else:
+                shown.append(reference if rng.random() < 0.25 else rng.choice(families) * FAMILY_SIZE + rng.randrange(8))
+        rng.shuffle(shown)
+        for number, row in enumerate(shown):
+            yes = satisfies(self._pictures[row], self._pictures[target], modification)
+            near = row // FAMILY_SIZE == family // FAMILY_SIZE and row != reference
+            self._branch(lesson, 2 + number, "match ?", answer="Yes" if yes else "No", task=4 if near else 5, image=row)
+        return lesson
+
+    def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
+        draw = rng.random()
+        if draw < near_share * 0.7:
+            return picture.near_miss(rng)
+        if draw < near_share:
+            return self._pictures[row // FAMILY_SIZE * FAMILY_SIZE + rng.randrange(FAMILY_SIZE)]
+        return rng.choice(self._pictures)
+
+    def _prefix(self, lesson: Lesson, row: int, text: str) -> None:
+        ids = self._ids
+        prefix = [ids[BOS], ids[USER], *[ids[IMAGE]] * IMAGE_TOKENS, *self._encode(text)]
+        lesson.images.append(row)
+        self._append(lesson, prefix, 0, 0, [-100] * len(prefix), 0)
+
+    def _branch(self, lesson: Lesson, branch: int, text: str, answer: str, task: int, image: int | None = None) -> None:
+        asked = [*([self._ids[IMAGE]] * IMAGE_TOKENS if image is not None else []), *self._encode(text), self._ids[ASSISTANT]]
+        answered = [self._ids[answer]] if answer in ("Yes", "No") else [*self._encode(answer), self._ids[EOS]]
+        if image is not None:
+            lesson.images.append(image)
+        start = lesson.branch.count(0)
+        ids = asked + answered[:-1]
+        labels = [-100] * (len(asked) - 1) + answered
+        self._append(lesson, ids, branch, start, labels, task)
+
+    @staticmethod
+    def _append(lesson: Lesson, ids: list[int], branch: int, start: int, labels: list[int], task: int) -> None:
+        lesson.ids += ids
+        lesson.branch += [branch] * len(ids)
+        lesson.position += range(start, start + len(ids))
+        lesson.label += labels
+        lesson.task += [task] * len(ids)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
+
+
+def composition_json(composition: GoldComposition) -> str:
+    """The JSON that the pipeline's composing prompt asks for."""
+    return json.dumps(
+        {
+            "keep": composition.keep,
+            "add": composition.add,
+            "remove": composition.remove,
+            "drop": composition.drop,
+            "target_caption": composition.target_caption,
+        }
+    )

@@ -1,0 +1,109 @@
+"""What a drawn picture shows, as data: words shared by the scenes and the garments, and the interface of both.
+
+A picture is a *foreground* (what a query is about) on a *background* (what a query rarely mentions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol, Self, TypeVar
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+PATTERNS = ("plain", "striped", "dotted")
+BACKGROUNDS = {
+    "beach": "on the beach",
+    "snow": "in the snow",
+    "meadow": "in a meadow",
+    "night": "under the night sky",
+    "desert": "in the desert",
+    "sea": "on the sea",
+    "brick": "against a brick wall",
+    "wood": "on a wooden table",
+    "forest": "in a forest",
+    "city": "in the city",
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change that a modification text can ask for: how people phrase it, and what it adds and removes."""
+
+    kind: str
+    phrasings: tuple[str, ...]
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GoldComposition:
+    """The composition that a perfect reader of both pictures would write; same fields as the pipeline's JSON."""
+
+    keep: tuple[str, ...] = ()
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    target_caption: str = ""
+
+
+@dataclass(frozen=True)
+class Modification:
+    """A modification text together with what it means."""
+
+    text: str
+    parts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    composition: GoldComposition = field(default_factory=GoldComposition)
+
+
+class Picture(Protocol):
+    """A scene or a garment. ``foreground`` identifies what the picture shows, background apart."""
+
+    background: str
+
+    @property
+    def foreground(self) -> object: ...
+    def caption(self, with_background: bool = True) -> str: ...
+    def on(self, background: str) -> Self: ...
+    def near_miss(self, rng: Random) -> Self: ...
+    def edits_towards(self, other: Self) -> list[Edit] | None: ...
+    def kept_phrases(self, other: Self) -> tuple[str, ...]: ...
+
+
+P = TypeVar("P", bound="Picture")
+
+
+def pick_background(rng: Random, other_than: str | None = None) -> str:
+    """A random background name, different from ``other_than``."""
+    return rng.choice([name for name in BACKGROUNDS if name != other_than])
+
+
+def describe_modification(
+    reference: P, target: P, rng: Random, joiner: str = " and ", mention_background: bool = False
+) -> Modification | None:
+    """A modification text that turns ``reference`` into ``target``, or ``None`` where no one- or two-edit text does."""
+    edits = reference.edits_towards(target)
+    if edits is None:
+        return None
+    if mention_background and reference.background != target.background:
+        place = BACKGROUNDS[target.background]
+        wording = (f"put it {place}", f"the same {place}", f"make it {place}", f"move it {place}")
+        edits = [*edits, Edit("background", wording, (place,), (BACKGROUNDS[reference.background],))]
+    if not 1 <= len(edits) <= 2:
+        return None
+    parts = tuple(rng.choice(edit.phrasings) for edit in edits)
+    moved = any(edit.kind == "background" for edit in edits)
+    composition = GoldComposition(
+        keep=reference.kept_phrases(target),
+        add=tuple(phrase for edit in edits for phrase in edit.add),
+        remove=tuple(phrase for edit in edits for phrase in edit.remove),
+        drop=() if moved else (BACKGROUNDS[reference.background],),
+        target_caption=target.caption(with_background=moved),
+    )
+    return Modification(joiner.join(parts), parts, tuple(edit.kind for edit in edits), composition)
+
+
+def satisfies(candidate: Picture, target: Picture, modification: Modification) -> bool:
+    """Whether ``candidate`` is what the query asks for: the target's foreground, and its background where named."""
+    same = candidate.foreground == target.foreground
+    return same and ("background" not in modification.kinds or candidate.background == target.background)

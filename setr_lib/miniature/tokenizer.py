@@ -1,0 +1,90 @@
+"""The two small models' tokenizers: byte-level BPE, so any text a person types has tokens, trained on the world's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from setr_lib.miniature.families import make_family
+from setr_lib.miniature.pictures import BACKGROUNDS, describe_modification
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PAD, BOS, EOS, IMAGE, USER, ASSISTANT = "<pad>", "<bos>", "<eos>", "<image>", "<user>", "<assistant>"
+JSON_PIECES = (
+    '{"keep": [',
+    '], "add": [',
+    '], "remove": [',
+    '], "drop": [',
+    '], "target_caption": "',
+    '", "',
+    '"}',
+    '"',
+)
+"""The composition's fixed JSON parts, one token each: what the model must learn is what goes between them."""
+ANSWERS = ("Yes", "No")
+_VOCABULARY = 720
+
+
+def _texts(seed: int) -> Iterator[str]:
+    rng = Random(f"tokenizer/{seed}")
+    for _ in range(4000):
+        family = make_family(rng, 3)
+        yield family[0].caption()
+        modification = describe_modification(family[0], family[1], rng, mention_background=True)  # pyright: ignore[reportArgumentType]
+        if modification is not None:
+            yield modification.text
+            yield from modification.composition.keep
+    yield from BACKGROUNDS.values()
+    yield from ("describe compose match ? is it this picture image query candidate",) * 50
+
+
+def build_tokenizer(seed: int, specials: tuple[str, ...], last: tuple[str, ...] = ()) -> Tokenizer:
+    """A byte-level BPE over the world's texts; ``specials`` come first in the ids, ``last`` come last."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(seed), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in last])
+    return tokenizer
+
+
+def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
+    """Write the CLIP's tokenizer; returns the vocabulary size. open_clip pools at the highest id, so EOS comes last."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = build_tokenizer(seed, (PAD, BOS), (EOS,))
+    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, bos), (EOS, eos)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, model_max_length=context_length
+    )
+    fast.save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+def mllm_tokenizer(seed: int) -> Tokenizer:
+    """The language model's tokenizer: turn markers, the image placeholder, JSON pieces and answers are single tokens."""
+    from tokenizers import AddedToken
+
+    tokenizer = build_tokenizer(seed, (PAD, BOS, EOS, IMAGE, USER, ASSISTANT))
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in (*JSON_PIECES, *ANSWERS)])
+    return tokenizer
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,385 @@
+"""Writes the miniature's data sets in the official on-disk layouts: CIRR, FashionIQ, CIRCO, and captioned training images.
+
+Everything follows from the seed: the same bytes and pixels on any machine. The three galleries and the training images
+are drawn from separate streams of that seed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from setr_lib.miniature.drawing import SIDE, draw_picture
+from setr_lib.miniature.families import AnyPicture, make_family
+from setr_lib.miniature.garments import CATEGORIES, Garment, random_garment
+from setr_lib.miniature.pictures import Modification, describe_modification, pick_background
+from setr_lib.miniature.scenes import Scene, random_scene
+from setr_lib.progress import Progress, silent
+
+WORLD_VERSION = 1
+"""Raised by any change that alters a byte of what is written."""
+
+CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}
+"""Subsets of six images per split; two queries each."""
+FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
+"""Queries per category and split; three gallery images each."""
+CIRCO_QUERIES = {"val": 120, "test": 80}
+CIRCO_IMAGES = 1500
+_ASPECT = {
+    "count": "cardinality",
+    "addition": "addition",
+    "removal": "negation",
+    "size": "comparative_statement",
+    "swap": "spatial_relations_background",
+    "relation": "spatial_relations_background",
+    "background": "spatial_relations_background",
+    "colour": "compare_change",
+    "pattern": "compare_change",
+    "shape": "compare_change",
+}
+_NEAR_MISS_ON_REFERENCE_BACKGROUND = 0.7
+_NAMES_BACKGROUND = 0.08
+"""Share of scene queries whose text asks for another background."""
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One image file to be drawn; ``seed`` decides jitter and texture."""
+
+    path: Path
+    picture: AnyPicture
+    seed: str
+
+
+class _Plan:
+    """What one data set consists of: image files to draw and JSON files to write."""
+
+    def __init__(self, root: Path, seed: int, name: str) -> None:
+        self.root, self.name, self.seed = root, name, seed
+        self.rng = Random(f"world/{seed}/{name}")
+        self.drawings: list[_Drawing] = []
+        self.documents: dict[Path, object] = {}
+
+    def draw(self, relative: str, picture: AnyPicture) -> None:
+        self.drawings.append(_Drawing(self.root / relative, picture, f"world/{self.seed}/{self.name}/{relative}"))
+
+
+def write_miniature(
+    root: Path, seed: int = 0, size: float = 1.0, training_images: int = 1600, progress: Progress = silent, processes: int = 2
+) -> bool:
+    """Write ``root/{cirr,fashioniq,circo,training}``; returns whether anything had to be written.
+
+    A stamp names what is there; another seed, size or version replaces it, part by part.
+    """
+    plans: dict[str, Callable[[_Plan], None]] = {
+        "cirr": lambda plan: _plan_cirr(plan, size),
+        "fashioniq": lambda plan: _plan_fashioniq(plan, size),
+        "circo": lambda plan: _plan_circo(plan, size),
+        "training": lambda plan: _plan_training(plan, training_images),
+    }
+    written = False
+    for name, make in plans.items():
+        scale = training_images if name == "training" else size
+        stamp, folder = {"version": WORLD_VERSION, "seed": seed, "size": scale}, root / name
+        stamp_path = folder / "miniature.json"
+        if stamp_path.is_file() and json.loads(stamp_path.read_text()) == stamp:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        plan = _Plan(folder, seed, name)
+        make(plan)
+        _carry_out(plan, progress, processes)
+        _write_json(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
+        written = True
+    return written
+
+
+def _carry_out(plan: _Plan, progress: Progress, processes: int) -> None:
+    for folder in {drawing.path.parent for drawing in plan.drawings}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, document in plan.documents.items():
+        _write_json(path, document)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for done, _ in enumerate(pool.imap_unordered(_draw, plan.drawings, chunksize=32), start=1):
+            if done % 100 == 0 or done == len(plan.drawings):
+                progress(done, len(plan.drawings), f"{plan.name} pictures drawn")
+
+
+def _draw(drawing: _Drawing) -> None:
+    image = draw_picture(drawing.picture, Random(drawing.seed))
+    if drawing.path.suffix == ".jpg":
+        image.save(drawing.path, quality=90, subsampling=0)
+    else:
+        image.save(drawing.path, compress_level=6)
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _scaled(number: int, size: float, least: int = 2) -> int:
+    return max(least, round(number * size))
+
+
+# Scene queries, shared by CIRR and CIRCO.
+
+
+@dataclass(frozen=True)
+class _SceneQuery:
+    reference: Scene
+    target: Scene
+    modification: Modification
+
+
+def _scene_query(rng: Random, taken: set[object], two_edits: float) -> _SceneQuery:
+    """A reference and a target whose foregrounds are new to the gallery, and the text between them."""
+    while True:
+        reference = random_scene(rng)
+        target = reference.near_miss(rng)
+        if rng.random() < two_edits:
+            target = target.near_miss(rng)
+        target = target.on(pick_background(rng, other_than=reference.background))
+        if reference.foreground == target.foreground or {reference.foreground, target.foreground} & taken:
+            continue
+        modification = describe_modification(reference, target, rng, mention_background=rng.random() < _NAMES_BACKGROUND)
+        if modification is not None:
+            taken |= {reference.foreground, target.foreground}
+            return _SceneQuery(reference, target, modification)
+
+
+def _distractor(rng: Random, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
+    """A near miss of ``near`` that is new to the gallery, mostly on the reference's background."""
+    while True:
+        miss = near.near_miss(rng)
+        if miss.foreground not in taken:
+            taken.add(miss.foreground)
+            drag = rng.random() < _NEAR_MISS_ON_REFERENCE_BACKGROUND
+            return miss.on(query.reference.background if drag else pick_background(rng))
+
+
+# CIRR.
+
+
+def _plan_cirr(plan: _Plan, size: float) -> None:
+    for split, groups in CIRR_GROUPS.items():
+        taken: set[object] = set()
+        names: dict[str, str] = {}
+        queries: list[dict[str, object]] = []
+        folder = "dev" if split == "val" else split
+        for group in range(_scaled(groups, size)):
+            members, pairs = _cirr_group(plan.rng, taken)
+            keys = [f"{folder}-{group}-{index // 2}-img{index % 2}" for index in range(6)]
+            order = plan.rng.sample(keys, 6)
+            for key, picture in zip(keys, members, strict=True):
+                names[key] = f"./{folder}/{key}.png"
+                plan.draw(f"{folder}/{key}.png", picture)
+            for reference, target, text in pairs:
+                queries.append(_cirr_entry(len(queries), group, keys[reference], keys[target], text, order, split != "test1"))
+        plan.documents[plan.root / "captions" / f"cap.rc2.{split}.json"] = queries
+        plan.documents[plan.root / "image_splits" / f"split.rc2.{split}.json"] = names
+
+
+def _cirr_group(rng: Random, taken: set[object]) -> tuple[list[Scene], list[tuple[int, int, str]]]:
+    """Six look-alikes and two queries among them: (reference, target, text) by member index."""
+    while True:
+        query = _scene_query(rng, taken, two_edits=0.3)
+        members = [query.reference, query.target]
+        members += [_distractor(rng, query, taken, query.target) for _ in range(3)]
+        members.append(_distractor(rng, query, taken, query.reference))
+        second = _second_query(rng, members)
+        if second is not None:
+            return members, [(0, 1, query.modification.text), second]
+
+
+def _second_query(rng: Random, members: list[Scene]) -> tuple[int, int, str] | None:
+    pairs = [(i, j) for i in range(1, 6) for j in range(1, 6) if members[i].background != members[j].background]
+    for i, j in rng.sample(pairs, len(pairs)):
+        modification = describe_modification(members[i], members[j], rng)
+        if modification is not None:
+            return i, j, modification.text
+    return None
+
+
+def _cirr_entry(
+    number: int, group: int, reference: str, target: str, text: str, order: list[str], has_target: bool
+) -> dict[str, object]:
+    shown: dict[str, object] = {"id": group, "members": order, "reference_rank": order.index(reference)}
+    entry: dict[str, object] = {"pairid": 3 * number + 1, "reference": reference}
+    if has_target:
+        entry |= {"target_hard": target, "target_soft": {target: 1.0}}
+        shown["target_rank"] = order.index(target)
+    return entry | {"caption": text, "img_set": shown}
+
+
+# FashionIQ.
+
+
+def _plan_fashioniq(plan: _Plan, size: float) -> None:
+    for split, count in FASHIONIQ_QUERIES.items():
+        for category in CATEGORIES:
+            _plan_category(plan, split, category, _scaled(count, size))
+
+
+def _plan_category(plan: _Plan, split: str, category: str, count: int) -> None:
+    rng = plan.rng
+    targets, references, captions = _garment_queries(rng, category, count)
+    wanted = {target.foreground for target in targets}
+    others: list[Garment] = []
+    while len(others) < count:
+        root = rng.choice(targets)
+        other = root.near_miss(rng) if rng.random() < 0.7 else random_garment(rng, category)
+        if other.foreground not in wanted:
+            others.append(other.on(rng.choice(references).background if rng.random() < 0.5 else pick_background(rng)))
+    names = _catalogue_names(rng, category, split, 3 * count)
+    gallery = [*targets, *references, *others]
+    for name, garment in zip(names, gallery, strict=True):
+        plan.draw(f"images/{name}.png", garment)
+    entries = []
+    for index, texts in enumerate(captions):
+        entry: dict[str, object] = {} if split == "test" else {"target": names[index]}
+        entries.append(entry | {"candidate": names[count + index], "captions": texts})
+    plan.documents[plan.root / "captions" / f"cap.{category}.{split}.json"] = entries
+    plan.documents[plan.root / "image_splits" / f"split.{category}.{split}.json"] = sorted(names)
+
+
+def _garment_queries(rng: Random, category: str, count: int) -> tuple[list[Garment], list[Garment], list[list[str]]]:
+    """Targets (each the only one of its kind in the gallery), references, and two shoppers' captions per query."""
+    targets: list[Garment] = []
+    wanted: set[object] = set()
+    while len(targets) < count:
+        target = random_garment(rng, category)
+        # Beyond half of all kinds of garment there would be no room for references that are not targets too.
+        if target.foreground not in wanted and len(wanted) < 140:
+            wanted.add(target.foreground)
+            targets.append(target)
+        elif len(wanted) >= 140:
+            targets.append(rng.choice(targets).on(pick_background(rng)))
+    references: list[Garment] = []
+    captions: list[list[str]] = []
+    for target in targets:
+        reference, texts = _garment_reference(rng, target, wanted)
+        references.append(reference)
+        captions.append(texts)
+    return targets, references, captions
+
+
+def _garment_reference(rng: Random, target: Garment, wanted: set[object]) -> tuple[Garment, list[str]]:
+    while True:
+        reference = target.near_miss(rng)
+        if rng.random() < 0.65:
+            reference = reference.near_miss(rng)
+        if reference.foreground in wanted:
+            continue
+        reference = reference.on(pick_background(rng, other_than=target.background))
+        modification = describe_modification(reference, target, rng)
+        if modification is None:
+            continue
+        texts = list(modification.parts)
+        if len(texts) == 1:
+            again = describe_modification(reference, target, rng)
+            texts += again.parts if again is not None else texts
+        return reference, rng.sample(texts, 2)
+
+
+def _catalogue_names(rng: Random, category: str, split: str, count: int) -> list[str]:
+    """Names that look like the shop's article numbers, unique over categories and splits."""
+    prefix = "B" + {"dress": "0D", "shirt": "0S", "toptee": "0T"}[category] + {"train": "T", "val": "V", "test": "X"}[split]
+    return [f"{prefix}{number:06d}" for number in rng.sample(range(10**6), count)]
+
+
+# CIRCO.
+
+
+def _plan_circo(plan: _Plan, size: float) -> None:
+    rng = plan.rng
+    taken: set[object] = set()
+    pictures: list[Scene] = []
+    drafts: dict[str, list[tuple[_SceneQuery, int, list[int]]]] = {}
+    for split, count in CIRCO_QUERIES.items():
+        drafts[split] = [_circo_query(rng, taken, pictures) for _ in range(_scaled(count, size))]
+    while len(pictures) < _scaled(CIRCO_IMAGES, size, least=20):
+        query, _, _ = rng.choice(drafts["val"])
+        pictures.append(_distractor(rng, query, taken, query.target if rng.random() < 0.6 else query.reference))
+    ids = rng.sample(range(1000, 600_000), len(pictures))
+    folder = "COCO2017_unlabeled/unlabeled2017"
+    for number, picture in zip(ids, pictures, strict=True):
+        plan.draw(f"{folder}/{number:012d}.jpg", picture)
+    order = sorted(ids)
+    plan.documents[plan.root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"] = {
+        "info": {"description": "SETR miniature", "year": 2017},
+        "images": [{"id": number, "file_name": f"{number:012d}.jpg", "width": SIDE, "height": SIDE} for number in order],
+        "licenses": [],
+        "categories": [],
+    }
+    for split, queries in drafts.items():
+        entries = [
+            _circo_entry(index, query, reference, truths, ids, split == "val")
+            for index, (query, reference, truths) in enumerate(queries)
+        ]
+        plan.documents[plan.root / "annotations" / f"{split}.json"] = entries
+
+
+def _circo_query(rng: Random, taken: set[object], pictures: list[Scene]) -> tuple[_SceneQuery, int, list[int]]:
+    """Adds a query's pictures; returns it with the indices of its reference and of its ground truths."""
+    query = _scene_query(rng, taken, two_edits=0.4)
+    reference = len(pictures)
+    pictures.append(query.reference)
+    names_background = "background" in query.modification.kinds
+    truths = []
+    for number in range(rng.choice((1, 2, 3, 3, 4, 5))):
+        truths.append(len(pictures))
+        place = query.target.background if number == 0 or names_background else pick_background(rng)
+        pictures.append(query.target.on(place))
+    pictures += [_distractor(rng, query, taken, query.target) for _ in range(2)]
+    return query, reference, truths
+
+
+def _circo_entry(
+    index: int, query: _SceneQuery, reference: int, truths: list[int], ids: list[int], has_targets: bool
+) -> dict[str, object]:
+    kinds = query.modification.kinds
+    shared = " and ".join(thing.phrase() for thing in query.reference.things)
+    entry: dict[str, object] = {"reference_img_id": ids[reference]}
+    if has_targets:
+        entry["target_img_id"] = ids[truths[0]]
+    entry |= {"relative_caption": query.modification.text, "shared_concept": shared}
+    if has_targets:
+        entry["gt_img_ids"] = [ids[truth] for truth in truths]
+    entry["id"] = index
+    if has_targets:
+        aspects = {_ASPECT[kind] for kind in kinds}
+        aspects |= {"statement_with_conjunction"} if len(kinds) == 2 else set()
+        imperative = query.modification.text.split()[0] in ("make", "add", "put", "remove", "replace", "change", "paint", "show")
+        aspects |= {"direct_addressing"} if imperative else set()
+        entry["semantic_aspects"] = sorted(aspects)
+    return entry
+
+
+# Captioned training images.
+
+
+def _plan_training(plan: _Plan, count: int) -> None:
+    lines = []
+    for index, picture in enumerate(_training_pictures(plan.rng, count)):
+        name = f"images/{index:06d}.png"
+        plan.draw(name, picture)
+        lines.append({"image": name, "caption": picture.caption()})
+    plan.root.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (plan.root / "captions.jsonl").write_text(text, encoding="utf-8")
+
+
+def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
+    made = 0
+    while made < count:
+        family = make_family(rng, min(8, count - made))
+        made += len(family)
+        yield from family
+
+
+__all__ = ["WORLD_VERSION", "write_miniature"]
