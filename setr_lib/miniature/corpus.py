@@ -92,7 +92,7 @@ def _patch_labels(picture: AnyPicture, layout: Sequence[tuple]) -> np.ndarray:
     names = list(PATCH_LABELS)
     labels = np.full((GRID * GRID, len(names)), -1, np.int8)
 
-    def tell(rows: object, name: str, value: str) -> None:
+    def tell(rows: slice | np.ndarray, name: str, value: str) -> None:
         labels[rows, names.index(name)] = PATCH_LABELS[name].index(value)
 
     everywhere = slice(None)

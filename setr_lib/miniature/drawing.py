@@ -84,7 +84,8 @@ def _place_group(thing: Thing, rng: Random) -> Layout:
     radius = (_RADII if thing.count == 1 else _GROUP_RADII)[thing.size]
     reach = 26 if thing.count == 1 else 7
     return [
-        (thing, (x + rng.randint(-reach, reach), y + rng.randint(-reach, reach)), radius) for x, y in spots[thing.count]
+        (thing, (x + rng.randint(-reach, reach), y + rng.randint(-reach, reach)), radius)
+        for x, y in spots[thing.count]
     ]
 
 
@@ -120,7 +121,13 @@ def _draw_thing(overlay: Image.Image, thing: Thing, centre: Point, radius: int, 
 
 
 def _fill_mask(
-    overlay: Image.Image, mask: Image.Image, box: tuple[int, int, int, int], colour: str, pattern: str, step: float, rng: Random
+    overlay: Image.Image,
+    mask: Image.Image,
+    box: tuple[int, int, int, int],
+    colour: str,
+    pattern: str,
+    step: float,
+    rng: Random,
 ) -> None:
     """Ink, pattern and a dark outline inside ``mask``; only ``box`` of the overlay is touched."""
     mask = mask.crop(box)
@@ -166,7 +173,8 @@ def _ball(draw: ImageDraw.ImageDraw, x: float, y: float, r: float) -> None:
 
 def _star(draw: ImageDraw.ImageDraw, x: float, y: float, r: float) -> None:
     points = [
-        (math.sin(math.pi * k / 5) * (1.0, 0.45)[k % 2], -math.cos(math.pi * k / 5) * (1.0, 0.45)[k % 2]) for k in range(10)
+        (math.sin(math.pi * k / 5) * (1.0, 0.45)[k % 2], -math.cos(math.pi * k / 5) * (1.0, 0.45)[k % 2])
+        for k in range(10)
     ]
     draw.polygon(_polygon(x, y, r, points), fill=255)
 
@@ -195,7 +203,15 @@ def _kite(draw: ImageDraw.ImageDraw, x: float, y: float, r: float) -> None:
 
 
 def _house(draw: ImageDraw.ImageDraw, x: float, y: float, r: float) -> None:
-    draw.polygon(_polygon(x, y, r, [(0, -1), (1, -0.1), (0.74, -0.1), (0.74, 0.95), (-0.74, 0.95), (-0.74, -0.1), (-1, -0.1)]), fill=255)
+    draw.polygon(
+        _polygon(
+            x,
+            y,
+            r,
+            [(0, -1), (1, -0.1), (0.74, -0.1), (0.74, 0.95), (-0.74, 0.95), (-0.74, -0.1), (-1, -0.1)],
+        ),
+        fill=255,
+    )
     draw.rectangle((x - r * 0.2, y + r * 0.35, x + r * 0.2, y + r * 0.96), fill=0)
 
 
@@ -234,7 +250,16 @@ def _draw_garment(overlay: Image.Image, garment: Garment, rng: Random) -> None:
         ("toptee", "long"): (30, 27, 40, 98),
     }[garment.category, garment.length]
     middle = 52 if garment.category == "dress" else bottom * 0.55
-    body = [(-14, 0), (-shoulder, 7), (-waist, middle), (-hem, bottom), (hem, bottom), (waist, middle), (shoulder, 7), (14, 0)]
+    body = [
+        (-14, 0),
+        (-shoulder, 7),
+        (-waist, middle),
+        (-hem, bottom),
+        (hem, bottom),
+        (waist, middle),
+        (shoulder, 7),
+        (14, 0),
+    ]
     draw.polygon(at(body), fill=255)
     reach = {"no": 0, "short": 34, "long": 88}[garment.sleeves]
     for side in (-1, 1) if reach else ():
@@ -253,7 +278,13 @@ def _draw_garment(overlay: Image.Image, garment: Garment, rng: Random) -> None:
     box = (0, max(0, int(top) - 8), SIDE * _SCALE, SIDE * _SCALE)
     _fill_mask(overlay, mask, box, garment.colour, garment.pattern, 5 * _SCALE, rng)
     if garment.category == "shirt":
-        _draw_buttons(ImageDraw.Draw(overlay), at, 38 if garment.neck == "v" else 20, int(bottom) - 6, _outline_colour(garment.colour))
+        _draw_buttons(
+            ImageDraw.Draw(overlay),
+            at,
+            38 if garment.neck == "v" else 20,
+            int(bottom) - 6,
+            _outline_colour(garment.colour),
+        )
 
 
 def _draw_buttons(
@@ -271,7 +302,10 @@ def _draw_buttons(
 def _gradient(top: RGB, bottom: RGB) -> Image.Image:
     ramp = Image.new("RGB", (1, SIDE))
     for y in range(SIDE):
-        ramp.putpixel((0, y), tuple((a * (SIDE - 1 - y) + b * y) // (SIDE - 1) for a, b in zip(top, bottom, strict=True)))
+        ramp.putpixel(
+            (0, y),
+            tuple((a * (SIDE - 1 - y) + b * y) // (SIDE - 1) for a, b in zip(top, bottom, strict=True)),
+        )
     return ramp.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
@@ -280,7 +314,9 @@ def _vary(ink: RGB, rng: Random, by: int = 10) -> RGB:
     return tuple(min(255, max(0, channel + shift)) for channel in ink)  # pyright: ignore[reportReturnType]
 
 
-def _speckle(draw: ImageDraw.ImageDraw, rng: Random, count: int, top: int, inks: tuple[RGB, ...], size: int) -> None:
+def _speckle(
+    draw: ImageDraw.ImageDraw, rng: Random, count: int, top: int, inks: tuple[RGB, ...], size: int
+) -> None:
     for _ in range(count):
         x, y, r = rng.randrange(SIDE), rng.randrange(top, SIDE), rng.randint(1, size)
         draw.ellipse((x - r, y - r, x + r, y + r), fill=rng.choice(inks))
@@ -312,7 +348,11 @@ def _meadow(rng: Random) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for _ in range(110):
         x, y, h = rng.randrange(SIDE), rng.randrange(6, SIDE), rng.randint(5, 11)
-        draw.line((x, y, x + rng.randint(-3, 3), y - h), fill=rng.choice(((86, 150, 70), (140, 200, 110), (100, 166, 84))), width=2)
+        draw.line(
+            (x, y, x + rng.randint(-3, 3), y - h),
+            fill=rng.choice(((86, 150, 70), (140, 200, 110), (100, 166, 84))),
+            width=2,
+        )
     _speckle(draw, rng, 14, 0, ((250, 240, 160), (246, 220, 236)), 2)
     return image
 
@@ -321,7 +361,9 @@ def _night(rng: Random) -> Image.Image:
     image = _gradient(_vary((18, 22, 58), rng, 6), (56, 50, 104))
     draw = ImageDraw.Draw(image)
     _speckle(draw, rng, 50, 0, ((240, 240, 214), (176, 184, 226)), 1)
-    draw.polygon([(0, SIDE), (0, 172), (46, 158), (96, 174), (150, 154), (SIDE, 170), (SIDE, SIDE)], fill=(16, 18, 40))
+    draw.polygon(
+        [(0, SIDE), (0, 172), (46, 158), (96, 174), (150, 154), (SIDE, 170), (SIDE, SIDE)], fill=(16, 18, 40)
+    )
     return image
 
 
@@ -391,7 +433,9 @@ def _city(rng: Random) -> Image.Image:
         draw.rectangle((x, top, x + width, SIDE), fill=_vary((122, 126, 146), rng, 18))
         for wy in range(top + 8, SIDE - 14, 15):
             for wx in range(x + 5, x + width - 6, 10):
-                draw.rectangle((wx, wy, wx + 4, wy + 7), fill=(240, 220, 150) if rng.random() < 0.4 else (92, 96, 118))
+                draw.rectangle(
+                    (wx, wy, wx + 4, wy + 7), fill=(240, 220, 150) if rng.random() < 0.4 else (92, 96, 118)
+                )
         x += width + 2
     draw.rectangle((0, 178, SIDE, SIDE), fill=(96, 98, 106))
     return image

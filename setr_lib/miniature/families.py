@@ -17,7 +17,11 @@ AnyPicture = Scene | Garment
 
 def random_picture(rng: Random, garment_share: float = 0.35) -> AnyPicture:
     """A scene, or a garment of a random category."""
-    return random_garment(rng, rng.choice(list(CATEGORIES))) if rng.random() < garment_share else random_scene(rng)
+    return (
+        random_garment(rng, rng.choice(list(CATEGORIES)))
+        if rng.random() < garment_share
+        else random_scene(rng)
+    )
 
 
 def make_family(rng: Random, size: int, root: AnyPicture | None = None) -> list[AnyPicture]:

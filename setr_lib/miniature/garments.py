@@ -29,8 +29,14 @@ class Garment:
         return replace(self, background="")
 
     def caption(self, with_background: bool = True) -> str:
-        sentence = f"{self._body(frozenset())} with {self.sleeves} sleeves and a {self.neck} neck"
+        sentence = self.caption_without(frozenset())
         return f"{sentence} {BACKGROUNDS[self.background]}" if with_background else sentence
+
+    def caption_without(self, left_out: frozenset[str]) -> str:
+        """The caption less the named attributes and the background."""
+        details = [f"{self.sleeves} sleeves"] if "sleeves" not in left_out else []
+        details += [f"a {self.neck} neck"] if "neck" not in left_out else []
+        return self._body(left_out) + (f" with {' and '.join(details)}" if details else "")
 
     def on(self, background: str) -> Garment:
         return replace(self, background=background)
@@ -88,9 +94,15 @@ def _edit(name: str, old: str, new: str) -> Edit:
             longer = SLEEVES.index(new) > SLEEVES.index(old)
             wording = (f"has {new} sleeves", f"with {new} sleeves")
             if new == "long" or old != "no":
-                wording += (f"has {'longer' if longer else 'shorter'} sleeves",) if {old, new} == {"short", "long"} else ()
+                wording += (
+                    (f"has {'longer' if longer else 'shorter'} sleeves",)
+                    if {old, new} == {"short", "long"}
+                    else ()
+                )
         return Edit(name, wording, (f"{new} sleeves",), (f"{old} sleeves",))
     if name == "neck":
-        return Edit(name, (f"has a {new} neck", f"with a {new} neckline"), (f"a {new} neck",), (f"a {old} neck",))
+        return Edit(
+            name, (f"has a {new} neck", f"with a {new} neckline"), (f"a {new} neck",), (f"a {old} neck",)
+        )
     comparative = "longer" if new == "long" else "shorter"
     return Edit(name, (f"is {comparative}", f"has a {comparative} cut", f"is {new}"), (new,), (old,))

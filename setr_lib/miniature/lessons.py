@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID
 from setr_lib.miniature.families import AnyPicture
 from setr_lib.miniature.pictures import GoldComposition, describe_modification, satisfies
-from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER
+from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER, token_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,7 +47,7 @@ class LessonWriter:
     def __init__(self, tokenizer: Tokenizer, pictures: list[AnyPicture]) -> None:
         self._tokenizer = tokenizer
         self._pictures = pictures
-        self._ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS, IMAGE, USER, ASSISTANT, "Yes", "No")}
+        self._ids = token_ids(tokenizer)
 
     def image_lesson(self, row: int, rng: Random, questions: int, near_share: float) -> Lesson:
         """Describe the image; say Yes or No to ``questions`` captions of it, half of them wrong."""
@@ -61,7 +61,9 @@ class LessonWriter:
             told = picture if right else self._other(row, picture, rng, near_share)
             with_background = rng.random() < 0.4
             # A caption that leaves the background out is right on any background.
-            yes = told.foreground == picture.foreground and (not with_background or told.background == picture.background)
+            yes = told.foreground == picture.foreground and (
+                not with_background or told.background == picture.background
+            )
             question = f"is this {told.caption(with_background)} ?"
             self._branch(lesson, 2 + number, question, answer="Yes" if yes else "No", task=3)
         return lesson
@@ -73,7 +75,7 @@ class LessonWriter:
             reference, target = (family + member for member in rng.sample(range(FAMILY_SIZE), 2))
             joiner = rng.choice((" and ", " and ", ", "))
             modification = describe_modification(
-                self._pictures[reference],  # pyright: ignore[reportArgumentType]
+                self._pictures[reference],
                 self._pictures[target],
                 rng,
                 joiner,
@@ -89,12 +91,18 @@ class LessonWriter:
             if rng.random() < near_share:
                 shown.append(family + rng.randrange(FAMILY_SIZE))
             else:
-                shown.append(reference if rng.random() < 0.25 else rng.choice(families) * FAMILY_SIZE + rng.randrange(8))
+                shown.append(
+                    reference
+                    if rng.random() < 0.25
+                    else rng.choice(families) * FAMILY_SIZE + rng.randrange(8)
+                )
         rng.shuffle(shown)
         for number, row in enumerate(shown):
             yes = satisfies(self._pictures[row], self._pictures[target], modification)
             near = row // FAMILY_SIZE == family // FAMILY_SIZE and row != reference
-            self._branch(lesson, 2 + number, "match ?", answer="Yes" if yes else "No", task=4 if near else 5, image=row)
+            self._branch(
+                lesson, 2 + number, "match ?", answer="Yes" if yes else "No", task=4 if near else 5, image=row
+            )
         return lesson
 
     def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
@@ -111,8 +119,14 @@ class LessonWriter:
         lesson.images.append(row)
         self._append(lesson, prefix, 0, 0, [-100] * len(prefix), 0)
 
-    def _branch(self, lesson: Lesson, branch: int, text: str, answer: str, task: int, image: int | None = None) -> None:
-        asked = [*([self._ids[IMAGE]] * IMAGE_TOKENS if image is not None else []), *self._encode(text), self._ids[ASSISTANT]]
+    def _branch(
+        self, lesson: Lesson, branch: int, text: str, answer: str, task: int, image: int | None = None
+    ) -> None:
+        asked = [
+            *([self._ids[IMAGE]] * IMAGE_TOKENS if image is not None else []),
+            *self._encode(text),
+            self._ids[ASSISTANT],
+        ]
         answered = [self._ids[answer]] if answer in ("Yes", "No") else [*self._encode(answer), self._ids[EOS]]
         if image is not None:
             lesson.images.append(image)
@@ -122,7 +136,9 @@ class LessonWriter:
         self._append(lesson, ids, branch, start, labels, task)
 
     @staticmethod
-    def _append(lesson: Lesson, ids: list[int], branch: int, start: int, labels: list[int], task: int) -> None:
+    def _append(
+        lesson: Lesson, ids: list[int], branch: int, start: int, labels: list[int], task: int
+    ) -> None:
         lesson.ids += ids
         lesson.branch += [branch] * len(ids)
         lesson.position += range(start, start + len(ids))

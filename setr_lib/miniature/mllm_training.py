@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from setr_lib.miniature.checkpoint import load_checkpoint, save_checkpoint
 from setr_lib.miniature.clip_training import MEAN, STD, to_input
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID, IMAGE_SIDE, Corpus
 from setr_lib.miniature.lessons import IMAGE_TOKENS, TASKS, Lesson, LessonWriter
-from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, PAD, USER, mllm_tokenizer
+from setr_lib.miniature.tokenizer import BOS, EOS, IMAGE, PAD, mllm_tokenizer, token_ids
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def build_model(clip_folder: Path, vocabulary: int, image_token: int, ids: dict[
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
     model.model.vision_tower.load_state_dict(_tower_weights(clip_folder, clip["layers"]), strict=False)
     return model
 
@@ -77,7 +78,10 @@ def _tower_weights(clip_folder: Path, layers: int) -> dict[str, torch.Tensor]:
     """open_clip's vision weights under the names of transformers' CLIPVisionModel."""
     from safetensors.torch import load_file
 
-    source = {k.removeprefix("visual."): v.float() for k, v in load_file(clip_folder / "open_clip_model.safetensors").items()}
+    source = {
+        k.removeprefix("visual."): v.float()
+        for k, v in load_file(clip_folder / "open_clip_model.safetensors").items()
+    }
     weights = {
         "embeddings.class_embedding": source["class_embedding"],
         "embeddings.patch_embedding.weight": source["conv1.weight"],
@@ -133,7 +137,8 @@ def pack(lessons: list[Lesson], pad: int, device: str) -> dict[str, torch.Tensor
         "position": padded("position", 0),
         "label": padded("label", -100),
         "task": padded("task", 0),
-        "mask": mask[:, None],
+        # Additive, as transformers' eager attention wants it; eager beats the fused kernel at these sizes on a CPU.
+        "mask": torch.zeros(mask.shape, device=device).masked_fill_(~mask, -1e4)[:, None],
         "images": torch.tensor([row for lesson in lessons for row in lesson.images], device=device),
     }
 
@@ -150,7 +155,6 @@ def train_mllm(
     near_share: float = 0.5,
     judge_near_share: float = 0.3,
     checkpoint_every: int = 200,
-    minutes: float | None = None,
 ) -> dict[str, float]:
     """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out scores.
 
@@ -162,7 +166,7 @@ def train_mllm(
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = mllm_tokenizer(seed)
-    ids = {token: tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, IMAGE, USER, ASSISTANT, "Yes", "No")}
+    ids = token_ids(tokenizer)
     model = build_model(clip_folder, tokenizer.get_vocab_size(), ids[IMAGE], ids).to(device)
     model.model.vision_tower.requires_grad_(False)
     features = look_at_all(model.eval(), corpus.pixels, device)
@@ -175,35 +179,39 @@ def train_mllm(
         model.model.multi_modal_projector.linear_1.weight /= scale
     optimiser = torch.optim.AdamW(trained, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.06)
-    first = _resume(folder, model, optimiser, schedule)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    checkpoint, run = folder / "checkpoint.safetensors", f"mllm/{seed}/{steps}/{batch}/{len(corpus.pictures)}"
+    first = load_checkpoint(checkpoint, named, optimiser, schedule, run)
     started = time.monotonic()
     running: dict[str, list[float]] = {}
     for step in range(first, steps):
         model.train()
         rng = Random(f"mllm/{seed}/{step}")
         ramp = min(1.0, step / (0.35 * steps))
-        lessons = [
-            writer.query_lesson(rng, taught, 6, judge_near_share * ramp)
-            if index % 2
-            else writer.image_lesson(rng.choice(taught) * FAMILY_SIZE + rng.randrange(FAMILY_SIZE), rng, 5, near_share * (0.4 + 0.6 * ramp))
-            for index in range(batch)
-        ]
-        packed = pack(lessons, ids[PAD], device)
-        loss, told = lesson_loss(model, packed, features, ids)
+        queries = [writer.query_lesson(rng, taught, 6, judge_near_share * ramp) for _ in range(batch // 2)]
+        rows = [rng.choice(taught) * FAMILY_SIZE + rng.randrange(FAMILY_SIZE) for _ in range(batch // 2)]
+        images = [writer.image_lesson(row, rng, 5, near_share * (0.4 + 0.6 * ramp)) for row in rows]
         optimiser.zero_grad()
-        loss.backward()
+        for lessons in (queries, images):  # apart, because padding one to the other's length wastes a quarter
+            loss, told = lesson_loss(model, pack(lessons, ids[PAD], device), features, ids)
+            loss.backward()
+            for name, value in told.items():
+                running.setdefault(name, []).append(value)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         schedule.step()
-        for name, value in told.items():
-            running.setdefault(name, []).append(value)
         if (step + 1) % 25 == 0:
-            progress(step + 1, steps, "MLLM steps (" + ", ".join(f"{k} {np.mean(v):.3f}" for k, v in running.items()) + ")")
+            progress(
+                step + 1,
+                steps,
+                "MLLM steps (" + ", ".join(f"{k} {np.mean(v):.3f}" for k, v in running.items()) + ")",
+            )
             running = {}
         if (step + 1) % checkpoint_every == 0:
-            _checkpoint(folder, model, optimiser, step + 1)
+            save_checkpoint(checkpoint, named, optimiser, step + 1, run)
     scores = evaluate_lessons(model, writer, range(taught.stop, families), features, ids, device)
     save_mllm(model, tokenizer, folder)
+    checkpoint.unlink(missing_ok=True)
     return {**scores, "minutes": (time.monotonic() - started) / 60, "steps": steps, "batch": batch}
 
 
@@ -230,7 +238,9 @@ def lesson_loss(
     return total, told
 
 
-def _logits(model: Any, packed: dict[str, torch.Tensor], features: torch.Tensor, ids: dict[str, int]) -> torch.Tensor:
+def _logits(
+    model: Any, packed: dict[str, torch.Tensor], features: torch.Tensor, ids: dict[str, int]
+) -> torch.Tensor:
     """Logits [labelled positions, vocabulary] in float32."""
     import torch
 
@@ -241,14 +251,22 @@ def _logits(model: Any, packed: dict[str, torch.Tensor], features: torch.Tensor,
         where = (packed["ids"] == ids[IMAGE])[..., None].expand_as(embedded)
         embedded = embedded.masked_scatter(where, looked.to(embedded.dtype))
         hidden = llava.language_model(
-            inputs_embeds=embedded, attention_mask=packed["mask"], position_ids=packed["position"], use_cache=False
+            inputs_embeds=embedded,
+            attention_mask=packed["mask"],
+            position_ids=packed["position"],
+            use_cache=False,
         ).last_hidden_state
         logits = model.lm_head(hidden[packed["label"] >= 0])
     return logits.float()
 
 
 def evaluate_lessons(
-    model: Any, writer: LessonWriter, families: range, features: torch.Tensor, ids: dict[str, int], device: str
+    model: Any,
+    writer: LessonWriter,
+    families: range,
+    features: torch.Tensor,
+    ids: dict[str, int],
+    device: str,
 ) -> dict[str, float]:
     """Held-out scores: token accuracy of texts, exact compositions, accuracy and AUC of Yes/No, near misses apart."""
     import torch
@@ -260,7 +278,10 @@ def evaluate_lessons(
     with torch.inference_mode():
         for _ in range(12):
             lessons = [writer.query_lesson(rng, families, 6, 0.6) for _ in range(32)]
-            lessons += [writer.image_lesson(rng.choice(families) * FAMILY_SIZE + rng.randrange(8), rng, 5, 0.7) for _ in range(32)]
+            lessons += [
+                writer.image_lesson(rng.choice(families) * FAMILY_SIZE + rng.randrange(8), rng, 5, 0.7)
+                for _ in range(32)
+            ]
             packed = pack(lessons, ids[PAD], device)
             logits = _logits(model, packed, features, ids)
             chosen = packed["label"] >= 0
@@ -272,9 +293,15 @@ def evaluate_lessons(
                 rows = tasks == number
                 right.setdefault(f"{name} accuracy", []).append(correct[rows].float().mean().item())
                 if number in (1, 2):
-                    wrong = torch.zeros(len(lessons), device=device).index_add_(0, owner[rows], (~correct[rows]).float())
-                    asked = torch.zeros(len(lessons), device=device).index_add_(0, owner[rows], torch.ones_like(wrong[owner[rows]]))
-                    right.setdefault(f"{name} exact", []).append((wrong[asked > 0] == 0).float().mean().item())
+                    wrong = torch.zeros(len(lessons), device=device).index_add_(
+                        0, owner[rows], (~correct[rows]).float()
+                    )
+                    asked = torch.zeros(len(lessons), device=device).index_add_(
+                        0, owner[rows], torch.ones_like(wrong[owner[rows]])
+                    )
+                    right.setdefault(f"{name} exact", []).append(
+                        (wrong[asked > 0] == 0).float().mean().item()
+                    )
                 else:
                     pairs = zip(margin[rows].tolist(), (labels[rows] == ids["Yes"]).tolist(), strict=True)
                     margins.setdefault(name, []).extend(pairs)
@@ -295,41 +322,6 @@ def area_under_curve(pairs: list[tuple[float, bool]]) -> float:
     return float(wins)
 
 
-def _checkpoint(folder: Path, model: Any, optimiser: Any, step: int) -> None:
-    from safetensors.torch import save_file
-
-    state = {f"model.{n}": p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    names = [n for n, p in model.named_parameters() if p.requires_grad]
-    for name, moments in zip(names, optimiser.state_dict()["state"].values(), strict=True):
-        state |= {f"{kind}.{name}": moments[kind].clone() for kind in ("exp_avg", "exp_avg_sq")}
-    partial = folder / ".checkpoint.part"
-    save_file(state, partial, metadata={"step": str(step)})
-    partial.replace(folder / "checkpoint.safetensors")
-
-
-def _resume(folder: Path, model: Any, optimiser: Any, schedule: Any) -> int:
-    import torch
-    from safetensors import safe_open
-
-    path = folder / "checkpoint.safetensors"
-    if not path.is_file():
-        return 0
-    with safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(file.get_tensor(f"model.{name}"))
-                    optimiser.state[parameter] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
-                    }
-    for _ in range(step):
-        schedule.step()
-    return step
-
-
 def save_mllm(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load; weights as half precision."""
     from safetensors.torch import load_file, save_file
@@ -347,7 +339,13 @@ def save_mllm(model: Any, tokenizer: Any, folder: Path) -> None:
     )
     side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     images = CLIPImageProcessor(
-        size=side, do_resize=True, do_center_crop=False, resample=3, image_mean=list(MEAN), image_std=list(STD), crop_size=side
+        size=side,
+        do_resize=True,
+        do_center_crop=False,
+        resample=3,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+        crop_size=side,
     )
     processor = LlavaProcessor(
         image_processor=images,
@@ -358,9 +356,16 @@ def save_mllm(model: Any, tokenizer: Any, folder: Path) -> None:
         image_token=IMAGE,
         num_additional_image_tokens=1,
     )
-    model.generation_config.bos_token_id, model.generation_config.eos_token_id = fast.bos_token_id, fast.eos_token_id
+    model.generation_config.bos_token_id, model.generation_config.eos_token_id = (
+        fast.bos_token_id,
+        fast.eos_token_id,
+    )
     model.generation_config.pad_token_id = fast.pad_token_id
     model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: tensor.half() for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     processor.save_pretrained(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 PATTERNS = ("plain", "striped", "dotted")
@@ -59,18 +59,15 @@ class Modification:
 class Picture(Protocol):
     """A scene or a garment. ``foreground`` identifies what the picture shows, background apart."""
 
-    background: str
-
+    @property
+    def background(self) -> str: ...
     @property
     def foreground(self) -> object: ...
     def caption(self, with_background: bool = True) -> str: ...
     def on(self, background: str) -> Self: ...
     def near_miss(self, rng: Random) -> Self: ...
-    def edits_towards(self, other: Self) -> list[Edit] | None: ...
-    def kept_phrases(self, other: Self) -> tuple[str, ...]: ...
-
-
-P = TypeVar("P", bound="Picture")
+    def edits_towards(self, other: Any) -> list[Edit] | None: ...
+    def kept_phrases(self, other: Any) -> tuple[str, ...]: ...
 
 
 def pick_background(rng: Random, other_than: str | None = None) -> str:
@@ -79,7 +76,7 @@ def pick_background(rng: Random, other_than: str | None = None) -> str:
 
 
 def describe_modification(
-    reference: P, target: P, rng: Random, joiner: str = " and ", mention_background: bool = False
+    reference: Picture, target: Picture, rng: Random, joiner: str = " and ", mention_background: bool = False
 ) -> Modification | None:
     """A modification text that turns ``reference`` into ``target``, or ``None`` where no one- or two-edit text does."""
     edits = reference.edits_towards(target)

@@ -42,7 +42,11 @@ class Thing:
         return " ".join(words)
 
     def differing(self, other: Thing) -> list[str]:
-        return [n for n in ("shape", "colour", "size", "pattern", "count") if getattr(self, n) != getattr(other, n)]
+        return [
+            n
+            for n in ("shape", "colour", "size", "pattern", "count")
+            if getattr(self, n) != getattr(other, n)
+        ]
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,11 @@ def _attribute_edits(before: Thing, after: Thing, noun: str | None = None) -> li
             edits.append(Edit("size", wording, (new,), (old,)))
         elif name == "pattern" and new == "plain":
             marks = _PATTERN_NOUN[old]
-            wording = (f"make the {noun} plain", f"the {noun} {has} no {marks}", f"remove the {marks} from the {noun}")
+            wording = (
+                f"make the {noun} plain",
+                f"the {noun} {has} no {marks}",
+                f"remove the {marks} from the {noun}",
+            )
             edits.append(Edit("pattern", wording, ("plain",), (old,)))
         elif name == "pattern":
             marks = _PATTERN_NOUN[new]
@@ -230,7 +238,9 @@ def _removal(before: Scene, left: Thing) -> list[Edit] | None:
 def _change_attribute(scene: Scene, rng: Random) -> Scene | None:
     place = rng.randrange(len(scene.things))
     thing = scene.things[place]
-    name, choices = rng.choice((("colour", COLOURS), ("size", SIZES), ("pattern", PATTERNS), ("shape", SHAPES)))
+    name, choices = rng.choice(
+        (("colour", COLOURS), ("size", SIZES), ("pattern", PATTERNS), ("shape", SHAPES))
+    )
     taken = {other.shape for other in scene.things} if name == "shape" else {getattr(thing, name)}
     value = rng.choice([choice for choice in choices if choice not in taken])
     changed = replace(thing, **{name: value})
@@ -252,8 +262,12 @@ def _change_number(scene: Scene, rng: Random) -> Scene | None:
     (thing,) = scene.things
     if thing.count == 1 and rng.random() < 0.6:
         things = (thing, random_thing(rng, thing.shape))
-        return replace(scene, things=things if rng.random() < 0.5 else things[::-1], relation=rng.choice(list(RELATIONS)))
-    return replace(scene, things=(replace(thing, count=rng.choice([n for n in (1, 2, 3) if n != thing.count])),))
+        return replace(
+            scene, things=things if rng.random() < 0.5 else things[::-1], relation=rng.choice(list(RELATIONS))
+        )
+    return replace(
+        scene, things=(replace(thing, count=rng.choice([n for n in (1, 2, 3) if n != thing.count])),)
+    )
 
 
 _CHANGES = (_change_attribute, _change_attribute, _change_attribute, _change_order, _change_number)

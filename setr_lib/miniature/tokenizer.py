@@ -35,7 +35,7 @@ def _texts(seed: int) -> Iterator[str]:
     for _ in range(4000):
         family = make_family(rng, 3)
         yield family[0].caption()
-        modification = describe_modification(family[0], family[1], rng, mention_background=True)  # pyright: ignore[reportArgumentType]
+        modification = describe_modification(family[0], family[1], rng, mention_background=True)
         if modification is not None:
             yield modification.text
             yield from modification.composition.keep
@@ -69,9 +69,15 @@ def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
 
     tokenizer = build_tokenizer(seed, (PAD, BOS), (EOS,))
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, bos), (EOS, eos)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, bos), (EOS, eos)]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, model_max_length=context_length
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=context_length,
     )
     fast.save_pretrained(folder)
     return tokenizer.get_vocab_size()
@@ -88,3 +94,11 @@ def mllm_tokenizer(seed: int) -> Tokenizer:
 
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def token_ids(
+    tokenizer: Tokenizer, tokens: tuple[str, ...] = (PAD, BOS, EOS, IMAGE, USER, ASSISTANT, *ANSWERS)
+) -> dict[str, int]:
+    """Ids of tokens that the tokenizer was built with."""
+    ids = {token: tokenizer.token_to_id(token) for token in tokens}
+    return {token: number for token, number in ids.items() if number is not None}

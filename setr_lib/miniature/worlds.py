@@ -21,13 +21,13 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}
 """Subsets of six images per split; two queries each."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
-"""Queries per category and split; three gallery images each."""
+"""Queries per category and split; six gallery images each."""
 CIRCO_QUERIES = {"val": 120, "test": 80}
 CIRCO_IMAGES = 1500
 _ASPECT = {
@@ -66,11 +66,18 @@ class _Plan:
         self.documents: dict[Path, object] = {}
 
     def draw(self, relative: str, picture: AnyPicture) -> None:
-        self.drawings.append(_Drawing(self.root / relative, picture, f"world/{self.seed}/{self.name}/{relative}"))
+        self.drawings.append(
+            _Drawing(self.root / relative, picture, f"world/{self.seed}/{self.name}/{relative}")
+        )
 
 
 def write_miniature(
-    root: Path, seed: int = 0, size: float = 1.0, training_images: int = 1600, progress: Progress = silent, processes: int = 2
+    root: Path,
+    seed: int = 0,
+    size: float = 1.0,
+    training_images: int = 1600,
+    progress: Progress = silent,
+    processes: int = 2,
 ) -> bool:
     """Write ``root/{cirr,fashioniq,circo,training}``; returns whether anything had to be written.
 
@@ -146,7 +153,9 @@ def _scene_query(rng: Random, taken: set[object], two_edits: float) -> _SceneQue
         target = target.on(pick_background(rng, other_than=reference.background))
         if reference.foreground == target.foreground or {reference.foreground, target.foreground} & taken:
             continue
-        modification = describe_modification(reference, target, rng, mention_background=rng.random() < _NAMES_BACKGROUND)
+        modification = describe_modification(
+            reference, target, rng, mention_background=rng.random() < _NAMES_BACKGROUND
+        )
         if modification is not None:
             taken |= {reference.foreground, target.foreground}
             return _SceneQuery(reference, target, modification)
@@ -179,7 +188,11 @@ def _plan_cirr(plan: _Plan, size: float) -> None:
                 names[key] = f"./{folder}/{key}.png"
                 plan.draw(f"{folder}/{key}.png", picture)
             for reference, target, text in pairs:
-                queries.append(_cirr_entry(len(queries), group, keys[reference], keys[target], text, order, split != "test1"))
+                queries.append(
+                    _cirr_entry(
+                        len(queries), group, keys[reference], keys[target], text, order, split != "test1"
+                    )
+                )
         plan.documents[plan.root / "captions" / f"cap.rc2.{split}.json"] = queries
         plan.documents[plan.root / "image_splits" / f"split.rc2.{split}.json"] = names
 
@@ -197,7 +210,9 @@ def _cirr_group(rng: Random, taken: set[object]) -> tuple[list[Scene], list[tupl
 
 
 def _second_query(rng: Random, members: list[Scene]) -> tuple[int, int, str] | None:
-    pairs = [(i, j) for i in range(1, 6) for j in range(1, 6) if members[i].background != members[j].background]
+    pairs = [
+        (i, j) for i in range(1, 6) for j in range(1, 6) if members[i].background != members[j].background
+    ]
     for i, j in rng.sample(pairs, len(pairs)):
         modification = describe_modification(members[i], members[j], rng)
         if modification is not None:
@@ -230,12 +245,14 @@ def _plan_category(plan: _Plan, split: str, category: str, count: int) -> None:
     targets, references, captions = _garment_queries(rng, category, count)
     wanted = {target.foreground for target in targets}
     others: list[Garment] = []
-    while len(others) < count:
+    while len(others) < 4 * count:
         root = rng.choice(targets)
         other = root.near_miss(rng) if rng.random() < 0.7 else random_garment(rng, category)
         if other.foreground not in wanted:
-            others.append(other.on(rng.choice(references).background if rng.random() < 0.5 else pick_background(rng)))
-    names = _catalogue_names(rng, category, split, 3 * count)
+            others.append(
+                other.on(rng.choice(references).background if rng.random() < 0.5 else pick_background(rng))
+            )
+    names = _catalogue_names(rng, category, split, 6 * count)
     gallery = [*targets, *references, *others]
     for name, garment in zip(names, gallery, strict=True):
         plan.draw(f"images/{name}.png", garment)
@@ -247,7 +264,9 @@ def _plan_category(plan: _Plan, split: str, category: str, count: int) -> None:
     plan.documents[plan.root / "image_splits" / f"split.{category}.{split}.json"] = sorted(names)
 
 
-def _garment_queries(rng: Random, category: str, count: int) -> tuple[list[Garment], list[Garment], list[list[str]]]:
+def _garment_queries(
+    rng: Random, category: str, count: int
+) -> tuple[list[Garment], list[Garment], list[list[str]]]:
     """Targets (each the only one of its kind in the gallery), references, and two shoppers' captions per query."""
     targets: list[Garment] = []
     wanted: set[object] = set()
@@ -288,7 +307,11 @@ def _garment_reference(rng: Random, target: Garment, wanted: set[object]) -> tup
 
 def _catalogue_names(rng: Random, category: str, split: str, count: int) -> list[str]:
     """Names that look like the shop's article numbers, unique over categories and splits."""
-    prefix = "B" + {"dress": "0D", "shirt": "0S", "toptee": "0T"}[category] + {"train": "T", "val": "V", "test": "X"}[split]
+    prefix = (
+        "B"
+        + {"dress": "0D", "shirt": "0S", "toptee": "0T"}[category]
+        + {"train": "T", "val": "V", "test": "X"}[split]
+    )
     return [f"{prefix}{number:06d}" for number in rng.sample(range(10**6), count)]
 
 
@@ -304,7 +327,9 @@ def _plan_circo(plan: _Plan, size: float) -> None:
         drafts[split] = [_circo_query(rng, taken, pictures) for _ in range(_scaled(count, size))]
     while len(pictures) < _scaled(CIRCO_IMAGES, size, least=20):
         query, _, _ = rng.choice(drafts["val"])
-        pictures.append(_distractor(rng, query, taken, query.target if rng.random() < 0.6 else query.reference))
+        pictures.append(
+            _distractor(rng, query, taken, query.target if rng.random() < 0.6 else query.reference)
+        )
     ids = rng.sample(range(1000, 600_000), len(pictures))
     folder = "COCO2017_unlabeled/unlabeled2017"
     for number, picture in zip(ids, pictures, strict=True):
@@ -312,7 +337,10 @@ def _plan_circo(plan: _Plan, size: float) -> None:
     order = sorted(ids)
     plan.documents[plan.root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"] = {
         "info": {"description": "SETR miniature", "year": 2017},
-        "images": [{"id": number, "file_name": f"{number:012d}.jpg", "width": SIDE, "height": SIDE} for number in order],
+        "images": [
+            {"id": number, "file_name": f"{number:012d}.jpg", "width": SIDE, "height": SIDE}
+            for number in order
+        ],
         "licenses": [],
         "categories": [],
     }
@@ -324,7 +352,9 @@ def _plan_circo(plan: _Plan, size: float) -> None:
         plan.documents[plan.root / "annotations" / f"{split}.json"] = entries
 
 
-def _circo_query(rng: Random, taken: set[object], pictures: list[Scene]) -> tuple[_SceneQuery, int, list[int]]:
+def _circo_query(
+    rng: Random, taken: set[object], pictures: list[Scene]
+) -> tuple[_SceneQuery, int, list[int]]:
     """Adds a query's pictures; returns it with the indices of its reference and of its ground truths."""
     query = _scene_query(rng, taken, two_edits=0.4)
     reference = len(pictures)
@@ -354,7 +384,16 @@ def _circo_entry(
     if has_targets:
         aspects = {_ASPECT[kind] for kind in kinds}
         aspects |= {"statement_with_conjunction"} if len(kinds) == 2 else set()
-        imperative = query.modification.text.split()[0] in ("make", "add", "put", "remove", "replace", "change", "paint", "show")
+        imperative = query.modification.text.split()[0] in (
+            "make",
+            "add",
+            "put",
+            "remove",
+            "replace",
+            "change",
+            "paint",
+            "show",
+        )
         aspects |= {"direct_addressing"} if imperative else set()
         entry["semantic_aspects"] = sorted(aspects)
     return entry

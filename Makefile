@@ -1,0 +1,54 @@
+# What a person types. `make help` lists it; everything lives in .venv, var/ and dagster_home/, all ignored by git.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+# One stamp per content of the lock file: a changed lock installs again, an unchanged one costs nothing.
+STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
+ARGS ?=
+
+export DO_NOT_TRACK := true
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test dev check soak clean
+
+help: ## list these commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP):
+	@echo "setting up $(VENV) (a few minutes where packages must be downloaded)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SETR needs Python 3.11 or newer; name one with make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+setup: $(STAMP) ## install into .venv and write .env (every command below does it first)
+	@$(BIN)/setr env --write --quiet
+
+demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="--limit 20" for a trial)
+	@$(BIN)/python -m setr_assets.demo $(ARGS)
+
+test: setup ## all tests (ARGS="tests/coarse -k ties" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+dev: setup ## Dagster's UI on http://127.0.0.1:3000
+	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 $(ARGS)
+
+check: setup ## lint, format, types, layers, definitions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright --level error
+	@$(BIN)/lint-imports
+	@$(BIN)/dagster definitions validate -w workspace.yaml --log-level error
+
+soak: setup ## kill and resume every long step, repeatedly, and compare the tables (slow)
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+clean: ## remove what runs made (var/, dagster_home/ but its dagster.yaml, caches); .venv stays
+	@rm -rf var .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find dagster_home -mindepth 1 ! -name 'dagster*.yaml' -delete
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,240 @@
+"""Assets of the adapter's life: trained, registered once a fresh process could reload it, promoted where it is better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from setr_assets import previews
+from setr_assets.blueprints import single_asset
+from setr_assets.checks import better_than_champion, round_trip
+from setr_assets.composing import POOL
+from setr_assets.progress import reporter, say
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from setr_lib.reranking.held_out import HeldOutReport
+    from setr_lib.reranking.training import AdapterResult
+
+GROUP = "reranker"
+
+
+@single_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"pytorch", "huggingface", "mlflow"},
+    deps=["training_images", "reranker_pairs"],
+    pool=POOL,
+)
+def reranker_adapter(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores before and after.
+    Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before, nothing is trained."""
+    from setr_lib.registry.bundle import base_reference
+    from setr_lib.reranking.held_out import pictures_of
+    from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+    from setr_lib.tables import PAIRS, TRAINING_IMAGES
+
+    pairs = setr.read_table("reranker_pairs", PAIRS)
+    pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
+    base, prompts, options = setr.judge(), setr.prompts(), setr.settings.reranking.adapter
+    run_digest = training_run_digest(base, prompts, pairs, options)
+    folder = setr.settings.checkpoint_root / run_digest[:16]
+    model_uri = setr.registry.find_logged(run_digest)
+    result = load_result(folder, run_digest)
+    if model_uri is None:
+        tags = {"dagster.run_id": context.run_id, "dagster.asset": "reranker_adapter", "setr.run": run_digest}
+        with setr.registry.training_run(f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags) as run:
+            result = train_adapter(
+                base,
+                prompts,
+                pairs,
+                pictures,
+                options,
+                folder,
+                progress=reporter(context),
+                on_metrics=run.log,
+            )
+            reference = base_reference(base, setr.settings.models.judge, setr.settings.judge_name)
+            model_uri = setr.registry.log_adapter(run, result, reference, prompts, pictures)
+    note = {"run": run_digest, "model_uri": model_uri, "checkpoints": folder, "label": _label(pairs)}
+    setr.write_note("reranker_adapter", note)
+    say(
+        context,
+        "the same training is in MLflow already: nothing trained" if result is None else _in_words(result),
+    )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(run_digest),
+        metadata={
+            "model": model_uri,
+            "run": run_digest,
+            **({} if result is None else _metadata(result)),
+        },
+    )
+
+
+@single_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"mlflow"},
+    deps=["reranker_adapter"],
+    check_specs=[round_trip("registered_reranker")],
+)
+def registered_reranker(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given the very scores
+    of the training process. An adapter that fails this is not registered, and nothing is promoted."""
+    note = setr.read_note("reranker_adapter")
+    registry = setr.registry
+    known = next((info for info in registry.versions() if info.tags.get("setr.run") == note["run"]), None)
+    if known is not None:
+        setr.write_note("registered_reranker", {**note, "version": known.version})
+        say(context, f"version {known.version} was registered before: its round trip is not repeated")
+        return _registered(known.version, note, True, f"passed when version {known.version} was registered")
+    report = registry.round_trip(note["model_uri"])
+    if not report.ok:
+        problems = "; ".join(report.problems)
+        say(context, f"not registered: {problems}", warning=True)
+        return _registered(None, note, False, problems)
+    version = registry.register(note["model_uri"], report)
+    registry.client.set_model_version_tag(registry.model, version, LABEL_TAG, note["label"])
+    setr.write_note("registered_reranker", {**note, "version": version})
+    say(context, f"registered as version {version}; reloaded in a fresh process in {report.seconds:.0f} s")
+    return _registered(version, note, True, f"{len(report.scores)} scores were the same in a fresh process")
+
+
+LABEL_TAG = "setr.label"
+"""What a leaderboard row of this version must say: zero-shot, or trained on triplets."""
+
+
+def _registered(version: str | None, note: dict[str, Any], passed: bool, words: str) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        metadata={"version": version or "not registered", "model": note["model_uri"], "run": note["run"]},
+        check_results=[
+            dg.AssetCheckResult(
+                passed=passed,
+                check_name="reloads_in_a_fresh_process",
+                description=words,
+                metadata={"model": note["model_uri"]},
+            )
+        ],
+    )
+
+
+@single_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"mlflow"},
+    deps=["registered_reranker", "reranker_pairs", "training_images"],
+    check_specs=[better_than_champion("promoted_reranker")],
+    pool=POOL,
+)
+def promoted_reranker(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """The champion alias: moved to the newest version if it is the first, or better than the champion on held-out
+    synthesised pairs. No benchmark has a say in it. Otherwise the version becomes the challenger, with the reason."""
+    version = setr.read_note("registered_reranker")["version"]
+    promotion = setr.registry.promote(version, lambda adapter: _held_out_report(context, setr, adapter))
+    setr.write_note("promoted_reranker", {"champion": promotion.champion, "reason": promotion.reason})
+    say(context, f"champion: version {promotion.champion} ({promotion.reason})")
+    return dg.MaterializeResult(
+        metadata={
+            "champion": promotion.champion,
+            "before": promotion.previous or "none",
+            "newest version": promotion.version,
+            "reason": promotion.reason,
+            **_auc_by_version(setr),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                passed=promotion.promoted,
+                check_name="newest_version_is_champion",
+                severity=dg.AssetCheckSeverity.WARN,
+                description=promotion.reason,
+            )
+        ],
+    )
+
+
+def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, adapter: Path) -> HeldOutReport:
+    """How the champion does on the held-out pairs of today."""
+    from setr_lib.reranking.held_out import judge_pair_frame, measure, pictures_of
+    from setr_lib.tables import PAIRS, TRAINING_IMAGES
+
+    pairs = setr.read_table("reranker_pairs", PAIRS).filter(split="held_out")
+    pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
+    champion = setr.fresh_judge(adapter)
+    return measure(
+        pairs, judge_pair_frame(champion, setr.prompts(), pairs, pictures, progress=reporter(context))
+    )
+
+
+def _auc_by_version(setr: Workbench) -> dict[str, Any]:
+    lines = [
+        (info.version, info.held_out_auc, ", ".join(setr.registry.version(info.version).aliases))
+        for info in setr.registry.versions()[:20]
+    ]
+    return {"held-out AUC by version": previews.table(["version", "held-out AUC", "aliases"], lines)}
+
+
+def _parameters(setr: Workbench, base_id: str) -> dict[str, object]:
+    """What MLflow shows of a training: the settings, the base, the pairs and what these were made from."""
+    note = setr.read_note("reranker_pairs")
+    options = setr.settings.reranking.adapter.model_dump()
+    pairs = setr.settings.reranking.pairs.model_dump()
+    return {
+        **{name: str(value) for name, value in options.items()},
+        **{f"pairs.{name}": str(value) for name, value in pairs.items()},
+        "base": base_id,
+        "pairs_digest": note["digest"],
+        "encoder": note["encoder"],
+        "training_table": note["table"],
+        "training_table_version": note["version"],
+    }
+
+
+def _label(pairs: pl.DataFrame) -> str:
+    if pairs["source"].eq("triplets").any():
+        return "adapter trained on triplets: zero-shot only if these are not the benchmark's"
+    return "zero-shot; adapter trained on synthesised pairs"
+
+
+def _in_words(result: AdapterResult) -> str:
+    if result.reused:
+        done = "the same training was finished before: nothing trained"
+    elif result.resumed_from:
+        done = f"trained on from step {result.resumed_from:,} to {result.steps:,}"
+    else:
+        done = f"trained {result.steps:,} steps in {result.seconds:.0f} s"
+    return f"{done}; held-out AUC {result.before.auc:.3f} -> {result.after.auc:.3f}"
+
+
+def _metadata(result: AdapterResult) -> dict[str, Any]:
+    return {
+        "held-out AUC": result.after.auc,
+        "held-out AUC of the base": result.before.auc,
+        "held-out accuracy": result.after.accuracy,
+        "held-out accuracy of the base": result.before.accuracy,
+        "AUC by kind of negative": previews.table(
+            ["kind", "base", "adapter"],
+            [(kind, result.before.auc_by_kind[kind], auc) for kind, auc in result.after.auc_by_kind.items()],
+        ),
+        "loss": previews.line_chart(result.curve["step"].to_list(), result.curve["loss"].to_list(), "loss"),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "trained now": not result.reused,
+        "resumed from step": result.resumed_from,
+        "trainable parameters": result.trainable_parameters,
+        "base": result.base_id,
+        "prompt": result.prompt_hash,
+        "pairs": result.pairs_digest,
+        "adapter": dg.MetadataValue.path(result.folder),
+    }

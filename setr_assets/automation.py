@@ -1,0 +1,48 @@
+"""When things run by themselves: a weekly re-evaluation, off until someone turns it on. Training is always a person's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from setr_assets.jobs import EVALUATION, RERANKED
+from setr_assets.partitions import range_tags, scored_set_keys
+from setr_lib.settings import Settings
+from setr_lib.workbench import Workbench
+
+WEEKLY = "weekly_reevaluation"
+
+
+def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
+    """The weekly re-evaluation of every evaluation set that has targets; none where there is no such set."""
+    keys = scored_set_keys(settings)
+    if not keys:
+        return []
+
+    @dg.schedule(
+        name=WEEKLY,
+        job_name=EVALUATION,
+        cron_schedule="0 3 * * 1",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=(
+            "Mondays, 03:00 UTC: all scored sets in one run. The champion is looked up here, once, and passed on by "
+            "version, so that a promotion during the run does not mix two adapters."
+        ),
+    )
+    def weekly_reevaluation(
+        context: dg.ScheduleEvaluationContext, setr: dg.ResourceParam[Workbench]
+    ) -> dg.RunRequest:
+        return dg.RunRequest(
+            run_key=context.scheduled_execution_time.isoformat(),
+            run_config=champion_config(setr.champion_version()),
+            tags=range_tags(keys),
+        )
+
+    return [weekly_reevaluation]
+
+
+def champion_config(version: str | None) -> dict:
+    """Run config that fixes the adapter of an evaluation; nothing to fix where there is no champion yet."""
+    return {} if version is None else {"ops": {RERANKED: {"config": {"champion_version": version}}}}

@@ -1,0 +1,150 @@
+"""Assets that the multimodal LLM writes: a caption per reference image, a composition per query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from setr_assets import previews
+from setr_assets.blueprints import evaluation_asset
+from setr_assets.progress import reporter, say
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    import polars as pl
+
+GROUP = "composing"
+POOL = "accelerator"
+
+
+@evaluation_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"huggingface", "polars"},
+    deps=["queries", "gallery_images"],
+    pool=POOL,
+)
+def reference_captions(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
+    content, model and prompt. Feeds the union-of-texts baseline."""
+    from setr_lib.composing.compose import CACHE_KIND, describe_images
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
+
+    for key in context.partition_keys:
+        references = setr.read_table("queries", QUERIES, key).select(image_id="reference_id").unique()
+        images = setr.read_table("gallery_images", GALLERY, key)
+        images = images.join(references, on="image_id", how="semi", maintain_order="left")
+        progress = CallCounter(reporter(context, key))
+        captions = describe_images(
+            setr.judge(),
+            setr.prompts(),
+            images,
+            setr.cache(CACHE_KIND),
+            progress,
+            dataset=evaluation_set(setr.settings, key).kind,
+        )
+        setr.write_table("reference_captions", captions, CAPTIONS, key, made_by=_made_by(captions))
+        failed = captions.filter(captions["status"] != "ok")
+        metadata = _metadata(captions, failed, progress)
+        paths = images.select("image_id", "path").join(captions, on="image_id", how="inner").head(8)
+        metadata["captions"] = previews.pictures(paths["path"].to_list(), paths["caption"].to_list())
+        metadata["first rows"] = previews.rows(captions.select("image_id", "caption"), 10)
+        context.add_asset_metadata(metadata, partition_key=key)
+        _report(context, key, "images described", failed, progress)
+    return dg.MaterializeResult()
+
+
+@evaluation_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"huggingface", "polars"},
+    deps=["queries", "gallery_images"],
+    pool=POOL,
+)
+def query_compositions(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
+    caption that stage 1 encodes. An answer that cannot be read falls back to the modification text, and is counted."""
+    from setr_lib.composing.compose import CACHE_KIND, compose_queries
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
+
+    for key in context.partition_keys:
+        queries = setr.read_table("queries", QUERIES, key)
+        progress = CallCounter(reporter(context, key))
+        compositions = compose_queries(
+            setr.judge(),
+            setr.prompts(),
+            queries,
+            setr.read_table("gallery_images", GALLERY, key),
+            setr.cache(CACHE_KIND),
+            dataset=evaluation_set(setr.settings, key).kind,
+            progress=progress,
+        )
+        setr.write_table(
+            "query_compositions", compositions, COMPOSITIONS, key, made_by=_made_by(compositions)
+        )
+        fallen = compositions.filter(compositions["status"] != "ok")
+        metadata = _metadata(compositions, fallen, progress)
+        shown = queries.select("query_id", "modification").join(compositions, on="query_id", how="left")
+        metadata["first rows"] = previews.rows(
+            shown.select("query_id", "modification", "keep", "add", "remove", "drop", "target_caption"), 10
+        )
+        context.add_asset_metadata(metadata, partition_key=key)
+        _report(context, key, "queries composed", fallen, progress)
+    return dg.MaterializeResult()
+
+
+class CallCounter:
+    """A ``Progress`` that also tells kept results from new ones: the first report of a step is of those kept."""
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+        self.kept: int | None = None
+        self.total = 0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if self.kept is None:
+            self.kept = done
+        self.total = total
+        self._listener(done, total, what)
+
+    @property
+    def new(self) -> int:
+        """Results that took a call of the model."""
+        return self.total - (self.kept or 0)
+
+
+def _made_by(frame: pl.DataFrame) -> dict[str, str]:
+    first = frame.head(1).to_dicts()
+    return {name: first[0][name] if first else "" for name in ("model", "prompt_hash")}
+
+
+def _metadata(frame: pl.DataFrame, failed: pl.DataFrame, calls: CallCounter) -> dict[str, Any]:
+    metadata = {
+        "dagster/partition_row_count": frame.height,
+        "failed": failed.height,
+        "distinct inputs": calls.total,
+        "model calls": calls.new,
+        "kept from before": calls.kept or 0,
+        **_made_by(frame),
+    }
+    if failed.height:
+        metadata["failures"] = previews.rows(failed.select(failed.columns[0], "status", "detail"))
+    return metadata
+
+
+def _report(
+    context: dg.AssetExecutionContext,
+    key: str,
+    what: str,
+    failed: pl.DataFrame,
+    calls: CallCounter,
+) -> None:
+    text = f"{key}: {calls.total:,} {what}: {calls.new:,} now, {calls.kept or 0:,} kept"
+    say(context, text + (f", {failed.height:,} failed" if failed.height else ""), warning=bool(failed.height))

@@ -1,0 +1,105 @@
+"""Assets read from disk as they are: queries, gallery images, training images. No model is needed here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from setr_assets import previews
+from setr_assets.blueprints import evaluation_asset, single_asset
+from setr_assets.progress import reporter, say
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    import polars as pl
+
+GROUP = "datasets"
+
+
+@evaluation_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
+def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
+    """The queries of an evaluation set, one row each: reference image, modification text, targets (none on hidden
+    splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
+    from setr_lib.datasets import load_queries, take_queries
+    from setr_lib.hashing import digest_strings
+    from setr_lib.tables import QUERIES
+
+    total = 0
+    for key in context.partition_keys:
+        every = load_queries(setr.settings, key)
+        kept = take_queries(every, setr.settings.evaluation.limit)
+        digest = digest_strings(
+            kept.select("query_id", "reference_id", "modification").write_json().splitlines()
+        )
+        setr.write_table(
+            "queries", kept, QUERIES, key, made_by={"of": every.height, "kept": kept.height, "digest": digest}
+        )
+        total += kept.height
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": kept.height,
+                "queries in the annotation file": every.height,
+                "references": kept["reference_id"].n_unique(),
+                "digest": digest,
+                "first rows": previews.rows(
+                    kept.select("query_id", "reference_id", "modification", "target_ids"), 10
+                ),
+                "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
+            },
+            partition_key=key,
+        )
+    return dg.MaterializeResult(metadata={"queries of this run": total})
+
+
+@evaluation_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
+def gallery_images(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """The images that an evaluation set ranks: path, size, content fingerprint and a status per image. Missing and
+    broken images stay in the table, counted; they make every later number "not comparable"."""
+    from setr_lib.datasets import coverage, inspect_gallery, load_gallery
+    from setr_lib.tables import GALLERY
+
+    faults = 0
+    for key in context.partition_keys:
+        gallery = inspect_gallery(load_gallery(setr.settings, key), reporter(context, key))
+        setr.write_table("gallery_images", gallery, GALLERY, key, made_by={"coverage": coverage(gallery)})
+        context.add_asset_metadata(_image_metadata(context, gallery, key), partition_key=key)
+        faults += gallery.height - gallery.filter(status="ok").height
+    return dg.MaterializeResult(metadata={"missing or broken images of this run": faults})
+
+
+@single_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
+def training_images(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from every
+    evaluation set, so that its rows stay zero-shot."""
+    from setr_lib.datasets import inspect_training_images, load_training_images
+    from setr_lib.tables import TRAINING_IMAGES
+
+    images = inspect_training_images(load_training_images(setr.settings), reporter(context))
+    setr.write_table("training_images", images, TRAINING_IMAGES)
+    metadata = _image_metadata(context, images, "training images")
+    metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:
+    from setr_lib.datasets import coverage
+
+    status = dict(images["status"].value_counts(sort=True).iter_rows())
+    faulty = images.filter(images["status"] != "ok")
+    metadata = {
+        "dagster/partition_row_count" if context.has_partition_key else "dagster/row_count": images.height,
+        "status": previews.counts(status),
+        "missing": status.get("missing", 0),
+        "broken": status.get("broken", 0),
+        "coverage": coverage(images),
+        "pictures": previews.pictures(images.filter(images["status"] == "ok").head(16)["path"].to_list()),
+    }
+    if faulty.height:
+        metadata["faulty images"] = previews.rows(faulty.select("image_id", "status", "detail", "path"))
+        say(context, f"{what}: {previews.counts(status)}; see the metadata 'faulty images'", warning=True)
+    return metadata

@@ -1,0 +1,64 @@
+"""The code location: everything that Dagster knows of SETR, assembled from one settings object.
+
+Importing this module reads ``setr.toml`` and builds the graph; it opens no data set, no store and no model, prints
+nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+from setr_assets import (
+    adapter,
+    automation,
+    coarse,
+    composing,
+    datasets,
+    evaluation,
+    gallery,
+    jobs,
+    pairs,
+)
+from setr_assets.blueprints import Blueprint
+from setr_assets.partitions import evaluation_set_partitions
+from setr_assets.resources import workbench_resource
+from setr_lib.settings import Settings, find_settings_file, load_settings
+
+FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
+"""One module per asset family, in the order in which data flows."""
+
+
+def blueprints() -> list[Blueprint]:
+    """Every asset of every family, in the order of :data:`FAMILIES`."""
+    return [each for family in FAMILIES for each in vars(family).values() if isinstance(each, Blueprint)]
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Assets, checks, jobs, schedules and resources for ``settings``; a fresh object on every call."""
+    partitions = evaluation_set_partitions(settings)
+    with warnings.catch_warnings():
+        # Backfill policies are "beta" to Dagster; a person who starts it can do nothing about that.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return _assemble(settings, partitions)
+
+
+def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Definitions:
+    return dg.Definitions(
+        assets=[each.build(partitions) for each in blueprints()],
+        jobs=jobs.build_jobs(),
+        schedules=automation.build_schedules(settings),
+        resources={"setr": workbench_resource(settings)},
+        # One process per run: the models are loaded once, not once per step.
+        executor=dg.in_process_executor,
+    )
+
+
+def settings_of_this_checkout() -> Settings:
+    """Settings from where Dagster starts the code server, else from the checkout that this package lies in."""
+    return load_settings(find_settings_file() or find_settings_file(Path(__file__).parent))
+
+
+defs = build_definitions(settings_of_this_checkout())

@@ -1,0 +1,168 @@
+"""``python -m setr_assets.demo`` (``make demo``): the whole graph on every scored evaluation set, in one run, then its scores.
+
+The run is an ordinary run of the persistent Dagster instance: ``make dev`` shows it afterwards. A second run finds its
+work done: embeddings, captions, compositions, judgements and the adapter are kept by content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from setr_assets.definitions import build_definitions, settings_of_this_checkout
+from setr_assets.jobs import FULL_PIPELINE
+from setr_assets.partitions import range_tags, scored_set_keys
+from setr_assets.progress import listening
+from setr_assets.watching import Watcher, watcher
+from setr_lib.commands import env
+from setr_lib.errors import SetrError
+from setr_lib.workbench import workbench_for
+
+if TYPE_CHECKING:
+    from setr_lib.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; the exit status is 0 when every step succeeded."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = settings_of_this_checkout()
+        if options.limit is not None:
+            evaluation = settings.evaluation.model_copy(update={"limit": options.limit})
+            settings = settings.model_copy(update={"evaluation": evaluation})
+        return run(settings)
+    except SetrError as error:
+        print(f"setr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setr: interrupted; what was finished is kept: run it again to go on", file=sys.stderr)
+        return 1
+
+
+def run(settings: Settings) -> int:
+    """Data, graph, leaderboard. Raises ``SetrError`` where nothing can be run at all."""
+    env.apply(settings)
+    keys = scored_set_keys(settings)
+    if not keys:
+        raise SetrError(
+            "setr.toml: [datasets] names no evaluation set with targets: there is nothing to measure"
+        )
+    begun = time.monotonic()
+    with watcher() as watching, listening(watching):
+        if settings_use_miniature(settings):
+            watching.started("miniature data")
+            workbench_for(settings).write_miniature(
+                lambda done, total, what: watching.progressed("miniature data", "", done, total, what)
+            )
+            watching.finished("miniature data", time.monotonic() - begun, True)
+        succeeded, run_id = _materialize(settings, keys, watching)
+    if succeeded:
+        _show_leaderboard(settings)
+    _where_next(settings, succeeded, run_id, time.monotonic() - begun)
+    return 0 if succeeded else 1
+
+
+def settings_use_miniature(settings: Settings) -> bool:
+    """Whether any configured data set is one that the miniature draws."""
+    roots = [settings.resolve(each.root) for each in settings.datasets.values()]
+    return any(root.is_relative_to(settings.miniature_root) for root in roots)
+
+
+def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:
+    """One run of the full pipeline over ``keys``, in this process."""
+    job = build_definitions(settings).resolve_job_def(FULL_PIPELINE)
+    with dg.DagsterInstance.get() as instance:
+        end_lost_runs(instance)
+        result = job.execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        for event in result.filter_events(lambda each: each.is_step_failure):
+            watching.failed(event.step_key or "", _reason(event))
+    return result.success, result.run_id
+
+
+RUN_BY = "setr/run_by"
+PROCESS = "setr/process"
+"""The process that a run lives in: when that is gone and the run still says "started", the run was lost."""
+
+
+def process_tag() -> str:
+    """This process, told from a later one that happens to get its number."""
+    import os
+
+    import psutil
+
+    return f"{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def end_lost_runs(instance: dg.DagsterInstance) -> None:
+    """Mark as failed every earlier demo run whose process was killed; it would hold its place in the queue for ever."""
+    import psutil
+
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses, tags={RUN_BY: "make demo"})):
+        number, _, started = run.tags.get(PROCESS, "").partition("@")
+        try:
+            alive = f"{psutil.Process(int(number)).create_time():.0f}" == started
+        except (psutil.Error, ValueError):
+            alive = False
+        if not alive:
+            instance.report_run_failed(run, "its process was killed; what it had finished is kept")
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if event.step_failure_data.user_failure_data is not None:
+        return str(event.step_failure_data.user_failure_data.description)
+    return error.message.strip() if error is not None else "no reason was recorded"
+
+
+def _show_leaderboard(settings: Settings) -> None:
+    from rich.console import Console
+
+    from setr_lib.assessing import latest_scores
+    from setr_lib.evaluation.leaderboard import leaderboard_table
+
+    console = Console()
+    console.print()
+    console.print(leaderboard_table(latest_scores(workbench_for(settings))))
+
+
+def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:
+    minutes = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if not succeeded:
+        print(
+            f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is kept"
+        )
+        print("look closer with `make dev`: http://127.0.0.1:3000/runs")
+        return
+    print(f"\nfinished in {minutes} (run {run_id})")
+    print("where to look next:")
+    print(f"  {settings.report_root}/*/index.html   a page per evaluation set: scores, contact sheets")
+    print("  make dev                              the graph, this run, every table's metadata")
+    print("  .venv/bin/mlflow --env-file .env ui   training runs and the registered re-ranker")
+    print('  .venv/bin/setr search IMAGE "TEXT"    both stages on a query of your own')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="make demo", description="The whole pipeline, then its leaderboard."
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N queries of each set (a trial)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Assets of stage 2 and of measurement: re-ranked candidates, a report per evaluation set, the leaderboard of all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from setr_assets import previews
+from setr_assets.blueprints import evaluation_asset, single_asset
+from setr_assets.composing import POOL, CallCounter
+from setr_assets.progress import reporter, say
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+GROUP = "evaluation"
+ADAPTED = "adapter"
+"""The leaderboard's word for the stage of the adapted judge."""
+# Low priority within a run: a first full run then trains its champion before it re-ranks. Evaluation is not *downstream*
+# of promotion: it must run, with the champion of the day, without anything being trained.
+AFTER_TRAINING = {"dagster/priority": "-10"}
+
+
+class RerankingConfig(dg.Config):
+    """What an evaluation is pinned to."""
+
+    champion_version: str | None = Field(
+        default=None,
+        description=(
+            "Registry version of the adapter to judge with. By default the version that holds the champion alias when "
+            "this step starts; looked up once, for all evaluation sets of the run."
+        ),
+    )
+
+
+@evaluation_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"huggingface", "polars"},
+    deps=["queries", "gallery_images", "coarse_rankings"],
+    pool=POOL,
+    op_tags=AFTER_TRAINING,
+)
+def reranked_rankings(
+    context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """The default strategy's candidates in the order of the judge: by the base model, and by the champion adapter where
+    there is one. Every pair's score is kept by content, so a killed or repeated run judges no pair twice."""
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+    from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+
+    version = config.champion_version or setr.champion_version()
+    if version is None:
+        say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+    options = setr.settings.reranking
+    strategy = setr.settings.coarse.default
+    for key in context.partition_keys:
+        kind = evaluation_set(setr.settings, key).kind
+        queries = setr.read_table("queries", QUERIES, key)
+        gallery = setr.read_table("gallery_images", GALLERY, key)
+        coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
+        note = {
+            **setr.read_note(setr.coarse_table(key, strategy)),
+            "adapter_version": version,
+            "adapter_label": setr.adapter_label(version),
+            "rerank_top_k": options.top_k,
+            "fusion": options.fusion,
+            "judge_weight": options.judge_weight,
+        }
+        metadata: dict[str, Any] = {}
+        for stage in _stages(version):
+            progress = CallCounter(reporter(context, key))
+            model = setr.judge(version if stage == ADAPTED else None)
+            ranked = rerank(
+                coarse,
+                queries,
+                gallery,
+                model,
+                setr.prompts(),
+                setr.cache(CACHE_KIND),
+                fusion=options.fusion,
+                weight=options.judge_weight,
+                k=options.top_k,
+                dataset=kind,
+                progress=progress,
+            )
+            facts = {"judge": model.id, "judge_prompt": setr.prompts().hash("judge", kind)}
+            setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by={**note, **facts})
+            note |= {f"{stage} model": model.id, "judge_prompt": facts["judge_prompt"]}
+            metadata |= {
+                f"{stage}: pairs": progress.total,
+                f"{stage}: judged now": progress.new,
+                f"{stage}: model": facts["judge"],
+            }
+            say(
+                context,
+                f"{key}: {stage}: {progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept",
+            )
+        setr.write_note("reranked_rankings", {**note, "stages": _stages(version)}, key)
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": coarse.height * len(_stages(version)),
+                "champion": version or "none yet",
+                "strategy": strategy,
+                "K": options.top_k,
+                "fusion": options.fusion,
+                **metadata,
+            },
+            partition_key=key,
+        )
+    return dg.MaterializeResult(metadata={"champion": version or "none yet"})
+
+
+def _stages(version: str | None) -> list[str]:
+    return ["base judge"] if version is None else ["base judge", ADAPTED]
+
+
+@evaluation_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"polars", "html"},
+    deps=["queries", "gallery_images", "query_compositions", "coarse_rankings", "reranked_rankings"],
+    op_tags=AFTER_TRAINING,
+)
+def evaluation_report(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with contact sheets.
+    Hidden splits get the page without scores."""
+    from setr_lib.assessing import assess, contact_sheet, write_page
+    from setr_lib.tables import METRICS
+
+    for key in context.partition_keys:
+        assessment = assess(setr, key)
+        page = write_page(setr, key, assessment)
+        setr.write_table("evaluation_report", assessment.rows, METRICS, key, made_by=assessment.note)
+        metadata: dict[str, Any] = {
+            "dagster/partition_row_count": assessment.rows.height,
+            "report": dg.MetadataValue.path(page.absolute()),
+            "report in a browser": dg.MetadataValue.url(page.absolute().as_uri()),
+            "champion": assessment.note["adapter_version"] or "none yet",
+            **_scores(assessment.rows),
+        }
+        if assessment.comparisons:
+            metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
+                ["a", "b", "metric", "a - b", "low", "high"],
+                [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in assessment.comparisons],
+            )
+        if (sheet := contact_sheet(setr, key, assessment)) is not None:
+            metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
+        context.add_asset_metadata(metadata, partition_key=key)
+        say(context, f"{key}: {_headline(assessment.rows, page)}")
+    return dg.MaterializeResult()
+
+
+def _headline(rows: pl.DataFrame, page: Path) -> str:
+    from setr_lib.evaluation.leaderboard import headline_metrics
+
+    if rows.is_empty():
+        return f"no public targets, no scores; {page}"
+    metric = headline_metrics(rows["metric"])[0]
+    best = rows.filter(metric=metric).sort("value", descending=True).row(0, named=True)
+    return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
+
+
+def _scores(rows: pl.DataFrame) -> dict[str, Any]:
+    """The headline metrics as numbers (Dagster plots them over time) and the whole table to read."""
+    from setr_lib.evaluation.leaderboard import headline_metrics
+
+    if rows.is_empty():
+        return {"scores": "none: the targets of this split are not public"}
+    headline = headline_metrics(rows["metric"])
+    chosen = rows.filter(rows["metric"].is_in(headline))
+    numbers = {
+        f"{row['metric']} {row['strategy']} {row['stage']}": row["value"]
+        for row in chosen.iter_rows(named=True)
+        if row["stage"] in ("base judge", "adapter") or row["strategy"] == "intersection"
+    }
+    shown = chosen.select("strategy", "stage", "metric", "value", "ci_low", "ci_high")
+    return {**numbers, "scores": previews.rows(shown, 50)}
+
+
+@single_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"polars", "json"},
+    deps=["evaluation_report"],
+    op_tags=AFTER_TRAINING,
+)
+def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
+    """The latest scores of every evaluation set, one row per set, strategy, stage and metric: what `setr leaderboard`
+    prints."""
+    from setr_lib.assessing import latest_scores
+    from setr_lib.tables import METRICS
+
+    frame = latest_scores(setr)
+    path = setr.write_table("leaderboard", frame, METRICS)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": frame.height,
+            "table": dg.MetadataValue.path(path),
+            **_best_of_each_set(frame),
+        }
+    )
+
+
+def _best_of_each_set(frame: pl.DataFrame) -> dict[str, Any]:
+    from setr_lib.evaluation.leaderboard import headline_metrics
+
+    shown: dict[str, Any] = {}
+    for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
+        metric = headline_metrics(rows["metric"])[0]
+        ordered = rows.filter(metric=metric).sort("value", descending=True)
+        shown[f"{dataset} {split}"] = previews.rows(
+            ordered.select("strategy", "stage", "metric", "value", "ci_low", "ci_high", "comparable"), 20
+        )
+    return shown

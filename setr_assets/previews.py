@@ -1,0 +1,82 @@
+"""Small pictures and tables for an asset's metadata: what a person should see in the Dagster UI without opening a file.
+
+They are kept in the event log for ever, so each stays below 100 KB; full reports are files that metadata links to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    import polars as pl
+    from PIL import Image
+
+    from setr_lib.evaluation.contact_sheet import ImageSource
+
+PICTURES = 16
+"""Pictures of a preview: two lines of eight."""
+
+
+def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg.MarkdownMetadataValue:
+    """The first sixteen of ``sources`` as a grid, with ``captions`` under them."""
+    from setr_lib.evaluation.contact_sheet import Tile, draw_grid
+
+    shown = list(sources)[:PICTURES]
+    words = [*captions, *[""] * len(shown)]
+    grid = draw_grid([Tile(source, caption=words[i]) for i, source in enumerate(shown)], columns=8, tile=96)
+    return picture(grid, "first pictures")
+
+
+def picture(image: Image.Image, alt: str) -> dg.MarkdownMetadataValue:
+    """``image``, shrunk until it fits."""
+    from setr_lib.evaluation.contact_sheet import preview_markdown
+
+    return dg.MetadataValue.md(preview_markdown(image, alt))
+
+
+def line_chart(xs: Sequence[float], ys: Sequence[float], name: str) -> dg.MarkdownMetadataValue:
+    """``ys`` over ``xs`` as a small line, with its first and last value in words."""
+    from PIL import Image, ImageDraw
+
+    width, height, margin = 480, 140, 8
+    chart = Image.new("RGB", (width, height), "white")
+    low, high = min(ys, default=0.0), max(ys, default=1.0)
+    across, up = (max(xs, default=1) - min(xs, default=0)) or 1, (high - low) or 1
+    points = [
+        (
+            margin + (x - min(xs)) / across * (width - 2 * margin),
+            height - margin - (y - low) / up * (height - 2 * margin),
+        )
+        for x, y in zip(xs, ys, strict=True)
+    ]
+    if len(points) > 1:
+        ImageDraw.Draw(chart).line(points, fill="#0b6e99", width=2)
+    words = f"{name}: {ys[0]:.3f} at {xs[0]:g}, {ys[-1]:.3f} at {xs[-1]:g}" if points else f"{name}: none yet"
+    return dg.MetadataValue.md(f"{picture(chart, name).md_str}\n\n{words}")
+
+
+def rows(frame: pl.DataFrame, limit: int = 20) -> dg.MarkdownMetadataValue:
+    """The first rows of ``frame`` as a Markdown table."""
+    return table(list(frame.columns), frame.head(limit).rows())
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+    """A Markdown table."""
+    text = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    text += [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
+    return dg.MetadataValue.md("\n".join(text))
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """``"3 ok, 1 missing"``: the non-zero counts, in words."""
+    return ", ".join(f"{count:,} {name}" for name, count in values.items() if count) or "none"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text.replace("|", "/").replace("\n", " ")[:160]

@@ -1,0 +1,95 @@
+"""Where a step's progress goes: to whoever listens in this process (the demo's bars), and to Dagster's log.
+
+Dagster keeps every log line as an event, so the log gets a line every few seconds at most, not one per batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from setr_lib.progress import Progress
+
+LOG_INTERVAL = 15.0
+"""Seconds between two progress lines of one step in Dagster's log."""
+
+
+class Listener(Protocol):
+    """What a watcher of this process's steps is told; ``step`` is the asset's name."""
+
+    def started(self, step: str) -> None:
+        """The step begins."""
+
+    def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
+        """``done`` of ``total`` are finished; ``partition`` is empty where there is none."""
+
+    def said(self, step: str, text: str, warning: bool) -> None:
+        """Something worth knowing, in one line."""
+
+    def finished(self, step: str, seconds: float, succeeded: bool) -> None:
+        """The step is over."""
+
+
+_listeners: list[Listener] = []
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """``listener`` hears of every step that this process runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Tell listeners when the step ``name`` begins and ends."""
+    begun, succeeded = time.monotonic(), False
+    for listener in _listeners:
+        listener.started(name)
+    try:
+        yield
+        succeeded = True
+    finally:
+        for listener in _listeners:
+            listener.finished(name, time.monotonic() - begun, succeeded)
+
+
+def say(context: dg.AssetExecutionContext, text: str, *, warning: bool = False) -> None:
+    """One line for a person: in Dagster's log, and to listeners."""
+    (context.log.warning if warning else context.log.info)(text)
+    for listener in _listeners:
+        listener.said(context.asset_key.to_user_string(), text, warning)
+
+
+def reporter(context: dg.AssetExecutionContext, partition: str = "") -> Progress:
+    """The ``Progress`` that a library call of this step gets."""
+    asset = context.asset_key.to_user_string()
+    log = throttled(context.log.info, f"{partition}: " if partition else "")
+
+    def report(done: int, total: int, what: str) -> None:
+        for listener in _listeners:
+            listener.progressed(asset, partition, done, total, what)
+        log(done, total, what)
+
+    return report
+
+
+def throttled(log: Callable[[str], None], prefix: str = "") -> Progress:
+    """Progress as log lines, one every ``LOG_INTERVAL`` seconds at most."""
+    last = time.monotonic()
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= LOG_INTERVAL:
+            last = now
+            log(f"{prefix}{done:,} of {total:,} {what}")
+
+    return report

@@ -1,0 +1,107 @@
+"""How the demo shows a run: a line per finished step; meanwhile a moving bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from setr_assets.progress import Listener
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+LINE_INTERVAL = 10.0
+"""Seconds between two progress lines of one step, where there is no terminal."""
+
+
+class Watcher(Listener, Protocol):
+    """A listener that can also be told why a step failed."""
+
+    def failed(self, step: str, reason: str) -> None:
+        """The step ``step`` failed."""
+
+
+@contextlib.contextmanager
+def watcher() -> Iterator[Watcher]:
+    """Bars on a terminal, lines elsewhere; both on standard output, for they are what a person came to see."""
+    if not sys.stdout.isatty():
+        yield LineWatcher()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console()
+    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield BarWatcher(console, bars)
+
+
+class LineWatcher:
+    """Plain text: survives a log file."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str, str], float] = {}
+
+    def started(self, step: str) -> None:
+        print(f"{step} ...", flush=True)
+
+    def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
+        key, now = (step, partition, what), time.monotonic()
+        if key not in self._last:
+            self._last[key] = now
+        elif done < total and now - self._last[key] >= LINE_INTERVAL:
+            self._last[key] = now
+            print(f"    {_where(partition)}{done:,} of {total:,} {what}", flush=True)
+
+    def said(self, step: str, text: str, warning: bool) -> None:
+        print(f"    {'WARNING ' if warning else ''}{text}", flush=True)
+
+    def finished(self, step: str, seconds: float, succeeded: bool) -> None:
+        print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)", flush=True)
+
+    def failed(self, step: str, reason: str) -> None:
+        print(f"FAILED {step}: {reason}", flush=True)
+
+
+class BarWatcher:
+    """Moving bars under the lines of what is finished."""
+
+    def __init__(self, console: Console, bars: Progress) -> None:
+        self._console, self._bars = console, bars
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+
+    def started(self, step: str) -> None:
+        self._tasks[step, ""] = self._bars.add_task(step, total=None)
+
+    def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
+        key = (partition, what)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task("", total=total)
+        words = f"{_where(partition)}{what}"
+        self._bars.update(self._tasks[key], description=words, completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(key))
+
+    def said(self, step: str, text: str, warning: bool) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(f"    {text}", style="yellow" if warning else "dim"))
+
+    def finished(self, step: str, seconds: float, succeeded: bool) -> None:
+        for key in list(self._tasks):
+            self._bars.remove_task(self._tasks.pop(key))
+        mark = "[green]✓[/green]" if succeeded else "[red]✗[/red]"
+        self._console.print(f"  {mark} [bold]{step}[/bold] [dim]{seconds:.1f} s[/dim]")
+
+    def failed(self, step: str, reason: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(f"{step}: {reason}", style="red"))
+
+
+def _where(partition: str) -> str:
+    return f"{partition}: " if partition else ""

@@ -1,0 +1,242 @@
+"""From the tables of one evaluation set to its numbers and its page: what the report asset and a notebook both call.
+
+Reads at the workbench what the stages have written; metrics, intervals and the page itself are ``setr_lib.evaluation``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    import polars as pl
+    from PIL import Image
+
+    from setr_lib.datasets import EvaluationSet
+    from setr_lib.evaluation.metrics import Evaluation
+    from setr_lib.evaluation.report import PairedDifference
+
+Ranker = tuple[str, str]
+"""(strategy, stage), as in the leaderboard."""
+
+# The margins that two-stage retrieval claims, by data set kind: the metric of stage 1's and of stage 2's comparisons.
+_COMPARED_METRICS = {"cirr": ("R@10", "R@1"), "fashioniq": ("R@10", "R@10"), "circo": ("mAP@10", "mAP@5")}
+_FOLDER_METRICS = ("R@10", "R@1")
+_STAGE_1_RIVALS = ("sum", "union_text")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of one evaluation set. ``rows`` is a METRICS frame, empty where targets are hidden."""
+
+    evaluation_set: EvaluationSet
+    queries: pl.DataFrame
+    gallery: pl.DataFrame
+    rankings: dict[Ranker, pl.DataFrame]
+    rows: pl.DataFrame
+    comparisons: list[PairedDifference]
+    left_out: dict[str, str]
+    """Metric -> why it could not be computed."""
+    note: dict[str, Any]
+    """What made it: digests, versions, prompts, K, fusion, seed."""
+
+
+def assess(bench: Workbench, key: str) -> Assessment:
+    """Measure every ranking of evaluation set ``key`` that the current settings name.
+
+    Raises ``NotMadeYetError`` naming the asset that is missing.
+    """
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.tables import GALLERY, QUERIES
+
+    each = evaluation_set(bench.settings, key)
+    queries = bench.read_table("queries", QUERIES, key)
+    gallery = bench.read_table("gallery_images", GALLERY, key)
+    note = bench.read_note("reranked_rankings", key)
+    rankings = _rankings(bench, key, note)
+    evaluations = {} if each.hidden else _evaluations(each, queries, gallery, rankings)
+    return Assessment(
+        evaluation_set=each,
+        queries=queries,
+        gallery=gallery,
+        rankings=rankings,
+        rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
+        comparisons=_comparisons(bench, each.kind, evaluations),
+        left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
+        note=note,
+    )
+
+
+def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
+    """The HTML page of an assessment; its path."""
+    from setr_lib.evaluation.report import ReportOptions, write_report
+    from setr_lib.tables import CAPTIONS, COMPOSITIONS
+
+    settings = bench.settings
+    return write_report(
+        settings.report_root / key,
+        key,
+        f"{assessment.evaluation_set.dataset} {assessment.evaluation_set.split}",
+        assessment.queries,
+        assessment.gallery,
+        bench.read_table("reference_captions", CAPTIONS, key),
+        bench.read_table("query_compositions", COMPOSITIONS, key),
+        assessment.rankings,
+        assessment.rows,
+        {name.replace("_", " "): str(value) for name, value in assessment.note.items()},
+        ReportOptions(
+            kind=assessment.evaluation_set.kind,
+            strategy=settings.coarse.default,
+            contact_sheet_queries=settings.evaluation.contact_sheet_queries,
+            seed=settings.evaluation.seed,
+            notes=tuple(f"{metric} is left out: {why}" for metric, why in assessment.left_out.items()),
+        ),
+        assessment.comparisons,
+    )
+
+
+def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.Image | None:
+    """One telling query, before and after the judge: what re-ranking helped most, else any; None without queries."""
+    from setr_lib.evaluation.cases import choose_cases
+    from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
+    from setr_lib.tables import COMPOSITIONS
+
+    strategy = bench.settings.coarse.default
+    shown = {stage: frame for (name, stage), frame in assessment.rankings.items() if name == strategy}
+    after = shown.get("adapter", shown.get("base judge"))
+    groups = choose_cases(
+        assessment.queries, shown["coarse"], after, count=1, seed=bench.settings.evaluation.seed
+    )
+    if not groups or not groups[0].query_ids:
+        return None
+    query = assessment.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
+    composed = bench.read_table("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
+    paths = dict(assessment.gallery.select("image_id", "path").iter_rows())
+    strips = [
+        Strip(
+            f"{strategy} · {stage}",
+            tiles_of(
+                frame.filter(query_id=query["query_id"], pool="gallery"),
+                paths,
+                target_ids=query["target_ids"],
+                reference_id=query["reference_id"],
+            ),
+        )
+        for stage, frame in shown.items()
+    ]
+    return draw_contact_sheet(
+        paths.get(query["reference_id"]),
+        query["modification"],
+        strips,
+        detail=f"composed: {composed.item(0, 'target_caption')}" if composed.height else "",
+        tile=96,
+    )
+
+
+def _rankings(bench: Workbench, key: str, note: dict[str, Any]) -> dict[Ranker, pl.DataFrame]:
+    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.tables import RANKINGS
+
+    names = [get_strategy(name).name for name in bench.settings.coarse.strategies]
+    found: dict[Ranker, pl.DataFrame] = {
+        (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
+    }
+    for stage in note["stages"]:
+        found[note["strategy"], stage] = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+    return found
+
+
+def _evaluations(
+    each: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame, rankings: dict[Ranker, pl.DataFrame]
+) -> dict[Ranker, Evaluation]:
+    from setr_lib.evaluation.metrics import evaluate
+
+    return {
+        ranker: evaluate(each.kind, queries, frame, gallery, unranked="miss")
+        for ranker, frame in rankings.items()
+    }
+
+
+def _rows(
+    bench: Workbench,
+    each: EvaluationSet,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    rankings: dict[Ranker, pl.DataFrame],
+    evaluations: dict[Ranker, Evaluation],
+    note: dict[str, Any],
+) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.evaluation.summary import floor_rows, metric_rows
+
+    options = bench.settings.evaluation
+    parts = [floor_rows(each, queries, gallery, settings=options)]
+    for (strategy, stage), found in evaluations.items():
+        adapted = stage == "adapter"
+        parts.append(
+            metric_rows(
+                each,
+                queries,
+                rankings[strategy, stage],
+                gallery,
+                strategy=strategy,
+                stage=stage,
+                settings=options,
+                adapter_version=note["adapter_version"] if adapted else None,
+                label=note.get("adapter_label") or "zero-shot" if adapted else "zero-shot",
+                evaluation=found,
+            )
+        )
+    return pl.concat(parts)
+
+
+def _comparisons(
+    bench: Workbench, kind: str, evaluations: dict[Ranker, Evaluation]
+) -> list[PairedDifference]:
+    """The margins that matter: the default strategy over the unions, the judges over stage 1 and over each other."""
+    from setr_lib.evaluation.intervals import paired_difference
+    from setr_lib.evaluation.report import PairedDifference
+
+    coarse_metric, judged_metric = _COMPARED_METRICS.get(kind, _FOLDER_METRICS)
+    default = bench.settings.coarse.default
+    pairs: list[tuple[Ranker, Ranker, str]] = [
+        ((default, "coarse"), (rival, "coarse"), coarse_metric)
+        for rival in _STAGE_1_RIVALS
+        if rival != default
+    ]
+    pairs += [
+        ((default, "base judge"), (default, "coarse"), judged_metric),
+        ((default, "adapter"), (default, "coarse"), judged_metric),
+        ((default, "adapter"), (default, "base judge"), judged_metric),
+    ]
+    options = bench.settings.evaluation
+    found: list[PairedDifference] = []
+    for a, b, metric in pairs:
+        if a not in evaluations or b not in evaluations:
+            continue
+        if not all(metric in evaluations[ranker].summary for ranker in (a, b)):
+            continue
+        difference = paired_difference(
+            evaluations[a].per_query,
+            evaluations[b].per_query,
+            metric,
+            samples=options.bootstrap_samples,
+            seed=options.seed,
+        )
+        value, low, high = (100 * float(part) for part in difference)
+        found.append(PairedDifference(" · ".join(a), " · ".join(b), metric, value, low, high))
+    return found
+
+
+def latest_scores(bench: Workbench) -> pl.DataFrame:
+    """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone."""
+    from setr_lib.datasets import evaluation_sets
+    from setr_lib.evaluation.leaderboard import collect
+
+    return collect(
+        bench.settings.table_path("evaluation_report", each.key) for each in evaluation_sets(bench.settings)
+    )

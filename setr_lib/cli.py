@@ -1,0 +1,159 @@
+"""``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is elsewhere.
+
+A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for a person
+are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings, load_settings
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0, or 1 after an error)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except SetrError as error:
+        print(f"setr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setr: interrupted; what was finished is kept", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = load_settings(options.config)
+    if (limit := getattr(options, "limit", None)) is not None:
+        evaluation = settings.evaluation.model_copy(update={"limit": limit})
+        settings = settings.model_copy(update={"evaluation": evaluation})
+    command: Command = options.command
+    return command(settings, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="setr",
+        description="Two-stage composed image retrieval: look at it, plan it, try it. `make demo` runs it.",
+    )
+    parser.add_argument(
+        "--config", type=Path, help="settings file (default: $SETR_CONFIG, or the nearest setr.toml)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    leaderboard = commands.add_parser("leaderboard", help="the latest scores of every evaluation set")
+    leaderboard.add_argument("--json", action="store_true", help="one JSON array, one object per score")
+    leaderboard.set_defaults(command=_leaderboard)
+
+    search = commands.add_parser("search", help="search a gallery with an image and a text, both stages")
+    search.add_argument("image", type=Path, help="the reference image")
+    search.add_argument("text", help="the modification text, e.g. 'the same dress, but blue'")
+    search.add_argument(
+        "--dataset", help="an evaluation set or data set whose gallery is embedded (default: the first)"
+    )
+    search.add_argument("--gallery", help="FashionIQ: one category only, e.g. dress")
+    search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
+    search.add_argument(
+        "--output", type=Path, help="where to write the contact sheet (default: under the storage root)"
+    )
+    search.set_defaults(command=_search)
+
+    plan = commands.add_parser(
+        "plan", help="before a first run: how many calls, how long, how much disk and memory"
+    )
+    plan.add_argument("--limit", type=_positive, metavar="N", help="plan for the first N queries of each set")
+    plan.add_argument(
+        "--sample", type=_positive, default=16, help="items to measure each step on (default: 16)"
+    )
+    plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
+    plan.set_defaults(command=_plan)
+
+    env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
+    env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
+    env.add_argument("--quiet", action="store_true", help="print nothing")
+    env.set_defaults(command=_env)
+
+    miniature = commands.add_parser("miniature", help="the synthetic world and its two small models")
+    parts = miniature.add_subparsers(required=True, metavar="PART")
+    write = parts.add_parser(
+        "write", help="draw its data sets in the official layouts (nothing to do: does nothing)"
+    )
+    write.set_defaults(command=_miniature_write)
+    train = parts.add_parser("train", help="train its two models anew; resumes where it was stopped")
+    train.add_argument(
+        "--output", type=Path, help="folder for the weights (default: where setr.toml loads them from)"
+    )
+    train.add_argument("--device", default=None, help="torch device (default: [models] device)")
+    train.set_defaults(command=_miniature_train)
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _leaderboard(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.leaderboard import run
+
+    return run(settings, as_json=options.json)
+
+
+def _search(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.search import run
+
+    return run(
+        settings,
+        image=options.image,
+        text=options.text,
+        dataset=options.dataset,
+        gallery=options.gallery,
+        k=options.k,
+        output=options.output,
+    )
+
+
+def _plan(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.plan import run
+
+    return run(settings, sample=options.sample, counts_only=options.counts_only)
+
+
+def _env(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.env import run
+
+    return run(settings, write=options.write, quiet=options.quiet)
+
+
+def _miniature_write(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.miniature import write
+
+    return write(settings)
+
+
+def _miniature_train(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.miniature import train
+
+    return train(settings, output=options.output, device=options.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

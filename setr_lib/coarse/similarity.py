@@ -1,0 +1,44 @@
+"""Arithmetic on unit vectors that gives the same answer whatever the order and the blocks it is computed in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROWS = 16_384  # gallery rows held in float64 at a time: 100 MB at 768 dimensions
+
+
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows scaled to norm 1, ``float32[n, d]``; a zero row (nothing known) stays zero."""
+    result = np.zeros(vectors.shape, dtype=np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        exact = vectors[start : start + _ROWS].astype(np.float64)
+        norms = np.linalg.norm(exact, axis=-1, keepdims=True)
+        np.divide(exact, norms, out=exact, where=norms > 0)
+        result[start : start + _ROWS] = exact
+    return result
+
+
+def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products ``float32[q, g]`` (cosines, for unit vectors).
+
+    Summed in float64 and rounded once: a product of float32 sums differs in its last digit with the shape of the
+    block and the processor, which would break ties between equal pictures at random.
+    """
+    result = np.empty((len(queries), len(gallery)), dtype=np.float32)
+    left = queries.astype(np.float64)
+    for start in range(0, len(gallery), _ROWS):
+        stop = start + _ROWS
+        result[:, start:stop] = left @ gallery[start:stop].astype(np.float64).T
+    return result
+
+
+def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean row ``float32[d]`` (of no rows: zeros), summed in float64."""
+    if len(vectors) == 0:
+        return np.zeros(vectors.shape[1], dtype=np.float32)
+    return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

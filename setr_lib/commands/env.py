@@ -1,0 +1,64 @@
+"""``setr env``: the environment that makes bare ``dagster`` and ``mlflow`` commands see SETR's stores.
+
+``dagster`` reads ``.env`` from the folder it starts in; ``mlflow --env-file .env`` does too. Only the lines between
+the two marks are SETR's: a person's own lines in that file stay.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+
+_BEGIN = "# begin: written by `setr env --write`; your own lines go above or below"
+_END = "# end"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variable names and values; paths are absolute, as Dagster demands of DAGSTER_HOME."""
+    return {
+        "DAGSTER_HOME": str(settings.base_dir / "dagster_home"),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.artifact_root.as_uri(),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "true",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def apply(settings: Settings) -> None:
+    """Set them for this process and its children, where the caller has not set them already."""
+    for name, value in environment(settings).items():
+        os.environ.setdefault(name, value)
+
+
+def run(settings: Settings, *, write: bool, quiet: bool) -> int:
+    """Print the variables as ``.env`` lines, and write them where asked to."""
+    lines = [f"{name}={_quoted(value)}" for name, value in environment(settings).items()]
+    if write:
+        path = settings.base_dir / ".env"
+        _write(path, lines)
+        settings.storage_root.mkdir(parents=True, exist_ok=True)  # SQLite makes files, not folders
+    if not quiet:
+        print("\n".join(lines))
+    return 0
+
+
+def _quoted(value: str) -> str:
+    return value if all(letter.isalnum() or letter in "_-./:@%+," for letter in value) else f"'{value}'"
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        head, _, rest = before.partition(f"{_BEGIN}\n")
+        tail = rest.partition(f"{_END}\n")[2]
+        after = "".join([head, _BEGIN, "\n", "\n".join(lines), "\n", _END, "\n", tail])
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+    except OSError as error:
+        raise SetrError(f"{path}: cannot be written ({error.strerror}): make the folder writable") from error

@@ -1,0 +1,28 @@
+"""``setr leaderboard``: the latest scores of every evaluation set, as tables or as JSON."""
+
+from __future__ import annotations
+
+import sys
+
+from setr_lib.settings import Settings
+from setr_lib.workbench import workbench_for
+
+
+def run(settings: Settings, *, as_json: bool) -> int:
+    """Print the leaderboard; with ``as_json``, one array and nothing else on standard output."""
+    from setr_lib.assessing import latest_scores
+    from setr_lib.evaluation import leaderboard
+
+    frame = latest_scores(workbench_for(settings))
+    if as_json:
+        print(leaderboard.as_json(frame))
+    else:
+        from rich.console import Console
+
+        Console().print(leaderboard.leaderboard_table(frame))
+    if frame.is_empty():
+        print(
+            "setr: nothing is evaluated yet: run `make demo`, or materialize evaluation_report",
+            file=sys.stderr,
+        )
+    return 0

@@ -1,0 +1,27 @@
+"""``setr miniature``: draw the synthetic world, train its two small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setr_lib.commands.console import progress_on_terminal
+from setr_lib.settings import Settings
+from setr_lib.workbench import workbench_for
+
+
+def write(settings: Settings) -> int:
+    """Draw the data sets under the storage root; says where they are."""
+    with progress_on_terminal() as progress:
+        workbench_for(settings).write_miniature(progress)
+    print(
+        f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in {settings.miniature_root}"
+    )
+    return 0
+
+
+def train(settings: Settings, *, output: Path | None, device: str | None) -> int:
+    """Train both models; says where the weights are."""
+    with progress_on_terminal() as progress:
+        folder = workbench_for(settings).train_miniature_models(progress, output, device)
+    print(f"the two models are in {folder}")
+    return 0

@@ -1,0 +1,236 @@
+"""``setr plan``: what a full run would do, before it is started: calls, time (measured on a sample), disk and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+from setr_lib.workbench import Workbench, workbench_for
+
+if TYPE_CHECKING:
+    from setr_lib.reranking.scorer import JudgedQuery
+
+_BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
+_BYTES_PER_KEPT_TEXT = 700
+_TRAINING_COST = 3.0
+"""A training step against a judgement of the same pairs: forward and backward, roughly."""
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What one evaluation set asks for, counted from its annotation files."""
+
+    key: str
+    queries: int
+    references: int
+    images: int
+    gallery_key: str
+    pairs: int
+    """(query, candidate) pairs per judge, CIRR's subset members included."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds per item on this machine, measured; and what the models took."""
+
+    embed: float
+    describe: float
+    compose: float
+    judge: float
+    dimension: int
+    device: str
+    memory: str
+
+
+def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
+    """Print the plan. Raises ``SetrError`` where no data set is there to be counted."""
+    bench = workbench_for(settings)
+    plans = count_work(settings)
+    _print_counts(plans, settings)
+    present = [plan for plan in plans if not plan.problem]
+    if not present:
+        raise SetrError("no evaluation set can be read: see the reasons above")
+    if counts_only:
+        return 0
+    _print_costs(settings, present, measure(bench, present[0].key, sample))
+    return 0
+
+
+def count_work(settings: Settings) -> list[SetPlan]:
+    """Queries, images and pairs of every configured evaluation set; a set that cannot be read says why."""
+    from setr_lib.datasets import evaluation_sets, load_gallery, load_queries, take_queries
+
+    plans: list[SetPlan] = []
+    for each in evaluation_sets(settings):
+        try:
+            queries = take_queries(load_queries(settings, each.key), settings.evaluation.limit)
+            images = load_gallery(settings, each.key).height
+        except SetrError as error:
+            plans.append(SetPlan(each.key, 0, 0, 0, each.gallery_key, 0, str(error)))
+            continue
+        depth = min(settings.reranking.top_k, settings.coarse.top_k, images)
+        pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
+        references = queries["reference_id"].n_unique()
+        plans.append(SetPlan(each.key, queries.height, references, images, each.gallery_key, pairs))
+    return plans
+
+
+def measure(bench: Workbench, key: str, sample: int) -> Speeds:
+    """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
+    from setr_lib.composing.prompts import PromptSet
+    from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
+    from setr_lib.gallery.images import open_image
+    from setr_lib.models.judge import IMAGE, REFERENCE, Picture, Request
+    from setr_lib.reranking.scorer import score_queries
+
+    kind = evaluation_set(bench.settings, key).kind
+    images = (
+        inspect_gallery(load_gallery(bench.settings, key).head(4 * sample)).filter(status="ok").head(sample)
+    )
+    if images.is_empty():
+        raise SetrError(
+            f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
+        )
+    texts = load_queries(bench.settings, key).head(sample)["modification"].to_list()
+    encoder, model = bench.encoder(), bench.judge()
+    prompts: PromptSet = bench.prompts()
+    pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
+
+    def described(items: Sequence[Picture]) -> object:
+        template = prompts.get("describe", kind)
+        requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
+        return model.generate(requests)
+
+    def composed(items: Sequence[tuple[Picture, str]]) -> object:
+        template = prompts.get("compose", kind)
+        return model.generate(
+            [(template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items]
+        )
+
+    def judged(items: Sequence[JudgedQuery]) -> object:
+        return score_queries(model, prompts, items, dataset=kind)
+
+    pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
+    queries = _sample_queries(pictures, texts, sample)
+    judged(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
+    return Speeds(
+        embed=_seconds_each(
+            lambda each: encoder.encode_images([open_image(p) for p in each]), images["path"].to_list()
+        ),
+        describe=_seconds_each(described, pictures),
+        compose=_seconds_each(composed, pairs),
+        judge=_seconds_each(judged, queries) / len(queries[0].candidates),
+        dimension=encoder.dimension,
+        device=str(model.device),
+        memory=_memory(str(model.device)),
+    )
+
+
+def _sample_queries(pictures: list, texts: list[str], sample: int) -> list[JudgedQuery]:
+    from setr_lib.reranking.scorer import JudgedQuery
+
+    candidates = tuple(pictures[: max(2, sample)])
+    count = max(2, sample // 4)
+    return [
+        JudgedQuery(pictures[i % len(pictures)], texts[i % len(texts)] if texts else "the same", candidates)
+        for i in range(count)
+    ]
+
+
+def _seconds_each(call: Callable[[Sequence], object], items: Sequence) -> float:
+    """Seconds per item of ``call(items)``, after one item to warm up."""
+    call(items[:1])
+    begun = time.perf_counter()
+    call(items)
+    return (time.perf_counter() - begun) / max(len(items), 1)
+
+
+def _memory(device: str) -> str:
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    words = f"{_size(peak)} of main memory"
+    if device.startswith("cuda"):
+        import torch
+
+        words += f", {_size(torch.cuda.max_memory_allocated())} of GPU memory"
+    return words
+
+
+def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
+    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per judge"):
+        table.add_column(column, justify="left" if column == "evaluation set" else "right")
+    for plan in plans:
+        numbers = (plan.images, plan.references, plan.queries, plan.pairs)
+        table.add_row(plan.key, *("-" if plan.problem else f"{number:,}" for number in numbers))
+    console.print(table)
+    for plan in plans:
+        if plan.problem:
+            console.print(Text(f"{plan.key}: {plan.problem}", style="yellow"))
+    if settings.evaluation.limit is not None:
+        console.print(f"only the first {settings.evaluation.limit:,} queries of each set (evaluation.limit)")
+
+
+def _print_costs(settings: Settings, plans: list[SetPlan], speeds: Speeds) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    galleries = {plan.gallery_key: plan.images for plan in plans}
+    images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
+    references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
+    options = settings.reranking
+    per_group = 1 + sum(options.pairs.negatives_per_group.values())
+    training = options.pairs.groups * per_group * options.adapter.epochs * _TRAINING_COST
+    lines = [
+        ("embed the galleries", images, speeds.embed),
+        ("describe the references", references, speeds.describe),
+        ("compose the queries", queries, speeds.compose),
+        ("judge, base model", pairs, speeds.judge),
+        ("judge, adapter", pairs, speeds.judge),
+        ("train the adapter (judgement equivalents)", round(training), speeds.judge),
+    ]
+    table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
+    table.add_column("step")
+    for column in ("items", "per second", "time"):
+        table.add_column(column, justify="right")
+    for what, items, seconds in lines:
+        table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
+    table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
+    vectors = images * speeds.dimension * 4
+    kept = 2 * pairs * _BYTES_PER_KEPT_SCORE + (references + queries) * _BYTES_PER_KEPT_TEXT
+    console = Console()
+    console.print(table)
+    console.print(f"disk: {_size(vectors)} of vectors, about {_size(kept)} of kept answers and scores")
+    console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
+    console.print("kept results are not subtracted: a second run repeats none of them")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

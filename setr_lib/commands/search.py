@@ -1,0 +1,254 @@
+"""``setr search IMAGE "TEXT"``: one composed query of a person's own, through both stages, over an embedded gallery."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.commands.console import progress_on_terminal
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from setr_lib.coarse.inputs import EncodedQueries
+    from setr_lib.datasets import EvaluationSet
+    from setr_lib.progress import Progress
+
+_QUERY, _REFERENCE = "search", "(reference)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``adapter`` the champion, if any."""
+
+    target_caption: str
+    coarse: pl.DataFrame
+    judged: pl.DataFrame
+    adapter: str | None
+    paths: dict[str, str]
+
+
+def run(
+    settings: Settings,
+    *,
+    image: Path,
+    text: str,
+    dataset: str | None,
+    gallery: str | None,
+    k: int,
+    output: Path | None,
+) -> int:
+    """Print the first ``k`` images as a table and write a contact sheet."""
+    if not text.strip():
+        raise SetrError("the modification text is empty: say what should differ from the image")
+    bench = workbench_for(settings)
+    key = embedded_set(bench, dataset).key
+    with progress_on_terminal() as progress:
+        found = search(bench, key, image, text.strip(), gallery, progress)
+    path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _sheet(image, text, found, settings.coarse.default, k).save(path)
+    except (OSError, ValueError) as error:
+        raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
+    _print(found, key, k, path)
+    return 0
+
+
+def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
+    """The evaluation set called ``name`` (or the first of that data set, or the first of all) that is embedded.
+
+    Raises ``SetrError`` listing what may be named, or saying that nothing is embedded yet.
+    """
+    from setr_lib.datasets import evaluation_sets
+
+    every = evaluation_sets(bench.settings)
+    named = [each for each in every if name is None or name in (each.key, each.dataset)]
+    if not named:
+        known = ", ".join(sorted({each.key for each in every}))
+        raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
+    for each in named:
+        try:
+            bench.read_note("gallery_embeddings", each.key)
+        except NotMadeYetError:
+            continue
+        return each
+    raise NotMadeYetError(
+        f"the gallery of {', '.join(each.key for each in named)} is not embedded yet: materialize "
+        "gallery_embeddings, or run `make demo`"
+    )
+
+
+def search(
+    bench: Workbench, key: str, image: Path, text: str, gallery_name: str | None, progress: Progress
+) -> Found:
+    """Both stages on one query. ``gallery_name`` restricts FashionIQ to a category.
+
+    The reference itself is left out of the answer where it lies in the gallery. Raises ``SetrError``.
+    """
+    import polars as pl
+
+    from setr_lib.coarse.ranking import rank
+    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+    from setr_lib.tables import GALLERY
+
+    settings = bench.settings
+    gallery = bench.read_table("gallery_images", GALLERY, key)
+    reference = _reference_row(image)
+    gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
+    query = _query(text)
+    encoded, ids, vectors, caption = _encoded(bench, key, query, reference, image, progress)
+    coarse = rank(
+        encoded,
+        gallery,
+        ids,
+        vectors,
+        get_strategy(settings.coarse.default),
+        settings.reranking.top_k,
+        remove_reference=False,
+        anchor_share=settings.coarse.anchor_share,
+    )
+    version = bench.champion_version()
+    judged = rerank(
+        coarse,
+        query,
+        pl.concat([gallery, reference]),
+        bench.judge(version),
+        bench.prompts(),
+        bench.cache(CACHE_KIND),
+        fusion=settings.reranking.fusion,
+        weight=settings.reranking.judge_weight,
+        k=settings.reranking.top_k,
+        dataset=_kind(bench, key),
+        progress=progress,
+    )
+    return Found(caption, coarse, judged, version, dict(gallery.select("image_id", "path").iter_rows()))
+
+
+def _encoded(
+    bench: Workbench, key: str, query: pl.DataFrame, reference: pl.DataFrame, image: Path, progress: Progress
+) -> tuple[EncodedQueries, list[str], NDArray[np.float32], str]:
+    from setr_lib.coarse.inputs import encode_queries
+    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.gallery.images import open_image
+    from setr_lib.tables import QUERIES
+
+    cache, kind = bench.cache(CACHE_KIND), _kind(bench, key)
+    captions = describe_images(bench.judge(), bench.prompts(), reference, cache, progress, dataset=kind)
+    composed = compose_queries(
+        bench.judge(), bench.prompts(), query, reference, cache, dataset=kind, progress=progress
+    )
+    embeddings = bench.read_note("gallery_embeddings", key)
+    bench.check_encoder(embeddings, key)
+    ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
+    encoded = encode_queries(
+        query,
+        bench.encoder(),
+        ids,
+        vectors,
+        captions=captions,
+        compositions=composed,
+        center_texts=bench.read_table("queries", QUERIES, key)["modification"].to_list(),
+        reference_vectors=bench.encoder().encode_images([open_image(image)]),
+    )
+    return encoded, ids, vectors, composed.item(0, "target_caption")
+
+
+def _kind(bench: Workbench, key: str) -> str:
+    from setr_lib.datasets import evaluation_set
+
+    return evaluation_set(bench.settings, key).kind
+
+
+def _reference_row(image: Path) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.datasets import inspect_gallery
+
+    frame = pl.DataFrame({"image_id": [_REFERENCE], "path": [str(image.absolute())], "galleries": [["all"]]})
+    row = inspect_gallery(frame)
+    if row.item(0, "status") != "ok":
+        raise SetrError(f"{image}: the reference image is {row.item(0, 'status')}: {row.item(0, 'detail')}")
+    return row
+
+
+def _searched(gallery: pl.DataFrame, name: str | None) -> pl.DataFrame:
+    import polars as pl
+
+    if name is not None:
+        chosen = gallery.filter(pl.col("galleries").list.contains(name))
+        if chosen.is_empty():
+            known = sorted(gallery["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
+            raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
+        gallery = chosen
+    return gallery.with_columns(galleries=pl.lit(["all"]))
+
+
+def _query(text: str) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.tables import QUERIES
+
+    row = {
+        "query_id": _QUERY,
+        "reference_id": _REFERENCE,
+        "modification": text,
+        "captions": [text],
+        "target_ids": [],
+        "subset_ids": [],
+        "gallery": "all",
+        "aspects": [],
+    }
+    return pl.DataFrame([row], schema=QUERIES)
+
+
+def _sheet(image: Path, text: str, found: Found, strategy: str, k: int) -> Image.Image:
+    from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
+
+    judge = "base judge" if found.adapter is None else f"adapter v{found.adapter}"
+    strips = [
+        Strip(title, tiles_of(frame, found.paths, top=k))
+        for title, frame in ((f"coarse · {strategy}", found.coarse), (f"re-ranked · {judge}", found.judged))
+    ]
+    return draw_contact_sheet(image, text, strips, detail=f"composed: {found.target_caption}")
+
+
+def _print(found: Found, key: str, k: int, sheet: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from setr_lib.evaluation.contact_sheet import judge_words
+
+    judge = "base judge (no adapter promoted yet)" if found.adapter is None else f"adapter v{found.adapter}"
+    before = dict(found.coarse.select("image_id", "rank").iter_rows())
+    table = Table(title=f"{key} · {judge}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("rank", "image", "judge", "coarse rank", "cosine", "file"):
+        table.add_column(column, overflow="fold")
+    for row in found.judged.sort("rank").head(k).iter_rows(named=True):
+        table.add_row(
+            str(row["rank"]),
+            Text(row["image_id"]),
+            "-" if row["judge_score"] is None else judge_words(row["judge_score"]),
+            str(before.get(row["image_id"], "-")),
+            f"{row['coarse_score']:.3f}",
+            Text(found.paths.get(row["image_id"], "")),
+        )
+    console = Console()
+    console.print(Text(f"looking for: {found.target_caption}"))
+    console.print(table)
+    print(f"contact sheet: {sheet}")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:40] or "search"

@@ -1,0 +1,166 @@
+"""Geometry of a report's charts: bars and intervals as numbers between 0 and 100, which the template draws.
+
+Belongs here: scales, ticks and the numbers of single marks. Words beside the marks are HTML in the template, so that
+they stay readable at any width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from setr_lib.evaluation.leaderboard import stage_position
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """``a`` minus ``b`` on the same queries, in percentage points, with its 95 % interval."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        if self.low > 0:
+            return "higher"
+        return "lower" if self.high < 0 else "not distinguishable"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark of the axis: where (0..100) and what it says."""
+
+    position: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of a ladder. Lengths are shares of the axis in percent; ``low`` and ``high`` are None without interval."""
+
+    strategy: str
+    stage: str
+    value: float
+    interval: tuple[float, float] | None
+    length: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """One metric of all strategies and stages, from the random floor upwards; ``floor`` is its place on the axis."""
+
+    metric: str
+    bars: list[Bar]
+    ticks: list[Tick]
+    floor: float | None
+    floor_value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A paired difference on an axis that runs from 0 to 100 with no difference at ``zero``."""
+
+    row: PairedDifference
+    point: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """All paired differences on one axis."""
+
+    whiskers: list[Whisker]
+    ticks: list[Tick]
+    zero: float
+
+
+def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[tuple[str, str]]) -> Ladder:
+    """The ladder of ``metric`` from METRICS rows; ``order`` gives the (strategy, stage) keys from top to bottom."""
+    rows = {
+        (row["strategy"], row["stage"]): row
+        for row in metrics.filter(pl.col("metric") == metric, pl.col("value").is_not_null()).iter_rows(
+            named=True
+        )
+    }
+    present = [rows[key] for key in order if key in rows]
+    highest = max((_finite(row["ci_high"]) or row["value"] for row in present), default=0.0)
+    ticks = nice_ticks(0.0, min(100.0, highest) or 1.0)
+    top = ticks[-1]
+    floor = next((row["value"] for row in present if row["stage"] == "random"), None)
+    return Ladder(
+        metric=metric,
+        bars=[_bar(row, top) for row in present],
+        ticks=[Tick(100 * value / top, _number(value)) for value in ticks],
+        floor=None if floor is None else 100 * floor / top,
+        floor_value=floor,
+    )
+
+
+def ladder_order(metrics: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
+    """(strategy, stage) keys as rungs: by stage from the random floor to the adapter, within a stage by value."""
+    lines = metrics.select("strategy", "stage").unique(maintain_order=True)
+    values = metrics.filter(pl.col("metric") == metric).select("strategy", "stage", "value")
+    joined = lines.join(values, on=["strategy", "stage"], how="left", maintain_order="left")
+    keys = [(str(strategy), str(stage), value or 0.0) for strategy, stage, value in joined.iter_rows()]
+    ordered = sorted(keys, key=lambda key: (stage_position(key[1]), key[2], key[0]))
+    return [(strategy, stage) for strategy, stage, _ in ordered]
+
+
+def build_forest(rows: Iterable[PairedDifference]) -> Forest:
+    """Paired differences as whiskers around zero. Rows with a value that is not finite are left out."""
+    kept = [row for row in rows if all(map(math.isfinite, (row.difference, row.low, row.high)))]
+    low = min([0.0, *(row.low for row in kept)])
+    high = max([0.0, *(row.high for row in kept)])
+    ticks = nice_ticks(low, high if high > low else low + 1.0)
+    start, span = ticks[0], ticks[-1] - ticks[0]
+
+    def place(value: float) -> float:
+        return 100 * (value - start) / span
+
+    return Forest(
+        whiskers=[Whisker(row, place(row.difference), place(row.low), place(row.high)) for row in kept],
+        ticks=[Tick(place(value), f"{value:+g}" if value else "0") for value in ticks],
+        zero=place(0.0),
+    )
+
+
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from at or below ``low`` to at or above ``high``, in at most ``most`` + 1 equal steps."""
+    rough = (high - low) / most
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(scale * factor for factor in (1, 2, 2.5, 5, 10, 20) if scale * factor >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+
+
+def _bar(row: dict[str, object], top: float) -> Bar:
+    value, low, high = (_finite(row[name]) for name in ("value", "ci_low", "ci_high"))
+    interval = None if low is None or high is None else (low, high)
+    return Bar(
+        strategy=str(row["strategy"]),
+        stage=str(row["stage"]),
+        value=value or 0.0,
+        interval=interval,
+        length=100 * (value or 0.0) / top,
+        low=None if interval is None else 100 * interval[0] / top,
+        high=None if interval is None else 100 * interval[1] / top,
+    )
+
+
+def _finite(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"

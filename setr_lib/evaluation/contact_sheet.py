@@ -1,0 +1,350 @@
+"""Pictures of results, drawn with PIL: contact sheets of a query, grids of images, and small previews of either.
+
+Belongs here: everything that turns image files plus a ranking into one raster image. The HTML report
+(``report.py``) takes its thumbnails from here too, so that every picture of SETR opens, orients and shrinks images
+the same way. An image that cannot be read becomes a hatched tile that says so; no function here raises for one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+ImageSource = Path | str | Image.Image | None
+"""A file, an image already open, or nothing (drawn as an unreadable image)."""
+
+PREVIEW_BYTES = 100_000
+"""The most that a preview may add to a Dagster event: the event log is a database, not an image store."""
+
+_PAPER = "#ffffff"
+_CELL = "#f1f3f6"
+_INK = "#15202b"
+_QUIET = "#5b6673"
+_LINE = "#d5dae1"
+_TARGET = "#0b8f4d"
+_REFERENCE = "#7a4fd0"
+_RANK_CHIP = (21, 32, 43, 205)
+_MARGIN = 24
+_GAP = 10
+_FRAME = 5
+# What PIL raises for damaged files; SyntaxError is its word for a broken PNG.
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# The font bundled with PIL knows Latin only; these common ones are tried for any other script.
+_WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One image of a strip or grid. ``rank`` (1-based) is drawn in its corner, ``caption`` (one line) under it."""
+
+    image: ImageSource
+    rank: int | None = None
+    caption: str = ""
+    is_target: bool = False
+    is_reference: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One ranking of a contact sheet: a title such as ``coarse · intersection`` and its first tiles, best first."""
+
+    title: str
+    tiles: Sequence[Tile]
+
+
+def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
+    """``source`` as RGB, upright (EXIF), transparency on white, at most ``size`` pixels a side; None if unreadable.
+
+    Small images are not enlarged.
+    """
+    if source is None:
+        return None
+    try:
+        if isinstance(source, Image.Image):
+            return _shrink(source, size)
+        with Image.open(source) as image:
+            image.draft(
+                "RGB", (2 * size, 2 * size)
+            )  # JPEG decodes at a fraction of its size: several times faster
+            return _shrink(image, size)
+    except _UNREADABLE:
+        return None
+
+
+def _shrink(image: Image.Image, size: int) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.new("RGBA", layer.size, _PAPER)
+        upright.alpha_composite(layer)
+    shrunk = upright.convert("RGB")
+    shrunk.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return shrunk
+
+
+def encode_webp(image: Image.Image, quality: int = 80) -> bytes:
+    """``image`` as lossy WebP, which every current browser shows; about 2 to 5 kB for a 112-pixel photograph."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes, mime: str = "image/webp") -> str:
+    """``content`` as a ``data:`` URI."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def tiles_of(
+    ranking: pl.DataFrame,
+    paths: Mapping[str, Path | str],
+    *,
+    target_ids: Collection[str] = (),
+    reference_id: str | None = None,
+    top: int = 10,
+) -> list[Tile]:
+    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by judge score where there is one.
+
+    ``paths`` maps image ids to files; an id that it lacks is drawn as unreadable.
+    """
+    rows = ranking.sort("rank").head(top).select("rank", "image_id", "score", "judge_score")
+    return [
+        Tile(
+            image=paths.get(image_id),
+            rank=rank,
+            caption=f"{score:.3f}" if judge is None else judge_words(judge),
+            is_target=image_id in target_ids,
+            is_reference=image_id == reference_id,
+        )
+        for rank, image_id, score, judge in rows.iter_rows()
+    ]
+
+
+def judge_words(judge_score: float) -> str:
+    """The judge's answer and the fp32 logit difference behind it: ``yes +2.3`` or ``no -0.7``."""
+    digits = 1 if abs(judge_score) >= 0.1 else 2  # "no -0.0" would look like a mistake
+    return f"{'yes' if judge_score > 0 else 'no'} {judge_score:+.{digits}f}"
+
+
+def draw_contact_sheet(
+    reference: ImageSource,
+    modification: str,
+    strips: Sequence[Strip],
+    *,
+    detail: str = "",
+    tile: int = 128,
+    columns: int = 10,
+) -> Image.Image:
+    """One query on one sheet: the reference image, the modification text, and each strip's ranked tiles.
+
+    Targets have a thick frame and a ticked corner, so that they are found without telling colours apart.
+    ``detail`` is a second, quieter text (e.g. the composed target caption). Strips longer than ``columns`` wrap.
+    """
+    columns = max(1, min(columns, max((len(strip.tiles) for strip in strips), default=1)))
+    head = _draw_head(reference, modification, detail, tile, _grid_width(columns, tile))
+    parts = [head]
+    for strip in strips:
+        parts += [_draw_title(strip.title, head.width), draw_grid(strip.tiles, columns=columns, tile=tile)]
+    return _pad(stack(parts, gap=_GAP), _MARGIN)
+
+
+def draw_grid(tiles: Sequence[Tile], *, columns: int = 10, tile: int = 128) -> Image.Image:
+    """``tiles`` left to right, top to bottom; a line under each where any tile has a caption."""
+    columns = max(1, min(columns, len(tiles) or 1))
+    rows = max(1, math.ceil(len(tiles) / columns))
+    caption_height = max(14, tile // 7) + 6 if any(item.caption for item in tiles) else 0
+    step = tile + _GAP
+    grid = Image.new("RGB", (_grid_width(columns, tile), rows * (step + caption_height) - _GAP), _PAPER)
+    draw = ImageDraw.Draw(grid)
+    for index, item in enumerate(tiles):
+        left, top = (index % columns) * step, (index // columns) * (step + caption_height)
+        grid.paste(_draw_tile(item, tile), (left, top))
+        if item.caption:
+            font = _font(max(11, tile // 9), item.caption)
+            text = _ellipsis(item.caption, font, tile)
+            draw.text((left + tile / 2, top + tile + 4), text, fill=_QUIET, font=font, anchor="ma")
+    return grid
+
+
+def stack(images: Sequence[Image.Image], *, gap: int = 2 * _GAP) -> Image.Image:
+    """``images`` under one another, left-aligned, on white."""
+    if not images:
+        return Image.new("RGB", (1, 1), _PAPER)
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (max(image.width for image in images), height), _PAPER)
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height + gap
+    return sheet
+
+
+def encode_preview(image: Image.Image, max_bytes: int = PREVIEW_BYTES) -> bytes:
+    """``image`` as WebP of at most ``max_bytes``: first coarser, then smaller, until it fits."""
+    shrunk = image.convert("RGB")
+    while True:
+        content = b""
+        for quality in (82, 60, 40):
+            content = encode_webp(shrunk, quality)
+            if len(content) <= max_bytes:
+                return content
+        if max(shrunk.size) <= 16:
+            raise ValueError(f"no WebP image fits into {max_bytes} bytes: allow a few hundred at least")
+        factor = min(0.85, 0.95 * math.sqrt(max(1, max_bytes) / len(content)))
+        shrunk = shrunk.resize((max(1, int(shrunk.width * factor)), max(1, int(shrunk.height * factor))))
+
+
+def preview_markdown(image: Image.Image, alt: str, max_bytes: int = PREVIEW_BYTES) -> str:
+    """A Markdown image with the picture inside, at most ``max_bytes`` characters: for a run's metadata.
+
+    Raises ``ValueError`` where ``max_bytes`` leaves no room for any picture.
+    """
+    # Square brackets and line ends would close the alternative text early.
+    words = " ".join(alt.replace("[", "(").replace("]", ")").split())
+    room = max_bytes - len(words.encode()) - len("![](data:image/webp;base64,)")
+    return f"![{words}]({data_uri(encode_preview(image, room * 3 // 4 - 3))})"
+
+
+def _grid_width(columns: int, tile: int) -> int:
+    return columns * (tile + _GAP) - _GAP
+
+
+def _pad(image: Image.Image, margin: int) -> Image.Image:
+    return ImageOps.expand(image, border=margin, fill=_PAPER)
+
+
+def _draw_tile(item: Tile, size: int) -> Image.Image:
+    cell = Image.new("RGB", (size, size), _CELL)
+    inner = size - 2 * (_FRAME + 1)
+    picture = open_thumbnail(item.image, inner)
+    if picture is None:
+        _hatch(cell)
+    else:
+        picture = _enlarge(picture, inner)
+        cell.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    draw = ImageDraw.Draw(cell, "RGBA")
+    if item.is_target or item.is_reference:
+        colour = _TARGET if item.is_target else _REFERENCE
+        draw.rectangle((0, 0, size - 1, size - 1), outline=colour, width=_FRAME)
+    else:
+        draw.rectangle((0, 0, size - 1, size - 1), outline=_LINE, width=1)
+    if item.rank is not None:
+        _draw_chip(draw, str(item.rank), size)
+    if item.is_target:
+        _draw_tick(draw, size)
+    return cell
+
+
+def _enlarge(picture: Image.Image, size: int) -> Image.Image:
+    """A miniature picture fills its tile: two sizes in one strip would look like two kinds of result."""
+    factor = size / max(picture.size)
+    if factor <= 1:
+        return picture
+    new_size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture.resize(new_size, Image.Resampling.BICUBIC)
+
+
+def _draw_chip(draw: ImageDraw.ImageDraw, text: str, size: int) -> None:
+    font = _font(max(11, size // 9), text)
+    width, height = font.getlength(text) + 12, max(11, size // 9) + 7
+    left = top = _FRAME + 1
+    draw.rounded_rectangle((left, top, left + width, top + height), radius=5, fill=_RANK_CHIP)
+    draw.text((left + width / 2, top + height / 2), text, fill="#ffffff", font=font, anchor="mm")
+
+
+def _draw_tick(draw: ImageDraw.ImageDraw, size: int) -> None:
+    """A tick in the right upper corner: the target is marked by shape as well as by colour."""
+    side = max(16, size // 6)
+    left, top = size - side, 0
+    draw.rectangle((left, top, size, side), fill=_TARGET)
+    points = [(left + side * x, top + side * y) for x, y in ((0.24, 0.52), (0.43, 0.70), (0.76, 0.30))]
+    draw.line(points, fill="#ffffff", width=max(2, side // 8), joint="curve")
+
+
+def _hatch(cell: Image.Image) -> None:
+    draw = ImageDraw.Draw(cell)
+    for start in range(-cell.height, cell.width, 14):
+        draw.line((start, cell.height, start + cell.height, 0), fill=_LINE, width=2)
+    font = _font(max(11, cell.width // 10), "no image")
+    draw.text((cell.width / 2, cell.height / 2), "no image", fill=_QUIET, font=font, anchor="mm")
+
+
+def _draw_title(title: str, width: int) -> Image.Image:
+    band = Image.new("RGB", (width, 34), _PAPER)
+    draw = ImageDraw.Draw(band)
+    font = _font(17, title)
+    draw.line((0, 8, width, 8), fill=_LINE)
+    draw.text((0, 15), _ellipsis(title, font, width), fill=_INK, font=font, anchor="la")
+    return band
+
+
+def _draw_head(reference: ImageSource, modification: str, detail: str, tile: int, width: int) -> Image.Image:
+    side = round(tile * 1.25)
+    text_left = side + 20
+    width = max(width, text_left + 240)
+    quote = _wrap(f"“{modification}”", _font(24, modification), width - text_left, lines=4)
+    small = _wrap(detail, _font(16, detail), width - text_left, lines=3) if detail else []
+    text_height = 24 + 32 * len(quote) + (8 + 22 * len(small) if small else 0)
+    head = Image.new("RGB", (width, max(side, text_height)), _PAPER)
+    head.paste(_draw_tile(Tile(reference, is_reference=True), side), (0, 0))
+    draw = ImageDraw.Draw(head)
+    draw.text((text_left, 0), "reference image + modification text", fill=_REFERENCE, font=_font(15, ""))
+    top = 26
+    for line in quote:
+        draw.text((text_left, top), line, fill=_INK, font=_font(24, modification))
+        top += 32
+    for line in small:
+        draw.text((text_left, top + 8), line, fill=_QUIET, font=_font(16, detail))
+        top += 22
+    return head
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """``text`` in at most ``lines`` lines of ``width`` pixels, the last one cut with an ellipsis."""
+    wrapped: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            wrapped.append(line)
+            line = word
+        else:
+            line = longer
+    wrapped.append(line)
+    if len(wrapped) > lines:
+        wrapped = [*wrapped[: lines - 1], " ".join(wrapped[lines - 1 :])]
+    return [_ellipsis(line, font, width) for line in wrapped]
+
+
+def _ellipsis(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = " ".join(text.split())[:500]
+    if font.getlength(text) <= width:
+        return text
+    fits, fails = 0, len(text)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if font.getlength(text[:middle] + "…") <= width else (fits, middle)
+    return text[:fits].rstrip() + "…"
+
+
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """PIL's own font, the same on every machine, unless ``text`` needs a script that it lacks."""
+    if any(ord(letter) > 0x24F and letter not in "“”‘’…–—·" for letter in text):
+        for name in _WIDE_FONTS:
+            try:
+                return ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return ImageFont.load_default(size)

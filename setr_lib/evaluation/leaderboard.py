@@ -1,0 +1,216 @@
+"""The leaderboard: the latest metric rows of every evaluation set, as a table, as JSON, and on a terminal.
+
+Belongs here: gathering and presenting METRICS rows, and the two conventions that every presentation shares (which
+metrics are a data set's headlines; in which order stages come). Nothing here computes a metric.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.tables import METRICS, conform
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+STAGE_ORDER = ("random", "coarse", "base judge", "adapter")
+_HEADLINES = {
+    "R_subset@": ("R@1", "R@10", "R_subset@1"),  # CIRR
+    "mAP@5": ("mAP@5", "mAP@10"),  # CIRCO
+    "R@10/": ("R@10", "R@50"),  # FashionIQ
+}
+"""A data set's headline metrics, under the beginning of a metric name that only it reports."""
+_FOLDER_HEADLINES = ("R@1", "R@10", "mAP@10")
+_STAGE_STYLES = {"random": "dim", "coarse": "", "base judge": "cyan", "adapter": "bold green"}
+
+
+def headline_metrics(metrics: Iterable[str]) -> list[str]:
+    """The few metrics that a data set is known by, told from the names that it reports; the first one ranks rows."""
+    names = list(dict.fromkeys(metrics))
+    telling = next((mark for mark in _HEADLINES if any(name.startswith(mark) for name in names)), None)
+    wanted = _HEADLINES[telling] if telling else _FOLDER_HEADLINES
+    return [name for name in wanted if name in names] or [name for name in names if "/" not in name][:2]
+
+
+def stage_position(stage: str) -> int:
+    """Where ``stage`` stands on the ladder from the random floor upwards; an unknown one stands last."""
+    return STAGE_ORDER.index(stage) if stage in STAGE_ORDER else len(STAGE_ORDER)
+
+
+def collect(paths: Iterable[Path]) -> pl.DataFrame:
+    """The METRICS rows of the latest evaluation of each (data set, split).
+
+    ``paths`` are Parquet files or folders of them; one that does not exist is an evaluation not made yet and adds no
+    rows. Where several files tell of the same set, the most recently written wins whole. Sorted by data set and
+    split, then in the order of the file. Raises ``SetrError`` naming a file that is no METRICS table.
+    """
+    latest: dict[tuple[str, str], pl.DataFrame] = {}
+    for path in sorted(_parquet_files(paths), key=lambda file: (file.stat().st_mtime_ns, str(file))):
+        frame = _read(path)
+        for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
+            latest[str(dataset), str(split)] = rows
+    return pl.concat([latest[key] for key in sorted(latest)]) if latest else METRICS.to_frame()
+
+
+def as_json(frame: pl.DataFrame) -> str:
+    """METRICS rows as one JSON array of objects, one per row; a value that is not a finite number becomes null."""
+    rows = [
+        {name: _plain(value) for name, value in row.items()}
+        for row in conform(frame, METRICS, "metrics").to_dicts()
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def leaderboard_table(frame: pl.DataFrame) -> RenderableType:
+    """For ``rich``: one table per evaluation set, one line per (strategy, stage), best first, the random floor last.
+
+    Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the JSON has
+    them whole); the best value of each is bold. What is not comparable with published numbers has an asterisk: the
+    title where that is true of every line, else single lines.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    if frame.is_empty():
+        return Text("No evaluation yet: nothing to show.")
+    parts: list[RenderableType] = []
+    for _, rows in frame.group_by("dataset", "split", maintain_order=True):
+        # The title is a line of its own: a table would fold a long one to its own width.
+        parts += [*([""] if parts else []), Text(_title(rows), style="bold"), _set_table(rows)]
+        if not rows.get_column("comparable").fill_null(False).all():
+            reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
+            parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
+    return Group(*parts)
+
+
+def order_lines(rows: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
+    """The (strategy, stage) keys of one set, by ``metric`` from best to worst; the random floor always last."""
+    values = {
+        (strategy, stage): value
+        for strategy, stage, name, value in rows.select("strategy", "stage", "metric", "value").iter_rows()
+        if name == metric and value is not None
+    }
+    keys = dict.fromkeys(rows.select("strategy", "stage").iter_rows())
+    return sorted(
+        ((str(strategy), str(stage)) for strategy, stage in keys),
+        key=lambda key: (key[1] == "random", -values.get(key, -math.inf), -stage_position(key[1]), key[0]),
+    )
+
+
+def split_labels(rows: pl.DataFrame) -> tuple[list[str], list[str]]:
+    """What METRICS rows of one set are (``zero-shot``), and why they are not comparable, told from their labels.
+
+    A label is parts joined by ``"; "``: what the row is, then the reasons, which the set's random floor shares.
+    """
+    parts: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    firsts: dict[str, None] = {}
+    for stage, label in rows.select("stage", "label").unique(maintain_order=True).iter_rows():
+        pieces = [piece for piece in (label or "").split("; ") if piece]
+        parts[stage == "random"] |= dict.fromkeys(pieces[1:] if stage == "random" else pieces)
+        if stage != "random":
+            firsts |= dict.fromkeys(pieces[:1])
+    labels = [first for first in firsts if first not in parts[True]]
+    return labels, [part for part in parts[False] | parts[True] if part not in labels]
+
+
+def _parquet_files(paths: Iterable[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += path.glob("*.parquet")
+        elif path.is_file():
+            files.append(path)
+    return files
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return conform(pl.read_parquet(path), METRICS, f"metrics in {path}")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SetrError(
+            f"{path}: cannot be read as a table of metrics ({error}); evaluate that set again to rewrite it"
+        ) from error
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _set_table(rows: pl.DataFrame) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    metrics = headline_metrics(rows.get_column("metric"))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, no_wrap=True)
+    cells = {
+        (row["strategy"], row["stage"], row["metric"]): row
+        for row in rows.filter(pl.col("metric").is_in(metrics)).iter_rows(named=True)
+    }
+    some_comparable = rows.get_column("comparable").any()
+    best = {metric: _best(cells.values(), metric) for metric in metrics}
+    for strategy, stage in order_lines(rows, metrics[0]) if metrics else ():
+        line = [cells.get((strategy, stage, metric)) for metric in metrics]
+        star = "*" if some_comparable and any(row and not row["comparable"] for row in line) else ""
+        version = next((row["adapter_version"] for row in line if row and row["adapter_version"]), None)
+        style = _STAGE_STYLES.get(stage, "")
+        table.add_row(
+            Text(strategy + star),
+            Text(f"{stage} v{version}" if version and stage == "adapter" else stage, style=style),
+            *(_cell(row, best[metric]) for row, metric in zip(line, metrics, strict=True)),
+        )
+    return table
+
+
+def _title(rows: pl.DataFrame) -> str:
+    parts = [
+        f"{rows.item(0, 'dataset')} {rows.item(0, 'split')}",
+        f"{rows.get_column('n_queries').max():,} queries",
+    ]
+    galleries = rows.get_column("gallery").drop_nulls().unique(maintain_order=True).to_list()
+    parts += [f"gallery {gallery}" for gallery in galleries if gallery]
+    parts += split_labels(rows)[0]
+    coverage = rows.get_column("coverage").min()
+    if isinstance(coverage, float) and coverage < 1:
+        parts.append(f"{100 * coverage:.1f} % of images")
+    return " · ".join(parts) + ("" if rows.get_column("comparable").any() else " *")
+
+
+def _best(rows: Collection[dict[str, object]], metric: str) -> float:
+    values: Sequence[float] = [
+        value for row in rows if row["metric"] == metric and isinstance(value := row["value"], float)
+    ]
+    return max(values, default=math.nan)
+
+
+def _cell(row: dict[str, object] | None, best: float) -> Text:
+    from rich.text import Text
+
+    if row is None or not isinstance(value := row["value"], float):
+        return Text("–", style="dim")
+    text = Text(f"{value:5.1f}", style="bold" if value == best else "")
+    low, high = row["ci_low"], row["ci_high"]
+    if isinstance(low, float) and isinstance(high, float):
+        text.append(f" {_short(low)}–{_short(high)}", style="dim")
+    return text
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

@@ -1,0 +1,217 @@
+"""The official metrics of CIRR, FashionIQ and CIRCO, computed for all queries at once.
+
+Definitions (from the benchmarks' own code; checked against hand-computed values in the tests):
+
+- CIRR: R@K of ``target_hard`` in the ranking without the reference; R_subset@K among the five other members of the
+  image set, by their own ranking (pool ``subset``); Avg = (R@5 + R_subset@1) / 2.
+- FashionIQ: R@10 and R@50 in the category's gallery, the reference kept; the headline is the unweighted mean of the
+  three categories.
+- CIRCO: mAP@K = mean over queries of [sum over ranks i <= K of precision(i) * relevant(i)] / min(number of ground
+  truths, K); R@K of the single target (the first ground truth); mAP@10 for each semantic aspect.
+- A folder of one's own: R@K is whether *any* target is among the first K, mAP@10 as CIRCO's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from setr_lib.evaluation.pools import pools_of
+from setr_lib.evaluation.protocols import (
+    ASPECT_METRIC,
+    AVERAGE,
+    PRECISION_DEPTHS,
+    RECALL_DEPTHS,
+    SUBSET_DEPTHS,
+    check_kind,
+    metric_names,
+    scored_queries,
+)
+from setr_lib.evaluation.rankings import RankingError, check_rankings, unranked_queries
+
+Values = dict[str, npt.NDArray[np.float64]]
+"""For each metric one value (0 to 1) per query."""
+
+PER_QUERY = pl.Schema(
+    {"query_id": pl.String(), "stratum": pl.String(), "metric": pl.String(), "value": pl.Float64()}
+)
+"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then over."""
+
+_CATEGORIES = 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a ranking is worth."""
+
+    kind: str
+    per_query: pl.DataFrame
+    """A :data:`PER_QUERY` frame, in the order of the metrics, then of the queries."""
+    summary: dict[str, float]
+    """Metric -> value from 0 to 1, in the order of the benchmark's tables; empty on a hidden split."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Metric -> why it could not be computed (lists too short, no subset ranking, a category missing)."""
+    unranked: int = 0
+    """Queries without a ranking, counted as misses."""
+
+
+def values_from_ranks(
+    kind: str,
+    ranks: npt.NDArray[np.float64],
+    truths: npt.NDArray[np.int64],
+    subset_ranks: npt.NDArray[np.float64] | None = None,
+) -> Values:
+    """Metric values from where the targets ended up: the definitions themselves, over n queries.
+
+    ``ranks``: n x t, the 1-based rank of each target, infinite where it is not ranked (or to fill a row); the first
+    column is the single target. ``truths``: n, how many targets each query has. ``subset_ranks``: n, the single
+    target's rank among CIRR's five members.
+    """
+    single = ranks[:, 0] if kind != "folder" else ranks.min(axis=1)
+    values: Values = {f"R@{depth}": (single <= depth).astype(np.float64) for depth in RECALL_DEPTHS[kind]}
+    if kind in PRECISION_DEPTHS:
+        ordered = np.sort(ranks, axis=1)
+        precision = np.arange(1, ranks.shape[1] + 1) / ordered  # at each hit; 0 where the rank is infinite
+        for depth in PRECISION_DEPTHS[kind]:
+            total = np.where(ordered <= depth, precision, 0.0).sum(axis=1)
+            values[f"mAP@{depth}"] = total / np.minimum(truths, depth)
+    if subset_ranks is not None:
+        for depth in SUBSET_DEPTHS:
+            values[f"R_subset@{depth}"] = (subset_ranks <= depth).astype(np.float64)
+        values[AVERAGE] = (values["R@5"] + values["R_subset@1"]) / 2
+    return values
+
+
+def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """n x (largest number of targets): where each target is ranked, infinite where it is not."""
+    width = int(queries["target_ids"].list.len().max() or 1)  # pyright: ignore[reportArgumentType]
+    ranks = np.full((queries.height, width), np.inf)
+    positions = pl.int_ranges(pl.col("target_ids").list.len())
+    targets = queries.select(
+        "query_id", pl.col("target_ids").alias("image_id"), pl.row_index("_row"), positions.alias("_column")
+    ).explode("image_id", "_column")
+    hits = targets.join(rankings, on=["query_id", "image_id"])
+    ranks[hits["_row"].to_numpy(), hits["_column"].to_numpy()] = hits["rank"].to_numpy()
+    return ranks
+
+
+def _lengths(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[np.float64]:
+    counted = rankings.group_by("query_id").len("_length")
+    joined = queries.select("query_id").join(counted, on="query_id", how="left", maintain_order="left")
+    return (
+        joined["_length"].cast(pl.Float64).fill_null(np.inf).to_numpy()
+    )  # an unranked query limits no depth
+
+
+def _too_short(values: Values, prefixes: tuple[str, ...], depth: float) -> dict[str, str]:
+    """The metrics of these prefixes whose K lies beyond the lists, each with the reason."""
+    return {
+        metric: f"a ranking is only {depth:.0f} long"
+        for metric in values
+        if metric.startswith(prefixes) and int(metric.split("@")[1]) > depth
+    }
+
+
+def _left_out(
+    values: Values, queries: pl.DataFrame, rankings: pl.DataFrame, kind: str, gallery: pl.DataFrame | None
+) -> dict[str, str]:
+    """Metrics that the lists are too short for, unless a short list holds all that there is to rank."""
+    lists, subsets = rankings.filter(pool="gallery"), rankings.filter(pool="subset")
+    lengths, subset_lengths = _lengths(queries, lists), _lengths(queries, subsets)
+    if gallery is not None:
+        pools = pools_of(gallery)
+        lengths = np.where(lengths >= pools.sizes(kind, queries), np.inf, lengths)
+        subset_lengths = np.where(subset_lengths >= pools.subset_sizes(queries), np.inf, subset_lengths)
+    reasons = _too_short(values, ("R@", "mAP@"), lengths.min(initial=np.inf))
+    reasons |= _too_short(values, ("R_subset@",), subset_lengths.min(initial=np.inf))
+    if kind == "cirr" and AVERAGE not in values:
+        reasons |= {f"R_subset@{depth}": "there is no subset ranking" for depth in SUBSET_DEPTHS}
+    if kind == "cirr" and {"R@5", "R_subset@1"} & reasons.keys():
+        reasons[AVERAGE] = "it needs R@5 and R_subset@1"
+    return reasons
+
+
+def _members(metric: str, queries: pl.DataFrame) -> pl.Series:
+    """Whether each query counts for ``metric``: all do, but for one of a category or an aspect."""
+    base, _, part = metric.partition("/")
+    if not part:
+        return pl.repeat(True, queries.height, eager=True)
+    return queries["aspects"].list.contains(part) if base == ASPECT_METRIC else queries["gallery"] == part
+
+
+def _partial_mean(kind: str, queries: pl.DataFrame) -> bool:
+    """Whether FashionIQ's means would be of fewer than its three categories: they are then left out."""
+    return kind == "fashioniq" and queries["gallery"].n_unique() != _CATEGORIES
+
+
+def per_query_frame(kind: str, queries: pl.DataFrame, values: Values) -> pl.DataFrame:
+    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt out."""
+    frames = [
+        queries.select(
+            "query_id",
+            pl.col("gallery").alias("stratum"),
+            pl.lit(metric).alias("metric"),
+            pl.Series("value", values[base]),
+        ).filter(_members(metric, queries))
+        for metric in metric_names(kind, queries)
+        if (base := metric.partition("/")[0]) in values
+        and not (metric == base and _partial_mean(kind, queries))
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=PER_QUERY)
+
+
+def summarise(per_query: pl.DataFrame) -> dict[str, float]:
+    """Metric -> mean within each stratum, then the unweighted mean over strata (FashionIQ's headline)."""
+    means = per_query.group_by("metric", "stratum", maintain_order=True).agg(pl.col("value").mean())
+    rows = means.group_by("metric", maintain_order=True).agg(pl.col("value").mean()).rows()
+    return {str(metric): float(value) for metric, value in rows}
+
+
+def _refuse_unranked(kind: str, queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
+    """Every query must have a list, and a subset's list where any query has one."""
+    pools = ["gallery", "subset"] if kind == "cirr" and rankings.filter(pool="subset").height else ["gallery"]
+    for pool in pools:
+        missing = unranked_queries(queries, rankings, pool)
+        if not missing.is_empty():
+            raise RankingError(f"{missing.len()} queries have no {pool} ranking, the first: {missing[0]!r}")
+
+
+def evaluate(
+    dataset_kind: str,
+    queries: pl.DataFrame,
+    rankings: pl.DataFrame,
+    gallery: pl.DataFrame | None = None,
+    *,
+    unranked: Literal["refuse", "miss"] = "refuse",
+) -> Evaluation:
+    """Score ``rankings`` (``tables.RANKINGS``; its score columns are not needed) of ``queries`` (``tables.QUERIES``).
+
+    Queries without known targets are left out. ``gallery`` (``image_id``, ``galleries``, optional ``status``) makes two
+    things possible: refusing images outside a query's gallery, and computing a metric whose K is larger than a list that
+    holds the whole gallery; without it such metrics are left out, and said so. A query without a ranking is refused, or
+    with ``unranked="miss"`` counts as a miss. Raises ``RankingError``, ``ProtocolError``.
+    """
+    kind = check_kind(dataset_kind)
+    check_rankings(kind, queries, rankings, gallery)
+    scored = scored_queries(queries)
+    missing = unranked_queries(scored, rankings)
+    if unranked == "refuse":
+        _refuse_unranked(kind, scored, rankings)
+    if scored.is_empty():
+        return Evaluation(kind, pl.DataFrame(schema=PER_QUERY), {})
+    lists, subsets = rankings.filter(pool="gallery"), rankings.filter(pool="subset")
+    subset_ranks = _target_ranks(scored, subsets)[:, 0] if kind == "cirr" and subsets.height else None
+    truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
+    values = values_from_ranks(kind, _target_ranks(scored, lists), truths, subset_ranks)
+    left_out = _left_out(values, scored, rankings, kind, gallery)
+    per_query = per_query_frame(
+        kind, scored, {name: each for name, each in values.items() if name not in left_out}
+    )
+    if _partial_mean(kind, scored):
+        there = scored["gallery"].unique(maintain_order=True).to_list()
+        left_out |= dict.fromkeys(values, f"it is the mean of three categories; there is only {there}")
+    return Evaluation(kind, per_query, summarise(per_query), left_out, missing.len())

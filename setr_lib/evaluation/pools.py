@@ -1,0 +1,67 @@
+"""What can be ranked at all: for each query the size of its gallery, and which of its targets are in it.
+
+Shared by the metrics (is a short list a whole one?) and the random floor (out of how many does chance draw?).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from setr_lib.evaluation.protocols import ProtocolError
+
+
+def rankable(gallery: pl.DataFrame) -> pl.DataFrame:
+    """The gallery's images that a system can rank: those with status ``ok``, or all where none was inspected."""
+    return gallery.filter(status="ok") if "status" in gallery.columns else gallery
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The rankable images by gallery name, in the gallery's order."""
+
+    images: dict[str, list[str]]
+    members: dict[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, gallery: pl.DataFrame) -> Pools:
+        """From a frame with ``image_id``, ``galleries`` and, where inspected, ``status``."""
+        listed = rankable(gallery).explode("galleries").group_by("galleries", maintain_order=True)
+        images = {str(name): frame["image_id"].to_list() for (name,), frame in listed}
+        return cls(images, {name: frozenset(ids) for name, ids in images.items()})
+
+    def _members(self, gallery: str) -> frozenset[str]:
+        return self.members.get(gallery, frozenset())
+
+    def has(self, gallery: str, image_id: str) -> bool:
+        """Whether ``image_id`` can be ranked in ``gallery``."""
+        return image_id in self._members(gallery)
+
+    def sizes(self, kind: str, queries: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """How many images each query's ranking can hold: for CIRR one less, as the reference is taken out."""
+        size = np.array([len(self._members(name)) for name in queries["gallery"]], dtype=np.int64)
+        if kind == "cirr":
+            pairs = zip(queries["gallery"], queries["reference_id"], strict=True)
+            size -= np.array([self.has(*pair) for pair in pairs], dtype=np.int64)
+        return size
+
+    def subset_sizes(self, queries: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """How many of each query's subset members can be ranked."""
+        rows = zip(queries["gallery"], queries["subset_ids"].to_list(), strict=True)
+        return np.array([sum(self.has(name, each) for each in ids) for name, ids in rows], dtype=np.int64)
+
+    def targets(self, queries: pl.DataFrame) -> list[list[bool]]:
+        """For each query, whether each of its targets can be ranked."""
+        rows = zip(queries["gallery"], queries["target_ids"].to_list(), strict=True)
+        return [[self.has(name, each) for each in ids] for name, ids in rows]
+
+
+def pools_of(gallery: pl.DataFrame) -> Pools:
+    """:meth:`Pools.of`, after a look at the columns. Raises ``ProtocolError`` naming a missing one."""
+    for column in ("image_id", "galleries"):
+        if column not in gallery.columns:
+            raise ProtocolError(f"the gallery has no column {column!r}")
+    return Pools.of(gallery)

@@ -1,0 +1,106 @@
+"""Checks on a ranking before anything is computed from it: a wrong ranking is refused, never quietly scored."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from setr_lib.errors import SetrError
+
+_KEY = ["query_id", "pool"]
+_COLUMNS = [*_KEY, "rank", "image_id"]
+_POOLS = ["gallery", "subset"]
+_NAMED = 5
+
+
+class RankingError(SetrError):
+    """A ranking breaks the rules of its benchmark; the message names queries and images."""
+
+
+def _names(values: pl.Series) -> str:
+    shown = ", ".join(repr(value) for value in values.head(_NAMED))
+    return shown if values.len() <= _NAMED else f"{shown} and {values.len() - _NAMED} more"
+
+
+def _check_columns(rankings: pl.DataFrame) -> None:
+    missing = [name for name in _COLUMNS if name not in rankings.columns]
+    if missing:
+        raise RankingError(f"the ranking has no column {missing}")
+    if not rankings.schema["rank"].is_integer():
+        raise RankingError(f"the column 'rank' must hold whole numbers, not {rankings.schema['rank']}")
+    for name in _COLUMNS:
+        if count := rankings[name].null_count():
+            raise RankingError(f"the ranking's column {name!r} is empty in {count} row(s)")
+    if not (strange := rankings.filter(~pl.col("pool").is_in(_POOLS))["pool"].unique()).is_empty():
+        raise RankingError(f"the ranking has the pool(s) {_names(strange)}: there are {_POOLS} only")
+
+
+def _check_lists(rankings: pl.DataFrame) -> None:
+    """Ranks 1, 2, 3 ... without gaps, and no image twice, in each query's list."""
+    lists = rankings.group_by(_KEY).agg(
+        twice=pl.col("image_id").is_duplicated().any(),
+        gaps=(pl.col("rank").n_unique() < pl.len())
+        | (pl.col("rank").min() != 1)
+        | (pl.col("rank").max() != pl.len()),
+    )
+    if not (bad := lists.filter("twice").sort(_KEY)).is_empty():
+        raise RankingError(f"an image is ranked twice for the query or queries {_names(bad['query_id'])}")
+    if not (bad := lists.filter("gaps").sort(_KEY)).is_empty():
+        raise RankingError(f"ranks must run 1, 2, 3 ...: they do not for {_names(bad['query_id'])}")
+
+
+def _check_subsets(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
+    members = queries.select("query_id", pl.col("subset_ids").alias("image_id")).explode("image_id")
+    strange = rankings.filter(pool="subset").join(members, on=["query_id", "image_id"], how="anti")
+    if not strange.is_empty():
+        raise RankingError(
+            f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is none of "
+            "the five other members of its image set"
+        )
+
+
+def _check_references(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
+    references = queries.select("query_id", pl.col("reference_id").alias("image_id"))
+    with_reference = (
+        rankings.join(references, on=["query_id", "image_id"], how="semi")["query_id"].unique().sort()
+    )
+    if not with_reference.is_empty():
+        raise RankingError(
+            f"CIRR takes the reference out of every ranking; it is in {_names(with_reference)}"
+        )
+
+
+def _check_gallery(queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame) -> None:
+    images = gallery.select("image_id", pl.col("galleries").alias("gallery")).explode("gallery")
+    placed = rankings.filter(pool="gallery").join(queries.select("query_id", "gallery"), on="query_id")
+    strange = placed.join(images, on=["image_id", "gallery"], how="anti")
+    if not strange.is_empty():
+        raise RankingError(
+            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is not in the "
+            f"gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
+        )
+
+
+def unranked_queries(queries: pl.DataFrame, rankings: pl.DataFrame, pool: str = "gallery") -> pl.Series:
+    """Ids of the queries that have no ranking of ``pool``."""
+    return queries.join(rankings.filter(pool=pool), on="query_id", how="anti")["query_id"]
+
+
+def check_rankings(
+    kind: str, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None = None
+) -> None:
+    """Refuse a ranking that cannot be what ``queries`` were answered with.
+
+    Raises ``RankingError`` for missing columns or values, gaps in the ranks, an image ranked twice, an unknown query,
+    a subset entry that is no member, a reference in a CIRR ranking, and (with ``gallery``) an image outside the query's
+    gallery. Queries without a ranking are the caller's to judge (:func:`unranked_queries`).
+    """
+    _check_columns(rankings)
+    _check_lists(rankings)
+    unknown = rankings.join(queries, on="query_id", how="anti")["query_id"].unique().sort()
+    if not unknown.is_empty():
+        raise RankingError(f"the ranking answers unknown queries: {_names(unknown)}")
+    _check_subsets(queries, rankings)
+    if kind == "cirr":
+        _check_references(queries, rankings)
+    if gallery is not None:
+        _check_gallery(queries, rankings, gallery)

@@ -1,0 +1,556 @@
+"""The HTML report of one evaluation set: one file, nothing fetched from anywhere, every thumbnail inside once.
+
+Belongs here: gathering what the page says into plain values, and writing the page. How it looks is in
+``templates/``; which queries it shows is decided in ``cases.py``, chart geometry in ``charts.py``, and pictures are
+opened by ``contact_sheet.py``. A hidden split (no query has a target) gets rankings and no number of merit at all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.evaluation.cases import average_precisions, choose_cases
+from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
+from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, judge_words, open_thumbnail
+from setr_lib.evaluation.leaderboard import headline_metrics, split_labels, stage_position
+from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
+
+__all__ = ["PairedDifference", "ReportError", "ReportOptions", "write_report"]
+
+Kind = Literal["cirr", "fashioniq", "circo", "folder"]
+RankingKey = tuple[str, str]
+"""(strategy, stage) of a ranking, as in METRICS."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+_LISTED_PROBLEMS = 50
+
+
+class ReportError(SetrError):
+    """A report cannot be made from what it was given; the message says which part and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What a report shows. Everything has a default that suits the data."""
+
+    kind: Kind | None = None
+    """The data set's kind, for the words of the protocol; told from the evaluation set's key by default."""
+    headline: tuple[str, ...] = ()
+    """Metrics drawn as ladders; the data set's usual ones by default."""
+    strategy: str | None = None
+    """The coarse strategy whose rankings the contact sheets show; by default the one that was re-ranked."""
+    contact_sheet_queries: int = 12
+    """Queries in each group of cases."""
+    top: int = 10
+    """Images shown of each ranking."""
+    thumbnail: int = 112
+    """Longer side of a thumbnail in pixels."""
+    seed: int = 5
+    """Of the random sample."""
+    notes: tuple[str, ...] = ()
+    """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
+
+
+@dataclass(slots=True)
+class TileView:
+    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable)."""
+
+    image: str | None
+    alt: str
+    rank: int
+    is_target: bool
+    is_reference: bool
+    note: str
+    move: str
+    move_alt: str
+
+
+@dataclass(slots=True)
+class StripView:
+    """One ranking of one query."""
+
+    stage: str
+    title: str
+    tiles: list[TileView]
+
+
+@dataclass(slots=True)
+class CaseView:
+    """One query with everything that the page shows of it."""
+
+    query_id: str
+    modification: str
+    reference: str | None
+    reference_alt: str
+    reference_caption: str
+    target: str | None
+    target_alt: str
+    target_count: int
+    rank_before: str
+    rank_after: str
+    outcome: str
+    aspects: list[str]
+    composition: dict[str, Any] | None
+    strips: list[StripView]
+    subset_strips: list[StripView]
+
+
+@dataclass(slots=True)
+class _Pictures:
+    """The thumbnails of a page. Each image is opened once, and equal pictures are embedded once."""
+
+    paths: Mapping[str, str]
+    size: int
+    uris: dict[str, str] = field(default_factory=dict)
+    _ids: dict[str, str | None] = field(default_factory=dict)
+
+    def embed(self, image_id: str | None) -> str | None:
+        """The element id of ``image_id``'s thumbnail; None where there is no readable file."""
+        if image_id is None:
+            return None
+        if image_id not in self._ids:
+            path = self.paths.get(image_id)
+            thumbnail = None if path is None else open_thumbnail(path, self.size)
+            self._ids[image_id] = None if thumbnail is None else self._place(data_uri(encode_webp(thumbnail)))
+        return self._ids[image_id]
+
+    def _place(self, uri: str) -> str:
+        return self.uris.setdefault(uri, f"p{len(self.uris)}")
+
+
+@dataclass(slots=True)
+class _Stages:
+    """The rankings that contact sheets compare: one coarse strategy before and, where there is one, after stage 2."""
+
+    strategy: str
+    before: pl.DataFrame | None
+    after: pl.DataFrame | None
+    before_stage: str
+    after_stage: str
+
+
+def write_report(
+    out_dir: Path,
+    evaluation_set_key: str,
+    title: str,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    captions: pl.DataFrame | None,
+    compositions: pl.DataFrame | None,
+    rankings: Mapping[RankingKey, pl.DataFrame],
+    metrics: pl.DataFrame,
+    provenance: Mapping[str, str],
+    options: ReportOptions | None = None,
+    paired: Sequence[PairedDifference] = (),
+) -> Path:
+    """Write ``out_dir/index.html`` (replacing an older one whole) and return its path.
+
+    ``queries``, ``gallery``, ``captions`` (of reference images), ``compositions``, ``metrics`` and each frame of
+    ``rankings`` have the schemas of ``setr_lib.tables``; ``rankings`` is keyed by (strategy, stage) with the stages of
+    METRICS. ``metrics`` in percent, ``coverage`` from 0 to 1; ``paired`` in percentage points. Where no query has
+    targets, ``metrics`` and ``paired`` are left out of the page whatever they hold.
+
+    Raises ``ReportError`` without queries or rankings, or for a strategy in ``options`` that has no ranking.
+    """
+    options = options or ReportOptions()
+    page = _page(
+        evaluation_set_key, title, conform(queries, QUERIES, "queries"), gallery, captions, compositions,
+        {key: conform(frame, RANKINGS, f"rankings of {key}") for key, frame in rankings.items()},
+        conform(metrics, METRICS, "metrics").with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None)), provenance, options, paired,
+    )  # fmt: skip
+    path = out_dir / "index.html"
+    _write_atomically(path, _render(page))
+    return path
+
+
+def _page(
+    key: str,
+    title: str,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    captions: pl.DataFrame | None,
+    compositions: pl.DataFrame | None,
+    rankings: Mapping[RankingKey, pl.DataFrame],
+    metrics: pl.DataFrame,
+    provenance: Mapping[str, str],
+    options: ReportOptions,
+    paired: Sequence[PairedDifference],
+) -> dict[str, Any]:
+    if queries.is_empty():
+        raise ReportError(f"evaluation set {key!r} has no queries: there is nothing to report")
+    hidden = not queries.get_column("target_ids").list.len().gt(0).any()
+    if hidden:
+        metrics, paired = metrics.clear(), ()
+    stages = _choose_stages(key, rankings, options.strategy)
+    pictures = _Pictures(dict(gallery.select("image_id", "path").iter_rows()), options.thumbnail)
+    page: dict[str, Any] = {
+        "key": key,
+        "title": title,
+        "hidden": hidden,
+        "kind": options.kind or _kind_of(key),
+        "queries": queries.height,
+        "images": gallery.height,
+        "labels": split_labels(metrics)[0],
+        "galleries": _distinct(metrics, "gallery"),
+        "strategy": stages.strategy,
+        "after_stage": _stage_name(stages.after_stage, metrics) if stages.after is not None else None,
+        "top": options.top,
+        "banner": _banner(gallery, metrics, options.notes),
+        "compositions": _composition_counts(compositions, queries),
+        "forest": build_forest(paired) if paired else None,
+        "groups": _groups(queries, captions, compositions, stages, metrics, pictures, options, hidden),
+        "provenance": dict(provenance),
+        **_scores(metrics, stages, options),
+    }
+    page["pictures"] = [(element, uri) for uri, element in pictures.uris.items()]
+    return page
+
+
+def _choose_stages(key: str, rankings: Mapping[RankingKey, pl.DataFrame], wanted: str | None) -> _Stages:
+    """The strategy to show and its first and last stage; a re-ranked strategy is preferred to a coarse-only one."""
+    stages: dict[str, list[str]] = {}
+    for strategy, stage in sorted(rankings, key=lambda ranking: stage_position(ranking[1])):
+        if stage != "random":
+            stages.setdefault(strategy, []).append(stage)
+    if not stages:
+        raise ReportError(f"evaluation set {key!r} has no rankings yet: make the coarse rankings first")
+    strategy = wanted or max(
+        stages, key=lambda name: (len(stages[name]), list(rankings).count((name, "coarse")))
+    )
+    if strategy not in stages:
+        raise ReportError(f"there is no ranking by {strategy!r} in {key!r}: use one of {sorted(stages)}")
+    reranked = [stage for stage in stages[strategy] if stage != "coarse"]
+    return _Stages(
+        strategy=strategy,
+        before=rankings.get((strategy, "coarse")),
+        after=rankings[strategy, reranked[-1]] if reranked else None,
+        before_stage="coarse",
+        after_stage=reranked[-1] if reranked else "",
+    )
+
+
+def _scores(metrics: pl.DataFrame, stages: _Stages, options: ReportOptions) -> dict[str, Any]:
+    """Ladders, tables and headline cards; all empty for a hidden split."""
+    names = metrics.get_column("metric").unique(maintain_order=True).to_list()
+    headline = [name for name in options.headline if name in names] or headline_metrics(names)
+    if not headline:
+        return {"ladders": [], "tables": [], "cards": []}
+    order = ladder_order(metrics, headline[0])
+    return {
+        "ladders": [build_ladder(metrics, name, order) for name in headline[:2]],
+        "tables": _tables(metrics, names, order),
+        "cards": [card for name in headline[:3] if (card := _card(metrics, name, stages)) is not None],
+    }
+
+
+def _card(metrics: pl.DataFrame, metric: str, stages: _Stages) -> dict[str, Any] | None:
+    """The shown strategy's value of one metric, last stage large, the way there small."""
+    values = {
+        stage: row
+        for row in metrics.filter(pl.col("metric") == metric).iter_rows(named=True)
+        if (stage := row["stage"]) == "random" or row["strategy"] == stages.strategy
+        if row["value"] is not None
+    }
+    steps = sorted(values, key=stage_position)
+    last = values[steps[-1]] if steps else None
+    if last is None or last["stage"] == "random":
+        return None
+    return {"metric": metric, "last": last, "steps": [values[stage] for stage in steps[:-1]]}
+
+
+def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[RankingKey]) -> list[dict[str, Any]]:
+    """One table of the plain metrics, and one more for each metric that is broken down (``R@10/dress``)."""
+    bases: dict[str, list[str]] = {"": []}
+    for name in names:
+        base, _, part = name.partition("/")
+        bases.setdefault(base if part else "", []).append(name)
+    cells = {(row["strategy"], row["stage"], row["metric"]): row for row in metrics.iter_rows(named=True)}
+    return [_table(base, columns, cells, order) for base, columns in bases.items() if columns]
+
+
+def _table(
+    base: str,
+    columns: list[str],
+    cells: Mapping[tuple[str, str, str], dict[str, Any]],
+    order: Sequence[RankingKey],
+) -> dict[str, Any]:
+    best = {name: _outstanding(cells, name) for name in columns}
+    lines = []
+    for strategy, stage in order:
+        line = [cells.get((strategy, stage, name)) for name in columns]
+        version = next((row["adapter_version"] for row in line if row and row["adapter_version"]), None)
+        if any(line):
+            lines.append({"strategy": strategy, "stage": stage, "version": version, "cells": line})
+    return {
+        "base": base,
+        "columns": [name.partition("/")[2] or name for name in columns],
+        "best": [best[name] for name in columns],
+        "lines": lines,
+    }
+
+
+def _outstanding(cells: Mapping[tuple[str, str, str], dict[str, Any]], metric: str) -> float | None:
+    """The best value of ``metric``; None where all lines have the same, so that nothing stands out."""
+    values = {row["value"] for key, row in cells.items() if key[2] == metric and key[1] != "random"} - {None}
+    return max(values) if len(values) > 1 else None
+
+
+def _banner(gallery: pl.DataFrame, metrics: pl.DataFrame, notes: Sequence[str]) -> dict[str, Any] | None:
+    """Why numbers are not comparable, and every image that could not be used; None when all is well."""
+    broken = gallery.filter(pl.col("status") != "ok").sort("status", "image_id")
+    counts = dict(broken.group_by("status").len().sort("status").iter_rows())
+    coverage = metrics.get_column("coverage").min()
+    comparable = metrics.get_column("comparable").fill_null(False).all()
+    shared = split_labels(metrics)[1]
+    # The banner counts unusable images itself, by status, and lists them.
+    reasons = [reason for reason in shared if not (counts and "missing or broken" in reason)] + list(notes)
+    if counts:
+        counted = " and ".join(f"{count:,} {status}" for status, count in counts.items())
+        reasons.insert(
+            0, f"Of {gallery.height:,} gallery images, {counted}: they can be neither found nor ranked."
+        )
+    if isinstance(coverage, float) and coverage < 1 and not counts:
+        reasons.insert(0, f"Only {100 * coverage:.1f} % of the official gallery is present.")
+    if comparable and not reasons:
+        return None
+    return {
+        "comparable": comparable,
+        "reasons": reasons,
+        "problems": broken.head(_LISTED_PROBLEMS).select("image_id", "status", "detail").rows(),
+        "more": max(0, broken.height - _LISTED_PROBLEMS),
+    }
+
+
+def _composition_counts(compositions: pl.DataFrame | None, queries: pl.DataFrame) -> dict[str, int] | None:
+    if compositions is None:
+        return None
+    mine = compositions.join(queries.select("query_id"), on="query_id", how="semi")
+    return {"all": mine.height, "fallback": mine.filter(pl.col("status") != "ok").height}
+
+
+def _groups(
+    queries: pl.DataFrame,
+    captions: pl.DataFrame | None,
+    compositions: pl.DataFrame | None,
+    stages: _Stages,
+    metrics: pl.DataFrame,
+    pictures: _Pictures,
+    options: ReportOptions,
+    hidden: bool,
+) -> list[dict[str, Any]]:
+    before, after = (stages.after, None) if stages.before is None else (stages.before, stages.after)
+    assert before is not None  # _choose_stages found at least one ranking
+    groups = choose_cases(queries, before, after, count=options.contact_sheet_queries, seed=options.seed)
+    shown = pl.Series("query_id", sorted({query for group in groups for query in group.query_ids}), pl.String)
+    builder = _CaseBuilder(
+        queries={
+            row["query_id"]: row
+            for row in queries.filter(pl.col("query_id").is_in(shown.implode())).iter_rows(named=True)
+        },
+        captions=_caption_texts(captions),
+        compositions=_composition_rows(compositions, shown),
+        before=_by_query(stages.before, shown),
+        after=_by_query(stages.after, shown),
+        ranks_before={} if hidden else _first_ranks(queries, stages.before),
+        ranks_after={} if hidden else _first_ranks(queries, stages.after),
+        stages=stages,
+        after_name=_stage_name(stages.after_stage, metrics),
+        pictures=pictures,
+        top=options.top,
+    )
+    # A query in two groups is built once: its thumbnails are the same elements anyway.
+    cases = {query: builder.build(query) for query in shown}
+    return [
+        {
+            "key": group.key,
+            "title": group.title,
+            "explanation": group.explanation,
+            "cases": [cases[query] for query in group.query_ids],
+        }
+        for group in groups
+    ]
+
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _CaseBuilder:
+    """Turns single queries into what the page shows of them."""
+
+    queries: Mapping[str, dict[str, Any]]
+    captions: Mapping[str, str]
+    compositions: Mapping[str, dict[str, Any]]
+    before: Mapping[tuple[str, str], Rows]
+    after: Mapping[tuple[str, str], Rows]
+    ranks_before: Mapping[str, int]
+    ranks_after: Mapping[str, int]
+    stages: _Stages
+    after_name: str
+    pictures: _Pictures
+    top: int
+
+    def build(self, query_id: str) -> CaseView:
+        query = self.queries[query_id]
+        reference, targets = query["reference_id"], query["target_ids"]
+        return CaseView(
+            query_id=query_id,
+            modification=query["modification"],
+            reference=self.pictures.embed(reference),
+            reference_alt=self._alt("Reference image", reference),
+            reference_caption=self.captions.get(reference, ""),
+            target=self.pictures.embed(targets[0]) if targets else None,
+            target_alt=self._alt("Target", targets[0]) if targets else "",
+            target_count=len(targets),
+            rank_before=self._rank_words(self.ranks_before, query_id, self.stages.before),
+            rank_after=self._rank_words(self.ranks_after, query_id, self.stages.after),
+            outcome=self._outcome(query_id),
+            aspects=[aspect.replace("_", " ") for aspect in query["aspects"]],
+            composition=self.compositions.get(query_id),
+            strips=self._strips(query, "gallery"),
+            subset_strips=self._strips(query, "subset"),
+        )
+
+    def _strips(self, query: dict[str, Any], pool: str) -> list[StripView]:
+        before = self.before.get((query["query_id"], pool), [])
+        after = self.after.get((query["query_id"], pool), [])
+        earlier = {row["image_id"]: row["rank"] for row in before}
+        strips = [
+            StripView(stage, title, [self._tile(row, query, known) for row in rows[: self.top]])
+            for stage, title, rows, known in (
+                ("coarse", f"coarse · {self.stages.strategy}", before, None),
+                (self.stages.after_stage, self.after_name, after, earlier if before else None),
+            )
+        ]
+        return [strip for strip in strips if strip.tiles]
+
+    def _tile(
+        self, row: dict[str, Any], query: dict[str, Any], earlier: Mapping[str, int] | None
+    ) -> TileView:
+        image_id, rank, judge = row["image_id"], row["rank"], row["judge_score"]
+        is_target = image_id in query["target_ids"]
+        is_reference = image_id == query["reference_id"]
+        note = f"{row['score']:.3f}" if judge is None else judge_words(judge)
+        move, move_alt = ("", "") if earlier is None else _move_words(earlier.get(image_id), rank)
+        role = "the target" if is_target else "the reference itself" if is_reference else ""
+        words = [
+            f"Rank {rank}",
+            role,
+            f"judge {note}" if judge is not None else f"cosine score {note}",
+            move_alt,
+        ]
+        return TileView(
+            image=self.pictures.embed(image_id),
+            alt=self._alt(", ".join(word for word in words if word), image_id),
+            rank=rank,
+            is_target=is_target,
+            is_reference=is_reference,
+            note=note,
+            move=move,
+            move_alt=move_alt,
+        )
+
+    def _alt(self, role: str, image_id: str) -> str:
+        caption = self.captions.get(image_id)
+        return f"{role}: image {image_id}" + (f" ({caption})" if caption else "")
+
+    @staticmethod
+    def _rank_words(ranks: Mapping[str, int], query_id: str, ranking: pl.DataFrame | None) -> str:
+        if ranking is None or not ranks:
+            return ""
+        return str(ranks[query_id]) if query_id in ranks else "not ranked"
+
+    def _outcome(self, query_id: str) -> str:
+        if not self.ranks_before or not self.ranks_after:
+            return ""
+        before, after = (ranks.get(query_id, 10**9) for ranks in (self.ranks_before, self.ranks_after))
+        return "same" if before == after else "better" if after < before else "worse"
+
+
+def _move_words(earlier: int | None, rank: int) -> tuple[str, str]:
+    """How far stage 2 moved an image, for eyes and for ears."""
+    if earlier is None:
+        return "", ""
+    if earlier == rank:
+        return "=", "not moved"
+    return (f"▲{earlier - rank}" if earlier > rank else f"▼{rank - earlier}"), f"rank {earlier} before"
+
+
+def _by_query(ranking: pl.DataFrame | None, shown: pl.Series) -> dict[tuple[str, str], Rows]:
+    """Rows by (query, pool), best first, of the shown queries only: a ranking may have millions of rows."""
+    if ranking is None:
+        return {}
+    rows: dict[tuple[str, str], Rows] = {}
+    kept = ranking.filter(pl.col("query_id").is_in(shown.implode())).sort("query_id", "pool", "rank")
+    for row in kept.iter_rows(named=True):
+        rows.setdefault((row["query_id"], row["pool"]), []).append(row)
+    return rows
+
+
+def _first_ranks(queries: pl.DataFrame, ranking: pl.DataFrame | None) -> dict[str, int]:
+    if ranking is None:
+        return {}
+    ranks = average_precisions(queries, ranking).filter(pl.col("first_rank").is_not_null())
+    return dict(ranks.select("query_id", "first_rank").iter_rows())
+
+
+def _caption_texts(captions: pl.DataFrame | None) -> dict[str, str]:
+    if captions is None:
+        return {}
+    return dict(captions.filter(pl.col("status") == "ok").select("image_id", "caption").iter_rows())
+
+
+def _composition_rows(compositions: pl.DataFrame | None, shown: pl.Series) -> dict[str, dict[str, Any]]:
+    if compositions is None:
+        return {}
+    kept = compositions.filter(pl.col("query_id").is_in(shown.implode()))
+    return {row["query_id"]: row for row in kept.iter_rows(named=True)}
+
+
+def _stage_name(stage: str, metrics: pl.DataFrame) -> str:
+    versions = _distinct(metrics.filter(pl.col("stage") == stage), "adapter_version")
+    return f"{stage} v{versions[0]}" if stage == "adapter" and len(versions) == 1 else stage
+
+
+def _distinct(metrics: pl.DataFrame, column: str) -> list[str]:
+    return [value for value in metrics.get_column(column).drop_nulls().unique(maintain_order=True) if value]
+
+
+def _kind_of(key: str) -> Kind:
+    name = key.rpartition("-")[0] or key
+    return next((kind for kind in get_args(Kind) if kind == name), "folder")
+
+
+def _render(page: Mapping[str, Any]) -> str:
+    """The page. Everything but the template itself is escaped: captions and ids come from anywhere."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(page)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        partial.chmod(0o644)  # mkstemp makes it private; a report is there to be served and shown
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""From an evaluation to leaderboard rows: percent, with intervals, the protocol, and whether papers compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from setr_lib.datasets import EvaluationSet, coverage
+from setr_lib.evaluation.floor import expected_per_query, random_intervals
+from setr_lib.evaluation.intervals import Interval, bootstrap_intervals
+from setr_lib.evaluation.metrics import Evaluation, evaluate, summarise
+from setr_lib.settings import EvaluationSettings
+from setr_lib.tables import METRICS, conform
+
+_PERCENT = 100.0
+
+
+def gallery_coverage(gallery: pl.DataFrame | None) -> float:
+    """Share (0 to 1) of the gallery's images that could be ranked; 1 where no image was inspected."""
+    return 1.0 if gallery is None or "status" not in gallery.columns else coverage(gallery)
+
+
+def _gallery_differs(evaluation_set: EvaluationSet, gallery: pl.DataFrame) -> str | None:
+    official = evaluation_set.official_images
+    if official is None:
+        return None
+    here = dict(gallery["galleries"].explode().drop_nulls().value_counts().iter_rows())
+    if here == official:
+        return None
+    return f"gallery of {sum(here.values()):,} images (official: {sum(official.values()):,})"
+
+
+def why_not_comparable(
+    evaluation_set: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame | None = None
+) -> list[str]:
+    """What sets these numbers apart from published ones; empty where they may stand beside them.
+
+    Checked: the data set is a benchmark, queries and gallery are as many as in the official files (the miniature's
+    are not), FashionIQ's gallery is the original one, and no image is missing or broken.
+    """
+    reasons: list[str] = []
+    if evaluation_set.kind == "folder":
+        reasons.append("not a benchmark")
+    if evaluation_set.gallery == "val":
+        reasons.append("gallery of references and targets only")
+    official = evaluation_set.official_queries
+    if official is not None and queries.height != official:
+        reasons.append(f"{queries.height:,} queries (official: {official:,})")
+    if gallery is not None and (difference := _gallery_differs(evaluation_set, gallery)):
+        reasons.append(difference)
+    if gallery is not None and gallery_coverage(gallery) < 1:
+        missing = gallery.height - gallery.filter(status="ok").height
+        reasons.append(f"{missing:,} of {gallery.height:,} gallery images missing or broken")
+    return reasons
+
+
+def _rows(
+    evaluation_set: EvaluationSet,
+    per_query: pl.DataFrame,
+    intervals: Mapping[str, Interval],
+    constants: Mapping[str, str | float | bool | None],
+) -> pl.DataFrame:
+    """One METRICS row per metric of ``per_query``, in its order."""
+    counts = dict(per_query.group_by("metric").len().iter_rows())
+    values = summarise(per_query)
+    rows = [
+        {
+            "dataset": evaluation_set.dataset,
+            "split": evaluation_set.split,
+            "metric": metric,
+            "value": value * _PERCENT,
+            "ci_low": intervals[metric].low * _PERCENT,
+            "ci_high": intervals[metric].high * _PERCENT,
+            "n_queries": counts[metric],
+            "gallery": evaluation_set.gallery,
+            **constants,
+        }
+        for metric, value in values.items()
+    ]
+    frame = (
+        pl.DataFrame(rows, schema={name: METRICS[name] for name in METRICS}) if rows else METRICS.to_frame()
+    )
+    return conform(frame, METRICS, "metrics")
+
+
+def metric_rows(
+    evaluation_set: EvaluationSet,
+    queries: pl.DataFrame,
+    rankings: pl.DataFrame,
+    gallery: pl.DataFrame | None = None,
+    *,
+    strategy: str,
+    stage: str,
+    settings: EvaluationSettings | None = None,
+    adapter_version: str | None = None,
+    label: str = "",
+    evaluation: Evaluation | None = None,
+) -> pl.DataFrame:
+    """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden split.
+
+    ``queries``: those that were ranked (fewer than the set's make the rows not comparable); ``gallery``: the inspected
+    one (``tables.GALLERY``), for coverage and checks; ``stage``: ``coarse``, ``base judge``, ``adapter`` or
+    ``external``; ``label``: what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and
+    notes are added to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
+    A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
+    """
+    options = settings or EvaluationSettings()
+    found = evaluation or evaluate(evaluation_set.kind, queries, rankings, gallery, unranked="miss")
+    reasons = why_not_comparable(evaluation_set, queries, gallery)
+    if found.unranked:
+        reasons.append(f"{found.unranked:,} queries without a ranking count as misses")
+    constants: dict[str, str | float | bool | None] = {
+        "strategy": strategy,
+        "stage": stage,
+        "coverage": gallery_coverage(gallery),
+        "comparable": not reasons,
+        "label": "; ".join(part for part in (label, *reasons) if part),
+        "adapter_version": adapter_version,
+    }
+    intervals = bootstrap_intervals(found.per_query, samples=options.bootstrap_samples, seed=options.seed)
+    return _rows(evaluation_set, found.per_query, intervals, constants)
+
+
+def floor_rows(
+    evaluation_set: EvaluationSet,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    *,
+    settings: EvaluationSettings | None = None,
+) -> pl.DataFrame:
+    """The random ranker's rows: strategy and stage ``random``, the closed-form mean; none on a hidden split.
+
+    Their interval is where 95 % of random rankers land on these queries, not a bootstrap: the mean is exact.
+    """
+    options = settings or EvaluationSettings()
+    expected = expected_per_query(evaluation_set.kind, queries, gallery)
+    intervals = random_intervals(evaluation_set.kind, queries, gallery, seed=options.seed)
+    reasons = why_not_comparable(evaluation_set, queries, gallery)
+    constants: dict[str, str | float | bool | None] = {
+        "strategy": "random",
+        "stage": "random",
+        "coverage": gallery_coverage(gallery),
+        "comparable": not reasons,
+        "label": "; ".join(("chance, in closed form", *reasons)),
+        "adapter_version": None,
+    }
+    return _rows(evaluation_set, expected, intervals, constants)

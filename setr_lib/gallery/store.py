@@ -1,0 +1,437 @@
+"""The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
+
+A synchronisation embeds only what is new or changed and removes what is gone; every batch is one commit, so a kill
+costs at most the batch under way. Searches are exact. Nothing here ranks queries or knows of data sets.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from os import cpu_count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from setr_lib.errors import SetrError
+from setr_lib.gallery.images import UnreadableImageError, open_image
+from setr_lib.hashing import digest_strings
+from setr_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from setr_lib.models.encoder import ImageTextEncoder
+
+_LOG = logging.getLogger(__name__)
+
+_DELETE_CHUNK = 1000  # ids per SQL filter
+_COMPACT_ABOVE = 20  # fragments; LanceDB's own rule of thumb
+_NEVER = timedelta(days=36500)
+_AT_ONCE = timedelta(milliseconds=1)
+# Lance reads this mark on a field as "primary key": concurrent merges then detect each other.
+_PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+
+
+class GalleryError(SetrError):
+    """A gallery table is absent, damaged, or does not fit what is asked of it."""
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """A picture that could not be embedded, and why."""
+
+    image_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a synchronisation did; counts are pictures."""
+
+    table: str
+    version: int
+    """The table version that holds exactly the result; tagged, so that LanceDB's clean-up spares it."""
+    rows: int
+    embedded: int
+    kept: int
+    removed: int
+    """Rows deleted because their picture is gone, changed (and so embedded anew), or was there twice."""
+    failed: tuple[FailedImage, ...]
+    halved: tuple[tuple[int, int], ...] = ()
+    """(too large, next) batch sizes, where memory was short."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    todo: pl.DataFrame
+    stale: list[str]
+    kept: int
+    removed: int
+
+
+class GalleryStore:
+    """The LanceDB database at ``uri`` (a folder, or an object store's URI).
+
+    Holds no connection: it may be pickled and sent to a spawned process. (LanceDB does not survive ``fork``.) On a
+    local folder two writers of one table wait for each other; elsewhere, let one run write at a time.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
+
+    @staticmethod
+    def table_name(gallery: str, encoder: ImageTextEncoder) -> str:
+        """The table of ``gallery`` (a key of the pictures' origin) for this encoder and preprocessing.
+
+        Evaluation sets over the same pictures share the key, and so the table.
+        """
+        exact = digest_strings([gallery, encoder.id, encoder.preprocessing_id])[:12]
+        return f"{_slug(gallery)}--{_slug(encoder.id.split('@')[0])}--{exact}"
+
+    def table_names(self) -> list[str]:
+        """All tables of the store, sorted."""
+        return sorted(name for name in self._connect().list_tables(limit=100_000).tables)
+
+    def synchronise(
+        self,
+        table: str,
+        gallery: pl.DataFrame,
+        encoder: ImageTextEncoder,
+        batch_size: int | None = None,
+        progress: Progress = silent,
+    ) -> SyncReport:
+        """Make ``table`` hold exactly the readable pictures of ``gallery``, embedding no picture twice.
+
+        ``gallery`` has ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be missing or
+        broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids are removed. A
+        picture that does not decode is reported in ``failed`` and is tried again next time. Each batch of
+        ``batch_size`` (the encoder's by default) pictures is committed when it is done, so after a kill the next call
+        goes on from there.
+
+        Raises ``GalleryError`` for duplicate ids, ids without a fingerprint, or a table of other dimension.
+        """
+        wanted = _wanted(gallery)
+        with _only_writer(self.uri, table):
+            handle = self._open_or_create(table, encoder)
+            plan = _plan(wanted, _stored(handle))
+            for start in range(0, len(plan.stale), _DELETE_CHUNK):
+                handle.delete(f"image_id IN ({_sql_list(plan.stale[start : start + _DELETE_CHUNK])})")
+            halved: list[tuple[int, int]] = []
+            failed = self._embed(
+                handle, plan.todo, encoder, batch_size or encoder.batch_size, progress, halved
+            )
+            self._compact(handle)
+            rows = _check_no_duplicates(table, _stored(handle))
+            version = self._tag(handle)
+        return SyncReport(
+            table=table,
+            version=version,
+            rows=rows,
+            embedded=len(plan.todo) - len(failed),
+            kept=plan.kept,
+            removed=plan.removed,
+            failed=tuple(failed),
+            halved=tuple(halved),
+        )
+
+    def read(self, table: str, version: int | None = None) -> tuple[list[str], NDArray[np.float32]]:
+        """Ids, sorted, and their vectors ``float32[n, d]``; of the latest version or of ``version``.
+
+        Raises ``GalleryError`` when there is no such table or version, or when an id is there twice.
+        """
+        data = self._open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
+        ids = data["image_id"].to_pylist()
+        if len(set(ids)) != len(ids):
+            _check_no_duplicates(table, pl.DataFrame({"image_id": ids}))
+        dimension = data.schema.field("vector").type.list_size
+        vectors = data["vector"].combine_chunks().flatten().to_numpy()
+        return ids, vectors.reshape(len(ids), dimension)
+
+    def version(self, table: str) -> int:
+        """The latest version. Raises ``GalleryError`` when there is no such table."""
+        return int(self._open(table).version)
+
+    def count(self, table: str, version: int | None = None) -> int:
+        """Rows of the table. Raises ``GalleryError`` when there is no such table or version."""
+        return int(self._open(table, version).count_rows())
+
+    def search(
+        self,
+        table: str,
+        vectors: NDArray[np.float32],
+        k: int,
+        allowed: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> pl.DataFrame:
+        """The ``k`` nearest pictures of each query vector by cosine: exact, no index used even where there is one.
+
+        ``vectors`` is ``float32[q, d]`` (or ``[d]`` for one query) of unit vectors. ``allowed`` restricts the answer
+        to these ids, before the search. The frame has ``query`` (row of ``vectors``), ``rank`` (1-based),
+        ``image_id`` and ``score`` (cosine); equal scores are ordered by id, also at the cut.
+        """
+        handle = self._open(table, version)
+        queries = np.atleast_2d(np.ascontiguousarray(vectors, dtype=np.float32))
+        dimension = handle.schema.field("vector").type.list_size
+        if queries.shape[1] != dimension:
+            raise GalleryError(
+                f"table {table} holds vectors of {dimension} dimensions, the query has {queries.shape[1]}: "
+                "it was encoded by another model"
+            )
+        where = None if allowed is None else f"image_id IN ({_sql_list(allowed)})"
+        if len(queries) == 0 or k < 1 or (allowed is not None and len(allowed) == 0):
+            return _no_hits()
+        limit, rows = k + 16, handle.count_rows()
+        while True:
+            hits = _exact_hits(handle, queries, limit, where)
+            if limit >= rows or not _cut_through_ties(hits, k, limit):
+                return hits.filter(pl.col("rank") <= k)
+            limit *= 2
+
+    def drop(self, table: str) -> None:
+        """Delete the table and all its versions; the next synchronisation builds it anew."""
+        self._open(table)
+        self._connect().drop_table(table)
+
+    def _connect(self) -> Any:
+        import lancedb
+
+        return lancedb.connect(self.uri)
+
+    def _open(self, table: str, version: int | None = None) -> Any:
+        connection = self._connect()
+        if table not in connection.list_tables(limit=100_000).tables:
+            raise GalleryError(
+                f"{self.uri}: there is no table {table}; materialise the gallery's embeddings first"
+            )
+        handle = connection.open_table(table)
+        if version is not None:
+            try:
+                handle.checkout(version)
+            except (RuntimeError, ValueError) as error:
+                raise GalleryError(
+                    f"{self.uri}: table {table} has no version {version} ({str(error).splitlines()[0]})"
+                ) from error
+        return handle
+
+    def _open_or_create(self, table: str, encoder: ImageTextEncoder) -> Any:
+        handle = self._connect().create_table(table, schema=_schema(encoder), exist_ok=True)
+        found = handle.schema.field("vector").type
+        if found != pa.list_(pa.float32(), encoder.dimension):
+            raise GalleryError(
+                f"{self.uri}: table {table} holds {found}, the encoder {encoder.id} gives {encoder.dimension} "
+                "dimensions; use GalleryStore.table_name, or drop the table"
+            )
+        return handle
+
+    def _embed(
+        self,
+        handle: Any,
+        todo: pl.DataFrame,
+        encoder: ImageTextEncoder,
+        batch_size: int,
+        progress: Progress,
+        halved: list[tuple[int, int]],
+    ) -> list[FailedImage]:
+        """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this one."""
+
+        def on_halve(too_large: int, next_size: int) -> None:
+            halved.append((too_large, next_size))
+            _LOG.warning(
+                "%d pictures at a time did not fit in memory; going on with %d", too_large, next_size
+            )
+
+        failed: list[FailedImage] = []
+        schema, done = _schema(encoder), 0
+        if len(todo):
+            progress(0, len(todo), "images embedded")
+        for rows, loaded in _loaded_batches(todo, encoder, batch_size):
+            failed.extend(item for item in loaded if isinstance(item, FailedImage))
+            fine = [i for i, item in enumerate(loaded) if not isinstance(item, FailedImage)]
+            if fine:
+                pixels: list[Any] = [loaded[i] for i in fine]
+                size = halved[-1][1] if halved else batch_size
+                vectors = encoder.encode_preprocessed(pixels, size, on_halve)
+                handle.add(_arrow_rows(rows[fine], vectors, schema))
+            done += len(rows)
+            progress(done, len(todo), "images embedded")
+        return failed
+
+    def _compact(self, handle: Any) -> None:
+        """Merge the fragments of many small commits.
+
+        A table without a tag was never reported to anyone (its first build, maybe resumed): the versions of its
+        batches go too. Once there are tags nothing is cleaned up: a report may cite any earlier result.
+        """
+        if handle.stats()["fragment_stats"]["num_fragments"] > _COMPACT_ABOVE:
+            handle.optimize(cleanup_older_than=_NEVER if handle.tags.list() else _AT_ONCE)
+
+    def _tag(self, handle: Any) -> int:
+        version = int(handle.version)
+        tag = f"setr-{version}"
+        if tag not in handle.tags.list():
+            handle.tags.create(tag, version)
+        return version
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:48]
+
+
+def _schema(encoder: ImageTextEncoder) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
+            pa.field("fingerprint", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), encoder.dimension), nullable=False),
+        ],
+        metadata={"setr.encoder": encoder.id, "setr.preprocessing": encoder.preprocessing_id},
+    )
+
+
+def _wanted(gallery: pl.DataFrame) -> pl.DataFrame:
+    """The rows to hold, in id order, so that the same gallery always makes the same batches."""
+    frame = gallery.filter(pl.col("status") == "ok") if "status" in gallery.columns else gallery
+    frame = frame.select("image_id", "path", "fingerprint").sort("image_id")
+    _check_no_duplicates("the gallery to embed", frame)
+    unknown = frame.filter(pl.col("fingerprint").is_null() | pl.col("image_id").is_null())
+    if len(unknown):
+        raise GalleryError(
+            f"{len(unknown)} gallery row(s) have no fingerprint or no id, the first is image "
+            f"{unknown['image_id'][0]!r} ({unknown['path'][0]}); inspect the gallery's files first"
+        )
+    return frame
+
+
+def _stored(handle: Any) -> pl.DataFrame:
+    """``image_id`` and ``fingerprint`` of every row, as they are now."""
+    handle.checkout_latest()
+    rows = handle.search().select(["image_id", "fingerprint"]).limit(handle.count_rows() + 1).to_arrow()
+    return pl.DataFrame(pl.from_arrow(rows))
+
+
+def _plan(wanted: pl.DataFrame, stored: pl.DataFrame) -> _Plan:
+    once = stored.filter(pl.col("image_id").is_unique())
+    kept = once.join(wanted, on=["image_id", "fingerprint"], how="semi")
+    stale = stored.join(kept, on="image_id", how="anti")
+    return _Plan(
+        todo=wanted.join(kept, on="image_id", how="anti"),
+        stale=stale["image_id"].unique().sort().to_list(),
+        kept=len(kept),
+        removed=len(stale),
+    )
+
+
+def _check_no_duplicates(what: str, frame: pl.DataFrame) -> int:
+    """The number of rows. Raises ``GalleryError`` naming ids that are there more than once."""
+    twice = frame.filter(pl.col("image_id").is_duplicated())["image_id"].unique().sort()
+    if len(twice):
+        raise GalleryError(
+            f"{what}: {len(twice)} image id(s) occur more than once, e.g. {', '.join(twice[:5])}; "
+            "ids must be unique (two runs writing the table at once? run the synchronisation again)"
+        )
+    return len(frame)
+
+
+def _sql_list(ids: Sequence[str]) -> str:
+    return ", ".join("'" + image_id.replace("'", "''") + "'" for image_id in ids)
+
+
+def _arrow_rows(rows: pl.DataFrame, vectors: NDArray[np.float32], schema: pa.Schema) -> pa.Table:
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    columns = [
+        pa.array(rows["image_id"].to_list(), pa.string()),
+        pa.array(rows["fingerprint"].to_list(), pa.string()),
+        pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _loaded_batches(
+    todo: pl.DataFrame, encoder: ImageTextEncoder, batch_size: int
+) -> Iterator[tuple[pl.DataFrame, list[torch.Tensor | FailedImage]]]:
+    """Batches of rows with their model inputs; one batch is decoded ahead, by a few threads, and no more."""
+    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    with ThreadPoolExecutor(min(16, cpu_count() or 1), thread_name_prefix="setr-decode") as pool:
+
+        def submit(rows: pl.DataFrame) -> list[Future[torch.Tensor | FailedImage]]:
+            return [pool.submit(_load, encoder, *row) for row in rows.select("image_id", "path").rows()]
+
+        coming = submit(batches[0]) if batches else []
+        for rows, following in zip(batches, [*batches[1:], None], strict=False):
+            current, coming = coming, [] if following is None else submit(following)
+            yield rows, [future.result() for future in current]
+
+
+def _load(encoder: ImageTextEncoder, image_id: str, path: str) -> torch.Tensor | FailedImage:
+    try:
+        return encoder.preprocess(open_image(path))
+    except UnreadableImageError as error:
+        return FailedImage(image_id, path, str(error))
+
+
+def _exact_hits(handle: Any, queries: NDArray[np.float32], limit: int, where: str | None) -> pl.DataFrame:
+    search = handle.search(queries).distance_type("dot").bypass_vector_index().limit(limit)
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    hits = pl.DataFrame(pl.from_arrow(search.select(["image_id", "_distance"]).to_arrow()))
+    if "query_index" not in hits.columns:  # LanceDB leaves it out for a single query
+        hits = hits.with_columns(pl.lit(0, pl.Int32).alias("query_index"))
+    return (
+        hits.select(
+            pl.col("query_index").cast(pl.Int64).alias("query"),
+            "image_id",
+            (1 - pl.col("_distance").cast(pl.Float64)).alias("score"),
+        )
+        .sort(["query", "score", "image_id"], descending=[False, True, False])
+        .select(
+            "query",
+            (pl.int_range(pl.len()).over("query") + 1).cast(pl.Int32).alias("rank"),
+            "image_id",
+            "score",
+        )
+    )
+
+
+def _cut_through_ties(hits: pl.DataFrame, k: int, limit: int) -> bool:
+    """Whether for some query all hits from rank k to the last are equal, so that further equals may be cut off."""
+    last = hits.group_by("query").agg(
+        pl.col("score").filter(pl.col("rank") == k).first().alias("at_k"),
+        pl.col("score").last().alias("at_end"),
+        pl.len().alias("found"),
+    )
+    return bool(len(last.filter((pl.col("found") >= limit) & (pl.col("at_k") == pl.col("at_end")))))
+
+
+def _no_hits() -> pl.DataFrame:
+    return pl.DataFrame(
+        schema={"query": pl.Int64(), "rank": pl.Int32(), "image_id": pl.String(), "score": pl.Float64()}
+    )
+
+
+@contextmanager
+def _only_writer(uri: str, table: str) -> Iterator[None]:
+    """Hold the table's lock file; the system releases it with the process, SIGKILL included."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: one writer at a time is then the caller's duty
+        yield
+        return
+    if "://" in uri:
+        yield
+        return
+    folder = Path(uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{table}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,53 @@
+"""Checkpoints of the models' training: safetensors only, replaced in one move, so a killed training loses minutes at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(
+    path: Path, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimiser: Any, step: int, run: str
+) -> None:
+    """Named parameters with AdamW's moments after ``step`` steps. ``run`` says what was trained, on what."""
+    from safetensors.torch import save_file
+
+    state = {}
+    for name, parameter in parameters:
+        state[f"weight/{name}"] = parameter.detach().contiguous()
+        for kind in _MOMENTS:
+            state[f"{kind}/{name}"] = optimiser.state[parameter][kind].contiguous()
+    partial = path.with_suffix(".part")
+    save_file(state, partial, metadata={"step": str(step), "run": run})
+    partial.replace(path)
+
+
+def load_checkpoint(
+    path: Path, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimiser: Any, schedule: Any, run: str
+) -> int:
+    """Put weights, moments and learning rate back; returns the step to go on from (0 where there is nothing of ``run``)."""
+    import torch
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if metadata.get("run") != run:
+            return 0
+        step = int(metadata["step"])
+        with torch.no_grad():
+            for name, parameter in parameters:
+                parameter.copy_(file.get_tensor(f"weight/{name}"))
+                moments = {kind: file.get_tensor(f"{kind}/{name}").to(parameter.device) for kind in _MOMENTS}
+                optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    schedule.last_epoch = step
+    for group, rate in zip(optimiser.param_groups, schedule.get_lr(), strict=True):
+        group["lr"] = rate
+    return step

@@ -1,0 +1,88 @@
+"""Trains the miniature's two models from nothing and writes them, with a model card each, where the settings expect them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from setr_lib.miniature.clip_training import train_clip
+from setr_lib.miniature.corpus import FAMILY_SIZE, build_corpus
+from setr_lib.miniature.mllm_training import train_mllm
+from setr_lib.miniature.tokenizer import write_json
+from setr_lib.progress import Progress, silent
+
+FAMILIES = 5000
+CLIP_STEPS, CLIP_BATCH = 1400, 256
+MLLM_STEPS, MLLM_BATCH = 3000, 64
+
+
+def train_models(
+    out_dir: Path,
+    seed: int = 0,
+    progress: Progress = silent,
+    device: str = "cpu",
+    families: int = FAMILIES,
+    clip_steps: int = CLIP_STEPS,
+    mllm_steps: int = MLLM_STEPS,
+) -> None:
+    """Write ``out_dir/clip`` (open_clip) and ``out_dir/mllm`` (transformers), with ``README.md`` and ``scores.json`` each.
+
+    A killed training goes on from its last checkpoint; a finished model (its ``scores.json`` is there) is not trained
+    again. Remove its folder to start over.
+    """
+    wanted = {
+        name: out_dir / name for name in ("clip", "mllm") if not (out_dir / name / "scores.json").is_file()
+    }
+    if not wanted:
+        return
+    corpus = build_corpus(families, seed, progress)
+    common: dict[str, Any] = {
+        "seed": seed,
+        "families": families,
+        "pictures": families * FAMILY_SIZE,
+        "device": device,
+    }
+    if "clip" in wanted:
+        scores = train_clip(corpus, wanted["clip"], seed, clip_steps, CLIP_BATCH, device, progress)
+        write_card(wanted["clip"], "Small CLIP of the SETR miniature", _CLIP_CARD, {**common, **scores})
+    if "mllm" in wanted:
+        scores = train_mllm(
+            corpus, out_dir / "clip", wanted["mllm"], seed, mllm_steps, MLLM_BATCH, device, progress
+        )
+        write_card(
+            wanted["mllm"], "Small multimodal LLM of the SETR miniature", _MLLM_CARD, {**common, **scores}
+        )
+
+
+_CLIP_CARD = """An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width 128)
+trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell from each patch token what
+lies under it (thrown away after training). It knows this drawn world only.
+
+Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weights/clip")`."""
+
+_MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the start to
+describe an image, compose a query, match a caption and judge a candidate; the judging mostly on easy negatives, because
+telling near misses apart is left to an adapter. It knows this drawn world only.
+
+Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` likewise."""
+
+
+def write_card(folder: Path, title: str, text: str, facts: dict[str, Any]) -> None:
+    """``README.md`` (the model card) and ``scores.json``: how made, seed, time, hardware, held-out scores."""
+    facts = {"made": time.strftime("%Y-%m-%d"), "processor": platform.machine(), **facts}
+    rows = "\n".join(
+        f"| {name} | {round(value, 4) if isinstance(value, float) else value} |"
+        for name, value in facts.items()
+    )
+    card = (
+        f"# {title}\n\n{text}\n\nMade by `setr miniature train`; scores are on families never trained on.\n\n"
+    )
+    (folder / "README.md").write_text(
+        f"{card}| fact or score | value |\n| --- | --- |\n{rows}\n", encoding="utf-8"
+    )
+    write_json(folder / "scores.json", facts)
+
+
+__all__ = ["train_models"]

@@ -1,0 +1,285 @@
+"""The frozen CLIP of stage 1: pictures and texts in, unit vectors of one common space out.
+
+Any model that open_clip can name: a built-in architecture with a pretrained tag or file, ``hf-hub:...``, or a
+``local-dir:...`` folder. This module knows nothing of galleries and queries.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_json, digest_strings
+from setr_lib.models.device import OnHalve, pick_device, run_in_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from setr_lib.settings import EncoderSettings, Settings
+
+_LOG = logging.getLogger(__name__)
+_LOCAL = "local-dir:"
+_RANDOM_SEED = 0
+_TOKENIZER_PROBE = "The red dress, but with 3 shorter sleeves & no belt."
+
+
+class EncoderError(SetrError):
+    """The configured encoder cannot be loaded, or gave vectors that are no directions."""
+
+
+class ImageTextEncoder:
+    """A CLIP model, its preprocessing and its tokenizer on one device; vectors are float32 with norm 1.
+
+    Make one with :meth:`from_settings` or :meth:`load`. Holding it is safe from one thread at a time;
+    :meth:`preprocess` alone may be called from several.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Any,
+        tokenizer: Any,
+        name: str,
+        device: torch.device,
+        batch_size: int = 64,
+        architecture: object = None,
+    ) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._preprocess = preprocess
+        self._tokenizer = tokenizer
+        self.device = device
+        self.batch_size = batch_size
+        self.id = f"{name}@{_weights_digest(model, tokenizer, architecture)[:16]}"
+        self.preprocessing_id = _preprocessing_id(model)
+        self.dimension = self._measure_dimension()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> ImageTextEncoder:
+        """The encoder that ``setr.toml`` names, on the device that it names."""
+        return cls.load(settings.models.encoder, settings.models.device, name=settings.encoder_name)
+
+    @classmethod
+    def load(
+        cls, settings: EncoderSettings, device: str | torch.device = "auto", *, name: str | None = None
+    ) -> ImageTextEncoder:
+        """Load ``settings.name`` (or ``name``, its resolved form) through open_clip.
+
+        A built-in architecture without ``pretrained`` gets seeded random weights and a warning: good for trying
+        the machinery, for nothing else. Raises ``EncoderError`` when the model, its weights or its tokenizer
+        cannot be had, and ``DeviceError`` for a device that is not here.
+        """
+        import open_clip
+
+        full_name = name or settings.name
+        place = pick_device(device) if isinstance(device, str) else device
+        random_weights = settings.pretrained is None and ":" not in full_name
+        _check_local_folder(full_name)
+        try:
+            with _quiet_open_clip():
+                if random_weights:
+                    model, preprocess = _random_model(full_name, place)
+                else:
+                    # Unlike create_model_and_transforms, this one refuses to go on with random weights.
+                    loaded: Any = open_clip.create_model_from_pretrained(
+                        full_name, settings.pretrained, device=place
+                    )
+                    model, preprocess = loaded
+                tokenizer = open_clip.get_tokenizer(full_name)
+                architecture = open_clip.get_model_config(full_name)
+        except Exception as error:
+            raise EncoderError(
+                f'models.encoder: open_clip could not load name = "{full_name}", '
+                f"pretrained = {settings.pretrained!r} ({type(error).__name__}: {error}); see "
+                "open_clip.list_pretrained() for names and tags, or give a folder as local-dir:PATH"
+            ) from error
+        if random_weights:
+            _LOG.warning(
+                "encoder %s has no pretrained weights: they are random (seed %d), good for a trial only",
+                full_name,
+                _RANDOM_SEED,
+            )
+        return cls(
+            model,
+            preprocess,
+            tokenizer,
+            _portable_name(full_name, settings.pretrained),
+            place,
+            settings.batch_size,
+            architecture,
+        )
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """The picture as the model's input, ``float32[3, height, width]`` on the CPU."""
+        return self._preprocess(image)
+
+    def encode_images(
+        self,
+        images: Sequence[Image.Image],
+        batch_size: int | None = None,
+        on_halve: OnHalve | None = None,
+    ) -> NDArray[np.float32]:
+        """Unit vectors ``float32[n, dimension]`` of pictures, in order."""
+        return self._collect(
+            images,
+            lambda batch: self._image_vectors([self.preprocess(i) for i in batch]),
+            batch_size,
+            on_halve,
+        )
+
+    def encode_preprocessed(
+        self,
+        pixels: Sequence[torch.Tensor],
+        batch_size: int | None = None,
+        on_halve: OnHalve | None = None,
+    ) -> NDArray[np.float32]:
+        """Unit vectors ``float32[n, dimension]`` of what :meth:`preprocess` gave (elsewhere, in other threads)."""
+        return self._collect(pixels, self._image_vectors, batch_size, on_halve)
+
+    def encode_texts(
+        self, texts: Sequence[str], batch_size: int | None = None, on_halve: OnHalve | None = None
+    ) -> NDArray[np.float32]:
+        """Unit vectors ``float32[n, dimension]`` of texts, in order.
+
+        A text longer than the model's context is cut there, as CLIP does; :meth:`count_truncated` says how many.
+        """
+        return self._collect(texts, self._text_vectors, batch_size, on_halve)
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of ``texts`` do not fit the model's context (77 tokens in most) and lose their end.
+
+        Works with every open_clip tokenizer: a text fits when one more place in the context changes nothing but
+        one more padding token.
+        """
+        if not texts:
+            return 0
+        length = self._tokenizer.context_length
+        padding = self._tokenizer([""], context_length=length)[0, -1]
+        exact = self._tokenizer(list(texts), context_length=length)
+        longer = self._tokenizer(list(texts), context_length=length + 1)
+        cut = (longer[:, :length] != exact).any(dim=1) | (longer[:, length] != padding)
+        return int(cut.sum())
+
+    def _collect(
+        self, items: Sequence[Any], run: Any, batch_size: int | None, on_halve: OnHalve | None
+    ) -> NDArray[np.float32]:
+        rows = run_in_batches(items, run, batch_size or self.batch_size, on_halve)
+        if not rows:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        vectors = np.stack(rows)
+        if not np.isfinite(vectors).all():
+            raise EncoderError(
+                f"encoder {self.id} gave vectors that are not finite; its weights are damaged or overflow"
+            )
+        return vectors
+
+    def _image_vectors(self, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            return _unit(self._model.encode_image(torch.stack(list(pixels)).to(self.device)))
+
+    def _text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            return _unit(self._model.encode_text(self._tokenizer(list(texts)).to(self.device)))
+
+    def _measure_dimension(self) -> int:
+        return int(self._text_vectors([_TOKENIZER_PROBE]).shape[1])
+
+
+def _unit(features: torch.Tensor) -> NDArray[np.float32]:
+    import torch
+
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def _random_model(name: str, device: torch.device) -> tuple[Any, Any]:
+    """Random weights, but the same ones in every process, so that the encoder's id means something."""
+    import open_clip
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device="cpu")
+    return model.to(device), preprocess
+
+
+def _check_local_folder(name: str) -> None:
+    """open_clip only logs when a folder has no weights; say it, and where."""
+    if not name.startswith(_LOCAL):
+        return
+    folder = Path(name.removeprefix(_LOCAL))
+    if not (folder / "open_clip_config.json").is_file():
+        raise EncoderError(
+            f"{folder}: no open_clip_config.json there; models.encoder.name = local-dir:PATH needs a folder with "
+            "that file and the weights beside it"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise EncoderError(f"{folder}: no *.safetensors weights beside open_clip_config.json")
+
+
+def _portable_name(name: str, pretrained: str | None) -> str:
+    """The model's name without this machine's folders: they say nothing about what the model is."""
+    if name.startswith(_LOCAL):
+        return f"local-dir:{Path(name.removeprefix(_LOCAL)).name}"
+    if pretrained is None:
+        return name if ":" in name else f"{name}/random"
+    return f"{name}/{Path(pretrained).name}"
+
+
+def _weights_digest(model: Any, tokenizer: Any, architecture: object) -> str:
+    """Digest of all that turns pixels and texts into vectors: every weight, the architecture, the tokenizer.
+
+    Weights alone do not show the number of heads or the activation function; open_clip's configuration does. The
+    tokenizer shows itself in how it cuts a probe sentence.
+    """
+    import torch
+    import xxhash
+
+    hasher = xxhash.xxh3_128()
+    for key, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        hasher.update(f"{key}:{data.dtype}:{tuple(data.shape)}".encode())
+        hasher.update(data.view(-1).view(torch.uint8).numpy())
+    tokens = [str(token) for token in tokenizer([_TOKENIZER_PROBE])[0].tolist()]
+    return digest_strings([hasher.hexdigest(), digest_json(architecture), *tokens])
+
+
+def _preprocessing_id(model: Any) -> str:
+    """Readable and exact: size and resizing in words, all of the configuration in the digest."""
+    config = dict(model.visual.preprocess_cfg)
+    size = config["size"]
+    width = size if isinstance(size, int) else "x".join(map(str, size))
+    words = "-".join(str(config[key]) for key in ("resize_mode", "interpolation") if key in config)
+    return f"{width}-{words}-{digest_json(config)[:8]}"
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """open_clip logs through the root logger, which also installs a handler there; leave no trace of either.
+
+    What matters of those messages is said by the errors here.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        root.setLevel(level)
+        for handler in [handler for handler in root.handlers if handler not in handlers]:
+            root.removeHandler(handler)

@@ -1,0 +1,240 @@
+"""What is stored of a re-ranker: the adapter, a reference to its base, the judge's prompts, and scored examples.
+
+A bundle is two folders, ``adapter`` (PEFT's own) and ``judge`` (``reranker.json``, ``prompts/``, ``examples.parquet``).
+The base model's weights are not stored: they are found again by path or hub id, and known by their digest. Nothing
+here knows MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from setr_lib.composing.prompts import PromptSet
+from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.registry.errors import RegistryError
+from setr_lib.reranking.held_out import judge_pair_frame
+from setr_lib.reranking.training import AdapterResult
+from setr_lib.settings import JudgeSettings
+
+BASE_VARIABLE = "SETR_BASE_MODEL"
+"""Environment variable that names the base model's folder or hub id, before what the bundle recorded."""
+ADAPTER, JUDGE = "adapter", "judge"
+_RECORD, _EXAMPLES, _PROMPTS = "reranker.json", "examples.parquet", "prompts"
+_EXAMPLES_PER_LABEL = 4
+
+EXAMPLES = pl.Schema(
+    {
+        "reference": pl.Binary(),
+        "modification": pl.String(),
+        "candidate": pl.Binary(),
+        "label": pl.Boolean(),
+        "base_score": pl.Float64(),
+        "adapted_score": pl.Float64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Where the base model was, and how to know it again.
+
+    ``path`` is the absolute folder, ``relative`` the same from the folder that holds the ``setr_lib`` package (both
+    None for a hub id); ``id`` is ``MultimodalModel.id`` without an adapter.
+    """
+
+    name: str
+    path: str | None
+    relative: str | None
+    id: str
+    revision: str | None
+    dtype: str
+    trust_remote_code: bool
+
+    def locate(self, override: str | None = None) -> str:
+        """The folder or hub id to load: ``override``, else ``$SETR_BASE_MODEL``, else where it was recorded to be.
+
+        Raises ``RegistryError`` listing the places that were tried.
+        """
+        given = {"model_config base_model": override, BASE_VARIABLE: os.environ.get(BASE_VARIABLE)}
+        for where, named in given.items():
+            if named:
+                return _existing(named, where)
+        if self.path is None:
+            return self.name
+        tried = [Path(self.path)]
+        if self.relative is not None:
+            tried += [_package_home() / self.relative, Path.cwd() / self.relative]
+        for folder in tried:
+            if folder.is_dir():
+                return str(folder)
+        raise RegistryError(
+            f"the base model {self.id} is not in {', '.join(map(str, dict.fromkeys(tried)))}; say where it is with "
+            f"{BASE_VARIABLE}=FOLDER or load_model(..., model_config={{'base_model': FOLDER}})"
+        )
+
+    def check(self, loaded_id: str, loaded_from: str) -> None:
+        """Raise ``RegistryError`` when the model that was loaded is another than the adapter was trained on."""
+        # A folder is known by its files, a hub id by its commit: between the two, only the examples can tell.
+        same_kind = (self.path is not None) == Path(loaded_from).is_dir()
+        if same_kind and _digest(self.id) != _digest(loaded_id):
+            raise RegistryError(
+                f"the adapter was trained on {self.id}, but {loaded_from} holds {loaded_id}; name the right base with "
+                f"{BASE_VARIABLE} or model_config={{'base_model': ...}}, or train an adapter for this one"
+            )
+
+
+def base_reference(base: MultimodalModel, judge: JudgeSettings, name: str) -> BaseReference:
+    """The reference to ``base``, which was loaded from ``name`` (``Settings.judge_name``)."""
+    folder = Path(name)
+    path = relative = None
+    if folder.is_dir():
+        path = str(folder.resolve())
+        home = _package_home()
+        relative = os.path.relpath(path, home) if folder.resolve().is_relative_to(home) else None
+    dtype = str(base.model.dtype).removeprefix("torch.")
+    return BaseReference(judge.name, path, relative, base.id, judge.revision, dtype, judge.trust_remote_code)
+
+
+def write_bundle(
+    folder: Path,
+    result: AdapterResult,
+    reference: BaseReference,
+    prompts: PromptSet,
+    pictures: Mapping[str, Picture],
+) -> dict[str, Path]:
+    """Write the bundle of ``result`` under ``folder``: artifact names to folders.
+
+    ``pictures`` holds the held-out pairs' images: a few are stored with their scores, for the round trip.
+    """
+    adapter, judge = folder / ADAPTER, folder / JUDGE
+    shutil.copytree(result.folder, adapter)
+    (judge / _PROMPTS).mkdir(parents=True)
+    for path in sorted(prompts.folder.glob("judge*.jinja")):
+        shutil.copyfile(path, judge / _PROMPTS / path.name)
+    _examples(result, pictures).write_parquet(judge / _EXAMPLES)
+    record = {
+        "base": asdict(reference),
+        "run": result.run,
+        "prompt_hash": result.prompt_hash,
+        "pairs_digest": result.pairs_digest,
+        "held_out_digest": result.held_out_digest,
+        "before": result.before.as_dict(),
+        "after": result.after.as_dict(),
+        "versions": result.versions,
+    }
+    (judge / _RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    return {ADAPTER: adapter, JUDGE: judge}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A stored re-ranker, read back."""
+
+    adapter: Path
+    judge: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``reranker.json``. Raises ``RegistryError`` when it cannot be read."""
+        path = self.judge / _RECORD
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"{path}: not a readable record of a re-ranker ({error})") from error
+
+    @property
+    def reference(self) -> BaseReference:
+        return BaseReference(**self.record["base"])
+
+    @property
+    def prompts(self) -> PromptSet:
+        return PromptSet(self.judge / _PROMPTS)
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """An ``EXAMPLES`` frame: held-out pairs with the scores that both judges gave in the training process."""
+        return pl.read_parquet(self.judge / _EXAMPLES)
+
+    def load_model(self, base_model: str | None = None, device: str = "auto") -> MultimodalModel:
+        """The base, found again and checked, with the adapter. Raises ``RegistryError`` or ``JudgeError``."""
+        reference = self.reference
+        name = reference.locate(base_model)
+        options = JudgeSettings(
+            name=reference.name,
+            revision=None if Path(name).is_dir() else reference.revision,
+            dtype=reference.dtype,  # pyright: ignore[reportArgumentType] - one of the setting's own values
+            trust_remote_code=reference.trust_remote_code,
+        )
+        model = MultimodalModel.load(options, adapter=self.adapter, device=device, name=name)
+        reference.check(model.id.partition("+")[0], name)
+        return model
+
+
+def _examples(result: AdapterResult, pictures: Mapping[str, Picture]) -> pl.DataFrame:
+    chosen = pl.concat(
+        [
+            result.held_out.filter(pl.col("label") == label).head(_EXAMPLES_PER_LABEL)
+            for label in (True, False)
+        ]
+    )
+    return pl.DataFrame(
+        {
+            "reference": [_bytes(pictures[name]) for name in chosen["reference_id"]],
+            "modification": chosen["modification"],
+            "candidate": [_bytes(pictures[name]) for name in chosen["candidate_id"]],
+            "label": chosen["label"],
+            "base_score": chosen["before"].cast(pl.Float64),
+            "adapted_score": chosen["after"].cast(pl.Float64),
+        },
+        schema=EXAMPLES,
+    )
+
+
+def _bytes(picture: Picture) -> bytes:
+    return picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
+
+
+def score_examples(model: MultimodalModel, prompts: PromptSet, examples: pl.DataFrame) -> np.ndarray:
+    """float32 [examples]: the logit differences that ``model`` gives now."""
+    from setr_lib.hashing import fingerprint_bytes
+
+    pictures: dict[str, Picture] = {}
+    columns: dict[str, list[str]] = {"reference_id": [], "candidate_id": []}
+    for source, name in (("reference", "reference_id"), ("candidate", "candidate_id")):
+        for content in examples[source]:
+            key = fingerprint_bytes(content)
+            pictures[key] = Picture(key, content)
+            columns[name].append(key)
+    frame = pl.DataFrame({**columns, "modification": examples["modification"]})
+    return judge_pair_frame(model, prompts, frame, pictures)
+
+
+def _existing(named: str, where: str) -> str:
+    """``named`` as a folder that is there, or as a hub id."""
+    folder = Path(named).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if folder.is_absolute() or named.startswith((".", "~")) or named.count("/") > 1:
+        raise RegistryError(f"{where} = {named!r}: there is no such folder")
+    return named
+
+
+def _package_home() -> Path:
+    """The folder that holds the installed ``setr_lib`` package: the repository root of a checkout."""
+    import setr_lib
+
+    return Path(setr_lib.__file__).resolve().parent.parent
+
+
+def _digest(model_id: str) -> str:
+    """The middle of ``name@digest/dtype``."""
+    return model_id.rpartition("@")[2].partition("/")[0]

@@ -1,0 +1,158 @@
+"""The registered re-ranker as it serves: a data frame of pairs in, a score and P(Yes) per row out.
+
+``pyfunc_reranker.py`` is what MLflow stores and runs; it only calls this. Nothing here knows MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from setr_lib.hashing import fingerprint_bytes
+from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.registry.bundle import ADAPTER, JUDGE, Bundle, score_examples
+from setr_lib.registry.errors import RegistryError
+from setr_lib.reranking.fusion import probability_of_yes
+from setr_lib.reranking.held_out import judge_pair_frame
+from setr_lib.reranking.training import library_versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROOTS_VARIABLE = "SETR_IMAGE_ROOTS"
+"""Folders (separated as in PATH) whose files may be named in place of image bytes; none by default."""
+COLUMNS = ("reference", "modification", "candidate")
+_CONFIG_KEYS = ("base_model", "device", "image_roots")
+_CLOSE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+
+
+class PairScorer:
+    """A loaded re-ranker. Build it with :meth:`load`."""
+
+    def __init__(self, bundle: Bundle, model: MultimodalModel, image_roots: list[Path]) -> None:
+        self.bundle, self.model, self.image_roots = bundle, model, image_roots
+        self.prompts = bundle.prompts
+
+    @classmethod
+    def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> PairScorer:
+        """From a bundle's folders and MLflow's ``model_config``: ``base_model``, ``device``, ``image_roots``.
+
+        With other major versions of transformers, PEFT or torch than those of training, the stored examples must
+        score as they did. Raises ``RegistryError`` or ``JudgeError``.
+        """
+        config = dict(config or {})
+        if unknown := set(config) - set(_CONFIG_KEYS):
+            raise RegistryError(
+                f"model_config: {sorted(unknown)} unknown; the keys are {', '.join(_CONFIG_KEYS)}"
+            )
+        bundle = Bundle(Path(artifacts[ADAPTER]), Path(artifacts[JUDGE]))
+        model = bundle.load_model(config.get("base_model"), config.get("device", "auto"))
+        scorer = cls(bundle, model, _roots(config.get("image_roots")))
+        stored = bundle.record["versions"]
+        now = library_versions()
+        changed = [
+            f"{name} {stored[name]} -> {now[name]}"
+            for name in stored
+            if _major(stored[name]) != _major(now[name])
+        ]
+        if changed and (problems := scorer.check_examples()):
+            raise RegistryError(
+                f"this adapter was trained with other libraries ({', '.join(changed)}) and does not come back as it "
+                f"was: {problems[0]}; install those versions, or train it anew"
+            )
+        return scorer
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """``score`` (logit(Yes) - logit(No)) and ``p_yes`` for each row, with the index of ``frame``.
+
+        Columns: ``reference`` and ``candidate``, image bytes or paths under the image roots; ``modification``.
+        Raises ``RegistryError`` naming the column and row at fault.
+        """
+        import pandas as pd
+
+        missing = [name for name in COLUMNS if name not in frame.columns]
+        if missing:
+            raise RegistryError(f"columns {missing} are missing: a row has {', '.join(COLUMNS)}")
+        pictures: dict[str, Picture] = {}
+        keys: dict[str, list[str]] = {}
+        for column in ("reference", "candidate"):
+            found = [
+                self._picture(value, column, row)
+                for row, value in zip(frame.index, frame[column], strict=True)
+            ]
+            pictures |= {picture.fingerprint: picture for picture in found}
+            keys[f"{column}_id"] = [picture.fingerprint for picture in found]
+        texts = [str(text) for text in frame["modification"]]
+        pairs = pl.DataFrame({**keys, "modification": texts}, schema_overrides={"modification": pl.String()})
+        scores = (
+            judge_pair_frame(self.model, self.prompts, pairs, pictures)
+            if len(frame)
+            else np.zeros(0, np.float32)
+        )
+        return pd.DataFrame(
+            {"score": scores.astype(np.float64), "p_yes": probability_of_yes(scores)}, index=frame.index
+        )
+
+    def check_examples(self) -> list[str]:
+        """What is wrong with this process's scores of the stored examples; empty if nothing is.
+
+        They must match those of the training process, and must not be those of the base without the adapter.
+        """
+        examples = self.bundle.examples
+        scores = score_examples(self.model, self.prompts, examples).astype(np.float64)
+        expected, base = examples["adapted_score"].to_numpy(), examples["base_score"].to_numpy()
+        close = _CLOSE[self.bundle.reference.dtype] * max(1.0, float(np.abs(expected).max()) / 10)
+        problems: list[str] = []
+        if not np.isfinite(scores).all():
+            problems.append("the adapted judge's scores are not finite")
+        elif (gap := float(np.abs(scores - expected).max())) > close:
+            problems.append(f"scores differ from those of training by up to {gap:.4g} (allowed: {close:.4g})")
+        if float(np.abs(expected - base).max()) <= close:
+            problems.append(
+                "the adapter changes no score of the base judge: nothing was learned, or nothing loaded"
+            )
+        return problems
+
+    def _picture(self, value: object, column: str, row: object) -> Picture:
+        if isinstance(value, bytes | bytearray | memoryview):
+            content = bytes(value)
+            return Picture(fingerprint_bytes(content), content)
+        if isinstance(value, str | Path):
+            return self._file(Path(value), column, row)
+        raise RegistryError(
+            f"column {column!r}, row {row}: image bytes (or a path) expected, not {type(value).__name__}"
+        )
+
+    def _file(self, path: Path, column: str, row: object) -> Picture:
+        """A picture named by path: only below one of the image roots, links resolved."""
+        for root in self.image_roots:
+            file = (root / path).resolve()
+            if file.is_relative_to(root) and file.is_file():
+                content = file.read_bytes()
+                return Picture(fingerprint_bytes(content), content)
+        allowed = ", ".join(map(str, self.image_roots)) or "none"
+        raise RegistryError(
+            f"column {column!r}, row {row}: {path} is no file under the allowed image roots ({allowed}); send the "
+            f"image's bytes, or allow its folder with {ROOTS_VARIABLE} or model_config={{'image_roots': [FOLDER]}}"
+        )
+
+
+def _roots(configured: object) -> list[Path]:
+    if configured is None:
+        names = [name for name in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if name]
+    elif isinstance(configured, str):
+        names = [configured]
+    elif isinstance(configured, list | tuple):
+        names = [str(name) for name in configured]
+    else:
+        raise RegistryError(f"model_config image_roots: a folder or a list of folders, not {configured!r}")
+    return [Path(name).resolve() for name in names]
+
+
+def _major(number: str) -> str:
+    return number.partition(".")[0]

@@ -1,0 +1,227 @@
+"""How good a judge is on held-out pairs: AUC and accuracy, overall and per kind of negative; and which fusion they suggest.
+
+Pairs are a ``tables.PAIRS`` frame; scores are the judge's logit differences d, one per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from setr_lib.composing.prompts import PromptSet
+from setr_lib.errors import SetrError
+from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.progress import Progress, silent
+from setr_lib.reranking.fusion import Fusion, fuse
+from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
+
+SHUFFLED = "shuffled_text_negative"
+WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""The w of ``cosine + w * P(Yes)`` that are tried."""
+
+
+class HeldOutError(SetrError):
+    """Pairs cannot be judged or measured; the message names the image or the split at fault."""
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """Measures of one judge on one set of pairs; all between 0 and 1.
+
+    ``auc`` is the chance that a random positive scores above a random negative (ties count half); ``accuracy`` the mean
+    of the shares of positives with d > 0 and of negatives with d <= 0, so 0.5 is chance for any class balance.
+    ``auc_by_kind`` sets the positives against one kind of negative; ``accuracy_by_kind`` has that kind's own share.
+    """
+
+    auc: float
+    accuracy: float
+    positives: int
+    negatives: int
+    auc_by_kind: dict[str, float] = field(default_factory=dict)
+    accuracy_by_kind: dict[str, float] = field(default_factory=dict)
+
+    def as_metrics(self, prefix: str) -> dict[str, float]:
+        """Flat names for a metric store: ``{prefix}_auc``, ``{prefix}_auc_coarse_negative``, ..."""
+        return {
+            f"{prefix}_auc": self.auc,
+            f"{prefix}_accuracy": self.accuracy,
+            **{f"{prefix}_auc_{kind}": value for kind, value in self.auc_by_kind.items()},
+            **{f"{prefix}_accuracy_{kind}": value for kind, value in self.accuracy_by_kind.items()},
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FusionSuggestion:
+    """The fusion (and weight, for ``cosine_judge``) that orders the held-out groups' candidates best.
+
+    ``table`` has a row per trial: fusion, weight (null where it has none), mean_reciprocal_rank and top_1 of the
+    positive among its group's candidates.
+    """
+
+    fusion: Fusion
+    weight: float
+    table: pl.DataFrame
+
+
+def pictures_of(images: pl.DataFrame) -> dict[str, Picture]:
+    """Pictures by ``image_id`` of the readable rows of a ``GALLERY`` or ``TRAINING_IMAGES`` frame."""
+    from pathlib import Path
+
+    readable = images.filter(pl.col("status") == "ok").select("image_id", "fingerprint", "path")
+    return {image: Picture(fingerprint, Path(path)) for image, fingerprint, path in readable.iter_rows()}
+
+
+def judge_pair_frame(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    pairs: pl.DataFrame,
+    pictures: Mapping[str, Picture],
+    *,
+    progress: Progress = silent,
+    what: str = "held-out pairs judged",
+) -> NDArray[np.float32]:
+    """float32 [pairs]: logit(Yes) - logit(No) of each row of ``pairs``, in order.
+
+    Raises ``HeldOutError`` when a pair names an image that ``pictures`` lacks.
+    """
+    require_pictures(pairs, pictures)
+    rows: dict[tuple[str, str], list[int]] = {}
+    columns = pairs.select("reference_id", "modification", "candidate_id").rows()
+    for place, (reference, text, _) in enumerate(columns):
+        rows.setdefault((reference, text), []).append(place)
+    queries = [
+        JudgedQuery(pictures[reference], text, tuple(pictures[columns[place][2]] for place in places))
+        for (reference, text), places in rows.items()
+    ]
+    order = [place for places in rows.values() for place in places]
+    model.precompute(
+        [picture for query in queries for picture in (query.reference, *query.candidates)], progress
+    )
+    made: list[NDArray[np.float32]] = []
+    done = 0
+    for batch in batches_of_queries(queries, model.pair_batch_size):
+        made += score_queries(model, prompts, batch)
+        done += sum(len(query.candidates) for query in batch)
+        progress(done, pairs.height, what)
+    scores = np.empty(pairs.height, dtype=np.float32)
+    if order:
+        scores[order] = np.concatenate(made)
+    return scores
+
+
+def require_pictures(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> None:
+    """Raise ``HeldOutError`` where ``pairs`` name images that are not there."""
+    named = set(pairs["reference_id"]) | set(pairs["candidate_id"])
+    missing = sorted(named - set(pictures))
+    if missing:
+        raise HeldOutError(
+            f"{len(missing)} images of the pairs are missing or unreadable (first: {missing[:3]}); materialize "
+            "training_images and then reranker_pairs again"
+        )
+
+
+def measure(pairs: pl.DataFrame, scores: NDArray[np.floating]) -> HeldOutReport:
+    """The report of ``scores`` (one per row of ``pairs``). Raises ``HeldOutError`` without both labels."""
+    labels = pairs["label"].to_numpy().astype(bool)
+    if labels.all() or not labels.any():
+        raise HeldOutError(f"{len(labels)} pairs with only one label: nothing can be measured on them")
+    kinds = pairs["kind"].to_numpy()
+    positive, negative = scores[labels], scores[~labels]
+    present = [str(kind) for kind in dict.fromkeys(kinds[~labels])]
+    shares = (float((positive > 0).mean()), float((negative <= 0).mean()))
+    return HeldOutReport(
+        auc=area_under_curve(positive, negative),
+        accuracy=sum(shares) / 2,
+        positives=int(labels.sum()),
+        negatives=int((~labels).sum()),
+        auc_by_kind={kind: area_under_curve(positive, scores[kinds == kind]) for kind in present},
+        accuracy_by_kind={
+            "positive": shares[0],
+            **{kind: float((scores[kinds == kind] <= 0).mean()) for kind in present},
+        },
+    )
+
+
+def area_under_curve(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney U / n m)."""
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    up_to = np.searchsorted(ordered, positive, side="right")
+    return float((below + up_to).sum() / (2 * len(positive) * len(negative)))
+
+
+def suggest_fusion(
+    pairs: pl.DataFrame,
+    scores: NDArray[np.floating],
+    coarse: NDArray[np.floating],
+    weights: Sequence[float] = WEIGHTS,
+) -> FusionSuggestion:
+    """The fusion that ranks a group's positive highest among the candidates of the same query.
+
+    ``scores`` and ``coarse`` (stage 1's cosine of the query and the candidate) have one value per row of ``pairs``.
+    Shuffled-text pairs belong to another query and are left out. The judge alone wins ties. Decided on held-out pairs,
+    never on a benchmark; a group has few candidates, so take it for a suggestion.
+    """
+    trials: list[tuple[Fusion, float | None]] = [("judge", None)]
+    trials.extend(("cosine_judge", weight) for weight in weights)
+    trials.append(("reciprocal_rank", None))
+    groups = _ranked_groups(pairs)
+    rows: list[dict[str, object]] = []
+    for fusion, weight in trials:
+        ranks = np.array(
+            [_rank_of_positive(fusion, weight or 0.0, group, scores, coarse) for group in groups], dtype=float
+        )
+        rows.append(
+            {
+                "fusion": fusion,
+                "weight": weight,
+                "mean_reciprocal_rank": float((1 / ranks).mean()) if len(ranks) else float("nan"),
+                "top_1": float((ranks == 1).mean()) if len(ranks) else float("nan"),
+            }
+        )
+    table = pl.DataFrame(
+        rows,
+        schema={
+            "fusion": pl.String(),
+            "weight": pl.Float64(),
+            "mean_reciprocal_rank": pl.Float64(),
+            "top_1": pl.Float64(),
+        },
+    )
+    best = max(range(len(rows)), key=lambda place: (table["mean_reciprocal_rank"][place], -place))
+    fusion, weight = trials[best]
+    return FusionSuggestion(fusion, 1.0 if weight is None else weight, table)
+
+
+def _ranked_groups(pairs: pl.DataFrame) -> list[tuple[list[int], list[str], int]]:
+    """Rows, candidate ids, and the positive's place, of each group with a positive and a negative."""
+    members: dict[str, list[tuple[int, str, bool]]] = {}
+    columns = pairs.select("group", "candidate_id", "label", "kind").rows()
+    for row, (group, candidate, label, kind) in enumerate(columns):
+        if kind != SHUFFLED:
+            members.setdefault(group, []).append((row, candidate, label))
+    found: list[tuple[list[int], list[str], int]] = []
+    for items in members.values():
+        labels = [label for _, _, label in items]
+        if any(labels) and not all(labels):
+            found.append(([row for row, _, _ in items], [name for _, name, _ in items], labels.index(True)))
+    return found
+
+
+def _rank_of_positive(
+    fusion: Fusion,
+    weight: float,
+    group: tuple[list[int], list[str], int],
+    scores: NDArray[np.floating],
+    coarse: NDArray[np.floating],
+) -> int:
+    rows, names, positive = group
+    order, _ = fuse(fusion, scores[rows], coarse[rows], names, weight)
+    return int(np.flatnonzero(order == positive)[0]) + 1

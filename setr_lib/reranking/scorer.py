@@ -1,0 +1,132 @@
+"""The judge's score of a query's candidates: logit(Yes) - logit(No), float32, of "does this image satisfy the query?".
+
+The economy lies in ``MultimodalModel``: a query's prefix runs once for all its candidates, a picture's vision tower once.
+Here is which pairs go into one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from setr_lib.composing.prompts import PromptSet, PromptTemplate
+from setr_lib.models.device import run_in_batches
+from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture, RenderedPrompt, TokenRow
+
+
+@dataclass(frozen=True)
+class JudgedQuery:
+    """A query and the pictures to judge. ``captions`` are its raw captions where a prompt lists them one by one."""
+
+    reference: Picture
+    modification: str
+    candidates: tuple[Picture, ...]
+    captions: tuple[str, ...] = ()
+
+
+def score_query(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    reference: Picture,
+    modification: str,
+    candidates: Sequence[Picture],
+    *,
+    dataset: str | None = None,
+) -> np.ndarray:
+    """float32 [len(candidates)]: the judge's logit difference for each candidate of one query."""
+    return score_queries(
+        model, prompts, [JudgedQuery(reference, modification, tuple(candidates))], dataset=dataset
+    )[0]
+
+
+def score_queries(
+    model: MultimodalModel, prompts: PromptSet, queries: Sequence[JudgedQuery], *, dataset: str | None = None
+) -> list[np.ndarray]:
+    """For each query, float32 [len(candidates)]: logit(Yes) - logit(No).
+
+    Several small queries share a forward pass of up to ``model.pair_batch_size`` pairs; a larger one takes several.
+    ``dataset`` (the kind, e.g. ``fashioniq``) selects the prompt. Batches halve when memory is short.
+    """
+    template = prompts.get("judge", dataset)
+    economical = model.economical
+    if economical is None:
+        sample = [query for query in queries if query.candidates][:16]
+        economical = model.check_economical(
+            [
+                (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: query.candidates[0]})
+                for query in sample
+            ]
+        )
+    score = _score_batch if economical else _score_plainly
+    scores: list[np.ndarray] = []
+    for batch in batches_of_queries(queries, model.pair_batch_size):
+        scores += score(model, template, batch)
+    return scores
+
+
+def judge_prompt(template: PromptTemplate, query: JudgedQuery) -> RenderedPrompt:
+    """The judge's prompt of ``query``; the same for all its candidates."""
+    captions = list(query.captions) or [query.modification]
+    return template.render(modification=query.modification, captions=captions)
+
+
+def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[list[JudgedQuery]]:
+    """Whole queries in order, as many as have at most ``pairs`` candidates together, at least one."""
+    batch: list[JudgedQuery] = []
+    held = 0
+    for query in queries:
+        if batch and held + len(query.candidates) > pairs:
+            yield batch
+            batch, held = [], 0
+        batch.append(query)
+        held += len(query.candidates)
+    if batch:
+        yield batch
+
+
+def _score_batch(
+    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
+    import torch
+
+    # One vision batch for all pictures, before the rows ask for them query by query.
+    model.vision_features([picture for query in queries for picture in (query.reference, *query.candidates)])
+    if not any(query.candidates for query in queries):
+        return [np.zeros(0, dtype=np.float32) for _ in queries]
+    prefixes: list[TokenRow] = []
+    pairs: list[tuple[int, TokenRow]] = []
+    for owner, query in enumerate(queries):
+        prefix, suffixes = model.judge_rows(judge_prompt(template, query), query.reference, query.candidates)
+        prefixes.append(prefix)
+        pairs += [(owner, suffix) for suffix in suffixes]
+    # Suffixes differ in length only where images differ in shape: sorted, they waste little padding.
+    order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][1].ids))
+    with torch.inference_mode():
+        cache = model.encode_prefixes(prefixes)
+
+        def run(batch: Sequence[tuple[int, TokenRow]]) -> list[float]:
+            owners = [owner for owner, _ in batch]
+            return model.answer_differences(cache, owners, [suffix for _, suffix in batch]).tolist()
+
+        made = run_in_batches([pairs[place] for place in order], run, model.pair_batch_size)
+    flat = np.empty(len(pairs), dtype=np.float32)
+    flat[order] = made
+    return _per_query(flat, queries)
+
+
+def _score_plainly(
+    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
+    requests = [
+        (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+        for query in queries
+        for candidate in query.candidates
+    ]
+    return _per_query(model.plain_answer_scores(requests), queries)
+
+
+def _per_query(flat: np.ndarray, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+    ends = np.cumsum([len(query.candidates) for query in queries], dtype=np.int64)
+    return np.split(flat, ends[:-1])

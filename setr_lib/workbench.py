@@ -1,0 +1,256 @@
+"""What the stages share while they run: the settings, the tables on disk, and the models, each opened once per process.
+
+Dagster's assets and the ``setr`` command both work at this bench, so a table written by one is read by the other. It
+holds no step of the pipeline. Nothing heavy is imported here, only inside the method that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from setr_lib.coarse.inputs import EncodedQueries
+    from setr_lib.composing.prompts import PromptSet
+    from setr_lib.content_cache import ContentCache
+    from setr_lib.gallery.store import GalleryStore
+    from setr_lib.models.encoder import ImageTextEncoder
+    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.progress import Progress
+    from setr_lib.registry.store import MlflowRegistry
+
+
+class NotMadeYetError(SetrError):
+    """A table that a step reads has not been made; the message says by which asset."""
+
+
+class Workbench:
+    """Tables, caches and models of one set of settings. Get it from :func:`workbench_for`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._encoder: ImageTextEncoder | None = None
+        self._judges: dict[str | None, MultimodalModel] = {}
+        self._registry: MlflowRegistry | None = None
+
+    @property
+    def gallery_store(self) -> GalleryStore:
+        """The LanceDB store."""
+        from setr_lib.gallery.store import GalleryStore
+
+        return GalleryStore(self.settings.lancedb_uri)
+
+    @property
+    def registry(self) -> MlflowRegistry:
+        """The MLflow store of trainings and registered adapters; opened on first use."""
+        from setr_lib.registry.store import MlflowRegistry
+
+        if self._registry is None:
+            self._registry = MlflowRegistry.from_settings(self.settings)
+        return self._registry
+
+    def encoder(self) -> ImageTextEncoder:
+        """The CLIP of stage 1, loaded on first use. Raises ``EncoderError`` where it cannot be had."""
+        from setr_lib.models.encoder import ImageTextEncoder
+
+        if self._encoder is None:
+            self._encoder = ImageTextEncoder.from_settings(self.settings)
+        return self._encoder
+
+    def adapter_label(self, version: str | None) -> str | None:
+        """What a score of registry ``version`` must say about its training; None without a version."""
+        return None if version is None else self.registry.version(version).tags.get("setr.label", "")
+
+    def judge(self, version: str | None = None) -> MultimodalModel:
+        """The multimodal LLM, as it is or with the adapter of registry ``version``; each loaded on first use.
+
+        At most one adapted model is kept. Raises ``JudgeError`` where the model cannot be had.
+        """
+        if version not in self._judges:
+            for other in [each for each in self._judges if each is not None and version is not None]:
+                del self._judges[other]
+            self._judges[version] = self.fresh_judge(
+                None if version is None else self.registry.adapter_folder(version)
+            )
+        return self._judges[version]
+
+    def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
+        """A multimodal LLM of the caller's own: training puts its adapter into the very model that it is given."""
+        from setr_lib.models.judge import MultimodalModel
+
+        settings = self.settings
+        return MultimodalModel.load(
+            settings.models.judge, adapter=adapter, device=settings.models.device, name=settings.judge_name
+        )
+
+    def prompts(self) -> PromptSet:
+        """The prompt files that the settings name. Raises ``PromptError`` where there are none."""
+        from setr_lib.composing.prompts import load_prompts
+
+        return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
+
+    def write_miniature(self, progress: Progress) -> None:
+        """Draw the miniature's data sets where they are not current."""
+        from setr_lib.miniature.worlds import write_miniature
+
+        options = self.settings.miniature
+        write_miniature(
+            self.settings.miniature_root, options.seed, options.size, options.training_images, progress
+        )
+
+    def train_miniature_models(
+        self, progress: Progress, output: Path | None = None, device: str | None = None
+    ) -> Path:
+        """Train the miniature's two models where they are not there; the folder that holds them."""
+        from setr_lib.miniature import __file__ as package
+        from setr_lib.miniature.train import train_models
+        from setr_lib.models.device import pick_device
+
+        folder = output or Path(package).parent / "weights"
+        place = str(pick_device(device or self.settings.models.device))
+        train_models(folder, self.settings.miniature.models_seed, progress, place)
+        return folder
+
+    def champion_version(self) -> str | None:
+        """The registry version that holds the champion alias now; None where nothing was promoted yet."""
+        database = self.settings.tracking_uri.removeprefix("sqlite:///")
+        if database != self.settings.tracking_uri and not Path(database).is_file():
+            return None  # without importing MLflow, which takes seconds
+        return self.registry.champion()
+
+    def cache(self, kind: str) -> ContentCache:
+        """The durable store of results that cost a model call, of one kind (``captions``, ``scores``, ...)."""
+        from setr_lib.content_cache import ContentCache
+
+        return ContentCache(self.settings.cache_path, kind)
+
+    @staticmethod
+    def coarse_table(key: str, strategy: str) -> str:
+        """The table of one strategy's rankings of an evaluation set (there are several per set)."""
+        return f"coarse_rankings/{key}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', strategy)}"
+
+    @staticmethod
+    def reranked_table(key: str, stage: str) -> str:
+        """The table of one stage's (``base judge``, ``adapter``) rankings of an evaluation set."""
+        return f"reranked_rankings/{key}/{stage.replace(' ', '-')}"
+
+    def encoded_queries(
+        self, key: str
+    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], dict[str, Any]]:
+        """Everything that stage 1 reads of an evaluation set.
+
+        The queries, encoded; the gallery's ids and vectors ``float32[n, d]``; and a note of what these were made by.
+        Raises ``NotMadeYetError`` naming what is to be materialized first.
+        """
+        from setr_lib.coarse.inputs import encode_queries
+        from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES
+
+        embeddings = self.read_note("gallery_embeddings", key)
+        self.check_encoder(embeddings, key)
+        ids, vectors = self.gallery_store.read(embeddings["table"], embeddings["version"])
+        encoded = encode_queries(
+            self.read_table("queries", QUERIES, key),
+            self.encoder(),
+            ids,
+            vectors,
+            captions=self.read_table("reference_captions", CAPTIONS, key),
+            compositions=self.read_table("query_compositions", COMPOSITIONS, key),
+        )
+        note = {
+            **{name: embeddings[name] for name in ("table", "version", "encoder", "preprocessing")},
+            "queries_digest": self.read_note("queries", key)["digest"],
+            "composition_prompt": self.read_note("query_compositions", key)["prompt_hash"],
+            "composition_model": self.read_note("query_compositions", key)["model"],
+        }
+        return encoded, ids, vectors, note
+
+    def check_encoder(self, embeddings: Mapping[str, Any], key: str) -> None:
+        """Raises ``SetrError`` where the vectors of ``key`` come from another encoder than the configured one."""
+        if embeddings["encoder"] != self.encoder().id:
+            raise SetrError(
+                f"the gallery of {key} was embedded by {embeddings['encoder']}, settings now name "
+                f"{self.encoder().id}: materialize gallery_embeddings of {key} again"
+            )
+
+    def write_table(
+        self,
+        asset: str,
+        frame: pl.DataFrame,
+        schema: pl.Schema,
+        partition: str | None = None,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a note beside it of what made it.
+
+        Raises ``SetrError`` naming the column where the frame does not fit ``schema``.
+        """
+        from setr_lib.tables import conform, write_parquet_atomically
+
+        path = self.settings.table_path(asset, partition)
+        write_parquet_atomically(conform(frame, schema, _named(asset, partition)), path)
+        if made_by is not None:
+            self.write_note(asset, made_by, partition)
+        return path
+
+    def read_table(self, asset: str, schema: pl.Schema, partition: str | None = None) -> pl.DataFrame:
+        """The table of ``asset`` (and ``partition``). Raises ``NotMadeYetError`` where there is none."""
+        import polars as pl
+
+        from setr_lib.tables import conform
+
+        path = self.settings.table_path(asset, partition)
+        try:
+            frame = pl.read_parquet(path, use_statistics=False)
+        except FileNotFoundError:
+            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+        except pl.exceptions.PolarsError as error:
+            raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
+        return conform(frame, schema, _named(asset, partition))
+
+    def write_note(self, asset: str, note: Mapping[str, Any], partition: str | None = None) -> Path:
+        """Store what made a result (digests, versions, settings) as JSON beside its table."""
+        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        partial.write_text(json.dumps(note, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+        partial.replace(path)
+        return path
+
+    def read_note(self, asset: str, partition: str | None = None) -> dict[str, Any]:
+        """The note beside a table. Raises ``NotMadeYetError`` where there is none."""
+        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+        except ValueError as error:
+            raise SetrError(f"{path}: not valid JSON ({error}): materialize {asset!r} again") from error
+
+
+def _named(asset: str, partition: str | None) -> str:
+    return asset if partition is None else f"{asset} of {partition}"
+
+
+def _not_made(asset: str, partition: str | None, path: Path) -> str:
+    name = asset.split("/")[0]
+    return f"{_named(asset, partition)} not made yet ({path} is missing): materialize {name!r} first, or run `make demo`"
+
+
+_benches: dict[str, Workbench] = {}
+
+
+def workbench_for(settings: Settings) -> Workbench:
+    """The bench of ``settings``: the same object for equal settings, so that models load once per process."""
+    key = f"{settings.base_dir} {settings.model_dump_json()}"
+    return _benches.setdefault(key, Workbench(settings))

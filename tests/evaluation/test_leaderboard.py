@@ -1,0 +1,133 @@
+"""The leaderboard: the latest rows of each set, strict JSON, and a table that fits a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from setr_lib.errors import SetrError
+from setr_lib.evaluation.leaderboard import (
+    as_json,
+    collect,
+    headline_metrics,
+    leaderboard_table,
+    order_lines,
+    split_labels,
+)
+from setr_lib.tables import METRICS
+from tests.evaluation.report_data import metric_row, metric_rows
+
+
+def write(frame: pl.DataFrame, path: Path, when: int) -> Path:
+    frame.write_parquet(path)
+    os.utime(path, (when, when))
+    return path
+
+
+def render(frame: pl.DataFrame, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(leaderboard_table(frame))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_collect_takes_the_latest_of_each_set_whole(tmp_path: Path) -> None:
+    old = write(metric_rows(), tmp_path / "b-old.parquet", 100)
+    new = write(metric_row("sum", "coarse", "R@1", 99.0), tmp_path / "a-new.parquet", 200)
+    circo = write(metric_row("sum", "coarse", "mAP@5", 7.0, dataset="circo"), tmp_path / "c.parquet", 50)
+    for paths in ([old, new, circo], [circo, new, old], [tmp_path]):
+        frame = collect(paths)
+        assert frame.schema == METRICS
+        assert frame.select("dataset", "value").rows() == [("circo", 7.0), ("cirr", 99.0)]
+
+
+def test_splits_of_a_data_set_stand_side_by_side(tmp_path: Path) -> None:
+    one = write(metric_row("sum", "coarse", "R@1", 1.0, split="val"), tmp_path / "a.parquet", 1)
+    two = write(metric_row("sum", "coarse", "R@1", 2.0, split="train"), tmp_path / "b.parquet", 2)
+    assert sorted(collect([one, two])["split"]) == ["train", "val"]
+
+
+def test_sets_not_evaluated_yet_add_nothing(tmp_path: Path) -> None:
+    assert collect([tmp_path / "none.parquet"]).is_empty()
+    assert collect([]).schema == METRICS
+    assert as_json(collect([])) == "[]"
+    assert "No evaluation yet" in render(collect([]))
+
+
+def test_a_file_that_is_no_table_of_metrics_is_named(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(SetrError, match=r"damaged\.parquet"):
+        collect([damaged])
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(SetrError, match=r"other\.parquet.*missing"):
+        collect([tmp_path / "other.parquet"])
+
+
+def test_json_has_one_object_per_row_with_all_keys() -> None:
+    frame = pl.concat([metric_rows(), metric_row("é", "coarse", "R@1", float("nan"))])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    rows = json.loads(as_json(frame), parse_constant=refuse)
+    assert len(rows) == frame.height
+    assert all(list(row) == list(METRICS) for row in rows)
+    assert rows[-1]["strategy"] == "é" and rows[-1]["value"] is None and rows[-1]["adapter_version"] is None
+    assert rows[0]["comparable"] is True and rows[0]["n_queries"] == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "headline"),
+    [
+        (["R@1", "R@5", "R@10", "R_subset@1", "Avg"], ["R@1", "R@10", "R_subset@1"]),
+        (["R@10", "R@50", "R@10/shirt"], ["R@10", "R@50"]),
+        (["mAP@5", "mAP@10", "R@5"], ["mAP@5", "mAP@10"]),
+        (["R@1", "R@5", "R@10", "mAP@10"], ["R@1", "R@10", "mAP@10"]),
+        (["own", "own/part", "other"], ["own", "other"]),
+        ([], []),
+    ],
+)
+def test_headlines_are_those_of_the_data_set(names: list[str], headline: list[str]) -> None:
+    assert headline_metrics(names) == headline
+
+
+def test_lines_run_from_the_best_to_the_floor() -> None:
+    lines = order_lines(metric_rows(), "R@1")
+    assert lines[0] == ("intersection", "adapter")
+    assert lines[-1] == ("random", "random")
+    beaten = pl.concat([metric_rows(), metric_row("bad", "coarse", "R@1", 0.0)])
+    assert order_lines(beaten, "R@1")[-1] == ("random", "random")
+
+
+def test_the_table_has_one_line_per_strategy_and_stage_in_80_columns() -> None:
+    wide = metric_rows().with_columns(strategy=pl.col("strategy").replace("sum", "intersection_anchor"))
+    text = render(wide.with_columns(value=pl.lit(100.0), ci_low=pl.lit(99.96), ci_high=pl.lit(100.0)))
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    lines = render(metric_rows()).splitlines()
+    assert sum("intersection" in line for line in lines) == 3
+    (adapter,) = (line for line in lines if "adapter v3" in line)
+    assert "61.6 58–66" in adapter and "81.6 78–86" in adapter
+    assert "cirr val · 200 queries" in lines[0] and "*" not in lines[0]
+
+
+def test_what_is_not_comparable_says_so_and_why() -> None:
+    reasons = "200 queries (official: 4,181); gallery of 600 images (official: 2,297)"
+    frame = metric_rows(comparable=False, coverage=0.98).with_columns(
+        label=pl.when(stage="random")
+        .then(pl.lit("chance; " + reasons))
+        .otherwise(pl.lit("zero-shot; " + reasons))
+    )
+    assert split_labels(frame) == (["zero-shot"], reasons.split("; "))
+    assert split_labels(frame.with_columns(pl.col("label").str.strip_prefix("zero-shot; ")))[0] == []
+    text = render(frame)
+    assert text.splitlines()[0].rstrip().endswith("original · zero-shot · 98.0 % of images *")
+    assert "* not comparable with published numbers: 200 queries" in text
+    mixed = pl.concat([metric_rows(), metric_row("own", "coarse", "R@1", 5.0, comparable=False)])
+    assert "own*" in render(mixed) and "sum*" not in render(mixed)

@@ -1,0 +1,112 @@
+"""Leaderboard rows: percent, schema, intervals around values, coverage, and honest comparability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from setr_lib.datasets import EvaluationSet
+from setr_lib.evaluation.floor import random_rankings
+from setr_lib.evaluation.metrics import evaluate
+from setr_lib.evaluation.summary import floor_rows, gallery_coverage, metric_rows, why_not_comparable
+from setr_lib.settings import EvaluationSettings
+from setr_lib.tables import METRICS
+
+Make = Callable[..., pl.DataFrame]
+
+
+def set_of(kind: Any, split: str = "val", gallery: str = "all") -> EvaluationSet:
+    return EvaluationSet(f"{kind}-{split}", kind, kind, split, gallery, Path("root"), None)
+
+
+@pytest.fixture
+def circo(queries_of: Make, gallery_of: Make) -> tuple[pl.DataFrame, pl.DataFrame]:
+    names = [f"i{number}" for number in range(80)]
+    rows = [
+        {"query_id": str(n), "reference_id": "i0", "target_ids": [f"i{n + 1}"], "aspects": ["addition"]}
+        for n in range(40)
+    ]
+    return queries_of(rows), gallery_of(dict.fromkeys(names, ("all",)))
+
+
+def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    queries, gallery = circo
+    rankings = random_rankings(queries, gallery)
+    options = EvaluationSettings(bootstrap_samples=200)
+    rows = metric_rows(
+        set_of("circo"),
+        queries,
+        rankings,
+        gallery,
+        strategy="intersection",
+        stage="adapter",
+        settings=options,
+        adapter_version="3",
+        label="zero-shot",
+    )
+    assert rows.schema == METRICS
+    summary = evaluate("circo", queries, rankings, gallery).summary
+    assert rows["metric"].to_list() == list(summary)
+    assert rows["value"].to_list() == pytest.approx([100 * value for value in summary.values()])
+    assert (rows["ci_low"] <= rows["value"]).all()
+    assert (rows["value"] <= rows["ci_high"]).all()
+    first = rows.row(0, named=True)
+    assert (first["dataset"], first["split"], first["strategy"]) == ("circo", "val", "intersection")
+    assert (first["stage"], first["adapter_version"], first["n_queries"]) == ("adapter", "3", 40)
+    assert (first["coverage"], first["comparable"]) == (1.0, False)
+    assert first["label"].startswith("zero-shot; 40 queries (official: 220); gallery of 80 images")
+
+
+def test_floor_rows_stand_beside_them(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    rows = floor_rows(set_of("circo"), *circo)
+    assert rows.schema == METRICS
+    assert set(rows["stage"]) == set(rows["strategy"]) == {"random"}
+    recall = rows.row(by_predicate=pl.col("metric") == "R@10", named=True)
+    assert recall["value"] == pytest.approx(100 * 10 / 80)
+    assert recall["ci_low"] < recall["value"] < recall["ci_high"]
+
+
+def test_missing_images_lower_coverage_and_comparability(
+    circo: tuple[pl.DataFrame, pl.DataFrame], gallery_of: Make
+) -> None:
+    queries, gallery = circo
+    partial = gallery_of(dict.fromkeys(gallery["image_id"], ("all",)), broken=["i1", "i2"])
+    assert gallery_coverage(partial) == pytest.approx(78 / 80)
+    reasons = why_not_comparable(set_of("circo"), queries, partial)
+    assert "2 of 80 gallery images missing or broken" in reasons
+    rows = metric_rows(
+        set_of("circo"), queries, random_rankings(queries, partial), partial, strategy="s", stage="coarse"
+    )
+    assert rows["coverage"].unique().to_list() == [pytest.approx(78 / 80)]
+
+
+def test_only_the_official_set_is_comparable(queries_of: Make, gallery_of: Make) -> None:
+    official = queries_of(
+        [{"query_id": str(n), "reference_id": "r", "target_ids": ["t"]} for n in range(220)]
+    )
+    assert why_not_comparable(set_of("circo"), official) == []
+    assert gallery_coverage(None) == gallery_coverage(gallery_of({}).drop("status")) == 1.0
+    assert why_not_comparable(set_of("folder", "all"), official) == ["not a benchmark"]
+    reasons = why_not_comparable(set_of("fashioniq", gallery="val"), official)
+    assert reasons[0] == "gallery of references and targets only"
+
+
+def test_unranked_queries_are_noted(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    queries, gallery = circo
+    rankings = random_rankings(queries, gallery).filter(pl.col("query_id") != "7")
+    rows = metric_rows(set_of("circo"), queries, rankings, gallery, strategy="s", stage="coarse")
+    assert rows["label"].str.contains("1 queries without a ranking count as misses").all()
+
+
+def test_a_hidden_split_has_no_rows(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    queries, gallery = circo
+    hidden = queries.with_columns(pl.lit([], dtype=pl.List(pl.String)).alias("target_ids"))
+    rankings = random_rankings(hidden, gallery)
+    rows = metric_rows(set_of("circo", "test"), hidden, rankings, gallery, strategy="s", stage="coarse")
+    assert rows.is_empty()
+    assert rows.schema == METRICS
+    assert floor_rows(set_of("circo", "test"), hidden, gallery).is_empty()

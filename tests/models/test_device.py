@@ -1,0 +1,100 @@
+"""Choosing a device, and batches that halve when memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from setr_lib.models.device import (
+    DeviceError,
+    is_out_of_memory,
+    iterate_in_batches,
+    pick_device,
+    run_in_batches,
+)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own, which is recognised by this name."""
+
+
+def test_auto_is_a_device_that_works() -> None:
+    import torch
+
+    assert torch.zeros(1, device=pick_device()).item() == 0
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_an_absent_device_is_named_in_the_error(name: str) -> None:
+    with pytest.raises(DeviceError, match=f'"{name}"'):
+        pick_device(name)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(), max_size=60), st.integers(1, 70), st.integers(1, 70))
+def test_results_are_complete_and_in_order_whatever_fits(items: list[int], size: int, fits: int) -> None:
+    halvings: list[tuple[int, int]] = []
+    ran: list[int] = []
+
+    def run(batch: Sequence[int]) -> list[int]:
+        if len(batch) > fits:
+            raise OutOfMemoryError("CUDA out of memory")
+        ran.append(len(batch))
+        return [2 * item for item in batch]
+
+    assert run_in_batches(items, run, size, lambda *sizes: halvings.append(sizes)) == [2 * i for i in items]
+    assert all(length <= fits for length in ran)
+    assert all(after == before // 2 for before, after in halvings)
+
+
+def test_the_smaller_batch_holds_for_the_rest() -> None:
+    sizes: list[int] = []
+
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise RuntimeError("MPS backend out of memory")
+        return batch
+
+    batches = [list(batch) for batch, _ in iterate_in_batches(range(9), run, 8)]
+    assert sizes == [8, 4, 2, 2, 2, 2, 1]
+    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+
+
+def test_one_item_too_many_says_so() -> None:
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        raise MemoryError
+
+    with pytest.raises(DeviceError, match="not even one item"):
+        run_in_batches([1, 2, 3], run, 2, lambda *_: None)
+
+
+def test_other_errors_pass_through() -> None:
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_in_batches([1, 2], run, 2)
+
+
+def test_a_halving_is_logged_when_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        if len(batch) > 1:
+            raise OutOfMemoryError("out of memory")
+        return batch
+
+    run_in_batches([1, 2], run, 2)
+    assert "a batch of 2 did not fit" in caplog.text
+
+
+def test_what_counts_as_short_memory() -> None:
+    import torch
+
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(ValueError("out of memory"))

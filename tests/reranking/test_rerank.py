@@ -1,0 +1,230 @@
+"""Re-ranking tables: both pools, what lies beyond K stays, unreadable images, resumption, and a real SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from setr_lib.composing.prompts import PromptSet, load_prompts
+from setr_lib.content_cache import ContentCache
+from setr_lib.errors import SetrError
+from setr_lib.hashing import fingerprint_file
+from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.reranking import rerank as module
+from setr_lib.reranking.fusion import Fusion
+from setr_lib.reranking.rerank import CACHE_KIND, rerank
+from setr_lib.reranking.scorer import JudgedQuery, score_query
+from setr_lib.settings import JudgeSettings
+from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+from tests.tiny_judges import tiny_picture, write_tiny_judge
+
+IMAGES, QUERY_COUNT, DEPTH = 12, 6, 9
+
+REPOSITORY = Path(__file__).parents[2]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def write_world(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Gallery, queries and coarse rankings (a gallery pool of ``DEPTH``, a subset pool of three)."""
+    images = []
+    for number in range(IMAGES):
+        path = folder / f"{number}.png"
+        path.write_bytes(tiny_picture(number))
+        images.append(
+            {
+                "image_id": f"i{number}",
+                "path": str(path),
+                "status": "ok",
+                "fingerprint": fingerprint_file(path),
+            }
+        )
+    queries, rows = [], []
+    for number in range(QUERY_COUNT):
+        query = {
+            "query_id": f"q{number}",
+            "reference_id": f"i{number}",
+            "modification": f"red {number} circle",
+        }
+        queries.append({**query, "captions": [query["modification"]]})
+        order = np.random.default_rng(number).permutation(IMAGES)
+        order = order[order != number]
+        for pool, members in (("gallery", order[:DEPTH]), ("subset", order[-3:])):
+            for rank, image in enumerate(members.tolist(), 1):
+                score = 1.0 - rank / 20
+                rows.append((f"q{number}", pool, rank, f"i{image}", score, score, None))
+    return (
+        pl.DataFrame(images, schema=GALLERY),
+        pl.DataFrame(queries, schema=QUERIES),
+        pl.DataFrame(rows, schema=RANKINGS, orient="row"),
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
+    folder = write_tiny_judge("llava", tmp_path_factory.mktemp("judges") / "judge")
+    return MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=16), device="cpu")
+
+
+@pytest.fixture
+def prompts() -> PromptSet:
+    return load_prompts("miniature")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ContentCache:
+    return ContentCache(tmp_path / "cache.sqlite", CACHE_KIND)
+
+
+def ids(frame: pl.DataFrame, query: str, pool: str) -> list[str]:
+    return frame.filter(query_id=query, pool=pool).sort("rank")["image_id"].to_list()
+
+
+@pytest.mark.parametrize("fusion", ["judge", "cosine_judge", "reciprocal_rank"])
+@pytest.mark.parametrize("k", [1, 4, DEPTH, 50])
+def test_the_top_k_is_reordered_and_the_rest_stays(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path, fusion: Fusion, k: int
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    made = rerank(coarse, queries, gallery, model, prompts, cache, fusion=fusion, k=k)
+    assert made.schema == RANKINGS
+    assert made.select("query_id", "pool", "rank").equals(coarse.select("query_id", "pool", "rank"))
+    for query in queries["query_id"]:
+        before, after = ids(coarse, query, "gallery"), ids(made, query, "gallery")
+        # Recall at any depth K' >= K is the same, whatever the target: the first K' are the same set.
+        for depth in range(min(k, DEPTH), DEPTH + 1):
+            assert set(after[:depth]) == set(before[:depth])
+        assert after[k:] == before[k:]
+        assert set(ids(made, query, "subset")) == set(ids(coarse, query, "subset"))
+    keys = ["query_id", "pool", "image_id"]
+    assert (
+        made.select(*keys, "coarse_score").sort(keys).equals(coarse.select(*keys, "coarse_score").sort(keys))
+    )
+    judged = made.filter((pl.col("pool") == "subset") | (pl.col("rank") <= k))
+    assert judged["judge_score"].null_count() == 0
+    assert made.filter((pl.col("pool") == "gallery") & (pl.col("rank") > k))["judge_score"].is_null().all()
+    falls = judged.select(pl.col("score").diff().over("query_id", "pool").max()).item()
+    assert falls is None or falls <= 0
+
+
+def test_scores_are_the_scorers(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    made = rerank(coarse, queries, gallery, model, prompts, cache, k=5).filter(query_id="q3").drop_nulls()
+    pictures = {row["image_id"]: Picture(row["fingerprint"], Path(row["path"])) for row in gallery.to_dicts()}
+    wanted = score_query(
+        model, prompts, pictures["i3"], "red 3 circle", [pictures[image] for image in made["image_id"]]
+    )
+    assert np.allclose(made["judge_score"].to_numpy(), wanted, atol=1e-4)
+    assert made["score"].to_list() == made["judge_score"].to_list()
+
+
+def test_a_second_run_judges_nothing_and_a_deeper_one_only_the_new(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    cache: ContentCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[int] = []
+    score = module.score_queries
+
+    def counted(
+        model: MultimodalModel, prompts: PromptSet, queries: list[JudgedQuery], *, dataset: str | None
+    ):
+        judged.append(sum(len(query.candidates) for query in queries))
+        return score(model, prompts, queries, dataset=dataset)
+
+    monkeypatch.setattr(module, "score_queries", counted)
+    gallery, queries, coarse = write_world(tmp_path)
+    seen: list[tuple[int, int]] = []
+    first = rerank(
+        coarse, queries, gallery, model, prompts, cache, k=4, progress=lambda d, t, w: seen.append((d, t))
+    )
+    assert sum(judged) == QUERY_COUNT * 7 and seen[-1] == (QUERY_COUNT * 7, QUERY_COUNT * 7)
+    judged.clear()
+    assert rerank(coarse, queries, gallery, model, prompts, cache, k=4).equals(first)
+    assert judged == []
+    deeper = rerank(coarse, queries, gallery, model, prompts, cache, k=6)
+    pairs = QUERY_COUNT * 2
+    overlap = sum(
+        len(set(ids(coarse, q, "subset")) & set(ids(coarse, q, "gallery")[4:6])) for q in queries["query_id"]
+    )
+    assert sum(judged) == pairs - overlap
+    assert deeper.height == first.height
+
+
+def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_the_coarse_order(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    lost = ids(coarse, "q1", "gallery")[0]
+    broken = ids(coarse, "q1", "gallery")[1]
+    assert "i0" not in (lost, broken)
+    (tmp_path / f"{broken[1:]}.png").write_bytes(b"broken since it was listed")
+    model._vision.clear()
+    gallery = gallery.with_columns(
+        status=pl.when(pl.col("image_id").is_in([lost, "i0"])).then(pl.lit("broken")).otherwise("status")
+    )
+    made = rerank(coarse, queries, gallery, model, prompts, cache, k=5)
+    assert ids(made, "q1", "gallery")[3:5] == [lost, broken]
+    assert made.filter(query_id="q1", pool="gallery")["judge_score"].is_null().sum() == 4 + 2
+    assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
+
+
+def test_an_unknown_query_is_named(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    with pytest.raises(SetrError, match="'q0'"):
+        rerank(coarse, queries[1:], gallery, model, prompts, cache)
+
+
+def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
+    """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is stored."""
+    model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=24), device="cpu")
+    score, log = module.score_queries, folder / "log"
+
+    def logged(
+        model: MultimodalModel, prompts: PromptSet, queries: list[JudgedQuery], *, dataset: str | None
+    ) -> list[np.ndarray]:
+        scores = score(model, prompts, queries, dataset=dataset)
+        with log.open("a") as file:
+            file.write(f"{sum(len(query.candidates) for query in queries)}\n")
+        if len(log.read_text().split()) == last_batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return scores
+
+    gallery, queries, coarse = (
+        pl.read_parquet(folder / f"{table}.parquet") for table in ("gallery", "queries", "coarse")
+    )
+    cache = ContentCache(folder / "cache.sqlite", CACHE_KIND)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "score_queries", logged)
+        return rerank(coarse, queries, gallery, model, load_prompts("miniature"), cache)
+
+
+def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
+    tables: dict[str, pl.DataFrame] = {}
+    judged: dict[str, int] = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_tiny_judge("llava", folder / "judge")
+        for table, frame in zip(("gallery", "queries", "coarse"), write_world(folder), strict=True):
+            frame.write_parquet(folder / f"{table}.parquet")
+        if name == "killed":
+            code = f"from pathlib import Path; from tests.reranking.test_rerank import run; run(Path({str(folder)!r}), 2)"
+            child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
+            assert child.returncode == -signal.SIGKILL
+        tables[name] = run(folder)
+        judged[name] = sum(int(line) for line in (folder / "log").read_text().split())
+    assert tables["killed"].equals(tables["whole"])
+    assert 0 < judged["killed"] - judged["whole"] <= 24
