@@ -89,10 +89,11 @@ def training_images(
 def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:
     from setr_lib.datasets import coverage
 
+    partitioned = context.has_partition_key or context.has_partition_key_range
     status = dict(images["status"].value_counts(sort=True).iter_rows())
     faulty = images.filter(images["status"] != "ok")
     metadata = {
-        "dagster/partition_row_count" if context.has_partition_key else "dagster/row_count": images.height,
+        "dagster/partition_row_count" if partitioned else "dagster/row_count": images.height,
         "status": previews.counts(status),
         "missing": status.get("missing", 0),
         "broken": status.get("broken", 0),

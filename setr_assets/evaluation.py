@@ -165,7 +165,12 @@ def _headline(rows: pl.DataFrame, page: Path) -> str:
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
     metric = headline_metrics(rows["metric"])[0]
-    best = rows.filter(metric=metric).sort("value", descending=True).row(0, named=True)
+    best = (
+        rows.filter(rows["stage"] != "random")
+        .filter(metric=metric)
+        .sort("value", descending=True)
+        .row(0, named=True)
+    )
     return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
 
 

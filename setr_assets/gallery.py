@@ -88,12 +88,9 @@ def _synchronise(
         encoder,
         progress=reporter(context, partition),
     )
-    counts = {"kept": report.kept, "removed": report.removed, "failed": len(report.failed)}
-    say(
-        context,
-        f"{partition or 'training images'}: {report.embedded:,} embedded now, {previews.counts(counts)}",
-        warning=bool(report.failed),
-    )
+    done = {"embedded now": report.embedded, "kept": report.kept, "removed": report.removed}
+    words = previews.counts({**done, "failed": len(report.failed)})
+    say(context, f"{partition or 'training images'}: {words}", warning=bool(report.failed))
     return report
 
 

@@ -71,8 +71,9 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.Markdown
 
 
 def counts(values: Mapping[str, int]) -> str:
-    """``"3 ok, 1 missing"``: the non-zero counts, in words."""
-    return ", ".join(f"{count:,} {name}" for name, count in values.items() if count) or "none"
+    """``"3 ok, 1 missing"``: the non-zero counts in words, the first one always."""
+    first = next(iter(values), None)
+    return ", ".join(f"{count:,} {name}" for name, count in values.items() if count or name == first)
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ the two marks are SETR's: a person's own lines in that file stay.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from setr_lib.errors import SetrError
@@ -14,6 +15,7 @@ from setr_lib.settings import Settings
 
 _BEGIN = "# begin: written by `setr env --write`; your own lines go above or below"
 _END = "# end"
+_INSTANCE_FILE = "dagster.yaml"
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -24,6 +26,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.artifact_root.as_uri(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "true",
         "TOKENIZERS_PARALLELISM": "false",
@@ -31,9 +34,23 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def apply(settings: Settings) -> None:
-    """Set them for this process and its children, where the caller has not set them already."""
+    """Set them for this process and its children, where the caller has not set them already; make the folders."""
     for name, value in environment(settings).items():
         os.environ.setdefault(name, value)
+    prepare(settings)
+
+
+def prepare(settings: Settings) -> None:
+    """The folders that Dagster and SQLite expect to be there; a settings file elsewhere gets SETR's instance file too."""
+    home = settings.base_dir / "dagster_home"
+    ours = Path(__file__).parents[2] / "dagster_home" / _INSTANCE_FILE
+    try:
+        settings.storage_root.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        if ours.is_file() and not (home / _INSTANCE_FILE).exists():
+            shutil.copyfile(ours, home / _INSTANCE_FILE)
+    except OSError as error:
+        raise SetrError(f"{error.filename}: cannot be made ({error.strerror}): make its folder writable") from error
 
 
 def run(settings: Settings, *, write: bool, quiet: bool) -> int:
@@ -41,8 +58,8 @@ def run(settings: Settings, *, write: bool, quiet: bool) -> int:
     lines = [f"{name}={_quoted(value)}" for name, value in environment(settings).items()]
     if write:
         path = settings.base_dir / ".env"
+        prepare(settings)
         _write(path, lines)
-        settings.storage_root.mkdir(parents=True, exist_ok=True)  # SQLite makes files, not folders
     if not quiet:
         print("\n".join(lines))
     return 0

@@ -285,7 +285,7 @@ def learn_web_captions(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
     model.train()
     for step in range(steps):
-        rows = np.random.default_rng([seed, step, 2]).choice(usable, 512, replace=False)
+        rows = np.random.default_rng([seed, step, 2]).choice(usable, min(512, usable), replace=False)
         words = Random(f"web/{seed}/{step}")
         texts = tokenizer([web_caption(corpus.pictures[row], words) for row in rows]).to(device)
         texts = texts[:, : int((texts != 0).sum(1).max())]

@@ -14,7 +14,7 @@ class Reranker(PythonModel):
         self.scorer = PairScorer.load(context.artifacts, context.model_config)
 
     # Untyped: MLflow reads type hints here as a schema. `params` is part of its protocol.
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.scorer.predict(model_input)
 
 

@@ -151,6 +151,11 @@ def find_spans(tokens: Tokens) -> list[Span]:
     return spans
 
 
+def is_content(word: str) -> bool:
+    """Whether ``word`` says something by itself: no determiner, number or link."""
+    return word not in _DETERMINERS and word not in _LINK_WORDS
+
+
 def singular(noun: str) -> str:
     """A plural noun's singular, by the regular rules of English."""
     if noun.endswith("ies") and len(noun) > 4:

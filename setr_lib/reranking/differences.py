@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-from setr_lib.reranking.captions import NUMBERS, Caption, Span, Tokens, singular
+from setr_lib.reranking.captions import NUMBERS, Caption, Span, Tokens, is_content, singular
 
 EditKind = Literal[
     "attribute", "noun", "count", "addition", "removal", "relation", "swap", "context", "phrase"
@@ -53,8 +53,11 @@ def find_edits(
     if swap := _swap(reference, target):
         return [swap]
     matcher = SequenceMatcher(a=before, b=after, autojunk=False)
-    changes = [(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"]
-    if len(changes) > MOST_EDITS:
+    opcodes = matcher.get_opcodes()
+    changes = [(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in opcodes if tag != "equal"]
+    kept = [word for tag, i1, i2, _, _ in opcodes if tag == "equal" for word in before[i1:i2]]
+    # Where nothing but small words stays, the second picture is another one, not a changed one.
+    if len(changes) > MOST_EDITS or not any(is_content(word) for word in kept):
         return None
     edits: list[Edit] = []
     for change in changes:

@@ -1,0 +1,243 @@
+"""The adapter's training: it learns, touches the language model only, repeats itself exactly, and survives SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from setr_lib.models.judge import MultimodalModel
+from setr_lib.reranking import training
+from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
+from setr_lib.reranking.scorer import judge_prompt
+from setr_lib.reranking.training import (
+    AdapterError,
+    AdapterResult,
+    learning_rate_at,
+    lora_targets,
+    train_adapter,
+)
+from setr_lib.settings import AdapterSettings, JudgeSettings
+from tests.reranking import judge_worlds as worlds
+
+REPOSITORY = Path(__file__).parents[2]
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    worlds.load_tiny_judge(folder)
+    return folder
+
+
+@pytest.fixture
+def base(judge_folder: Path) -> MultimodalModel:
+    return worlds.load_tiny_judge(judge_folder)
+
+
+def train(base: MultimodalModel, folder: Path, **changes: object) -> AdapterResult:
+    return train_adapter(
+        base, worlds.prompts(), worlds.pairs(), worlds.pictures(), worlds.settings(**changes), folder
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(judge_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterResult:
+    return train(worlds.load_tiny_judge(judge_folder), tmp_path_factory.mktemp("trained"))
+
+
+def test_it_learns_what_the_base_does_not_know(trained: AdapterResult) -> None:
+    assert trained.after.auc > 0.9 > trained.before.auc
+    assert set(trained.after.auc_by_kind) == {
+        "coarse_negative",
+        "reference_negative",
+        "shuffled_text_negative",
+    }
+    assert trained.steps == 22
+    assert trained.curve.height == trained.steps
+    assert trained.curve["loss"].tail(5).mean() < trained.curve["loss"].head(5).mean()  # pyright: ignore[reportOperatorIssue]
+    assert (trained.resumed_from, trained.reused) == (0, False)
+
+
+def test_the_saved_adapter_scores_as_in_training_and_the_base_as_before(
+    trained: AdapterResult, judge_folder: Path, tmp_path: Path
+) -> None:
+    base = worlds.load_tiny_judge(judge_folder)
+    weights = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    again = train(base, tmp_path, epochs=0.5)
+    assert set(base.model.state_dict()) == set(weights)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in base.model.state_dict().items())
+    held_out = worlds.pairs().filter(split="held_out")
+    now = judge_pair_frame(base, worlds.prompts(), held_out, worlds.pictures())
+    np.testing.assert_allclose(now, again.held_out["before"].to_numpy(), atol=1e-5)
+    adapted = MultimodalModel.load(
+        JudgeSettings(name=str(judge_folder)), adapter=trained.folder, device="cpu"
+    )
+    scores = judge_pair_frame(adapted, worlds.prompts(), held_out, worlds.pictures())
+    np.testing.assert_allclose(scores, trained.held_out["after"].to_numpy(), atol=1e-4)
+    assert np.abs(scores - now).max() > 0.5
+
+
+def test_the_same_seed_trains_the_same_adapter_and_a_finished_one_is_reused(
+    trained: AdapterResult, base: MultimodalModel, tmp_path: Path
+) -> None:
+    again = train(base, tmp_path)
+    assert _largest_gap(again.folder, trained.folder) < 1e-6
+    told: list[int] = []
+    reused = train_adapter(
+        base,
+        worlds.prompts(),
+        worlds.pairs(),
+        worlds.pictures(),
+        worlds.settings(checkpoint_every=9),  # how often it saves is no part of what it is
+        tmp_path,
+        on_metrics=lambda step, _: told.append(step),
+    )
+    assert reused.reused
+    assert (reused.run, reused.after) == (again.run, again.after)
+    assert told == list(range(1, 23))
+    other = train(base, tmp_path, seed=12)
+    assert not other.reused
+    assert _largest_gap(other.folder, trained.folder) > 1e-3
+
+
+def test_killed_it_goes_on_from_its_last_checkpoint_to_the_same_end(
+    trained: AdapterResult, base: MultimodalModel, judge_folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.reranking.train_in_process", str(judge_folder), str(tmp_path)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    reached = 0
+    for line in process.stdout:
+        if found := re.match(r"step (\d+)", line):
+            reached = int(found[1])
+            if reached == 11:
+                os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert reached < trained.steps
+    assert not (tmp_path / "result.json").exists()
+    resumed = train(base, tmp_path)
+    assert resumed.resumed_from == reached // 3 * 3, "at most one interval of three steps is repeated"
+    assert resumed.curve["step"].to_list() == list(range(1, trained.steps + 1))
+    np.testing.assert_allclose(resumed.curve["loss"], trained.curve["loss"], atol=1e-5)
+    assert _largest_gap(resumed.folder, trained.folder) < 1e-5
+    np.testing.assert_allclose(resumed.held_out["after"], trained.held_out["after"], atol=1e-4)
+
+
+def test_nothing_is_written_but_safetensors_json_and_tables(trained: AdapterResult) -> None:
+    files = [path for path in trained.folder.parent.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".parquet"}
+    assert len([path for path in trained.folder.parent.iterdir() if path.name.startswith("step-")]) == 1
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_qwen2", "qwen3_vl", "qwen2_5_vl"])
+def test_only_the_language_model_is_adapted(kind: str, tmp_path: Path) -> None:
+    base = worlds.load_tiny_judge(tmp_path, kind)
+    with training._adapted(base, AdapterSettings()):
+        adapted = {name.partition(".lora_")[0] for name in training._trainable(base.model)}
+    assert (
+        len(adapted) == 3 * 7
+    )  # layers x target modules: all of the text decoder's, none of the vision tower's
+    assert all(".language_model." in name for name in adapted)
+    assert not any("lora_" in name for name, _ in base.model.named_parameters())
+
+
+def test_unknown_target_modules_are_refused_by_name(base: MultimodalModel) -> None:
+    with pytest.raises(AdapterError, match=r"\['qkv'\].*'down_proj'.*'q_proj'"):
+        lora_targets(base.model, ["qkv"])
+
+
+def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalModel, tmp_path: Path) -> None:
+    options = worlds.settings(dropout=0.0)
+    train_pairs = worlds.pairs().filter(split="train")
+    with training._adapted(base, options):
+        groups = training._groups_of(train_pairs, worlds.pictures())
+        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
+        assert job.economical
+        batch = job.batch_at(0)
+        job._backward(batch, batch)
+        shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
+
+        def whole(queries):
+            rows = []
+            for query in queries:
+                prefix, ends = base.judge_rows(
+                    judge_prompt(job.template, query), query.reference, query.candidates
+                )
+                rows += [prefix + end for end in ends]
+            return base.full_differences(rows)
+
+        for differences in (whole, job._plain_differences):
+            job.optimiser.zero_grad(set_to_none=True)
+            job._differences = differences
+            job._backward(batch, batch)
+            for name, parameter in job.parameters.items():
+                torch.testing.assert_close(parameter.grad, shared[name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_parts(base: MultimodalModel, tmp_path: Path) -> None:
+    options = worlds.settings(dropout=0.0)
+    with training._adapted(base, options):
+        groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
+        loss = job._accumulate(job.batch_at(0), 0)
+        gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
+        fits = job._differences
+
+        def small_memory(queries):
+            if len(queries) > 6:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return fits(queries)
+
+        job._differences = small_memory
+        assert job._accumulate(job.batch_at(0), 0) == pytest.approx(loss, abs=1e-5)
+        assert job.micro_batch == 2
+        for name, parameter in job.parameters.items():
+            torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-3)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    options = AdapterSettings(learning_rate=1.0, warmup_share=0.1)
+    rates = [learning_rate_at(step, 100, options) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+
+
+def test_what_cannot_be_trained_on_is_said(base: MultimodalModel, tmp_path: Path) -> None:
+    only_train = worlds.pairs().filter(split="train")
+    with pytest.raises(AdapterError, match="0 held-out pairs"):
+        train_adapter(base, worlds.prompts(), only_train, worlds.pictures(), worlds.settings(), tmp_path)
+    few = {name: picture for name, picture in worlds.pictures().items() if name != "i0"}
+    with pytest.raises(HeldOutError, match=r"1 images.*'i0'"):
+        train_adapter(base, worlds.prompts(), worlds.pairs(), few, worlds.settings(), tmp_path)
+    with pytest.raises(AdapterError, match="learning_rate"):
+        train(base, tmp_path, learning_rate=1e30, epochs=1.0)
+    assert not any("lora_" in name for name, _ in base.model.named_parameters()), (
+        "the base is given back clean"
+    )
+
+
+def test_checkpoints_of_another_training_are_not_continued(base: MultimodalModel, tmp_path: Path) -> None:
+    train(base, tmp_path, epochs=0.5)
+    fewer = worlds.pairs().filter(pl.col("group") != "g0")
+    result = train_adapter(
+        base, worlds.prompts(), fewer, worlds.pictures(), worlds.settings(epochs=0.5), tmp_path
+    )
+    assert (result.resumed_from, result.reused) == (0, False)
+
+
+def _largest_gap(mine: Path, theirs: Path) -> float:
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (mine, theirs))
+    assert set(first) == set(second)
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
