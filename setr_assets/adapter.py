@@ -202,9 +202,8 @@ def _parameters(setr: Workbench, base_id: str) -> dict[str, object]:
 
 
 def _label(pairs: pl.DataFrame) -> str:
-    if pairs["source"].eq("triplets").any():
-        return "adapter trained on triplets: zero-shot only if these are not the benchmark's"
-    return "zero-shot; adapter trained on synthesised pairs"
+    """What a score of this adapter must say: triplets may be a benchmark's, synthesised pairs never are."""
+    return "supervised by triplets" if pairs["source"].eq("triplets").any() else "zero-shot"
 
 
 def _in_words(result: AdapterResult) -> str:

@@ -7,6 +7,7 @@ work done: embeddings, captions, compositions, judgements and the adapter are ke
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from setr_assets.partitions import range_tags, scored_set_keys
 from setr_assets.progress import listening
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
+from setr_lib.commands.console import quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.workbench import workbench_for
 
@@ -52,6 +54,7 @@ def run(settings: Settings) -> int:
         raise SetrError(
             "setr.toml: [datasets] names no evaluation set with targets: there is nothing to measure"
         )
+    quieten_libraries()
     begun = time.monotonic()
     with watcher() as watching, listening(watching):
         if settings_use_miniature(settings):
@@ -96,8 +99,6 @@ PROCESS = "setr/process"
 
 def process_tag() -> str:
     """This process, told from a later one that happens to get its number."""
-    import os
-
     import psutil
 
     return f"{os.getpid()}@{psutil.Process().create_time():.0f}"

@@ -1,16 +1,26 @@
-"""Progress on a terminal: bars where someone watches, plain lines where the output goes to a file."""
+"""What a terminal shows: bars where someone watches, plain lines where the output goes to a file, and little noise."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 
 from setr_lib.progress import Progress
 
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of one job, where there is no terminal."""
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' own bars and notices of deprecation off the terminal: nobody there can act on them."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
 
 
 @contextlib.contextmanager

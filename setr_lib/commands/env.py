@@ -50,7 +50,9 @@ def prepare(settings: Settings) -> None:
         if ours.is_file() and not (home / _INSTANCE_FILE).exists():
             shutil.copyfile(ours, home / _INSTANCE_FILE)
     except OSError as error:
-        raise SetrError(f"{error.filename}: cannot be made ({error.strerror}): make its folder writable") from error
+        raise SetrError(
+            f"{error.filename}: cannot be made ({error.strerror}): make its folder writable"
+        ) from error
 
 
 def run(settings: Settings, *, write: bool, quiet: bool) -> int:

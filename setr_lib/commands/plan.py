@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench, workbench_for
@@ -50,6 +51,7 @@ class Speeds:
 
 def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     """Print the plan. Raises ``SetrError`` where no data set is there to be counted."""
+    quieten_libraries()
     bench = workbench_for(settings)
     plans = count_work(settings)
     _print_counts(plans, settings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import progress_on_terminal
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
@@ -49,6 +49,7 @@ def run(
     """Print the first ``k`` images as a table and write a contact sheet."""
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
+    quieten_libraries()
     bench = workbench_for(settings)
     key = embedded_set(bench, dataset).key
     with progress_on_terminal() as progress:
@@ -233,7 +234,7 @@ def _print(found: Found, key: str, k: int, sheet: Path) -> None:
     judge = "base judge (no adapter promoted yet)" if found.adapter is None else f"adapter v{found.adapter}"
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
     table = Table(title=f"{key} · {judge}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "image", "judge", "coarse rank", "cosine", "file"):
+    for column in ("rank", "image", "judge", "coarse rank", "cosine"):
         table.add_column(column, overflow="fold")
     for row in found.judged.sort("rank").head(k).iter_rows(named=True):
         table.add_row(
@@ -242,7 +243,6 @@ def _print(found: Found, key: str, k: int, sheet: Path) -> None:
             "-" if row["judge_score"] is None else judge_words(row["judge_score"]),
             str(before.get(row["image_id"], "-")),
             f"{row['coarse_score']:.3f}",
-            Text(found.paths.get(row["image_id"], "")),
         )
     console = Console()
     console.print(Text(f"looking for: {found.target_caption}"))

@@ -15,7 +15,7 @@ from setr_lib.progress import Progress, silent
 
 FAMILIES = 5000
 CLIP_STEPS, CLIP_BATCH = 1400, 256
-MLLM_STEPS, MLLM_BATCH = 3000, 64
+MLLM_STEPS, MLLM_BATCH = 1500, 64
 
 
 def train_models(

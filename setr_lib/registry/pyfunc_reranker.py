@@ -1,6 +1,7 @@
 """The model that MLflow stores and runs ("models from code"): a thin shell around the installed ``setr_lib``."""
 
 # MLflow itself runs this file; nothing else imports it.
+import pandas as pd
 from mlflow.models import set_model  # noqa: TID253
 from mlflow.pyfunc.model import PythonModel  # noqa: TID253
 
@@ -13,8 +14,8 @@ class Reranker(PythonModel):
 
         self.scorer = PairScorer.load(context.artifacts, context.model_config)
 
-    # Untyped: MLflow reads type hints here as a schema. `params` is part of its protocol.
-    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    # MLflow reads this type hint: a data frame, whose columns the logged signature declares.
+    def predict(self, context, model_input: pd.DataFrame, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.scorer.predict(model_input)
 
 

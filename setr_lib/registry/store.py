@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,10 +327,21 @@ class MlflowRegistry:
 
     def versions(self) -> list[VersionInfo]:
         """All versions, newest first."""
+        from mlflow.exceptions import MlflowException
+
         if not self.exists():
             return []
-        found = self.client.search_model_versions(f"name='{self.model}'")
-        infos = [_info(each) for each in found]
+        try:
+            aliases = self.client.get_registered_model(self.model).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
+        infos: list[VersionInfo] = []
+        for found in self.client.search_model_versions(f"name='{self.model}'"):
+            # A search does not tell aliases; the model as a whole does.
+            names = tuple(name for name, version in aliases.items() if str(version) == str(found.version))
+            infos.append(replace(_info(found), aliases=names))
         return sorted(infos, key=lambda info: int(info.version), reverse=True)
 
     def version(self, version: str) -> VersionInfo:

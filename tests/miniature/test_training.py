@@ -85,18 +85,23 @@ def test_both_models_train_resume_and_load_as_real_ones_do(corpus: Corpus, tmp_p
 
 def _loads_as_a_real_model(clip: Path, mllm: Path) -> None:
     """Both folders through their libraries' own loaders; the Llava's eye is the CLIP's tower, bit for bit."""
+    from typing import Any
+
     import open_clip
     import torch
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    encoder: Any
+    preprocess: Any
+    processor: Any
     encoder, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip}")
     judge, processor = AutoModelForImageTextToText.from_pretrained(mllm), AutoProcessor.from_pretrained(mllm)
     picture = Image.effect_mandelbrot((192, 192), (-2, -1.5, 1, 1.5), 40).convert("RGB")
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "describe"}]}]
     text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     inputs = processor(text=[text], images=[[picture]], return_tensors="pt")
-    pixels = preprocess(picture)[None]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportCallIssue]
+    pixels = preprocess(picture)[None]
     assert torch.equal(inputs["pixel_values"], pixels)
     visual = encoder.eval().visual
     with torch.no_grad():

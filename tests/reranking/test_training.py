@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
+import torch  # noqa: TID253
 from safetensors.torch import load_file
 
 from setr_lib.models.judge import MultimodalModel
@@ -57,7 +57,7 @@ def trained(judge_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ada
 
 
 def test_it_learns_what_the_base_does_not_know(trained: AdapterResult) -> None:
-    assert trained.after.auc > 0.9 > trained.before.auc
+    assert trained.after.auc > max(0.75, trained.before.auc + 0.15)
     assert set(trained.after.auc_by_kind) == {
         "coarse_negative",
         "reference_negative",

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+import torch  # noqa: TID253
 
 from setr_lib.reranking.training import train_adapter
 from tests.reranking import judge_worlds as worlds

@@ -1,0 +1,307 @@
+"""The registry with a real SQLite store, real adapters of a tiny judge, and a fresh process where one is promised."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from setr_lib.models.judge import MultimodalModel
+from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
+from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.serving import PairScorer
+from setr_lib.registry.store import MlflowRegistry
+from setr_lib.reranking.held_out import judge_pair_frame, measure
+from setr_lib.reranking.training import AdapterResult, train_adapter
+from setr_lib.settings import JudgeSettings
+from tests.reranking import judge_worlds as worlds
+
+
+class Made(NamedTuple):
+    """What the tests of this module share: a judge, a good and a poor adapter, and a registry of their own."""
+
+    judge: Path
+    base: MultimodalModel
+    good: AdapterResult
+    poor: AdapterResult
+    registry: MlflowRegistry
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("registry")
+    base = worlds.load_tiny_judge(root / "judge")
+    good, poor = (
+        train_adapter(
+            base, worlds.prompts(), worlds.pairs(), worlds.pictures(), worlds.settings(epochs=epochs), root / name
+        )
+        for name, epochs in (("good", 5.0), ("poor", 0.6))
+    )  # fmt: skip
+    assert good.after.auc > poor.after.auc
+    registry = MlflowRegistry(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+    return Made(root / "judge", base, good, poor, registry)
+
+
+def log(made: Made, result: AdapterResult) -> str:
+    with made.registry.training_run("test", result.settings.model_dump(), {"purpose": "test"}) as run:
+        for step, loss, rate in result.curve.iter_rows():
+            run.log(step, {"loss": loss, "learning_rate": rate})
+        reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
+        return made.registry.log_adapter(run, result, reference, worlds.prompts(), worlds.pictures())
+
+
+def sound(uri: str) -> RoundTripReport:
+    return RoundTripReport(uri)
+
+
+def rows(made: Made) -> tuple[pd.DataFrame, np.ndarray]:
+    """A frame for ``predict`` (held-out pairs) and the scores that training gave."""
+    pictures = worlds.pictures()
+    pairs = made.good.held_out.head(12)
+    frame = pd.DataFrame(
+        {
+            "reference": [pictures[name].source for name in pairs["reference_id"]],
+            "modification": pairs["modification"].to_list(),
+            "candidate": [pictures[name].source for name in pairs["candidate_id"]],
+        }
+    )
+    return frame, pairs["after"].to_numpy()
+
+
+@pytest.fixture
+def bundle(made: Made, tmp_path: Path) -> dict[str, str]:
+    """The stored folders of the good adapter, to be damaged."""
+    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "bundle", made.good, reference, worlds.prompts(), worlds.pictures())
+    return {name: str(path) for name, path in folders.items()}
+
+
+def test_an_empty_registry_is_asked_without_being_made(tmp_path: Path) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    assert registry.champion() is None
+    assert registry.versions() == []
+    assert registry.find_logged("x") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
+    registry = made.registry
+    uri = log(made, made.poor)
+    assert registry.find_logged(made.poor.run) == uri
+    report = registry.round_trip(uri)
+    assert report.problems == []
+    np.testing.assert_allclose(
+        sorted(report.scores),
+        sorted(_example_scores(made.poor)),
+        atol=1e-3,
+    )
+    first = registry.register(uri, report)
+    assert registry.register(uri, report) == first, "the same training is the same version"
+    crowned = registry.promote(first)
+    assert (crowned.promoted, crowned.previous) == (True, None)
+    run = registry.client.get_run(registry.version(first).run_id or "")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["rank"] == "8"
+    assert run.data.metrics["held_out_auc"] == pytest.approx(made.poor.after.auc)
+    assert len(registry.client.get_metric_history(run.info.run_id, "loss")) == made.poor.steps
+
+    better_uri = log(made, made.good)
+    second = registry.register(better_uri, sound(better_uri))
+    better = registry.promote(second)
+    assert (better.champion, better.previous) == (second, first)
+    assert registry.version(first).tags["setr.superseded_by"] == second
+    assert registry.adapter_folder(second).joinpath("adapter_model.safetensors").is_file()
+
+    # As a user would, from another folder: only the alias and the tracking URI are known.
+    frame, expected = rows(made)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    program = (
+        "import sys, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/setr-reranker@champion')\n"
+        "model.predict(pd.read_parquet('rows.parquet')).to_json('scores.json')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": registry.tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((tmp_path / "scores.json").read_text())
+    np.testing.assert_allclose(list(answer["score"].values()), expected, atol=1e-3)
+    np.testing.assert_allclose(list(answer["p_yes"].values()), 1 / (1 + np.exp(-expected)), atol=1e-3)
+
+    # A worse one stays behind, and says why.
+    worse = replace(made.poor, run="another training")
+    worse_uri = log(made, worse)
+    third = registry.register(worse_uri, sound(worse_uri))
+    behind = registry.promote(third)
+    assert (behind.promoted, behind.champion) == (False, second)
+    assert "not above" in registry.version(third).tags["setr.not_promoted_because"]
+    assert (registry.champion(), registry.challenger()) == (second, third)
+    assert {info.version: info.aliases for info in registry.versions()} == {
+        third: ("challenger",),
+        second: ("champion",),
+        first: (),
+    }
+
+
+def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Path) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    own = made._replace(registry=registry)
+    uri = log(own, replace(made.good, held_out_digest="others"))
+    registry.promote(registry.register(uri, sound(uri)))
+    newer_uri = log(own, made.poor)
+    newer = registry.register(newer_uri, sound(newer_uri))
+    asked: list[Path] = []
+
+    def score(adapter: Path):
+        asked.append(adapter)
+        model = MultimodalModel.load(JudgeSettings(name=str(made.judge)), adapter=adapter, device="cpu")
+        held_out = worlds.pairs().filter(split="held_out")
+        return measure(held_out, judge_pair_frame(model, worlds.prompts(), held_out, worlds.pictures()))
+
+    decision = registry.promote(newer, score)
+    assert len(asked) == 1
+    assert not decision.promoted
+    assert "on the same pairs" in decision.reason
+
+
+def test_a_failed_training_is_a_failed_run(made: Made) -> None:
+    with pytest.raises(ZeroDivisionError), made.registry.training_run("fails", {}) as run:
+        raise ZeroDivisionError
+    assert made.registry.client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_model_with_problems_is_not_registered(made: Made) -> None:
+    report = RoundTripReport("models:/m-1", ["scores differ"])
+    with pytest.raises(RegistryError, match="not registered: scores differ"):
+        made.registry.register("models:/m-1", report)
+    with pytest.raises(RegistryError, match="no version 99"):
+        made.registry.version("99")
+
+
+# ------------------------------------------------------------------------------------------------------ damaged bundles
+
+
+def test_a_sound_bundle_scores_as_in_training(made: Made, bundle: dict[str, str]) -> None:
+    scorer = PairScorer.load(bundle)
+    assert scorer.check_examples() == []
+    frame, expected = rows(made)
+    frame.index = pd.Index(range(100, 100 + len(frame)))
+    answer = scorer.predict(frame)
+    assert list(answer.index) == list(frame.index)
+    np.testing.assert_allclose(answer["score"], expected, atol=1e-3)
+    assert scorer.predict(frame.head(0)).empty
+
+
+def test_missing_keys_are_an_error(bundle: dict[str, str]) -> None:
+    weights = Path(bundle[ADAPTER]) / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.0" not in name}, weights)
+    with pytest.raises(Exception, match="does not fit this model"):
+        PairScorer.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("factor", "problem"), [(0.0, "differ from those of training"), (float("nan"), "not finite")]
+)
+def test_changed_weights_are_noticed(bundle: dict[str, str], factor: float, problem: str) -> None:
+    weights = Path(bundle[ADAPTER]) / "adapter_model.safetensors"
+    save_file({name: tensor * factor for name, tensor in load_file(weights).items()}, weights)
+    assert problem in PairScorer.load(bundle).check_examples()[0]
+
+
+def test_an_adapter_that_changes_nothing_is_noticed(made: Made, tmp_path: Path) -> None:
+    idle = replace(made.good, held_out=made.good.held_out.with_columns(after="before"))
+    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "idle", idle, reference, worlds.prompts(), worlds.pictures())
+    problems = PairScorer.load({name: str(path) for name, path in folders.items()}).check_examples()
+    assert any("changes no score" in problem for problem in problems)
+
+
+def test_the_base_is_found_by_environment_or_named(
+    made: Made, bundle: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(made.judge, moved)
+    record = Path(bundle[JUDGE]) / "reranker.json"
+    record.write_text(record.read_text().replace(str(made.judge), str(tmp_path / "gone")))
+    with pytest.raises(RegistryError, match=BASE_VARIABLE):
+        PairScorer.load(bundle)
+    monkeypatch.setenv(BASE_VARIABLE, str(moved))
+    assert PairScorer.load(bundle).check_examples() == []
+    monkeypatch.setenv(BASE_VARIABLE, str(tmp_path / "nowhere" / "at" / "all"))
+    assert PairScorer.load(bundle, {"base_model": str(moved)}).check_examples() == []
+    with pytest.raises(RegistryError, match="no such folder"):
+        PairScorer.load(bundle)
+
+
+def test_another_base_is_refused(bundle: dict[str, str], tmp_path: Path) -> None:
+    from tests.tiny_judges import write_tiny_judge
+
+    other = write_tiny_judge("llava", tmp_path / "other", seed=5)
+    with pytest.raises(RegistryError, match="was trained on"):
+        PairScorer.load(bundle, {"base_model": str(other)})
+
+
+def test_other_libraries_are_accepted_only_with_the_same_scores(bundle: dict[str, str]) -> None:
+    path = Path(bundle[JUDGE]) / "reranker.json"
+    record = json.loads(path.read_text())
+    record["versions"]["transformers"] = "4.50.0"
+    path.write_text(json.dumps(record))
+    assert PairScorer.load(bundle).check_examples() == []
+    examples = Bundle(Path(bundle[ADAPTER]), Path(bundle[JUDGE])).examples
+    examples.with_columns(adapted_score=examples["adapted_score"] + 1).write_parquet(
+        Path(bundle[JUDGE]) / "examples.parquet"
+    )
+    with pytest.raises(RegistryError, match=r"transformers 4\.50\.0 ->"):
+        PairScorer.load(bundle)
+
+
+def test_paths_are_read_only_below_the_allowed_folders(
+    made: Made, bundle: dict[str, str], tmp_path: Path
+) -> None:
+    frame, expected = rows(made)
+    allowed, secret = tmp_path / "allowed", tmp_path / "secret.png"
+    allowed.mkdir()
+    image = frame["reference"][0]
+    (allowed / "picture.png").write_bytes(image)
+    secret.write_bytes(image)
+    (allowed / "link.png").symlink_to(secret)
+    one = frame.head(1)
+    with pytest.raises(RegistryError, match="column 'reference', row 0.*none"):
+        PairScorer.load(bundle).predict(one.assign(reference=[str(allowed / "picture.png")]))
+    scorer = PairScorer.load(bundle, {"image_roots": [str(allowed)]})
+    for named in ("picture.png", str(allowed / "picture.png")):
+        assert scorer.predict(one.assign(reference=[named]))["score"][0] == pytest.approx(
+            expected[0], abs=1e-3
+        )
+    for named in ("../secret.png", str(secret), "link.png", "absent.png"):
+        with pytest.raises(RegistryError, match="no file under the allowed image roots"):
+            scorer.predict(one.assign(reference=[named]))
+    with pytest.raises(RegistryError, match=r"\['candidate'\] are missing"):
+        scorer.predict(one.drop(columns="candidate"))
+    with pytest.raises(RegistryError, match="not float"):
+        scorer.predict(one.assign(candidate=[1.5]))
+
+
+def _example_scores(result: AdapterResult) -> list[float]:
+    return [
+        score
+        for label in (True, False)
+        for score in result.held_out.filter(label=label).head(4)["after"].to_list()
+    ]
