@@ -49,7 +49,11 @@ def reranker_adapter(
     model_uri = setr.registry.find_logged(run_digest)
     result = load_result(folder, run_digest)
     if model_uri is None:
-        tags = {"dagster.run_id": context.run_id, "dagster.asset": "reranker_adapter", "setr.run": run_digest}
+        tags = {
+            "dagster.run_id": context.run.run_id,
+            "dagster.asset": "reranker_adapter",
+            "setr.run": run_digest,
+        }
         with setr.registry.training_run(f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags) as run:
             result = train_adapter(
                 base,

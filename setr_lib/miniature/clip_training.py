@@ -178,7 +178,7 @@ def train_clip(
             save_checkpoint(checkpoint, named, optimiser, step + 1, run)
         if step % 50 == 0 or step == steps - 1:
             accuracy = (logits.argmax(1) == truth).float().mean().item()
-            state = f"contrastive {contrastive.item():.2f}, accuracy {accuracy:.2f}, patches {float(told.detach()) / len(sizes):.3f}"
+            state = f"contrastive {contrastive.item():.2f}, accuracy {accuracy:.2f}, patches {torch.as_tensor(told).item() / len(sizes):.3f}"
             progress(step + 1, steps, f"CLIP steps ({state})")
     scores = _evaluate(model, heads, sizes, corpus, usable, tokenizer, device)
     learn_web_captions(model, tokenizer, corpus, usable, seed, web_steps, device, progress)

@@ -238,10 +238,10 @@ class MlflowRegistry:
 
     def find_logged(self, run_digest: str) -> str | None:
         """The URI of the newest logged model of the training ``run_digest`` (``AdapterResult.run``), or ``None``."""
-        from mlflow.entities import LoggedModelStatus
-
         if not self.exists():
             return None
+        from mlflow.entities import LoggedModelStatus
+
         found = self.client.search_logged_models(
             [self._experiment().experiment_id], filter_string=f"tags.`{_RUN_TAG}` = '{run_digest}'"
         )
@@ -327,10 +327,10 @@ class MlflowRegistry:
 
     def versions(self) -> list[VersionInfo]:
         """All versions, newest first."""
-        from mlflow.exceptions import MlflowException
-
         if not self.exists():
             return []
+        from mlflow.exceptions import MlflowException
+
         try:
             aliases = self.client.get_registered_model(self.model).aliases
         except MlflowException as error:
@@ -413,10 +413,10 @@ class MlflowRegistry:
         return f"{self.tracking_uri.rstrip('/')}/{path}" if self.tracking_uri.startswith("http") else path
 
     def _aliased(self, alias: str) -> str | None:
-        from mlflow.exceptions import MlflowException
-
         if not self.exists():
             return None
+        from mlflow.exceptions import MlflowException
+
         try:
             return str(self.client.get_model_version_by_alias(self.model, alias).version)
         except MlflowException as error:

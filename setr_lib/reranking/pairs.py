@@ -41,7 +41,7 @@ _CONTEXT_SHARE = 0.1
 """Groups whose text also, or only, asks for another context; elsewhere the context is free."""
 _OTHER_CONTEXT_SHARE = 0.85
 """How often, where there is a choice, the target's context differs from the reference's without a word about it."""
-_POOL_DEPTH = 50
+_POOL_DEPTH = 30
 _CLUSTER = 12
 _TRIPLET_CLUSTER = 500
 _PASSES = 12
@@ -335,7 +335,15 @@ def _pick_option(options: list[tuple[Tokens, list[Edit]]], rng: Random) -> tuple
         by_kind[tuple(sorted(edit.kind for edit in option[1]))].append(option)
     # A phrase that could not be read as a thing or an attribute makes the clumsiest text: the last resort.
     kinds = [kind for kind in by_kind if "phrase" not in kind] or list(by_kind)
-    return rng.choice(by_kind[rng.choice(kinds)])
+    same_kind = by_kind[rng.choice(kinds)]
+    # "a ball instead of the star" rather than "a large red dotted ball instead of the star": people change little.
+    weights = [1 / _changed_words(edits) ** 2 for _, edits in same_kind]
+    return rng.choices(same_kind, weights)[0]
+
+
+def _changed_words(edits: list[Edit]) -> int:
+    whole = ("addition", "removal", "swap")
+    return max(1, sum(1 if edit.kind in whole else len(edit.old) + len(edit.new) for edit in edits))
 
 
 def _pick_target(
@@ -535,6 +543,6 @@ def _pick_near_top(pool: Sequence[int], count: int, rng: Random) -> list[int]:
     left = list(pool)
     picked: list[int] = []
     while left and len(picked) < count:
-        weights = [1 / (place + 4) for place in range(len(left))]
+        weights = [1 / (place + 3) for place in range(len(left))]
         picked.append(left.pop(rng.choices(range(len(left)), weights)[0]))
     return picked

@@ -278,18 +278,17 @@ def test_paths_are_read_only_below_the_allowed_folders(
     frame, expected = rows(made)
     allowed, secret = tmp_path / "allowed", tmp_path / "secret.png"
     allowed.mkdir()
-    image = frame["reference"][0]
+    image: bytes = frame["reference"].to_list()[0]
     (allowed / "picture.png").write_bytes(image)
     secret.write_bytes(image)
     (allowed / "link.png").symlink_to(secret)
     one = frame.head(1)
-    with pytest.raises(RegistryError, match="column 'reference', row 0.*none"):
+    with pytest.raises(RegistryError, match=r"column 'reference', row 0.*none"):
         PairScorer.load(bundle).predict(one.assign(reference=[str(allowed / "picture.png")]))
     scorer = PairScorer.load(bundle, {"image_roots": [str(allowed)]})
     for named in ("picture.png", str(allowed / "picture.png")):
-        assert scorer.predict(one.assign(reference=[named]))["score"][0] == pytest.approx(
-            expected[0], abs=1e-3
-        )
+        answer = scorer.predict(one.assign(reference=[named]))
+        assert answer["score"].to_list()[0] == pytest.approx(expected[0], abs=1e-3)
     for named in ("../secret.png", str(secret), "link.png", "absent.png"):
         with pytest.raises(RegistryError, match="no file under the allowed image roots"):
             scorer.predict(one.assign(reference=[named]))

@@ -1,0 +1,245 @@
+"""The whole graph on a tiny world: it runs, a second run does nothing again, and faults are counted or stop it in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny_world import Run, run_job, tables, write_world
+
+from setr_assets.jobs import EVALUATION, FULL_PIPELINE
+from setr_lib.cli import main
+from setr_lib.settings import EncoderSettings, Settings, load_settings
+from setr_lib.tables import RANKINGS
+from setr_lib.workbench import Workbench, workbench_for
+
+SCORED = ["cirr-val", "fashioniq-val", "circo-val"]
+EVERY = [*SCORED, "cirr-test1"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return load_settings(write_world(tmp_path_factory.mktemp("world")))
+
+
+@pytest.fixture(scope="module")
+def first(settings: Settings) -> Run:
+    """One run of everything; the tests below read what it left."""
+    return run_job(settings, FULL_PIPELINE, EVERY)
+
+
+@pytest.fixture
+def bench(settings: Settings, first: Run) -> Workbench:
+    return workbench_for(settings)
+
+
+def test_everything_runs_and_every_gate_passes(first: Run) -> None:
+    assert first.failures == {}
+    assert first.success
+    assert first.checks == {
+        "gallery_embeddings: every_image_once": True,
+        "training_embeddings: every_image_once": True,
+        "registered_reranker: reloads_in_a_fresh_process": True,
+        "promoted_reranker: newest_version_is_champion": True,
+    }
+    assert all(first.done_now().values())
+
+
+def test_first_run_reranks_with_the_champion_that_it_trained(first: Run) -> None:
+    assert first.metadata["reranked_rankings", "cirr-val"]["champion"] == "1"
+    assert first.metadata["evaluation_report", "circo-val"]["champion"] == "1"
+
+
+def test_every_table_has_a_row_for_every_query(bench: Workbench) -> None:
+    from setr_lib.tables import COMPOSITIONS, QUERIES
+
+    for key in EVERY:
+        queries = bench.read_table("queries", QUERIES, key)["query_id"].to_list()
+        assert bench.read_table("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
+        for stage in ("base judge", "adapter"):
+            ranked = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+            assert ranked["query_id"].unique(maintain_order=True).to_list() == queries
+            assert not ranked.select("query_id", "pool", "image_id").is_duplicated().any()
+
+
+def test_reranking_keeps_the_candidates_and_what_lies_below_k(bench: Workbench) -> None:
+    for key in EVERY:
+        coarse = bench.read_table(bench.coarse_table(key, "intersection"), RANKINGS)
+        for stage in ("base judge", "adapter"):
+            ranked = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+            columns = ["query_id", "pool", "image_id"]
+            assert ranked.select(columns).sort(columns).equals(coarse.select(columns).sort(columns))
+            below = (pl.col("pool") == "gallery") & (pl.col("rank") > 6)
+            where = [*columns, "rank"]
+            assert ranked.filter(below).select(where).equals(coarse.filter(below).select(where))
+
+
+def test_hidden_split_has_a_page_and_no_scores(bench: Workbench, settings: Settings, first: Run) -> None:
+    page = (settings.report_root / "cirr-test1" / "index.html").read_text(encoding="utf-8")
+    assert "cirr test1" in page
+    assert pl.read_parquet(settings.table_path("evaluation_report", "cirr-test1")).is_empty()
+    assert not any(name.startswith("R@") for name in first.metadata["evaluation_report", "cirr-test1"])
+
+
+def test_pictures_in_metadata_stay_small(first: Run) -> None:
+    for where, values in first.metadata.items():
+        for name, value in values.items():
+            assert len(str(value)) < 101_000, (where, name)
+
+
+def test_leaderboard_lists_every_set_strategy_and_stage(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(settings.base_dir / "setr.toml"), "leaderboard", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["dataset"], row["split"]) for row in rows} == {
+        ("cirr", "val"),
+        ("fashioniq", "val"),
+        ("circo", "val"),
+    }
+    for dataset in ("cirr", "fashioniq", "circo"):
+        lines = {(row["strategy"], row["stage"]) for row in rows if row["dataset"] == dataset}
+        assert {("intersection", stage) for stage in ("coarse", "base judge", "adapter")} <= lines
+        assert {("sum", "coarse"), ("random", "random")} <= lines
+    adapted = [row for row in rows if row["stage"] == "adapter"]
+    assert {row["adapter_version"] for row in adapted} == {"1"}
+    assert not any(row["comparable"] for row in rows)
+
+
+def test_search_answers_with_a_table_and_a_sheet(
+    settings: Settings, first: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((settings.base_dir / "data" / "circo").rglob("*.jpg"))
+    sheet = tmp_path / "out" / "sheet.png"
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert (
+        main(
+            [
+                *config,
+                "search",
+                str(image),
+                "make it red",
+                "--dataset",
+                "circo",
+                "--k",
+                "3",
+                "--output",
+                str(sheet),
+            ]
+        )
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "adapter v1" in printed
+    assert str(int(image.stem)) not in printed.splitlines()[4], "the reference itself is no answer"
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_second_run_does_nothing_again_and_says_so(settings: Settings, first: Run) -> None:
+    before = tables(settings)
+    second = run_job(settings, FULL_PIPELINE, EVERY)
+    assert second.success
+    assert set(second.done_now()) == set(first.done_now())
+    assert not any(second.done_now().values())
+    after = tables(settings)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not before[name].equals(after[name])] == []
+
+
+def test_evaluation_alone_uses_the_version_it_is_pinned_to(settings: Settings, first: Run) -> None:
+    config = {"ops": {"reranked_rankings": {"config": {"champion_version": "9"}}}}
+    run = run_job(settings, EVALUATION, ["circo-val"], config)
+    assert not run.success
+    assert "has no version 9" in run.failures["reranked_rankings"]
+    assert "Traceback" not in run.failures["reranked_rankings"]
+
+
+@pytest.mark.parametrize(("judge", "encoder"), [("qwen3_vl", "ViT-B-32"), ("qwen2_5_vl", None)])
+def test_graph_runs_with_the_architectures_of_real_models(
+    tmp_path: Path, judge: str, encoder: str | None
+) -> None:
+    every = load_settings(write_world(tmp_path, judge))
+    named = every.models.encoder if encoder is None else EncoderSettings(name=encoder, batch_size=16)
+    settings = every.model_copy(
+        update={
+            "models": every.models.model_copy(update={"encoder": named}),
+            "evaluation": every.evaluation.model_copy(update={"limit": 2}),
+        }
+    )
+    run = run_job(settings, FULL_PIPELINE, ["cirr-val"])
+    assert run.failures == {}
+    assert run.success
+    assert all(run.checks.values())
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
+    assert set(rows["stage"]) == {"random", "coarse", "base judge", "adapter"}
+    assert set(rows["n_queries"]) == {2}
+
+
+class TestFaults:
+    """Damage to a copy of the world, after a first run."""
+
+    @pytest.fixture
+    def damaged(self, settings: Settings, first: Run, tmp_path: Path) -> Settings:
+        shutil.copytree(settings.base_dir, tmp_path / "world")
+        return load_settings(tmp_path / "world" / "setr.toml")
+
+    def test_corrupt_and_missing_images_are_counted_and_everything_else_goes_on(
+        self, damaged: Settings
+    ) -> None:
+        folder = damaged.base_dir / "data" / "circo" / "COCO2017_unlabeled" / "unlabeled2017"
+        corrupt, missing, *_ = sorted(folder.glob("*.jpg"))
+        corrupt.write_bytes(b"no image at all")
+        missing.unlink()
+        run = run_job(damaged, EVALUATION, ["circo-val"])
+        assert run.success, run.failures
+        images = run.metadata["gallery_images", "circo-val"]
+        assert (images["broken"], images["missing"]) == (1, 1)
+        assert all(path.name in images["faulty images"] for path in (corrupt, missing))
+        assert run.metadata["gallery_embeddings", "circo-val"]["removed"] == 2
+        rows = pl.read_parquet(damaged.table_path("evaluation_report", "circo-val"))
+        assert rows["coverage"].max() < 1  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+        assert "missing or broken" in rows["label"][0]
+
+    def test_broken_annotation_row_stops_its_set_and_loses_nothing(self, damaged: Settings) -> None:
+        before = tables(damaged)
+        path = damaged.base_dir / "data" / "cirr" / "captions" / "cap.rc2.val.json"
+        rows = json.loads(path.read_text())
+        del rows[1]["reference"]
+        path.write_text(json.dumps(rows))
+        run = run_job(damaged, EVALUATION, ["cirr-val"])
+        assert not run.success
+        message = run.failures["queries"]
+        assert str(path) in message
+        assert "reference" in message
+        after = tables(damaged)
+        assert [name for name in before if not after[name].equals(before[name])] == []
+
+    def test_step_without_its_input_says_what_to_materialize(self, damaged: Settings) -> None:
+        shutil.rmtree(damaged.storage_root / "tables" / "query_compositions")
+        bench = workbench_for(damaged)
+        with pytest.raises(Exception, match="materialize 'query_compositions' first"):
+            bench.encoded_queries("circo-val")
+
+    def test_damaged_adapter_is_not_promoted(self, damaged: Settings) -> None:
+        # Another training (one more epoch), whose stored adapter is then damaged before the gate sees it.
+        adapter = damaged.reranking.adapter.model_copy(update={"epochs": 2.0})
+        reranking = damaged.reranking.model_copy(update={"adapter": adapter})
+        changed = damaged.model_copy(update={"reranking": reranking})
+        bench = workbench_for(changed)
+        original = bench.registry.round_trip
+
+        def damage_first(model_uri: str):
+            folder = bench.registry.client.get_logged_model(model_uri.rpartition("/")[2]).artifact_location
+            weights = next(Path(folder.removeprefix("file://")).rglob("adapter_model.safetensors"))
+            weights.write_bytes(weights.read_bytes()[:-64] + bytes(64))
+            return original(model_uri)
+
+        bench.registry.round_trip = damage_first  # pyright: ignore[reportAttributeAccessIssue]
+        run = run_job(changed, "reranker_training", ["circo-val"])
+        assert not run.success
+        assert run.checks["registered_reranker: reloads_in_a_fresh_process"] is False
+        assert ("promoted_reranker", None) not in run.metadata
+        assert bench.champion_version() == "1"

@@ -1,0 +1,98 @@
+"""SIGKILL in the middle of every long step, then the same command again: the same tables as a run that nobody killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_world import tables, write_world
+
+from setr_lib.content_cache import ContentCache
+from setr_lib.settings import Settings, load_settings
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+STEPS = ["gallery_embeddings", "query_compositions", "reranker_adapter", "reranked_rankings"]
+
+
+def started(folder: Path) -> subprocess.Popen[bytes]:
+    """The demo as a person starts it, in a session of its own so that all of it can be killed."""
+    environment = {**os.environ, "SETR_CONFIG": str(folder / "setr.toml"), "PYTHONUNBUFFERED": "1"}
+    with (folder / "demo.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "setr_assets.demo"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def kill_during(folder: Path, step: str) -> None:
+    """Start the demo and kill it once ``step`` has stored a part of its work."""
+    process = started(folder)
+    settings = load_settings(folder / "setr.toml")
+    try:
+        deadline = time.monotonic() + 600
+        while not half_done(settings, folder, step):
+            assert process.poll() is None, f"ended before it could be killed in {step}: {log_of(folder)}"
+            assert time.monotonic() < deadline, log_of(folder)
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def half_done(settings: Settings, folder: Path, step: str) -> bool:
+    """Whether ``step`` runs and something of it is on disk."""
+    text = log_of(folder)
+    if f"{step} ..." not in text.rsplit("queries ...", 1)[-1]:
+        return False
+    if step == "gallery_embeddings":
+        return any((settings.storage_root / "lancedb").rglob("*.lance"))
+    if step == "reranker_adapter":
+        return any(settings.checkpoint_root.rglob("step-*"))
+    kind = "composing" if step == "query_compositions" else "judge_scores"
+    return count_kept(settings, kind) > 0
+
+
+def count_kept(settings: Settings, kind: str) -> int:
+    import sqlite3
+
+    if not settings.cache_path.is_file():
+        return 0
+    ContentCache(settings.cache_path, kind)
+    with sqlite3.connect(settings.cache_path) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {kind}").fetchone()[0])
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "demo.log").read_text(encoding="utf-8", errors="replace")
+
+
+def finish(folder: Path) -> str:
+    """Run the demo to its end; what it printed."""
+    (folder / "demo.log").write_bytes(b"")
+    assert started(folder).wait(timeout=1800) == 0, log_of(folder)
+    return log_of(folder)
+
+
+def test_killed_runs_end_in_the_same_tables(tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    write_world(calm)
+    shutil.copytree(calm, killed)
+    finish(calm)
+    for step in STEPS:
+        kill_during(killed, step)
+    printed = finish(killed)
+    assert "embedded now, 0 kept" not in printed
+    expected, found = tables(load_settings(calm / "setr.toml")), tables(load_settings(killed / "setr.toml"))
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not found[name].equals(expected[name])] == []

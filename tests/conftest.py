@@ -1,0 +1,30 @@
+"""What every test runs under: none of the developer's own settings or stores, one thread per model, no telemetry."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before any test imports torch: two test processes with a thread per core each would slow one another down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+_PERSONAL = ("SETR_", "DAGSTER_", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [each for each in os.environ if each.startswith(_PERSONAL)]:
+        del os.environ[name]
+    config.addinivalue_line("markers", "soak: kills and resumes long steps; minutes; only with `make soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" in (config.getoption("-m") or ""):
+        return
+    skip = pytest.mark.skip(reason="slow: run `make soak`")
+    for item in items:
+        if "soak" in item.keywords:
+            item.add_marker(skip)
