@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from setr_assets.progress import Listener
 
@@ -28,26 +29,51 @@ class Watcher(Listener, Protocol):
 @contextlib.contextmanager
 def watcher() -> Iterator[Watcher]:
     """Bars on a terminal, lines elsewhere; both on standard output, for they are what a person came to see."""
-    if not sys.stdout.isatty():
-        yield LineWatcher()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with _real_stdout() as out:
+        if not out.isatty():
+            yield LineWatcher(out)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console()
-    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield BarWatcher(console, bars)
+        console = Console(file=out)
+        columns = (
+            TextColumn("    {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        # Rich must not catch what others print: during a step, Dagster has turned the process's output into its own log.
+        with Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as bars:
+            yield BarWatcher(console, bars)
+
+
+@contextlib.contextmanager
+def _real_stdout() -> Iterator[TextIO]:
+    """Standard output as it is now: while a step runs, Dagster lends its file descriptor to the step's log file."""
+    try:
+        number = os.dup(sys.stdout.fileno())
+    except (OSError, ValueError):  # no file behind it (a notebook, a test)
+        yield sys.stdout
+        return
+    with os.fdopen(number, "w", encoding=sys.stdout.encoding, buffering=1) as out:
+        yield out
 
 
 class LineWatcher:
     """Plain text: survives a log file."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
         self._last: dict[tuple[str, str, str], float] = {}
 
+    def _print(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
     def started(self, step: str) -> None:
-        print(f"{step} ...", flush=True)
+        self._print(f"{step} ...")
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
         key, now = (step, partition, what), time.monotonic()
@@ -55,16 +81,16 @@ class LineWatcher:
             self._last[key] = now
         elif done < total and now - self._last[key] >= LINE_INTERVAL:
             self._last[key] = now
-            print(f"    {_where(partition)}{done:,} of {total:,} {what}", flush=True)
+            self._print(f"    {_where(partition)}{done:,} of {total:,} {what}")
 
     def said(self, step: str, text: str, warning: bool) -> None:
-        print(f"    {'WARNING ' if warning else ''}{text}", flush=True)
+        self._print(f"    {'WARNING ' if warning else ''}{text}")
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
-        print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)", flush=True)
+        self._print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)")
 
     def failed(self, step: str, reason: str) -> None:
-        print(f"FAILED {step}: {reason}", flush=True)
+        self._print(f"FAILED {step}: {reason}")
 
 
 class BarWatcher:
