@@ -65,7 +65,9 @@ def find_edits(
         if not found:
             return None
         edits += found
-    return edits if len(edits) <= MOST_EDITS and _go_together(edits) else None
+    # A thing that is gone in one place and there in another is no edit that its own target would fulfil.
+    sayable = len(edits) <= MOST_EDITS and _go_together(edits) and not is_contradicted(edits, target)
+    return edits if sayable else None
 
 
 def single_word_change(before: Tokens, after: Tokens) -> tuple[str, str] | None:

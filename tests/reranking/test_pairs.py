@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from setr_lib.reranking.captions import Caption, find_spans, parse_captions, plural, singular, tokenise
@@ -174,6 +174,7 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=9), st.lists(WORDS, min_size=1, max_size=9))
+@example(["a", "with", "red", "a"], ["red", "a"])
 def test_any_two_captions_are_read_without_failing(before: list[str], after: list[str]) -> None:
     mine, theirs = Caption(tuple(before)), Caption(tuple(after))
     spans = find_spans(mine.core)
