@@ -28,9 +28,12 @@ class Blueprint:
     partitioned: bool
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
-        """The Dagster asset; several partitions of it run as one run, in one process."""
-        options = dict(self.options)
+    def build(self, partitions: dg.PartitionsDefinition, place: int) -> dg.AssetsDefinition:
+        """The Dagster asset; several partitions of it run as one run, in one process.
+
+        ``place`` is the asset's place in the order of the data: of the steps that could run, the first in it does.
+        """
+        options = {**self.options, "op_tags": {"dagster/priority": str(-place)}}
         if self.partitioned:
             options |= {"partitions_def": partitions, "backfill_policy": dg.BackfillPolicy.single_run()}
         return dg.asset(owners=OWNERS, **options)(_explained(self.function))

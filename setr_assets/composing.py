@@ -128,6 +128,7 @@ def _made_by(frame: pl.DataFrame) -> dict[str, str]:
 def _metadata(frame: pl.DataFrame, failed: pl.DataFrame, calls: CallCounter) -> dict[str, Any]:
     metadata = {
         "dagster/partition_row_count": frame.height,
+        "dagster/column_schema": previews.columns(frame),
         "failed": failed.height,
         "distinct inputs": calls.total,
         "model calls": calls.new,

@@ -39,6 +39,7 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": kept.height,
+                "dagster/column_schema": previews.columns(kept),
                 "queries in the annotation file": every.height,
                 "references": kept["reference_id"].n_unique(),
                 "digest": digest,
@@ -94,6 +95,7 @@ def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, wha
     faulty = images.filter(images["status"] != "ok")
     metadata = {
         "dagster/partition_row_count" if partitioned else "dagster/row_count": images.height,
+        "dagster/column_schema": previews.columns(images),
         "status": previews.counts(status),
         "missing": status.get("missing", 0),
         "broken": status.get("broken", 0),

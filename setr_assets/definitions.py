@@ -28,7 +28,11 @@ from setr_assets.resources import workbench_resource
 from setr_lib.settings import Settings, find_settings_file, load_settings
 
 FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
-"""One module per asset family, in the order in which data flows."""
+"""One module per asset family, in the order in which data flows.
+
+Evaluation comes last: a first full run trains its champion before it re-ranks, although evaluation is not *downstream* of
+promotion (it must run, with the champion of the day, without anything being trained).
+"""
 
 
 def blueprints() -> list[Blueprint]:
@@ -47,7 +51,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
 
 def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Definitions:
     return dg.Definitions(
-        assets=[each.build(partitions) for each in blueprints()],
+        assets=[each.build(partitions, place) for place, each in enumerate(blueprints())],
         jobs=jobs.build_jobs(),
         schedules=automation.build_schedules(settings),
         resources={"setr": workbench_resource(settings)},

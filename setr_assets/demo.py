@@ -79,7 +79,7 @@ def settings_use_miniature(settings: Settings) -> bool:
 def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:
     """One run of the full pipeline over ``keys``, in this process."""
     job = build_definitions(settings).resolve_job_def(FULL_PIPELINE)
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         end_lost_runs(instance)
         result = job.execute_in_process(
             instance=instance,
@@ -90,6 +90,17 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
         for event in result.filter_events(lambda each: each.is_step_failure):
             watching.failed(event.step_key or "", _reason(event))
     return result.success, result.run_id
+
+
+def _instance() -> dg.DagsterInstance:
+    """The persistent instance of DAGSTER_HOME. Raises ``SetrError`` where that cannot be used."""
+    try:
+        return dg.DagsterInstance.get()
+    except (dg.DagsterError, OSError) as error:
+        home = os.environ.get("DAGSTER_HOME")
+        raise SetrError(
+            f"DAGSTER_HOME = {home!r} cannot be used: {error}; unset it, or name a folder"
+        ) from error
 
 
 RUN_BY = "setr/run_by"
@@ -125,7 +136,11 @@ def _reason(event: dg.DagsterEvent) -> str:
         error = error.cause
     if event.step_failure_data.user_failure_data is not None:
         return str(event.step_failure_data.user_failure_data.description)
-    return error.message.strip() if error is not None else "no reason was recorded"
+    if error is None:
+        return "no reason was recorded"
+    if error.cls_name == "DagsterExecutionInterruptedError":
+        return "interrupted"
+    return error.message.strip()
 
 
 def _show_leaderboard(settings: Settings) -> None:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 GROUP = "evaluation"
 ADAPTED = "adapter"
 """The leaderboard's word for the stage of the adapted judge."""
-# Low priority within a run: a first full run then trains its champion before it re-ranks. Evaluation is not *downstream*
-# of promotion: it must run, with the champion of the day, without anything being trained.
-AFTER_TRAINING = {"dagster/priority": "-10"}
 
 
 class RerankingConfig(dg.Config):
@@ -44,7 +41,6 @@ class RerankingConfig(dg.Config):
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "coarse_rankings"],
     pool=POOL,
-    op_tags=AFTER_TRAINING,
 )
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[Workbench]
@@ -126,7 +122,6 @@ def _stages(version: str | None) -> list[str]:
     code_version="1",
     kinds={"polars", "html"},
     deps=["queries", "gallery_images", "query_compositions", "coarse_rankings", "reranked_rankings"],
-    op_tags=AFTER_TRAINING,
 )
 def evaluation_report(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
@@ -142,6 +137,7 @@ def evaluation_report(
         setr.write_table("evaluation_report", assessment.rows, METRICS, key, made_by=assessment.note)
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": assessment.rows.height,
+            "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
             "report in a browser": dg.MetadataValue.url(page.absolute().as_uri()),
             "champion": assessment.note["adapter_version"] or "none yet",
@@ -196,7 +192,6 @@ def _scores(rows: pl.DataFrame) -> dict[str, Any]:
     code_version="1",
     kinds={"polars", "json"},
     deps=["evaluation_report"],
-    op_tags=AFTER_TRAINING,
 )
 def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
     """The latest scores of every evaluation set, one row per set, strategy, stage and metric: what `setr leaderboard`
@@ -209,6 +204,7 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": frame.height,
+            "dagster/column_schema": previews.columns(frame),
             "table": dg.MetadataValue.path(path),
             **_best_of_each_set(frame),
         }

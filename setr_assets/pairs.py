@@ -62,6 +62,7 @@ def reranker_pairs(
         data_version=dg.DataVersion(digest),
         metadata={
             "dagster/row_count": pairs.height,
+            "dagster/column_schema": previews.columns(pairs),
             "digest": digest,
             "counts": previews.rows(pair_summary(pairs)),
             "groups with their pairs": previews.picture(_groups_sheet(pairs, paths), "pairs"),

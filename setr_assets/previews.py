@@ -70,6 +70,13 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.Markdown
     return dg.MetadataValue.md("\n".join(text))
 
 
+def columns(frame: pl.DataFrame) -> dg.TableSchemaMetadataValue:
+    """The columns of a table and their types, for Dagster's well-known key ``dagster/column_schema``."""
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema([dg.TableColumn(name, str(kind)) for name, kind in frame.schema.items()])
+    )
+
+
 def counts(values: Mapping[str, int]) -> str:
     """``"3 ok, 1 missing"``: the non-zero counts in words, the first one always."""
     first = next(iter(values), None)
