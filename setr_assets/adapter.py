@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from setr_lib.reranking.fusion_choice import FusionChoice
     from setr_lib.reranking.held_out import HeldOutReport
     from setr_lib.reranking.training import AdapterResult
 
@@ -166,6 +167,60 @@ def promoted_reranker(
             )
         ],
     )
+
+
+@single_asset(
+    group=GROUP,
+    code_version="1",
+    kinds={"polars", "parquet"},
+    deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],
+    pool=POOL,
+)
+def reranking_fusion(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+) -> dg.MaterializeResult:
+    """How stage 1's score and the judge's become one order, for the base judge and for the champion: what orders held-out
+    synthesised queries, searched in the training images' own table, best. No benchmark has a say in it."""
+    import polars as pl
+
+    from setr_lib.rehearsal import judge_rehearsal, rehearse
+    from setr_lib.reranking.fusion_choice import choose_fusion
+    from setr_lib.tables import FUSIONS
+
+    rehearsal = rehearse(setr, reporter(context))
+    frames = []
+    for stage, version in (("base judge", None), ("adapter", setr.champion_version())):
+        if stage == "adapter" and version is None:
+            continue
+        choice = choose_fusion(
+            judge_rehearsal(setr, rehearsal, version, reporter(context)), rehearsal.targets
+        )
+        frames.append(_marked(choice, stage, version))
+        say(context, f"{stage}: {choice.fusion}, weight {choice.weight:g}")
+    table = pl.concat(frames)
+    path = setr.write_table("reranking_fusion", table, FUSIONS)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": table.height,
+            "dagster/column_schema": previews.columns(table),
+            "trials": previews.rows(table, 40),
+            "queries": rehearsal.queries.height,
+            "table": dg.MetadataValue.path(path),
+        }
+    )
+
+
+def _marked(choice: FusionChoice, stage: str, version: str | None) -> pl.DataFrame:
+    """The trials with the stage they belong to, the best one marked."""
+    import polars as pl
+
+    from setr_lib.tables import FUSIONS
+
+    weight = choice.weight if choice.fusion == "cosine_judge" else None
+    chosen = (pl.col("fusion") == choice.fusion) & pl.col("weight").eq_missing(pl.lit(weight))
+    return choice.trials.with_columns(
+        stage=pl.lit(stage), adapter_version=pl.lit(version, dtype=pl.String), chosen=chosen
+    ).select(list(FUSIONS))
 
 
 def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, adapter: Path) -> HeldOutReport:

@@ -37,7 +37,7 @@ class RerankingConfig(dg.Config):
 
 @evaluation_asset(
     group=GROUP,
-    code_version="1",
+    code_version="2",
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "coarse_rankings"],
     pool=POOL,
@@ -66,13 +66,13 @@ def reranked_rankings(
             "adapter_version": version,
             "adapter_label": setr.adapter_label(version),
             "rerank_top_k": options.top_k,
-            "fusion": options.fusion,
-            "judge_weight": options.judge_weight,
         }
         metadata: dict[str, Any] = {}
         for stage in _stages(version):
             progress = CallCounter(reporter(context, key))
-            model = setr.judge(version if stage == ADAPTED else None)
+            judge = version if stage == ADAPTED else None
+            model = setr.judge(judge)
+            fusion, weight, how = setr.fusion(judge)
             ranked = rerank(
                 coarse,
                 queries,
@@ -80,19 +80,25 @@ def reranked_rankings(
                 model,
                 setr.prompts(),
                 setr.cache(CACHE_KIND),
-                fusion=options.fusion,
-                weight=options.judge_weight,
+                fusion=fusion,
+                weight=weight,
                 k=options.top_k,
                 dataset=kind,
                 progress=progress,
             )
             facts = {"judge": model.id, "judge_prompt": setr.prompts().hash("judge", kind)}
+            fused = f"{fusion}{f', w = {weight:g}' if fusion == 'cosine_judge' else ''} ({how})"
             setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by={**note, **facts})
-            note |= {f"{stage} model": model.id, "judge_prompt": facts["judge_prompt"]}
+            note |= {
+                f"{stage} model": model.id,
+                f"{stage} fusion": fused,
+                "judge_prompt": facts["judge_prompt"],
+            }
             metadata |= {
                 f"{stage}: pairs": progress.total,
                 f"{stage}: judged now": progress.new,
                 f"{stage}: model": facts["judge"],
+                f"{stage}: fusion": fused,
             }
             say(
                 context,
@@ -105,7 +111,6 @@ def reranked_rankings(
                 "champion": version or "none yet",
                 "strategy": strategy,
                 "K": options.top_k,
-                "fusion": options.fusion,
                 **metadata,
             },
             partition_key=key,

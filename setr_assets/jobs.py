@@ -17,7 +17,7 @@ TRAINING = "reranker_training"
 MINIATURE = "miniature_rebuild"
 
 RERANKED = "reranked_rankings"
-TRAINED = "promoted_reranker"
+TRAINED = "reranking_fusion"
 TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 
 

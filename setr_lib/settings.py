@@ -29,7 +29,8 @@ class SettingsError(SetrError):
 class Section(BaseModel):
     """A section of ``setr.toml``: unknown keys are refused, so a typing error never passes silently."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    # Built on first use: importing the code location stays fast.
+    model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True)
 
 
 class StorageSettings(Section):
@@ -91,8 +92,8 @@ class JudgeSettings(Section):
 class ModelSettings(Section):
     device: str = "auto"
     """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
-    encoder: EncoderSettings = EncoderSettings()
-    judge: JudgeSettings = JudgeSettings()
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
 
 
 class CoarseSettings(Section):
@@ -146,11 +147,12 @@ class AdapterSettings(Section):
 
 class RerankingSettings(Section):
     top_k: int = Field(default=50, ge=1)
-    fusion: Literal["judge", "cosine_judge", "reciprocal_rank"] = "judge"
+    fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
+    """``auto``: for each judge, the one that orders held-out synthesised queries best (asset ``reranking_fusion``)."""
     judge_weight: float = Field(default=1.0, ge=0)
-    """w of ``cosine + w * P(Yes)``."""
-    pairs: PairSettings = PairSettings()
-    adapter: AdapterSettings = AdapterSettings()
+    """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
+    pairs: PairSettings = Field(default_factory=PairSettings)
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)
 
 
 class EvaluationSettings(Section):
@@ -186,15 +188,15 @@ class Settings(BaseSettings):
         env_prefix="SETR_", env_nested_delimiter="__", extra="forbid", validate_default=True
     )
 
-    storage: StorageSettings = StorageSettings()
+    storage: StorageSettings = Field(default_factory=StorageSettings)
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
-    training: TrainingSettings = TrainingSettings()
-    models: ModelSettings = ModelSettings()
-    coarse: CoarseSettings = CoarseSettings()
-    reranking: RerankingSettings = RerankingSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    registry: RegistrySettings = RegistrySettings()
-    miniature: MiniatureSettings = MiniatureSettings()
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    coarse: CoarseSettings = Field(default_factory=CoarseSettings)
+    reranking: RerankingSettings = Field(default_factory=RerankingSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)
+    miniature: MiniatureSettings = Field(default_factory=MiniatureSettings)
     base_dir: Path = Field(default_factory=Path.cwd, exclude=True)
     """The folder that relative paths start from (that of ``setr.toml``); not a key of the file."""
 

@@ -97,6 +97,18 @@ PAIRS = pl.Schema(
         "source": pl.String(),
     }
 )
+FUSIONS = pl.Schema(
+    {
+        "stage": pl.String(),
+        "adapter_version": pl.String(),
+        "fusion": pl.String(),
+        "weight": pl.Float64(),
+        "mean_reciprocal_rank": pl.Float64(),
+        "top_1": pl.Float64(),
+        "queries": pl.Int64(),
+        "chosen": pl.Boolean(),
+    }
+)
 METRICS = pl.Schema(
     {
         "dataset": pl.String(),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.models.judge import MultimodalModel
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
+    from setr_lib.reranking.fusion import Fusion
 
 
 class NotMadeYetError(SetrError):
@@ -128,6 +129,30 @@ class Workbench:
         if database != self.settings.tracking_uri and not Path(database).is_file():
             return None  # without importing MLflow, which takes seconds
         return self.registry.champion()
+
+    def fusion(self, version: str | None) -> tuple[Fusion, float, str]:
+        """(fusion, weight, how it was chosen) for the base judge (``version`` None) or an adapter of the registry.
+
+        By ``auto``, what ``reranking_fusion`` chose for that judge. An adapter that it has not seen yet is treated like
+        the adapter it has seen, a judge without any rehearsal like LamRA's: cosine plus P(Yes).
+        """
+        from setr_lib.tables import FUSIONS
+
+        options = self.settings.reranking
+        if options.fusion != "auto":
+            return options.fusion, options.judge_weight, "by the settings"
+        stage = "base judge" if version is None else "adapter"
+        try:
+            known = self.read_table("reranking_fusion", FUSIONS).filter(stage=stage, chosen=True)
+        except NotMadeYetError:
+            return "cosine_judge", options.judge_weight, "no rehearsal yet: materialize reranking_fusion"
+        if known.is_empty():
+            return "cosine_judge", options.judge_weight, "no rehearsal of an adapter yet"
+        row = known.row(0, named=True)
+        how = f"best of {row['queries']} held-out synthesised queries"
+        if row["adapter_version"] != version:
+            how += f" for version {row['adapter_version']}"
+        return row["fusion"], row["weight"] or 1.0, how
 
     def cache(self, kind: str) -> ContentCache:
         """The durable store of results that cost a model call, of one kind (``captions``, ``scores``, ...)."""

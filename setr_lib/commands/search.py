@@ -119,6 +119,7 @@ def search(
         anchor_share=settings.coarse.anchor_share,
     )
     version = bench.champion_version()
+    fusion, weight, _ = bench.fusion(version)
     judged = rerank(
         coarse,
         query,
@@ -126,8 +127,8 @@ def search(
         bench.judge(version),
         bench.prompts(),
         bench.cache(CACHE_KIND),
-        fusion=settings.reranking.fusion,
-        weight=settings.reranking.judge_weight,
+        fusion=fusion,
+        weight=weight,
         k=settings.reranking.top_k,
         dataset=_kind(bench, key),
         progress=progress,

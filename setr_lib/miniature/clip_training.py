@@ -148,17 +148,18 @@ def train_clip(
         rng = np.random.default_rng([seed, step])
         rows = rng.choice(usable, batch, replace=False)
         words = Random(f"clip/{seed}/{step}")
-        texts = tokenizer([full_caption(corpus.pictures[row], words) for row in rows]).to(device)
+        read = rows[: batch // 2]  # the patches teach the tower more than the captions do, and cost less
+        texts = tokenizer([full_caption(corpus.pictures[row], words) for row in read]).to(device)
         texts = texts[
             :, : int((texts != 0).sum(1).max())
         ]  # positions past the longest caption are only padding
         labels = torch.from_numpy(corpus.labels[rows].astype(np.int64)).to(device)
+        image_vectors, tokens = _look(model, to_input(corpus.pixels[rows], device))
+        answers = heads(tokens)
         with torch.autocast(device, dtype=torch.bfloat16):
-            image_vectors, tokens = _look(model, to_input(corpus.pixels[rows], device))
             text_vectors = _read(model, texts)
-            answers = heads(tokens)
-        logits = model.logit_scale.exp().clamp(max=100) * image_vectors.float() @ text_vectors.float().T
-        truth = torch.arange(batch, device=device)
+        logits = model.logit_scale.exp().clamp(max=100) * image_vectors[: len(read)] @ text_vectors.float().T
+        truth = torch.arange(len(read), device=device)
         contrastive = (
             functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)
         ) / 2

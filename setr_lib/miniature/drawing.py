@@ -18,8 +18,8 @@ from setr_lib.miniature.scenes import Scene, Thing
 SIDE = 192
 """Width and height of a picture, pixels."""
 _SCALE = 2
-_RADII = {"small": 25, "large": 41}
-_GROUP_RADII = {"small": 20, "large": 33}
+_RADII = {"small": 29, "large": 42}
+_GROUP_RADII = {"small": 22, "large": 34}
 
 RGB = tuple[int, int, int]
 Point = tuple[float, float]
@@ -70,7 +70,7 @@ def _place_things(scene: Scene, rng: Random) -> Layout:
     beside = scene.relation == "beside"
     placed: Layout = []
     for index, thing in enumerate(scene.things):
-        along, across = (52 + 88 * index + rng.randint(-7, 7), 96 + rng.randint(-16, 16))
+        along, across = (52 + 88 * index + rng.randint(-5, 5), 96 + rng.randint(-9, 9))
         placed.append((thing, (along, across) if beside else (across, along), _RADII[thing.size]))
     return placed
 
@@ -82,7 +82,7 @@ def _place_group(thing: Thing, rng: Random) -> Layout:
         3: [(52, 58), (140, 58), (96, 138)],
     }
     radius = (_RADII if thing.count == 1 else _GROUP_RADII)[thing.size]
-    reach = 26 if thing.count == 1 else 7
+    reach = 10 if thing.count == 1 else 6
     return [
         (thing, (x + rng.randint(-reach, reach), y + rng.randint(-reach, reach)), radius)
         for x, y in spots[thing.count]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID
 from setr_lib.miniature.families import AnyPicture
-from setr_lib.miniature.pictures import GoldComposition, describe_modification, satisfies
+from setr_lib.miniature.pictures import GoldComposition, Modification, describe_modification, satisfies
 from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER, token_ids
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Lesson:
     images: list[int] = field(default_factory=list)
 
 
-TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy")
+TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy", "reason")
+REASON = TASKS.index("reason")
 
 
 class LessonWriter:
@@ -69,41 +70,74 @@ class LessonWriter:
         return lesson
 
     def query_lesson(self, rng: Random, families: range, candidates: int, near_share: float) -> Lesson:
-        """Compose a query's target; judge its target and ``candidates - 1`` other images."""
-        while True:
-            family = rng.choice(families) * FAMILY_SIZE
-            reference, target = (family + member for member in rng.sample(range(FAMILY_SIZE), 2))
-            joiner = rng.choice((" and ", " and ", ", "))
-            modification = describe_modification(
-                self._pictures[reference],
-                self._pictures[target],
-                rng,
-                joiner,
-                mention_background=rng.random() < 0.12,
-            )
-            if modification is not None:
-                break
+        """Compose a query's target; judge its target and ``candidates - 1`` other images.
+
+        A near miss is refused with a reason, the change that is still missing ("No make the star blue"): told what it
+        overlooked, the model learns to compare two images far sooner than from the bare answer.
+        """
+        reference, target, modification = self._query(rng, families)
         lesson = Lesson()
         self._prefix(lesson, reference, modification.text)
         self._branch(lesson, 1, " | compose", answer=composition_json(modification.composition), task=2)
         shown = [target] if rng.random() < 0.8 else []
         while len(shown) < candidates:
-            if rng.random() < near_share:
-                shown.append(family + rng.randrange(FAMILY_SIZE))
-            else:
-                shown.append(
-                    reference
-                    if rng.random() < 0.25
-                    else rng.choice(families) * FAMILY_SIZE + rng.randrange(8)
-                )
+            near = rng.random() < near_share
+            shown.append(
+                self._look_alike(reference, rng)
+                if near
+                else rng.choice(families) * FAMILY_SIZE + rng.randrange(FAMILY_SIZE)
+            )
         rng.shuffle(shown)
         for number, row in enumerate(shown):
-            yes = satisfies(self._pictures[row], self._pictures[target], modification)
-            near = row // FAMILY_SIZE == family // FAMILY_SIZE and row != reference
-            self._branch(
-                lesson, 2 + number, "match ?", answer="Yes" if yes else "No", task=4 if near else 5, image=row
-            )
+            near = row // FAMILY_SIZE == reference // FAMILY_SIZE
+            task = 4 if near else 5
+            if satisfies(self._pictures[row], self._pictures[target], modification):
+                self._branch(lesson, 2 + number, "match ?", answer="Yes", task=task, image=row)
+            else:
+                because = self._missing(row, target) if near else ""
+                self._branch(
+                    lesson, 2 + number, "match ?", answer="No", task=task, image=row, because=because
+                )
         return lesson
+
+    def _query(self, rng: Random, families: range) -> tuple[int, int, Modification]:
+        """Rows of a reference and its target, mostly on different backgrounds, and the text between them."""
+        while True:
+            family = rng.choice(families) * FAMILY_SIZE
+            reference = family + rng.randrange(FAMILY_SIZE)
+            others = self._family_of(reference)
+            if rng.random() < 0.8:
+                place = self._pictures[reference].background
+                others = [row for row in others if self._pictures[row].background != place] or others
+            target = rng.choice(others)
+            modification = describe_modification(
+                self._pictures[reference],
+                self._pictures[target],
+                rng,
+                rng.choice((" and ", " and ", ", ")),
+                mention_background=rng.random() < 0.12,
+            )
+            if modification is not None:
+                return reference, target, modification
+
+    def _look_alike(self, reference: int, rng: Random) -> int:
+        """The reference itself, or one of its family, mostly on its background: likeness must not decide."""
+        if rng.random() < 0.2:
+            return reference
+        others = self._family_of(reference)
+        if rng.random() < 0.6:
+            place = self._pictures[reference].background
+            others = [row for row in others if self._pictures[row].background == place] or others
+        return rng.choice(others)
+
+    def _family_of(self, row: int) -> list[int]:
+        first = row // FAMILY_SIZE * FAMILY_SIZE
+        return [other for other in range(first, first + FAMILY_SIZE) if other != row]
+
+    def _missing(self, row: int, target: int) -> str:
+        """The change from a refused candidate to the target, in the plainest words; empty where no short text says it."""
+        edits = self._pictures[row].edits_towards(self._pictures[target])
+        return " and ".join(edit.phrasings[0] for edit in edits) if edits else ""
 
     def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
         draw = rng.random()
@@ -117,33 +151,46 @@ class LessonWriter:
         ids = self._ids
         prefix = [ids[BOS], ids[USER], *[ids[IMAGE]] * IMAGE_TOKENS, *self._encode(text)]
         lesson.images.append(row)
-        self._append(lesson, prefix, 0, 0, [-100] * len(prefix), 0)
+        self._append(lesson, prefix, 0, 0, [-100] * len(prefix), [0] * len(prefix))
 
     def _branch(
-        self, lesson: Lesson, branch: int, text: str, answer: str, task: int, image: int | None = None
+        self,
+        lesson: Lesson,
+        branch: int,
+        text: str,
+        answer: str,
+        task: int,
+        image: int | None = None,
+        because: str = "",
     ) -> None:
         asked = [
             *([self._ids[IMAGE]] * IMAGE_TOKENS if image is not None else []),
             *self._encode(text),
             self._ids[ASSISTANT],
         ]
-        answered = [self._ids[answer]] if answer in ("Yes", "No") else [*self._encode(answer), self._ids[EOS]]
+        reason: list[int] = []
+        if answer in ("Yes", "No"):
+            reason = [*self._encode(f" {because}"), self._ids[EOS]] if because else []
+            answered = [self._ids[answer], *reason]
+        else:
+            answered = [*self._encode(answer), self._ids[EOS]]
         if image is not None:
             lesson.images.append(image)
         start = lesson.branch.count(0)
         ids = asked + answered[:-1]
         labels = [-100] * (len(asked) - 1) + answered
-        self._append(lesson, ids, branch, start, labels, task)
+        tasks = [task] * (len(ids) - len(reason)) + [REASON] * len(reason)
+        self._append(lesson, ids, branch, start, labels, tasks)
 
     @staticmethod
     def _append(
-        lesson: Lesson, ids: list[int], branch: int, start: int, labels: list[int], task: int
+        lesson: Lesson, ids: list[int], branch: int, start: int, labels: list[int], tasks: list[int]
     ) -> None:
         lesson.ids += ids
         lesson.branch += [branch] * len(ids)
         lesson.position += range(start, start + len(ids))
         lesson.label += labels
-        lesson.task += [task] * len(ids)
+        lesson.task += tasks
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids if text else []

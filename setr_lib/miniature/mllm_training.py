@@ -17,14 +17,21 @@ import numpy as np
 from setr_lib.miniature.checkpoint import load_checkpoint, save_checkpoint
 from setr_lib.miniature.clip_training import MEAN, STD, to_input
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID, IMAGE_SIDE, Corpus
-from setr_lib.miniature.lessons import IMAGE_TOKENS, TASKS, Lesson, LessonWriter
+from setr_lib.miniature.lessons import IMAGE_TOKENS, REASON, TASKS, Lesson, LessonWriter
 from setr_lib.miniature.tokenizer import BOS, EOS, IMAGE, PAD, mllm_tokenizer, token_ids
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
 
-_TASK_WEIGHTS = {"describe": 0.5, "compose": 1.0, "match": 1.0, "judge near": 1.0, "judge easy": 0.4}
+_TASK_WEIGHTS = {
+    "describe": 0.5,
+    "compose": 1.0,
+    "match": 1.0,
+    "judge near": 1.0,
+    "judge easy": 0.4,
+    "reason": 0.6,
+}
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -153,7 +160,7 @@ def train_mllm(
     device: str,
     progress: Progress = silent,
     near_share: float = 0.5,
-    judge_near_share: float = 0.3,
+    judge_near_share: float = 0.5,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
     """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out scores.
@@ -187,7 +194,7 @@ def train_mllm(
     for step in range(first, steps):
         model.train()
         rng = Random(f"mllm/{seed}/{step}")
-        ramp = min(1.0, step / (0.35 * steps))
+        ramp = min(1.0, step / (0.2 * steps))
         queries = [writer.query_lesson(rng, taught, 6, judge_near_share * ramp) for _ in range(batch // 2)]
         rows = [rng.choice(taught) * FAMILY_SIZE + rng.randrange(FAMILY_SIZE) for _ in range(batch // 2)]
         images = [writer.image_lesson(row, rng, 5, near_share * (0.4 + 0.6 * ramp)) for row in rows]
@@ -302,7 +309,7 @@ def evaluate_lessons(
                     right.setdefault(f"{name} exact", []).append(
                         (wrong[asked > 0] == 0).float().mean().item()
                     )
-                else:
+                elif number != REASON:
                     pairs = zip(margin[rows].tolist(), (labels[rows] == ids["Yes"]).tolist(), strict=True)
                     margins.setdefault(name, []).extend(pairs)
     scores = {name: float(np.mean(values)) for name, values in right.items()}

@@ -13,9 +13,9 @@ from setr_lib.miniature.mllm_training import train_mllm
 from setr_lib.miniature.tokenizer import write_json
 from setr_lib.progress import Progress, silent
 
-FAMILIES = 5000
-CLIP_STEPS, CLIP_BATCH = 1400, 256
-MLLM_STEPS, MLLM_BATCH = 1500, 64
+FAMILIES = 12_500
+CLIP_STEPS, CLIP_BATCH = 2000, 256
+MLLM_STEPS, MLLM_BATCH = 4500, 64
 
 
 def train_models(

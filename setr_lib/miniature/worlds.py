@@ -21,7 +21,7 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}

@@ -168,8 +168,13 @@ class MlflowRegistry:
     def training_run(
         self, name: str, params: Mapping[str, object], tags: Mapping[str, object] | None = None
     ) -> Iterator[TrainingRun]:
-        """An MLflow run for the duration of the block: FINISHED at its end, FAILED when it is left by an error."""
+        """An MLflow run for the duration of the block: FINISHED at its end, FAILED when it is left by an error.
+
+        A run of the same training (tag ``setr.run``) that still says RUNNING was killed, since no training runs
+        twice at a time: it is marked KILLED.
+        """
         experiment = self._experiment()
+        self._end_killed(experiment, (tags or {}).get(_RUN_TAG))
         created = self.client.create_run(
             experiment.experiment_id,
             run_name=name,
@@ -186,6 +191,16 @@ class MlflowRegistry:
         finally:
             run.flush()
             self.client.set_terminated(run_id, status)
+
+    def _end_killed(self, experiment: Experiment, run_digest: object) -> None:
+        if run_digest is None:
+            return
+        lost = self.client.search_runs(
+            [experiment.experiment_id],
+            filter_string=f"tags.`{_RUN_TAG}` = '{run_digest}' and attributes.status = 'RUNNING'",
+        )
+        for run in lost:
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_adapter(
         self,

@@ -1,11 +1,11 @@
-"""How good a judge is on held-out pairs: AUC and accuracy, overall and per kind of negative; and which fusion they suggest.
+"""How good a judge is on held-out pairs: AUC and accuracy, overall and per kind of negative.
 
 Pairs are a ``tables.PAIRS`` frame; scores are the judge's logit differences d, one per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -16,12 +16,7 @@ from setr_lib.composing.prompts import PromptSet
 from setr_lib.errors import SetrError
 from setr_lib.models.judge import MultimodalModel, Picture
 from setr_lib.progress import Progress, silent
-from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
-
-SHUFFLED = "shuffled_text_negative"
-WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""The w of ``cosine + w * P(Yes)`` that are tried."""
 
 
 class HeldOutError(SetrError):
@@ -55,19 +50,6 @@ class HeldOutReport:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class FusionSuggestion:
-    """The fusion (and weight, for ``cosine_judge``) that orders the held-out groups' candidates best.
-
-    ``table`` has a row per trial: fusion, weight (null where it has none), mean_reciprocal_rank and top_1 of the
-    positive among its group's candidates.
-    """
-
-    fusion: Fusion
-    weight: float
-    table: pl.DataFrame
 
 
 def pictures_of(images: pl.DataFrame) -> dict[str, Picture]:
@@ -155,73 +137,3 @@ def area_under_curve(positive: NDArray[np.floating], negative: NDArray[np.floati
     below = np.searchsorted(ordered, positive, side="left")
     up_to = np.searchsorted(ordered, positive, side="right")
     return float((below + up_to).sum() / (2 * len(positive) * len(negative)))
-
-
-def suggest_fusion(
-    pairs: pl.DataFrame,
-    scores: NDArray[np.floating],
-    coarse: NDArray[np.floating],
-    weights: Sequence[float] = WEIGHTS,
-) -> FusionSuggestion:
-    """The fusion that ranks a group's positive highest among the candidates of the same query.
-
-    ``scores`` and ``coarse`` (stage 1's cosine of the query and the candidate) have one value per row of ``pairs``.
-    Shuffled-text pairs belong to another query and are left out. The judge alone wins ties. Decided on held-out pairs,
-    never on a benchmark; a group has few candidates, so take it for a suggestion.
-    """
-    trials: list[tuple[Fusion, float | None]] = [("judge", None)]
-    trials.extend(("cosine_judge", weight) for weight in weights)
-    trials.append(("reciprocal_rank", None))
-    groups = _ranked_groups(pairs)
-    rows: list[dict[str, object]] = []
-    for fusion, weight in trials:
-        ranks = np.array(
-            [_rank_of_positive(fusion, weight or 0.0, group, scores, coarse) for group in groups], dtype=float
-        )
-        rows.append(
-            {
-                "fusion": fusion,
-                "weight": weight,
-                "mean_reciprocal_rank": float((1 / ranks).mean()) if len(ranks) else float("nan"),
-                "top_1": float((ranks == 1).mean()) if len(ranks) else float("nan"),
-            }
-        )
-    table = pl.DataFrame(
-        rows,
-        schema={
-            "fusion": pl.String(),
-            "weight": pl.Float64(),
-            "mean_reciprocal_rank": pl.Float64(),
-            "top_1": pl.Float64(),
-        },
-    )
-    best = max(range(len(rows)), key=lambda place: (table["mean_reciprocal_rank"][place], -place))
-    fusion, weight = trials[best]
-    return FusionSuggestion(fusion, 1.0 if weight is None else weight, table)
-
-
-def _ranked_groups(pairs: pl.DataFrame) -> list[tuple[list[int], list[str], int]]:
-    """Rows, candidate ids, and the positive's place, of each group with a positive and a negative."""
-    members: dict[str, list[tuple[int, str, bool]]] = {}
-    columns = pairs.select("group", "candidate_id", "label", "kind").rows()
-    for row, (group, candidate, label, kind) in enumerate(columns):
-        if kind != SHUFFLED:
-            members.setdefault(group, []).append((row, candidate, label))
-    found: list[tuple[list[int], list[str], int]] = []
-    for items in members.values():
-        labels = [label for _, _, label in items]
-        if any(labels) and not all(labels):
-            found.append(([row for row, _, _ in items], [name for _, name, _ in items], labels.index(True)))
-    return found
-
-
-def _rank_of_positive(
-    fusion: Fusion,
-    weight: float,
-    group: tuple[list[int], list[str], int],
-    scores: NDArray[np.floating],
-    coarse: NDArray[np.floating],
-) -> int:
-    rows, names, positive = group
-    order, _ = fuse(fusion, scores[rows], coarse[rows], names, weight)
-    return int(np.flatnonzero(order == positive)[0]) + 1

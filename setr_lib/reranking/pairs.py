@@ -153,39 +153,6 @@ def pairs_digest(pairs: pl.DataFrame) -> str:
     )
 
 
-def coarse_cosines(
-    pairs: pl.DataFrame,
-    images: pl.DataFrame,
-    ids: Sequence[str],
-    vectors: NDArray[np.float32],
-    encode_texts: EncodeTexts,
-) -> NDArray[np.float64]:
-    """float64 [pairs]: stage 1's cosine of each row's query and candidate, for the choice of a fusion.
-
-    The query is the caption core of the group's target, as a perfect composition would give it; for pairs made from
-    triplets it is the sum of the reference's and the text's vectors. Arguments as in :func:`synthesise_pairs`.
-    """
-    place = {image: row for row, image in enumerate(ids)}
-    captions = dict(
-        zip(images["image_id"], parse_captions(images["caption"].fill_null("").to_list()), strict=True)
-    )
-    columns = pairs.select("group", "reference_id", "modification", "candidate_id", "label", "source").rows()
-    query_of: dict[str, tuple[str, str]] = {}
-    for group, reference, text, candidate, label, source in columns:
-        if label:
-            query_of[group] = (captions[candidate].text, "") if source == "captions" else (text, reference)
-    asked = list(dict.fromkeys(query_of.values()))
-    queries = np.asarray(encode_texts([text for text, _ in asked]), dtype=np.float64)
-    for row, (_, reference) in enumerate(asked):
-        if reference:
-            total = queries[row] + vectors[place[reference]]
-            queries[row] = total / max(float(np.linalg.norm(total)), 1e-12)
-    row_of = {query: row for row, query in enumerate(asked)}
-    used = queries[[row_of[query_of[group]] for group, *_ in columns]]
-    seen = np.asarray(vectors, dtype=np.float64)[[place[candidate] for _, _, _, candidate, _, _ in columns]]
-    return np.einsum("ij,ij->i", used, seen)
-
-
 # ----------------------------------------------------------------------------------------------------------- the input
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from setr_lib.miniature.corpus import Corpus, build_corpus
-from setr_lib.miniature.lessons import LessonWriter, composition_json
+from setr_lib.miniature.lessons import TASKS, LessonWriter, composition_json
 from setr_lib.miniature.pictures import GoldComposition
 from setr_lib.miniature.tokenizer import ANSWERS, mllm_tokenizer, token_ids
 
@@ -55,6 +55,33 @@ def test_a_branch_sees_the_prefix_and_itself_only(corpus: Corpus) -> None:
         assert (seen[place].numpy() == allowed).all()
     image = token_ids(tokenizer)["<image>"]
     assert lesson.ids.count(image) == 16 * len(lesson.images)
+
+
+def test_a_refused_near_miss_is_told_what_is_missing(corpus: Corpus) -> None:
+    from random import Random
+
+    tokenizer = mllm_tokenizer(0)
+    ids = token_ids(tokenizer)
+    writer = LessonWriter(tokenizer, corpus.pictures)
+    reasons = 0
+    for seed in range(20):
+        lesson = writer.query_lesson(Random(seed), range(FAMILIES), 6, 0.7)
+        for branch in range(2, max(lesson.branch) + 1):
+            told = [
+                (TASKS[task], label)
+                for task, label, own in zip(lesson.task, lesson.label, lesson.branch, strict=True)
+                if own == branch and label >= 0
+            ]
+            (verdict, answer), because = told[0], told[1:]
+            assert verdict in ("judge near", "judge easy")
+            assert answer in (ids["Yes"], ids["No"])
+            assert all(task == "reason" for task, _ in because)
+            if because:
+                reasons += 1
+                assert (verdict, answer) == ("judge near", ids["No"])
+                assert because[-1][1] == ids["<eos>"]
+                assert len(because) > 2
+    assert reasons > 10
 
 
 def test_both_models_train_resume_and_load_as_real_ones_do(corpus: Corpus, tmp_path: Path) -> None:

@@ -186,6 +186,20 @@ def test_a_failed_training_is_a_failed_run(made: Made) -> None:
     assert made.registry.client.get_run(run.run_id).info.status == "FAILED"
 
 
+def test_a_killed_run_is_marked_when_its_training_goes_on(made: Made) -> None:
+    client = made.registry.client
+    experiment = client.get_experiment_by_name(made.registry.experiment)
+    assert experiment is not None
+    lost, other = (
+        client.create_run(experiment.experiment_id, tags={"setr.run": digest}).info.run_id
+        for digest in ("one", "two")
+    )
+    with made.registry.training_run("again", {}, {"setr.run": "one"}) as run:
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    states = [client.get_run(each).info.status for each in (lost, run.run_id, other)]
+    assert states == ["KILLED", "FINISHED", "RUNNING"]
+
+
 def test_a_model_with_problems_is_not_registered(made: Made) -> None:
     report = RoundTripReport("models:/m-1", ["scores differ"])
     with pytest.raises(RegistryError, match="not registered: scores differ"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setr_lib.reranking.held_out import HeldOutError, area_under_curve, measure, suggest_fusion
+from setr_lib.reranking.held_out import HeldOutError, area_under_curve, measure
 from tests.reranking import judge_worlds as worlds
 
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=8)
@@ -42,18 +42,3 @@ def test_one_label_alone_cannot_be_measured() -> None:
     pairs = worlds.pairs().filter(pl.col("label"))
     with pytest.raises(HeldOutError, match="only one label"):
         measure(pairs, np.zeros(pairs.height))
-
-
-def test_the_fusion_follows_whoever_knows_better() -> None:
-    pairs = worlds.pairs(groups=200)
-    rng = np.random.default_rng(0)
-    right = pairs["label"].to_numpy().astype(float)
-    noise = rng.normal(size=pairs.height)
-    assert suggest_fusion(pairs, right, noise).fusion == "judge"
-    trusting = suggest_fusion(pairs, noise, 5 * right)
-    assert trusting.fusion == "cosine_judge"
-    both = suggest_fusion(pairs, right + noise, right + rng.normal(size=pairs.height))
-    assert both.fusion != "judge"
-    assert both.table["mean_reciprocal_rank"].max() == pytest.approx(
-        both.table.filter(pl.col("fusion") == both.fusion)["mean_reciprocal_rank"].max()
-    )

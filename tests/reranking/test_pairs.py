@@ -16,7 +16,6 @@ from setr_lib.reranking.differences import Edit, find_edits, is_contradicted
 from setr_lib.reranking.pairs import (
     NEGATIVE_KINDS,
     PairError,
-    coarse_cosines,
     pair_summary,
     pairs_digest,
     synthesise_pairs,
@@ -301,14 +300,6 @@ def test_triplets_give_pairs_of_the_same_kinds() -> None:
         assert row["label"] == ((row["reference_id"], row["modification"], row["candidate_id"]) in answers)
     train, held_out = (found.filter(split=split) for split in ("train", "held_out"))
     assert not set(train["candidate_id"]) & set(held_out["candidate_id"])
-
-
-def test_coarse_cosines_follow_the_target_caption(images: pl.DataFrame, pairs: pl.DataFrame) -> None:
-    ids, texts = images["image_id"].to_list(), images["caption"].to_list()
-    cosines = coarse_cosines(pairs, images, ids, word_vectors(texts), lambda t: word_vectors(list(t)))
-    assert cosines.shape == (pairs.height,)
-    kinds = pairs["kind"].to_numpy()
-    assert cosines[kinds == "positive"].mean() > cosines[kinds == "text_only_negative"].mean()
 
 
 def test_what_cannot_become_pairs_is_said() -> None:

@@ -1,0 +1,134 @@
+"""The rehearsal: held-out synthesised queries go through both stages over the training images' own table.
+
+It answers how stage 1's score and a judge's are best put together (``reranking.fusion = "auto"``) on material that is
+like an evaluation set in everything but that it is no benchmark. Run at the workbench, as ``assessing`` is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from setr_lib.progress import Progress, silent
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MOST_QUERIES = 150
+"""Enough to tell fusions apart; each costs ``reranking.top_k`` judgements per judge."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """``queries`` (QUERIES, ``target_ids`` known), the ``gallery`` (GALLERY) they search, stage 1's ``rankings``."""
+
+    queries: pl.DataFrame
+    gallery: pl.DataFrame
+    rankings: pl.DataFrame
+
+    @property
+    def targets(self) -> dict[str, frozenset[str]]:
+        """The right images by query id."""
+        return {
+            query: frozenset(images)
+            for query, images in self.queries.select("query_id", "target_ids").iter_rows()
+        }
+
+
+def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
+    """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made first."""
+    import polars as pl
+
+    from setr_lib.coarse.inputs import encode_queries
+    from setr_lib.coarse.ranking import rank
+    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.tables import PAIRS, TRAINING_IMAGES
+
+    settings = bench.settings
+    images = bench.read_table("training_images", TRAINING_IMAGES)
+    queries = held_out_queries(bench.read_table("reranker_pairs", PAIRS), images)
+    gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
+    embeddings = bench.read_note("training_embeddings")
+    bench.check_encoder(embeddings, "the training images")
+    ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
+    strategy = get_strategy(settings.coarse.default)
+    cache, captions, compositions = bench.cache(CACHE_KIND), None, None
+    if "captions" in strategy.needs:
+        references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
+        captions = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
+    if "compositions" in strategy.needs:
+        compositions = compose_queries(
+            bench.judge(), bench.prompts(), queries, gallery, cache, progress=progress
+        )
+    rankings = rank(
+        encode_queries(queries, bench.encoder(), ids, vectors, captions=captions, compositions=compositions),
+        gallery,
+        ids,
+        vectors,
+        strategy,
+        settings.reranking.top_k,
+        remove_reference=False,
+        anchor_share=settings.coarse.anchor_share,
+    )
+    return Rehearsal(queries, gallery, rankings)
+
+
+def judge_rehearsal(
+    bench: Workbench, rehearsal: Rehearsal, version: str | None, progress: Progress = silent
+) -> pl.DataFrame:
+    """Stage 2 of the rehearsal, by the base model or the adapter of registry ``version``: a RANKINGS frame."""
+    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+
+    return rerank(
+        rehearsal.rankings,
+        rehearsal.queries,
+        rehearsal.gallery,
+        bench.judge(version),
+        bench.prompts(),
+        bench.cache(CACHE_KIND),
+        k=bench.settings.reranking.top_k,
+        progress=progress,
+    )
+
+
+def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST_QUERIES) -> pl.DataFrame:
+    """The held-out groups of ``pairs`` as a QUERIES frame, at most ``most``.
+
+    Their targets are the group's own and, where captions made the pairs, every image whose caption says the same but
+    for its context: the text asks no more than that.
+    """
+    import polars as pl
+
+    from setr_lib.reranking.captions import parse_captions
+    from setr_lib.reranking.pairs import POSITIVE
+    from setr_lib.tables import QUERIES, conform
+
+    positives = pairs.filter(split="held_out", kind=POSITIVE).unique("group", maintain_order=True).head(most)
+    saying: dict[object, list[str]] = {}
+    core_of: dict[str, object] = {}
+    captions = parse_captions(images["caption"].fill_null("").to_list())
+    for image, caption in zip(images["image_id"], captions, strict=True):
+        if caption.lemmas:
+            saying.setdefault(caption.lemmas, []).append(image)
+            core_of[image] = caption.lemmas
+
+    def answers(target: str, source: str) -> list[str]:
+        alike = saying.get(core_of.get(target), []) if source == "captions" else []
+        return [target, *(image for image in alike if image != target)]
+
+    rows = [
+        {
+            "query_id": row["group"],
+            "reference_id": row["reference_id"],
+            "modification": row["modification"],
+            "captions": [row["modification"]],
+            "target_ids": answers(row["candidate_id"], row["source"]),
+            "subset_ids": [],
+            "gallery": "all",
+            "aspects": [],
+        }
+        for row in positives.iter_rows(named=True)
+    ]
+    return conform(pl.DataFrame(rows, schema=QUERIES), QUERIES, "held-out queries")

@@ -1,0 +1,105 @@
+"""Which fusion orders best, by how judged queries with known targets would be ordered under each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.reranking.fusion import Fusion, fuse
+
+WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""The w of ``cosine + w * P(Yes)`` that are tried."""
+TRIALS = pl.Schema(
+    {
+        "fusion": pl.String(),
+        "weight": pl.Float64(),
+        "mean_reciprocal_rank": pl.Float64(),
+        "top_1": pl.Float64(),
+        "queries": pl.Int64(),
+    }
+)
+
+
+class FusionChoiceError(SetrError):
+    """There is nothing to choose a fusion by."""
+
+
+@dataclass(frozen=True)
+class FusionChoice:
+    """The best fusion, its weight (1.0 where it has none), and a row of ``TRIALS`` per fusion tried.
+
+    ``mean_reciprocal_rank`` and ``top_1`` (share of queries with a target in first place) are between 0 and 1.
+    """
+
+    fusion: Fusion
+    weight: float
+    trials: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Judged:
+    ids: list[str]
+    judge: np.ndarray
+    coarse: np.ndarray
+    is_target: np.ndarray
+
+
+def choose_fusion(
+    judged: pl.DataFrame, targets: Mapping[str, AbstractSet[str]], weights: Sequence[float] = WEIGHTS
+) -> FusionChoice:
+    """The fusion with the highest mean reciprocal rank of the first target; the judge alone wins ties.
+
+    ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query id.
+    Queries none of whose targets was judged say nothing and are left out. Raises ``FusionChoiceError`` where no
+    query is left.
+    """
+    queries = [each for each in _queries(judged, targets) if each.is_target.any()]
+    if not queries:
+        raise FusionChoiceError(
+            "no query has a target among its judged candidates: stage 1 found none of them within reranking.top_k"
+        )
+    options: list[tuple[Fusion, float | None]] = [("judge", None)]
+    options += [("cosine_judge", weight) for weight in weights]
+    options += [("reciprocal_rank", None)]
+    rows: list[dict[str, object]] = []
+    for fusion, weight in options:
+        ranks = np.array(
+            [_rank_of_first_target(fusion, weight or 0.0, each) for each in queries], dtype=float
+        )
+        rows.append(
+            {
+                "fusion": fusion,
+                "weight": weight,
+                "mean_reciprocal_rank": float((1 / ranks).mean()),
+                "top_1": float((ranks == 1).mean()),
+                "queries": len(queries),
+            }
+        )
+    trials = pl.DataFrame(rows, schema=TRIALS)
+    best = int(trials["mean_reciprocal_rank"].to_numpy().argmax())
+    fusion, weight = options[best]
+    return FusionChoice(fusion, 1.0 if weight is None else weight, trials)
+
+
+def _queries(judged: pl.DataFrame, targets: Mapping[str, AbstractSet[str]]) -> list[_Judged]:
+    rows = judged.filter((pl.col("pool") == "gallery") & pl.col("judge_score").is_not_null())
+    grouped = rows.group_by("query_id", maintain_order=True).agg("image_id", "judge_score", "coarse_score")
+    return [
+        _Judged(
+            images,
+            np.array(judge),
+            np.array(coarse),
+            np.array([image in targets.get(query, ()) for image in images]),
+        )
+        for query, images, judge, coarse in grouped.iter_rows()
+    ]
+
+
+def _rank_of_first_target(fusion: Fusion, weight: float, query: _Judged) -> int:
+    order, _ = fuse(fusion, query.judge, query.coarse, query.ids, weight)
+    return int(np.flatnonzero(query.is_target[order])[0]) + 1
