@@ -149,7 +149,7 @@ class Workbench:
         if known.is_empty():
             return "cosine_judge", options.judge_weight, "no rehearsal of an adapter yet"
         row = known.row(0, named=True)
-        how = f"best of {row['queries']} held-out synthesised queries"
+        how = f"best on {row['queries']} held-out synthesised queries"
         if row["adapter_version"] != version:
             how += f" for version {row['adapter_version']}"
         return row["fusion"], row["weight"] or 1.0, how
