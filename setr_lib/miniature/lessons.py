@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID
 from setr_lib.miniature.families import AnyPicture
-from setr_lib.miniature.pictures import Edit, GoldComposition, Modification, describe_modification, satisfies
+from setr_lib.miniature.pictures import (
+    Edit,
+    GoldComposition,
+    Modification,
+    Picture,
+    describe_modification,
+    satisfies,
+)
 from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER, token_ids
 
 if TYPE_CHECKING:
@@ -145,7 +152,7 @@ class LessonWriter:
 
     def _missing(self, row: int, target: int) -> list[Edit]:
         """The changes from a candidate to the target; empty where no short text says them."""
-        return self._pictures[row].edits_towards(self._pictures[target]) or []
+        return _edits(self._pictures[row], self._pictures[target]) or []
 
     def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
         draw = rng.random()
@@ -202,6 +209,10 @@ class LessonWriter:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
+
+
+def _edits(candidate: Picture, target: Picture) -> list[Edit] | None:
+    return candidate.edits_towards(target)
 
 
 def composition_json(composition: GoldComposition) -> str:

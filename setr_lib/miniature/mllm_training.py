@@ -163,7 +163,7 @@ def train_mllm(
     device: str,
     progress: Progress = silent,
     near_share: float = 0.5,
-    judge_near_share: float = 0.5,
+    judge_near_share: float = 0.7,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
     """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out scores.

@@ -57,8 +57,8 @@ def choose_fusion(
     """
     queries = [each for each in _queries(judged, targets) if each.is_target.any()]
     options: list[tuple[Fusion, float | None]] = [("judge", None)]
-    options += [("cosine_judge", weight) for weight in weights]
-    options += [("reciprocal_rank", None)]
+    options.extend(("cosine_judge", weight) for weight in weights)
+    options.append(("reciprocal_rank", None))
     rows: list[dict[str, object]] = []
     for fusion, weight in options:
         ranks = np.array(
