@@ -140,7 +140,7 @@ def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> l
     found: list[str] = []
     if not each.hidden:
         found.append(f"the server does not score {each.split!r}: score these files with `setr score`")
-    if each.official_queries not in (None, queries.height):
+    elif each.official_queries not in (None, queries.height):
         found.append(
             f"{each.key} has {queries.height:,} queries, the official file {each.official_queries:,}: "
             "the server will not take them"
@@ -159,5 +159,6 @@ def _print(each: EvaluationSet, chosen: Chosen, queries: int, files: list[Path])
 
     print(f"{each.key} · {chosen.title}: {queries:,} queries, valid")
     for file in files:
-        print(f"  {file} ({file.stat().st_size / 1e6:.1f} MB)")
-    print(f"upload {'each' if len(files) > 1 else 'it'} at {SERVERS[each.kind]}")
+        print(f"  {file} ({file.stat().st_size:,} bytes)")
+    if each.hidden:
+        print(f"upload {'each' if len(files) > 1 else 'it'} at {SERVERS[each.kind]}")
