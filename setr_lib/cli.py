@@ -58,6 +58,37 @@ def _parser() -> argparse.ArgumentParser:
     leaderboard.add_argument("--json", action="store_true", help="one JSON array, one object per score")
     leaderboard.set_defaults(command=_leaderboard)
 
+    score = commands.add_parser(
+        "score", help="official metrics of ranking files that any system made; needs annotations only"
+    )
+    score.add_argument("dataset", help="a data set of the settings, e.g. circo")
+    score.add_argument("--split", required=True, help="val, test1, test, ...; a hidden one is validated only")
+    score.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="CIRR's one or two submission files, CIRCO's, FashionIQ's JSON object, or Parquet rankings",
+    )
+    score.add_argument(
+        "--gallery", choices=("original", "val"), help="FashionIQ: the whole split, or references and targets"
+    )
+    score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
+    score.set_defaults(command=_score)
+
+    submit = commands.add_parser("submit", help="write what the CIRR and CIRCO test servers take")
+    submit.add_argument("dataset", help="a data set of kind cirr or circo")
+    submit.add_argument("--split", help="default: the one that the server scores (test1, test)")
+    submit.add_argument(
+        "--stage",
+        type=lambda text: text.replace("-", " "),
+        choices=("adapter", "base judge", "coarse"),
+        help="default: the first of these that is there",
+    )
+    submit.add_argument("--strategy", help="a coarse strategy (default: that of the stage)")
+    submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
+    submit.set_defaults(command=_submit)
+
     search = commands.add_parser("search", help="search a gallery with an image and a text, both stages")
     search.add_argument("image", type=Path, help="the reference image")
     search.add_argument("text", help="the modification text, e.g. 'the same dress, but blue'")
@@ -115,6 +146,32 @@ def _leaderboard(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.leaderboard import run
 
     return run(settings, as_json=options.json)
+
+
+def _score(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.score import run
+
+    return run(
+        settings,
+        dataset=options.dataset,
+        split=options.split,
+        files=options.files,
+        gallery=options.gallery,
+        as_json=options.json,
+    )
+
+
+def _submit(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.submit import run
+
+    return run(
+        settings,
+        dataset=options.dataset,
+        split=options.split,
+        stage=options.stage,
+        strategy=options.strategy,
+        output=options.output,
+    )
 
 
 def _search(settings: Settings, options: argparse.Namespace) -> int:

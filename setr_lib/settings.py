@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from setr_lib.errors import SetrError
 
 SETTINGS_FILE = "setr.toml"
+NAMES_OF_KINDS = ("cirr", "fashioniq", "circo")
+"""A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will do."""
 _SET_KEY = re.compile(r"[a-z0-9_-]+")
 
 
@@ -199,6 +201,16 @@ class Settings(BaseSettings):
     miniature: MiniatureSettings = Field(default_factory=MiniatureSettings)
     base_dir: Path = Field(default_factory=Path.cwd, exclude=True)
     """The folder that relative paths start from (that of ``setr.toml``); not a key of the file."""
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _kind_from_name(cls, datasets: object) -> object:
+        if not isinstance(datasets, dict):
+            return datasets
+        return {
+            name: {"kind": name, **each} if name in NAMES_OF_KINDS and isinstance(each, dict) else each
+            for name, each in datasets.items()
+        }
 
     @field_validator("datasets")
     @classmethod
