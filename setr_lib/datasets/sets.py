@@ -141,3 +141,16 @@ def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
     if key not in sets:
         raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
     return sets[key]
+
+
+def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
+    """The set with key ``name``, or all sets of data set ``name``; every set for ``None``.
+
+    Raises ``DatasetError`` listing what may be named.
+    """
+    every = evaluation_sets(settings)
+    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    if not chosen and name is not None:
+        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
+    return chosen
