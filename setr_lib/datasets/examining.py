@@ -177,7 +177,8 @@ def _caption_search(found: Examination) -> Capability:
     what = "search the gallery by captions (no images)"
     file = found.evaluation_set.root / CAPTIONS_FILE
     if found.captions is None:
-        return Capability(what, False, f"there is no {file} ({CAPTIONS_SOURCE})")
+        official = found.world == "official" and found.evaluation_set.kind == "cirr"
+        return Capability(what, False, f"there is no {file}" + (f" ({CAPTIONS_SOURCE})" if official else ""))
     if not found.captioned:
         return Capability(what, False, f"{file} has no caption of a gallery image")
     total = "?" if found.images is None else f"{found.images.total:,}"
