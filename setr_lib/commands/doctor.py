@@ -150,7 +150,9 @@ def diagnose(
     from setr_lib.datasets.examining import examine
 
     galleries: dict[str, pl.DataFrame] = {}
-    examinations = [examine(each, _look(each, galleries, quick, progress)) for each in chosen]
+    examinations = [
+        examine(each, _look(each, galleries, quick, progress), settings.miniature_root) for each in chosen
+    ]
     return Diagnosis(
         settings=settings,
         opened=not quick,

@@ -75,12 +75,12 @@ def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
         detail = f": {_contents(each, state)}" if state.status == "ok" else f": {state.detail}"
         detail = f" ({state.file.what})" if state.status == "missing" else detail
         _line(console, _status(state.status), f"{state.file.path}{detail}")
-        if state.status != "ok":
-            _line(console, "from", state.file.source, indent=6)
-    if each.images is None or each.images.missing:
-        size = (
-            "" if each.bytes_to_come is None else f", about {size_words(each.bytes_to_come)} ({each.basis})"
-        )
+    sources = dict.fromkeys(state.file.source for state in files)
+    if each.world == "official" or any(state.status != "ok" for state in files):
+        _line(console, "from", "; ".join(sources), indent=6)
+    if each.images is None or each.images.missing or each.world == "official":
+        to_come = each.bytes_to_come
+        size = f", about {size_words(to_come)} to come ({each.basis})" if to_come else ""
         _line(console, "images", f"{each.source.folder}{size}")
         _line(console, "from", each.source.source, indent=6)
     for example in each.images.examples if each.images is not None else ():

@@ -120,16 +120,21 @@ class Examination:
         return None if missing is None or self.bytes_each is None else round(missing * self.bytes_each)
 
 
-def examine(evaluation_set: EvaluationSet, look: Look) -> Examination:
-    """Read every annotation file, list the gallery, and ``look`` for its images. Never raises because of them."""
-    world = _world(evaluation_set)
+def examine(evaluation_set: EvaluationSet, look: Look, miniature_root: Path | None = None) -> Examination:
+    """Read every annotation file, list the gallery, and ``look`` for its images. Never raises because of them.
+
+    Data sets under ``miniature_root``, and those with the miniature's stamp, are drawn by this project.
+    """
+    world = _world(evaluation_set, miniature_root)
+    files, source = official_files(evaluation_set), image_source(evaluation_set)
+    if world == "miniature":
+        files, source = _drawn(evaluation_set, files, source)
     queries, query_fault = _attempt(read_queries, evaluation_set)
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
-    states = [_file_state(file, world) for file in official_files(evaluation_set)]
+    states = [_file_state(file, world) for file in files]
     states, loose = _blame(states, [query_fault, gallery_fault])
     looked = None if gallery is None else look(gallery)
     images = None if looked is None else _image_state(evaluation_set, looked, world)
-    source = image_source(evaluation_set)
     size, basis = _mean_size(looked, source)
     captions, captioned = _captions(evaluation_set, gallery)
     problems = [*_file_problems(states, captions), *loose, *_image_problems(images, source, states)]
@@ -204,10 +209,25 @@ def _image_search(found: Examination) -> Capability:
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
 
 
-def _world(evaluation_set: EvaluationSet) -> World:
+def _world(evaluation_set: EvaluationSet, miniature_root: Path | None) -> World:
     if evaluation_set.kind == "folder":
         return "own"
-    return "miniature" if _is_there(evaluation_set.root / MINIATURE_STAMP) else "official"
+    root = evaluation_set.root
+    drawn = miniature_root is not None and root.is_relative_to(miniature_root)
+    return "miniature" if drawn or _is_there(root / MINIATURE_STAMP) else "official"
+
+
+def _drawn(
+    evaluation_set: EvaluationSet, files: Sequence[OfficialFile], source: ImageSource
+) -> tuple[list[OfficialFile], ImageSource]:
+    """The same files and images where they come from this project's own brush."""
+    stamp = evaluation_set.root / MINIATURE_STAMP
+    first = f"delete {stamp}, then " if _is_there(stamp) else ""
+    words = f"the miniature: {first}`make demo`, or `setr miniature write`, draws it"
+    images = replace(
+        source, source=words, elsewhere=None, bytes_each=11_000, basis="the miniature's usual size"
+    )
+    return [replace(file, source=words) for file in files], images
 
 
 def _attempt(

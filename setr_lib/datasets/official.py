@@ -15,7 +15,7 @@ MINIATURE_STAMP = "miniature.json"
 """What the miniature leaves beside data sets that it has drawn: their counts are its own."""
 CAPTIONS_FILE = "image_captions.json"
 """Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text, ...]}``."""
-CAPTIONS_SOURCE = "optional; for CIRR's val and test1 from github.com/whats2000/WeiMoCIR (MIT)"
+CAPTIONS_SOURCE = "github.com/whats2000/WeiMoCIR has them for CIRR's val and test1 (MIT)"
 
 FASHIONIQ_QUERIES: dict[str, dict[str, int]] = {
     "train": {"dress": 5985, "shirt": 5988, "toptee": 6027},

@@ -65,7 +65,8 @@ def setr(capsys: pytest.CaptureFixture[str]) -> Setr:
 
     def run(config: Path, *arguments: object) -> tuple[int, str, str]:
         status = main(["--config", str(config), *map(str, arguments)])
-        return status, *capsys.readouterr()
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
 
     return run
 

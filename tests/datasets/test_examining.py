@@ -91,12 +91,22 @@ def test_missing_and_broken_images_are_counted_and_some_named(settings_for: Buil
     assert found.images.coverage == 0.75
     assert [example.split(": ")[0] for example in found.images.examples] == [str(paths[0]), str(paths[1])]
     assert found.bytes_to_come == paths[2].stat().st_size
-    assert "1 of 8 images are missing: they come from NLVR2" in found.problems[0]
+    assert "1 of 8 images are missing: they come from the miniature: delete" in found.problems[0]
     assert "1 of 8 images are broken" in found.problems[1]
     search = capabilities(found)[2]
     assert (
         search.possible and "partial gallery, 6 of 8" in search.detail and "not comparable" in search.detail
     )
+
+
+def test_a_miniature_that_is_not_drawn_yet_says_how(settings_for: Build, tmp_path: Path) -> None:
+    settings = settings_for("cirr", tmp_path / "drawn" / "cirr")
+    found = examine(evaluation_set(settings, "cirr-val"), find_images, tmp_path / "drawn")
+    assert found.world == "miniature"
+    assert [state.status for state in found.files] == ["missing", "missing"]
+    assert all(each.endswith("`make demo`, or `setr miniature write`, draws it") for each in found.problems)
+    elsewhere = examine(evaluation_set(settings, "cirr-val"), find_images, tmp_path / "other")
+    assert elsewhere.world == "official" and "github.com/Cuberick-Orion/CIRR" in elsewhere.problems[0]
 
 
 def test_looking_without_opening_finds_what_is_missing_only(settings_for: Build, cirr_root: Path) -> None:
