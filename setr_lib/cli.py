@@ -1,7 +1,8 @@
 """``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is elsewhere.
 
 A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for a person
-are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2.
+are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2,
+and so do settings that ``setr doctor`` cannot read.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import Settings, load_settings
+from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0, or 1 after an error)."""
+    """Run one command; returns the exit status (0, 1 after an error, or what the command says)."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
+    except SettingsError as error:
+        return _settings_unreadable(error, options)
     except SetrError as error:
         print(f"setr: {error}", file=sys.stderr)
         return 1
@@ -33,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> int:
+    if options.command is _doctor:
+        from setr_lib.commands.doctor import unreadable
+
+        return unreadable(error, as_json=options.json)
+    print(f"setr: {error}", file=sys.stderr)
+    return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -112,6 +124,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
     plan.set_defaults(command=_plan)
 
+    doctor = commands.add_parser(
+        "doctor", help="what is installed and here, what is missing or broken, what can be done already"
+    )
+    doctor.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON document")
+    doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
+    doctor.set_defaults(command=_doctor)
+
+    _add_carrying(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
+    _add_carrying(commands, "compositions", "what it composed for each query, as JSON Lines")
+
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
     env.add_argument("--quiet", action="store_true", help="print nothing")
@@ -130,6 +155,33 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default=None, help="torch device (default: [models] device)")
     train.set_defaults(command=_miniature_train)
     return parser
+
+
+def _add_carrying(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], what: str, text: str
+) -> None:
+    parser = commands.add_parser(what, help=f"export or import {text}")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    export = actions.add_parser("export", help="write them; failed ones are left out")
+    export.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    export.set_defaults(command=_export, what=what)
+    taking = actions.add_parser(
+        "import", help="check every row, then keep all (or none) for the next materialisation"
+    )
+    taking.add_argument("file", type=Path, metavar="FILE", help="JSON Lines, as `export` writes them")
+    taking.add_argument("--dataset", metavar="NAME", help="your name for the data set of the file's rows")
+    taking.add_argument(
+        "--overwrite", action="store_true", help="also replace rows that were made later than the file's"
+    )
+    taking.add_argument(
+        "--other-pictures",
+        action="store_true",
+        help="also take rows made from other bytes than the images here have (resized, say)",
+    )
+    taking.set_defaults(command=_import, what=what)
 
 
 def _positive(text: str) -> int:
@@ -192,6 +244,32 @@ def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
     return run(settings, sample=options.sample, counts_only=options.counts_only)
+
+
+def _doctor(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.doctor import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands import carry
+
+    run = carry.export_captions if options.what == "captions" else carry.export_compositions
+    return run(settings, name=options.dataset, output=options.output)
+
+
+def _import(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands import carry
+
+    run = carry.import_captions if options.what == "captions" else carry.import_compositions
+    return run(
+        settings,
+        file=options.file,
+        dataset=options.dataset,
+        overwrite=options.overwrite,
+        other_pictures=options.other_pictures,
+    )
 
 
 def _env(settings: Settings, options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.errors import SetrError
 
@@ -314,6 +315,8 @@ def load_settings(path: Path | None = None) -> Settings:
             raise SettingsError(f"{source}: there is no such settings file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{source}: not valid TOML: {error}") from error
+        except OSError as error:
+            raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
         base_dir = source.resolve().parent
     try:
         return Settings(**{**values, "base_dir": base_dir})
@@ -321,3 +324,7 @@ def load_settings(path: Path | None = None) -> Settings:
         where = f"{source} and SETR_... variables" if source else "SETR_... variables"
         problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"{where}: {error.error_count()} setting(s) at fault:\n{problems}") from error
+    except SourceError as error:
+        raise SettingsError(
+            f"SETR_... variables: {error}: give a section as JSON, or name its key"
+        ) from error

@@ -160,6 +160,24 @@ class Workbench:
 
         return ContentCache(self.settings.cache_path, kind)
 
+    def imported_captions(self, dataset: str) -> pl.DataFrame:
+        """Captions that a person has carried here for data set ``dataset``: an ``IMPORTED_CAPTIONS`` frame."""
+        from setr_lib.tables import IMPORTED_CAPTIONS
+
+        return self._imported("imported_captions", IMPORTED_CAPTIONS, dataset)
+
+    def imported_compositions(self, key: str) -> pl.DataFrame:
+        """Compositions carried here for evaluation set ``key``: an ``IMPORTED_COMPOSITIONS`` frame."""
+        from setr_lib.tables import IMPORTED_COMPOSITIONS
+
+        return self._imported("imported_compositions", IMPORTED_COMPOSITIONS, key)
+
+    def _imported(self, asset: str, schema: pl.Schema, name: str) -> pl.DataFrame:
+        try:
+            return self.read_table(asset, schema, name)
+        except NotMadeYetError:
+            return schema.to_frame()
+
     @staticmethod
     def coarse_table(key: str, strategy: str) -> str:
         """The table of one strategy's rankings of an evaluation set (there are several per set)."""

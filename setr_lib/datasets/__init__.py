@@ -14,6 +14,7 @@ from setr_lib.datasets.sets import (
     EvaluationSet,
     evaluation_set,
     evaluation_sets,
+    named_sets,
     set_of_split,
 )
 from setr_lib.progress import Progress, silent
@@ -35,6 +36,7 @@ __all__ = [
     "load_queries",
     "load_training_images",
     "load_training_triplets",
+    "named_sets",
     "set_of_split",
     "take_queries",
 ]

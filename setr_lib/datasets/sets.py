@@ -155,3 +155,16 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
+
+
+def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
+    """The set with key ``name``, or all sets of data set ``name``; every set for ``None``.
+
+    Raises ``DatasetError`` listing what may be named.
+    """
+    every = evaluation_sets(settings)
+    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    if not chosen and name is not None:
+        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
+    return chosen
