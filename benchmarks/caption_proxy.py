@@ -5,7 +5,7 @@ folder with the official `captions/` and `image_splits/` and with `image_caption
 the settings, else `../shared/data/cirr`). No image and no model is needed; it takes a minute or two.
 
 The image sets (groups of six images that the queries were written for) fall into two halves by a hash of their number:
-constants were chosen on the development half (`--choose` prints the choice), and the other half was not looked at before.
+the intersection's constants were chosen on the development half (`--choose` prints the choice).
 The named alternative is the plainest union there is: BM25 (k1 1.2, b 0.6) on words as they stand, each word of the text
 at weight 1, each word of the reference's captions at half weight times the share of captions that have it.
 """

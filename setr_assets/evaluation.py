@@ -52,7 +52,7 @@ def reranked_rankings(
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     version = config.champion_version or setr.champion_version()
-    if version is None:
+    if version is None and not all(map(setr.is_caption_proxy, context.partition_keys)):
         say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
     options = setr.settings.reranking
     for key in context.partition_keys:

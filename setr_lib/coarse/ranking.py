@@ -85,7 +85,7 @@ def rank(
     for rows, columns in _searches(queries.frame, gallery, ids):
         names = np.array([ids[column] for column in columns], dtype=object)
         whole = len(columns) == len(vectors) and bool((np.diff(columns) == 1).all())
-        searched = SearchedGallery(vectors if whole else vectors[columns], names)
+        searched = SearchedGallery(vectors if whole else vectors[columns], names.tolist())
         size = max(1, block_scores // len(columns))
         for start in range(0, len(rows), size):
             block = queries.rows(rows[start : start + size])

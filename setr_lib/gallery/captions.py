@@ -122,13 +122,13 @@ class CaptionIndex:
         return dict(_rows(self._handle).iter_rows())
 
     @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self._captions)}
+
+    @property
     def ids(self) -> list[str]:
         """The images that have captions, sorted."""
         return list(self._captions)
-
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.ids)}
 
     def captions(self, image_id: str) -> Sequence[str]:
         """An image's captions; none for an image without."""
@@ -153,9 +153,10 @@ class CaptionIndex:
     def _search(self, word: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         from lancedb.query import MatchQuery
 
-        if not self.ids:
+        if not self._captions:
             return np.zeros(0, dtype=np.intp), np.zeros(0)
-        search = self._handle.search(MatchQuery(word, _TEXT), query_type="fts").limit(len(self.ids))
+        query = MatchQuery(word, _TEXT)  # pyright: ignore[reportCallIssue] - its fields have defaults
+        search = self._handle.search(query, query_type="fts").limit(len(self._captions))
         hits = search.select(["image_id", "_score"]).to_arrow()
         rows = [self._row_of[image_id] for image_id in hits["image_id"].to_pylist()]
         return np.array(rows, dtype=np.intp), np.array(hits["_score"].to_pylist(), dtype=np.float64)

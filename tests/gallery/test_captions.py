@@ -68,7 +68,8 @@ def test_a_sum_of_terms_is_lancedbs_own_query_of_boosted_matches(store: CaptionS
     for term, weight in weights.items():
         for row, fit in zip(*index.matches(term), strict=True):
             summed[index.ids[row]] = summed.get(index.ids[row], 0.0) + weight * fit
-    query = BooleanQuery([(Occur.SHOULD, MatchQuery(t, "text", boost=w)) for t, w in weights.items()])
+    matches = [MatchQuery(t, "text", boost=w) for t, w in weights.items()]  # pyright: ignore[reportCallIssue]
+    query = BooleanQuery([(Occur.SHOULD, match) for match in matches])
     table = store.store.open("t")
     hits = (
         table.search(query, query_type="fts").limit(10).select(["image_id", "_score"]).to_arrow().to_pylist()
