@@ -196,7 +196,12 @@ def reranking_fusion(
             judge_rehearsal(setr, rehearsal, version, reporter(context)), rehearsal.targets
         )
         frames.append(_marked(choice, stage, version))
-        say(context, f"{stage}: {choice.fusion}, weight {choice.weight:g}")
+        measured = int(choice.trials["queries"][0])
+        say(
+            context,
+            f"{stage}: {choice.fusion}, weight {choice.weight:g}, by {measured} held-out queries",
+            warning=not measured,
+        )
     table = pl.concat(frames)
     path = setr.write_table("reranking_fusion", table, FUSIONS)
     return dg.MaterializeResult(

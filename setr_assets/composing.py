@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,6 +14,8 @@ from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.composing.imported import Filled
 
 GROUP = "composing"
 POOL = "accelerator"
@@ -29,8 +32,9 @@ def reference_captions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
-    content, model and prompt. Feeds the union-of-texts baseline. Where captions stand in for the images, theirs."""
-    from setr_lib.composing.compose import CACHE_KIND, describe_images
+    content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline.
+    Where captions stand in for the images, theirs."""
+    from setr_lib.composing.imported import describe_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
 
@@ -41,23 +45,18 @@ def reference_captions(
         references = setr.read_table("queries", QUERIES, key).select(image_id="reference_id").unique()
         images = setr.read_table("gallery_images", GALLERY, key)
         images = images.join(references, on="image_id", how="semi", maintain_order="left")
-        progress = CallCounter(reporter(context, key))
-        captions = describe_images(
-            setr.judge(),
-            setr.prompts(),
-            images,
-            setr.cache(CACHE_KIND),
-            progress,
-            dataset=evaluation_set(setr.settings, key).kind,
-        )
+        progress, each = CallCounter(reporter(context, key)), evaluation_set(setr.settings, key)
+        describe = partial(_describe, setr, each.kind, progress)
+        filled = describe_with(setr.imported_captions(each.dataset), images, describe)
+        captions = filled.frame
         setr.write_table("reference_captions", captions, CAPTIONS, key, made_by=_made_by(captions))
         failed = captions.filter(captions["status"] != "ok")
-        metadata = _metadata(captions, failed, progress)
+        metadata = _metadata(filled, failed, progress)
         paths = images.select("image_id", "path").join(captions, on="image_id", how="inner").head(8)
         metadata["captions"] = previews.pictures(paths["path"].to_list(), paths["caption"].to_list())
         metadata["first rows"] = previews.rows(captions.select("image_id", "caption"), 10)
         context.add_asset_metadata(metadata, partition_key=key)
-        _report(context, key, "images described", failed, progress)
+        _report(context, key, "images described", failed, progress, filled)
     return dg.MaterializeResult()
 
 
@@ -72,9 +71,9 @@ def query_compositions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
-    caption that stage 1 encodes. An answer that cannot be read falls back to the modification text, and is counted. Where
-    captions stand in for the images, the words are read without a model."""
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries
+    caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer that cannot be read
+    falls back to the modification text, and is counted. Where captions stand in for the images, no model is asked."""
+    from setr_lib.composing.imported import compose_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
 
@@ -83,28 +82,38 @@ def query_compositions(
             _compositions_from_words(context, setr, key)
             continue
         queries = setr.read_table("queries", QUERIES, key)
+        gallery = setr.read_table("gallery_images", GALLERY, key)
         progress = CallCounter(reporter(context, key))
-        compositions = compose_queries(
-            setr.judge(),
-            setr.prompts(),
-            queries,
-            setr.read_table("gallery_images", GALLERY, key),
-            setr.cache(CACHE_KIND),
-            dataset=evaluation_set(setr.settings, key).kind,
-            progress=progress,
-        )
+        compose = partial(_compose, setr, evaluation_set(setr.settings, key).kind, gallery, progress)
+        filled = compose_with(setr.imported_compositions(key), queries, gallery, compose)
+        compositions = filled.frame
         setr.write_table(
             "query_compositions", compositions, COMPOSITIONS, key, made_by=_made_by(compositions)
         )
         fallen = compositions.filter(compositions["status"] != "ok")
-        metadata = _metadata(compositions, fallen, progress)
+        metadata = _metadata(filled, fallen, progress)
         shown = queries.select("query_id", "modification").join(compositions, on="query_id", how="left")
         metadata["first rows"] = previews.rows(
             shown.select("query_id", "modification", "keep", "add", "remove", "drop", "target_caption"), 10
         )
         context.add_asset_metadata(metadata, partition_key=key)
-        _report(context, key, "queries composed", fallen, progress)
+        _report(context, key, "queries composed", fallen, progress, filled)
     return dg.MaterializeResult()
+
+
+def _describe(setr: Workbench, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
+    from setr_lib.composing.compose import CACHE_KIND, describe_images
+
+    return describe_images(setr.judge(), setr.prompts(), images, setr.cache(CACHE_KIND), progress, kind)
+
+
+def _compose(
+    setr: Workbench, kind: str, gallery: pl.DataFrame, progress: CallCounter, queries: pl.DataFrame
+) -> pl.DataFrame:
+    from setr_lib.composing.compose import CACHE_KIND, compose_queries
+
+    cache = setr.cache(CACHE_KIND)
+    return compose_queries(setr.judge(), setr.prompts(), queries, gallery, cache, kind, progress)
 
 
 def _captions_from_words(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
@@ -174,11 +183,12 @@ class CallCounter:
 
 
 def _made_by(frame: pl.DataFrame) -> dict[str, str]:
-    first = frame.head(1).to_dicts()
-    return {name: first[0][name] if first else "" for name in ("model", "prompt_hash")}
+    """The models and prompts of a table: one each, or more where rows were imported."""
+    return {name: ", ".join(frame[name].unique(maintain_order=True)) for name in ("model", "prompt_hash")}
 
 
-def _metadata(frame: pl.DataFrame, failed: pl.DataFrame, calls: CallCounter) -> dict[str, Any]:
+def _metadata(filled: Filled, failed: pl.DataFrame, calls: CallCounter) -> dict[str, Any]:
+    frame = filled.frame
     metadata = {
         "dagster/partition_row_count": frame.height,
         "dagster/column_schema": previews.columns(frame),
@@ -186,8 +196,11 @@ def _metadata(frame: pl.DataFrame, failed: pl.DataFrame, calls: CallCounter) -> 
         "distinct inputs": calls.total,
         "model calls": calls.new,
         "kept from before": calls.kept or 0,
+        "imported": filled.imported,
         **_made_by(frame),
     }
+    if filled.unfit:
+        metadata["imported, but left aside: the picture or query has changed"] = filled.unfit
     if failed.height:
         metadata["failures"] = previews.rows(failed.select(failed.columns[0], "status", "detail"))
     return metadata
@@ -199,6 +212,10 @@ def _report(
     what: str,
     failed: pl.DataFrame,
     calls: CallCounter,
+    filled: Filled,
 ) -> None:
     text = f"{key}: {calls.total:,} {what}: {calls.new:,} now, {calls.kept or 0:,} kept"
-    say(context, text + (f", {failed.height:,} failed" if failed.height else ""), warning=bool(failed.height))
+    text += f", {filled.imported:,} imported" if filled.imported else ""
+    text += f", {filled.unfit:,} imported for what has changed since" if filled.unfit else ""
+    text += f", {failed.height:,} failed" if failed.height else ""
+    say(context, text, warning=bool(failed.height or filled.unfit))

@@ -1,7 +1,8 @@
 """``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is elsewhere.
 
 A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for a person
-are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2.
+are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2,
+and so do settings that ``setr doctor`` cannot read.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import Settings, load_settings
+from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0, or 1 after an error)."""
+    """Run one command; returns the exit status (0, 1 after an error, or what the command says)."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
+    except SettingsError as error:
+        return _settings_unreadable(error, options)
     except SetrError as error:
         print(f"setr: {error}", file=sys.stderr)
         return 1
@@ -33,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> int:
+    if options.command is _doctor:
+        from setr_lib.commands.doctor import unreadable
+
+        return unreadable(error, as_json=options.json)
+    print(f"setr: {error}", file=sys.stderr)
+    return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -58,6 +70,37 @@ def _parser() -> argparse.ArgumentParser:
     leaderboard.add_argument("--json", action="store_true", help="one JSON array, one object per score")
     leaderboard.set_defaults(command=_leaderboard)
 
+    score = commands.add_parser(
+        "score", help="official metrics of ranking files that any system made; needs annotations only"
+    )
+    score.add_argument("dataset", help="a data set of the settings, e.g. circo")
+    score.add_argument("--split", required=True, help="val, test1, test, ...; a hidden one is validated only")
+    score.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="CIRR's one or two submission files, CIRCO's, FashionIQ's JSON object, or Parquet rankings",
+    )
+    score.add_argument(
+        "--gallery", choices=("original", "val"), help="FashionIQ: the whole split, or references and targets"
+    )
+    score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
+    score.set_defaults(command=_score)
+
+    submit = commands.add_parser("submit", help="write what the CIRR and CIRCO test servers take")
+    submit.add_argument("dataset", help="a data set of kind cirr or circo")
+    submit.add_argument("--split", help="default: the one that the server scores (test1, test)")
+    submit.add_argument(
+        "--stage",
+        type=lambda text: text.replace("-", " "),
+        choices=("adapter", "base judge", "coarse"),
+        help="default: the first of these that is there",
+    )
+    submit.add_argument("--strategy", help="a coarse strategy (default: that of the stage)")
+    submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
+    submit.set_defaults(command=_submit)
+
     search = commands.add_parser("search", help="search a gallery with an image and a text, both stages")
     search.add_argument("image", type=Path, help="the reference image")
     search.add_argument("text", help="the modification text, e.g. 'the same dress, but blue'")
@@ -81,6 +124,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
     plan.set_defaults(command=_plan)
 
+    doctor = commands.add_parser(
+        "doctor", help="what is installed and here, what is missing or broken, what can be done already"
+    )
+    doctor.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON document")
+    doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
+    doctor.set_defaults(command=_doctor)
+
+    _add_carrying(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
+    _add_carrying(commands, "compositions", "what it composed for each query, as JSON Lines")
+
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
     env.add_argument("--quiet", action="store_true", help="print nothing")
@@ -101,6 +157,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_carrying(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], what: str, text: str
+) -> None:
+    parser = commands.add_parser(what, help=f"export or import {text}")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    export = actions.add_parser("export", help="write them; failed ones are left out")
+    export.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    export.set_defaults(command=_export, what=what)
+    taking = actions.add_parser(
+        "import", help="check every row, then keep all (or none) for the next materialisation"
+    )
+    taking.add_argument("file", type=Path, metavar="FILE", help="JSON Lines, as `export` writes them")
+    taking.add_argument("--dataset", metavar="NAME", help="your name for the data set of the file's rows")
+    taking.add_argument(
+        "--overwrite", action="store_true", help="also replace rows that were made later than the file's"
+    )
+    taking.add_argument(
+        "--other-pictures",
+        action="store_true",
+        help="also take rows made from other bytes than the images here have (resized, say)",
+    )
+    taking.set_defaults(command=_import, what=what)
+
+
 def _positive(text: str) -> int:
     try:
         value = int(text)
@@ -115,6 +198,32 @@ def _leaderboard(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.leaderboard import run
 
     return run(settings, as_json=options.json)
+
+
+def _score(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.score import run
+
+    return run(
+        settings,
+        dataset=options.dataset,
+        split=options.split,
+        files=options.files,
+        gallery=options.gallery,
+        as_json=options.json,
+    )
+
+
+def _submit(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.submit import run
+
+    return run(
+        settings,
+        dataset=options.dataset,
+        split=options.split,
+        stage=options.stage,
+        strategy=options.strategy,
+        output=options.output,
+    )
 
 
 def _search(settings: Settings, options: argparse.Namespace) -> int:
@@ -135,6 +244,32 @@ def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
     return run(settings, sample=options.sample, counts_only=options.counts_only)
+
+
+def _doctor(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.doctor import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands import carry
+
+    run = carry.export_captions if options.what == "captions" else carry.export_compositions
+    return run(settings, name=options.dataset, output=options.output)
+
+
+def _import(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands import carry
+
+    run = carry.import_captions if options.what == "captions" else carry.import_compositions
+    return run(
+        settings,
+        file=options.file,
+        dataset=options.dataset,
+        overwrite=options.overwrite,
+        other_pictures=options.other_pictures,
+    )
 
 
 def _env(settings: Settings, options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from setr_lib.hashing import digest_strings
 
@@ -36,14 +37,21 @@ class ContentCache:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
         """The stored values among ``keys``; absent keys are absent from the answer."""
+        return self._look_up("value", keys)
+
+    def times_of(self, keys: Iterable[str]) -> dict[str, float]:
+        """When each of ``keys`` was stored, in seconds since 1970; absent keys are absent from the answer."""
+        return self._look_up("made_at", keys)
+
+    def _look_up(self, column: str, keys: Iterable[str]) -> dict[str, Any]:
         wanted = list(dict.fromkeys(keys))
-        found: dict[str, str] = {}
+        found: dict[str, Any] = {}
         with self._connect() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 chunk = wanted[start : start + _LOOKUP_CHUNK]
                 marks = ",".join("?" * len(chunk))
                 found.update(
-                    connection.execute(f"SELECT key, value FROM {self.kind} WHERE key IN ({marks})", chunk)
+                    connection.execute(f"SELECT key, {column} FROM {self.kind} WHERE key IN ({marks})", chunk)
                 )
         return found
 

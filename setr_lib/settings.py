@@ -15,10 +15,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.errors import SetrError
 
 SETTINGS_FILE = "setr.toml"
+NAMES_OF_KINDS = ("cirr", "fashioniq", "circo")
+"""A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will do."""
 _SET_KEY = re.compile(r"[a-z0-9_-]+")
 
 
@@ -206,6 +209,16 @@ class Settings(BaseSettings):
     base_dir: Path = Field(default_factory=Path.cwd, exclude=True)
     """The folder that relative paths start from (that of ``setr.toml``); not a key of the file."""
 
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _kind_from_name(cls, datasets: object) -> object:
+        if not isinstance(datasets, dict):
+            return datasets
+        return {
+            name: {"kind": name, **each} if name in NAMES_OF_KINDS and isinstance(each, dict) else each
+            for name, each in datasets.items()
+        }
+
     @field_validator("datasets")
     @classmethod
     def _plain_names(cls, datasets: dict[str, DatasetSettings]) -> dict[str, DatasetSettings]:
@@ -308,6 +321,8 @@ def load_settings(path: Path | None = None) -> Settings:
             raise SettingsError(f"{source}: there is no such settings file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{source}: not valid TOML: {error}") from error
+        except OSError as error:
+            raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
         base_dir = source.resolve().parent
     try:
         return Settings(**{**values, "base_dir": base_dir})
@@ -315,3 +330,7 @@ def load_settings(path: Path | None = None) -> Settings:
         where = f"{source} and SETR_... variables" if source else "SETR_... variables"
         problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"{where}: {error.error_count()} setting(s) at fault:\n{problems}") from error
+    except SourceError as error:
+        raise SettingsError(
+            f"SETR_... variables: {error}: give a section as JSON, or name its key"
+        ) from error

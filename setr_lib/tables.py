@@ -73,6 +73,34 @@ COMPOSITIONS = pl.Schema(
         "prompt_hash": pl.String(),
     }
 )
+IMPORTED_CAPTIONS = pl.Schema(
+    {
+        "image_id": pl.String(),
+        "caption": pl.String(),
+        "model": pl.String(),
+        "prompt_hash": pl.String(),
+        "fingerprint": pl.String(),
+        "made_at": pl.String(),
+    }
+)
+"""Captions from elsewhere, kept for the next materialisation; unknown fingerprints and times are empty."""
+IMPORTED_COMPOSITIONS = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "keep": _TEXTS,
+        "add": _TEXTS,
+        "remove": _TEXTS,
+        "drop": _TEXTS,
+        "target_caption": pl.String(),
+        "model": pl.String(),
+        "prompt_hash": pl.String(),
+        "reference_id": pl.String(),
+        "modification": pl.String(),
+        "fingerprint": pl.String(),
+        "made_at": pl.String(),
+    }
+)
+"""Compositions from elsewhere, with what they were made from, so that they serve no other query."""
 RANKINGS = pl.Schema(
     {
         "query_id": pl.String(),

@@ -158,7 +158,7 @@ class Workbench:
         if known.is_empty():
             return "cosine_judge", options.judge_weight, "no rehearsal of an adapter yet"
         row = known.row(0, named=True)
-        how = f"best of {row['queries']} held-out synthesised queries"
+        how = f"best on {row['queries']} held-out synthesised queries"
         if row["adapter_version"] != version:
             how += f" for version {row['adapter_version']}"
         return row["fusion"], row["weight"] or 1.0, how
@@ -168,6 +168,24 @@ class Workbench:
         from setr_lib.content_cache import ContentCache
 
         return ContentCache(self.settings.cache_path, kind)
+
+    def imported_captions(self, dataset: str) -> pl.DataFrame:
+        """Captions that a person has carried here for data set ``dataset``: an ``IMPORTED_CAPTIONS`` frame."""
+        from setr_lib.tables import IMPORTED_CAPTIONS
+
+        return self._imported("imported_captions", IMPORTED_CAPTIONS, dataset)
+
+    def imported_compositions(self, key: str) -> pl.DataFrame:
+        """Compositions carried here for evaluation set ``key``: an ``IMPORTED_COMPOSITIONS`` frame."""
+        from setr_lib.tables import IMPORTED_COMPOSITIONS
+
+        return self._imported("imported_compositions", IMPORTED_COMPOSITIONS, key)
+
+    def _imported(self, asset: str, schema: pl.Schema, name: str) -> pl.DataFrame:
+        try:
+            return self.read_table(asset, schema, name)
+        except NotMadeYetError:
+            return schema.to_frame()
 
     @staticmethod
     def coarse_table(key: str, strategy: str) -> str:

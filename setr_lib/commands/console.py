@@ -23,6 +23,15 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
 
 
+def size_words(count: float) -> str:
+    """A number of bytes as a person says it: ``14 MB``, ``1.5 GB``."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 @contextlib.contextmanager
 def progress_on_terminal() -> Iterator[Progress]:
     """A ``Progress`` that shows each kind of work (its ``what``) as a bar on standard error, or as lines."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import quieten_libraries
+from setr_lib.commands.console import quieten_libraries, size_words
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench, workbench_for
@@ -158,11 +158,11 @@ def _memory(device: str) -> str:
     import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    words = f"{_size(peak)} of main memory"
+    words = f"{size_words(peak)} of main memory"
     if device.startswith("cuda"):
         import torch
 
-        words += f", {_size(torch.cuda.max_memory_allocated())} of GPU memory"
+        words += f", {size_words(torch.cuda.max_memory_allocated())} of GPU memory"
     return words
 
 
@@ -217,7 +217,9 @@ def _print_costs(settings: Settings, plans: list[SetPlan], speeds: Speeds) -> No
     kept = 2 * pairs * _BYTES_PER_KEPT_SCORE + (references + queries) * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
-    console.print(f"disk: {_size(vectors)} of vectors, about {_size(kept)} of kept answers and scores")
+    console.print(
+        f"disk: {size_words(vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
+    )
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
     console.print("kept results are not subtracted: a second run repeats none of them")
 
@@ -228,11 +230,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

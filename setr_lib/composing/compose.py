@@ -46,13 +46,14 @@ def describe_images(
     for row in rows:
         if row["status"] == "ok":
             picture = Picture(row["fingerprint"], Path(row["path"]))
-            wanted[_key(model, template.hash, row["fingerprint"], [])] = (prompt, {IMAGE: picture})
+            key = caption_key(model.id, model.max_new_tokens, template.hash, row["fingerprint"])
+            wanted[key] = (prompt, {IMAGE: picture})
     answers, failures = _answers(model, wanted, cache, progress, "images described")
     described = []
     for row in rows:
         caption, detail = "", f"image {row['status']}: {row['detail'] or ''}"
         if row["status"] == "ok":
-            key = _key(model, template.hash, row["fingerprint"], [])
+            key = caption_key(model.id, model.max_new_tokens, template.hash, row["fingerprint"])
             caption, detail = " ".join(answers.get(key, "").split()), failures.get(key, "")
             detail = detail or ("" if caption else "the model's answer was empty")
         described.append(
@@ -97,7 +98,14 @@ def compose_queries(
             keys.append(None)
             continue
         captions = row["captions"] or [row["modification"]]
-        key = _key(model, template.hash, image["fingerprint"], [row["modification"], *captions])
+        key = composition_key(
+            model.id,
+            model.max_new_tokens,
+            template.hash,
+            image["fingerprint"],
+            row["modification"],
+            row["captions"],
+        )
         if key not in wanted:
             picture = Picture(image["fingerprint"], Path(image["path"]))
             prompt = template.render(modification=row["modification"], captions=captions)
@@ -135,10 +143,23 @@ def _read(answer: str | None, failure: str) -> tuple[Composition, str]:
         return _EMPTY, f"{error}; the model wrote: {answer[:200]}"
 
 
-def _key(model: MultimodalModel, prompt_hash: str, fingerprint: str, texts: Sequence[str]) -> str:
+def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, fingerprint: str) -> str:
+    """The cache key of an image's caption."""
     # The limit on new tokens is part of what determines an answer: a longer one may complete a cut-off JSON.
-    limit = str(model.max_new_tokens)
-    return ContentCache.key_of(model.id, limit, prompt_hash, fingerprint, digest_strings(texts))
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, digest_strings([]))
+
+
+def composition_key(
+    model_id: str,
+    max_new_tokens: int,
+    prompt_hash: str,
+    fingerprint: str,
+    modification: str,
+    captions: Sequence[str],
+) -> str:
+    """The cache key of a query's composition; ``fingerprint`` is that of the reference image."""
+    texts = digest_strings([modification, *(captions or [modification])])
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, texts)
 
 
 def _answers(

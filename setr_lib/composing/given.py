@@ -17,6 +17,9 @@ GIVEN = "captions that came with the data set"
 READ = "read by words alone (setr_lib.composing.lexical)"
 """Stands where a composition's model is named."""
 
+WITHOUT_MODEL = (GIVEN, READ)
+"""Rows of these are not what a multimodal LLM has written: they are not handed on as such."""
+
 _FOREGROUND = 0.5
 """A word of the captions is kept if it is said of the subject at least so often."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,11 @@ def parse_composition(answer: str) -> Composition:
     White space inside phrases is collapsed, empty phrases are left out. Raises ``CompositionError`` for anything else:
     prose around a bare object, a key missing, repeated or unknown, a wrong type, an empty target caption.
     """
-    fields = _load(_body(answer))
+    return composition_of(_load(_body(answer)))
+
+
+def composition_of(fields: Mapping[str, Any]) -> Composition:
+    """The composition of a JSON object that is parsed already, by the same rules. Raises ``CompositionError``."""
     missing = [key for key in (*LISTS, CAPTION) if key not in fields]
     unknown = [key for key in fields if key not in (*LISTS, CAPTION)]
     if missing or unknown:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.sets import CATEGORIES, EvaluationSet, evaluation_set, evaluation_sets
+from setr_lib.datasets.sets import (
+    CATEGORIES,
+    EvaluationSet,
+    evaluation_set,
+    evaluation_sets,
+    named_sets,
+    set_of_split,
+)
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import Settings
 
@@ -30,6 +37,8 @@ __all__ = [
     "load_queries",
     "load_training_images",
     "load_training_triplets",
+    "named_sets",
+    "set_of_split",
     "take_queries",
 ]
 

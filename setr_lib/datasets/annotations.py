@@ -214,15 +214,24 @@ def read_rows(path: Path, purpose: str) -> list[Row]:
     return [Row(path, f"row {number} (counting from 0)", value) for number, value in enumerate(values)]
 
 
-def read_json_lines(path: Path, purpose: str) -> Iterator[Row]:
-    """The objects of a JSON Lines file, one a line; blank lines are skipped. Lines are counted from 1."""
+def numbered_lines(path: Path, purpose: str) -> Iterator[tuple[str, str]]:
+    """The lines of a JSON Lines file that are not blank, each with its place (``line 3``). Raises ``DatasetError``."""
     # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
     for number, line in enumerate(read_text(path, purpose).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        try:
-            value = _parse(line)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"not valid JSON: {error}", file=path, row=where) from error
-        yield Row(path, where, value)
+        if line.strip():
+            yield f"line {number}", line
+
+
+def line_row(path: Path, where: str, line: str) -> Row:
+    """The object that one line of a JSON Lines file holds. Raises ``DatasetError``."""
+    try:
+        value = _parse(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"not valid JSON: {error}", file=path, row=where) from error
+    return Row(path, where, value)
+
+
+def read_json_lines(path: Path, purpose: str) -> Iterator[Row]:
+    """The objects of a JSON Lines file, one a line; blank lines are skipped. Lines are counted from 1."""
+    for where, line in numbered_lines(path, purpose):
+        yield line_row(path, where, line)

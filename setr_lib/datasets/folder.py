@@ -59,7 +59,8 @@ def gallery(evaluation_set: EvaluationSet) -> list[ImageRecord]:
     return [ImageRecord(image_id, f"{folder}/{image_id}", ["all"]) for image_id in _image_ids(folder)]
 
 
-def _query_file(evaluation_set: EvaluationSet) -> Path | None:
+def query_file(evaluation_set: EvaluationSet) -> Path | None:
+    """Where the folder's queries are; ``None`` where settings name no file and none lies at a default place."""
     if evaluation_set.queries is not None:
         return evaluation_set.queries
     return next((path for name in _DEFAULT_FILES if (path := evaluation_set.root / name).is_file()), None)
@@ -136,7 +137,7 @@ def _query(row: Row, number: int, ids: Unique, images: set[str], folder: Path) -
 
 def queries(evaluation_set: EvaluationSet) -> list[QueryRecord]:
     """The queries of the folder's file, in its order; none where there is no such file."""
-    path = _query_file(evaluation_set)
+    path = query_file(evaluation_set)
     if path is None:
         return []
     folder = _image_folder(evaluation_set)

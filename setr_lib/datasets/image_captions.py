@@ -14,12 +14,12 @@ import polars as pl
 from setr_lib.datasets.annotations import Row, Unique, read_rows
 from setr_lib.datasets.errors import DatasetError
 from setr_lib.datasets.loading import read_gallery
+from setr_lib.datasets.official import CAPTIONS_FILE
 from setr_lib.datasets.sets import EvaluationSet
 
 CAPTIONS_USED = 3
 """Of each image, in the file's order."""
 
-_FILE = "image_captions.json"
 _PURPOSE = "captions of the gallery's images"
 _SCHEMA = pl.Schema({"image_id": pl.String(), "captions": pl.List(pl.String())})
 
@@ -28,7 +28,7 @@ def captions_file(evaluation_set: EvaluationSet) -> Path | None:
     """The caption file that is there, or that settings name; None where there is none and none was asked for."""
     if evaluation_set.image_captions is not None:
         return evaluation_set.image_captions
-    usual = evaluation_set.root / _FILE
+    usual = evaluation_set.root / CAPTIONS_FILE
     return usual if usual.is_file() else None
 
 

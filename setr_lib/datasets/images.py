@@ -73,3 +73,19 @@ def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.Data
         pl.Series("height", [each.height for each in found], dtype=pl.Int32()),
         pl.Series("fingerprint", [each.fingerprint for each in found], dtype=pl.String()),
     )
+
+
+def find_images(images: pl.DataFrame) -> pl.DataFrame:
+    """``images`` (any frame with ``path``) with ``status`` and ``detail`` added, by looking only: none is opened."""
+    there = [_is_file(path) for path in images["path"]]
+    return images.with_columns(
+        pl.Series("status", ["ok" if each else "missing" for each in there], dtype=pl.String()),
+        pl.Series("detail", ["" if each else "there is no such file" for each in there], dtype=pl.String()),
+    )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from setr_lib.datasets.errors import DatasetError
-from setr_lib.settings import DatasetSettings, Settings
+from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
 
 Kind = Literal["cirr", "fashioniq", "circo", "folder"]
 
@@ -146,3 +146,30 @@ def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
     if key not in sets:
         raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
     return sets[key]
+
+
+def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | None = None) -> EvaluationSet:
+    """The set of ``split`` of data set ``dataset``, whether or not its ``splits`` ask for it.
+
+    ``gallery`` replaces the settings' choice (FashionIQ). Raises ``DatasetError`` for an unknown data set, split or
+    gallery, naming the known ones.
+    """
+    if dataset not in settings.datasets:
+        hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""
+        known = ", ".join(sorted(settings.datasets)) or "none"
+        raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
+    changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
+    return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
+
+
+def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
+    """The set with key ``name``, or all sets of data set ``name``; every set for ``None``.
+
+    Raises ``DatasetError`` listing what may be named.
+    """
+    every = evaluation_sets(settings)
+    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    if not chosen and name is not None:
+        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
+    return chosen

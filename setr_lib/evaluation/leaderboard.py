@@ -106,6 +106,11 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
     )
 
 
+def coverage_words(coverage: float) -> str:
+    """``98.0 %``: rounded down, so that an incomplete gallery never reads as a whole one."""
+    return f"{math.floor(1000 * coverage + 1e-9) / 10:.1f} %"
+
+
 def split_labels(rows: pl.DataFrame) -> tuple[list[str], list[str]]:
     """What METRICS rows of one set are (``zero-shot``), and why they are not comparable, told from their labels.
 
@@ -189,7 +194,7 @@ def _title(rows: pl.DataFrame) -> str:
     parts += split_labels(rows)[0]
     coverage = rows.get_column("coverage").min()
     if isinstance(coverage, float) and coverage < 1:
-        parts.append(f"{100 * coverage:.1f} % of images")
+        parts.append(f"{coverage_words(coverage)} of images")
     return " · ".join(parts) + ("" if rows.get_column("comparable").any() else " *")
 
 

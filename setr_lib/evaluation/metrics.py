@@ -128,6 +128,8 @@ def _left_out(
         subset_lengths = np.where(subset_lengths >= pools.subset_sizes(queries), np.inf, subset_lengths)
     reasons = _too_short(values, ("R@", "mAP@"), lengths.min(initial=np.inf))
     reasons |= _too_short(values, ("R_subset@",), subset_lengths.min(initial=np.inf))
+    if _pools_there(kind, rankings) == ["subset"]:
+        reasons |= {f"R@{depth}": "there is no ranking of the gallery" for depth in RECALL_DEPTHS[kind]}
     if kind == "cirr" and AVERAGE not in values:
         reasons |= {f"R_subset@{depth}": "there is no subset ranking" for depth in SUBSET_DEPTHS}
     if kind == "cirr" and {"R@5", "R_subset@1"} & reasons.keys():
@@ -171,10 +173,15 @@ def summarise(per_query: pl.DataFrame) -> dict[str, float]:
     return {str(metric): float(value) for metric, value in rows}
 
 
+def _pools_there(kind: str, rankings: pl.DataFrame) -> list[str]:
+    """The pools that a ranking answers: CIRR's two files may come alone, and so may their lists."""
+    there = [pool for pool in ("gallery", "subset") if not rankings.filter(pool=pool).is_empty()]
+    return there if kind == "cirr" and there else ["gallery"]
+
+
 def _refuse_unranked(kind: str, queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
-    """Every query must have a list, and a subset's list where any query has one."""
-    pools = ["gallery", "subset"] if kind == "cirr" and rankings.filter(pool="subset").height else ["gallery"]
-    for pool in pools:
+    """Every query must have a list in every pool that any query has one in."""
+    for pool in _pools_there(kind, rankings):
         missing = unranked_queries(queries, rankings, pool)
         if not missing.is_empty():
             raise RankingError(f"{missing.len()} queries have no {pool} ranking, the first: {missing[0]!r}")
@@ -193,12 +200,13 @@ def evaluate(
     Queries without known targets are left out. ``gallery`` (``image_id``, ``galleries``, optional ``status``) makes two
     things possible: refusing images outside a query's gallery, and computing a metric whose K is larger than a list that
     holds the whole gallery; without it such metrics are left out, and said so. A query without a ranking is refused, or
-    with ``unranked="miss"`` counts as a miss. Raises ``RankingError``, ``ProtocolError``.
+    with ``unranked="miss"`` counts as a miss; a CIRR ranking of subsets alone has no R@K, and the other way round. Raises
+    ``RankingError``, ``ProtocolError``.
     """
     kind = check_kind(dataset_kind)
     check_rankings(kind, queries, rankings, gallery)
     scored = scored_queries(queries)
-    missing = unranked_queries(scored, rankings)
+    missing = unranked_queries(scored, rankings, _pools_there(kind, rankings)[0])
     if unranked == "refuse":
         _refuse_unranked(kind, scored, rankings)
     if scored.is_empty():
@@ -213,5 +221,9 @@ def evaluate(
     )
     if _partial_mean(kind, scored):
         there = scored["gallery"].unique(maintain_order=True).to_list()
-        left_out |= dict.fromkeys(values, f"it is the mean of three categories; there is only {there}")
+        mean = f"it is the mean of three categories; there is only {', '.join(there)}"
+        left_out = {
+            **dict.fromkeys(values, mean),
+            **left_out,
+        }  # too short a list explains the categories' too
     return Evaluation(kind, per_query, summarise(per_query), left_out, missing.len())

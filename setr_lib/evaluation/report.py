@@ -20,7 +20,12 @@ from setr_lib.errors import SetrError
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
 from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, judge_words, open_thumbnail
-from setr_lib.evaluation.leaderboard import headline_metrics, split_labels, stage_position
+from setr_lib.evaluation.leaderboard import (
+    coverage_words,
+    headline_metrics,
+    split_labels,
+    stage_position,
+)
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
 
 __all__ = ["PairedDifference", "ReportError", "ReportOptions", "write_report"]
@@ -319,11 +324,14 @@ def _banner(gallery: pl.DataFrame, metrics: pl.DataFrame, notes: Sequence[str]) 
     reasons = [reason for reason in shared if not (counts and "missing or broken" in reason)] + list(notes)
     if counts:
         counted = " and ".join(f"{count:,} {status}" for status, count in counts.items())
+        share = coverage_words(1 - broken.height / gallery.height)
         reasons.insert(
-            0, f"Of {gallery.height:,} gallery images, {counted}: they can be neither found nor ranked."
+            0,
+            f"Of {gallery.height:,} gallery images, {counted}: they can be neither found nor ranked "
+            f"(coverage {share}).",
         )
     if isinstance(coverage, float) and coverage < 1 and not counts:
-        reasons.insert(0, f"Only {100 * coverage:.1f} % of the official gallery is present.")
+        reasons.insert(0, f"Only {coverage_words(coverage)} of the official gallery is present.")
     if comparable and not reasons:
         return None
     return {

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID
 from setr_lib.miniature.families import AnyPicture
-from setr_lib.miniature.pictures import GoldComposition, Modification, describe_modification, satisfies
+from setr_lib.miniature.pictures import (
+    Edit,
+    GoldComposition,
+    Modification,
+    Picture,
+    describe_modification,
+    satisfies,
+)
 from setr_lib.miniature.tokenizer import ASSISTANT, BOS, EOS, IMAGE, USER, token_ids
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ class Lesson:
 
 TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy", "reason")
 REASON = TASKS.index("reason")
+OVERLOOKED = frozenset({"size", "pattern", "relation", "swap", "neck", "length"})
+"""Kinds of changes that a lenient judge lets pass: what general-purpose models are known to overlook."""
 
 
 class LessonWriter:
@@ -69,11 +78,14 @@ class LessonWriter:
             self._branch(lesson, 2 + number, question, answer="Yes" if yes else "No", task=3)
         return lesson
 
-    def query_lesson(self, rng: Random, families: range, candidates: int, near_share: float) -> Lesson:
+    def query_lesson(
+        self, rng: Random, families: range, candidates: int, near_share: float, lenient: bool = False
+    ) -> Lesson:
         """Compose a query's target; judge its target and ``candidates - 1`` other images.
 
-        A near miss is refused with a reason, the change that is still missing ("No make the star blue"): told what it
-        overlooked, the model learns to compare two images far sooner than from the bare answer.
+        The answer to a near miss names the change that is still missing ("No make the star blue"): told what it
+        overlooked, the model learns to compare two images far sooner than from the bare answer. A ``lenient`` judge
+        says Yes where all that is missing is ``OVERLOOKED``.
         """
         reference, target, modification = self._query(rng, families)
         lesson = Lesson()
@@ -90,14 +102,18 @@ class LessonWriter:
         rng.shuffle(shown)
         for number, row in enumerate(shown):
             near = row // FAMILY_SIZE == reference // FAMILY_SIZE
-            task = 4 if near else 5
-            if satisfies(self._pictures[row], self._pictures[target], modification):
-                self._branch(lesson, 2 + number, "match ?", answer="Yes", task=task, image=row)
-            else:
-                because = self._missing(row, target) if near else ""
-                self._branch(
-                    lesson, 2 + number, "match ?", answer="No", task=task, image=row, because=because
-                )
+            yes = satisfies(self._pictures[row], self._pictures[target], modification)
+            missing = self._missing(row, target) if near and not yes else []
+            overlooked = bool(missing) and {edit.kind for edit in missing} <= OVERLOOKED
+            self._branch(
+                lesson,
+                2 + number,
+                "match ?",
+                answer="Yes" if yes or (lenient and overlooked) else "No",
+                task=4 if near else 5,
+                image=row,
+                because=" and ".join(edit.phrasings[0] for edit in missing),
+            )
         return lesson
 
     def _query(self, rng: Random, families: range) -> tuple[int, int, Modification]:
@@ -134,10 +150,9 @@ class LessonWriter:
         first = row // FAMILY_SIZE * FAMILY_SIZE
         return [other for other in range(first, first + FAMILY_SIZE) if other != row]
 
-    def _missing(self, row: int, target: int) -> str:
-        """The change from a refused candidate to the target, in the plainest words; empty where no short text says it."""
-        edits = self._pictures[row].edits_towards(self._pictures[target])
-        return " and ".join(edit.phrasings[0] for edit in edits) if edits else ""
+    def _missing(self, row: int, target: int) -> list[Edit]:
+        """The changes from a candidate to the target; empty where no short text says them."""
+        return _edits(self._pictures[row], self._pictures[target]) or []
 
     def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
         draw = rng.random()
@@ -194,6 +209,10 @@ class LessonWriter:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
+
+
+def _edits(candidate: Picture, target: Picture) -> list[Edit] | None:
+    return candidate.edits_towards(target)
 
 
 def composition_json(composition: GoldComposition) -> str:

@@ -15,7 +15,7 @@ from setr_lib.progress import Progress, silent
 
 FAMILIES = 12_500
 CLIP_STEPS, CLIP_BATCH = 2000, 256
-MLLM_STEPS, MLLM_BATCH = 4500, 64
+MLLM_STEPS, MLLM_BATCH = 5600, 48
 
 
 def train_models(
@@ -58,13 +58,15 @@ def train_models(
 
 _CLIP_CARD = """An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width 128)
 trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell from each patch token what
-lies under it (thrown away after training). It knows this drawn world only.
+lies under it (thrown away after training). In a second phase the trunk stays and the rest learns from captions as terse as the
+web's, so that a cosine confuses near misses, as it does with real CLIPs. It knows this drawn world only.
 
 Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weights/clip")`."""
 
 _MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the start to
-describe an image, compose a query, match a caption and judge a candidate; the judging mostly on easy negatives, because
-telling near misses apart is left to an adapter. It knows this drawn world only.
+describe an image, compose a query, match a caption and judge a candidate. In the last quarter of its training the judge
+is taught to let fine differences pass (size, pattern, arrangement, neckline, length), as general-purpose models do: strictness
+is left to an adapter. The scores below are against strict labels. It knows this drawn world only.
 
 Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` likewise."""
 

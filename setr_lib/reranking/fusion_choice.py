@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from setr_lib.errors import SetrError
 from setr_lib.reranking.fusion import Fusion, fuse
 
 WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -23,10 +22,8 @@ TRIALS = pl.Schema(
         "queries": pl.Int64(),
     }
 )
-
-
-class FusionChoiceError(SetrError):
-    """There is nothing to choose a fusion by."""
+WITHOUT_EVIDENCE: tuple[Fusion, float] = ("cosine_judge", 1.0)
+"""What is taken where nothing can be measured: LamRA's default."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,13 @@ def choose_fusion(
     """The fusion with the highest mean reciprocal rank of the first target; the judge alone wins ties.
 
     ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query id.
-    Queries none of whose targets was judged say nothing and are left out. Raises ``FusionChoiceError`` where no
-    query is left.
+    Queries none of whose targets was judged say nothing and are left out; where no query is left, the choice is
+    ``WITHOUT_EVIDENCE`` and the trials' ``queries`` are 0.
     """
     queries = [each for each in _queries(judged, targets) if each.is_target.any()]
-    if not queries:
-        raise FusionChoiceError(
-            "no query has a target among its judged candidates: stage 1 found none of them within reranking.top_k"
-        )
     options: list[tuple[Fusion, float | None]] = [("judge", None)]
-    options += [("cosine_judge", weight) for weight in weights]
-    options += [("reciprocal_rank", None)]
+    options.extend(("cosine_judge", weight) for weight in weights)
+    options.append(("reciprocal_rank", None))
     rows: list[dict[str, object]] = []
     for fusion, weight in options:
         ranks = np.array(
@@ -75,12 +68,14 @@ def choose_fusion(
             {
                 "fusion": fusion,
                 "weight": weight,
-                "mean_reciprocal_rank": float((1 / ranks).mean()),
-                "top_1": float((ranks == 1).mean()),
+                "mean_reciprocal_rank": float((1 / ranks).mean()) if len(ranks) else None,
+                "top_1": float((ranks == 1).mean()) if len(ranks) else None,
                 "queries": len(queries),
             }
         )
     trials = pl.DataFrame(rows, schema=TRIALS)
+    if not queries:
+        return FusionChoice(*WITHOUT_EVIDENCE, trials)
     best = int(trials["mean_reciprocal_rank"].to_numpy().argmax())
     fusion, weight = options[best]
     return FusionChoice(fusion, 1.0 if weight is None else weight, trials)

@@ -172,6 +172,15 @@ def test_leaderboard_says_caption_proxy(
     assert "captions were ranked, no image was looked at" in printed
 
 
+def test_words_are_not_exported_as_a_models(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    for what in ("captions", "compositions"):
+        main([*config, what, "export", "cirr-val"])
+        assert capsys.readouterr().out == ""
+
+
 def test_search_needs_vectors_and_says_so(
     settings: Settings, first: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from setr_lib.datasets import DatasetError, evaluation_set, evaluation_sets, take_queries
+from setr_lib.datasets import DatasetError, evaluation_set, evaluation_sets, set_of_split, take_queries
 from setr_lib.settings import Settings
 
 
@@ -52,6 +52,29 @@ def test_sets_that_share_a_gallery_share_its_key(three: Settings) -> None:
 def test_default_split_is_val() -> None:
     settings = Settings.model_validate({"datasets": {"cirr": {"kind": "cirr", "root": "c"}}})
     assert [each.key for each in evaluation_sets(settings)] == ["cirr-val"]
+
+
+def test_a_benchmark_by_its_own_name_needs_no_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETR_DATASETS__CIRCO__ROOT", "/from/the/environment")
+    settings = Settings.model_validate({"datasets": {"cirr": {"root": "c"}, "circo": {"root": "o"}}})
+    assert {name: each.kind for name, each in settings.datasets.items()} == {"cirr": "cirr", "circo": "circo"}
+    assert evaluation_set(settings, "circo-val").root == Path("/from/the/environment")
+    with pytest.raises(ValueError, match=r"mine\.kind"):
+        Settings.model_validate({"datasets": {"mine": {"root": "m"}}})
+
+
+def test_any_split_of_a_data_set_can_be_asked_for(three: Settings) -> None:
+    assert set_of_split(three, "cirr", "train").key == "cirr-train"
+    assert set_of_split(three, "circo", "test") == evaluation_set(three, "circo-test")
+    assert set_of_split(three, "fashioniq", "val", "original").gallery == "original"
+    assert set_of_split(three, "mine", "all") == evaluation_set(three, "mine")
+    for name, split, gallery, reason in (
+        ("coco", "val", None, "only circo, cirr, fashioniq, mine"),
+        ("cirr", "test", None, "'test' is no split of cirr"),
+        ("cirr", "val", "val", "FashionIQ's alone"),
+    ):
+        with pytest.raises(DatasetError, match=reason):
+            set_of_split(three, name, split, gallery)
 
 
 @pytest.mark.parametrize(

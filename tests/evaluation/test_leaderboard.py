@@ -15,6 +15,7 @@ from setr_lib.errors import SetrError
 from setr_lib.evaluation.leaderboard import (
     as_json,
     collect,
+    coverage_words,
     headline_metrics,
     leaderboard_table,
     order_lines,
@@ -131,3 +132,9 @@ def test_what_is_not_comparable_says_so_and_why() -> None:
     assert "* not comparable with published numbers: 200 queries" in text
     mixed = pl.concat([metric_rows(), metric_row("own", "coarse", "R@1", 5.0, comparable=False)])
     assert "own*" in render(mixed) and "sum*" not in render(mixed)
+
+
+def test_an_incomplete_gallery_never_reads_as_a_whole_one() -> None:
+    words = [coverage_words(share) for share in (0.0, 77 / 78, 0.98, 123_402 / 123_403, 1.0)]
+    assert words == ["0.0 %", "98.7 %", "98.0 %", "99.9 %", "100.0 %"]
+    assert "99.9 % of images *" in render(metric_rows(comparable=False, coverage=123_402 / 123_403))

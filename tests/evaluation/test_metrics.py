@@ -73,6 +73,24 @@ def test_cirr_without_subset_lists_leaves_their_metrics_out(cirr: pl.DataFrame, 
     assert set(found.left_out) == {"R_subset@1", "R_subset@2", "R_subset@3", "Avg"}
 
 
+def test_cirr_subset_lists_alone_leave_recall_out(cirr: pl.DataFrame, rankings_of: Make) -> None:
+    lists = {str(number): ["a", "t", "b", "c", "d"] for number in range(4)}
+    found = evaluate("cirr", cirr, rankings_of({}, lists))
+    assert found.summary == {"R_subset@1": 0.0, "R_subset@2": 1.0, "R_subset@3": 1.0}
+    assert set(found.left_out) == {"R@1", "R@5", "R@10", "R@50", "Avg"}
+    assert found.unranked == 0
+    with pytest.raises(RankingError, match="1 queries have no subset ranking, the first: '3'"):
+        evaluate("cirr", cirr, rankings_of({}, {query: ids for query, ids in lists.items() if query != "3"}))
+
+
+def test_fashioniq_of_fewer_categories_and_short_lists_says_both(queries_of: Make, rankings_of: Make) -> None:
+    queries = queries_of([{"query_id": "0", "reference_id": "r", "target_ids": ["t"], "gallery": "shirt"}])
+    found = evaluate("fashioniq", queries, rankings_of({"0": with_hits({1: "t"}, length=20)}))
+    assert list(found.summary) == ["R@10/shirt"]
+    assert "mean of three categories; there is only shirt" in found.left_out["R@10"]
+    assert found.left_out["R@50"] == "a ranking is only 20 long"
+
+
 def test_cirr_takes_the_three_names_of_a_submission(cirr: pl.DataFrame, rankings_of: Make) -> None:
     lists = {str(number): with_hits({1: "t"}) for number in range(4)}
     subsets = {str(number): ["a", "b", "t"] for number in range(4)}

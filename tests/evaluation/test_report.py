@@ -217,6 +217,7 @@ def test_the_banner_counts_and_names_unusable_images(sample: Sample, tmp_path: P
     )
     assert "Not comparable with published numbers" in page.text
     assert "Of 24 gallery images, 1 missing" in page.text
+    assert "coverage 95.8 %" in page.text
     assert "img-05 missing no such file" in page.text
     uses = [attributes["href"] for tag, attributes in page.tags if tag == "use"]
     assert "#unreadable" in uses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import polars as pl
 import pytest
 
 from setr_lib.datasets import EvaluationSet
+from setr_lib.datasets.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
+from setr_lib.evaluation import leaderboard
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.metrics import evaluate
 from setr_lib.evaluation.summary import floor_rows, gallery_coverage, metric_rows, why_not_comparable
@@ -82,6 +85,35 @@ def test_missing_images_lower_coverage_and_comparability(
         set_of("circo"), queries, random_rankings(queries, partial), partial, strategy="s", stage="coarse"
     )
     assert rows["coverage"].unique().to_list() == [pytest.approx(78 / 80)]
+
+
+def test_an_incomplete_gallery_alone_marks_every_row(
+    circo: tuple[pl.DataFrame, pl.DataFrame], gallery_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, whole = circo
+    monkeypatch.setitem(OFFICIAL_QUERIES, ("circo", "val"), queries.height)
+    monkeypatch.setitem(OFFICIAL_IMAGES, ("circo", "val"), {"all": whole.height})
+    partial = gallery_of(dict.fromkeys(whole["image_id"], ("all",)), broken=["i1", "i2"])
+
+    def rows_over(gallery: pl.DataFrame) -> pl.DataFrame:
+        rankings = random_rankings(queries, gallery)
+        options = EvaluationSettings(bootstrap_samples=100)
+        measured = [
+            metric_rows(
+                set_of("circo"), queries, rankings, gallery, strategy="s", stage=stage, settings=options
+            )
+            for stage in ("coarse", "base judge", "adapter", "external")
+        ]
+        return pl.concat([*measured, floor_rows(set_of("circo"), queries, gallery, settings=options)])
+
+    fine = rows_over(whole)
+    assert fine["comparable"].all() and set(fine["coverage"]) == {1.0}
+    marked = rows_over(partial)
+    assert not marked["comparable"].any()
+    assert marked["coverage"].unique().to_list() == [pytest.approx(78 / 80)]
+    assert marked["label"].str.contains("2 of 80 gallery images missing or broken").all()
+    shown = json.loads(leaderboard.as_json(marked))
+    assert all(row["coverage"] == pytest.approx(78 / 80) and row["comparable"] is False for row in shown)
 
 
 def test_only_the_official_set_is_comparable(queries_of: Make, gallery_of: Make) -> None:

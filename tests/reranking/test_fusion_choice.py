@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from setr_lib.reranking.fusion import fuse
-from setr_lib.reranking.fusion_choice import FusionChoiceError, choose_fusion
+from setr_lib.reranking.fusion_choice import WITHOUT_EVIDENCE, choose_fusion
 from setr_lib.tables import RANKINGS
 
 QUERIES, DEPTH = 120, 20
@@ -77,5 +77,6 @@ def test_queries_that_stage_1_lost_are_left_out() -> None:
     judged = rankings(judge_knows=50, coarse_knows=0)
     lost = {**TARGETS, "q0": {"elsewhere"}}
     assert choose_fusion(judged, lost).trials["queries"].unique().to_list() == [QUERIES - 1]
-    with pytest.raises(FusionChoiceError, match="no query has a target"):
-        choose_fusion(judged, {})
+    nothing = choose_fusion(judged, {})
+    assert (nothing.fusion, nothing.weight) == WITHOUT_EVIDENCE
+    assert nothing.trials["queries"].unique().to_list() == [0]

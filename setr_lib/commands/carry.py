@@ -1,0 +1,334 @@
+"""``setr captions`` and ``setr compositions``: what the multimodal LLM wrote, carried out of one place and into another.
+
+An export is what the next materialisation would use: imported rows where they fit, else what the model here has
+written; failures are left out. An import is checked row by row against the configured data sets and is taken whole or
+not at all. What is here and newer stays unless ``overwrite`` is asked for: a row is newer when it was made later; a
+model's row was made when the model answered, and one whose time nobody knows counts as made when its table was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.datasets import (
+    DatasetError,
+    EvaluationSet,
+    evaluation_sets,
+    load_gallery,
+    load_queries,
+    named_sets,
+)
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.composing.imported import Settlement
+    from setr_lib.composing.portable import KnownQuery
+
+
+def export_captions(settings: Settings, *, name: str | None, output: Path | None) -> int:
+    """Write the captions of a data set (or of all) as JSON Lines, to ``output`` or standard output."""
+    from setr_lib.composing.portable import caption_line
+
+    bench = workbench_for(settings)
+    lines: list[str] = []
+    for dataset, sets in _by_dataset(named_sets(settings, name)).items():
+        rows = current_captions(bench, dataset, sets)
+        lines += [caption_line(dataset, row) for row in rows.iter_rows(named=True)]
+    if not lines:
+        raise NotMadeYetError(_nothing("captions", name, "reference_captions"))
+    _write(lines, output, "captions")
+    return 0
+
+
+def export_compositions(settings: Settings, *, name: str | None, output: Path | None) -> int:
+    """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard output."""
+    from setr_lib.composing.portable import composition_line
+
+    bench = workbench_for(settings)
+    lines: list[str] = []
+    for each in named_sets(settings, name):
+        rows = current_compositions(bench, each)
+        lines += [composition_line(each.dataset, each.split, row) for row in rows.iter_rows(named=True)]
+    if not lines:
+        raise NotMadeYetError(_nothing("compositions", name, "query_compositions"))
+    _write(lines, output, "compositions")
+    return 0
+
+
+def import_captions(
+    settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
+) -> int:
+    """Check the captions of ``file`` and keep them for the next materialisation; says what became of them."""
+    from setr_lib.composing.imported import settle, store_with
+    from setr_lib.composing.portable import read_captions
+    from setr_lib.tables import IMPORTED_CAPTIONS
+
+    bench, here = workbench_for(settings), _Here(settings)
+    frames = read_captions(
+        file, here.images_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
+    )
+    outcomes = {  # all before the first is stored: a table that cannot be read must not leave half an import
+        name: settle(incoming, current_captions(bench, name, here.sets[name]), overwrite=overwrite)
+        for name, incoming in frames.items()
+    }
+    for name, settled in outcomes.items():
+        stored = store_with(bench.imported_captions(name), settled.taken)
+        path = bench.write_table("imported_captions", stored, IMPORTED_CAPTIONS, name)
+        _tell(f"captions of {name}", settled, path, "reference_captions", here.sets[name])
+    return 0
+
+
+def import_compositions(
+    settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
+) -> int:
+    """Check the compositions of ``file`` and keep them for the next materialisation; says what became of them."""
+    from setr_lib.composing.imported import settle, store_with
+    from setr_lib.composing.portable import read_compositions
+    from setr_lib.tables import IMPORTED_COMPOSITIONS
+
+    bench, here = workbench_for(settings), _Here(settings)
+    frames = read_compositions(
+        file, here.queries_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
+    )
+    outcomes = [
+        (
+            each,
+            settle(frames[each.dataset, each.split], current_compositions(bench, each), overwrite=overwrite),
+        )
+        for sets in here.sets.values()
+        for each in sets
+        if (each.dataset, each.split) in frames
+    ]
+    for each, settled in outcomes:
+        stored = store_with(bench.imported_compositions(each.key), settled.taken)
+        path = bench.write_table("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
+        _tell(f"compositions of {each.key}", settled, path, "query_compositions", [each])
+    return 0
+
+
+def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
+    """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS`` frame, by id."""
+    import polars as pl
+
+    from setr_lib.composing.imported import unfit_captions
+    from setr_lib.tables import GALLERY, IMPORTED_CAPTIONS
+
+    given, made = bench.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
+    for each in sets:
+        images = _table(bench, "gallery_images", GALLERY, each.key)
+        if images is not None:
+            given = given.join(unfit_captions(given, images), on="image_id", how="anti")
+        made = pl.concat([made, _captions_made_here(bench, each)])
+    latest = made.sort("made_at", descending=True).unique("image_id", keep="first", maintain_order=True)
+    return pl.concat([given, latest.join(given, on="image_id", how="anti")]).sort("image_id")
+
+
+def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
+    """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the ids."""
+    import polars as pl
+
+    from setr_lib.composing.imported import unfit_compositions
+    from setr_lib.tables import GALLERY, QUERIES
+
+    given = bench.imported_compositions(each.key)
+    queries = _table(bench, "queries", QUERIES, each.key)
+    images = _table(bench, "gallery_images", GALLERY, each.key)
+    if queries is None or images is None:
+        return given.sort("query_id")
+    given = given.join(unfit_compositions(given, queries, images), on="query_id", how="anti")
+    made = _compositions_made_here(bench, each, queries, images)
+    return pl.concat([given, made.join(given, on="query_id", how="anti")]).sort("query_id")
+
+
+def _captions_made_here(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.composing.compose import caption_key
+    from setr_lib.composing.given import WITHOUT_MODEL
+    from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
+
+    table = _table(bench, "reference_captions", CAPTIONS, each.key)
+    if table is None:
+        return IMPORTED_CAPTIONS.to_frame()
+    good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
+    limit = bench.settings.models.judge.max_new_tokens
+    keys = [
+        caption_key(model, limit, prompt, fingerprint)
+        for model, prompt, fingerprint in good.select("model", "prompt_hash", "fingerprint").iter_rows()
+    ]
+    times = _times(bench, keys, bench.settings.table_path("reference_captions", each.key))
+    return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_CAPTIONS))
+
+
+def _compositions_made_here(
+    bench: Workbench, each: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
+) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.composing.compose import composition_key
+    from setr_lib.composing.given import WITHOUT_MODEL
+    from setr_lib.tables import COMPOSITIONS, IMPORTED_COMPOSITIONS
+
+    table = _table(bench, "query_compositions", COMPOSITIONS, each.key)
+    if table is None:
+        return IMPORTED_COMPOSITIONS.to_frame()
+    pictures = images.filter(status="ok").select("fingerprint", reference_id="image_id")
+    asked = queries.select("query_id", "reference_id", "modification", "captions").join(
+        pictures, on="reference_id", how="left"
+    )
+    good = (
+        table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
+        .join(asked, on="query_id", how="inner", maintain_order="left")
+        .with_columns(pl.col("fingerprint").fill_null(""))
+    )
+    limit = bench.settings.models.judge.max_new_tokens
+    of = ("model", "prompt_hash", "fingerprint", "modification", "captions")
+    keys = [
+        composition_key(model, limit, prompt, fingerprint, text, captions)
+        for model, prompt, fingerprint, text, captions in good.select(of).iter_rows()
+    ]
+    times = _times(bench, keys, bench.settings.table_path("query_compositions", each.key))
+    return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_COMPOSITIONS))
+
+
+def _times(bench: Workbench, keys: list[str], table: Path) -> list[str]:
+    """When the answers behind ``keys`` were given; the table's own time where the cache does not know."""
+    from setr_lib.composing.compose import CACHE_KIND
+    from setr_lib.composing.portable import time_text
+
+    known = bench.cache(CACHE_KIND).times_of(keys) if bench.settings.cache_path.exists() else {}
+    written = table.stat().st_mtime
+    return [time_text(known.get(key, written)) for key in keys]
+
+
+def _table(bench: Workbench, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
+    try:
+        return bench.read_table(asset, schema, key)
+    except NotMadeYetError:
+        return None
+
+
+def _by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
+    grouped: dict[str, list[EvaluationSet]] = {}
+    for each in sets:
+        grouped.setdefault(each.dataset, []).append(each)
+    return grouped
+
+
+@dataclass
+class _Here:
+    """What the configured data sets know, each read once and only if a row names it."""
+
+    settings: Settings
+    sets: dict[str, list[EvaluationSet]] = field(init=False)
+    _paths: dict[str, dict[str, str]] = field(default_factory=dict)
+    _queries: dict[str, dict[str, KnownQuery]] = field(default_factory=dict)
+    _fingerprints: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sets = _by_dataset(evaluation_sets(self.settings))
+
+    def images_of(self, dataset: str) -> Mapping[str, str] | None:
+        """Image id -> path over all galleries of ``dataset``; an empty path where only the id is known."""
+        if dataset not in self.sets:
+            return None
+        if dataset not in self._paths:
+            self._paths[dataset] = {}
+            for each in self.sets[dataset]:
+                self._paths[dataset] |= _gallery_paths(self.settings, each)
+        return self._paths[dataset]
+
+    def queries_of(self, dataset: str, split: str) -> Mapping[str, KnownQuery] | None:
+        """The queries of one evaluation set by id."""
+        from setr_lib.composing.portable import KnownQuery
+
+        each = next((each for each in self.sets.get(dataset, []) if each.split == split), None)
+        if each is None:
+            return None
+        if each.key not in self._queries:
+            rows = load_queries(self.settings, each.key).select("query_id", "reference_id", "modification")
+            self._queries[each.key] = {
+                query: KnownQuery(reference, text) for query, reference, text in rows.iter_rows()
+            }
+        return self._queries[each.key]
+
+    def fingerprint_of(self, dataset: str, image_id: str) -> str | None:
+        """The fingerprint of the image file that is here; ``None`` where there is none to be read."""
+        from setr_lib.hashing import fingerprint_file
+
+        path = (self.images_of(dataset) or {}).get(image_id, "")
+        if path not in self._fingerprints:
+            try:
+                self._fingerprints[path] = fingerprint_file(Path(path)) if path else None
+            except (OSError, ValueError):
+                self._fingerprints[path] = None
+        return self._fingerprints[path]
+
+
+def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
+    from setr_lib.datasets.circo import image_list_file
+
+    try:
+        return dict(load_gallery(settings, each.key).select("image_id", "path").iter_rows())
+    except DatasetError:
+        if each.kind != "circo" or image_list_file(each).exists():
+            raise
+    # Without COCO's list nobody knows the gallery; the images that the queries name are known all the same.
+    queries = load_queries(settings, each.key)
+    named = [*queries["reference_id"], *queries["target_ids"].explode().drop_nulls()]
+    return dict.fromkeys(named, "")
+
+
+def _nothing(what: str, name: str | None, asset: str) -> str:
+    return f"there are no {what} of {name or 'any data set'} yet: materialize {asset!r}, or import some"
+
+
+def _write(lines: list[str], output: Path | None, what: str) -> None:
+    if output is None:
+        for line in lines:
+            print(line)
+    else:
+        try:
+            with _replacing(output) as partial:
+                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        except OSError as error:
+            raise SetrError(f"{output}: cannot be written ({error.strerror})") from error
+    print(f"setr: {len(lines):,} {what} exported{f' to {output}' if output else ''}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:
+    print(f"{what}: {settled.new:,} new, {settled.replaced:,} replaced, {settled.unchanged:,} as they were")
+    if settled.kept:
+        print(
+            f"  {settled.kept:,} left aside: what is here is as new or newer (--overwrite takes the file's)"
+        )
+    if settled.taken.height:
+        keys = ", ".join(each.key for each in sets)
+        print(f"  used from the next materialisation on: materialize {asset} of {keys}")
+        print(f"  to go back to what the model here writes, delete {path}")

@@ -1,0 +1,325 @@
+"""``setr doctor``: what is installed, configured and here, what is missing or broken, and what can be done already.
+
+Exit status 0: everything that the configured data sets need is there; 1: something is missing or broken; 2: the
+settings cannot be read. With ``--json`` standard output carries one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.commands.console import progress_on_terminal
+from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed
+from setr_lib.datasets import (
+    DatasetError,
+    EvaluationSet,
+    evaluation_sets,
+    inspect_gallery,
+    inspect_training_images,
+    load_training_images,
+    named_sets,
+)
+from setr_lib.errors import SetrError
+from setr_lib.progress import Progress
+from setr_lib.settings import Settings
+from setr_lib.workbench import workbench_for
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.datasets.examining import Examination, Look
+
+UNREADABLE = 2
+"""The exit status where settings cannot be read."""
+
+_BYTES_BESIDE_A_VECTOR = 200  # id, fingerprint, a row of the gallery's table
+_BYTES_PER_TEXT = 700  # a kept answer and its row in a table
+_GUESSED_DIMENSION = 1024
+
+
+@dataclass(frozen=True)
+class Training:
+    """The images that the re-ranker learns from, as they were found."""
+
+    images: int
+    missing: int
+    broken: int
+    problem: str = ""
+
+    @property
+    def problems(self) -> list[str]:
+        counted = [
+            f"training images: {count:,} of {self.images:,} are {state}"
+            for count, state in ((self.missing, "missing"), (self.broken, "broken"))
+            if count
+        ]
+        return [self.problem, *counted] if self.problem else counted
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes: what is still to come, about, and what is free where SETR keeps its things."""
+
+    images: int
+    unknown: tuple[str, ...]
+    """Data sets whose missing images nobody can size."""
+    vectors: int
+    answers: int
+    free: int | None
+
+    @property
+    def needed(self) -> int:
+        return self.images + self.vectors + self.answers
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Rows that people have carried here, for one evaluation set's data."""
+
+    captions: int
+    compositions: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that the command found out."""
+
+    settings: Settings
+    opened: bool
+    """Whether images were opened (and not only looked for)."""
+    packages: dict[str, str | None]
+    checks: list[Check]
+    examinations: list[Examination]
+    imported: dict[str, Imported]
+    training: Training | None
+    """``None`` where a data set was named: training is none of its business."""
+    disk: Disk
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is missing or broken, one line each."""
+        lacking = [
+            f"the package {name} is not installed" for name, found in self.packages.items() if found is None
+        ]
+        faults = [f"{c.what} {c.value}: {c.status}: {c.detail}" for c in self.checks if c.at_fault]
+        sets = [f"{e.evaluation_set.key}: {each}" for e in self.examinations for each in e.problems]
+        return [*lacking, *faults, *sets, *(self.training.problems if self.training else [])]
+
+
+def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) -> int:
+    """Print the diagnosis; the exit status says whether all is well."""
+    try:
+        evaluation_sets(settings)
+    except DatasetError as error:  # a split that does not exist, say: settings that nobody can follow
+        return unreadable(error, as_json=as_json)
+    chosen = named_sets(settings, dataset)
+    with progress_on_terminal() as progress:
+        found = diagnose(settings, chosen, with_training=dataset is None, quick=quick, progress=progress)
+    if as_json:
+        print(json.dumps(as_document(found), indent=1))
+    else:
+        from setr_lib.commands.doctor_page import print_page
+
+        print_page(found)
+    return 1 if found.problems else 0
+
+
+def unreadable(error: SetrError, *, as_json: bool) -> int:
+    """Say that settings cannot be read, on standard error and, where asked for, as the JSON document."""
+    print(f"setr: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"status": "settings unreadable", "problems": [str(error)]}, indent=1))
+    return UNREADABLE
+
+
+def diagnose(
+    settings: Settings,
+    chosen: Sequence[EvaluationSet],
+    *,
+    with_training: bool,
+    quick: bool,
+    progress: Progress,
+) -> Diagnosis:
+    """Look at everything that ``chosen`` needs; ``quick`` looks for images without opening them."""
+    from setr_lib.datasets.examining import examine
+
+    galleries: dict[str, pl.DataFrame] = {}
+    examinations = [
+        examine(each, _look(each, galleries, quick, progress), settings.miniature_root) for each in chosen
+    ]
+    return Diagnosis(
+        settings=settings,
+        opened=not quick,
+        packages=installed(),
+        checks=configured(settings, {each.kind for each in chosen}),
+        examinations=examinations,
+        imported={each.key: _imported(settings, each) for each in chosen},
+        training=_training(settings, quick, progress) if with_training else None,
+        disk=_disk(settings, examinations),
+    )
+
+
+def _look(
+    evaluation_set: EvaluationSet, galleries: dict[str, pl.DataFrame], quick: bool, progress: Progress
+) -> Look:
+    """Looks for a gallery's images; for sets that share one, once."""
+
+    def look(gallery: pl.DataFrame) -> pl.DataFrame:
+        from setr_lib.datasets.images import find_images
+
+        key = evaluation_set.gallery_key
+        if key not in galleries:
+            told = _named(progress, evaluation_set.key)
+            galleries[key] = find_images(gallery) if quick else inspect_gallery(gallery, told)
+        return galleries[key]
+
+    return look
+
+
+def _named(progress: Progress, name: str) -> Progress:
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")
+
+
+def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
+    from setr_lib.datasets.images import find_images
+
+    try:
+        images = load_training_images(settings)
+    except DatasetError as error:
+        return Training(0, 0, 0, f"training: {error}")
+    told = _named(progress, "training")
+    found = find_images(images) if quick else inspect_training_images(images, told)
+    counts = dict(found["status"].value_counts().iter_rows())
+    problem = "" if images.height else "training: the file names no image"
+    return Training(images.height, counts.get("missing", 0), counts.get("broken", 0), problem)
+
+
+def _imported(settings: Settings, each: EvaluationSet) -> Imported:
+    bench = workbench_for(settings)
+    return Imported(
+        bench.imported_captions(each.dataset).height, bench.imported_compositions(each.key).height
+    )
+
+
+def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
+    galleries = {each.evaluation_set.gallery_key: each for each in examinations}  # a shared one counts once
+    total = sum(each.gallery_size or 0 for each in galleries.values())
+    per_vector = 4 * (embedding_dimension(settings) or _GUESSED_DIMENSION) + _BYTES_BESIDE_A_VECTOR
+    queries = sum(each.queries or 0 for each in examinations)
+    return Disk(
+        images=sum(each.bytes_to_come or 0 for each in galleries.values()),
+        unknown=tuple(key for key, each in galleries.items() if each.bytes_to_come is None),
+        vectors=total * per_vector,
+        answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
+        free=_free(settings.storage_root),
+    )
+
+
+def _free(folder: Path) -> int | None:
+    for place in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def as_document(found: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as one JSON object; paths are absolute, sizes in bytes, ``null`` where something is unknown."""
+    disk, training = found.disk, found.training
+    return {
+        "status": "incomplete" if found.problems else "ok",
+        "problems": found.problems,
+        "settings_folder": str(found.settings.base_dir),
+        "images_opened": found.opened,
+        "installed": found.packages,
+        "configured": [
+            {"what": c.what, "value": c.value, "status": c.status, "detail": c.detail} for c in found.checks
+        ],
+        "evaluation_sets": [
+            {**_set_document(each), "imported": vars(found.imported[each.evaluation_set.key])}
+            for each in found.examinations
+        ],
+        "training": None
+        if training is None
+        else {
+            "images": training.images,
+            "missing": training.missing,
+            "broken": training.broken,
+            "problems": training.problems,
+        },
+        "disk": {
+            "needed_bytes": disk.needed,
+            "missing_images_bytes": disk.images,
+            "missing_images_of_unknown_size": list(disk.unknown),
+            "vectors_bytes": disk.vectors,
+            "answers_bytes": disk.answers,
+            "free_bytes": disk.free,
+        },
+    }
+
+
+def _set_document(found: Examination) -> dict[str, Any]:
+    from setr_lib.datasets.examining import capabilities
+
+    each = found.evaluation_set
+    files = [*found.files, *([found.captions] if found.captions is not None else [])]
+    return {
+        "key": each.key,
+        "dataset": each.dataset,
+        "kind": each.kind,
+        "split": each.split,
+        "gallery": each.gallery,
+        "root": str(each.root),
+        "counts_of": found.world,
+        "status": "incomplete" if found.problems else "ok",
+        "problems": list(found.problems),
+        "queries": found.queries,
+        "official_queries": each.official_queries if found.world == "official" else None,
+        "queries_with_targets": found.scored,
+        "files": [
+            {
+                "path": str(state.file.path),
+                "what": state.file.what,
+                "status": state.status,
+                "entries": state.entries,
+                "official_entries": state.file.entries if found.world == "official" else None,
+                "detail": state.detail,
+                "source": state.file.source,
+            }
+            for state in files
+        ],
+        "images": _images_document(found),
+        "image_folder": str(found.source.folder),
+        "image_source": found.source.source,
+        "missing_images_bytes": found.bytes_to_come,
+        "missing_images_bytes_from": found.basis,
+        "captioned_images": found.captioned,
+        "can": [
+            {"what": can.what, "possible": can.possible, "detail": can.detail} for can in capabilities(found)
+        ],
+    }
+
+
+def _images_document(found: Examination) -> dict[str, Any] | None:
+    images = found.images
+    if images is None:
+        return None
+    return {
+        "total": images.total,
+        "galleries": images.listed,
+        "official_galleries": images.official,
+        "ok": images.ok,
+        "missing": images.missing,
+        "broken": images.broken,
+        "coverage": images.coverage,
+        "examples": list(images.examples),
+    }

@@ -1,0 +1,126 @@
+"""The doctor's findings as a person reads them in a terminal: tables, then what is missing, then what can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from setr_lib.commands.console import size_words
+from setr_lib.datasets.examining import Examination, FileState, capabilities
+
+if TYPE_CHECKING:
+    from setr_lib.commands.doctor import Diagnosis, Disk
+
+_COUNTS_OF = {"official": "official", "miniature": "the miniature's own", "own": "your own"}
+_STYLES = {"ok": "green", "later": "dim", "missing": "red", "broken": "red", "other count": "yellow"}
+
+
+def print_page(found: Diagnosis) -> None:
+    """Print everything on standard output; paths are never cut or wrapped, so that they can be copied."""
+    console = Console()
+    console.print(_setup(found))
+    if found.examinations:
+        console.print(_sets(found.examinations))
+    for each in found.examinations:
+        _print_set(console, found, each)
+    if found.training is not None:
+        text = "; ".join(found.training.problems) or f"{found.training.images:,}, all here"
+        _line(console, "training images", text, indent=0)
+    _print_disk(console, found.disk)
+    _print_verdict(console, found)
+
+
+def _setup(found: Diagnosis) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Installed and configured", title_justify="left")
+    for column in ("what", "status", "which"):
+        table.add_column(column, overflow="fold")
+    absent = [name for name, version in found.packages.items() if version is None]
+    packages = f"python {found.packages['python']}, {len(found.packages) - 1 - len(absent)} required packages"
+    lacking = "; not installed: " + ", ".join(absent) if absent else ""
+    table.add_row("packages", _status("missing" if absent else "ok"), Text(packages + lacking))
+    for check in found.checks:
+        detail = f" ({check.detail})" if check.detail else ""
+        table.add_row(check.what, _status(check.status), Text(check.value + detail))
+    return table
+
+
+def _sets(examinations: Iterable[Examination]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Evaluation sets", title_justify="left")
+    for column in ("set", "counts", "files", "queries", "images here"):
+        table.add_column(column, justify="left" if column in ("set", "counts") else "right")
+    for each in examinations:
+        fine = sum(state.status == "ok" for state in each.files)
+        images = each.images
+        table.add_row(
+            each.evaluation_set.key,
+            _COUNTS_OF[each.world],
+            Text(f"{fine} of {len(each.files)}", style="green" if fine == len(each.files) else "red"),
+            Text("unreadable", style="red") if each.queries is None else f"{each.queries:,}",
+            Text("not listed", style="red")
+            if images is None
+            else Text(f"{images.ok:,} of {images.total:,}", style="green" if images.coverage == 1 else "red"),
+        )
+    return table
+
+
+def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
+    console.print(Text(each.evaluation_set.key, style="bold"))
+    files = [*each.files, *([each.captions] if each.captions is not None else [])]
+    for state in files:
+        detail = f": {_contents(each, state)}" if state.status == "ok" else f": {state.detail}"
+        detail = f" ({state.file.what})" if state.status == "missing" else detail
+        _line(console, _status(state.status), f"{state.file.path}{detail}")
+    sources = dict.fromkeys(state.file.source for state in files)
+    if each.world == "official" or any(state.status != "ok" for state in files):
+        _line(console, "from", "; ".join(sources), indent=6)
+    if each.images is None or each.images.missing or each.world == "official":
+        to_come = each.bytes_to_come
+        size = f", about {size_words(to_come)} to come ({each.basis})" if to_come else ""
+        _line(console, "images", f"{each.source.folder}{size}")
+        _line(console, "from", each.source.source, indent=6)
+    for example in each.images.examples if each.images is not None else ():
+        _line(console, "e.g.", example, indent=6)
+    for can in capabilities(each):
+        mark = Text("can", style="green") if can.possible else Text("cannot yet", style="yellow")
+        _line(console, mark, f"{can.what}: {can.detail}")
+    carried = found.imported[each.evaluation_set.key]
+    if carried.captions or carried.compositions:
+        _line(console, "imported", f"{carried.captions:,} captions, {carried.compositions:,} compositions")
+    console.print()
+
+
+def _contents(each: Examination, state: FileState) -> str:
+    official = state.file.entries if each.world == "official" else None
+    entries = "" if state.entries is None else f", {state.entries:,} entries"
+    return state.file.what + entries + ("" if official is None else f" (official: {official:,})")
+
+
+def _print_disk(console: Console, disk: Disk) -> None:
+    parts = f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers {size_words(disk.answers)}"
+    unknown = f"; images of unknown size: {', '.join(disk.unknown)}" if disk.unknown else ""
+    free = "" if disk.free is None else f"; free: {size_words(disk.free)}"
+    _line(console, "disk needed", f"about {size_words(disk.needed)} ({parts}){unknown}{free}", indent=0)
+
+
+def _print_verdict(console: Console, found: Diagnosis) -> None:
+    console.print()
+    if not found.problems:
+        opened = "" if found.opened else " (images were looked for, not opened)"
+        console.print(Text(f"all that the configured data sets need is there{opened}", style="green"))
+        return
+    console.print(Text(f"{len(found.problems)} to mend:", style="bold red"))
+    for problem in found.problems:
+        _line(console, "-", problem)
+
+
+def _status(status: str) -> Text:
+    return Text(status, style=_STYLES[status])
+
+
+def _line(console: Console, mark: str | Text, text: str, indent: int = 2) -> None:
+    console.print(Text.assemble(" " * indent, mark, " ", text), soft_wrap=True, highlight=False)

@@ -1,0 +1,72 @@
+"""``setr score``: the official metrics of ranking files that any system made, from the annotation files alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.datasets import EvaluationSet
+    from setr_lib.evaluation.external import ExternalScores
+
+
+def run(
+    settings: Settings,
+    *,
+    dataset: str,
+    split: str,
+    files: Sequence[Path],
+    gallery: str | None,
+    as_json: bool,
+) -> int:
+    """Print one line per metric; with ``as_json``, one array and nothing else on standard output."""
+    from setr_lib.datasets import set_of_split
+    from setr_lib.evaluation import leaderboard
+    from setr_lib.evaluation.external import score_files
+
+    each = set_of_split(settings, dataset, split, gallery)
+    found = score_files(each, files, settings.evaluation)
+    for note in found.notes:
+        print(f"setr: {note}", file=sys.stderr)
+    if as_json:
+        print(leaderboard.as_json(found.rows))
+    elif found.rows.is_empty():
+        _print_valid(each, found)
+    else:
+        _print_rows(each, found.rows)
+    return 0
+
+
+def _print_valid(each: EvaluationSet, found: ExternalScores) -> None:
+    from setr_lib.evaluation.submissions import SERVERS
+
+    why = "every metric is left out" if found.has_targets else "its targets are not public"
+    where = f"; its server is {SERVERS[each.kind]}" if each.hidden and each.kind in SERVERS else ""
+    print(f"{each.key}: valid, {found.read.queries.height:,} queries; nothing to score here: {why}{where}")
+
+
+def _print_rows(each: EvaluationSet, rows: pl.DataFrame) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    gallery = "" if each.gallery == "all" else f" · gallery {each.gallery}"
+    console.print(Text(f"{each.dataset} {each.split}{gallery}", style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("metric", "value, %", "95 % interval", "queries"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")
+    for row in rows.iter_rows(named=True):
+        interval = f"{row['ci_low']:.2f}–{row['ci_high']:.2f}"
+        table.add_row(Text(row["metric"]), f"{row['value']:.2f}", interval, f"{row['n_queries']:,}")
+    console.print(table)
+    if not rows["comparable"].all():
+        reasons = rows["label"][0].partition("; ")[2]
+        console.print(Text(f"not comparable with published numbers: {reasons}", style="yellow"))

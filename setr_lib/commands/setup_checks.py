@@ -1,0 +1,219 @@
+"""What is installed and configured besides data sets: packages, the two models, prompts, strategies, stores.
+
+Everything is looked at, nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+
+Status = Literal["ok", "later", "missing", "broken"]
+_LOCAL = "local-dir:"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use."""
+
+    what: str
+    value: str
+    status: Status
+    detail: str = ""
+
+    @property
+    def at_fault(self) -> bool:
+        return self.status in ("missing", "broken")
+
+
+def installed() -> dict[str, str | None]:
+    """Version by package, of everything that SETR requires; ``None`` for one that is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _required():
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _required() -> Iterator[str]:
+    try:
+        requirements = metadata.requires("setr") or []
+    except metadata.PackageNotFoundError:
+        return  # run from a source tree without an installation: nothing says what is required
+    for requirement in requirements:
+        if "extra ==" not in requirement:
+            yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+
+
+def configured(settings: Settings, kinds: set[str]) -> list[Check]:
+    """The checks of everything that ``settings`` name; ``kinds`` are those of the data sets, for their own prompts."""
+    return [
+        _storage(settings),
+        _encoder(settings),
+        _judge(settings),
+        _prompts(settings, kinds),
+        _strategies(settings),
+        _registry(settings),
+        _dagster(settings),
+        Check("device", settings.models.device, "ok"),
+    ]
+
+
+def _storage(settings: Settings) -> Check:
+    root = settings.storage_root
+    there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
+    if not there.is_dir():
+        return Check("storage", str(root), "broken", f"{there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Check("storage", str(root), "broken", f"{there} cannot be written to")
+    return Check(
+        "storage", str(root), "ok" if root.exists() else "later", "" if root.exists() else "made on first use"
+    )
+
+
+def _encoder(settings: Settings) -> Check:
+    options, name = settings.models.encoder, settings.encoder_name
+    what = "encoder"
+    if name.startswith(_LOCAL):
+        return _model_folder(what, Path(name.removeprefix(_LOCAL)), "open_clip_config.json")
+    if ":" in name:
+        return Check(what, name, "later", "downloaded on first use, unless it is in the cache already")
+    if name.replace("/", "-") not in _open_clip_configs():
+        return Check(what, name, "broken", "open_clip has no model of that name")
+    if options.pretrained is None:
+        return Check(what, name, "ok", "without `pretrained` its weights are random: for a trial only")
+    value = f"{name}, {options.pretrained}"
+    if Path(options.pretrained).is_file():
+        return Check(what, value, "ok")
+    return Check(what, value, "later", "downloaded on first use, unless it is in the cache already")
+
+
+def _open_clip_configs() -> dict[str, Path]:
+    """The architectures that come with open_clip by name, found without importing it (and with it torch)."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or found.origin is None:
+        return {}
+    return {path.stem: path for path in (Path(found.origin).parent / "model_configs").glob("*.json")}
+
+
+def embedding_dimension(settings: Settings) -> int | None:
+    """Numbers per vector of the configured encoder, told from its configuration; ``None`` where that is unknown."""
+    name = settings.encoder_name
+    if name.startswith(_LOCAL):
+        path = Path(name.removeprefix(_LOCAL)) / "open_clip_config.json"
+    elif (built_in := _open_clip_configs().get(name.replace("/", "-"))) is not None:
+        path = built_in
+    else:
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        dimension = values.get("model_cfg", values).get("embed_dim")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return dimension if isinstance(dimension, int) else None
+
+
+def _judge(settings: Settings) -> Check:
+    what, name = "multimodal LLM", settings.judge_name
+    if Path(name).is_dir():
+        return _model_folder(what, Path(name), "config.json")
+    if not _HUB_ID.fullmatch(name):
+        return Check(what, name, "missing", "there is no such folder, and it is no hub id")
+    if _in_hub_cache(name, settings.models.judge.revision):
+        return Check(what, name, "ok", "in the hub's cache")
+    return Check(what, name, "later", "no folder, so taken for a hub id: downloaded on first use")
+
+
+def _in_hub_cache(name: str, revision: str | None) -> bool:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return False
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except (HFValidationError, OSError):
+        return False
+
+
+def _model_folder(what: str, folder: Path, config: str) -> Check:
+    if not folder.is_dir():
+        return Check(what, str(folder), "missing", "there is no such folder")
+    if not (folder / config).is_file():
+        return Check(what, str(folder), "missing", f"it holds no {config}")
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        return Check(what, str(folder), "missing", "it holds no weights")
+    return Check(what, str(folder), "ok")
+
+
+def _prompts(settings: Settings, kinds: set[str]) -> Check:
+    from setr_lib.composing.prompts import TASKS, load_prompts
+
+    name = settings.models.judge.prompts
+
+    def read() -> None:
+        prompts = load_prompts(name, settings.base_dir)
+        for task in TASKS:
+            for kind in (None, *sorted(kinds)):
+                prompts.get(task, kind)
+
+    return _tried("prompts", name, read)
+
+
+def _strategies(settings: Settings) -> Check:
+    from setr_lib.coarse.strategies import get_strategy
+
+    options = settings.coarse
+    value = ", ".join(options.strategies)
+    if options.default not in options.strategies:
+        return Check("strategies", value, "broken", f"the default, {options.default!r}, is not among them")
+    return _tried("strategies", value, lambda: [get_strategy(name) for name in options.strategies])
+
+
+def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:
+    try:
+        attempt()
+    except (SetrError, OSError, UnicodeError) as error:
+        return Check(what, value, "broken", str(error))
+    return Check(what, value, "ok")
+
+
+def _registry(settings: Settings) -> Check:
+    what, uri = "MLflow store", settings.tracking_uri
+    if not uri.startswith("sqlite:///"):
+        return Check(what, uri, "ok", "not contacted")
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not path.exists():
+        return Check(what, uri, "later", "made on first use")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        try:
+            connection.execute("SELECT count(*) FROM experiments").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Check(what, uri, "broken", f"no MLflow store can be read there ({error})")
+    return Check(what, uri, "ok")
+
+
+def _dagster(settings: Settings) -> Check:
+    home = settings.base_dir / "dagster_home"
+    if (home / "dagster.yaml").is_file():
+        return Check("Dagster home", str(home), "ok")
+    return Check("Dagster home", str(home), "later", "made by `setr env --write`")

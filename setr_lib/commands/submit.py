@@ -1,0 +1,164 @@
+"""``setr submit``: a materialised ranking as the files that the CIRR and CIRCO test servers take."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.datasets import EvaluationSet
+
+STAGES = ("adapter", "base judge", "coarse")
+"""Best first: what is submitted unless a person says otherwise."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A materialised ranking: ``table`` is its name at the workbench."""
+
+    strategy: str
+    stage: str
+    table: str
+    adapter_version: str | None = None
+
+    @property
+    def title(self) -> str:
+        """How it is called on the leaderboard."""
+        return f"{self.strategy} · {self.stage}" + (
+            f" v{self.adapter_version}" if self.adapter_version else ""
+        )
+
+
+def run(
+    settings: Settings,
+    *,
+    dataset: str,
+    split: str | None,
+    stage: str | None,
+    strategy: str | None,
+    output: Path | None,
+) -> int:
+    """Write the files, read them back, and say where they are and where to send them."""
+    from setr_lib.datasets.loading import read_queries
+    from setr_lib.evaluation.external import listed_gallery
+    from setr_lib.evaluation.submissions import write_submission
+    from setr_lib.tables import RANKINGS
+
+    bench, each = workbench_for(settings), submitted_set(settings, dataset, split)
+    chosen = choose_ranking(bench, each.key, stage, strategy)
+    rankings = bench.read_table(chosen.table, RANKINGS)
+    queries = read_queries(each)
+    name = "-".join(
+        re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.strategy, chosen.stage)
+    )
+    folder = output or settings.storage_root / "submissions"
+    written = write_submission(each, queries, rankings, listed_gallery(each), folder, name)
+    for note in [*written.notes, *_warnings(bench, each, queries)]:
+        print(f"setr: {note}", file=sys.stderr)
+    _print(each, chosen, queries.height, written.files)
+    return 0
+
+
+def submitted_set(settings: Settings, dataset: str, split: str | None) -> EvaluationSet:
+    """The set to submit: that of ``split``, or of the split that the data set's server scores.
+
+    Raises ``SetrError`` for a data set without a server.
+    """
+    from setr_lib.datasets import set_of_split
+    from setr_lib.datasets.sets import HIDDEN_SPLITS
+    from setr_lib.evaluation.submissions import SERVERS
+
+    known = settings.datasets.get(dataset)
+    if known is not None and known.kind not in SERVERS:
+        raise SetrError(f"{dataset} is of kind {known.kind!r}: only CIRR and CIRCO have test servers")
+    hidden = dict(HIDDEN_SPLITS)[known.kind] if known is not None else "test"
+    return set_of_split(settings, dataset, split or hidden)
+
+
+def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
+    """The best materialised ranking of set ``key``: the adapter's, else the base judge's, else the coarse one.
+
+    ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking only. Raises
+    ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
+    """
+    from setr_lib.coarse.strategies import get_strategy
+
+    wanted = None if strategy is None else get_strategy(strategy).name
+    if stage != "coarse":
+        note = _reranked_note(bench, key, required=stage is not None)
+        if note is not None and (found := _reranked(bench, key, note, stage, wanted)):
+            return found
+    name = wanted or get_strategy(bench.settings.coarse.default).name
+    return Chosen(name, "coarse", bench.coarse_table(key, name))
+
+
+def _reranked_note(bench: Workbench, key: str, *, required: bool) -> dict[str, Any] | None:
+    try:
+        return bench.read_note("reranked_rankings", key)
+    except NotMadeYetError:
+        if required:
+            raise
+        print(f"setr: {key} is not re-ranked yet: its coarse ranking is taken", file=sys.stderr)
+        return None
+
+
+def _reranked(
+    bench: Workbench, key: str, note: dict[str, Any], stage: str | None, strategy: str | None
+) -> Chosen | None:
+    """The re-ranked ranking that is wanted; None where only the coarse one can be."""
+    from setr_lib.coarse.strategies import get_strategy
+
+    made, there = get_strategy(note["strategy"]).name, [each for each in STAGES if each in note["stages"]]
+    if strategy not in (None, made):
+        if stage is None:
+            return None
+        raise SetrError(
+            f"{stage!r} of {key} re-ranked the candidates of {made!r}, not of {strategy!r}: leave --strategy out, or "
+            "use --stage coarse"
+        )
+    if stage is not None and stage not in there:
+        raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, 'coarse'])}")
+    picked = stage or there[0]
+    version = note["adapter_version"] if picked == "adapter" else None
+    return Chosen(made, picked, bench.reranked_table(key, picked), version)
+
+
+def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:
+    """Why the server may refuse the files, or its numbers may mislead."""
+    from setr_lib.datasets import coverage
+    from setr_lib.tables import GALLERY
+
+    found: list[str] = []
+    if not each.hidden:
+        found.append(f"the server does not score {each.split!r}: score these files with `setr score`")
+    elif each.official_queries not in (None, queries.height):
+        found.append(
+            f"{each.key} has {queries.height:,} queries, the official file {each.official_queries:,}: "
+            "the server will not take them"
+        )
+    try:
+        share = coverage(bench.read_table("gallery_images", GALLERY, each.key))
+    except NotMadeYetError:
+        return found
+    if share < 1:
+        found.append(f"only {100 * share:.1f} % of the gallery's images could be ranked")
+    return found
+
+
+def _print(each: EvaluationSet, chosen: Chosen, queries: int, files: list[Path]) -> None:
+    from setr_lib.evaluation.submissions import SERVERS
+
+    print(f"{each.key} · {chosen.title}: {queries:,} queries, valid")
+    for file in files:
+        print(f"  {file} ({file.stat().st_size:,} bytes)")
+    if each.hidden:
+        print(f"upload {'each' if len(files) > 1 else 'it'} at {SERVERS[each.kind]}")

@@ -1,0 +1,126 @@
+"""Which carried captions and compositions are used: where they fit, they stand in for a call of the model.
+
+A carried row fits an image (or query) while that is still what the row was made from. It then goes before what the
+model here would write, with its own ``model`` and ``prompt_hash``; the model is not even loaded when nothing is left.
+A row is *newer* than another when it was made later (``made_at``); one without a time is older than any other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
+
+DETAIL = "imported"
+"""What the tables' ``detail`` says of a row that was carried here."""
+_NOT_CONTENT = ("fingerprint", "made_at", "reference_id", "modification")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table made of carried rows and, for the rest, the model's."""
+
+    frame: pl.DataFrame
+    imported: int
+    unfit: int
+    """Carried rows that were left aside: the image or query is no longer what they were made from."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What an import comes to. ``taken`` are the rows to store; the counts are of the file's rows."""
+
+    taken: pl.DataFrame
+    new: int
+    replaced: int
+    unchanged: int
+    kept: int
+    """Rows left aside because what is here is as new or newer."""
+
+
+def describe_with(
+    imported: pl.DataFrame, images: pl.DataFrame, describe: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Filled:
+    """The CAPTIONS of ``images`` (columns as ``describe_images`` wants them), carried ones first.
+
+    ``describe`` is asked for the images that are left, and only if there are any.
+    """
+    named = imported.join(images, on="image_id", how="semi")
+    given = named.join(unfit_captions(named, images), on="image_id", how="anti")
+    rest = images.join(given, on="image_id", how="anti", maintain_order="left")
+    made = describe(rest) if rest.height else CAPTIONS.to_frame()
+    carried = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL)).drop("made_at")
+    frame = _in_order(images, "image_id", carried.select(list(CAPTIONS)), made)
+    return Filled(conform(frame, CAPTIONS, "captions"), given.height, named.height - given.height)
+
+
+def compose_with(
+    imported: pl.DataFrame,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    compose: Callable[[pl.DataFrame], pl.DataFrame],
+) -> Filled:
+    """The COMPOSITIONS of ``queries``, carried ones first; ``compose`` is asked for the queries that are left."""
+    named = imported.join(queries, on="query_id", how="semi")
+    given = named.join(unfit_compositions(named, queries, gallery), on="query_id", how="anti")
+    rest = queries.join(given, on="query_id", how="anti", maintain_order="left")
+    made = compose(rest) if rest.height else COMPOSITIONS.to_frame()
+    carried = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL))
+    frame = _in_order(queries, "query_id", carried.select(list(COMPOSITIONS)), made)
+    return Filled(conform(frame, COMPOSITIONS, "compositions"), given.height, named.height - given.height)
+
+
+def unfit_captions(imported: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """The carried rows that were made from other bytes than those of the readable image here."""
+    here = images.filter(status="ok").select("image_id", here="fingerprint")
+    return imported.join(here, on="image_id", how="inner").filter(_other_picture())
+
+
+def unfit_compositions(imported: pl.DataFrame, queries: pl.DataFrame, gallery: pl.DataFrame) -> pl.DataFrame:
+    """The carried rows whose query has another reference, another text, or another picture by now."""
+    pictures = gallery.filter(status="ok").select(reference="image_id", here="fingerprint")
+    now = queries.select("query_id", reference="reference_id", text="modification")
+    now = now.join(pictures, on="reference", how="left")
+    other_query = (pl.col("reference_id") != pl.col("reference")) | (pl.col("modification") != pl.col("text"))
+    return imported.join(now, on="query_id", how="inner").filter(other_query | _other_picture())
+
+
+def _other_picture() -> pl.Expr:
+    known = (pl.col("fingerprint") != "") & pl.col("here").is_not_null()
+    return known & (pl.col("fingerprint") != pl.col("here"))
+
+
+def _in_order(wanted: pl.DataFrame, key: str, *parts: pl.DataFrame) -> pl.DataFrame:
+    return wanted.select(key).join(pl.concat(parts), on=key, how="inner", maintain_order="left")
+
+
+def settle(incoming: pl.DataFrame, here: pl.DataFrame, *, overwrite: bool) -> Settlement:
+    """Which of ``incoming`` to store, given what is ``here`` (both IMPORTED_CAPTIONS, or both IMPORTED_COMPOSITIONS).
+
+    A row that is newer than the one here replaces it; another one only with ``overwrite``.
+    """
+    key = incoming.columns[0]
+    content = [name for name in incoming.columns if name not in _NOT_CONTENT]
+    known = {row[key]: row for row in here.iter_rows(named=True)}
+    verdicts: list[str] = []
+    for row in incoming.iter_rows(named=True):
+        old = known.get(row[key])
+        if old is None:
+            verdicts.append("new")
+        elif all(old[name] == row[name] for name in content):
+            verdicts.append("unchanged")
+        else:
+            verdicts.append("replaced" if overwrite or row["made_at"] > old["made_at"] else "kept")
+    count = Counter(verdicts)
+    taken = incoming.filter(pl.Series([each in ("new", "replaced") for each in verdicts], dtype=pl.Boolean))
+    return Settlement(taken, count["new"], count["replaced"], count["unchanged"], count["kept"])
+
+
+def store_with(stored: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """``stored`` with the rows ``taken`` in it, by id."""
+    key = stored.columns[0]
+    return pl.concat([stored.join(taken, on=key, how="anti"), taken]).sort(key)

@@ -1,0 +1,81 @@
+"""Scores of ranking files that any system made: annotations in, leaderboard rows out; no image, no model, no store.
+
+What a file may look like is ``ranking_files``'s, what a ranking is worth ``metrics``'s: here they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from setr_lib.datasets import EvaluationSet
+from setr_lib.datasets.circo import image_list_file
+from setr_lib.datasets.loading import read_gallery, read_queries
+from setr_lib.evaluation.metrics import Evaluation, evaluate
+from setr_lib.evaluation.protocols import metric_names
+from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
+from setr_lib.evaluation.summary import metric_rows
+from setr_lib.settings import EvaluationSettings
+
+STRATEGY, STAGE = "file", "external"
+"""What the leaderboard calls a ranking that was not made here."""
+
+
+@dataclass(frozen=True)
+class ExternalScores:
+    """What files are worth. ``rows`` is a METRICS frame, empty where the targets are hidden."""
+
+    read: ReadRankings
+    rows: pl.DataFrame
+    notes: list[str]
+    """What could not be checked, which metrics are left out and why."""
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there was anything to score by."""
+        return bool((self.read.queries["target_ids"].list.len() > 0).any())
+
+
+def score_files(
+    evaluation_set: EvaluationSet, files: Sequence[Path], settings: EvaluationSettings | None = None
+) -> ExternalScores:
+    """The official metrics of the ranking ``files``, in percent with 95 % intervals; on a hidden split only the checks.
+
+    Raises ``RankingFileError`` for a wrong ranking file, ``DatasetError`` for a wrong or missing annotation file.
+    """
+    queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
+    read = read_ranking_files(evaluation_set, files, queries, gallery)
+    found = evaluate(evaluation_set.kind, read.queries, read.rankings, gallery)
+    rows = metric_rows(
+        evaluation_set,
+        queries,  # all of them: each row of a whole FashionIQ category is comparable by itself
+        read.rankings,
+        gallery,
+        strategy=STRATEGY,
+        stage=STAGE,
+        settings=settings,
+        label=" + ".join(file.name for file in files),
+        evaluation=found,
+    )
+    left_out = _left_out(evaluation_set.kind, read.queries, found) if found.left_out else []
+    return ExternalScores(read, rows, [*read.notes, *left_out])
+
+
+def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
+    """The gallery by name; None for CIRCO without COCO's image list, whose metrics do without it."""
+    if evaluation_set.kind == "circo" and not image_list_file(evaluation_set).is_file():
+        return None
+    return read_gallery(evaluation_set)
+
+
+def _left_out(kind: str, queries: pl.DataFrame, found: Evaluation) -> list[str]:
+    """One sentence per reason, naming every metric without a row."""
+    metrics: dict[str, list[str]] = {}
+    for name in metric_names(kind, queries):
+        if name not in found.summary:
+            reason = found.left_out.get(name.partition("/")[0], "no query has a value of it")
+            metrics.setdefault(reason, []).append(name)
+    return [f"left out: {', '.join(names)}: {reason}" for reason, names in metrics.items()]

@@ -1,0 +1,271 @@
+"""``setr doctor`` as a person and a program meet it: the exit status, the page, and the one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from setr_lib.cli import main
+from setr_lib.commands import setup_checks
+from setr_lib.miniature.worlds import write_miniature
+from setr_lib.settings import load_settings
+
+SETTINGS = """
+[models.encoder]
+name = "local-dir:clip"
+
+[models.judge]
+name = "judge"
+prompts = "miniature"
+
+[training]
+captions = "training/captions.jsonl"
+
+[datasets.mine]
+kind = "folder"
+root = "pictures"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Everything that a small data set of one's own needs; the models are only looked at, so their files may be empty."""
+    for name in (
+        "clip/open_clip_config.json",
+        "clip/w.safetensors",
+        "judge/config.json",
+        "judge/w.safetensors",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"model_cfg": {"embed_dim": 32}}')
+    for name in ("pictures/a.png", "pictures/b.png", "training/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), "teal").save(tmp_path / name)
+    (tmp_path / "training/captions.jsonl").write_text('{"image": "a.png", "caption": "teal"}\n')
+    (tmp_path / "pictures/queries.csv").write_text("reference,modification,target\na.png,red,b.png\n")
+    path = tmp_path / "setr.toml"
+    path.write_text(SETTINGS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """``doctor(...)``: the exit status and the JSON document."""
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        status = main(["--config", str(config), "doctor", *arguments, "--json"])
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def statuses(document: dict[str, Any]) -> dict[str, str]:
+    return {check["what"]: check["status"] for check in document["configured"]}
+
+
+def test_all_is_well(doctor: Callable[..., Any]) -> None:
+    status, found = doctor()
+    assert (status, found["status"], found["problems"]) == (0, "ok", [])
+    assert found["images_opened"] is True
+    assert found["installed"]["polars"]
+    assert (
+        statuses(found)["encoder"] == statuses(found)["multimodal LLM"] == statuses(found)["prompts"] == "ok"
+    )
+    assert statuses(found)["MLflow store"] == "later"
+    (mine,) = found["evaluation_sets"]
+    assert (mine["key"], mine["queries"], mine["images"]["coverage"]) == ("mine", 1, 1.0)
+    assert [can["possible"] for can in mine["can"]] == [True, False, True]
+    assert found["training"] == {"images": 1, "missing": 0, "broken": 0, "problems": []}
+    assert found["disk"]["missing_images_bytes"] == 0
+    assert found["disk"]["vectors_bytes"] == 2 * (4 * 32 + 200)
+
+
+def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:
+    before = sorted(config.parent.rglob("*"))
+    doctor()
+    assert sorted(config.parent.rglob("*")) == before
+
+
+def test_the_page_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "doctor"]) == 0
+    page = capsys.readouterr().out
+    assert "all that the configured data sets need is there" in page
+    (config.parent / "pictures/b.png").write_bytes(b"no image")
+    assert main(["--config", str(config), "doctor", "mine"]) == 1
+    page = capsys.readouterr().out
+    assert "1 to mend:" in page
+    assert f"{config.parent / 'pictures'}: 1 of 2 images are broken" in page
+    assert "a partial gallery, 1 of 2" in page
+
+
+def test_a_broken_image_is_found_unless_nobody_looks_inside(doctor: Callable[..., Any], config: Path) -> None:
+    (config.parent / "pictures/b.png").write_bytes(b"no image")
+    status, found = doctor()
+    assert (status, found["status"]) == (1, "incomplete")
+    assert found["evaluation_sets"][0]["images"]["broken"] == 1
+    assert doctor("--quick")[0] == 0
+
+
+def test_a_broken_image_of_training_counts_only_for_everything(
+    doctor: Callable[..., Any], config: Path
+) -> None:
+    (config.parent / "training/a.png").unlink()
+    status, found = doctor()
+    assert (status, found["training"]["missing"]) == (1, 1)
+    status, found = doctor("mine")
+    assert (status, found["training"]) == (0, None)
+    (config.parent / "training/captions.jsonl").unlink()
+    assert "captions.jsonl" in doctor()[1]["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "status", "words"),
+    [
+        ('name = "local-dir:clip"', "encoder", "missing", "no such folder"),
+        ('name = "judge"', "multimodal LLM", "missing", "no hub id"),
+        ('prompts = "miniature"', "prompts", "broken", "neither a built-in set"),
+    ],
+)
+def test_what_is_not_configured_well_is_told(
+    config: Path, doctor: Callable[..., Any], change: str, what: str, status: str, words: str
+) -> None:
+    key, _, value = change.partition(' = "')
+    wrong = f'{key} = "{"local-dir:" if "local-dir" in value else ""}not/there/at/all"'
+    config.write_text(SETTINGS.replace(change, wrong), encoding="utf-8")
+    code, found = doctor()
+    assert code == 1
+    assert statuses(found)[what] == status
+    assert words in next(check["detail"] for check in found["configured"] if check["what"] == what)
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "words"),
+    [
+        ('encoder.name = "ViT-B-32"', "ok", "random"),
+        ('encoder.name = "ViT-B-32"\nencoder.pretrained = "laion2b_s34b_b79k"', "later", "downloaded"),
+        ('encoder.name = "hf-hub:someone/something"', "later", "downloaded"),
+        ('encoder.name = "ViT-no-such"', "broken", "no model of that name"),
+    ],
+)
+def test_named_encoders(tmp_path: Path, models: str, status: str, words: str) -> None:
+    path = tmp_path / "setr.toml"
+    path.write_text(f"[models]\n{models}\n")
+    checks = {check.what: check for check in setup_checks.configured(load_settings(path), set())}
+    assert checks["encoder"].status == status
+    assert words in checks["encoder"].detail
+
+
+def test_dimension_of_a_named_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "setr.toml"
+    path.write_text('[models]\nencoder.name = "ViT-L-14"\n')
+    assert setup_checks.embedding_dimension(load_settings(path)) == 768
+
+
+def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy(tmp_path: Path) -> None:
+    path = tmp_path / "setr.toml"
+    path.write_text('[models]\njudge.name = "nobody/has-this-model"\n[coarse]\ndefault = "none"\n')
+    checks = {check.what: check for check in setup_checks.configured(load_settings(path), {"cirr"})}
+    assert checks["multimodal LLM"].status == "later"
+    assert checks["strategies"].status == "broken"
+
+
+def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:
+    store = config.parent / "var" / "mlflow.db"
+    store.parent.mkdir()
+    store.write_bytes(b"this is no database, whatever its name says" * 30)
+    assert statuses(doctor()[1])["MLflow store"] == "broken"
+    store.unlink()
+    with sqlite3.connect(store) as connection:
+        connection.execute("CREATE TABLE experiments (name TEXT)")
+    connection.close()
+    assert statuses(doctor()[1])["MLflow store"] == "ok"
+
+
+def test_a_package_that_is_gone_is_named(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_checks, "_required", lambda: iter(["polars", "no-such-package"]))
+    status, found = doctor()
+    assert status == 1
+    assert found["installed"]["no-such-package"] is None
+    assert "no-such-package" in found["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = \n",
+        "[nonsense]\n",
+        '[datasets.x]\nkind = "cirr"\n',
+        '[datasets.x]\nkind = "cirr"\nroot = "x"\nsplits = ["dev"]\n',
+    ],
+)
+def test_unreadable_settings_are_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    path = tmp_path / "setr.toml"
+    path.write_text(text, encoding="utf-8")
+    assert main(["--config", str(path), "doctor"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("setr: ")
+    assert main(["--config", str(path), "doctor", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "settings unreadable"
+    assert len(document["problems"]) == 1
+    assert main(["--config", str(path), "leaderboard"]) == 1, "other commands keep their status"
+
+
+def test_no_settings_file_at_the_place_named_is_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(tmp_path / "none.toml"), "doctor"]) == 2
+    assert "no such settings file" in capsys.readouterr().err
+
+
+def test_a_settings_file_or_variable_that_cannot_be_read_is_status_2(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--config", str(tmp_path), "doctor"]) == 2
+    assert f"{tmp_path}: cannot be read" in capsys.readouterr().err
+    monkeypatch.setenv("SETR_DATASETS", "not JSON")
+    assert main(["--config", str(config), "doctor"]) == 2
+    assert "SETR_... variables" in capsys.readouterr().err
+
+
+def test_an_unknown_data_set_is_answered_with_the_known_ones(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "doctor", "coco"]) == 1
+    assert "there is mine" in capsys.readouterr().err
+
+
+def test_the_environment_wins(
+    config: Path, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SETR_DATASETS__MINE__ROOT", str(tmp_path / "elsewhere"))
+    status, found = doctor("mine")
+    assert status == 1
+    assert str(tmp_path / "elsewhere") in found["problems"][0]
+
+
+def test_the_miniature_as_it_is_drawn_is_judged_fine(
+    tmp_path: Path, config: Path, doctor: Callable[..., Any]
+) -> None:
+    write_miniature(tmp_path / "world", seed=1, size=0.02, training_images=16, processes=1)
+    sets = "".join(
+        f'[datasets.{kind}]\nkind = "{kind}"\nroot = "world/{kind}"\nsplits = ["val", "{hidden}"]\n'
+        for kind, hidden in (("cirr", "test1"), ("fashioniq", "test"), ("circo", "test"))
+    )
+    text = SETTINGS.replace('"training/captions.jsonl"', '"world/training/captions.jsonl"')
+    config.write_text(text + sets, encoding="utf-8")
+    status, found = doctor()
+    assert (status, found["problems"]) == (0, [])
+    assert len(found["evaluation_sets"]) == 7
+    assert {each["counts_of"] for each in found["evaluation_sets"]} == {"miniature", "own"}
+    assert all(
+        file["official_entries"] is None for each in found["evaluation_sets"] for file in each["files"]
+    )

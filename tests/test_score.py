@@ -1,0 +1,425 @@
+"""``setr score`` as a person meets it: files of any system in, official metrics out; nothing else needed or written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from setr_lib.cli import main
+from setr_lib.tables import METRICS
+from tests.small_benchmarks import (
+    cirr_names,
+    ranked_circo,
+    ranked_cirr,
+    ranked_fashioniq,
+    write_benchmarks,
+    write_image_list,
+    write_json,
+)
+
+Output = pytest.CaptureFixture[str]
+
+
+class Terminal:
+    """Runs ``setr --config ... score`` and takes what it prints apart."""
+
+    def __init__(self, folder: Path, output: Output) -> None:
+        self.folder, self.config, self._output = folder, write_benchmarks(folder), output
+
+    def file(self, name: str, content: object) -> Path:
+        return write_json(self.folder / name, content)
+
+    def score(self, *arguments: object) -> tuple[int, str, str]:
+        status = main(["--config", str(self.config), "score", *map(str, arguments)])
+        printed = self._output.readouterr()
+        return status, printed.out, printed.err
+
+    def rows(self, *arguments: object) -> tuple[list[dict[str, Any]], str]:
+        status, out, err = self.score(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out), err
+
+    def refusal(self, *arguments: object) -> str:
+        status, out, err = self.score(*arguments, "--json")
+        assert (status, out) == (1, ""), err
+        assert "Traceback" not in err
+        return err
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("SETR_EVALUATION__BOOTSTRAP_SAMPLES", "100")
+    return Terminal(tmp_path, capsys)
+
+
+def values(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in rows}
+
+
+def test_circo_rows_have_the_keys_of_the_leaderboard(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    rows, err = terminal.rows("circo", "--split", "val", file)
+    assert all(list(row) == list(METRICS) for row in rows)
+    assert {(row["dataset"], row["split"], row["strategy"], row["stage"]) for row in rows} == {
+        ("circo", "val", "file", "external")
+    }
+    metrics = [f"{name}@{k}" for name in ("mAP", "R") for k in (5, 10, 25, 50)]
+    assert values(rows) == dict.fromkeys([*metrics, "mAP@10/addition"], 100.0)
+    assert rows[0]["label"].startswith("mine.json; 3 queries (official: 220)")
+    assert "image list is absent" in err
+
+
+def test_circo_with_its_image_list_refuses_other_images(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    write_image_list(terminal.folder, range(1, 1000))
+    rows, err = terminal.rows("circo", "--split", "val", file)
+    assert values(rows)["mAP@50"] == 100.0
+    assert err == ""
+    write_image_list(terminal.folder, range(50, 1000))
+    assert "mine.json: query '0': the gallery of circo-val has no image '1'" in terminal.refusal(
+        "circo", "--split", "val", file
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "there", "left_out"),
+    [
+        (["recall"], {"R@1", "R@5", "R@10", "R@50"}, ["R_subset@1", "Avg"]),
+        (["recall_subset"], {"R_subset@1", "R_subset@2", "R_subset@3"}, ["R@1", "R@50", "Avg"]),
+        (["recall_subset", "recall"], {"R@1", "R@5", "R@10", "R@50", "R_subset@1", "Avg"}, []),
+    ],
+)
+def test_cirr_takes_one_file_or_two_told_apart_by_their_metric(
+    terminal: Terminal, metrics: list[str], there: set[str], left_out: list[str]
+) -> None:
+    root = terminal.folder / "cirr"
+    files = [terminal.file(f"{metric}.json", ranked_cirr(root, "val", metric)) for metric in metrics]
+    rows, err = terminal.rows("cirr", "--split", "val", *files)
+    assert there <= values(rows).keys()
+    assert set(values(rows).values()) == {100.0}
+    assert not values(rows).keys() & set(left_out)
+    said = " ".join(line for line in err.splitlines() if "left out" in line)
+    assert all(metric in said for metric in left_out)
+    assert bool(said) == bool(left_out)
+    assert "without a ranking" not in rows[0]["label"]
+
+
+@pytest.mark.parametrize("split", ["test1", "test"])
+def test_a_hidden_split_is_validated_and_gives_an_empty_array(terminal: Terminal, split: str) -> None:
+    name = "cirr" if split == "test1" else "circo"
+    root = terminal.folder / name
+    content = ranked_cirr(root, split, "recall") if name == "cirr" else ranked_circo(root, split)
+    file = terminal.file("mine.json", content)
+    assert terminal.rows(name, "--split", split, file)[0] == []
+    status, out, _ = terminal.score(name, "--split", split, file)
+    assert status == 0
+    assert f"{name}-{split}: valid" in out
+    content[list(content)[-1]].pop()
+    terminal.file("mine.json", content)
+    assert "has 49 images, and the format takes 50" in terminal.refusal(name, "--split", split, file)
+
+
+def test_fashioniq_test_split_is_hidden_too(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_fashioniq(terminal.folder / "fashioniq", "test", depth=7))
+    assert terminal.rows("fashioniq", "--split", "test", file)[0] == []
+
+
+def test_fashioniq_with_fewer_categories_has_no_mean(terminal: Terminal) -> None:
+    ranked = ranked_fashioniq(terminal.folder / "fashioniq", "val")
+    file = terminal.file("mine.json", ranked)
+    rows, err = terminal.rows("fashioniq", "--split", "val", file)
+    assert (len(rows), set(values(rows).values()), err) == (8, {100.0}, "")
+    shirts = terminal.file(
+        "shirts.json", {query: ids for query, ids in ranked.items() if query < "toptee" and query > "e"}
+    )
+    rows, err = terminal.rows("fashioniq", "--split", "val", shirts)
+    assert set(values(rows)) == {"R@10/shirt", "R@50/shirt"}
+    assert "left out: R@10, R@50: it is the mean of three categories; there is only shirt" in err
+
+
+def test_fashioniq_categories_may_come_in_files_of_their_own(terminal: Terminal) -> None:
+    ranked = ranked_fashioniq(terminal.folder / "fashioniq", "val")
+    files = [
+        terminal.file(f"{name}.json", {query: ids for query, ids in ranked.items() if query.startswith(name)})
+        for name in ("toptee", "dress", "shirt")
+    ]
+    rows, _ = terminal.rows("fashioniq", "--split", "val", *files)
+    assert values(rows)["R@10"] == 100.0
+    refused = terminal.refusal("fashioniq", "--split", "val", files[1], terminal.file("all.json", ranked))
+    assert "all.json: query 'dress-0'" in refused
+    assert "dress.json has its gallery ranking already" in refused
+
+
+def test_metrics_deeper_than_a_list_are_left_out_and_said(terminal: Terminal) -> None:
+    root = terminal.folder / "fashioniq"
+    ranked = ranked_fashioniq(root, "val", depth=20)
+    rows, err = terminal.rows("fashioniq", "--split", "val", terminal.file("20.json", ranked))
+    assert set(values(rows)) == {"R@10", "R@10/dress", "R@10/shirt", "R@10/toptee"}
+    assert "left out: R@50, R@50/dress, R@50/shirt, R@50/toptee: a ranking is only 20 long" in err
+    dresses = {query: ids for query, ids in ranked.items() if query.startswith("dress")}
+    rows, err = terminal.rows("fashioniq", "--split", "val", terminal.file("d.json", dresses))
+    assert set(values(rows)) == {"R@10/dress"}
+    assert "left out: R@10: it is the mean" in err
+    assert "left out: R@50, R@50/dress: a ranking is only 20 long" in err
+    circo = {q: ids[:10] for q, ids in ranked_circo(terminal.folder / "circo", "val").items()}
+    rows, err = terminal.rows("circo", "--split", "val", terminal.file("10.json", circo))
+    assert set(values(rows)) == {"mAP@5", "mAP@10", "R@5", "R@10", "mAP@10/addition"}
+    assert "every list has 10 images" in err
+
+
+def test_fashioniq_over_references_and_targets_only(terminal: Terminal) -> None:
+    pairs = ranked_fashioniq(terminal.folder / "fashioniq", "val", depth=2)
+    ranked = {
+        query: [
+            *ids,
+            *(each for other in pairs if other[0] == query[0] for each in pairs[other] if each not in ids),
+        ]
+        for query, ids in pairs.items()
+    }
+    file = terminal.file("mine.json", ranked)
+    rows, err = terminal.rows("fashioniq", "--split", "val", file, "--gallery", "val")
+    assert {row["gallery"] for row in rows} == {"val"}
+    assert values(rows)["R@50"] == 100.0  # six images are all that there is to rank
+    assert err == ""
+    ranked["shirt-1"].append("S059")
+    terminal.file("mine.json", ranked)
+    refused = terminal.refusal("fashioniq", "--split", "val", file, "--gallery", "val")
+    assert "query 'shirt-1'" in refused
+    assert "original" in refused
+    rows, err = terminal.rows("fashioniq", "--split", "val", file, "--gallery", "original")
+    assert rows == []
+    assert "left out: R@10, R@50" in err
+    status, out, _ = terminal.score("fashioniq", "--split", "val", file)
+    assert (status, "every metric is left out" in out) == (0, True)
+
+
+def test_parquet_rankings_are_scored_like_submissions(terminal: Terminal) -> None:
+    root = terminal.folder / "cirr"
+    rows = [
+        (query, pool, rank, image)
+        for pool, metric in (("gallery", "recall"), ("subset", "recall_subset"))
+        for query, images in list(ranked_cirr(root, "val", metric).items())[2:]
+        for rank, image in enumerate(images, start=1)
+    ]
+    frame = pl.DataFrame(rows, schema=["query_id", "pool", "rank", "image_id"], orient="row")
+    path = terminal.folder / "rankings.parquet"
+    frame.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(path)
+    assert set(values(terminal.rows("cirr", "--split", "val", path)[0]).values()) == {100.0}
+    frame.filter(pl.col("rank") != 2).write_parquet(path)
+    assert "query '30': ranks must run 1, 2, 3" in terminal.refusal("cirr", "--split", "val", path)
+
+
+def test_without_json_a_table_is_printed(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    status, out, _ = terminal.score("circo", "--split", "val", file)
+    assert status == 0
+    assert "circo val" in out
+    assert "mAP@10/addition" in out
+    assert "not comparable" in out
+
+
+@pytest.mark.parametrize(
+    "settings", ["", '[datasets.circo]\nkind = "circo"\nroot = "elsewhere"\nsplits = ["test"]\n']
+)
+def test_the_root_from_the_environment_wins_and_will_do(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, settings: str
+) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    terminal.config.write_text(settings, encoding="utf-8")
+    monkeypatch.setenv("SETR_DATASETS__CIRCO__ROOT", str(terminal.folder / "circo"))
+    assert values(terminal.rows("circo", "--split", "val", file)[0])["mAP@5"] == 100.0
+
+
+def test_scoring_writes_nothing(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(terminal.folder)
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    before = sorted(terminal.folder.rglob("*"))
+    terminal.rows("circo", "--split", "val", file)
+    assert sorted(terminal.folder.rglob("*")) == before
+    assert "DAGSTER_HOME" not in os.environ
+
+
+def with_(query: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[dict[str, Any]], object]:
+    return lambda content: {**content, query: change(content[query])}
+
+
+def without(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: {each: value for each, value in content.items() if each != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_("31", lambda ids: [*ids[:-1], ids[0]]), "query '31': 'val-3-img0' is ranked twice"),
+        (
+            with_("31", lambda ids: [*ids[:-1], "nobody"]),
+            "query '31': the gallery of cirr-val has no image 'nobody'",
+        ),
+        (
+            with_("31", lambda ids: [*ids[:-1], f"{ids[0]}.png"]),
+            "query '31': 'val-3-img0.png' must be written without",
+        ),
+        (
+            with_("31", lambda ids: [*ids[:-1], "val-1-img0"]),
+            "query '31': the reference 'val-1-img0' is in the list",
+        ),
+        (with_("31", lambda ids: [*ids[:-1], 7]), "query '31': an image name must be text, not 7"),
+        (with_("31", lambda ids: ids[:-1]), "query '31': has 49 images, and the format takes 50"),
+        (
+            with_("31", lambda ids: [*ids, "val-59-img0"]),
+            "query '31': has 51 images, and the format takes 50",
+        ),
+        (with_("31", lambda ids: []), "query '31': the list is empty"),
+        (lambda content: {**content, "31": "val-3-img0"}, "query '31': must have a list of images"),
+        (without("31"), "query '31': is missing: a ranking answers every query of cirr-val"),
+        (lambda content: {**content, "99": content["31"]}, "query '99': cirr-val has no such query"),
+        (without("version"), "the key 'version' is missing: it must say 'rc2'"),
+        (without("metric"), "the key 'metric' is missing: it must say 'recall' or 'recall_subset'"),
+        (lambda content: {**content, "version": "rc1"}, "'version' must be 'rc2', not 'rc1'"),
+        (lambda content: {**content, "version": 2}, "'version' must be 'rc2', not 2"),
+        (
+            lambda content: {**content, "metric": "recal"},
+            "'metric' must be 'recall' or 'recall_subset', not 'recal'",
+        ),
+        (lambda content: [content], "must hold a submission of CIRR's (or be Parquet), not a list of 1"),
+    ],
+)
+def test_cirr_refusals_name_file_query_and_reason(
+    terminal: Terminal, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    content = ranked_cirr(terminal.folder / "cirr", "val", "recall")
+    path = terminal.file("bad.json", change(content))
+    assert f"setr: {path}: {said}" in terminal.refusal("cirr", "--split", "val", path)
+
+
+def test_cirr_subset_refusals(terminal: Terminal) -> None:
+    content = ranked_cirr(terminal.folder / "cirr", "val", "recall_subset")
+    recall = terminal.file("recall.json", ranked_cirr(terminal.folder / "cirr", "val", "recall"))
+    outsider = {**content, "32": [*content["32"][:2], cirr_names("val")[40]]}
+    file = terminal.file("bad.json", outsider)
+    assert "bad.json: query '32': 'val-40-img0' is none of the five other members" in terminal.refusal(
+        "cirr", "--split", "val", recall, file
+    )
+    file = terminal.file("bad.json", {**content, "32": content["32"][:2]})
+    assert "query '32': has 2 images, and the format takes 3" in terminal.refusal(
+        "cirr", "--split", "val", file
+    )
+    again = terminal.file("again.json", json.loads(recall.read_text()))
+    refused = terminal.refusal("cirr", "--split", "val", recall, again)
+    assert "again.json: query '30'" in refused
+    assert "give one file per metric" in refused
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_("1", lambda ids: [*ids[:-1], ids[0]]), "query '1': '102' is ranked twice"),
+        (with_("1", lambda ids: [*ids[:-1], str(ids[0])]), "query '1': '102' is ranked twice"),
+        (
+            with_("1", lambda ids: [*ids[:-1], 0]),
+            "query '1': an image id must be a positive whole number, not 0",
+        ),
+        (
+            with_("1", lambda ids: [*ids[:-1], -5]),
+            "query '1': an image id must be a positive whole number, not -5",
+        ),
+        (
+            with_("1", lambda ids: [*ids[:-1], 1.0]),
+            "query '1': an image id must be a positive whole number, not 1.0",
+        ),
+        (
+            with_("1", lambda ids: [*ids[:-1], True]),
+            "query '1': an image id must be a positive whole number, not True",
+        ),
+        (
+            with_("1", lambda ids: [*ids[:-1], "x"]),
+            "query '1': an image id must be a positive whole number, not 'x'",
+        ),
+        (
+            with_("1", lambda ids: [*ids[:-1], None]),
+            "query '1': an image id must be a positive whole number, not None",
+        ),
+        (with_("1", lambda ids: ids[:-1]), "query '1': has 49 images, and the format takes 50"),
+        (without("1"), "query '1': is missing: a ranking answers every query of circo-val"),
+        (lambda content: {**content, "3": content["1"]}, "query '3': circo-val has no such query"),
+        (
+            lambda content: {"a": content["1"]},
+            "query 'a': circo-val has no such query: is it for another data set",
+        ),
+        (lambda content: {"version": "rc2", "metric": "recall"}, "has the keys 'version' and 'metric'"),
+        (lambda content: {}, "query '0': is missing, and so are 2 others"),
+    ],
+)
+def test_circo_refusals_name_file_query_and_reason(
+    terminal: Terminal, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    content = ranked_circo(terminal.folder / "circo", "val")
+    path = terminal.file("bad.json", change(content))
+    assert f"setr: {path}: {said}" in terminal.refusal("circo", "--split", "val", path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without("shirt-1"), "query 'shirt-1': is missing: a ranking answers every query of its category"),
+        (
+            with_("shirt-1", lambda ids: [*ids, "D000"]),
+            "query 'shirt-1': the gallery 'shirt' of fashioniq-val has no",
+        ),
+        (with_("shirt-1", lambda ids: [*ids, ids[3]]), "query 'shirt-1': 'S002' is ranked twice"),
+        (
+            lambda content: {**content, "skirt-0": ["D000"]},
+            "query 'skirt-0': fashioniq-val has no such query",
+        ),
+        (
+            lambda content: {**content, "dress-3": ["D000"]},
+            "query 'dress-3': fashioniq-val has no such query",
+        ),
+        (
+            lambda content: {**content, "dress-00": ["D000"]},
+            "query 'dress-00': fashioniq-val has no such query",
+        ),
+    ],
+)
+def test_fashioniq_refusals_name_file_query_and_reason(
+    terminal: Terminal, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    content = ranked_fashioniq(terminal.folder / "fashioniq", "val")
+    path = terminal.file("bad.json", change(content))
+    assert f"setr: {path}: {said}" in terminal.refusal("fashioniq", "--split", "val", path)
+
+
+def test_what_is_not_there_is_said(terminal: Terminal) -> None:
+    assert "none.json: cannot be read: No such file" in terminal.refusal(
+        "circo", "--split", "val", terminal.folder / "none.json"
+    )
+    file = terminal.file("mine.json", {})
+    assert "'train' is no split of circo" in terminal.refusal("circo", "--split", "train", file)
+    assert "no data set 'coco' in the settings, only circo, cirr, fashioniq" in terminal.refusal(
+        "coco", "--split", "val", file
+    )
+    (terminal.folder / "circo/annotations/val.json").unlink()
+    assert "annotations/val.json" in terminal.refusal("circo", "--split", "val", file)
+
+
+def test_an_official_data_set_without_settings_is_told_its_variable(terminal: Terminal) -> None:
+    terminal.config.write_text("", encoding="utf-8")
+    refused = terminal.refusal("circo", "--split", "val", terminal.file("mine.json", {}))
+    assert "SETR_DATASETS__CIRCO__ROOT" in refused
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["circo", "x.json"], ["circo", "--split", "val"], ["circo", "--split", "val", "x", "--gallery", "all"]],
+)
+def test_wrong_command_lines_exit_with_2(terminal: Terminal, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        terminal.score(*arguments)
+    assert stopped.value.code == 2

@@ -1,0 +1,189 @@
+"""``setr submit``: a materialised ranking becomes exactly what the test servers take, or nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from setr_lib.cli import main
+from setr_lib.datasets import load_gallery, load_queries
+from setr_lib.evaluation.floor import random_rankings
+from setr_lib.settings import Settings, load_settings
+from setr_lib.tables import RANKINGS
+from setr_lib.workbench import Workbench
+from tests.small_benchmarks import cirr_names, write_benchmarks, write_image_list
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    path = write_benchmarks(tmp_path)
+    write_image_list(tmp_path, range(1, 1000))
+    return load_settings(path)
+
+
+def materialise(
+    settings: Settings,
+    key: str,
+    *,
+    stages: tuple[str, ...] = (),
+    strategies: tuple[str, ...] = ("intersection", "sum"),
+    k: int = 50,
+) -> dict[tuple[str, str], pl.DataFrame]:
+    """What the ranking assets would have written, each by another random ranker."""
+    bench, made = Workbench(settings), {}
+    queries, gallery = load_queries(settings, key), load_gallery(settings, key)
+    rankers = [(name, "coarse") for name in strategies] + [("intersection", stage) for stage in stages]
+    for seed, (strategy, stage) in enumerate(rankers):
+        frame = random_rankings(queries, gallery, seed, k=k)
+        table = bench.coarse_table(key, strategy) if stage == "coarse" else bench.reranked_table(key, stage)
+        bench.write_table(table, frame, RANKINGS, made_by={"strategy": strategy})
+        made[strategy, stage] = frame
+    if stages:
+        note = {"strategy": "intersection", "stages": list(stages), "adapter_version": "3"}
+        bench.write_note("reranked_rankings", note, key)
+    return made
+
+
+def submit(settings: Settings, output: Output, *arguments: str) -> tuple[int, str, str]:
+    status = main(["--config", str(settings.base_dir / "setr.toml"), "submit", *arguments])
+    printed = output.readouterr()
+    return status, printed.out, printed.err
+
+
+def first(frame: pl.DataFrame, query: str, pool: str, depth: int) -> list[str]:
+    return frame.filter(query_id=query, pool=pool).sort("rank")["image_id"].head(depth).to_list()
+
+
+def test_cirr_gets_its_two_files_with_exact_keys_and_types(settings: Settings, capsys: Output) -> None:
+    made = materialise(settings, "cirr-test1", stages=("base judge", "adapter"))
+    status, out, err = submit(settings, capsys, "cirr")
+    assert status == 0
+    folder = settings.storage_root / "submissions"
+    names = {f"cirr-test1-intersection-adapter.{metric}.json" for metric in ("recall", "recall_subset")}
+    assert {path.name for path in folder.iterdir()} == names
+    assert all(str(folder / name) in out for name in names)
+    assert "adapter v3" in out
+    assert "official file 4,148" in err
+    for metric, pool, depth in (("recall", "gallery", 50), ("recall_subset", "subset", 3)):
+        content = json.loads((folder / f"cirr-test1-intersection-adapter.{metric}.json").read_text())
+        assert list(content) == ["version", "metric", "30", "31", "32", "33"]
+        assert (content["version"], content["metric"]) == ("rc2", metric)
+        for query in ("30", "33"):
+            assert content[query] == first(made["intersection", "adapter"], query, pool, depth)
+            assert len(content[query]) == depth
+            assert not set(content[query]) - set(cirr_names("test1"))
+
+
+def test_circo_gets_one_file_of_whole_numbers(settings: Settings, capsys: Output, tmp_path: Path) -> None:
+    made = materialise(settings, "circo-test", stages=("base judge",))
+    status, _, _ = submit(settings, capsys, "circo", "--output", str(tmp_path / "out"))
+    assert status == 0
+    content = json.loads((tmp_path / "out/circo-test-intersection-base-judge.json").read_text())
+    assert list(content) == ["0", "1", "2"]
+    ranked = first(made["intersection", "base judge"], "2", "gallery", 50)
+    assert content["2"] == [int(image) for image in ranked]
+    assert all(type(image) is int for image in content["2"])
+
+
+@pytest.mark.parametrize(
+    ("stages", "arguments", "file"),
+    [
+        (("base judge", "adapter"), [], "intersection-adapter"),
+        (("base judge",), [], "intersection-base-judge"),
+        ((), [], "intersection-coarse"),
+        (("base judge", "adapter"), ["--stage", "base-judge"], "intersection-base-judge"),
+        (("base judge", "adapter"), ["--stage", "base judge"], "intersection-base-judge"),
+        (("base judge", "adapter"), ["--stage", "coarse"], "intersection-coarse"),
+        (("base judge", "adapter"), ["--strategy", "sum"], "sum-coarse"),
+        (("base judge", "adapter"), ["--strategy", "intersection"], "intersection-adapter"),
+        (("base judge",), ["--stage", "coarse", "--strategy", "sum"], "sum-coarse"),
+    ],
+)
+def test_the_best_stage_is_taken_unless_told_otherwise(
+    settings: Settings, capsys: Output, stages: tuple[str, ...], arguments: list[str], file: str
+) -> None:
+    materialise(settings, "circo-test", stages=stages)
+    status, _, err = submit(settings, capsys, "circo", *arguments)
+    assert status == 0
+    written = [path.name for path in (settings.storage_root / "submissions").iterdir()]
+    assert written == [f"circo-test-{file}.json"]
+    assert ("not re-ranked yet" in err) == (not stages)
+
+
+@pytest.mark.parametrize(
+    ("stages", "arguments", "said"),
+    [
+        (
+            ("base judge",),
+            ["--stage", "adapter"],
+            "has no ranking of stage 'adapter': it has base judge, coarse",
+        ),
+        ((), ["--stage", "adapter"], "materialize 'reranked_rankings' first"),
+        (("base judge",), ["--strategy", "product"], "materialize 'coarse_rankings' first"),
+        (("base judge",), ["--strategy", "prodct"], "there is no coarse strategy 'prodct'"),
+        (
+            ("base judge",),
+            ["--strategy", "sum", "--stage", "base judge"],
+            "candidates of 'intersection', not of 'sum'",
+        ),
+    ],
+)
+def test_what_is_not_materialised_is_said(
+    settings: Settings, capsys: Output, stages: tuple[str, ...], arguments: list[str], said: str
+) -> None:
+    materialise(settings, "circo-test", stages=stages)
+    status, out, err = submit(settings, capsys, "circo", *arguments)
+    assert (status, out) == (1, "")
+    assert said in err
+
+
+def test_a_data_set_without_a_server_is_refused(settings: Settings, capsys: Output) -> None:
+    assert "only CIRR and CIRCO have test servers" in submit(settings, capsys, "fashioniq")[2]
+    assert "no data set 'coco'" in submit(settings, capsys, "coco")[2]
+
+
+@pytest.mark.parametrize("fault", ["shallow", "limited", "without subsets"])
+def test_a_ranking_that_the_server_would_refuse_leaves_nothing_behind(
+    settings: Settings, capsys: Output, fault: str
+) -> None:
+    made = materialise(settings, "cirr-test1", k=40 if fault == "shallow" else 50)
+    frame = made["intersection", "coarse"]
+    if fault == "limited":
+        frame = frame.filter(pl.col("query_id").is_in(["30", "31"]))
+    if fault == "without subsets":
+        frame = frame.filter(pool="gallery")
+    bench = Workbench(settings)
+    bench.write_table(bench.coarse_table("cirr-test1", "intersection"), frame, RANKINGS)
+    status, out, err = submit(settings, capsys, "cirr")
+    assert (status, out) == (1, "")
+    said = {"shallow": "has 40 images", "limited": "is missing", "without subsets": "is missing"}
+    assert said[fault] in err
+    assert "query '3" in err
+    assert list((settings.storage_root / "submissions").iterdir()) == []
+
+
+def test_what_was_submitted_scores_as_it_was_ranked(
+    settings: Settings, capsys: Output, tmp_path: Path
+) -> None:
+    materialise(settings, "cirr-val", stages=("base judge",))
+    status, _, err = submit(settings, capsys, "cirr", "--split", "val", "--output", str(tmp_path / "out"))
+    assert status == 0
+    assert "the server does not score 'val'" in err
+    config = ["--config", str(tmp_path / "setr.toml")]
+    files = [str(path) for path in (tmp_path / "out").iterdir()]
+    assert main([*config, "score", "cirr", "--split", "val", *files, "--json"]) == 0
+    scored = _values(capsys)
+    table = settings.table_path("reranked_rankings/cirr-val/base-judge")
+    assert main([*config, "score", "cirr", "--split", "val", str(table), "--json"]) == 0
+    assert scored == _values(capsys)
+    assert {"R@50", "R_subset@3", "Avg"} <= scored.keys()
+
+
+def _values(output: Output) -> dict[str, Any]:
+    return {row["metric"]: row["value"] for row in json.loads(output.readouterr().out)}
