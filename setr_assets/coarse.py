@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,6 +14,8 @@ from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.coarse.strategies import Strategy
 
 
 @evaluation_asset(
@@ -25,57 +28,124 @@ def coarse_rankings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
-    over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge."""
-    from setr_lib.coarse.ranking import rank, removes_reference
-    from setr_lib.coarse.strategies import get_strategy
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.tables import GALLERY, RANKINGS
+    over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
+    gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
+    from setr_lib.coarse.strategies import ranks_captions
 
-    options = setr.settings.coarse
     for key in context.partition_keys:
-        gallery = setr.read_table("gallery_images", GALLERY, key)
-        encoded, ids, vectors, source = setr.encoded_queries(key)
-        kind = evaluation_set(setr.settings, key).kind
-        shown = {}
-        for name in options.strategies:
-            strategy = get_strategy(name)
-            rankings = rank(
-                encoded,
-                gallery,
-                ids,
-                vectors,
-                strategy,
-                options.top_k,
-                remove_reference=removes_reference(kind),
-                anchor_share=options.anchor_share,
-                progress=reporter(context, key),
-            )
-            shown[strategy.name] = rankings
-            note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
-            if strategy.name == "intersection_anchor":
-                note["anchor_share"] = options.anchor_share
-            setr.write_table(setr.coarse_table(key, strategy.name), rankings, RANKINGS, made_by=note)
+        strategies = setr.coarse_strategies(key)
+        by_vectors = [each for each in strategies if not ranks_captions(each)]
+        by_captions = [each for each in strategies if ranks_captions(each)]
+        shown: dict[str, pl.DataFrame] = {}
+        facts: dict[str, Any] = {}
+        if by_vectors:
+            facts |= _rank_by_vectors(context, setr, key, by_vectors, shown)
+        if by_captions:
+            facts |= _rank_by_captions(context, setr, key, by_captions, shown)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": sum(each.height for each in shown.values()),
                 "strategies": ", ".join(shown),
-                "K": options.top_k,
-                "queries without a reference vector": len(encoded.missing_references),
-                "texts cut at the encoder's context": encoded.encode.truncated,
-                "R@10": previews.table(
-                    ["strategy", "a target in the first 10, %"], _hits(encoded.frame, shown)
-                ),
-                **{name: str(value) for name, value in source.items()},
+                "K": setr.settings.coarse.top_k,
+                "R@10": previews.table(["strategy", "a target in the first 10, %"], _hits(setr, key, shown)),
+                **facts,
             },
             partition_key=key,
         )
     return dg.MaterializeResult()
 
 
-def _hits(queries: pl.DataFrame, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:
+def _rank_by_vectors(
+    context: dg.AssetExecutionContext,
+    setr: Workbench,
+    key: str,
+    strategies: Sequence[Strategy],
+    shown: dict[str, pl.DataFrame],
+) -> dict[str, Any]:
+    """Rank and store; what the materialisation says of it. ``shown`` gets the rankings by strategy."""
+    from setr_lib.coarse.ranking import rank, removes_reference
+
+    options, kind = setr.settings.coarse, _kind(setr, key)
+    encoded, ids, vectors, source = setr.encoded_queries(key)
+    gallery = _gallery(setr, key)
+    for strategy in strategies:
+        shown[strategy.name] = rank(
+            encoded,
+            gallery,
+            ids,
+            vectors,
+            strategy,
+            options.top_k,
+            remove_reference=removes_reference(kind),
+            anchor_share=options.anchor_share,
+            progress=reporter(context, key),
+        )
+        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        if strategy.name == "intersection_anchor":
+            note["anchor_share"] = options.anchor_share
+        _store(setr, key, strategy.name, shown[strategy.name], note)
+    return {
+        "queries without a reference vector": len(encoded.missing_references),
+        "texts cut at the encoder's context": encoded.encode.truncated,
+        **{name: str(value) for name, value in source.items()},
+    }
+
+
+def _rank_by_captions(
+    context: dg.AssetExecutionContext,
+    setr: Workbench,
+    key: str,
+    strategies: Sequence[Strategy],
+    shown: dict[str, pl.DataFrame],
+) -> dict[str, Any]:
+    """As :func:`_rank_by_vectors`, over the captions: every image is ranked, those without a caption last."""
+    from setr_lib.coarse.ranking import rank, removes_reference
+
+    options, kind = setr.settings.coarse, _kind(setr, key)
+    queries, ids, vectors, captions, source = setr.captioned_queries(key)
+    gallery = _gallery(setr, key)
+    for strategy in strategies:
+        shown[strategy.name] = rank(
+            queries,
+            gallery,
+            ids,
+            vectors,
+            strategy,
+            options.top_k,
+            remove_reference=removes_reference(kind),
+            progress=reporter(context, key),
+            captions=captions,
+        )
+        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        _store(setr, key, strategy.name, shown[strategy.name], note)
+    return {name: str(value) for name, value in source.items()}
+
+
+def _kind(setr: Workbench, key: str) -> str:
+    from setr_lib.datasets import evaluation_set
+
+    return evaluation_set(setr.settings, key).kind
+
+
+def _gallery(setr: Workbench, key: str) -> pl.DataFrame:
+    from setr_lib.tables import GALLERY
+
+    return setr.read_table("gallery_images", GALLERY, key)
+
+
+def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, note: dict[str, Any]) -> None:
+    from setr_lib.tables import RANKINGS
+
+    setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=note)
+
+
+def _hits(setr: Workbench, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:
     """A first look, not the official metric: the share of queries with any target among the first ten."""
     import polars as pl
 
+    from setr_lib.tables import QUERIES
+
+    queries = setr.read_table("queries", QUERIES, key)
     targets = queries.select("query_id", image_id="target_ids").explode("image_id").drop_nulls()
     scored = targets["query_id"].n_unique()
     return [

@@ -32,12 +32,16 @@ def reference_captions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
-    content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline."""
+    content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline.
+    Where captions stand in for the images, theirs."""
     from setr_lib.composing.imported import describe_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
 
     for key in context.partition_keys:
+        if setr.is_caption_proxy(key):
+            _captions_from_words(context, setr, key)
+            continue
         references = setr.read_table("queries", QUERIES, key).select(image_id="reference_id").unique()
         images = setr.read_table("gallery_images", GALLERY, key)
         images = images.join(references, on="image_id", how="semi", maintain_order="left")
@@ -68,12 +72,15 @@ def query_compositions(
 ) -> dg.MaterializeResult:
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
     caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer that cannot be read
-    falls back to the modification text, and is counted."""
+    falls back to the modification text, and is counted. Where captions stand in for the images, no model is asked."""
     from setr_lib.composing.imported import compose_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
 
     for key in context.partition_keys:
+        if setr.is_caption_proxy(key):
+            _compositions_from_words(context, setr, key)
+            continue
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
         progress = CallCounter(reporter(context, key))
@@ -107,6 +114,52 @@ def _compose(
 
     cache = setr.cache(CACHE_KIND)
     return compose_queries(setr.judge(), setr.prompts(), queries, gallery, cache, kind, progress)
+
+
+def _captions_from_words(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+    from setr_lib.composing.given import caption_rows
+    from setr_lib.datasets import load_image_captions
+    from setr_lib.tables import CAPTIONS, QUERIES
+
+    references = setr.read_table("queries", QUERIES, key)["reference_id"].unique(maintain_order=True)
+    captions = caption_rows(references, load_image_captions(setr.settings, key))
+    _write_words(context, setr, key, "reference_captions", captions, CAPTIONS)
+
+
+def _compositions_from_words(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+    from setr_lib.composing.given import composition_rows
+    from setr_lib.datasets import load_image_captions
+    from setr_lib.tables import COMPOSITIONS, QUERIES
+
+    queries = setr.read_table("queries", QUERIES, key)
+    composed = composition_rows(queries, load_image_captions(setr.settings, key))
+    _write_words(context, setr, key, "query_compositions", composed, COMPOSITIONS)
+
+
+def _write_words(
+    context: dg.AssetExecutionContext,
+    setr: Workbench,
+    key: str,
+    asset: str,
+    frame: pl.DataFrame,
+    schema: pl.Schema,
+) -> None:
+    """Store rows that took no model, as those of a model are stored."""
+    made_by = {name: frame.item(0, name) if frame.height else "" for name in ("model", "prompt_hash")}
+    setr.write_table(asset, frame, schema, key, made_by=made_by)
+    failed = frame.filter(frame["status"] != "ok")
+    metadata = {
+        "dagster/partition_row_count": frame.height,
+        "dagster/column_schema": previews.columns(frame),
+        "failed": failed.height,
+        "model calls": 0,
+        **made_by,
+        "first rows": previews.rows(frame.drop("status", "detail", "model", "prompt_hash"), 10),
+    }
+    context.add_asset_metadata(metadata, partition_key=key)
+    say(
+        context, f"{key}: {frame.height:,} rows of {asset} from captions alone, {failed.height:,} without any"
+    )
 
 
 class CallCounter:

@@ -52,11 +52,14 @@ def reranked_rankings(
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     version = config.champion_version or setr.champion_version()
-    if version is None:
+    if version is None and not all(map(setr.is_caption_proxy, context.partition_keys)):
         say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
     options = setr.settings.reranking
-    strategy = setr.settings.coarse.default
     for key in context.partition_keys:
+        if setr.is_caption_proxy(key):
+            _leave_out(context, setr, key)
+            continue
+        strategy = setr.default_strategy(key)
         kind = evaluation_set(setr.settings, key).kind
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
@@ -116,6 +119,17 @@ def reranked_rankings(
             partition_key=key,
         )
     return dg.MaterializeResult(metadata={"champion": version or "none yet"})
+
+
+def _leave_out(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+    """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
+    strategy = setr.default_strategy(key)
+    coarse = setr.read_note(setr.coarse_table(key, strategy))
+    note = {**coarse, "adapter_version": None, "stage_2": "none: there are captions, and no image to judge"}
+    setr.write_note("reranked_rankings", {**note, "stages": []}, key)
+    metadata = {"dagster/partition_row_count": 0, "strategy": strategy, "stage 2": note["stage_2"]}
+    context.add_asset_metadata(metadata, partition_key=key)
+    say(context, f"{key}: not re-ranked: there are captions, and no image to judge")
 
 
 def _stages(version: str | None) -> list[str]:
@@ -186,7 +200,8 @@ def _scores(rows: pl.DataFrame) -> dict[str, Any]:
     numbers = {
         f"{row['metric']} {row['strategy']} {row['stage']}": row["value"]
         for row in chosen.iter_rows(named=True)
-        if row["stage"] in ("base judge", "adapter") or row["strategy"] == "intersection"
+        if row["stage"] in ("base judge", "adapter")
+        or row["strategy"] in ("intersection", "captions_intersection")
     }
     shown = chosen.select("strategy", "stage", "metric", "value", "ci_low", "ci_high")
     return {**numbers, "scores": previews.rows(shown, 50)}

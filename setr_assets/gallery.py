@@ -34,7 +34,8 @@ def gallery_embeddings(
 ) -> dg.MaterializeResult:
     """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a gallery
     share the table. Only new or changed images are embedded; what is gone is removed; a killed run goes on where it
-    stopped."""
+    stopped. Where the images have captions, these lie beside the vectors with a full-text index; captions without any
+    image are stored alone, and no model is loaded."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import GALLERY
 
@@ -42,11 +43,17 @@ def gallery_embeddings(
     embedded = 0
     for key in context.partition_keys:
         gallery = setr.read_table("gallery_images", GALLERY, key)
-        report = _synchronise(context, setr, evaluation_set(setr.settings, key).gallery_key, gallery, key)
-        faults |= no_lost_or_doubled_images(setr, report, gallery, key)
-        embedded += report.embedded
-        context.add_asset_metadata(_metadata(report, setr), partition_key=key)
-        setr.write_note("gallery_embeddings", _note(report, setr), key)
+        gallery_key = evaluation_set(setr.settings, key).gallery_key
+        note = _store_captions(context, setr, key, gallery_key, gallery.height)
+        if setr.is_caption_proxy(key):
+            metadata: dict[str, Any] = {"embedded": 0}
+        else:
+            report = _synchronise(context, setr, gallery_key, gallery, key)
+            faults |= no_lost_or_doubled_images(setr, report, gallery, key)
+            embedded += report.embedded
+            metadata, note = _metadata(report, setr), {**_note(report, setr), **note}
+        context.add_asset_metadata({**metadata, **note}, partition_key=key)
+        setr.write_note("gallery_embeddings", note, key)
     return dg.MaterializeResult(
         metadata={"images embedded by this run": embedded}, check_results=[_check(faults)]
     )
@@ -72,6 +79,27 @@ def training_embeddings(
     faults = no_lost_or_doubled_images(setr, report, images, "training images")
     setr.write_note("training_embeddings", _note(report, setr))
     return dg.MaterializeResult(metadata=_metadata(report, setr), check_results=[_check(faults)])
+
+
+def _store_captions(
+    context: dg.AssetExecutionContext, setr: Workbench, key: str, gallery_key: str, images: int
+) -> dict[str, Any]:
+    """Index the captions of the images of ``key``; what the note says of them, nothing where there are none."""
+    from setr_lib.datasets import load_image_captions
+
+    captions = load_image_captions(setr.settings, key)
+    if captions is None:
+        return {}
+    report = setr.caption_store.write(setr.caption_store.table_name(gallery_key), captions)
+    without = images - report.rows
+    done = "indexed now" if report.written else "kept"
+    say(context, f"{key}: captions of {report.rows:,} images {done}, {without:,} images without")
+    return {
+        "captions_table": report.table,
+        "captions_version": report.version,
+        "images_with_captions": report.rows,
+        "images_without_captions": without,
+    }
 
 
 def _synchronise(

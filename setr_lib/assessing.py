@@ -26,6 +26,11 @@ Ranker = tuple[str, str]
 _COMPARED_METRICS = {"cirr": ("R@10", "R@1"), "fashioniq": ("R@10", "R@10"), "circo": ("mAP@10", "mAP@5")}
 _FOLDER_METRICS = ("R@10", "R@1")
 _STAGE_1_RIVALS = ("sum", "union_text")
+_CAPTION_RIVALS = ("captions_union", "captions_text")
+_CAPTION_METRICS = ("R@10", "R_subset@1", "mAP@10")
+
+CAPTION_PROXY = "caption proxy"
+"""The label of a ranking that was made over captions."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Assessment:
     """Metric -> why it could not be computed."""
     note: dict[str, Any]
     """What made it: digests, versions, prompts, K, fusion, seed."""
+    caption_proxy: bool = False
+    """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is ranked."""
 
 
 def assess(bench: Workbench, key: str) -> Assessment:
@@ -55,6 +62,9 @@ def assess(bench: Workbench, key: str) -> Assessment:
     each = evaluation_set(bench.settings, key)
     queries = bench.read_table("queries", QUERIES, key)
     gallery = bench.read_table("gallery_images", GALLERY, key)
+    proxy = bench.is_caption_proxy(key)
+    if proxy:
+        gallery = _as_ranked(gallery)
     note = bench.read_note("reranked_rankings", key)
     rankings = _rankings(bench, key, note)
     evaluations = {} if each.hidden else _evaluations(each, queries, gallery, rankings)
@@ -64,10 +74,24 @@ def assess(bench: Workbench, key: str) -> Assessment:
         gallery=gallery,
         rankings=rankings,
         rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.kind, evaluations),
+        comparisons=_comparisons(bench, each.kind, evaluations, note["strategy"]),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
+        caption_proxy=proxy,
     )
+
+
+def _as_ranked(gallery: pl.DataFrame) -> pl.DataFrame:
+    """The gallery as captions are ranked: every image counts, whether its file is there or not."""
+    import polars as pl
+
+    return gallery.with_columns(status=pl.lit("ok"))
+
+
+def _by_captions(strategy: str) -> bool:
+    from setr_lib.coarse.strategies import get_strategy, ranks_captions
+
+    return ranks_captions(get_strategy(strategy))
 
 
 def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
@@ -82,14 +106,17 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
         f"{assessment.evaluation_set.dataset} {assessment.evaluation_set.split}",
         assessment.queries,
         assessment.gallery,
-        bench.read_table("reference_captions", CAPTIONS, key),
+        _every_caption(bench, key, assessment)
+        if assessment.caption_proxy
+        else bench.read_table("reference_captions", CAPTIONS, key),
         bench.read_table("query_compositions", COMPOSITIONS, key),
         assessment.rankings,
         assessment.rows,
         {name.replace("_", " "): str(value) for name, value in assessment.note.items()},
         ReportOptions(
             kind=assessment.evaluation_set.kind,
-            strategy=settings.coarse.default,
+            strategy=assessment.note["strategy"],
+            caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
             notes=tuple(f"{metric} is left out: {why}" for metric, why in assessment.left_out.items()),
@@ -98,13 +125,26 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
     )
 
 
+def _every_caption(bench: Workbench, key: str, assessment: Assessment) -> pl.DataFrame:
+    """The captions of all images as CAPTIONS rows: without pictures, they are what a page can show."""
+    from setr_lib.composing.given import caption_rows
+    from setr_lib.datasets import load_image_captions
+
+    return caption_rows(assessment.gallery["image_id"], load_image_captions(bench.settings, key))
+
+
 def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.Image | None:
-    """One telling query, before and after the judge: what re-ranking helped most, else any; None without queries."""
+    """One telling query, before and after the judge: what re-ranking helped most, else any.
+
+    None without queries, or without any picture to show.
+    """
     from setr_lib.evaluation.cases import choose_cases
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
     from setr_lib.tables import COMPOSITIONS
 
-    strategy = bench.settings.coarse.default
+    if assessment.caption_proxy:
+        return None
+    strategy = assessment.note["strategy"]
     shown = {stage: frame for (name, stage), frame in assessment.rankings.items() if name == strategy}
     after = shown.get("adapter", shown.get("base judge"))
     groups = choose_cases(
@@ -137,10 +177,9 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
 
 
 def _rankings(bench: Workbench, key: str, note: dict[str, Any]) -> dict[Ranker, pl.DataFrame]:
-    from setr_lib.coarse.strategies import get_strategy
     from setr_lib.tables import RANKINGS
 
-    names = [get_strategy(name).name for name in bench.settings.coarse.strategies]
+    names = [strategy.name for strategy in bench.coarse_strategies(key)]
     found: dict[Ranker, pl.DataFrame] = {
         (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
     }
@@ -154,8 +193,11 @@ def _evaluations(
 ) -> dict[Ranker, Evaluation]:
     from setr_lib.evaluation.metrics import evaluate
 
+    every = _as_ranked(gallery)
     return {
-        ranker: evaluate(each.kind, queries, frame, gallery, unranked="miss")
+        ranker: evaluate(
+            each.kind, queries, frame, every if _by_captions(ranker[0]) else gallery, unranked="miss"
+        )
         for ranker, frame in rankings.items()
     }
 
@@ -174,35 +216,45 @@ def _rows(
     from setr_lib.evaluation.summary import floor_rows, metric_rows
 
     options = bench.settings.evaluation
-    parts = [floor_rows(each, queries, gallery, settings=options)]
+    caveats = _caption_caveats(bench, each.key, gallery.height)
+    proxy = _by_captions(note["strategy"])
+    parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for (strategy, stage), found in evaluations.items():
-        adapted = stage == "adapter"
+        adapted, captioned = stage == "adapter", _by_captions(strategy)
+        zero_shot = CAPTION_PROXY if captioned else "zero-shot"
         parts.append(
             metric_rows(
                 each,
                 queries,
                 rankings[strategy, stage],
-                gallery,
+                _as_ranked(gallery) if captioned else gallery,
                 strategy=strategy,
                 stage=stage,
                 settings=options,
                 adapter_version=note["adapter_version"] if adapted else None,
-                label=note.get("adapter_label") or "zero-shot" if adapted else "zero-shot",
+                label=note.get("adapter_label") or zero_shot if adapted else zero_shot,
                 evaluation=found,
+                caveats=caveats if captioned else (),
             )
         )
     return pl.concat(parts)
 
 
+def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
+    """What a reader of a ranking over captions must know."""
+    without = bench.read_note("gallery_embeddings", key).get("images_without_captions", 0)
+    lacking = f"{without:,} of {images:,} images have no caption and rank last"
+    return ["captions were ranked, no image was looked at", *([lacking] if without else [])]
+
+
 def _comparisons(
-    bench: Workbench, kind: str, evaluations: dict[Ranker, Evaluation]
+    bench: Workbench, kind: str, evaluations: dict[Ranker, Evaluation], default: str
 ) -> list[PairedDifference]:
     """The margins that matter: the default strategy over the unions, the judges over stage 1 and over each other."""
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 
     coarse_metric, judged_metric = _COMPARED_METRICS.get(kind, _FOLDER_METRICS)
-    default = bench.settings.coarse.default
     pairs: list[tuple[Ranker, Ranker, str]] = [
         ((default, "coarse"), (rival, "coarse"), coarse_metric)
         for rival in _STAGE_1_RIVALS
@@ -212,6 +264,11 @@ def _comparisons(
         ((default, "base judge"), (default, "coarse"), judged_metric),
         ((default, "adapter"), (default, "coarse"), judged_metric),
         ((default, "adapter"), (default, "base judge"), judged_metric),
+    ]
+    pairs += [
+        (("captions_intersection", "coarse"), (rival, "coarse"), metric)
+        for rival in _CAPTION_RIVALS
+        for metric in _CAPTION_METRICS
     ]
     options = bench.settings.evaluation
     found: list[PairedDifference] = []

@@ -54,6 +54,8 @@ class DatasetSettings(Section):
     """FashionIQ only: the whole split (``original``, what zero-shot papers report) or references and targets (``val``)."""
     queries: Path | None = None
     """``folder`` only: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    image_captions: Path | None = None
+    """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by default."""
 
 
 class TrainingSettings(Section):
@@ -114,6 +116,10 @@ class CoarseSettings(Section):
     top_k: int = Field(default=50, ge=1)
     anchor_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the reference image's vector in ``intersection_anchor``."""
+    caption_strategies: list[str] = ["captions_text", "captions_union", "captions_intersection"]
+    """Ranked besides ``strategies`` where a gallery has captions; alone where it has no image at all."""
+    caption_default: str = "captions_intersection"
+    """What takes the place of ``default`` where a gallery has captions and no image at all."""
 
 
 class PairSettings(Section):

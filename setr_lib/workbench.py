@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.coarse.inputs import EncodedQueries
+    from setr_lib.coarse.strategies import Strategy
     from setr_lib.composing.prompts import PromptSet
     from setr_lib.content_cache import ContentCache
+    from setr_lib.gallery.captions import CaptionIndex, CaptionStore
     from setr_lib.gallery.store import GalleryStore
     from setr_lib.models.encoder import ImageTextEncoder
     from setr_lib.models.judge import MultimodalModel
@@ -51,6 +53,13 @@ class Workbench:
         from setr_lib.gallery.store import GalleryStore
 
         return GalleryStore(self.settings.lancedb_uri)
+
+    @property
+    def caption_store(self) -> CaptionStore:
+        """The caption tables of the LanceDB store."""
+        from setr_lib.gallery.captions import CaptionStore
+
+        return CaptionStore(self.gallery_store)
 
     @property
     def registry(self) -> MlflowRegistry:
@@ -188,6 +197,57 @@ class Workbench:
         """The table of one stage's (``base judge``, ``adapter``) rankings of an evaluation set."""
         return f"reranked_rankings/{key}/{stage.replace(' ', '-')}"
 
+    def is_caption_proxy(self, key: str) -> bool:
+        """Whether captions stand in for the images of evaluation set ``key``: it has captions, and no readable image.
+
+        Raises ``NotMadeYetError`` where the gallery's images were not inspected yet.
+        """
+        from setr_lib.datasets import evaluation_set
+        from setr_lib.datasets.image_captions import captions_file
+        from setr_lib.tables import GALLERY
+
+        if captions_file(evaluation_set(self.settings, key)) is None:
+            return False
+        return self.read_table("gallery_images", GALLERY, key).filter(status="ok").is_empty()
+
+    def coarse_strategies(self, key: str) -> list[Strategy]:
+        """The configured strategies that ``key`` has material for: vectors, captions of its images, or both."""
+        from setr_lib.coarse.strategies import get_strategy, ranks_captions
+
+        options = self.settings.coarse
+        proxy = self.is_caption_proxy(key)
+        captioned = "captions_table" in self.read_note("gallery_embeddings", key)
+        every = [get_strategy(name) for name in (*options.strategies, *options.caption_strategies)]
+        chosen = {each.name: each for each in every if (captioned if ranks_captions(each) else not proxy)}
+        return list(chosen.values())
+
+    def default_strategy(self, key: str) -> str:
+        """The strategy that stands for stage 1 of ``key``: whose candidates stage 2 re-ranks where there are images."""
+        options = self.settings.coarse
+        return options.caption_default if self.is_caption_proxy(key) else options.default
+
+    def captioned_queries(
+        self, key: str
+    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], CaptionIndex, dict[str, Any]]:
+        """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
+
+        The queries; every image of the gallery, readable or not, with vectors of no dimension; the captions; and a
+        note of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
+        """
+        import numpy as np
+
+        from setr_lib.coarse.inputs import plain_queries
+        from setr_lib.tables import GALLERY, QUERIES
+
+        stored = self.read_note("gallery_embeddings", key)
+        ids = self.read_table("gallery_images", GALLERY, key)["image_id"].to_list()
+        captions = self.caption_store.open(stored["captions_table"], stored["captions_version"])
+        names = ("captions_table", "captions_version", "images_without_captions")
+        note = {name: stored[name] for name in names}
+        note["queries_digest"] = self.read_note("queries", key)["digest"]
+        queries = plain_queries(self.read_table("queries", QUERIES, key))
+        return queries, ids, np.zeros((len(ids), 0), dtype=np.float32), captions, note
+
     def encoded_queries(
         self, key: str
     ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], dict[str, Any]]:
@@ -219,7 +279,9 @@ class Workbench:
         return encoded, ids, vectors, note
 
     def check_encoder(self, embeddings: Mapping[str, Any], key: str) -> None:
-        """Raises ``SetrError`` where the vectors of ``key`` come from another encoder than the configured one."""
+        """Raises ``SetrError`` where ``key`` has no vectors, or another encoder's than the configured one's."""
+        if "encoder" not in embeddings:
+            raise SetrError(f"{key} has captions and no image: it can be ranked by its captions only")
         if embeddings["encoder"] != self.encoder().id:
             raise SetrError(
                 f"the gallery of {key} was embedded by {embeddings['encoder']}, settings now name "

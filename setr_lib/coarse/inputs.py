@@ -35,6 +35,27 @@ class TextEncoder(Protocol):
     def count_truncated(self, texts: Sequence[str]) -> int: ...
 
 
+class CaptionSearch(Protocol):
+    """What stage 1 needs of a gallery's captions; :class:`setr_lib.gallery.captions.CaptionIndex` has it."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The images that have captions, sorted."""
+        ...
+
+    def captions(self, image_id: str) -> Sequence[str]:
+        """An image's captions; none for an image without."""
+        ...
+
+    def term(self, word: str) -> str | None:
+        """What ``word`` is searched as (its stem); None for what no caption can be searched for."""
+        ...
+
+    def matches(self, term: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The rows of ``ids`` whose captions have ``term``, and how well each fits (BM25)."""
+        ...
+
+
 class TextVectors:
     """Text -> vector, each distinct text encoded once, however many strategies ask for it."""
 
@@ -117,9 +138,11 @@ class EncodedQueries:
 class SearchedGallery:
     """The pictures that a group of queries searches (all, or one category); what is derived is computed once."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
+    def __init__(self, vectors: NDArray[np.float32], ids: Sequence[str] = ()) -> None:
         self.vectors = vectors
-        """``float32[g, d]``, norm 1."""
+        """``float32[g, d]``, norm 1; ``[g, 0]`` where captions are searched and not vectors."""
+        self.ids = ids
+        """The pictures, in the order of the rows."""
 
     @cached_property
     def center(self) -> NDArray[np.float32]:
@@ -139,8 +162,34 @@ class CoarseInputs:
     queries: EncodedQueries
     gallery: SearchedGallery
     anchor_share: float = 0.1
+    captions: CaptionSearch | None = None
+    """The gallery's captions, for strategies that need ``image_captions``."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """For strategies of one's own: whatever the caller of ``rank`` passes on."""
+
+
+def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
+    """``queries`` (a QUERIES table) without any encoding, for strategies that search captions and need no model."""
+    nothing = np.zeros((len(queries), 0), dtype=np.float32)
+    return EncodedQueries(
+        frame=queries,
+        reference_vectors=nothing,
+        modification_vectors=nothing,
+        text_center=np.zeros(0, dtype=np.float32),
+        encode=TextVectors(_NoEncoder()),
+    )
+
+
+class _NoEncoder:
+    """Stands where no text is encoded."""
+
+    dimension = 0
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise CoarseError("these queries were made without an encoder: use encode_queries")
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return 0
 
 
 def encode_queries(

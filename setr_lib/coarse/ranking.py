@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from setr_lib.coarse.inputs import CoarseError, CoarseInputs, EncodedQueries, SearchedGallery
-from setr_lib.coarse.strategies import Strategy
+from setr_lib.coarse.inputs import CaptionSearch, CoarseError, CoarseInputs, EncodedQueries, SearchedGallery
+from setr_lib.coarse.strategies import IMAGE_CAPTIONS, Strategy
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import RANKINGS, conform
 
@@ -62,6 +62,7 @@ def rank(
     anchor_share: float = 0.1,
     progress: Progress = silent,
     block_scores: int = _BLOCK_SCORES,
+    captions: CaptionSearch | None = None,
     extra: dict[str, object] | None = None,
 ) -> pl.DataFrame:
     """Rank the gallery for every query: a RANKINGS frame, in the order of the queries, pool and rank.
@@ -72,20 +73,23 @@ def rank(
     reference out before the cut to ``k``. Queries with ``subset_ids`` (CIRR) get a second pool, ``subset``: exactly
     those pictures by the same scores. Equal scores are ordered by image id.
 
+    For a strategy that needs ``image_captions`` (:func:`ranks_captions`), ``captions`` holds them, ``ids`` are all
+    pictures to rank, with a caption or without, and ``vectors`` may be ``[n, 0]``.
+
     The result does not depend on the order of queries, of the gallery or of blocks; a larger ``k`` only appends.
     Raises ``CoarseError`` for an empty gallery, a need that was not encoded, or scores that are not finite.
     """
-    _check_needs(strategy, queries)
+    _check_needs(strategy, queries, captions)
     parts: list[pl.DataFrame] = []
     done = 0
     for rows, columns in _searches(queries.frame, gallery, ids):
         names = np.array([ids[column] for column in columns], dtype=object)
         whole = len(columns) == len(vectors) and bool((np.diff(columns) == 1).all())
-        searched = SearchedGallery(vectors if whole else vectors[columns])
+        searched = SearchedGallery(vectors if whole else vectors[columns], names.tolist())
         size = max(1, block_scores // len(columns))
         for start in range(0, len(rows), size):
             block = queries.rows(rows[start : start + size])
-            inputs = CoarseInputs(block, searched, anchor_share, extra or {})
+            inputs = CoarseInputs(block, searched, anchor_share, captions, extra or {})
             scores = _checked_scores(strategy, inputs)
             parts.extend(_tables(block.frame, names, scores, k, remove_reference))
             done += len(block.frame)
@@ -93,8 +97,14 @@ def rank(
     return _in_query_order(parts, queries.frame)
 
 
-def _check_needs(strategy: Strategy, queries: EncodedQueries) -> None:
-    lacking = sorted(set(strategy.needs) - queries.provides)
+def _check_needs(strategy: Strategy, queries: EncodedQueries, captions: CaptionSearch | None) -> None:
+    there = queries.provides | (frozenset() if captions is None else {IMAGE_CAPTIONS})
+    lacking = sorted(set(strategy.needs) - there)
+    if IMAGE_CAPTIONS in lacking:
+        raise CoarseError(
+            f"coarse strategy {strategy.name!r} searches the captions of the gallery's images, and there are none: "
+            "put image_captions.json into the data set's root and materialise gallery_embeddings"
+        )
     if lacking:
         raise CoarseError(
             f"coarse strategy {strategy.name!r} needs {' and '.join(lacking)}, which were not given to encode_queries"

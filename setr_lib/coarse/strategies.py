@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from setr_lib.coarse.caption_strategies import CAPTION_STRATEGIES, IMAGE_CAPTIONS
 from setr_lib.coarse.inputs import CoarseError, CoarseInputs
 from setr_lib.coarse.similarity import similarity, unit
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENTRY_POINTS = "setr.strategies"
-NEEDS = frozenset({"captions", "compositions"})
+NEEDS = frozenset({"captions", "compositions", IMAGE_CAPTIONS})
 
 
 @runtime_checkable
@@ -36,7 +37,8 @@ class Strategy(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be made before: ``captions`` of the references, ``compositions`` of the queries, or nothing."""
+        """What must be there: ``captions`` of the references (from the multimodal LLM), ``compositions`` of the queries,
+        ``image_captions`` (of the gallery's images, to be searched instead of vectors), or nothing."""
         ...
 
     def scores(self, inputs: CoarseInputs) -> NDArray[np.float32]:
@@ -135,6 +137,8 @@ _BUILT_IN: tuple[Strategy, ...] = (
     VectorStrategy("intersection", _COMPOSITIONS, _intersection),
     # The same with a small share of the reference image (the anchor of SDR-CIR).
     VectorStrategy("intersection_anchor", _COMPOSITIONS, _intersection_anchor),
+    # Text, union and intersection once more, over the captions of the gallery's images.
+    *CAPTION_STRATEGIES,
 )
 _REGISTRY: dict[str, Strategy] = {strategy.name: strategy for strategy in _BUILT_IN}
 
@@ -150,6 +154,11 @@ def register(strategy: Registered) -> Registered:
     made = _checked(strategy, getattr(strategy, "__name__", repr(strategy)))
     _REGISTRY[made.name] = made
     return strategy
+
+
+def ranks_captions(strategy: Strategy) -> bool:
+    """Whether ``strategy`` searches the captions of the gallery's images, and so ranks pictures without a vector too."""
+    return IMAGE_CAPTIONS in strategy.needs
 
 
 def strategy_names() -> list[str]:

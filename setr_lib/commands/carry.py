@@ -155,12 +155,13 @@ def _captions_made_here(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
     import polars as pl
 
     from setr_lib.composing.compose import caption_key
+    from setr_lib.composing.given import WITHOUT_MODEL
     from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
 
     table = _table(bench, "reference_captions", CAPTIONS, each.key)
     if table is None:
         return IMPORTED_CAPTIONS.to_frame()
-    good = table.filter(status="ok")
+    good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
     limit = bench.settings.models.judge.max_new_tokens
     keys = [
         caption_key(model, limit, prompt, fingerprint)
@@ -176,6 +177,7 @@ def _compositions_made_here(
     import polars as pl
 
     from setr_lib.composing.compose import composition_key
+    from setr_lib.composing.given import WITHOUT_MODEL
     from setr_lib.tables import COMPOSITIONS, IMPORTED_COMPOSITIONS
 
     table = _table(bench, "query_compositions", COMPOSITIONS, each.key)
@@ -186,7 +188,7 @@ def _compositions_made_here(
         pictures, on="reference_id", how="left"
     )
     good = (
-        table.filter(status="ok")
+        table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
         .join(asked, on="query_id", how="inner", maintain_order="left")
         .with_columns(pl.col("fingerprint").fill_null(""))
     )

@@ -33,6 +33,7 @@ __all__ = [
     "inspect_gallery",
     "inspect_training_images",
     "load_gallery",
+    "load_image_captions",
     "load_queries",
     "load_training_images",
     "load_training_triplets",
@@ -62,6 +63,16 @@ def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
     from setr_lib.datasets.loading import read_gallery
 
     return read_gallery(evaluation_set(settings, key))
+
+
+def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
+    """The captions of the gallery of ``key``, at most three an image: ``image_id``, ``captions``; None without a file.
+
+    Images without a caption have no row. Raises ``DatasetError`` naming file, row and reason.
+    """
+    from setr_lib.datasets.image_captions import read_image_captions
+
+    return read_image_captions(evaluation_set(settings, key))
 
 
 def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from setr_lib.datasets.annotations import read_json, read_rows
+from setr_lib.datasets.annotations import Unique, read_json, read_rows
 from setr_lib.datasets.errors import DatasetError
+from setr_lib.datasets.image_captions import captions_file
 from setr_lib.datasets.loading import read_gallery, read_queries
 from setr_lib.datasets.official import (
     CAPTIONS_FILE,
@@ -180,12 +181,13 @@ def _scoring(found: Examination) -> Capability:
 
 def _caption_search(found: Examination) -> Capability:
     what = "search the gallery by captions (no images)"
-    file = found.evaluation_set.root / CAPTIONS_FILE
     if found.captions is None:
+        file = found.evaluation_set.root / CAPTIONS_FILE
         official = found.world == "official" and found.evaluation_set.kind == "cirr"
         return Capability(what, False, f"there is no {file}" + (f" ({CAPTIONS_SOURCE})" if official else ""))
     if not found.captioned:
-        return Capability(what, False, f"{file} has no caption of a gallery image")
+        why = "is missing" if found.captions.status == "missing" else "has no caption of a gallery image"
+        return Capability(what, False, f"{found.captions.file.path} {why}")
     total = "?" if found.images is None else f"{found.images.total:,}"
     return Capability(what, True, f"{found.captioned:,} of {total} gallery images have captions")
 
@@ -318,14 +320,18 @@ def _mean_size(looked: pl.DataFrame | None, source: ImageSource) -> tuple[float 
 
 def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tuple[FileState | None, int]:
     """The state of the gallery's captions file, if there is one, and how many gallery images it captions."""
-    file = OfficialFile(
-        evaluation_set.root / CAPTIONS_FILE, "captions of gallery images", None, CAPTIONS_SOURCE
-    )
-    if not _is_there(file.path):
+    path = captions_file(evaluation_set)
+    if path is None:
         return None, 0
+    file = OfficialFile(path, "captions of gallery images", None, CAPTIONS_SOURCE)
+    if not _is_there(path):
+        return FileState(file, "missing"), 0
     try:
-        rows = read_rows(file.path, file.what)
-        named = {row.text("candidate") for row in rows if any(row.texts("captions", blank=True))}
+        rows, images = read_rows(path, file.what), Unique("image")
+        captioned = {
+            images.claim(row, row.text("candidate")): row.texts("captions", blank=True) for row in rows
+        }
+        named = {image for image, captions in captioned.items() if any(map(str.strip, captions))}
     except DatasetError as error:
         detail = error.reason if error.row is None else f"{error.row}: {error.reason}"
         return FileState(file, "broken", None, detail), 0

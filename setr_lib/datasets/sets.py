@@ -66,6 +66,8 @@ class EvaluationSet:
     """Where settings say the images are; ``None`` means the official place under ``root``."""
     queries: Path | None = None
     """The query file of a folder."""
+    image_captions: Path | None = None
+    """Where settings say the images' captions are; ``None`` means ``image_captions.json`` under ``root``."""
 
     @property
     def hidden(self) -> bool:
@@ -114,6 +116,9 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
             root=settings.resolve(dataset.root),
             image_root=None if dataset.image_root is None else settings.resolve(dataset.image_root),
             queries=None if dataset.queries is None else settings.resolve(dataset.queries),
+            image_captions=(
+                None if dataset.image_captions is None else settings.resolve(dataset.image_captions)
+            ),
         )
         for split in splits
     ]

@@ -60,15 +60,18 @@ class ReportOptions:
     """Longer side of a thumbnail in pixels."""
     seed: int = 5
     """Of the random sample."""
+    caption_proxy: bool = False
+    """Whether captions were ranked in place of images: the page then says so, and shows captions where pictures would be."""
     notes: tuple[str, ...] = ()
     """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
 
 
 @dataclass(slots=True)
 class TileView:
-    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable)."""
+    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable; then ``text`` shows)."""
 
     image: str | None
+    text: str
     alt: str
     rank: int
     is_target: bool
@@ -98,6 +101,7 @@ class CaseView:
     reference_caption: str
     target: str | None
     target_alt: str
+    target_text: str
     target_count: int
     rank_before: str
     rank_after: str
@@ -206,6 +210,7 @@ def _page(
         "labels": split_labels(metrics)[0],
         "galleries": _distinct(metrics, "gallery"),
         "strategy": stages.strategy,
+        "caption_proxy": options.caption_proxy,
         "after_stage": _stage_name(stages.after_stage, metrics) if stages.after is not None else None,
         "top": options.top,
         "banner": _banner(gallery, metrics, options.notes),
@@ -373,6 +378,7 @@ def _groups(
         after_name=_stage_name(stages.after_stage, metrics),
         pictures=pictures,
         top=options.top,
+        show_captions=options.caption_proxy,
     )
     # A query in two groups is built once: its thumbnails are the same elements anyway.
     cases = {query: builder.build(query) for query in shown}
@@ -405,6 +411,7 @@ class _CaseBuilder:
     after_name: str
     pictures: _Pictures
     top: int
+    show_captions: bool = False
 
     def build(self, query_id: str) -> CaseView:
         query = self.queries[query_id]
@@ -417,6 +424,7 @@ class _CaseBuilder:
             reference_caption=self.captions.get(reference, ""),
             target=self.pictures.embed(targets[0]) if targets else None,
             target_alt=self._alt("Target", targets[0]) if targets else "",
+            target_text=self._text(targets[0]) if targets else "",
             target_count=len(targets),
             rank_before=self._rank_words(self.ranks_before, query_id, self.stages.before),
             rank_after=self._rank_words(self.ranks_after, query_id, self.stages.after),
@@ -452,11 +460,12 @@ class _CaseBuilder:
         words = [
             f"Rank {rank}",
             role,
-            f"judge {note}" if judge is not None else f"cosine score {note}",
+            f"judge {note}" if judge is not None else f"score {note}",
             move_alt,
         ]
         return TileView(
             image=self.pictures.embed(image_id),
+            text=self._text(image_id),
             alt=self._alt(", ".join(word for word in words if word), image_id),
             rank=rank,
             is_target=is_target,
@@ -469,6 +478,10 @@ class _CaseBuilder:
     def _alt(self, role: str, image_id: str) -> str:
         caption = self.captions.get(image_id)
         return f"{role}: image {image_id}" + (f" ({caption})" if caption else "")
+
+    def _text(self, image_id: str) -> str:
+        """What stands where an image would, if captions were ranked in its place."""
+        return self.captions.get(image_id, "no caption") if self.show_captions else ""
 
     @staticmethod
     def _rank_words(ranks: Mapping[str, int], query_id: str, ranking: pl.DataFrame | None) -> str:

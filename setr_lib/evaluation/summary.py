@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -96,6 +96,7 @@ def metric_rows(
     adapter_version: str | None = None,
     label: str = "",
     evaluation: Evaluation | None = None,
+    caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
     """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden split.
 
@@ -103,11 +104,11 @@ def metric_rows(
     one (``tables.GALLERY``), for coverage and checks; ``stage``: ``coarse``, ``base judge``, ``adapter`` or
     ``external``; ``label``: what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and
     notes are added to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
-    A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
+    ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
     """
     options = settings or EvaluationSettings()
     found = evaluation or evaluate(evaluation_set.kind, queries, rankings, gallery, unranked="miss")
-    reasons = why_not_comparable(evaluation_set, queries, gallery)
+    reasons = [*caveats, *why_not_comparable(evaluation_set, queries, gallery)]
     if found.unranked:
         reasons.append(f"{found.unranked:,} queries without a ranking count as misses")
     constants: dict[str, str | float | bool | None] = {
@@ -128,6 +129,7 @@ def floor_rows(
     gallery: pl.DataFrame,
     *,
     settings: EvaluationSettings | None = None,
+    caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
     """The random ranker's rows: strategy and stage ``random``, the closed-form mean; none on a hidden split.
 
@@ -136,7 +138,7 @@ def floor_rows(
     options = settings or EvaluationSettings()
     expected = expected_per_query(evaluation_set.kind, queries, gallery)
     intervals = random_intervals(evaluation_set.kind, queries, gallery, seed=options.seed)
-    reasons = why_not_comparable(evaluation_set, queries, gallery)
+    reasons = [*caveats, *why_not_comparable(evaluation_set, queries, gallery)]
     constants: dict[str, str | float | bool | None] = {
         "strategy": "random",
         "stage": "random",

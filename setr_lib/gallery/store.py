@@ -38,8 +38,8 @@ _DELETE_CHUNK = 1000  # ids per SQL filter
 _COMPACT_ABOVE = 20  # fragments; LanceDB's own rule of thumb
 _NEVER = timedelta(days=36500)
 _AT_ONCE = timedelta(milliseconds=1)
-# Lance reads this mark on a field as "primary key": concurrent merges then detect each other.
-_PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+"""Lance reads this mark on a field as "primary key": concurrent merges then detect each other."""
 
 
 class GalleryError(SetrError):
@@ -97,11 +97,11 @@ class GalleryStore:
         Evaluation sets over the same pictures share the key, and so the table.
         """
         exact = digest_strings([gallery, encoder.id, encoder.preprocessing_id])[:12]
-        return f"{_slug(gallery)}--{_slug(encoder.id.split('@')[0])}--{exact}"
+        return f"{slug(gallery)}--{slug(encoder.id.split('@')[0])}--{exact}"
 
     def table_names(self) -> list[str]:
         """All tables of the store, sorted."""
-        return sorted(name for name in self._connect().list_tables(limit=100_000).tables)
+        return sorted(name for name in self.connect().list_tables(limit=100_000).tables)
 
     def synchronise(
         self,
@@ -122,7 +122,7 @@ class GalleryStore:
         Raises ``GalleryError`` for duplicate ids, ids without a fingerprint, or a table of other dimension.
         """
         wanted = _wanted(gallery)
-        with _only_writer(self.uri, table):
+        with only_writer(self.uri, table):
             handle = self._open_or_create(table, encoder)
             plan = _plan(wanted, _stored(handle))
             for start in range(0, len(plan.stale), _DELETE_CHUNK):
@@ -133,7 +133,7 @@ class GalleryStore:
             )
             self._compact(handle)
             rows = _check_no_duplicates(table, _stored(handle))
-            version = self._tag(handle)
+            version = self.tag(handle)
         return SyncReport(
             table=table,
             version=version,
@@ -150,7 +150,7 @@ class GalleryStore:
 
         Raises ``GalleryError`` when there is no such table or version, or when an id is there twice.
         """
-        data = self._open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
+        data = self.open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
         ids = data["image_id"].to_pylist()
         if len(set(ids)) != len(ids):
             _check_no_duplicates(table, pl.DataFrame({"image_id": ids}))
@@ -160,11 +160,11 @@ class GalleryStore:
 
     def version(self, table: str) -> int:
         """The latest version. Raises ``GalleryError`` when there is no such table."""
-        return int(self._open(table).version)
+        return int(self.open(table).version)
 
     def count(self, table: str, version: int | None = None) -> int:
         """Rows of the table. Raises ``GalleryError`` when there is no such table or version."""
-        return int(self._open(table, version).count_rows())
+        return int(self.open(table, version).count_rows())
 
     def search(
         self,
@@ -180,7 +180,7 @@ class GalleryStore:
         to these ids, before the search. The frame has ``query`` (row of ``vectors``), ``rank`` (1-based),
         ``image_id`` and ``score`` (cosine); equal scores are ordered by id, also at the cut.
         """
-        handle = self._open(table, version)
+        handle = self.open(table, version)
         queries = np.atleast_2d(np.ascontiguousarray(vectors, dtype=np.float32))
         dimension = handle.schema.field("vector").type.list_size
         if queries.shape[1] != dimension:
@@ -200,16 +200,18 @@ class GalleryStore:
 
     def drop(self, table: str) -> None:
         """Delete the table and all its versions; the next synchronisation builds it anew."""
-        self._open(table)
-        self._connect().drop_table(table)
+        self.open(table)
+        self.connect().drop_table(table)
 
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
+        """LanceDB's connection, a new one for each piece of work."""
         import lancedb
 
         return lancedb.connect(self.uri)
 
-    def _open(self, table: str, version: int | None = None) -> Any:
-        connection = self._connect()
+    def open(self, table: str, version: int | None = None) -> Any:
+        """LanceDB's handle of ``table`` (at ``version``). Raises ``GalleryError`` where there is none."""
+        connection = self.connect()
         if table not in connection.list_tables(limit=100_000).tables:
             raise GalleryError(
                 f"{self.uri}: there is no table {table}; materialise the gallery's embeddings first"
@@ -225,7 +227,7 @@ class GalleryStore:
         return handle
 
     def _open_or_create(self, table: str, encoder: ImageTextEncoder) -> Any:
-        handle = self._connect().create_table(table, schema=_schema(encoder), exist_ok=True)
+        handle = self.connect().create_table(table, schema=_schema(encoder), exist_ok=True)
         found = handle.schema.field("vector").type
         if found != pa.list_(pa.float32(), encoder.dimension):
             raise GalleryError(
@@ -276,7 +278,9 @@ class GalleryStore:
         if handle.stats()["fragment_stats"]["num_fragments"] > _COMPACT_ABOVE:
             handle.optimize(cleanup_older_than=_NEVER if handle.tags.list() else _AT_ONCE)
 
-    def _tag(self, handle: Any) -> int:
+    @staticmethod
+    def tag(handle: Any) -> int:
+        """The version that ``handle`` is at, tagged so that LanceDB's clean-up spares it."""
         version = int(handle.version)
         tag = f"setr-{version}"
         if tag not in handle.tags.list():
@@ -284,14 +288,15 @@ class GalleryStore:
         return version
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """``text`` as part of a table's name."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:48]
 
 
 def _schema(encoder: ImageTextEncoder) -> pa.Schema:
     return pa.schema(
         [
-            pa.field("image_id", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
+            pa.field("image_id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
             pa.field("fingerprint", pa.string(), nullable=False),
             pa.field("vector", pa.list_(pa.float32(), encoder.dimension), nullable=False),
         ],
@@ -420,7 +425,7 @@ def _no_hits() -> pl.DataFrame:
 
 
 @contextmanager
-def _only_writer(uri: str, table: str) -> Iterator[None]:
+def only_writer(uri: str, table: str) -> Iterator[None]:
     """Hold the table's lock file; the system releases it with the process, SIGKILL included."""
     try:
         import fcntl

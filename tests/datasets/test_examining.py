@@ -198,6 +198,10 @@ def test_gallery_captions_are_counted(settings_for: Build, cirr_root: Path) -> N
     found = found_in(settings_for("cirr", cirr_root), "cirr-val")
     assert found.captioned == 1
     assert capabilities(found)[1].detail == "1 of 8 gallery images have captions"
+    named = cirr_root / "mine.json"
+    found = found_in(settings_for("cirr", cirr_root, image_captions=named), "cirr-val")
+    assert any("mine.json is missing" in each for each in found.problems)
+    assert not capabilities(found)[1].possible
     (cirr_root / CAPTIONS_FILE).write_text(json.dumps([{"candidate": "x"}]))
     found = found_in(settings_for("cirr", cirr_root), "cirr-val")
     assert found.captions is not None and found.captions.status == "broken"

@@ -1,0 +1,237 @@
+"""Captions without images: the same assets to the same report, no model loaded, and every page says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny_world import Run, run_job, tables, write_world
+
+from setr_assets.jobs import EVALUATION
+from setr_lib.assessing import assess
+from setr_lib.cli import main
+from setr_lib.settings import Settings, load_settings
+from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, RANKINGS
+from setr_lib.workbench import Workbench, workbench_for
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "cirr"
+THINGS = ["dog", "cat", "boat", "sofa", "bird", "horse", "car", "tree"]
+STRATEGIES = ["captions_text", "captions_union", "captions_intersection"]
+SETTINGS = """
+[datasets.cirr]
+kind = "cirr"
+root = "{root}"
+splits = [{splits}]
+
+[models.encoder]
+name = "no-such-encoder"
+
+[models.judge]
+name = "no/such-judge"
+
+[evaluation]
+bootstrap_samples = 200
+contact_sheet_queries = 2
+"""
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_captioned(root: Path) -> None:
+    """CIRR's layout with eight images (the last without a caption), six queries, and no picture."""
+    names = [f"dev-{number}-img0" for number in range(8)]
+    captions = [{"candidate": n, "captions": [f"A {t}.", f"One {t} on grass."]} for n, t in zip(names, THINGS, strict=True)]  # fmt: skip
+    write_json(root / "image_captions.json", captions[:-1])
+    for split, hidden in (("val", False), ("test1", True)):
+        write_json(
+            root / f"image_splits/split.rc2.{split}.json", {name: f"./dev/{name}.png" for name in names}
+        )
+        rows = []
+        for number in range(6):
+            members = names[number % 3 :][:6]
+            target = members[1 + number % 5]
+            text = f"a {THINGS[names.index(target)]} instead of the {THINGS[names.index(members[0])]}"
+            row = {"pairid": number, "reference": members[0], "caption": text}
+            row |= {} if hidden else {"target_hard": target, "target_soft": {target: 1.0}}
+            rows.append(row | {"img_set": {"id": number % 3, "members": members, "reference_rank": 0}})
+        write_json(root / f"captions/cap.rc2.{split}.json", rows)
+
+
+def settings_in(folder: Path, root: Path, *splits: str) -> Settings:
+    path = folder / "setr.toml"
+    named = ", ".join(f'"{split}"' for split in splits)
+    path.write_text(SETTINGS.format(root=root.as_posix(), splits=named), encoding="utf-8")
+    return load_settings(path)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("captioned")
+    write_captioned(folder / "cirr")
+    return settings_in(folder, folder / "cirr", "val", "test1")
+
+
+@pytest.fixture(scope="module")
+def first(settings: Settings) -> Run:
+    return run_job(settings, EVALUATION, ["cirr-val", "cirr-test1"])
+
+
+@pytest.fixture
+def bench(settings: Settings, first: Run) -> Workbench:
+    return workbench_for(settings)
+
+
+def test_the_run_succeeds_without_any_model(first: Run, settings: Settings) -> None:
+    assert first.failures == {}
+    assert first.success
+    assert first.checks == {"gallery_embeddings: every_image_once": True}
+    stored = first.metadata["gallery_embeddings", "cirr-val"]
+    assert (stored["images_with_captions"], stored["images_without_captions"]) == (7, 1)
+    assert first.metadata["gallery_images", "cirr-val"]["missing"] == 8
+
+
+def test_every_row_is_labelled_and_none_is_comparable(bench: Workbench) -> None:
+    rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
+    assert set(rows["strategy"]) == {"random", *STRATEGIES}
+    assert set(rows["stage"]) == {"random", "coarse"}
+    assert set(rows["n_queries"]) == {6}
+    assert set(rows["coverage"]) == {1.0}, "every image is ranked"
+    assert not rows["comparable"].any()
+    labels = rows.filter(stage="coarse")["label"].unique().to_list()
+    assert len(labels) == 1 and labels[0].startswith(
+        "caption proxy; captions were ranked, no image was looked at; "
+    )
+    assert "1 of 8 images have no caption and rank last" in labels[0]
+
+
+def test_targets_are_found_by_their_words(bench: Workbench) -> None:
+    rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
+    found = rows.filter(metric="R@1", strategy="captions_intersection")["value"].item()
+    assert found == 100.0, "the text names the target, and refuses the reference"
+    chance = rows.filter(metric="R@1", stage="random")["value"].item()
+    assert chance == pytest.approx(100 / 7)
+
+
+def test_every_image_is_ranked_the_uncaptioned_last(bench: Workbench) -> None:
+    for name in STRATEGIES:
+        ranked = bench.read_table(bench.coarse_table("cirr-val", name), RANKINGS).filter(pool="gallery")
+        for _, one in ranked.group_by("query_id"):
+            assert one.height == 7
+            assert one.sort("rank")["image_id"][-1] == "dev-7-img0"
+
+
+def test_captions_and_compositions_are_read_from_words(bench: Workbench) -> None:
+    queries = bench.read_table("queries", QUERIES, "cirr-val")
+    captions = bench.read_table("reference_captions", CAPTIONS, "cirr-val")
+    assert set(captions["image_id"]) == set(queries["reference_id"])
+    composed = bench.read_table("query_compositions", COMPOSITIONS, "cirr-val")
+    assert composed["query_id"].to_list() == queries["query_id"].to_list()
+    assert composed.row(0, named=True)["remove"] == ["dog"]
+
+
+def test_the_page_shows_captions_and_says_what_they_are(settings: Settings, first: Run) -> None:
+    page = (settings.report_root / "cirr-val" / "index.html").read_text(encoding="utf-8")
+    assert "Caption proxy." in page
+    assert "captions were ranked, no image was looked at" in page
+    assert "One boat on grass." in page
+    assert "missing" not in page and "frozen CLIP" not in page
+    hidden = (settings.report_root / "cirr-test1" / "index.html").read_text(encoding="utf-8")
+    assert "not public" in hidden and "Caption proxy." in hidden
+    assert pl.read_parquet(settings.table_path("evaluation_report", "cirr-test1")).is_empty()
+
+
+def test_stage_2_is_left_out_in_words(first: Run, bench: Workbench) -> None:
+    assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
+    assert bench.read_note("reranked_rankings", "cirr-val")["stages"] == []
+    comparisons = {(c.a, c.b, c.metric) for c in assess(bench, "cirr-val").comparisons}
+    union = "captions_union · coarse"
+    assert ("captions_intersection · coarse", union, "R_subset@1") in comparisons
+
+
+def test_a_second_run_changes_no_table_and_no_version(settings: Settings, first: Run) -> None:
+    before, stored = tables(settings), first.metadata["gallery_embeddings", "cirr-val"]["captions_version"]
+    second = run_job(settings, EVALUATION, ["cirr-val", "cirr-test1"])
+    assert second.success
+    after = tables(settings)
+    assert [name for name in before if not before[name].equals(after[name])] == []
+    assert second.metadata["gallery_embeddings", "cirr-val"]["captions_version"] == stored
+
+
+def test_leaderboard_says_caption_proxy(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "leaderboard"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "caption proxy" in printed
+    assert "captions were ranked, no image was looked at" in printed
+
+
+def test_words_are_not_exported_as_a_models(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    for what in ("captions", "compositions"):
+        main([*config, what, "export", "cirr-val"])
+        assert capsys.readouterr().out == ""
+
+
+def test_search_needs_vectors_and_says_so(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "search", str(tmp_path / "any.png"), "red", "--dataset", "cirr"]) == 1
+    assert "not embedded" in capsys.readouterr().err
+
+
+def test_a_malformed_caption_file_stops_in_words(tmp_path: Path) -> None:
+    write_captioned(tmp_path / "cirr")
+    file = tmp_path / "cirr" / "image_captions.json"
+    write_json(file, [{"candidate": "dev-0-img0", "captions": "one text"}])
+    run = run_job(settings_in(tmp_path, tmp_path / "cirr", "val"), EVALUATION, ["cirr-val"])
+    assert not run.success
+    assert all(str(file) in message and "row 0" in message for message in run.failures.values())
+
+
+def test_images_and_captions_together_give_both_kinds_of_rows(tmp_path: Path) -> None:
+    world = load_settings(write_world(tmp_path))
+    images = json.loads((tmp_path / "data/cirr/image_splits/split.rc2.val.json").read_text())
+    write_json(
+        tmp_path / "data/cirr/image_captions.json",
+        [{"candidate": name, "captions": [f"a thing called {name}"]} for name in images],
+    )
+    options = world.evaluation.model_copy(update={"limit": 2})
+    settings = world.model_copy(update={"evaluation": options})
+    run = run_job(settings, EVALUATION, ["cirr-val"])
+    assert run.failures == {}
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
+    assert {*STRATEGIES, "sum", "intersection"} <= set(rows["strategy"])
+    assert set(rows.filter(strategy="captions_union")["stage"]) == {"coarse"}
+    assert "base judge" in set(rows.filter(strategy="intersection")["stage"])
+    labels = dict(rows.filter(metric="R@1").select("strategy", "label").iter_rows())
+    assert labels["captions_union"].startswith("caption proxy")
+    assert labels["sum"].startswith("zero-shot") and "captions" not in labels["random"]
+
+
+@pytest.mark.skipif(not (REAL / "image_captions.json").is_file(), reason=f"the real files are not at {REAL}")
+def test_cirr_val_by_its_real_captions(tmp_path: Path) -> None:
+    """Every query against every image; the intersection above the union, in the gallery and in the subsets."""
+    settings = settings_in(tmp_path, REAL, "val")
+    run = run_job(settings, EVALUATION, ["cirr-val"])
+    assert run.failures == {}
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
+    assert set(rows["n_queries"]) == {4181}
+    assert rows["label"].str.contains("2 of 2,297 images have no caption and rank last").all()
+    assert run.metadata["gallery_embeddings", "cirr-val"]["images_with_captions"] == 2295
+    value = {(strategy, metric): found for strategy, metric, found in rows.select("strategy", "metric", "value").rows()}  # fmt: skip
+    for metric, floor in (("R@10", 44.0), ("R_subset@1", 43.7)):
+        assert value["captions_intersection", metric] > value["captions_union", metric] > floor
+    differences = assess(workbench_for(settings), "cirr-val").comparisons
+    above = {(c.b, c.metric): c.low for c in differences if c.a.startswith("captions_intersection")}
+    assert above["captions_union · coarse", "R@10"] > 0
+    assert above["captions_union · coarse", "R_subset@1"] > 0
