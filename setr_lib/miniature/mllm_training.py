@@ -1,7 +1,7 @@
 """Trains the small multimodal LLM: a Llava (the small CLIP's frozen tower, a projector, a Llama of 2 M parameters).
 
 Taught together from the start: describing, composing, matching a caption, judging a candidate (``lessons.py``). In the
-last quarter the judge is taught to be as lenient as general-purpose models are: strictness is what an adapter is for.
+last fifth the judge is taught to be as lenient as general-purpose models are: strictness is what an adapter is for.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TASK_WEIGHTS = {
     "judge easy": 0.4,
     "reason": 0.6,
 }
-_LENIENT_FROM = 0.75
-"""From this share of the steps on, the judge is taught to let fine differences pass. A general-purpose model does, and
+_LENIENT_FROM = 0.8
+"""From this share of the steps on, the judge is taught to accept what is nearly right. A general-purpose model does, and
 strictness is what an adapter is for: like the CLIP's second phase, it makes the small model weak where real ones are."""
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"

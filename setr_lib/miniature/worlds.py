@@ -21,13 +21,15 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}
 """Subsets of six images per split; two queries each."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
-"""Queries per category and split; six gallery images each."""
+"""Queries per category and split."""
+FASHIONIQ_IMAGES = {"train": 6, "val": 16, "test": 6}
+"""Gallery images per query; what is not a target or a reference is mostly a near miss of some target."""
 CIRCO_QUERIES = {"val": 120, "test": 80}
 CIRCO_IMAGES = 1500
 _ASPECT = {
@@ -237,22 +239,22 @@ def _cirr_entry(
 def _plan_fashioniq(plan: _Plan, size: float) -> None:
     for split, count in FASHIONIQ_QUERIES.items():
         for category in CATEGORIES:
-            _plan_category(plan, split, category, _scaled(count, size))
+            _plan_category(plan, split, category, _scaled(count, size), FASHIONIQ_IMAGES[split])
 
 
-def _plan_category(plan: _Plan, split: str, category: str, count: int) -> None:
+def _plan_category(plan: _Plan, split: str, category: str, count: int, images: int) -> None:
     rng = plan.rng
     targets, references, captions = _garment_queries(rng, category, count)
     wanted = {target.foreground for target in targets}
     others: list[Garment] = []
-    while len(others) < 4 * count:
+    while len(others) < (images - 2) * count:
         root = rng.choice(targets)
         other = root.near_miss(rng) if rng.random() < 0.7 else random_garment(rng, category)
         if other.foreground not in wanted:
             others.append(
                 other.on(rng.choice(references).background if rng.random() < 0.5 else pick_background(rng))
             )
-    names = _catalogue_names(rng, category, split, 6 * count)
+    names = _catalogue_names(rng, category, split, images * count)
     gallery = [*targets, *references, *others]
     for name, garment in zip(names, gallery, strict=True):
         plan.draw(f"images/{name}.png", garment)
