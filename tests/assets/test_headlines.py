@@ -1,0 +1,87 @@
+"""The miniature's headlines on worlds that nobody tuned for: `make demo` with other seeds, and what its leaderboard must show."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from setr_lib.assessing import latest_scores
+from setr_lib.reranking.training import load_result
+from setr_lib.settings import Settings, load_settings
+from setr_lib.workbench import workbench_for
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+REPOSITORY = Path(__file__).parents[2]
+SEEDS = [int(seed) for seed in os.environ.get("SETR_SOAK_SEEDS", "0 1 2").split()]
+STAGE_1 = {"cirr": "R@10", "fashioniq": "R@10", "circo": "mAP@10"}
+STAGE_2 = {"cirr": "R@1", "fashioniq": "R@10", "circo": "mAP@5"}
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings of a finished demo in a folder of its own, on the world of one seed."""
+    folder = tmp_path_factory.mktemp(f"seed-{request.param}")
+    committed = (REPOSITORY / "setr.toml").read_text(encoding="utf-8")
+    (folder / "setr.toml").write_text(
+        committed.replace("setr_lib/miniature", str(REPOSITORY / "setr_lib" / "miniature")).replace(
+            "seed = 0", f"seed = {request.param}"
+        ),
+        encoding="utf-8",
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SETR_")}
+    environment |= {"SETR_CONFIG": str(folder / "setr.toml"), "DAGSTER_HOME": str(folder / "dagster_home")}
+    (folder / "dagster_home").mkdir()
+    demo = subprocess.run(
+        [sys.executable, "-m", "setr_assets.demo"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    print(demo.stdout)
+    yield load_settings(folder / "setr.toml")
+
+
+@pytest.fixture(scope="module")
+def scores(settings: Settings) -> pl.DataFrame:
+    return latest_scores(workbench_for(settings))
+
+
+def value(scores: pl.DataFrame, dataset: str, strategy: str, stage: str, metric: str) -> float:
+    row = scores.filter(dataset=dataset, strategy=strategy, stage=stage, metric=metric)
+    return float(row["value"].item())
+
+
+@pytest.mark.parametrize("dataset", STAGE_1)
+@pytest.mark.parametrize("union", ["sum", "union_text"])
+def test_intersection_beats_the_unions_by_ten_points(scores: pl.DataFrame, dataset: str, union: str) -> None:
+    metric = STAGE_1[dataset]
+    gain = value(scores, dataset, "intersection", "coarse", metric) - value(
+        scores, dataset, union, "coarse", metric
+    )
+    assert gain >= 10
+
+
+@pytest.mark.parametrize("dataset", STAGE_2)
+@pytest.mark.parametrize(("stage", "least"), [("coarse", 15), ("base judge", 8)])
+def test_the_champion_beats_stage_1_and_the_base_judge(
+    scores: pl.DataFrame, dataset: str, stage: str, least: float
+) -> None:
+    metric = STAGE_2[dataset]
+    champion = value(scores, dataset, "intersection", "adapter", metric)
+    assert champion - value(scores, dataset, "intersection", stage, metric) >= least
+
+
+def test_the_base_judge_is_not_starved(settings: Settings) -> None:
+    checkpoints = Path(workbench_for(settings).read_note("registered_reranker")["checkpoints"])
+    result = load_result(checkpoints)
+    assert result is not None
+    assert result.before.auc >= 0.65
