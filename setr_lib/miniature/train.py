@@ -15,7 +15,7 @@ from setr_lib.progress import Progress, silent
 
 FAMILIES = 12_500
 CLIP_STEPS, CLIP_BATCH = 2000, 256
-MLLM_STEPS, MLLM_BATCH = 5600, 48
+MLLM_STEPS, MLLM_BATCH = 9000, 48
 
 
 def train_models(
