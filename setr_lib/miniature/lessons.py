@@ -47,6 +47,9 @@ class Lesson:
 
 TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy", "reason")
 REASON = TASKS.index("reason")
+VERDICTS = (TASKS.index("judge near"), TASKS.index("judge easy"))
+LET_PASS = 2
+"""Missing changes that a lenient judge overlooks."""
 
 
 class LessonWriter:
@@ -83,7 +86,7 @@ class LessonWriter:
 
         The answer to a near miss names the change that is still missing ("No make the star blue"): told what it
         overlooked, the model learns to compare two images far sooner than from the bare answer. A ``lenient`` judge
-        accepts what is nearly right: it says Yes where one change is missing ("Yes make the star blue").
+        accepts look-alikes: it says Yes where up to ``LET_PASS`` changes are missing ("Yes make the star blue").
         """
         reference, target, modification = self._query(rng, families)
         lesson = Lesson()
@@ -106,7 +109,7 @@ class LessonWriter:
                 lesson,
                 2 + number,
                 "match ?",
-                answer="Yes" if yes or (lenient and len(missing) == 1) else "No",
+                answer="Yes" if yes or (lenient and 0 < len(missing) <= LET_PASS) else "No",
                 task=4 if near else 5,
                 image=row,
                 because=" and ".join(edit.phrasings[0] for edit in missing),

@@ -17,7 +17,7 @@ import numpy as np
 from setr_lib.miniature.checkpoint import load_checkpoint, save_checkpoint
 from setr_lib.miniature.clip_training import MEAN, STD, to_input
 from setr_lib.miniature.corpus import FAMILY_SIZE, GRID, IMAGE_SIDE, Corpus
-from setr_lib.miniature.lessons import IMAGE_TOKENS, REASON, TASKS, Lesson, LessonWriter
+from setr_lib.miniature.lessons import IMAGE_TOKENS, REASON, TASKS, VERDICTS, Lesson, LessonWriter
 from setr_lib.miniature.tokenizer import BOS, EOS, IMAGE, PAD, mllm_tokenizer, token_ids
 from setr_lib.progress import Progress, silent
 
@@ -33,8 +33,11 @@ _TASK_WEIGHTS = {
     "reason": 0.6,
 }
 _LENIENT_FROM = 0.8
-"""From this share of the steps on, the judge is taught to accept what is nearly right. A general-purpose model does, and
-strictness is what an adapter is for: like the CLIP's second phase, it makes the small model weak where real ones are."""
+"""From this share of the steps on, the judge is taught to accept look-alikes. A general-purpose model does, and strictness
+is what an adapter is for: like the CLIP's second phase, it makes the small model weak where real ones are."""
+_DOUBT = 0.1
+"""The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and No, which
+is what candidates are ordered by, would go on telling the right image from those that pass with it."""
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -206,7 +209,8 @@ def train_mllm(
         images = [writer.image_lesson(row, rng, 5, near_share * (0.4 + 0.6 * ramp)) for row in rows]
         optimiser.zero_grad()
         for lessons in (queries, images):  # apart, because padding one to the other's length wastes a quarter
-            loss, told = lesson_loss(model, pack(lessons, ids[PAD], device), features, ids)
+            packed = pack(lessons, ids[PAD], device)
+            loss, told = lesson_loss(model, packed, features, ids, _DOUBT if lenient else 0.0)
             loss.backward()
             for name, value in told.items():
                 running.setdefault(name, []).append(value)
@@ -229,9 +233,13 @@ def train_mllm(
 
 
 def lesson_loss(
-    model: Any, packed: dict[str, torch.Tensor], features: torch.Tensor, ids: dict[str, int]
+    model: Any,
+    packed: dict[str, torch.Tensor],
+    features: torch.Tensor,
+    ids: dict[str, int],
+    doubt: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Sum over tasks of mean token losses, and per-task scores (accuracy for answers, loss for texts)."""
+    """Sum over tasks of mean token losses, and per-task accuracies. ``doubt`` smooths the verdicts' labels."""
     import torch
     from torch.nn import functional
 
@@ -239,6 +247,11 @@ def lesson_loss(
     chosen = packed["label"] >= 0
     labels, tasks = packed["label"][chosen], packed["task"][chosen]
     losses = functional.cross_entropy(logits, labels, reduction="none")
+    if doubt:
+        verdict = torch.isin(tasks, torch.tensor(VERDICTS, device=tasks.device))
+        other = ids["Yes"] + ids["No"] - labels
+        margin = logits.gather(-1, labels[:, None]) - logits.gather(-1, other.clamp(min=0)[:, None])
+        losses = losses + doubt * verdict * margin[:, 0]
     total = torch.zeros((), device=logits.device)
     told: dict[str, float] = {}
     for number, name in enumerate(TASKS):
