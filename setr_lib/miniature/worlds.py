@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -58,8 +58,8 @@ class _Drawing:
     seed: str
 
 
-class _Plan:
-    """What one data set consists of: image files to draw and JSON files to write."""
+class Plan:
+    """What one data set consists of: image files to draw, and documents to write (text as it is, all else as JSON)."""
 
     def __init__(self, root: Path, seed: int, name: str) -> None:
         self.root, self.name, self.seed = root, name, seed
@@ -85,33 +85,44 @@ def write_miniature(
 
     A stamp names what is there; another seed, size or version replaces it, part by part.
     """
-    plans: dict[str, Callable[[_Plan], None]] = {
-        "cirr": lambda plan: _plan_cirr(plan, size),
-        "fashioniq": lambda plan: _plan_fashioniq(plan, size),
-        "circo": lambda plan: _plan_circo(plan, size),
-        "training": lambda plan: _plan_training(plan, training_images),
-    }
     written = False
-    for name, make in plans.items():
+    for name in ("cirr", "fashioniq", "circo", "training"):
         scale = training_images if name == "training" else size
         stamp, folder = {"version": WORLD_VERSION, "seed": seed, "size": scale}, root / name
         stamp_path = folder / "miniature.json"
         if stamp_path.is_file() and json.loads(stamp_path.read_text()) == stamp:
             continue
+        plan = plan_dataset(name, folder, seed, scale)
         shutil.rmtree(folder, ignore_errors=True)
-        plan = _Plan(folder, seed, name)
-        make(plan)
         _carry_out(plan, progress, processes)
-        _write_json(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
+        _write(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
         written = True
     return written
 
 
-def _carry_out(plan: _Plan, progress: Progress, processes: int) -> None:
+def plan_dataset(name: str, folder: Path, seed: int, scale: float) -> Plan:
+    """What :func:`write_miniature` will put into ``folder``; draws and writes nothing.
+
+    ``scale`` is the size, or for ``training`` the number of images.
+    """
+    plan = Plan(folder, seed, name)
+    match name:
+        case "cirr":
+            _plan_cirr(plan, scale)
+        case "fashioniq":
+            _plan_fashioniq(plan, scale)
+        case "circo":
+            _plan_circo(plan, scale)
+        case _:
+            _plan_training(plan, round(scale))
+    return plan
+
+
+def _carry_out(plan: Plan, progress: Progress, processes: int) -> None:
     for folder in {drawing.path.parent for drawing in plan.drawings}:
         folder.mkdir(parents=True, exist_ok=True)
     for path, document in plan.documents.items():
-        _write_json(path, document)
+        _write(path, document)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for done, _ in enumerate(pool.imap_unordered(_draw, plan.drawings, chunksize=32), start=1):
             if done % 100 == 0 or done == len(plan.drawings):
@@ -126,9 +137,10 @@ def _draw(drawing: _Drawing) -> None:
         image.save(drawing.path, compress_level=6)
 
 
-def _write_json(path: Path, document: object) -> None:
+def _write(path: Path, document: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    text = document if isinstance(document, str) else json.dumps(document) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _scaled(number: int, size: float, least: int = 2) -> int:
@@ -176,7 +188,7 @@ def _distractor(rng: Random, query: _SceneQuery, taken: set[object], near: Scene
 # CIRR.
 
 
-def _plan_cirr(plan: _Plan, size: float) -> None:
+def _plan_cirr(plan: Plan, size: float) -> None:
     for split, groups in CIRR_GROUPS.items():
         taken: set[object] = set()
         names: dict[str, str] = {}
@@ -236,13 +248,13 @@ def _cirr_entry(
 # FashionIQ.
 
 
-def _plan_fashioniq(plan: _Plan, size: float) -> None:
+def _plan_fashioniq(plan: Plan, size: float) -> None:
     for split, count in FASHIONIQ_QUERIES.items():
         for category in CATEGORIES:
             _plan_category(plan, split, category, _scaled(count, size), FASHIONIQ_IMAGES[split])
 
 
-def _plan_category(plan: _Plan, split: str, category: str, count: int, images: int) -> None:
+def _plan_category(plan: Plan, split: str, category: str, count: int, images: int) -> None:
     rng = plan.rng
     targets, references, captions = _garment_queries(rng, category, count)
     wanted = {target.foreground for target in targets}
@@ -320,7 +332,7 @@ def _catalogue_names(rng: Random, category: str, split: str, count: int) -> list
 # CIRCO.
 
 
-def _plan_circo(plan: _Plan, size: float) -> None:
+def _plan_circo(plan: Plan, size: float) -> None:
     rng = plan.rng
     taken: set[object] = set()
     pictures: list[Scene] = []
@@ -404,15 +416,13 @@ def _circo_entry(
 # Captioned training images.
 
 
-def _plan_training(plan: _Plan, count: int) -> None:
+def _plan_training(plan: Plan, count: int) -> None:
     lines = []
     for index, picture in enumerate(_training_pictures(plan.rng, count)):
         name = f"images/{index:06d}.png"
         plan.draw(name, picture)
         lines.append({"image": name, "caption": picture.caption()})
-    plan.root.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (plan.root / "captions.jsonl").write_text(text, encoding="utf-8")
+    plan.documents[plan.root / "captions.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
@@ -423,4 +433,4 @@ def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
         yield from family
 
 
-__all__ = ["WORLD_VERSION", "write_miniature"]
+__all__ = ["WORLD_VERSION", "Plan", "plan_dataset", "write_miniature"]
