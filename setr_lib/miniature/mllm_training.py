@@ -249,9 +249,8 @@ def lesson_loss(
     losses = functional.cross_entropy(logits, labels, reduction="none")
     if doubt:
         verdict = torch.isin(tasks, torch.tensor(VERDICTS, device=tasks.device))
-        other = ids["Yes"] + ids["No"] - labels
-        margin = logits.gather(-1, labels[:, None]) - logits.gather(-1, other.clamp(min=0)[:, None])
-        losses = losses + doubt * verdict * margin[:, 0]
+        sign = torch.where(labels == ids["Yes"], 1.0, -1.0)
+        losses = losses + doubt * verdict * sign * (logits[:, ids["Yes"]] - logits[:, ids["No"]])
     total = torch.zeros((), device=logits.device)
     told: dict[str, float] = {}
     for number, name in enumerate(TASKS):

@@ -64,9 +64,9 @@ web's, so that a cosine confuses near misses, as it does with real CLIPs. It kno
 Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weights/clip")`."""
 
 _MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the start to
-describe an image, compose a query, match a caption and judge a candidate. In the last fifth of its training the judge
-is taught to accept what is nearly right (one missing change passes), as general-purpose models do: strictness is left to
-an adapter. The scores below are against strict labels. It knows this drawn world only.
+describe an image, compose a query, match a caption and judge a candidate. In the last part of its training the judge
+is taught to accept look-alikes (up to two missing changes pass, with some doubt), as general-purpose models do: strictness
+is left to an adapter. The scores below are against strict labels. It knows this drawn world only.
 
 Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` likewise."""
 

@@ -23,16 +23,16 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 4
+WORLD_VERSION = 5
 """Raised by any change that alters a byte of what is written."""
 
-CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}
+CIRR_GROUPS = {"train": 20, "val": 150, "test1": 40}
 """Subsets of six images per split; two queries each."""
-_CIRR_DISTRACTORS = 3
-"""Members of a subset that no query needs: neither the first query's pair nor the second's other half."""
+_CIRR_DISTRACTORS = 6
+"""Drawn against each subset's first query: three make its six full, the others are in the gallery only."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
 """Queries per category and split."""
-FASHIONIQ_IMAGES = {"train": 6, "val": 16, "test": 6}
+FASHIONIQ_IMAGES = {"train": 6, "val": 28, "test": 6}
 """Gallery images per query; what is not a target or a reference is mostly a near miss of some target."""
 _FASHIONIQ_NEAR_MISSES = 0.7
 """Share of the distractors; the others are random garments."""
