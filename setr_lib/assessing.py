@@ -96,6 +96,7 @@ def _by_captions(strategy: str) -> bool:
 
 def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
     """The HTML page of an assessment; its path."""
+    from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.evaluation.report import ReportOptions, write_report
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
@@ -119,7 +120,7 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
             caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
-            notes=tuple(f"{metric} is left out: {why}" for metric, why in assessment.left_out.items()),
+            notes=tuple(left_out_sentences(assessment.left_out)),
         ),
         assessment.comparisons,
     )

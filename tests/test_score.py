@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -172,6 +174,25 @@ def test_metrics_deeper_than_a_list_are_left_out_and_said(terminal: Terminal) ->
     rows, err = terminal.rows("circo", "--split", "val", terminal.file("10.json", circo))
     assert set(values(rows)) == {"mAP@5", "mAP@10", "R@5", "R@10", "mAP@10/addition"}
     assert "every list has 10 images" in err
+
+
+def test_short_lists_of_one_category_leave_the_other_categories_alone(terminal: Terminal) -> None:
+    ranked = ranked_fashioniq(terminal.folder / "fashioniq", "val")
+    ranked |= {query: ids[:10] for query, ids in ranked.items() if query.startswith("dress")}
+    rows, err = terminal.rows("fashioniq", "--split", "val", terminal.file("mine.json", ranked))
+    categories = {f"R@10/{name}" for name in ("dress", "shirt", "toptee")}
+    assert set(values(rows)) == {"R@10", *categories, "R@50/shirt", "R@50/toptee"}
+    assert "left out: R@50, R@50/dress: a ranking is only 10 long" in err
+
+
+def test_a_file_name_that_is_no_text_is_scored_all_the_same(terminal: Terminal) -> None:
+    good = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    try:
+        odd = good.rename(terminal.folder / os.fsdecode(b"\xff.json"))
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    rows, _ = terminal.rows("circo", "--split", "val", odd)
+    assert rows[0]["label"].startswith("\\udcff.json; ")
 
 
 def test_fashioniq_over_references_and_targets_only(terminal: Terminal) -> None:
@@ -407,6 +428,42 @@ def test_what_is_not_there_is_said(terminal: Terminal) -> None:
     )
     (terminal.folder / "circo/annotations/val.json").unlink()
     assert "annotations/val.json" in terminal.refusal("circo", "--split", "val", file)
+
+
+def test_what_the_command_line_asks_for_is_not_blamed_on_the_settings(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    refused = terminal.refusal("circo", "--split", "test1", file)
+    assert refused == "setr: 'test1' is no split of circo: use val or test\n"
+    refused = terminal.refusal("circo", "--split", "val", file, "--gallery", "val")
+    assert refused == "setr: circo has one gallery only: 'val' is FashionIQ's alone\n"
+
+
+def test_circo_takes_one_file(terminal: Terminal) -> None:
+    ranked = ranked_circo(terminal.folder / "circo", "val")
+    files = [terminal.file(name, ranked) for name in ("a.json", "b.json")]
+    refused = terminal.refusal("circo", "--split", "val", *files)
+    assert refused == f"setr: {files[1]}: query '0': {files[0]} has its gallery ranking already\n"
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        (gzip.compress, "is a compressed file: unpack it first"),
+        (
+            lambda content: codecs.BOM_UTF8 + content,
+            "it starts with a byte-order mark: save it as UTF-8 without",
+        ),
+        (lambda content: content.decode().encode("utf-16"), "not UTF-8 text"),
+    ],
+)
+def test_bytes_that_are_no_plain_json_are_named(
+    terminal: Terminal, encode: Callable[[bytes], bytes], said: str
+) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    file.write_bytes(encode(file.read_bytes()))
+    assert f"mine.json: {'not valid JSON: ' if said.startswith('it') else ''}{said}" in terminal.refusal(
+        "circo", "--split", "val", file
+    )
 
 
 def test_an_official_data_set_without_settings_is_told_its_variable(terminal: Terminal) -> None:

@@ -75,6 +75,7 @@ def import_captions(
     from setr_lib.tables import IMPORTED_CAPTIONS
 
     bench, here = workbench_for(settings), _Here(settings)
+    _check_command(file, dataset, here)
     frames = read_captions(
         file, here.images_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
     )
@@ -98,6 +99,7 @@ def import_compositions(
     from setr_lib.tables import IMPORTED_COMPOSITIONS
 
     bench, here = workbench_for(settings), _Here(settings)
+    _check_command(file, dataset, here)
     frames = read_compositions(
         file, here.queries_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
     )
@@ -115,6 +117,15 @@ def import_compositions(
         path = bench.write_table("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
         _tell(f"compositions of {each.key}", settled, path, "query_compositions", [each])
     return 0
+
+
+def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
+    """Refuse what no row of the file can be blamed for. Raises ``SetrError``."""
+    if not file.exists():
+        raise SetrError(f"{file}: there is no such file")
+    if dataset is not None and dataset not in here.sets:
+        known = ", ".join(sorted(here.sets)) or "none"
+        raise SetrError(f"--dataset {dataset!r}: there is no such data set in the settings, only {known}")
 
 
 def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:

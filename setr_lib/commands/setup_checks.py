@@ -180,10 +180,14 @@ def _strategies(settings: Settings) -> Check:
     from setr_lib.coarse.strategies import get_strategy
 
     options = settings.coarse
-    value = ", ".join(options.strategies)
+    every = [*options.strategies, *options.caption_strategies]
+    value = ", ".join(every)
     if options.default not in options.strategies:
         return Check("strategies", value, "broken", f"the default, {options.default!r}, is not among them")
-    return _tried("strategies", value, lambda: [get_strategy(name) for name in options.strategies])
+    if options.caption_strategies and options.caption_default not in every:
+        detail = f"[coarse] caption_default, {options.caption_default!r}, is not among them"
+        return Check("strategies", value, "broken", detail)
+    return _tried("strategies", value, lambda: [get_strategy(name) for name in every])
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

@@ -15,6 +15,8 @@ from setr_lib.datasets.errors import DatasetError
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
 _LARGEST_INTEGER = 2**63 - 1
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04")
+"""How gzip and zip files begin."""
 
 
 def shown(value: object) -> str:
@@ -37,6 +39,8 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _parse(text: str) -> Any:
+    if text.startswith("\ufeff"):
+        raise ValueError("it starts with a byte-order mark: save it as UTF-8 without one")
     # Without a hook json.loads silently keeps the last of two equal keys, and accepts NaN.
     return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
@@ -50,7 +54,9 @@ def read_text(path: Path, purpose: str) -> str:
             f"there is no such file ({purpose}); is the path in setr.toml right?", file=path
         ) from None
     except UnicodeDecodeError as error:
-        raise DatasetError(f"not UTF-8 text: {error}", file=path) from error
+        packed = error.object.startswith(_PACKED)
+        reason = "is a compressed file: unpack it first" if packed else f"not UTF-8 text: {error}"
+        raise DatasetError(reason, file=path) from error
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot be read ({purpose}): {error}", file=path) from error
 

@@ -158,6 +158,12 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""
         known = ", ".join(sorted(settings.datasets)) or "none"
         raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
+    kind = settings.datasets[dataset].kind
+    # Said here, because what `_sets_of` says is meant for settings, and these are none.
+    if split not in SPLITS[kind]:
+        raise DatasetError(f"{split!r} is no split of {dataset}: use {' or '.join(SPLITS[kind])}")
+    if gallery == "val" and kind != "fashioniq":
+        raise DatasetError(f"{dataset} has one gallery only: 'val' is FashionIQ's alone")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
 

@@ -14,8 +14,7 @@ import polars as pl
 from setr_lib.datasets import EvaluationSet
 from setr_lib.datasets.circo import image_list_file
 from setr_lib.datasets.loading import read_gallery, read_queries
-from setr_lib.evaluation.metrics import Evaluation, evaluate
-from setr_lib.evaluation.protocols import metric_names
+from setr_lib.evaluation.metrics import evaluate, left_out_sentences
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
 from setr_lib.evaluation.summary import metric_rows
 from setr_lib.settings import EvaluationSettings
@@ -57,11 +56,15 @@ def score_files(
         strategy=STRATEGY,
         stage=STAGE,
         settings=settings,
-        label=" + ".join(file.name for file in files),
+        label=" + ".join(_file_name(file) for file in files),
         evaluation=found,
     )
-    left_out = _left_out(evaluation_set.kind, read.queries, found) if found.left_out else []
-    return ExternalScores(read, rows, [*read.notes, *left_out])
+    return ExternalScores(read, rows, [*read.notes, *left_out_sentences(found.left_out)])
+
+
+def _file_name(file: Path) -> str:
+    """The file's name as any table can hold it: bytes of it that are no UTF-8 are spelt ``\\udcff``."""
+    return file.name.encode("utf-8", "backslashreplace").decode()
 
 
 def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
@@ -69,13 +72,3 @@ def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
     if evaluation_set.kind == "circo" and not image_list_file(evaluation_set).is_file():
         return None
     return read_gallery(evaluation_set)
-
-
-def _left_out(kind: str, queries: pl.DataFrame, found: Evaluation) -> list[str]:
-    """One sentence per reason, naming every metric without a row."""
-    metrics: dict[str, list[str]] = {}
-    for name in metric_names(kind, queries):
-        if name not in found.summary:
-            reason = found.left_out.get(name.partition("/")[0], "no query has a value of it")
-            metrics.setdefault(reason, []).append(name)
-    return [f"left out: {', '.join(names)}: {reason}" for reason, names in metrics.items()]

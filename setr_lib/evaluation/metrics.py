@@ -13,6 +13,7 @@ Definitions (from the benchmarks' own code; checked against hand-computed values
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +28,7 @@ from setr_lib.evaluation.protocols import (
     PRECISION_DEPTHS,
     RECALL_DEPTHS,
     SUBSET_DEPTHS,
+    base_metrics,
     check_kind,
     metric_names,
     scored_queries,
@@ -54,9 +56,18 @@ class Evaluation:
     summary: dict[str, float]
     """Metric -> value from 0 to 1, in the order of the benchmark's tables; empty on a hidden split."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Metric -> why it could not be computed (lists too short, no subset ranking, a category missing)."""
+    """Metric -> why it could not be computed (lists too short, no subset ranking, a category missing); categories and
+    aspects are spelt out."""
     unranked: int = 0
     """Queries without a ranking, counted as misses."""
+
+
+def left_out_sentences(left_out: Mapping[str, str]) -> list[str]:
+    """One sentence for each reason, naming every metric that it keeps out."""
+    metrics: dict[str, list[str]] = {}
+    for metric, reason in left_out.items():
+        metrics.setdefault(reason, []).append(metric)
+    return [f"left out: {', '.join(names)}: {reason}" for reason, names in metrics.items()]
 
 
 def values_from_ranks(
@@ -99,42 +110,55 @@ def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[
     return ranks
 
 
-def _lengths(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[np.float64]:
-    counted = rankings.group_by("query_id").len("_length")
+def _lengths(
+    queries: pl.DataFrame, lists: pl.DataFrame, whole: npt.NDArray[np.int64] | None
+) -> npt.NDArray[np.float64]:
+    """How deep each query's list goes: infinite where it has all of the ``whole`` images that there are to rank.
+
+    A query without a list limits no depth either: it is a miss at any.
+    """
+    counted = lists.group_by("query_id").len("_length")
     joined = queries.select("query_id").join(counted, on="query_id", how="left", maintain_order="left")
-    return (
-        joined["_length"].cast(pl.Float64).fill_null(np.inf).to_numpy()
-    )  # an unranked query limits no depth
-
-
-def _too_short(values: Values, prefixes: tuple[str, ...], depth: float) -> dict[str, str]:
-    """The metrics of these prefixes whose K lies beyond the lists, each with the reason."""
-    return {
-        metric: f"a ranking is only {depth:.0f} long"
-        for metric in values
-        if metric.startswith(prefixes) and int(metric.split("@")[1]) > depth
-    }
+    lengths = joined["_length"].cast(pl.Float64).fill_null(np.inf).to_numpy()
+    return lengths if whole is None else np.where(lengths >= whole, np.inf, lengths)
 
 
 def _left_out(
-    values: Values, queries: pl.DataFrame, rankings: pl.DataFrame, kind: str, gallery: pl.DataFrame | None
+    kind: str, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None
 ) -> dict[str, str]:
-    """Metrics that the lists are too short for, unless a short list holds all that there is to rank."""
-    lists, subsets = rankings.filter(pool="gallery"), rankings.filter(pool="subset")
-    lengths, subset_lengths = _lengths(queries, lists), _lengths(queries, subsets)
-    if gallery is not None:
-        pools = pools_of(gallery)
-        lengths = np.where(lengths >= pools.sizes(kind, queries), np.inf, lengths)
-        subset_lengths = np.where(subset_lengths >= pools.subset_sizes(queries), np.inf, subset_lengths)
-    reasons = _too_short(values, ("R@", "mAP@"), lengths.min(initial=np.inf))
-    reasons |= _too_short(values, ("R_subset@",), subset_lengths.min(initial=np.inf))
-    if _pools_there(kind, rankings) == ["subset"]:
-        reasons |= {f"R@{depth}": "there is no ranking of the gallery" for depth in RECALL_DEPTHS[kind]}
-    if kind == "cirr" and AVERAGE not in values:
-        reasons |= {f"R_subset@{depth}": "there is no subset ranking" for depth in SUBSET_DEPTHS}
-    if kind == "cirr" and {"R@5", "R_subset@1"} & reasons.keys():
-        reasons[AVERAGE] = "it needs R@5 and R_subset@1"
+    """The metrics that the lists cannot give, each with the reason: a category is judged by its own lists."""
+    pools = None if gallery is None else pools_of(gallery)
+    sizes = None if pools is None else pools.sizes(kind, queries)
+    members = None if pools is None else pools.subset_sizes(queries)
+    there = _pools_there(kind, rankings)
+    lengths = _lengths(queries, rankings.filter(pool="gallery"), sizes)
+    subset_lengths = _lengths(queries, rankings.filter(pool="subset"), members)
+    reasons: dict[str, str] = {}
+    for metric in metric_names(kind, queries):
+        if metric == AVERAGE:
+            if {"R@5", "R_subset@1"} & reasons.keys():
+                reasons[metric] = "it needs R@5 and R_subset@1"
+            continue
+        of_subsets = metric.startswith("R_subset@")
+        if ("subset" if of_subsets else "gallery") not in there:
+            reasons[metric] = f"there is no {'subset ranking' if of_subsets else 'ranking of the gallery'}"
+            continue
+        counting = _members(metric, queries).to_numpy()
+        shortest = (subset_lengths if of_subsets else lengths)[counting].min(initial=np.inf)
+        if _depth(metric) > shortest:
+            reasons[metric] = f"a ranking is only {shortest:.0f} long"
+    if _partial_mean(kind, queries):
+        categories = queries["gallery"].unique(maintain_order=True)
+        for metric in base_metrics(kind):  # too short a list is the better reason: it is the categories' too
+            reasons.setdefault(
+                metric, f"it is the mean of three categories; there is only {', '.join(categories)}"
+            )
     return reasons
+
+
+def _depth(metric: str) -> int:
+    """K of ``R@K/part``."""
+    return int(metric.partition("/")[0].partition("@")[2])
 
 
 def _members(metric: str, queries: pl.DataFrame) -> pl.Series:
@@ -150,8 +174,13 @@ def _partial_mean(kind: str, queries: pl.DataFrame) -> bool:
     return kind == "fashioniq" and queries["gallery"].n_unique() != _CATEGORIES
 
 
-def per_query_frame(kind: str, queries: pl.DataFrame, values: Values) -> pl.DataFrame:
-    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt out."""
+def per_query_frame(
+    kind: str, queries: pl.DataFrame, values: Values, left_out: Container[str] = ()
+) -> pl.DataFrame:
+    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt out.
+
+    The metrics ``left_out`` have no rows.
+    """
     frames = [
         queries.select(
             "query_id",
@@ -160,7 +189,8 @@ def per_query_frame(kind: str, queries: pl.DataFrame, values: Values) -> pl.Data
             pl.Series("value", values[base]),
         ).filter(_members(metric, queries))
         for metric in metric_names(kind, queries)
-        if (base := metric.partition("/")[0]) in values
+        if metric not in left_out
+        and (base := metric.partition("/")[0]) in values
         and not (metric == base and _partial_mean(kind, queries))
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=PER_QUERY)
@@ -215,15 +245,6 @@ def evaluate(
     subset_ranks = _target_ranks(scored, subsets)[:, 0] if kind == "cirr" and subsets.height else None
     truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
     values = values_from_ranks(kind, _target_ranks(scored, lists), truths, subset_ranks)
-    left_out = _left_out(values, scored, rankings, kind, gallery)
-    per_query = per_query_frame(
-        kind, scored, {name: each for name, each in values.items() if name not in left_out}
-    )
-    if _partial_mean(kind, scored):
-        there = scored["gallery"].unique(maintain_order=True).to_list()
-        mean = f"it is the mean of three categories; there is only {', '.join(there)}"
-        left_out = {
-            **dict.fromkeys(values, mean),
-            **left_out,
-        }  # too short a list explains the categories' too
+    left_out = _left_out(kind, scored, rankings, gallery)
+    per_query = per_query_frame(kind, scored, values, left_out)
     return Evaluation(kind, per_query, summarise(per_query), left_out, missing.len())

@@ -146,7 +146,7 @@ def read_ranking_files(
     parts: list[_Lists] = []
     for file in files:
         for part in _read(file, task, notes):
-            _refuse_second_answers(part, parts)
+            _refuse_second_answers(part, parts, task)
             parts.append(part)
     for part in parts:
         _check(part, task, notes)
@@ -304,10 +304,10 @@ def _check_column(file: Path, frame: pl.DataFrame, name: str) -> None:
 # Checking.
 
 
-def _refuse_second_answers(part: _Lists, earlier: Iterable[_Lists]) -> None:
+def _refuse_second_answers(part: _Lists, earlier: Iterable[_Lists], task: _Task) -> None:
     for other in earlier:
         if other.pool == part.pool and (twice := next((q for q in part.lists if q in other.lists), None)):
-            hint = ": give one file per metric" if part.submission and other.submission else ""
+            hint = ": give one file per metric" if task.kind == "cirr" else ""
             raise RankingFileError(
                 f"{other.file} has its {part.pool} ranking already{hint}", file=part.file, query=twice
             )

@@ -241,6 +241,18 @@ def test_rows_of_another_name_are_taken_where_it_is_given(here: Path, setr: Setr
     assert setr(here, "captions", "import", file, "--dataset", "cirr")[0] == 0
 
 
+@pytest.mark.parametrize("what", ["captions", "compositions"])
+def test_the_command_is_blamed_for_a_wrong_name_not_each_row(
+    here: Path, setr: Setr, tmp_path: Path, what: str
+) -> None:
+    file = write(tmp_path / "in.jsonl", caption(), caption())
+    status, _, err = setr(here, what, "import", file, "--dataset", "cirr-val")
+    assert status == 1
+    assert err == "setr: --dataset 'cirr-val': there is no such data set in the settings, only cirr\n"
+    status, _, err = setr(here, what, "import", tmp_path / "none.jsonl")
+    assert (status, err) == (1, f"setr: {tmp_path / 'none.jsonl'}: there is no such file\n")
+
+
 def test_a_changed_picture_makes_room_for_a_new_caption(here: Path, setr: Setr, tmp_path: Path) -> None:
     materialise(here)
     exported = rows_of(setr(here, "captions", "export")[1])

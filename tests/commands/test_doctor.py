@@ -175,6 +175,24 @@ def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy(tmp_path: Path) 
     assert checks["strategies"].status == "broken"
 
 
+@pytest.mark.parametrize(
+    ("coarse", "words"),
+    [
+        ('caption_strategies = ["captions_txt"]\ncaption_default = "captions_txt"', "'captions_txt'"),
+        ('caption_default = "captions_all"', "[coarse] caption_default, 'captions_all', is not among them"),
+    ],
+)
+def test_caption_strategies_are_looked_at_too(
+    config: Path, doctor: Callable[..., Any], coarse: str, words: str
+) -> None:
+    config.write_text(f"{SETTINGS}\n[coarse]\n{coarse}\n", encoding="utf-8")
+    status, found = doctor("--quick")
+    assert (status, statuses(found)["strategies"]) == (1, "broken")
+    assert any(words in problem for problem in found["problems"])
+    config.write_text(f"{SETTINGS}\n[coarse]\ncaption_strategies = []\n", encoding="utf-8")
+    assert doctor("--quick")[0] == 0  # nobody has to search captions
+
+
 def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:
     store = config.parent / "var" / "mlflow.db"
     store.parent.mkdir()

@@ -328,7 +328,7 @@ def test_any_change_is_read_or_refused_never_a_crash(
         named = pl.concat([queries["reference_id"], queries["target_ids"].explode().drop_nulls()])
         assert set(named) <= set(gallery["image_id"])
         assert queries["query_id"].is_unique().all()
-        assert not gallery["path"].str.contains("..", literal=True).any()
+        assert all(".." not in Path(path).parts for path in gallery["path"])  # but 0..png is a fine name
         assert gallery["path"].str.starts_with(str(root)).all()
     finally:
         (root / name).write_text(original)
