@@ -181,13 +181,26 @@ class RegistrySettings(Section):
 
 
 class MiniatureSettings(Section):
-    """The drawn world. Its seed never touches the two models: they are trained once, and committed."""
+    """The drawn world. Its seed never touches the two models: they are trained once, and committed.
+
+    Three dials say how hard its galleries are; the training images do not depend on them. A *distractor* is a gallery
+    image that no query has for its reference or target; each is drawn against one query.
+    """
 
     seed: int = 0
     size: float = Field(default=1.0, gt=0)
     """Scales the numbers of images and queries; 1.0 is the documented size."""
     models_seed: int = 0
     training_images: int = Field(default=1600, ge=16)
+    objects_per_scene: float = Field(default=1.6, ge=1, le=2)
+    """CIRR and CIRCO: different objects in a query's reference, on average; its near misses may have one more or less."""
+    near_misses: float = Field(default=1.0, ge=0, le=4)
+    """Scales the number of near misses per query (pictures one respect away from its target or reference); 1.0 is the
+    documented number. Below, random pictures take their place; above, they replace random ones, then are added."""
+    background_correlation: float | None = Field(default=None, ge=0, le=1)
+    """The chance that a distractor is put on its query's reference's background; else its background is random, while
+    the target never shares the reference's. The documented world has no single value: 0.7 for CIRR and CIRCO; in
+    FashionIQ a chance of 0.5 to share *some* query's reference's background. None keeps that."""
 
 
 class Settings(BaseSettings):

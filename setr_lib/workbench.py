@@ -112,11 +112,19 @@ class Workbench:
 
     def write_miniature(self, progress: Progress) -> None:
         """Draw the miniature's data sets where they are not current."""
+        from setr_lib.miniature.difficulty import Difficulty
         from setr_lib.miniature.worlds import write_miniature
 
         options = self.settings.miniature
         write_miniature(
-            self.settings.miniature_root, options.seed, options.size, options.training_images, progress
+            self.settings.miniature_root,
+            options.seed,
+            options.size,
+            options.training_images,
+            progress,
+            difficulty=Difficulty(
+                options.objects_per_scene, options.near_misses, options.background_correlation
+            ),
         )
 
     def train_miniature_models(

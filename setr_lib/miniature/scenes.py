@@ -100,10 +100,10 @@ def random_thing(rng: Random, shape_not: str | None = None) -> Thing:
     return Thing(shape, rng.choice(COLOURS), rng.choice(SIZES), rng.choice(PATTERNS))
 
 
-def random_scene(rng: Random) -> Scene:
-    """Two things in three of five scenes, else a group of one to three equal things."""
+def random_scene(rng: Random, objects: float = 1.6) -> Scene:
+    """Two things, or a group of one to three equal things; ``objects`` different things on average, from 1 to 2."""
     background = pick_background(rng)
-    if rng.random() < 0.6:
+    if rng.random() < objects - 1:
         first = random_thing(rng)
         return Scene((first, random_thing(rng, first.shape)), rng.choice(list(RELATIONS)), background)
     return Scene((replace(random_thing(rng), count=rng.choice((1, 1, 2, 3))),), "beside", background)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from setr_lib.errors import SetrError
+from setr_lib.miniature.difficulty import DOCUMENTED, Difficulty
 from setr_lib.miniature.drawing import SIDE, draw_picture
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.garments import CATEGORIES, Garment, random_garment
@@ -26,12 +28,18 @@ WORLD_VERSION = 4
 
 CIRR_GROUPS = {"train": 20, "val": 100, "test1": 40}
 """Subsets of six images per split; two queries each."""
+_CIRR_DISTRACTORS = 3
+"""Members of a subset that no query needs: neither the first query's pair nor the second's other half."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
 """Queries per category and split."""
 FASHIONIQ_IMAGES = {"train": 6, "val": 16, "test": 6}
 """Gallery images per query; what is not a target or a reference is mostly a near miss of some target."""
+_FASHIONIQ_NEAR_MISSES = 0.7
+"""Share of the distractors; the others are random garments."""
 CIRCO_QUERIES = {"val": 120, "test": 80}
 CIRCO_IMAGES = 1500
+_CIRCO_DISTRACTORS = 2
+"""Drawn along with each query; more fill the gallery up."""
 _ASPECT = {
     "count": "cardinality",
     "addition": "addition",
@@ -44,9 +52,26 @@ _ASPECT = {
     "pattern": "compare_change",
     "shape": "compare_change",
 }
-_NEAR_MISS_ON_REFERENCE_BACKGROUND = 0.7
+_SCENES_ON_REFERENCE_BACKGROUND = 0.7
+_GARMENTS_ON_SOME_REFERENCE_BACKGROUND = 0.5
+"""The documented worlds' background correlation; garments', with the background of any query's reference, has none."""
 _NAMES_BACKGROUND = 0.08
 """Share of scene queries whose text asks for another background."""
+_DIALS = {
+    "cirr": ("objects_per_scene", "near_misses", "background_correlation"),
+    "fashioniq": ("near_misses", "background_correlation"),
+    "circo": ("objects_per_scene", "near_misses", "background_correlation"),
+    "training": (),
+}
+"""What each data set depends on: a dial that does not concern it leaves it alone."""
+_PATIENCE = 1000
+"""Tries at a distractor before it may be further away than one step."""
+_QUERY_TRIES = 20_000
+"""Tries at a query before its gallery counts as full."""
+
+
+class MiniatureError(SetrError):
+    """The world asked for cannot be drawn; the message names the settings to change."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +86,8 @@ class _Drawing:
 class Plan:
     """What one data set consists of: image files to draw, and documents to write (text as it is, all else as JSON)."""
 
-    def __init__(self, root: Path, seed: int, name: str) -> None:
-        self.root, self.name, self.seed = root, name, seed
+    def __init__(self, root: Path, seed: int, name: str, difficulty: Difficulty) -> None:
+        self.root, self.name, self.seed, self.difficulty = root, name, seed, difficulty
         self.rng = Random(f"world/{seed}/{name}")
         self.drawings: list[_Drawing] = []
         self.documents: dict[Path, object] = {}
@@ -80,19 +105,21 @@ def write_miniature(
     training_images: int = 1600,
     progress: Progress = silent,
     processes: int = 2,
+    difficulty: Difficulty = DOCUMENTED,
 ) -> bool:
     """Write ``root/{cirr,fashioniq,circo,training}``; returns whether anything had to be written.
 
-    A stamp names what is there; another seed, size or version replaces it, part by part.
+    A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing else.
     """
     written = False
-    for name in ("cirr", "fashioniq", "circo", "training"):
+    for name, dials in _DIALS.items():
         scale = training_images if name == "training" else size
-        stamp, folder = {"version": WORLD_VERSION, "seed": seed, "size": scale}, root / name
+        stamp = {"version": WORLD_VERSION, "seed": seed, "size": scale} | difficulty.turned(dials)
+        folder = root / name
         stamp_path = folder / "miniature.json"
         if stamp_path.is_file() and json.loads(stamp_path.read_text()) == stamp:
             continue
-        plan = plan_dataset(name, folder, seed, scale)
+        plan = plan_dataset(name, folder, seed, scale, difficulty)
         shutil.rmtree(folder, ignore_errors=True)
         _carry_out(plan, progress, processes)
         _write(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
@@ -100,12 +127,14 @@ def write_miniature(
     return written
 
 
-def plan_dataset(name: str, folder: Path, seed: int, scale: float) -> Plan:
+def plan_dataset(
+    name: str, folder: Path, seed: int, scale: float, difficulty: Difficulty = DOCUMENTED
+) -> Plan:
     """What :func:`write_miniature` will put into ``folder``; draws and writes nothing.
 
     ``scale`` is the size, or for ``training`` the number of images.
     """
-    plan = Plan(folder, seed, name)
+    plan = Plan(folder, seed, name, difficulty)
     match name:
         case "cirr":
             _plan_cirr(plan, scale)
@@ -157,10 +186,11 @@ class _SceneQuery:
     modification: Modification
 
 
-def _scene_query(rng: Random, taken: set[object], two_edits: float) -> _SceneQuery:
+def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuery:
     """A reference and a target whose foregrounds are new to the gallery, and the text between them."""
-    while True:
-        reference = random_scene(rng)
+    rng = plan.rng
+    for _ in range(_QUERY_TRIES):
+        reference = random_scene(rng, plan.difficulty.objects_per_scene)
         target = reference.near_miss(rng)
         if rng.random() < two_edits:
             target = target.near_miss(rng)
@@ -173,16 +203,39 @@ def _scene_query(rng: Random, taken: set[object], two_edits: float) -> _SceneQue
         if modification is not None:
             taken |= {reference.foreground, target.foreground}
             return _SceneQuery(reference, target, modification)
+    raise MiniatureError(
+        f"the miniature's {plan.name} gallery shows every scene of so few objects already, and no query is left: "
+        "raise [miniature] objects_per_scene, or lower near_misses or size"
+    )
 
 
-def _distractor(rng: Random, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
-    """A near miss of ``near`` that is new to the gallery, mostly on the reference's background."""
-    while True:
-        miss = near.near_miss(rng)
-        if miss.foreground not in taken:
-            taken.add(miss.foreground)
-            drag = rng.random() < _NEAR_MISS_ON_REFERENCE_BACKGROUND
-            return miss.on(query.reference.background if drag else pick_background(rng))
+def _distractor(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
+    """A picture that no query needs, drawn against ``query``: a near miss of ``near``, or a random scene."""
+    if plan.difficulty.wants_near_miss(plan.rng):
+        return _near_miss(plan, query, taken, near)
+    objects = plan.difficulty.objects_per_scene
+    return _beside(plan, query, _new_scene(plan.rng, taken, lambda: random_scene(plan.rng, objects)))
+
+
+def _near_miss(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
+    return _beside(plan, query, _new_scene(plan.rng, taken, lambda: near.near_miss(plan.rng)))
+
+
+def _new_scene(rng: Random, taken: set[object], make: Callable[[], Scene]) -> Scene:
+    """A scene whose foreground is new to the gallery; one step further away once ``make`` finds none any more."""
+    scene = make()
+    tries = 1
+    while scene.foreground in taken:
+        scene = make() if tries < _PATIENCE else scene.near_miss(rng)
+        tries += 1
+    taken.add(scene.foreground)
+    return scene
+
+
+def _beside(plan: Plan, query: _SceneQuery, scene: Scene) -> Scene:
+    """``scene`` where a distractor of ``query`` stands: mostly on the reference's background."""
+    drag = plan.difficulty.on_reference_background(plan.rng, _SCENES_ON_REFERENCE_BACKGROUND)
+    return scene.on(query.reference.background if drag else pick_background(plan.rng))
 
 
 # CIRR.
@@ -195,9 +248,10 @@ def _plan_cirr(plan: Plan, size: float) -> None:
         queries: list[dict[str, object]] = []
         folder = "dev" if split == "val" else split
         for group in range(_scaled(groups, size)):
-            members, pairs = _cirr_group(plan.rng, taken)
-            keys = [f"{folder}-{group}-{index // 2}-img{index % 2}" for index in range(6)]
-            order = plan.rng.sample(keys, 6)
+            distractors = plan.difficulty.distractors_of(group, _CIRR_DISTRACTORS)
+            members, pairs = _cirr_group(plan, taken, distractors)
+            keys = [f"{folder}-{group}-{index // 2}-img{index % 2}" for index in range(len(members))]
+            order = plan.rng.sample(keys[:6], 6)
             for key, picture in zip(keys, members, strict=True):
                 names[key] = f"./{folder}/{key}.png"
                 plan.draw(f"{folder}/{key}.png", picture)
@@ -211,14 +265,21 @@ def _plan_cirr(plan: Plan, size: float) -> None:
         plan.documents[plan.root / "image_splits" / f"split.rc2.{split}.json"] = names
 
 
-def _cirr_group(rng: Random, taken: set[object]) -> tuple[list[Scene], list[tuple[int, int, str]]]:
-    """Six look-alikes and two queries among them: (reference, target, text) by member index."""
+def _cirr_group(
+    plan: Plan, taken: set[object], distractors: int
+) -> tuple[list[Scene], list[tuple[int, int, str]]]:
+    """A subset of six and two queries among them: (reference, target, text) by member index.
+
+    What comes after the sixth member is in the gallery only, in no subset.
+    """
     while True:
-        query = _scene_query(rng, taken, two_edits=0.3)
-        members = [query.reference, query.target]
-        members += [_distractor(rng, query, taken, query.target) for _ in range(3)]
-        members.append(_distractor(rng, query, taken, query.reference))
-        second = _second_query(rng, members)
+        query = _scene_query(plan, taken, two_edits=0.3)
+        # The third member is a near miss whatever the dials say: the second query needs a pair with a text between.
+        members = [query.reference, query.target, _near_miss(plan, query, taken, query.target)]
+        for number in range(distractors):
+            near = query.reference if number % 3 == 2 else query.target
+            members.append(_distractor(plan, query, taken, near))
+        second = _second_query(plan.rng, members)
         if second is not None:
             return members, [(0, 1, query.modification.text), second]
 
@@ -257,17 +318,9 @@ def _plan_fashioniq(plan: Plan, size: float) -> None:
 def _plan_category(plan: Plan, split: str, category: str, count: int, images: int) -> None:
     rng = plan.rng
     targets, references, captions = _garment_queries(rng, category, count)
-    wanted = {target.foreground for target in targets}
-    others: list[Garment] = []
-    while len(others) < (images - 2) * count:
-        root = rng.choice(targets)
-        other = root.near_miss(rng) if rng.random() < 0.7 else random_garment(rng, category)
-        if other.foreground not in wanted:
-            others.append(
-                other.on(rng.choice(references).background if rng.random() < 0.5 else pick_background(rng))
-            )
-    names = _catalogue_names(rng, category, split, images * count)
+    others = _garment_distractors(plan, targets, references, (images - 2) * count)
     gallery = [*targets, *references, *others]
+    names = _catalogue_names(rng, category, split, len(gallery))
     for name, garment in zip(names, gallery, strict=True):
         plan.draw(f"images/{name}.png", garment)
     entries = []
@@ -276,6 +329,34 @@ def _plan_category(plan: Plan, split: str, category: str, count: int, images: in
         entries.append(entry | {"candidate": names[count + index], "captions": texts})
     plan.documents[plan.root / "captions" / f"cap.{category}.{split}.json"] = entries
     plan.documents[plan.root / "image_splits" / f"split.{category}.{split}.json"] = sorted(names)
+
+
+def _garment_distractors(
+    plan: Plan, targets: list[Garment], references: list[Garment], documented: int
+) -> list[Garment]:
+    """Near misses of targets and random garments, none of which is a target's kind; each drawn against one query."""
+    rng, difficulty = plan.rng, plan.difficulty
+    wanted = {target.foreground for target in targets}
+    others: list[Garment] = []
+    while len(others) < difficulty.distractors(documented, _FASHIONIQ_NEAR_MISSES):
+        query = rng.choice(range(len(targets)))
+        near_miss = difficulty.wants_near_miss(rng, _FASHIONIQ_NEAR_MISSES)
+        other = targets[query].near_miss(rng) if near_miss else random_garment(rng, targets[query].category)
+        if other.foreground not in wanted:
+            others.append(other.on(_garment_background(plan, references, query)))
+    return others
+
+
+def _garment_background(plan: Plan, references: list[Garment], query: int) -> str:
+    """Where a distractor of ``query`` stands.
+
+    In the documented world, in half the cases where just any reference does, so that a gallery has its common places.
+    """
+    rng = plan.rng
+    if not plan.difficulty.on_reference_background(rng, _GARMENTS_ON_SOME_REFERENCE_BACKGROUND):
+        return pick_background(rng)
+    documented = plan.difficulty.background_correlation is None
+    return (rng.choice(references) if documented else references[query]).background
 
 
 def _garment_queries(
@@ -338,12 +419,15 @@ def _plan_circo(plan: Plan, size: float) -> None:
     pictures: list[Scene] = []
     drafts: dict[str, list[tuple[_SceneQuery, int, list[int]]]] = {}
     for split, count in CIRCO_QUERIES.items():
-        drafts[split] = [_circo_query(rng, taken, pictures) for _ in range(_scaled(count, size))]
-    while len(pictures) < _scaled(CIRCO_IMAGES, size, least=20):
+        drafts[split] = [_circo_query(plan, taken, pictures, index) for index in range(_scaled(count, size))]
+    documented = sum(
+        1 + len(truths) + _CIRCO_DISTRACTORS for each in drafts.values() for _, _, truths in each
+    )
+    room = max(0, _scaled(CIRCO_IMAGES, size, least=20) - documented)
+    for _ in range(plan.difficulty.distractors(room)):
         query, _, _ = rng.choice(drafts["val"])
-        pictures.append(
-            _distractor(rng, query, taken, query.target if rng.random() < 0.6 else query.reference)
-        )
+        near = query.target if rng.random() < 0.6 else query.reference
+        pictures.append(_distractor(plan, query, taken, near))
     ids = rng.sample(range(1000, 600_000), len(pictures))
     folder = "COCO2017_unlabeled/unlabeled2017"
     for number, picture in zip(ids, pictures, strict=True):
@@ -367,10 +451,11 @@ def _plan_circo(plan: Plan, size: float) -> None:
 
 
 def _circo_query(
-    rng: Random, taken: set[object], pictures: list[Scene]
+    plan: Plan, taken: set[object], pictures: list[Scene], index: int
 ) -> tuple[_SceneQuery, int, list[int]]:
-    """Adds a query's pictures; returns it with the indices of its reference and of its ground truths."""
-    query = _scene_query(rng, taken, two_edits=0.4)
+    """Adds a query's pictures, those drawn along with it included; returns it with the indices of its reference and of its ground truths."""
+    rng = plan.rng
+    query = _scene_query(plan, taken, two_edits=0.4)
     reference = len(pictures)
     pictures.append(query.reference)
     names_background = "background" in query.modification.kinds
@@ -379,7 +464,8 @@ def _circo_query(
         truths.append(len(pictures))
         place = query.target.background if number == 0 or names_background else pick_background(rng)
         pictures.append(query.target.on(place))
-    pictures += [_distractor(rng, query, taken, query.target) for _ in range(2)]
+    along = plan.difficulty.distractors_of(index, _CIRCO_DISTRACTORS)
+    pictures += [_distractor(plan, query, taken, query.target) for _ in range(along)]
     return query, reference, truths
 
 
@@ -433,4 +519,4 @@ def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
         yield from family
 
 
-__all__ = ["WORLD_VERSION", "Plan", "plan_dataset", "write_miniature"]
+__all__ = ["WORLD_VERSION", "MiniatureError", "Plan", "plan_dataset", "write_miniature"]

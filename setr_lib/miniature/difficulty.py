@@ -1,0 +1,52 @@
+"""How hard the miniature's galleries are: three dials, each turned without the others.
+
+A gallery consists of its queries' references and targets, and of *distractors*, each drawn against one query. One dial
+is about what scenes show, one about what distractors show, one about where distractors are. At its default a dial
+leaves the documented world as it is, byte for byte; that is why a decision that is certain takes nothing from the
+stream of random numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """The dials; ``[miniature]`` in the settings describes them for those who turn them."""
+
+    objects_per_scene: float = 1.6
+    near_misses: float = 1.0
+    background_correlation: float | None = None
+
+    def distractors(self, documented: int, share: float = 1.0) -> int:
+        """How many distractors a gallery gets: the documented number, or more where its near misses need the room.
+
+        ``share`` of the documented distractors are near misses.
+        """
+        return max(documented, round(documented * share * self.near_misses))
+
+    def distractors_of(self, index: int, documented: int) -> int:
+        """Those of one among equal queries (or subsets), such that all of them together have their number."""
+        before, after = (self.distractors(documented * each) for each in (index, index + 1))
+        return after - before
+
+    def wants_near_miss(self, rng: Random, share: float = 1.0) -> bool:
+        """Whether the next distractor is a near miss; if not, it is a random picture."""
+        chance = share * self.near_misses
+        return chance >= 1 or rng.random() < chance
+
+    def on_reference_background(self, rng: Random, documented: float) -> bool:
+        """Whether the next distractor stands where its query's reference does; if not, anywhere."""
+        given = self.background_correlation
+        return rng.random() < (documented if given is None else given)
+
+    def turned(self, names: tuple[str, ...]) -> dict[str, float]:
+        """Those of the named dials that are not at their default, as a data set's stamp records them."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != getattr(DOCUMENTED, name)}
+
+
+DOCUMENTED = Difficulty()
+"""The world that the documentation describes and that the committed models' scores are about."""
