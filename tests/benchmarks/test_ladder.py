@@ -192,3 +192,5 @@ def test_a_world_of_other_settings_is_refused(tmp_path: Path) -> None:
     stamp.parent.mkdir()
     stamp.write_text(json.dumps({"version": WORLD_VERSION, "seed": 0, "size": 0.5}), encoding="utf-8")
     require_current_world(tmp_path, "cirr", options)
+    with pytest.raises(SetrError, match="make demo"):
+        require_current_world(tmp_path, "cirr", options.model_copy(update={"near_misses": 2.0}))
