@@ -87,7 +87,8 @@ def draw(panels: Sequence[Panel], title: str, x_label: str, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL_WIDTH * len(panels), HEIGHT), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(PANEL_WIDTH * len(panels), HEIGHT), facecolor="white")
+        figure.set_layout_engine("constrained", w_pad=0.15)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_panel(axes, panel)
         figure.suptitle(title, fontsize=18)
