@@ -112,9 +112,9 @@ def write_miniature(
     A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing else.
     """
     written = False
-    for name, dials in _DIALS.items():
+    for name in _DIALS:
         scale = training_images if name == "training" else size
-        stamp = {"version": WORLD_VERSION, "seed": seed, "size": scale} | difficulty.turned(dials)
+        stamp = dataset_stamp(name, seed, scale, difficulty)
         folder = root / name
         stamp_path = folder / "miniature.json"
         if stamp_path.is_file() and json.loads(stamp_path.read_text()) == stamp:
@@ -125,6 +125,11 @@ def write_miniature(
         _write(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
         written = True
     return written
+
+
+def dataset_stamp(name: str, seed: int, scale: float, difficulty: Difficulty) -> dict[str, float]:
+    """All that the data set ``name`` depends on, as ``miniature.json`` in its folder records it."""
+    return {"version": WORLD_VERSION, "seed": seed, "size": scale} | difficulty.turned(_DIALS[name])
 
 
 def plan_dataset(
@@ -519,4 +524,4 @@ def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
         yield from family
 
 
-__all__ = ["WORLD_VERSION", "MiniatureError", "Plan", "plan_dataset", "write_miniature"]
+__all__ = ["WORLD_VERSION", "MiniatureError", "Plan", "dataset_stamp", "plan_dataset", "write_miniature"]

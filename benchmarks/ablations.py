@@ -1,0 +1,227 @@
+"""What each part of stage 2 is worth: depth, kinds of negatives, amount of pairs, LoRA rank, fusion, and the ceilings.
+
+Adapters are trained as the pipeline trains its own. Everything is resumable: a training goes on from its checkpoint, a
+finished one is taken as it is, and every judgement is kept by content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from benchmarks.comparison import Row, Section, beside
+from benchmarks.material import COLUMNS, Judge, Material
+from setr_lib.progress import Progress
+from setr_lib.rehearsal import Rehearsal, rehearse
+from setr_lib.reranking.fusion_choice import FusionChoice, choose_fusion
+from setr_lib.reranking.pairs import NEGATIVE_KINDS, synthesise_pairs
+from setr_lib.settings import AdapterSettings, PairSettings
+from setr_lib.tables import TRAINING_IMAGES
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    from setr_lib.reranking.training import AdapterResult
+
+DEPTHS = (10, 20, 50, 100)
+SHARES = (0.25, 0.5)
+"""Of the configured number of training groups."""
+RANKS = (4, 16, 64)
+CONFIGURED = "as configured"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A training that differs from the configured one in what these say."""
+
+    label: str
+    pairs: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+
+
+def variants(pairs: PairSettings, adapter: AdapterSettings) -> dict[str, list[Variant]]:
+    """The trainings by section of the table; what is as configured is left out."""
+    negatives = pairs.negatives_per_group
+    kinds = [kind for kind in NEGATIVE_KINDS if negatives.get(kind)]
+    counts = [round(pairs.groups * share) for share in SHARES]
+    ranks = [rank for rank in RANKS if rank != adapter.rank]
+    return {
+        "Kinds of negatives": [
+            Variant(f"without {_plainly(kind)}", pairs={"negatives_per_group": {**negatives, kind: 0}})
+            for kind in kinds
+        ],
+        "Groups of training pairs": [
+            Variant(f"{count:,} of {pairs.groups:,} groups", pairs={"groups": count}) for count in counts
+        ],
+        # The ratio of alpha to rank is how loudly an adapter speaks: it stays.
+        "LoRA rank": [
+            Variant(f"rank {rank}", adapter={"rank": rank, "alpha": _alpha(adapter, rank)}) for rank in ranks
+        ],
+    }
+
+
+def _plainly(kind: str) -> str:
+    return kind.replace("_negative", "").replace("_", "-") + " negatives"
+
+
+def _alpha(adapter: AdapterSettings, rank: int) -> int:
+    return max(1, round(adapter.alpha * rank / adapter.rank))
+
+
+class Laboratory:
+    """Trains variants, chooses their fusion, and measures them on every evaluation set."""
+
+    def __init__(
+        self, bench: Workbench, materials: Mapping[str, Material], epochs: float | None, progress: Progress
+    ) -> None:
+        self.bench, self.materials, self.progress = bench, materials, progress
+        self._epochs = {} if epochs is None else {"epochs": epochs}
+        self._coarse = {key: each.coarse("intersection", max(DEPTHS)) for key, each in materials.items()}
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """The held-out synthesised queries on which fusions are chosen: the same for every variant."""
+        return rehearse(self.bench, self.progress)
+
+    @cached_property
+    def _training(self) -> tuple[pl.DataFrame, list[str], Any]:
+        note = self.bench.read_note("training_embeddings")
+        self.bench.check_encoder(note, "the training images")
+        ids, vectors = self.bench.gallery_store.read(note["table"], note["version"])
+        return self.bench.read_table("training_images", TRAINING_IMAGES), ids, vectors
+
+    def pairs(self, variant: Variant) -> pl.DataFrame:
+        """The pairs that ``variant`` learns from; the same images are held out for all."""
+        from setr_lib.datasets import load_training_triplets
+
+        images, ids, vectors = self._training
+        return synthesise_pairs(
+            images,
+            ids,
+            vectors,
+            self.bench.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
+            encode_texts=self.bench.encoder().encode_texts,
+            triplets=load_training_triplets(self.bench.settings),
+        )
+
+    def trained(self, variant: Variant) -> AdapterResult:
+        """The adapter of ``variant``; a finished one, the pipeline's own included, is not trained again."""
+        from setr_lib.reranking.held_out import pictures_of
+        from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+
+        bench, pairs = self.bench, self.pairs(variant)
+        options = bench.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
+        run = training_run_digest(bench.judge(), bench.prompts(), pairs, options)
+        made = load_result(bench.settings.checkpoint_root / run[:16], run)
+        if made is not None:
+            return made
+        folder = bench.settings.storage_root / "ablations" / run[:16]
+        pictures = pictures_of(self._training[0])
+        return train_adapter(
+            bench.judge(), bench.prompts(), pairs, pictures, options, folder, progress=self.progress
+        )
+
+    def choice(self, judge: Judge) -> FusionChoice:
+        """How the fusions do with ``judge`` on the rehearsal."""
+        from setr_lib.reranking.rerank import CACHE_KIND, rerank
+
+        rehearsal, bench = self.rehearsal, self.bench
+        judged = rerank(
+            rehearsal.rankings,
+            rehearsal.queries,
+            rehearsal.gallery,
+            judge.model,
+            bench.prompts(),
+            bench.cache(CACHE_KIND),
+            k=bench.settings.reranking.top_k,
+            progress=self.progress,
+        )
+        return choose_fusion(judged, rehearsal.targets)
+
+    def judge(self, variant: Variant) -> tuple[Judge, FusionChoice]:
+        """The trained judge of ``variant`` with its best fusion, unless the settings name one."""
+        model = self.bench.fresh_judge(self.trained(variant).folder)
+        options = self.bench.settings.reranking
+        choice = self.choice(Judge(model, "judge", 1.0))
+        if options.fusion != "auto":
+            return Judge(model, options.fusion, options.judge_weight), choice
+        return Judge(model, choice.fusion, choice.weight), choice
+
+    def measured(self, judge: Judge, k: int) -> dict[str, pl.DataFrame]:
+        """Per-query values by column of re-ranking the first ``k`` of every evaluation set."""
+        found: dict[str, pl.DataFrame] = {}
+        for key, material in self.materials.items():
+            rankings = material.judged(self.bench, self._coarse[key], judge, k, self.progress)
+            found |= material.per_query(rankings)
+        return found
+
+    def ceilings(self, k: int, gold: Mapping[str, Material]) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+        """Each half of the oracle alone."""
+        without: dict[str, pl.DataFrame] = {}
+        perfect: dict[str, pl.DataFrame] = {}
+        for key, material in self.materials.items():
+            without |= material.per_query(gold[key].coarse("intersection", max(DEPTHS)))
+            perfect |= material.per_query(material.perfectly_judged(self._coarse[key], k))
+        yield "true composition, no judge", without
+        yield "intersection + perfect judge", perfect
+
+
+def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section]:
+    """All ablations; every difference is to the adapter as configured."""
+    settings = laboratory.bench.settings
+    k = settings.reranking.top_k
+    judge, choice = laboratory.judge(Variant(CONFIGURED))
+    reference = laboratory.measured(judge, k)
+    options = (settings.evaluation.bootstrap_samples, settings.evaluation.seed)
+
+    def row(label: str, found: Mapping[str, pl.DataFrame], against: Mapping[str, pl.DataFrame] | None) -> Row:
+        cells = {
+            name: beside(found[name], None if against is None else against[name], CONFIGURED, *options)
+            for name in COLUMNS
+            if name in found
+        }
+        return Row(label, cells)
+
+    def section(title: str, rows: Iterator[tuple[str, Mapping[str, pl.DataFrame]]]) -> Section:
+        return Section(title, [row(label, found, reference) for label, found in rows])
+
+    trainings = variants(settings.reranking.pairs, settings.reranking.adapter)
+    return [
+        Section("The adapter as configured", [row(_described(laboratory, judge, k), reference, None)]),
+        section(
+            "Depth K", ((f"K = {depth}", laboratory.measured(judge, depth)) for depth in DEPTHS if depth != k)
+        ),
+        *(
+            section(
+                title,
+                ((each.label, laboratory.measured(laboratory.judge(each)[0], k)) for each in chosen),
+            )
+            for title, chosen in trainings.items()
+        ),
+        section("Fusion", ((label, laboratory.measured(each, k)) for label, each in fusions(judge, choice))),
+        section("Ceilings", laboratory.ceilings(k, gold)),
+    ]
+
+
+def _described(laboratory: Laboratory, judge: Judge, k: int) -> str:
+    options = laboratory.bench.settings.reranking
+    fused = fusion_label(judge.fusion, judge.weight)
+    return f"K = {k}, {options.pairs.groups:,} groups, rank {options.adapter.rank}, {fused}"
+
+
+def fusion_label(fusion: str, weight: float) -> str:
+    """The fusion as the table names it."""
+    names = {"judge": "the judge alone", "reciprocal_rank": "reciprocal rank"}
+    return names.get(fusion, f"cosine + {weight:g} P(Yes)")
+
+
+def fusions(judge: Judge, choice: FusionChoice) -> Iterator[tuple[str, Judge]]:
+    """Each fusion with the same judge; w is the best one of the rehearsal, whether or not it won there."""
+    cosine = choice.trials.filter(fusion="cosine_judge").sort("mean_reciprocal_rank", descending=True)
+    yield fusion_label("judge", 1.0), Judge(judge.model, "judge", 1.0)
+    weight = float(cosine["weight"][0])
+    yield fusion_label("cosine_judge", weight), Judge(judge.model, "cosine_judge", weight)
+    yield fusion_label("reciprocal_rank", 1.0), Judge(judge.model, "reciprocal_rank", 1.0)

@@ -1,0 +1,238 @@
+"""Rows that are compared query by query: values, intervals, paired differences, and whether a ladder is in order.
+
+Pure functions of ``PER_QUERY`` frames (``setr_lib.evaluation.metrics``), each of one metric. Numbers are percentages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from setr_lib.evaluation.intervals import Interval, bootstrap_intervals, paired_differences
+from setr_lib.evaluation.metrics import summarise
+
+LEVELS = (
+    ("random",),
+    ("image", "text"),
+    ("sum", "product"),
+    ("union_text",),
+    ("intersection",),
+    ("intersection_anchor",),
+    ("base judge",),
+    ("adapter",),
+    ("oracle",),
+)
+"""The rungs from the lowest to the highest as the method claims them; rungs of one level claim nothing of each other."""
+RERANKED = {"base judge": "intersection"}
+"""A rung that is made from another one is compared with that one, wherever it stands."""
+RUNGS = tuple(rung for level in LEVELS for rung in level)
+NAMES = {
+    "random": "random order",
+    "image": "image only",
+    "text": "text only",
+    "union_text": "union text",
+    "intersection_anchor": "intersection with anchor",
+    "base judge": "intersection + base judge",
+    "adapter": "intersection + adapter",
+    "oracle": "oracle: true composition + perfect judge",
+}
+BROKEN, UNCERTAIN = "✗", "≈"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A value less that of the row ``over``, on the same queries, with its 95 % interval."""
+
+    over: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One cell. ``mark``: ``BROKEN`` (below a lower rung), ``UNCERTAIN`` (the gap's interval has zero in it), or none."""
+
+    value: float
+    low: float
+    high: float
+    gap: Gap | None = None
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Break:
+    """A rung whose value is below that of a rung of a lower level: ``gap.over`` is the highest of those."""
+
+    column: str
+    rung: str
+    value: float
+    above: float
+    gap: Gap
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Break:
+        """What ``asdict`` made of one."""
+        return cls(**{**values, "gap": Gap(**values["gap"])})
+
+    @property
+    def sentence(self) -> str:
+        """What can be said of it without knowing why."""
+        certain = (
+            "beyond what another choice of queries would turn" if self.gap.high < 0 else "within the noise"
+        )
+        return (
+            f"**{self.column}**: {name_of(self.rung)} ({self.value:.1f}) is below {name_of(self.gap.over)} "
+            f"({self.above:.1f}): {_signed(self.gap.value)} ({_range(self.gap.low, self.gap.high)}), {certain}."
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a cell for each column that it has a value in."""
+
+    label: str
+    cells: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under a heading of their own."""
+
+    title: str
+    rows: list[Row]
+
+
+def name_of(rung: str) -> str:
+    """How a person calls it."""
+    return NAMES.get(rung, rung)
+
+
+def value_of(per_query: pl.DataFrame) -> float:
+    """The one metric of ``per_query``, in percent."""
+    (value,) = summarise(per_query).values()
+    return 100 * value
+
+
+def interval_of(per_query: pl.DataFrame, samples: int, seed: int) -> Interval:
+    """The bootstrap interval of the one metric of ``per_query``, in percent."""
+    (interval,) = bootstrap_intervals(per_query, samples=samples, seed=seed).values()
+    return Interval(100 * interval.low, 100 * interval.high)
+
+
+def gap_between(a: pl.DataFrame, b: pl.DataFrame, over: str, samples: int, seed: int) -> Gap:
+    """``a`` less ``b`` over the same queries."""
+    (found,) = paired_differences(a, b, samples=samples, seed=seed).values()
+    return Gap(over, *(100 * part for part in found))
+
+
+def compared_with(rung: str, values: Mapping[str, float]) -> str | None:
+    """The rung that ``rung`` is to be told apart from: the best of the level before it that has a value."""
+    if RERANKED.get(rung) in values:
+        return RERANKED[rung]
+    lower = [[each for each in level if each in values] for level in LEVELS[: _level(rung)]]
+    nearest = next((level for level in reversed(lower) if level), None)
+    return max(nearest, key=values.__getitem__) if nearest else None
+
+
+def best_below(rung: str, values: Mapping[str, float]) -> str | None:
+    """The highest rung of all lower levels."""
+    lower = [each for level in LEVELS[: _level(rung)] for each in level if each in values]
+    return max(lower, key=values.__getitem__) if lower else None
+
+
+def _level(rung: str) -> int:
+    return next(place for place, level in enumerate(LEVELS) if rung in level)
+
+
+def climb(
+    column: str,
+    measured: Mapping[str, pl.DataFrame],
+    samples: int,
+    seed: int,
+    known: Mapping[str, Interval] | None = None,
+) -> tuple[dict[str, Score], list[Break]]:
+    """The scores of one column by rung, and where its order breaks.
+
+    ``measured``: the per-query values by rung; ``known``: intervals (in percent) that are no bootstrap's, as chance's.
+    """
+    values = {rung: value_of(measured[rung]) for rung in RUNGS if rung in measured}
+    scores: dict[str, Score] = {}
+    breaks: list[Break] = []
+    for rung, value in values.items():
+        interval = (known or {}).get(rung) or interval_of(measured[rung], samples, seed)
+        over, best = compared_with(rung, values), best_below(rung, values)
+        gap = gap_between(measured[rung], measured[over], over, samples, seed) if over else None
+        broken = best is not None and value < values[best]
+        if best is not None and broken:
+            against = gap_between(measured[rung], measured[best], best, samples, seed)
+            breaks.append(Break(column, rung, value, values[best], against))
+        scores[rung] = Score(value, *interval, gap, _mark(gap, broken))
+    return scores, breaks
+
+
+def _mark(gap: Gap | None, broken: bool) -> str:
+    if broken:
+        return BROKEN
+    return UNCERTAIN if gap is not None and gap.low <= 0 else ""
+
+
+def beside(
+    per_query: pl.DataFrame, reference: pl.DataFrame | None, over: str, samples: int, seed: int
+) -> Score:
+    """A cell of an ablation: its value, and the gap to the ``reference`` (None for the reference itself)."""
+    gap = None if reference is None else gap_between(per_query, reference, over, samples, seed)
+    return Score(value_of(per_query), *interval_of(per_query, samples, seed), gap)
+
+
+def markdown(sections: Iterable[Section], columns: Sequence[str]) -> str:
+    """One table; each section opens with a line that has its title alone."""
+    lines = [["", *columns], ["---", *["---"] * len(columns)]]
+    for section in sections:
+        lines.append([f"**{section.title}**", *[""] * len(columns)])
+        lines += [[row.label, *(_cell(row.cells.get(column)) for column in columns)] for row in section.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    text = f"**{score.value:.1f}** {_range(score.low, score.high)}"
+    if score.gap is not None:
+        text += f"<br>{_signed(score.gap.value)} ({_range(score.gap.low, score.gap.high)})"
+    return f"{text} {score.mark}".rstrip()
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.1f} to {high:.1f}".replace("-", "−")
+
+
+def as_json(sections: Iterable[Section]) -> list[dict[str, Any]]:
+    """What ``from_json`` reads."""
+    return [asdict(section) for section in sections]
+
+
+def from_json(values: Iterable[Mapping[str, Any]]) -> list[Section]:
+    """The sections that ``as_json`` wrote."""
+    return [
+        Section(
+            each["title"],
+            [
+                Row(row["label"], {name: _score(cell) for name, cell in row["cells"].items()})
+                for row in each["rows"]
+            ],
+        )
+        for each in values
+    ]
+
+
+def _score(cell: Mapping[str, Any]) -> Score:
+    gap = cell["gap"]
+    return Score(**{**cell, "gap": None if gap is None else Gap(**gap)})

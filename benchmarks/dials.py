@@ -1,0 +1,249 @@
+"""Difficulty as a dial: each stage's headline metric on worlds that differ in one setting of [miniature].
+
+Run it from the repository root after `make demo`:
+
+    .venv/bin/python -m benchmarks.dials [--dial NAME] [--size 0.5] [--quick]
+
+For each value of a dial it draws small worlds under the storage root, ranks them by the coarse stages and by both judges
+(the adapter is the champion of the main world, as is the fusion), and then draws docs/figures/NAME.svg. Interrupted, it goes
+on where it was. `--quick` takes tiny worlds and two values, and leaves its figures under the storage root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.charts import Line, Panel, Point, draw
+from benchmarks.comparison import interval_of, value_of
+from benchmarks.material import COLUMNS, KEYS, TITLES, Judge, column, configured_judge, from_files
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.commands.env import apply
+from setr_lib.errors import SetrError
+from setr_lib.evaluation.protocols import HEADLINES
+from setr_lib.settings import Settings, StorageSettings, load_settings
+from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.progress import Progress
+
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+SIZE, QUICK_SIZE = 0.5, 0.05
+TRAINING_IMAGES = 16
+"""Drawn with every world and never looked at; this is the least."""
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A setting of ``[miniature]``, the values to try, and how the figure names it."""
+
+    setting: str
+    values: tuple[float, ...]
+    title: str
+    axis: str
+    kinds: tuple[str, ...] = tuple(TITLES)
+    """The data sets that depend on it."""
+
+
+DIALS = (
+    Dial(
+        "background_correlation",
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        "What shares the reference's background",
+        "background correlation: the chance that a distractor stands on its query's reference's background",
+    ),
+    Dial(
+        "near_misses",
+        (0.0, 0.5, 1.0, 2.0),
+        "How many near misses there are",
+        "near misses per query, as a multiple of the documented world's",
+    ),
+    Dial(
+        "objects_per_scene",
+        (1.0, 1.25, 1.5, 1.75, 2.0),
+        "How much a scene shows",
+        "different objects in a query's reference, on average",
+        kinds=("cirr", "circo"),
+    ),
+)
+STAGES = {
+    "sum": ("sum", "#8a8a8a", True),
+    "union_text": ("union text", "#d55e00", False),
+    "intersection": ("intersection", "#0072b2", False),
+    "base judge": ("+ base judge", "#b07aa1", False),
+    "adapter": ("+ adapter", "#007a5a", False),
+}
+"""Stage -> its name in the figure, its colour, and whether its line is dashed."""
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""Column -> stage -> value, low, high; percent."""
+
+
+def world_of(settings: Settings, dial: Dial, value: float, size: float) -> Settings:
+    """The settings of one world. All share a folder: what a dial does not concern is neither drawn nor embedded again."""
+    folder = settings.storage_root / "dials" / "world"
+    datasets = {
+        name: each.model_copy(update={"root": folder / "miniature" / each.kind})
+        for name, each in settings.datasets.items()
+        if each.kind in TITLES
+    }
+    turned = {"size": size, "training_images": TRAINING_IMAGES, dial.setting: value}
+    return settings.model_copy(
+        update={
+            "storage": StorageSettings(root=folder),
+            "datasets": datasets,
+            "miniature": settings.miniature.model_copy(update=turned),
+        }
+    )
+
+
+def measured_world(
+    bench: Workbench, world: Settings, kinds: Sequence[str], judges: Mapping[str, Judge], progress: Progress
+) -> Scores:
+    """Draw a world and rank it by every stage."""
+    place = Workbench(world)
+    place.write_miniature(progress)
+    k = bench.settings.reranking.top_k
+    options = (bench.settings.evaluation.bootstrap_samples, bench.settings.evaluation.seed)
+    scores: Scores = {}
+    for key in [key for key in KEYS if key.partition("-")[0] in kinds]:
+        material = from_files(bench, place, key, progress)
+        rankings = {stage: material.coarse(stage, k) for stage in STAGES if stage not in judges}
+        for stage, judge in judges.items():
+            rankings[stage] = material.judged(bench, rankings["intersection"], judge, k, progress)
+        for stage, frame in rankings.items():
+            for name, values in material.per_query(frame).items():
+                scores.setdefault(name, {})[stage] = _numbers(values, *options)
+    return scores
+
+
+def _numbers(per_query: pl.DataFrame, samples: int, seed: int) -> dict[str, float]:
+    low, high = interval_of(per_query, samples, seed)
+    return {"value": value_of(per_query), "low": low, "high": high}
+
+
+def kept_world(
+    bench: Workbench, dial: Dial, value: float, size: float, judges: Mapping[str, Judge], progress: Progress
+) -> Scores:
+    """The scores of one world: as they were measured before, where world and models are the same."""
+    from setr_lib.reranking.checkpoint import read_json, write_json
+
+    world = world_of(bench.settings, dial, value, size)
+    made_by = _made_by(bench, world, judges)
+    path = bench.settings.storage_root / "dials" / f"{dial.setting}-{value:g}-at-{size:g}.json"
+    known = read_json(path)
+    if known is not None and known["made_by"] == made_by:
+        return known["scores"]
+    scores = measured_world(bench, world, dial.kinds, judges, progress)
+    write_json(path, {"made_by": made_by, "scores": scores})
+    return scores
+
+
+def _made_by(bench: Workbench, world: Settings, judges: Mapping[str, Judge]) -> dict[str, Any]:
+    from setr_lib.miniature.worlds import WORLD_VERSION
+
+    prompts = bench.prompts()
+    return {
+        "version": WORLD_VERSION,
+        "miniature": json.loads(world.miniature.model_dump_json()),
+        "encoder": bench.encoder().id,
+        "composer": bench.judge().id,
+        "prompts": [prompts.hash(task, kind) for task in ("describe", "compose", "judge") for kind in TITLES],
+        "judges": {stage: [judge.model.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
+        "K": bench.settings.reranking.top_k,
+        "evaluation": json.loads(bench.settings.evaluation.model_dump_json()),
+    }
+
+
+def panels_of(dial: Dial, worlds: Mapping[float, Scores]) -> list[Panel]:
+    """A panel per data set that the dial concerns: its headline metric by stage."""
+    return [_panel(kind, worlds) for kind in dial.kinds]
+
+
+def _panel(kind: str, worlds: Mapping[float, Scores]) -> Panel:
+    metric = HEADLINES[kind]
+    found = {value: scores.get(column(kind, metric), {}) for value, scores in sorted(worlds.items())}
+    lines = [
+        Line(
+            name,
+            colour,
+            [Point(value, **scores[stage]) for value, scores in found.items() if stage in scores],
+            dashed,
+        )
+        for stage, (name, colour, dashed) in STAGES.items()
+    ]
+    return Panel(TITLES[kind], f"{metric}, %", lines)
+
+
+def both_judges(bench: Workbench) -> dict[str, Judge]:
+    """The base judge and the champion, each with the fusion that was chosen for it."""
+    version = bench.champion_version()
+    if version is None:
+        raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
+    # The base first: of adapted models the bench keeps one only.
+    return {"base judge": configured_judge(bench, None), "adapter": configured_judge(bench, version)}
+
+
+def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:
+    """The numbers behind a figure, all compared metrics, in Markdown."""
+    values = sorted(worlds)
+    lines = [["", "", *(f"{value:g}" for value in values)], ["---", "---", *["---:"] * len(values)]]
+    for name in COLUMNS:
+        for stage, (label, *_) in STAGES.items():
+            cells = [worlds[value].get(name, {}).get(stage) for value in values]
+            if any(cells):
+                lines.append(
+                    [name, label, *("" if cell is None else f"{cell['value']:.1f}" for cell in cells)]
+                )
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{dial.title} ({dial.axis})\n\n{rows}"
+
+
+def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> None:
+    """Measure every world of the named dials, print the numbers, draw the figures."""
+    bench = workbench_for(settings)
+    judges = both_judges(bench)
+    folder = settings.storage_root / "dials" / "figures" if quick else FIGURES
+    for dial in [each for each in DIALS if each.setting in names]:
+        values = (dial.values[0], dial.values[-1]) if quick else dial.values
+        worlds: dict[float, Scores] = {}
+        with progress_on_terminal() as progress:
+            for value in values:
+                print(f"{dial.setting} = {value:g}", file=sys.stderr)
+                worlds[value] = kept_world(bench, dial, value, size, judges, progress)
+        path = folder / f"{dial.setting}.svg"
+        draw(panels_of(dial, worlds), dial.title, dial.axis, path)
+        print(table(dial, worlds), f"{path}", sep="\n\n", end="\n\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 1 where something is not made yet, or a world cannot be drawn."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.dials", description=(__doc__ or "").splitlines()[0]
+    )
+    names = [dial.setting for dial in DIALS]
+    parser.add_argument("--dial", choices=names, action="append", help="this one alone (may be repeated)")
+    parser.add_argument("--size", type=float, help=f"of the worlds, {SIZE} by default ([miniature] size)")
+    parser.add_argument("--quick", action="store_true", help="tiny worlds, two values, figures elsewhere")
+    options = parser.parse_args(arguments)
+    quieten_libraries()
+    try:
+        settings = load_settings()
+        apply(settings)
+        size = options.size or (QUICK_SIZE if options.quick else SIZE)
+        run(settings, options.dial or names, size, options.quick)
+    except SetrError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

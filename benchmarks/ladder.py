@@ -1,0 +1,271 @@
+"""The ladder on a materialised miniature: from chance to the oracle, with paired intervals, and ablations of stage 2.
+
+Run it from the repository root after `make demo`:
+
+    .venv/bin/python -m benchmarks.ladder [--only ladder|ablations] [--quick]
+
+The table goes to standard output and, with its explanation, to docs/ladder.md; the numbers themselves lie in
+`ladder/*.json` under the storage root. Interrupted, it goes on where it was. `--quick` takes few queries and short
+trainings, to see that all is there, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from benchmarks.ablations import DEPTHS, Laboratory, ablate
+from benchmarks.comparison import (
+    BROKEN,
+    RUNGS,
+    UNCERTAIN,
+    Break,
+    Row,
+    Section,
+    as_json,
+    climb,
+    from_json,
+    markdown,
+    name_of,
+)
+from benchmarks.material import COLUMNS, KEYS, Material, column, configured_judge, from_tables
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.commands.env import apply
+from setr_lib.datasets import evaluation_sets
+from setr_lib.errors import SetrError
+from setr_lib.evaluation.floor import expected_per_query, random_intervals
+from setr_lib.evaluation.intervals import Interval
+from setr_lib.settings import Settings, load_settings
+from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
+
+if TYPE_CHECKING:
+    from setr_lib.progress import Progress
+
+PAGE = Path(__file__).parents[1] / "docs" / "ladder.md"
+COARSE = ("image", "text", "sum", "product", "union_text", "intersection", "intersection_anchor")
+QUICK_QUERIES, QUICK_EPOCHS = 60, 0.1
+BY_HAND = ("<!-- by hand, kept when this page is made again -->", "<!-- end -->")
+
+Measured = dict[str, dict[str, pl.DataFrame]]
+"""Rung -> column -> per-query values."""
+
+
+def with_gold(material: Material, settings: Settings) -> Material:
+    """The set with the compositions that a perfect reader of both pictures would write."""
+    from setr_lib.miniature.gold import gold_caption, planned_pictures, require_current_world
+
+    require_current_world(settings.miniature_root, material.kind, settings.miniature)
+    pictures = planned_pictures(material.kind, settings.miniature)
+    files = {
+        image: Path(path).name for image, path in material.gallery.select("image_id", "path").iter_rows()
+    }
+    rows = material.queries.select("query_id", "modification", "target_ids").iter_rows()
+    return material.composed_as(
+        {query: gold_caption(pictures[files[targets[0]]], text) for query, text, targets in rows}
+    )
+
+
+def rungs_of(bench: Workbench, material: Material, gold: Material, progress: Progress) -> Measured:
+    """Every rung of one evaluation set."""
+    k = bench.settings.reranking.top_k
+    version = bench.champion_version()
+    if version is None:
+        raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
+    rankings = {strategy: material.coarse(strategy, max(DEPTHS)) for strategy in COARSE}
+    for stage, judge in (("base judge", None), ("adapter", version)):
+        rankings[stage] = material.judged(
+            bench, rankings["intersection"], configured_judge(bench, judge), k, progress
+        )
+    rankings["oracle"] = material.perfectly_judged(gold.coarse("intersection", max(DEPTHS)), k)
+    chance = material.measured(expected_per_query(material.kind, material.queries, material.gallery))
+    return {"random": chance, **{rung: material.per_query(frame) for rung, frame in rankings.items()}}
+
+
+def chance_intervals(material: Material, seed: int) -> dict[str, Interval]:
+    """Where 95 % of random orders land, in percent, by column."""
+    found = random_intervals(material.kind, material.queries, material.gallery, seed=seed)
+    return {
+        column(material.kind, metric): Interval(100 * interval.low, 100 * interval.high)
+        for metric, interval in found.items()
+    }
+
+
+def ladder(
+    bench: Workbench, materials: Mapping[str, Material], gold: Mapping[str, Material], progress: Progress
+) -> tuple[Section, list[Break]]:
+    """The table's first section, and where its order breaks."""
+    options = bench.settings.evaluation
+    rows = {rung: Row(name_of(rung), {}) for rung in RUNGS}
+    breaks: list[Break] = []
+    for key, material in materials.items():
+        found = rungs_of(bench, material, gold[key], progress)
+        chance = chance_intervals(material, options.seed)
+        for name in [each for each in COLUMNS if each in found["random"]]:
+            measured = {rung: values[name] for rung, values in found.items()}
+            scores, broken = climb(
+                name, measured, options.bootstrap_samples, options.seed, {"random": chance[name]}
+            )
+            breaks += broken
+            for rung, score in scores.items():
+                rows[rung].cells[name] = score
+    return Section("The ladder", list(rows.values())), breaks
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+INTRODUCTION = """# The ladder
+
+Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number is a percentage. A cell says the
+value and its bootstrap 95 % interval over queries; under it, the difference to another row on the same queries with the interval of
+that paired difference. On the ladder the other row is the better one of the level below (a judge's: the intersection that it re-ranks); {broken} marks a value
+below a lower level's, {uncertain} a difference whose interval has zero in it. In the ablations the other row is the adapter as configured."""
+
+COLUMN_TEXTS = {
+    "CIRR R@1": "how often the one target comes first, in a gallery of look-alikes from which the reference is taken out. What stage 2 is about: most of what "
+    "stands above the target differs from it in one respect.",
+    "CIRR R@10": "how often the target is among the first ten: what stage 1 is about, as ten places leave room for near misses but not for pictures that "
+    "only share the reference's background.",
+    "FashionIQ R@10": "how often the target is among the first ten of its category's gallery, averaged over dresses, shirts and tops with equal weight. The reference "
+    "stays in the gallery. The headline of both stages.",
+    "CIRCO mAP@5": "mean average precision at five: a query has several right answers, each on a background of its own, and all of them count. Stage 2's headline.",
+    "CIRCO mAP@10": "the same at ten: stage 1's headline.",
+}
+
+
+def page(
+    sections: Sequence[Section], breaks: Sequence[Break], made_by: Mapping[str, Any], by_hand: str
+) -> str:
+    """docs/ladder.md."""
+    columns = "\n\n".join(f"**{name}**: {COLUMN_TEXTS[name]}" for name in COLUMNS)
+    parts = [
+        INTRODUCTION.format(broken=BROKEN, uncertain=UNCERTAIN),
+        markdown(sections, COLUMNS),
+        "## The columns",
+        columns,
+        "## The rows",
+        _ROWS,
+        "## Where the order breaks",
+        breaks_in_words(breaks),
+        f"{BY_HAND[0]}\n{by_hand}\n{BY_HAND[1]}",
+        "## What made these numbers",
+        "\n".join(f"- {name}: {value}" for name, value in made_by.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land. *Oracle* searches the target captions
+that a perfect reader of both pictures would compose, with the same CLIP, and puts every annotated target among the first K in front: no judge can do
+better on those candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last section. Fusions, w included, are chosen on held-out
+synthesised queries and never on these sets. The ratio of LoRA's alpha to its rank is the same for all ranks; every variant is trained anew."""
+
+
+def breaks_in_words(breaks: Sequence[Break]) -> str:
+    """One line for each place where a rung is below a lower level's."""
+    if not breaks:
+        return "Nowhere: on every column each level is above all levels below it."
+    return "\n".join(f"- {each.sentence}" for each in breaks)
+
+
+def written_by_hand(path: Path) -> str:
+    """What a person wrote about the breaks; kept when the page is made again."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, begin, rest = text.partition(BY_HAND[0])
+    return rest.partition(BY_HAND[1])[0].strip("\n") if begin else ""
+
+
+def provenance(bench: Workbench) -> dict[str, Any]:
+    """What made the numbers; parts of the page that were made by something else are left out."""
+    from setr_lib.miniature.worlds import WORLD_VERSION
+
+    options, stages = bench.settings.miniature, bench.settings.reranking
+    return {
+        "miniature": f"version {WORLD_VERSION}, {options.model_dump_json()}",
+        "encoder": bench.encoder().id,
+        "judge": bench.judge().id,
+        "adapter": bench.judge(bench.champion_version()).id,
+        "K": stages.top_k,
+        "pairs": stages.pairs.model_dump_json(),
+        "LoRA": stages.adapter.model_dump_json(),
+        "bootstrap": f"{bench.settings.evaluation.bootstrap_samples} samples, seed {bench.settings.evaluation.seed}",
+    }
+
+
+def store(path: Path, part: Mapping[str, Any]) -> None:
+    """Write a part's numbers, whole or not at all."""
+    from setr_lib.reranking.checkpoint import write_json
+
+    write_json(path, part)
+
+
+def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A part's numbers, if they are of the present world, models and settings."""
+    from setr_lib.reranking.checkpoint import read_json
+
+    part = read_json(path)
+    return part if part is not None and part["made_by"] == json.loads(json.dumps(made_by)) else None
+
+
+def measure(bench: Workbench, only: str | None, quick: bool, progress: Progress) -> dict[str, dict[str, Any]]:
+    """The wanted parts' numbers by name, as they are stored."""
+    limit, epochs = (QUICK_QUERIES, QUICK_EPOCHS) if quick else (None, None)
+    configured = {each.key for each in evaluation_sets(bench.settings)}
+    keys = [key for key in KEYS if key in configured]
+    materials = {key: from_tables(bench, key, limit) for key in keys}
+    gold = {key: with_gold(each, bench.settings) for key, each in materials.items()}
+    parts: dict[str, dict[str, Any]] = {}
+    if only != "ablations":
+        section, breaks = ladder(bench, materials, gold, progress)
+        parts["ladder"] = {"sections": as_json([section]), "breaks": [asdict(each) for each in breaks]}
+    if only != "ladder":
+        laboratory = Laboratory(bench, materials, epochs, progress)
+        parts["ablations"] = {"sections": as_json(ablate(laboratory, gold)), "breaks": []}
+    return parts
+
+
+def run(settings: Settings, only: str | None, quick: bool) -> None:
+    """Measure, print, and write the page."""
+    bench = workbench_for(settings)
+    made_by = provenance(bench)
+    folder = settings.storage_root / "ladder"
+    with progress_on_terminal() as progress:
+        parts = measure(bench, only, quick, progress)
+    if not quick:
+        for name, part in parts.items():
+            store(folder / f"{name}.json", {"made_by": made_by, **part})
+        found = (stored(folder / f"{name}.json", made_by) for name in ("ladder", "ablations"))
+        parts = {str(place): part for place, part in enumerate(found) if part is not None}
+    sections = [section for part in parts.values() for section in from_json(part["sections"])]
+    breaks = [Break.from_json(each) for part in parts.values() for each in part["breaks"]]
+    print(markdown(sections, COLUMNS), breaks_in_words(breaks), sep="\n\n")
+    if not quick:
+        PAGE.write_text(page(sections, breaks, made_by, written_by_hand(PAGE)), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 1 where something is not made yet."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ladder", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--only", choices=("ladder", "ablations"), help="this part alone")
+    parser.add_argument("--quick", action="store_true", help="few queries, short trainings, nothing written")
+    options = parser.parse_args(arguments)
+    quieten_libraries()
+    try:
+        settings = load_settings()
+        apply(settings)
+        run(settings, options.only, options.quick)
+    except SetrError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One evaluation set, ready to be ranked in any way by the library's own stages: what the ladder and the dials measure with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from setr_lib.coarse.inputs import EncodedQueries, encode_queries
+from setr_lib.coarse.ranking import rank, removes_reference
+from setr_lib.coarse.strategies import get_strategy
+from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries, take_queries
+from setr_lib.evaluation.metrics import evaluate
+from setr_lib.progress import Progress, silent
+from setr_lib.tables import GALLERY
+from setr_lib.workbench import Workbench
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.reranking.fusion import Fusion
+
+KEYS = ("cirr-val", "fashioniq-val", "circo-val")
+TITLES = {"cirr": "CIRR", "fashioniq": "FashionIQ", "circo": "CIRCO"}
+MEASURED = {"cirr": ("R@1", "R@10"), "fashioniq": ("R@10",), "circo": ("mAP@5", "mAP@10")}
+"""By kind of data set, the metrics that are compared: stage 2's own, and stage 1's."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge together with how its score and stage 1's become one order."""
+
+    model: MultimodalModel
+    fusion: Fusion
+    weight: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """An evaluation set with its vectors and with everything that its queries were read as."""
+
+    kind: str
+    queries: pl.DataFrame
+    gallery: pl.DataFrame
+    encoded: EncodedQueries
+    ids: Sequence[str]
+    vectors: NDArray[np.float32]
+    anchor_share: float
+
+    def coarse(self, strategy: str, k: int) -> pl.DataFrame:
+        """Stage 1: a RANKINGS frame of the first ``k``."""
+        return rank(
+            self.encoded,
+            self.gallery,
+            self.ids,
+            self.vectors,
+            get_strategy(strategy),
+            k,
+            remove_reference=removes_reference(self.kind),
+            anchor_share=self.anchor_share,
+        )
+
+    def composed_as(self, captions: Mapping[str, str]) -> Material:
+        """The same queries with other target captions (by query id), encoded by the same CLIP."""
+        texts = [captions[query] for query in self.queries["query_id"]]
+        return replace(self, encoded=replace(self.encoded, target_vectors=self.encoded.encode(texts)))
+
+    def judged(
+        self, bench: Workbench, rankings: pl.DataFrame, judge: Judge, k: int, progress: Progress = silent
+    ) -> pl.DataFrame:
+        """Stage 2 of ``rankings``; scores are kept in the cache of ``bench``, by content."""
+        from setr_lib.reranking.rerank import CACHE_KIND, rerank
+
+        return rerank(
+            rankings,
+            self.queries,
+            self.gallery,
+            judge.model,
+            bench.prompts(),
+            bench.cache(CACHE_KIND),
+            fusion=judge.fusion,
+            weight=judge.weight,
+            k=k,
+            dataset=self.kind,
+            progress=progress,
+        )
+
+    def perfectly_judged(self, rankings: pl.DataFrame, k: int) -> pl.DataFrame:
+        """``rankings`` with the annotated targets among the first ``k`` in front: no judge can order them better."""
+        targets = self.queries.select("query_id", image_id="target_ids").explode("image_id")
+        marked = rankings.join(
+            targets.with_columns(hit=pl.lit(True)),
+            on=["query_id", "image_id"],
+            how="left",
+            maintain_order="left",
+        )
+        found = pl.col("hit").fill_null(False) & ((pl.col("rank") <= k) | (pl.col("pool") == "subset"))
+        last = int(rankings["rank"].max() or 0)  # pyright: ignore[reportArgumentType]
+        order = pl.col("rank") + pl.when(found).then(0).otherwise(last)
+        place = order.rank("ordinal").over("query_id", "pool")
+        return marked.with_columns(rank=place.cast(pl.Int32)).select(rankings.columns)
+
+    def per_query(self, rankings: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The compared metrics of ``rankings``: a PER_QUERY frame each."""
+        return self.measured(
+            evaluate(self.kind, self.queries, rankings, self.gallery, unranked="miss").per_query
+        )
+
+    def measured(self, per_query: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The compared metrics of a PER_QUERY frame, by column of the table; those that could not be computed are left out."""
+        frames = {metric: per_query.filter(metric=metric) for metric in MEASURED[self.kind]}
+        return {column(self.kind, metric): frame for metric, frame in frames.items() if frame.height}
+
+
+def column(kind: str, metric: str) -> str:
+    """The heading of a metric: ``CIRR R@1``."""
+    return f"{TITLES[kind]} {metric}"
+
+
+COLUMNS = tuple(column(kind, metric) for kind, metrics in MEASURED.items() for metric in metrics)
+
+
+def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Material:
+    """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
+    import numpy as np
+
+    encoded, ids, vectors, _ = bench.encoded_queries(key)
+    kept = take_queries(encoded.frame, limit)["query_id"].implode()
+    encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
+    return Material(
+        kind=evaluation_set(bench.settings, key).kind,
+        queries=encoded.frame,
+        gallery=bench.read_table("gallery_images", GALLERY, key),
+        encoded=encoded,
+        ids=ids,
+        vectors=vectors,
+        anchor_share=bench.settings.coarse.anchor_share,
+    )
+
+
+def from_files(models: Workbench, world: Workbench, key: str, progress: Progress = silent) -> Material:
+    """The evaluation set ``key`` of ``world``, read from its files with the models and caches of ``models``.
+
+    Captions, compositions and vectors are kept, so a killed run goes on where it was.
+    """
+    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+
+    each = evaluation_set(world.settings, key)
+    queries = load_queries(world.settings, key)
+    gallery = inspect_gallery(load_gallery(world.settings, key), progress)
+    encoder, store, cache = models.encoder(), world.gallery_store, models.cache(CACHE_KIND)
+    report = store.synchronise(
+        store.table_name(each.gallery_key, encoder), gallery, encoder, progress=progress
+    )
+    ids, vectors = store.read(report.table, report.version)
+    judge, prompts = models.judge(), models.prompts()
+    references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
+    captions = describe_images(judge, prompts, references, cache, progress, each.kind)
+    compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
+    encoded = encode_queries(queries, encoder, ids, vectors, captions=captions, compositions=compositions)
+    share = models.settings.coarse.anchor_share
+    return Material(each.kind, queries, gallery, encoded, ids, vectors, share)
+
+
+def configured_judge(bench: Workbench, version: str | None) -> Judge:
+    """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for it."""
+    fusion, weight, _ = bench.fusion(version)
+    return Judge(bench.judge(version), fusion, weight)
