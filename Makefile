@@ -44,6 +44,7 @@ check: setup ## lint, format, types, layers, definitions
 	@$(BIN)/basedpyright --level error
 	@$(BIN)/lint-imports
 	@$(BIN)/dagster definitions validate -w workspace.yaml --log-level error
+	@$(BIN)/dg check defs
 
 soak: setup ## kill and resume every long step, repeatedly, and compare the tables (slow)
 	@$(BIN)/python -m pytest -m soak $(ARGS)

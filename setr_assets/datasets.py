@@ -29,9 +29,7 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
     for key in context.partition_keys:
         every = load_queries(setr.settings, key)
         kept = take_queries(every, setr.settings.evaluation.limit)
-        digest = digest_strings(
-            kept.select("query_id", "reference_id", "modification").write_json().splitlines()
-        )
+        digest = digest_strings([kept.write_json()])
         setr.write_table(
             "queries", kept, QUERIES, key, made_by={"of": every.height, "kept": kept.height, "digest": digest}
         )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from setr_assets.definitions import build_definitions, settings_of_this_checkout
 from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_assets.progress import listening
@@ -33,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; the exit status is 0 when every step succeeded."""
     options = _parser().parse_args(arguments)
     try:
+        # Imported here because the module reads setr.toml, and a broken one is told like any other error.
+        from setr_assets.definitions import settings_of_this_checkout
+
         settings = settings_of_this_checkout()
         if options.limit is not None:
             evaluation = settings.evaluation.model_copy(update={"limit": options.limit})
@@ -71,13 +73,16 @@ def run(settings: Settings) -> int:
 
 
 def settings_use_miniature(settings: Settings) -> bool:
-    """Whether any configured data set is one that the miniature draws."""
-    roots = [settings.resolve(each.root) for each in settings.datasets.values()]
-    return any(root.is_relative_to(settings.miniature_root) for root in roots)
+    """Whether any configured data set, or the training set, is one that the miniature draws."""
+    training = settings.training.triplets or settings.training.captions
+    paths = [each.root for each in settings.datasets.values()] + ([training] if training else [])
+    return any(settings.resolve(path).is_relative_to(settings.miniature_root) for path in paths)
 
 
 def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:
     """One run of the full pipeline over ``keys``, in this process."""
+    from setr_assets.definitions import build_definitions
+
     job = build_definitions(settings).resolve_job_def(FULL_PIPELINE)
     with _instance() as instance:
         end_lost_runs(instance)

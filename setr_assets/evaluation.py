@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -69,6 +70,8 @@ def reranked_rankings(
             "adapter_version": version,
             "adapter_label": setr.adapter_label(version),
             "rerank_top_k": options.top_k,
+            "bootstrap_seed": setr.settings.evaluation.seed,
+            "setr": version_of("setr"),
         }
         metadata: dict[str, Any] = {}
         for stage in _stages(version):
@@ -158,7 +161,6 @@ def evaluation_report(
             "dagster/partition_row_count": assessment.rows.height,
             "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
-            "report in a browser": dg.MetadataValue.url(page.absolute().as_uri()),
             "champion": assessment.note["adapter_version"] or "none yet",
             **_scores(assessment.rows),
         }

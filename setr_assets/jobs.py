@@ -61,13 +61,18 @@ def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[
 @dg.op(
     ins={"after": dg.In(dg.Nothing)},
     out=dg.Out(dg.Nothing),
-    description="Train the miniature's two small models from their own seed; resumes where it was stopped.",
+    description="Train the miniature's two small models from their own seed, where they are missing or `anew`; "
+    "resumes where it was stopped.",
+    config_schema={
+        "anew": dg.Field(bool, default_value=False, description="Both, in the place of those that are there.")
+    },
 )
 def train_miniature_models(context: dg.OpExecutionContext, setr: dg.ResourceParam[Workbench]) -> None:
-    setr.train_miniature_models(_logged(context))
+    folder, trained = setr.train_miniature_models(_logged(context), anew=context.op_config["anew"])
+    context.log.info(f"trained {' and '.join(trained) or 'nothing: both are there already'} ({folder})")
 
 
-@dg.graph(description="Rebuild the synthetic world and its two models.")
+@dg.graph(description="Draw the synthetic world and train its two models, where they are not there yet.")
 def miniature_rebuild() -> None:
     train_miniature_models(after=write_miniature_data())
 

@@ -46,7 +46,7 @@ class Assessment:
     left_out: dict[str, str]
     """Metric -> why it could not be computed."""
     note: dict[str, Any]
-    """What made it: digests, versions, prompts, K, fusion, seed."""
+    """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, SETR's version."""
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is ranked."""
 

@@ -148,9 +148,16 @@ def _parser() -> argparse.ArgumentParser:
         "write", help="draw its data sets in the official layouts (nothing to do: does nothing)"
     )
     write.set_defaults(command=_miniature_write)
-    train = parts.add_parser("train", help="train its two models anew; resumes where it was stopped")
+    train = parts.add_parser(
+        "train", help="train its two models where they are missing; resumes where it was stopped"
+    )
     train.add_argument(
-        "--output", type=Path, help="folder for the weights (default: where setr.toml loads them from)"
+        "--output",
+        type=Path,
+        help="folder for the weights (default: the package's own, which the miniature uses)",
+    )
+    train.add_argument(
+        "--anew", action="store_true", help="both, from nothing, in the place of those that are there"
     )
     train.add_argument("--device", default=None, help="torch device (default: [models] device)")
     train.set_defaults(command=_miniature_train)
@@ -287,7 +294,7 @@ def _miniature_write(settings: Settings, options: argparse.Namespace) -> int:
 def _miniature_train(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.miniature import train
 
-    return train(settings, output=options.output, device=options.device)
+    return train(settings, output=options.output, device=options.device, anew=options.anew)
 
 
 if __name__ == "__main__":

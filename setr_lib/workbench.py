@@ -96,7 +96,7 @@ class Workbench:
         return self._judges[version]
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
-        """A multimodal LLM of the caller's own: training puts its adapter into the very model that it is given."""
+        """A multimodal LLM of the caller's own, outside of those that the bench keeps."""
         from setr_lib.models.judge import MultimodalModel
 
         settings = self.settings
@@ -128,17 +128,18 @@ class Workbench:
         )
 
     def train_miniature_models(
-        self, progress: Progress, output: Path | None = None, device: str | None = None
-    ) -> Path:
-        """Train the miniature's two models where they are not there; the folder that holds them."""
+        self, progress: Progress, output: Path | None = None, device: str | None = None, anew: bool = False
+    ) -> tuple[Path, list[str]]:
+        """Train the miniature's two models where they are not there, or both ``anew``; their folder, and which were trained."""
         from setr_lib.miniature import __file__ as package
-        from setr_lib.miniature.train import train_models
+        from setr_lib.miniature.train import start_anew, train_models
         from setr_lib.models.device import pick_device
 
         folder = output or Path(package).parent / "weights"
         place = str(pick_device(device or self.settings.models.device))
-        train_models(folder, self.settings.miniature.models_seed, progress, place)
-        return folder
+        if anew:
+            start_anew(folder)
+        return folder, train_models(folder, self.settings.miniature.models_seed, progress, place)
 
     def champion_version(self) -> str | None:
         """The registry version that holds the champion alias now; None where nothing was promoted yet."""

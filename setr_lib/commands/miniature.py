@@ -19,9 +19,14 @@ def write(settings: Settings) -> int:
     return 0
 
 
-def train(settings: Settings, *, output: Path | None, device: str | None) -> int:
-    """Train both models; says where the weights are."""
+def train(settings: Settings, *, output: Path | None, device: str | None, anew: bool) -> int:
+    """Train the models that are not there, or both; says which were trained, and where the weights are."""
     with progress_on_terminal() as progress:
-        folder = workbench_for(settings).train_miniature_models(progress, output, device)
-    print(f"the two models are in {folder}")
+        folder, trained = workbench_for(settings).train_miniature_models(progress, output, device, anew)
+    if trained:
+        print(f"trained {' and '.join(trained)}; the two models are in {folder}")
+    else:
+        print(
+            f"both models are in {folder} already, and nothing was trained: --anew replaces them, --output makes others"
+        )
     return 0

@@ -37,6 +37,20 @@ class SetPlan:
 
 
 @dataclass(frozen=True)
+class TrainingPlan:
+    """What a new adapter asks for, at most."""
+
+    images: int
+    rehearsed: int
+    """Held-out queries that the choice of fusion composes, and judges with both judges."""
+    taught: int
+    """Pairs in all epochs."""
+    held_out: int
+    """Judgements of held-out pairs, before and after."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Speeds:
     """Seconds per item on this machine, measured; and what the models took."""
 
@@ -56,12 +70,32 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     plans = count_work(settings)
     _print_counts(plans, settings)
     present = [plan for plan in plans if not plan.problem]
+    training = count_training(settings)
+    if not training.images:
+        print(f"training images: {training.problem}")
     if not present:
         raise SetrError("no evaluation set can be read: see the reasons above")
     if counts_only:
         return 0
-    _print_costs(settings, present, measure(bench, present[0].key, sample))
+    _print_costs(settings, present, training, measure(bench, present[0].key, sample))
     return 0
+
+
+def count_training(settings: Settings) -> TrainingPlan:
+    """What the adapter's training asks for, counted from the settings and the captions or triplets file."""
+    from setr_lib.datasets import load_training_images
+    from setr_lib.rehearsal import MOST_QUERIES
+
+    options = settings.reranking
+    per_group = 1 + sum(options.pairs.negatives_per_group.values())
+    held_out = round(options.pairs.groups * options.pairs.held_out_share)
+    taught = (options.pairs.groups - held_out) * per_group * options.adapter.epochs
+    rehearsed = min(held_out, MOST_QUERIES) if options.fusion == "auto" else 0
+    try:
+        images, problem = load_training_images(settings).height, ""
+    except SetrError as error:
+        images, problem = 0, str(error)
+    return TrainingPlan(images, rehearsed, round(taught), 2 * held_out * per_group, problem)
 
 
 def count_work(settings: Settings) -> list[SetPlan]:
@@ -187,7 +221,7 @@ def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
         console.print(f"only the first {settings.evaluation.limit:,} queries of each set (evaluation.limit)")
 
 
-def _print_costs(settings: Settings, plans: list[SetPlan], speeds: Speeds) -> None:
+def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -195,16 +229,18 @@ def _print_costs(settings: Settings, plans: list[SetPlan], speeds: Speeds) -> No
     galleries = {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    options = settings.reranking
-    per_group = 1 + sum(options.pairs.negatives_per_group.values())
-    training = options.pairs.groups * per_group * options.adapter.epochs * _TRAINING_COST
+    rehearsed = 2 * training.rehearsed * settings.reranking.top_k
     lines = [
         ("embed the galleries", images, speeds.embed),
+        ("embed the training images", training.images, speeds.embed),
         ("describe the references", references, speeds.describe),
         ("compose the queries", queries, speeds.compose),
+        ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
+        ("judge held-out pairs, before and after", training.held_out, speeds.judge),
+        ("choose the fusion: compose", training.rehearsed, speeds.compose),
+        ("choose the fusion: judge", rehearsed, speeds.judge),
         ("judge, base model", pairs, speeds.judge),
         ("judge, adapter", pairs, speeds.judge),
-        ("train the adapter (judgement equivalents)", round(training), speeds.judge),
     ]
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
@@ -213,8 +249,9 @@ def _print_costs(settings: Settings, plans: list[SetPlan], speeds: Speeds) -> No
     for what, items, seconds in lines:
         table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
-    vectors = images * speeds.dimension * 4
-    kept = 2 * pairs * _BYTES_PER_KEPT_SCORE + (references + queries) * _BYTES_PER_KEPT_TEXT
+    vectors = (images + training.images) * speeds.dimension * 4
+    answers = references + queries + training.rehearsed
+    kept = (2 * pairs + rehearsed) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(

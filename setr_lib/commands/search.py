@@ -49,6 +49,10 @@ def run(
     """Print the first ``k`` images as a table and write a contact sheet."""
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
+    if k > settings.reranking.top_k:
+        raise SetrError(
+            f"--k {k}: only the first {settings.reranking.top_k} are judged; raise [reranking] top_k to see more"
+        )
     quieten_libraries()
     bench = workbench_for(settings)
     key = embedded_set(bench, dataset).key

@@ -10,12 +10,22 @@ if TYPE_CHECKING:
     import torch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_FORMAT = 1
+"""Part of what a run is: raise it when lessons, losses or schedules change, so that old checkpoints are not continued."""
 
 
 def save_checkpoint(
-    path: Path, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimiser: Any, step: int, run: str
+    path: Path,
+    parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    optimiser: Any,
+    step: int,
+    run: str,
+    seconds: float,
 ) -> None:
-    """Named parameters with AdamW's moments after ``step`` steps. ``run`` says what was trained, on what."""
+    """Named parameters with AdamW's moments after ``step`` steps and ``seconds`` of training.
+
+    ``run`` says what was trained, on what.
+    """
     from safetensors.torch import save_file
 
     state = {}
@@ -24,23 +34,28 @@ def save_checkpoint(
         for kind in _MOMENTS:
             state[f"{kind}/{name}"] = optimiser.state[parameter][kind].contiguous()
     partial = path.with_suffix(".part")
-    save_file(state, partial, metadata={"step": str(step), "run": run})
+    save_file(
+        state, partial, metadata={"step": str(step), "run": f"{run}/{_FORMAT}", "seconds": f"{seconds:.1f}"}
+    )
     partial.replace(path)
 
 
 def load_checkpoint(
     path: Path, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimiser: Any, schedule: Any, run: str
-) -> int:
-    """Put weights, moments and learning rate back; returns the step to go on from (0 where there is nothing of ``run``)."""
+) -> tuple[int, float]:
+    """Put weights, moments and learning rate back; the step to go on from, and the seconds that led there.
+
+    Both are 0 where there is nothing of ``run``.
+    """
     import torch
     from safetensors import safe_open
 
     if not path.is_file():
-        return 0
+        return 0, 0.0
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        if metadata.get("run") != run:
-            return 0
+        if metadata.get("run") != f"{run}/{_FORMAT}":
+            return 0, 0.0
         step = int(metadata["step"])
         with torch.no_grad():
             for name, parameter in parameters:
@@ -50,4 +65,4 @@ def load_checkpoint(
     schedule.last_epoch = step
     for group, rate in zip(optimiser.param_groups, schedule.get_lr(), strict=True):
         group["lr"] = rate
-    return step
+    return step, float(metadata["seconds"])

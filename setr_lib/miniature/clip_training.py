@@ -113,7 +113,8 @@ def train_clip(
 ) -> dict[str, float]:
     """Train and write an open_clip folder (config, safetensors, tokenizer). Returns held-out scores.
 
-    The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``.
+    The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``; the second
+    phase, a few minutes, has none of its own and starts over.
     """
     import open_clip
     import torch
@@ -143,8 +144,9 @@ def train_clip(
         *((f"heads.{name}", parameter) for name, parameter in heads.named_parameters()),
     ]
     checkpoint, run = folder / "checkpoint.safetensors", f"clip/{seed}/{steps}/{batch}/{len(corpus.pictures)}"
-    started = time.monotonic()
-    for step in range(load_checkpoint(checkpoint, named, optimiser, schedule, run), steps):
+    first, spent = load_checkpoint(checkpoint, named, optimiser, schedule, run)
+    started = time.monotonic() - spent
+    for step in range(first, steps):
         rng = np.random.default_rng([seed, step])
         rows = rng.choice(usable, batch, replace=False)
         words = Random(f"clip/{seed}/{step}")
@@ -176,7 +178,7 @@ def train_clip(
         optimiser.step()
         schedule.step()
         if (step + 1) % checkpoint_every == 0:
-            save_checkpoint(checkpoint, named, optimiser, step + 1, run)
+            save_checkpoint(checkpoint, named, optimiser, step + 1, run, time.monotonic() - started)
         if step % 50 == 0 or step == steps - 1:
             accuracy = (logits.argmax(1) == truth).float().mean().item()
             state = f"contrastive {contrastive.item():.2f}, accuracy {accuracy:.2f}, patches {torch.as_tensor(told).item() / len(sizes):.3f}"

@@ -1,12 +1,13 @@
 """Trains the small multimodal LLM: a Llava (the small CLIP's frozen tower, a projector, a Llama of 2 M parameters).
 
 Taught together from the start: describing, composing, matching a caption, judging a candidate (``lessons.py``). In the
-last fifth the judge is taught to be as lenient as general-purpose models are: strictness is what an adapter is for.
+last seventh the judge is taught to be as lenient as general-purpose models are: strictness is what an adapter is for.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from random import Random
@@ -32,9 +33,12 @@ _TASK_WEIGHTS = {
     "judge easy": 0.4,
     "reason": 0.6,
 }
-_LENIENT_FROM = 0.8
+_LENIENT_FROM = 6 / 7
 """From this share of the steps on, the judge is taught to accept look-alikes. A general-purpose model does, and strictness
 is what an adapter is for: like the CLIP's second phase, it makes the small model weak where real ones are."""
+_RATE, _LENIENT_RATE = 2e-3, 6e-4
+"""Peak learning rates of the two parts. The second starts at its peak: a rate that has almost run out would leave the
+judge's order of candidates as strict as it was, whatever its answers."""
 _DOUBT = 0.1
 """The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and No, which
 is what candidates are ordered by, would go on telling the right image from those that pass with it."""
@@ -190,12 +194,12 @@ def train_mllm(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
         model.model.multi_modal_projector.linear_1.weight /= scale
-    optimiser = torch.optim.AdamW(trained, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.06)
+    optimiser = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps) / _RATE)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     checkpoint, run = folder / "checkpoint.safetensors", f"mllm/{seed}/{steps}/{batch}/{len(corpus.pictures)}"
-    first = load_checkpoint(checkpoint, named, optimiser, schedule, run)
-    started = time.monotonic()
+    first, spent = load_checkpoint(checkpoint, named, optimiser, schedule, run)
+    started = time.monotonic() - spent
     running: dict[str, list[float]] = {}
     for step in range(first, steps):
         model.train()
@@ -225,11 +229,26 @@ def train_mllm(
             )
             running = {}
         if (step + 1) % checkpoint_every == 0:
-            save_checkpoint(checkpoint, named, optimiser, step + 1, run)
+            save_checkpoint(checkpoint, named, optimiser, step + 1, run, time.monotonic() - started)
     scores = evaluate_lessons(model, writer, range(taught.stop, families), features, ids, device)
     save_mllm(model, tokenizer, folder)
     checkpoint.unlink(missing_ok=True)
     return {**scores, "minutes": (time.monotonic() - started) / 60, "steps": steps, "batch": batch}
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """A short warm-up, a cosine down to a twentieth, then a second cosine for the lenient part."""
+    warm, strict = 0.06 * steps, _LENIENT_FROM * steps
+    if step < warm:
+        return _RATE * (0.04 + 0.96 * step / warm)
+    if step < strict:
+        return _RATE * (0.05 + 0.95 * _cosine((step - warm) / (strict - warm)))
+    return _LENIENT_RATE * _cosine((step - strict) / (steps - strict))
+
+
+def _cosine(done: float) -> float:
+    """From 1 at the start to 0 when all is ``done``."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def lesson_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from setr_lib.progress import Progress, silent
 
 FAMILIES = 12_500
 CLIP_STEPS, CLIP_BATCH = 2000, 256
-MLLM_STEPS, MLLM_BATCH = 9000, 48
+MLLM_STEPS, MLLM_BATCH = 8400, 48
+NAMES = ("clip", "mllm")
 
 
 def train_models(
@@ -26,17 +28,17 @@ def train_models(
     families: int = FAMILIES,
     clip_steps: int = CLIP_STEPS,
     mllm_steps: int = MLLM_STEPS,
-) -> None:
+) -> list[str]:
     """Write ``out_dir/clip`` (open_clip) and ``out_dir/mllm`` (transformers), with ``README.md`` and ``scores.json`` each.
 
     A killed training goes on from its last checkpoint; a finished model (its ``scores.json`` is there) is not trained
-    again. Remove its folder to start over.
+    again, see :func:`start_anew`. Returns the names of the models that were trained.
     """
-    wanted = {
-        name: out_dir / name for name in ("clip", "mllm") if not (out_dir / name / "scores.json").is_file()
-    }
+    wanted = {name: out_dir / name for name in NAMES if not (out_dir / name / "scores.json").is_file()}
     if not wanted:
-        return
+        return []
+    if "clip" in wanted:  # the language model looks through the CLIP's tower: another eye, another model
+        wanted["mllm"] = out_dir / "mllm"
     corpus = build_corpus(families, seed, progress)
     common: dict[str, Any] = {
         "seed": seed,
@@ -54,6 +56,15 @@ def train_models(
         write_card(
             wanted["mllm"], "Small multimodal LLM of the SETR miniature", _MLLM_CARD, {**common, **scores}
         )
+    return list(wanted)
+
+
+def start_anew(out_dir: Path) -> None:
+    """Let the next :func:`train_models` train both models from nothing. Their weights stay until it writes its own."""
+    for name in NAMES:
+        (out_dir / name / "scores.json").unlink(missing_ok=True)
+        for checkpoint in (out_dir / name).glob("checkpoint*"):
+            checkpoint.unlink()
 
 
 _CLIP_CARD = """An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width 128)
@@ -73,18 +84,20 @@ Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/m
 
 def write_card(folder: Path, title: str, text: str, facts: dict[str, Any]) -> None:
     """``README.md`` (the model card) and ``scores.json``: how made, seed, time, hardware, held-out scores."""
-    facts = {"made": time.strftime("%Y-%m-%d"), "processor": platform.machine(), **facts}
+    facts = {
+        "made": time.strftime("%Y-%m-%d"),
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        **facts,
+    }
     rows = "\n".join(
         f"| {name} | {round(value, 4) if isinstance(value, float) else value} |"
         for name, value in facts.items()
     )
-    card = (
-        f"# {title}\n\n{text}\n\nMade by `setr miniature train`; scores are on families never trained on.\n\n"
-    )
+    card = f"# {title}\n\n{text}\n\nScores are on families never trained on.\n\n"
     (folder / "README.md").write_text(
         f"{card}| fact or score | value |\n| --- | --- |\n{rows}\n", encoding="utf-8"
     )
     write_json(folder / "scores.json", facts)
 
 
-__all__ = ["train_models"]
+__all__ = ["start_anew", "train_models"]

@@ -23,13 +23,13 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 5
+WORLD_VERSION = 6
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 150, "test1": 40}
 """Subsets of six images per split; two queries each."""
-_CIRR_DISTRACTORS = 6
-"""Drawn against each subset's first query: three make its six full, the others are in the gallery only."""
+_CIRR_DISTRACTORS = (6, 4)
+"""Drawn against each subset's first and second query: three make its six full, the others are in the gallery only."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
 """Queries per category and split."""
 FASHIONIQ_IMAGES = {"train": 6, "val": 28, "test": 6}
@@ -37,7 +37,7 @@ FASHIONIQ_IMAGES = {"train": 6, "val": 28, "test": 6}
 _FASHIONIQ_NEAR_MISSES = 0.7
 """Share of the distractors; the others are random garments."""
 CIRCO_QUERIES = {"val": 120, "test": 80}
-CIRCO_IMAGES = 1500
+CIRCO_IMAGES = 2000
 _CIRCO_DISTRACTORS = 2
 """Drawn along with each query; more fill the gallery up."""
 _ASPECT = {
@@ -253,8 +253,7 @@ def _plan_cirr(plan: Plan, size: float) -> None:
         queries: list[dict[str, object]] = []
         folder = "dev" if split == "val" else split
         for group in range(_scaled(groups, size)):
-            distractors = plan.difficulty.distractors_of(group, _CIRR_DISTRACTORS)
-            members, pairs = _cirr_group(plan, taken, distractors)
+            members, pairs = _cirr_group(plan, taken, group)
             keys = [f"{folder}-{group}-{index // 2}-img{index % 2}" for index in range(len(members))]
             order = plan.rng.sample(keys[:6], 6)
             for key, picture in zip(keys, members, strict=True):
@@ -270,33 +269,37 @@ def _plan_cirr(plan: Plan, size: float) -> None:
         plan.documents[plan.root / "image_splits" / f"split.rc2.{split}.json"] = names
 
 
-def _cirr_group(
-    plan: Plan, taken: set[object], distractors: int
-) -> tuple[list[Scene], list[tuple[int, int, str]]]:
+def _cirr_group(plan: Plan, taken: set[object], group: int) -> tuple[list[Scene], list[tuple[int, int, str]]]:
     """A subset of six and two queries among them: (reference, target, text) by member index.
 
     What comes after the sixth member is in the gallery only, in no subset.
     """
+    of_first, of_second = (plan.difficulty.distractors_of(group, each) for each in _CIRR_DISTRACTORS)
     while True:
         query = _scene_query(plan, taken, two_edits=0.3)
         # The third member is a near miss whatever the dials say: the second query needs a pair with a text between.
         members = [query.reference, query.target, _near_miss(plan, query, taken, query.target)]
-        for number in range(distractors):
+        for number in range(of_first):
             near = query.reference if number % 3 == 2 else query.target
             members.append(_distractor(plan, query, taken, near))
-        second = _second_query(plan.rng, members)
-        if second is not None:
-            return members, [(0, 1, query.modification.text), second]
+        pair = _second_query(plan.rng, members)
+        if pair is None:
+            continue
+        i, j, modification = pair
+        second = _SceneQuery(members[i], members[j], modification)
+        members += [_distractor(plan, second, taken, second.target) for _ in range(of_second)]
+        return members, [(0, 1, query.modification.text), (i, j, modification.text)]
 
 
-def _second_query(rng: Random, members: list[Scene]) -> tuple[int, int, str] | None:
+def _second_query(rng: Random, members: list[Scene]) -> tuple[int, int, Modification] | None:
+    """Two of a subset's other members on different backgrounds with a text between them, by index."""
     pairs = [
         (i, j) for i in range(1, 6) for j in range(1, 6) if members[i].background != members[j].background
     ]
     for i, j in rng.sample(pairs, len(pairs)):
         modification = describe_modification(members[i], members[j], rng)
         if modification is not None:
-            return i, j, modification.text
+            return i, j, modification
     return None
 
 

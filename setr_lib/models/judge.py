@@ -697,10 +697,15 @@ def model_identity(name: str, config: Any, dtype: str) -> str:
     return f"{name}@{commit[:12]}/{dtype}"
 
 
+_ABOUT_THE_MODEL = frozenset({"scores.json"})
+"""Files beside a model that say something of it and are no part of it: correcting a card makes no other model."""
+
+
 def folder_digest(folder: Path) -> str:
     """12 hexadecimal digits of a model folder's or adapter folder's weights, configuration and tokenizer."""
     kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-    files = sorted(path for path in folder.iterdir() if path.suffix in kinds and path.is_file())
+    parts = (path for path in folder.iterdir() if path.suffix in kinds and path.name not in _ABOUT_THE_MODEL)
+    files = sorted(path for path in parts if path.is_file())
     if not files:
         raise JudgeError(f"{folder}: no model files there")
     return digest_strings(part for path in files for part in (path.name, fingerprint_file(path)))[:12]

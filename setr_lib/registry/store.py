@@ -103,10 +103,6 @@ class TrainingRun:
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, str(value))
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep ``path`` among the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path), folder)
-
 
 class MlflowRegistry:
     """The registered model ``model`` and the experiment that its trainings belong to.

@@ -59,11 +59,18 @@ def score_queries(
                 for query in sample
             ]
         )
-    score = _score_batch if economical else _score_plainly
+    score = _score_what_fits if economical else _score_plainly
     scores: list[np.ndarray] = []
     for batch in batches_of_queries(queries, model.pair_batch_size):
         scores += score(model, template, batch)
     return scores
+
+
+def _score_what_fits(
+    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
+    """The queries' prefixes in one batch, or in as many as memory asks for."""
+    return run_in_batches(queries, lambda batch: _score_batch(model, template, batch), max(1, len(queries)))
 
 
 def judge_prompt(template: PromptTemplate, query: JudgedQuery) -> RenderedPrompt:

@@ -7,6 +7,7 @@ a function of its inputs and its seed: killed and started again, it goes on from
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import shutil
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 """Called as ``on_metrics(step, values)``; after a resume, the steps before it are told again first."""
 
+_LOG = logging.getLogger(__name__)
 _CLIP_NORM = 1.0
 _RESULT, _BEFORE, _HELD_OUT, _ADAPTER = "result.json", "before.json", "held_out.parquet", "adapter"
 _FORMAT = (
@@ -429,6 +431,10 @@ class _Job:
         self.optimiser.zero_grad(set_to_none=True)
         self.micro_batch //= 2
         release_memory()
+        _LOG.warning(
+            "a batch did not fit in memory: training goes on with %d groups at a time; the result is the same",
+            self.micro_batch,
+        )
 
     def _backward(self, part: list[_Group], batch: list[_Group]) -> float:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,36 @@ def test_leaderboard_lists_every_set_strategy_and_stage(
     assert not any(row["comparable"] for row in rows)
 
 
+def test_plan_counts_and_times_every_step(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(settings.base_dir / "setr.toml"), "plan", "--sample", "2"]) == 0
+    lines = {
+        line.strip().split("  ")[0]: line.split()
+        for line in capsys.readouterr().out.splitlines()
+        if line.strip()
+    }
+    images = pl.read_parquet(settings.table_path("training_images")).height
+    assert f"{images:,}" in lines["embed the training images"]
+    for step in (
+        "embed the galleries",
+        "compose the queries",
+        "choose the fusion: judge",
+        "judge, adapter",
+        "together",
+    ):
+        assert step in lines
+
+
+def test_search_refuses_more_answers_than_are_judged(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((settings.base_dir / "data" / "circo").rglob("*.jpg"))
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "search", str(image), "make it red", "--k", "500"]) == 1
+    assert "reranking] top_k" in capsys.readouterr().err
+
+
 def test_search_answers_with_a_table_and_a_sheet(
     settings: Settings, first: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +165,9 @@ def test_search_answers_with_a_table_and_a_sheet(
     )
     printed = capsys.readouterr().out
     assert "adapter v1" in printed
-    assert str(int(image.stem)) not in printed.splitlines()[4], "the reference itself is no answer"
+    table = printed.split("contact sheet")[0]
+    assert re.search(r"^\s*1\s", table, re.MULTILINE), "a first answer"
+    assert not re.search(rf"\b{int(image.stem)}\b", table), "the reference itself is no answer"
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from setr_lib.assessing import latest_scores
+from setr_lib.assessing import assess, latest_scores
 from setr_lib.reranking.training import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import workbench_for
@@ -78,6 +78,17 @@ def test_the_champion_beats_stage_1_and_the_base_judge(
     metric = STAGE_2[dataset]
     champion = value(scores, dataset, "intersection", "adapter", metric)
     assert champion - value(scores, dataset, "intersection", stage, metric) >= least
+
+
+@pytest.mark.parametrize("dataset", STAGE_2)
+def test_no_gain_may_be_chance(settings: Settings, dataset: str) -> None:
+    """The paired 95 % intervals of both stages' gains lie above zero."""
+    found = assess(workbench_for(settings), f"{dataset}-val").comparisons
+    wanted = {("intersection · coarse", "sum · coarse"), ("intersection · coarse", "union_text · coarse")}
+    wanted |= {("intersection · adapter", f"intersection · {stage}") for stage in ("coarse", "base judge")}
+    low = {(each.a, each.b): each.low for each in found}
+    assert wanted <= low.keys()
+    assert all(low[pair] > 0 for pair in wanted), low
 
 
 def test_the_base_judge_is_not_starved(settings: Settings) -> None:

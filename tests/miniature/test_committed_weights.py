@@ -19,7 +19,7 @@ from setr_lib.miniature import __file__ as package
 from setr_lib.miniature.drawing import draw_picture
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.pictures import Modification, describe_modification, satisfies
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.judge import IMAGE, MultimodalModel, Picture
 from setr_lib.reranking.held_out import area_under_curve
 from setr_lib.reranking.scorer import JudgedQuery, score_queries
 from setr_lib.settings import JudgeSettings
@@ -33,6 +33,8 @@ class Drawn:
     """A query of a family never trained on: its text, the family's pictures, and which of them it asks for."""
 
     reference: Path
+    shown: AnyPicture
+    """What the reference shows."""
     modification: Modification
     candidates: list[Path]
     right: list[bool]
@@ -60,7 +62,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> list[Drawn]:
             continue
         paths = [_saved(picture, rng, folder / f"{len(found)}-{k}.png") for k, picture in enumerate(family)]
         right = [satisfies(each, family[1], modification) for each in family[1:]]
-        found.append(Drawn(paths[0], modification, paths[1:], right))
+        found.append(Drawn(paths[0], family[0], modification, paths[1:], right))
     return found
 
 
@@ -81,6 +83,23 @@ def test_both_fit_into_twelve_megabytes_and_have_their_cards() -> None:
         facts = json.loads((WEIGHTS / name / "scores.json").read_text(encoding="utf-8"))
         assert {"seed", "steps", "minutes", "device"} <= set(facts)
         assert (WEIGHTS / name / "README.md").read_text(encoding="utf-8").startswith("# Small")
+
+
+def test_images_are_described_and_asked_about(
+    judge: MultimodalModel, prompts: PromptSet, queries: list[Drawn]
+) -> None:
+    pictures = [{IMAGE: _shown(each.reference)} for each in queries]
+    told = judge.generate([(prompts.get("describe").render(), picture) for picture in pictures])
+    captions = [each.shown.caption() for each in queries]
+    assert np.mean([mine == theirs for mine, theirs in zip(told, captions, strict=True)]) > 0.7
+
+    def belief(claims: list[str]) -> np.ndarray:
+        asked = [prompts.get("yes_no").render(question=f"is this {claim} ?") for claim in claims]
+        return judge.answer_scores(list(zip(asked, pictures, strict=True)))
+
+    rng = Random("claims")
+    right, near = belief(captions), belief([each.shown.near_miss(rng).caption() for each in queries])
+    assert area_under_curve(right, near) > 0.9
 
 
 def test_queries_are_composed(
@@ -107,7 +126,7 @@ def test_queries_are_composed(
     assert made.filter(status="ok").height > 0.9 * QUERIES
     gold = [each.modification.composition.target_caption for each in queries]
     exact = np.mean([mine == theirs for mine, theirs in zip(made["target_caption"], gold, strict=True)])
-    assert exact > 0.3
+    assert exact > 0.6
 
 
 def test_near_misses_are_judged_better_than_by_chance(
@@ -119,7 +138,7 @@ def test_near_misses_are_judged_better_than_by_chance(
     ]
     scores = np.concatenate(score_queries(judge, prompts, asked))
     right = np.array([answer for each in queries for answer in each.right])
-    assert area_under_curve(scores[right], scores[~right]) > 0.65
+    assert area_under_curve(scores[right], scores[~right]) > 0.6
 
 
 def test_the_judges_eye_is_the_clips_tower() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from setr_lib.models.judge import (
     RenderedPrompt,
     Request,
     answer_token_ids,
+    folder_digest,
 )
 from setr_lib.settings import JudgeSettings
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -169,6 +171,17 @@ def test_an_adapter_changes_the_scores_and_merging_it_does_not(
     assert np.abs(merged.answer_scores(requests) - expected).max() < 1e-4
     assert np.abs(kept.answer_scores(requests) - expected).max() < 1e-4
     assert merged.id != model.id and merged.id == kept.id
+
+
+def test_a_corrected_card_makes_no_other_model(model: MultimodalModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model.model.config._name_or_path, folder)
+    before = folder_digest(folder)
+    (folder / "scores.json").write_text('{"minutes": 1}', encoding="utf-8")
+    (folder / "README.md").write_text("a card", encoding="utf-8")
+    assert folder_digest(folder) == before
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    assert folder_digest(folder) != before
 
 
 def test_an_adapter_with_missing_weights_is_refused(model: MultimodalModel, tmp_path: Path) -> None:
