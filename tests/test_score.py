@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -480,3 +483,46 @@ def test_wrong_command_lines_exit_with_2(terminal: Terminal, arguments: list[str
     with pytest.raises(SystemExit) as stopped:
         terminal.score(*arguments)
     assert stopped.value.code == 2
+
+
+def test_subset_rankings_called_recall_are_refused(terminal: Terminal) -> None:
+    content = ranked_cirr(terminal.folder / "cirr", "val", "recall_subset") | {"metric": "recall"}
+    err = terminal.refusal("cirr", "--split", "val", terminal.file("mine.json", content))
+    assert "recall_subset" in err
+
+
+def test_a_ranking_of_fashioniqs_small_gallery_is_not_comparable_on_the_original_one(
+    terminal: Terminal,
+) -> None:
+    content: dict[str, list[str]] = {}
+    for category in ("dress", "shirt", "toptee"):
+        folder = terminal.folder / "fashioniq"
+        names = json.loads((folder / "image_splits" / f"split.{category}.val.json").read_text())
+        pairs = list(zip(names[0:16:2], names[1:16:2], strict=True))
+        queries = [{"target": t, "candidate": c, "captions": ["red", "long"]} for t, c in pairs]
+        terminal.file(f"fashioniq/captions/cap.{category}.val.json", queries)
+        content |= {f"{category}-{number}": names[:16] for number in range(len(queries))}
+    rows, err = terminal.rows("fashioniq", "--split", "val", terminal.file("small.json", content))
+    assert "--gallery val" in err
+    assert rows and not any(row["comparable"] for row in rows)
+    whole = terminal.file("whole.json", ranked_fashioniq(terminal.folder / "fashioniq", "val"))
+    _, err = terminal.rows("fashioniq", "--split", "val", whole)
+    assert "--gallery val" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_once(terminal: Terminal) -> None:
+    pipe, content = terminal.folder / "pipe", ranked_circo(terminal.folder / "circo", "val")
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(content),))
+    writer.start()
+    rows, _ = terminal.rows("circo", "--split", "val", pipe)
+    writer.join()
+    assert values(rows)["mAP@5"] == 100
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_other_compressed_files_are_named_too(terminal: Terminal, pack: Callable[[bytes], bytes]) -> None:
+    file = terminal.folder / "packed"
+    file.write_bytes(pack(json.dumps(ranked_circo(terminal.folder / "circo", "val")).encode()))
+    assert "unpack it first" in terminal.refusal("circo", "--split", "val", file)

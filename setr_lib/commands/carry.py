@@ -101,7 +101,12 @@ def import_compositions(
     bench, here = workbench_for(settings), _Here(settings)
     _check_command(file, dataset, here)
     frames = read_compositions(
-        file, here.queries_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
+        file,
+        here.queries_of,
+        here.fingerprint_of,
+        splits_of=here.splits_of,
+        dataset=dataset,
+        other_pictures=other_pictures,
     )
     outcomes = [
         (
@@ -273,6 +278,10 @@ class _Here:
                 query: KnownQuery(reference, text) for query, reference, text in rows.iter_rows()
             }
         return self._queries[each.key]
+
+    def splits_of(self, dataset: str) -> list[str]:
+        """The configured splits of ``dataset``."""
+        return [each.split for each in self.sets.get(dataset, [])]
 
     def fingerprint_of(self, dataset: str, image_id: str) -> str | None:
         """The fingerprint of the image file that is here; ``None`` where there is none to be read."""

@@ -1,16 +1,17 @@
 """Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole, read strictly.
 
-A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``, ``split``,
-``query_id``, ``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows may be
-left out, and is checked where it is there: ``fingerprint`` (of the picture's bytes; of a composition's reference),
-``reference_id`` and ``modification`` (compositions), ``made_at`` (ISO 8601 with its zone).
+A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``, ``query_id``,
+``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows may be left out, and is
+checked where it is there: ``split`` (compositions; needed where two splits know the query id), ``fingerprint`` (of the
+picture's bytes; of a composition's reference), ``reference_id`` and ``modification`` (compositions), ``made_at`` (ISO
+8601 with its zone).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,9 +29,9 @@ _T = TypeVar("_T")
 _SHOWN_PROBLEMS = 20
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _CAPTION_KEYS = ("dataset", "image_id", "caption", "model", "prompt_hash")
-_COMPOSITION_KEYS = ("dataset", "split", "query_id", "composition", "model", "prompt_hash")
+_COMPOSITION_KEYS = ("dataset", "query_id", "composition", "model", "prompt_hash")
 _EVIDENCE = ("fingerprint", "made_at")
-_QUERY_EVIDENCE = ("reference_id", "modification")
+_QUERY_EVIDENCE = ("split", "reference_id", "modification")
 _CLOCK_ERROR = timedelta(days=1)
 
 ImagesOf = Callable[[str], Container[str] | None]
@@ -49,6 +50,10 @@ class KnownQuery:
 
 QueriesOf = Callable[[str, str], Mapping[str, KnownQuery] | None]
 """(data set, split) -> its queries by id; ``None`` where there is no such evaluation set."""
+
+
+SplitsOf = Callable[[str], Sequence[str]]
+"""Data set -> its configured splits."""
 
 
 class ImportRefusedError(SetrError):
@@ -122,15 +127,23 @@ def read_compositions(
     queries_of: QueriesOf,
     fingerprint_of: FingerprintOf,
     *,
+    splits_of: SplitsOf = lambda dataset: (),
     dataset: str | None = None,
     other_pictures: bool = False,
 ) -> dict[tuple[str, str], pl.DataFrame]:
-    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as :func:`read_captions`."""
+    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as :func:`read_captions`.
+
+    A row without a split is of the one among ``splits_of`` its data set that knows its query.
+    """
     ids: dict[tuple[str, str], Unique] = {}
 
     def read(row: Row) -> tuple[tuple[str, str], dict[str, Any]]:
         _check_keys(row, _COMPOSITION_KEYS, (*_EVIDENCE, *_QUERY_EVIDENCE))
-        key = (dataset or row.text("dataset"), row.text("split"))
+        name = dataset or row.text("dataset")
+        key = (
+            name,
+            row.text("split") if "split" in row.values else _split_of(row, name, queries_of, splits_of),
+        )
         known = queries_of(*key)
         if known is None:
             raise row.error(f"split {shown(key[1])} of data set {shown(key[0])} is not configured")
@@ -152,6 +165,18 @@ def read_compositions(
         return key, values
 
     return _frames(_collect(file, "compositions to import", read), IMPORTED_COMPOSITIONS)
+
+
+def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf) -> str:
+    query_id = row.text("query_id")
+    found = [split for split in splits_of(dataset) if query_id in (queries_of(dataset, split) or ())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise row.error(
+            f"'query_id' {shown(query_id)} is in {' and '.join(found)} of {dataset}: add the key 'split'"
+        )
+    raise row.error(f"'query_id' {shown(query_id)} is no query of any configured split of {shown(dataset)}")
 
 
 def _line(values: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from setr_lib.datasets.errors import DatasetError
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
 _LARGEST_INTEGER = 2**63 - 1
-_PACKED = (b"\x1f\x8b", b"PK\x03\x04")
-"""How gzip and zip files begin."""
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+"""How gzip, zip, bzip2, xz and Zstandard files begin."""
 
 
 def shown(value: object) -> str:
@@ -48,23 +48,38 @@ def _parse(text: str) -> Any:
 def read_text(path: Path, purpose: str) -> str:
     """The UTF-8 text of ``path``. Raises ``DatasetError`` where it is missing or unreadable; ``purpose`` says what it is."""
     try:
-        return path.read_text(encoding="utf-8")
+        return _decoded(path.read_bytes(), path)
     except FileNotFoundError:
         raise DatasetError(
             f"there is no such file ({purpose}); is the path in setr.toml right?", file=path
         ) from None
-    except UnicodeDecodeError as error:
-        packed = error.object.startswith(_PACKED)
-        reason = "is a compressed file: unpack it first" if packed else f"not UTF-8 text: {error}"
-        raise DatasetError(reason, file=path) from error
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot be read ({purpose}): {error}", file=path) from error
 
 
+def _decoded(content: bytes, path: Path) -> str:
+    if content.startswith(_PACKED):
+        raise DatasetError("is a compressed file: unpack it first", file=path)
+    try:
+        # Line ends as Python reads them from a text file: the same on every system.
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"not UTF-8 text: {error}", file=path) from error
+
+
 def read_json(path: Path, purpose: str) -> Any:
     """The JSON value in ``path``. Raises ``DatasetError``; repeated keys and NaN are refused too."""
+    return _json(read_text(path, purpose), path)
+
+
+def json_value(content: bytes, path: Path) -> Any:
+    """The JSON value of ``content``, which was read from ``path``; else as :func:`read_json`."""
+    return _json(_decoded(content, path), path)
+
+
+def _json(text: str, path: Path) -> Any:
     try:
-        return _parse(read_text(path, purpose))
+        return _parse(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path) from error
 
@@ -142,6 +157,13 @@ class Row:
             return relative_name(self._value(key))
         except ValueError as error:
             raise self.error(f"{key!r} {error}") from None
+
+    def names(self, key: str) -> list[str]:
+        """The list of relative file names under ``key``."""
+        try:
+            return [relative_name(value) for value in self._list(key, None)]
+        except ValueError as error:
+            raise self.error(f"an entry of {key!r} {error}") from None
 
     def integer(self, key: str, least: int = 0) -> int:
         """The whole number under ``key``, at least ``least`` (``true`` and ``1.0`` are none)."""

@@ -122,7 +122,7 @@ def _targets(row: Row) -> list[str]:
         raise row.error("has both 'target' and 'targets': keep one")
     if "target" in row.values:
         return [row.name("target")]
-    return row.distinct("targets", row.texts("targets")) if "targets" in row.values else []
+    return row.distinct("targets", row.names("targets")) if "targets" in row.values else []
 
 
 def _query(row: Row, number: int, ids: Unique, images: set[str], folder: Path) -> QueryRecord:

@@ -48,6 +48,7 @@ def score_files(
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
     found = evaluate(evaluation_set.kind, read.queries, read.rankings, gallery)
+    caveats = _small_gallery(evaluation_set, read)
     rows = metric_rows(
         evaluation_set,
         queries,  # all of them: each row of a whole FashionIQ category is comparable by itself
@@ -58,8 +59,34 @@ def score_files(
         settings=settings,
         label=" + ".join(_file_name(file) for file in files),
         evaluation=found,
+        caveats=caveats,
     )
-    return ExternalScores(read, rows, [*read.notes, *left_out_sentences(found.left_out)])
+    return ExternalScores(read, rows, [*read.notes, *caveats, *left_out_sentences(found.left_out)])
+
+
+_ENOUGH_ENTRIES = 100
+"""So many images of a real ranking of the original gallery are never all references or targets."""
+
+
+def _small_gallery(evaluation_set: EvaluationSet, read: ReadRankings) -> list[str]:
+    """Why lists that should be of FashionIQ's original gallery are probably of the small one; empty where they are not."""
+    if evaluation_set.kind != "fashioniq" or evaluation_set.gallery != "original" or evaluation_set.hidden:
+        return []
+    targets = read.queries.select("gallery", image_id="target_ids").explode("image_id")
+    small = pl.concat([read.queries.select("gallery", image_id="reference_id"), targets]).unique()
+    lists = read.rankings.join(read.queries.select("query_id", "gallery"), on="query_id")
+    outside = lists.join(small, on=["gallery", "image_id"], how="anti")["gallery"].unique()
+    suspect = [
+        name
+        for name, entries in lists.group_by("gallery", maintain_order=True).len().iter_rows()
+        if entries >= _ENOUGH_ENTRIES and name not in outside
+    ]
+    if not suspect:
+        return []
+    return [
+        f"{', '.join(sorted(suspect))}: every ranked image is some query's reference or target, so this looks like a ranking "
+        "of the small gallery, whose recall is higher: score it with --gallery val"
+    ]
 
 
 def _file_name(file: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from setr_lib.datasets import DatasetError, EvaluationSet
-from setr_lib.datasets.annotations import read_json, shown
+from setr_lib.datasets.annotations import json_value, shown
 from setr_lib.datasets.circo import image_list_file
 from setr_lib.evaluation.pools import pools_of
 from setr_lib.evaluation.rankings import RankingError
@@ -167,17 +167,18 @@ def _unchecked_ids(evaluation_set: EvaluationSet) -> str:
 
 def _read(file: Path, task: _Task, notes: list[str]) -> list[_Lists]:
     try:
-        with file.open("rb") as opened:
-            is_parquet = opened.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+        content = file.read_bytes()  # once: a pipe cannot be read again
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RankingFileError(f"cannot be read: {reason}", file=file) from error
-    return _parquet_lists(file, task) if is_parquet else [_json_lists(file, task, notes)]
+    if content.startswith(_PARQUET_MAGIC):
+        return _parquet_lists(file, content, task)
+    return [_json_lists(file, content, task, notes)]
 
 
-def _json_lists(file: Path, task: _Task, notes: list[str]) -> _Lists:
+def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str]) -> _Lists:
     try:
-        content = read_json(file, "a ranking file")
+        content = json_value(raw, file)
     except DatasetError as error:
         raise RankingFileError(error.reason, file=file) from error
     if not isinstance(content, dict):
@@ -185,7 +186,7 @@ def _json_lists(file: Path, task: _Task, notes: list[str]) -> _Lists:
             f"must hold {_FORMATS[task.kind]} (or be Parquet), not {_named(content)}", file=file
         )
     if task.kind == "cirr":
-        return _cirr_lists(file, content, task)
+        return _cirr_lists(file, content, len(raw), task)
     if {"version", "metric"} <= content.keys():
         raise RankingFileError(
             f"has the keys 'version' and 'metric' of a submission to CIRR: {task.key} takes {_FORMATS[task.kind]}",
@@ -196,7 +197,7 @@ def _json_lists(file: Path, task: _Task, notes: list[str]) -> _Lists:
     return _Lists(file, "gallery", {query: _names(file, query, each) for query, each in content.items()})
 
 
-def _cirr_lists(file: Path, content: dict[str, object], task: _Task) -> _Lists:
+def _cirr_lists(file: Path, content: dict[str, object], size: int, task: _Task) -> _Lists:
     for key, allowed in (("version", [CIRR_VERSION]), ("metric", list(CIRR_METRICS))):
         if key not in content:
             raise RankingFileError(f"the key {key!r} is missing: it must say {_either(allowed)}", file=file)
@@ -204,7 +205,7 @@ def _cirr_lists(file: Path, content: dict[str, object], task: _Task) -> _Lists:
             raise RankingFileError(
                 f"{key!r} must be {_either(allowed)}, not {_named(content[key])}", file=file
             )
-    if task.hidden and (size := file.stat().st_size) > CIRR_FILE_LIMIT:
+    if task.hidden and size > CIRR_FILE_LIMIT:
         raise RankingFileError(
             f"has {size:,} bytes, and the server takes {CIRR_FILE_LIMIT:,}: write it without indentation",
             file=file,
@@ -252,8 +253,8 @@ def _names(file: Path, query: str, value: object) -> list[str]:
     return names
 
 
-def _parquet_lists(file: Path, task: _Task) -> list[_Lists]:
-    frame = _parquet_frame(file, task)
+def _parquet_lists(file: Path, content: bytes, task: _Task) -> list[_Lists]:
+    frame = _parquet_frame(file, content, task)
     lists = frame.sort("rank").group_by("pool", "query_id", maintain_order=True).agg("rank", "image_id")
     pools: dict[str, dict[str, list[str]]] = {}
     for pool, query, ranks, images in lists.iter_rows():
@@ -268,10 +269,10 @@ def _parquet_lists(file: Path, task: _Task) -> list[_Lists]:
     return [_Lists(file, pool, pools[pool]) for pool in sorted(pools)]
 
 
-def _parquet_frame(file: Path, task: _Task) -> pl.DataFrame:
+def _parquet_frame(file: Path, content: bytes, task: _Task) -> pl.DataFrame:
     """``query_id``, ``pool``, ``rank``, ``image_id`` of a Parquet file; other columns are not looked at."""
     try:
-        frame = pl.read_parquet(io.BytesIO(file.read_bytes()), use_statistics=False)
+        frame = pl.read_parquet(io.BytesIO(content), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise RankingFileError(f"not a readable Parquet file: {error}", file=file) from error
     if "pool" not in frame.columns:
@@ -319,6 +320,7 @@ def _check(part: _Lists, task: _Task, notes: list[str]) -> None:
         if reason := _fault(images, part.pool, task, task.queries[query]):
             raise RankingFileError(reason, file=part.file, query=query)
     if part.submission:
+        _refuse_wrong_metric(part, task)
         _check_lengths(part, task, notes)
 
 
@@ -360,6 +362,18 @@ def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, qu
     name = "gallery" if query.gallery == "all" else f"gallery {query.gallery!r}"
     hint = " (of references and targets only: is it a ranking of the original one?)"
     return f"the {name} of {task.key} has no image {shown(image)}{hint if task.protocol == 'val' else ''}"
+
+
+def _refuse_wrong_metric(part: _Lists, task: _Task) -> None:
+    """A ranking of subsets under the name of a gallery's would pass its hit rate off as recall."""
+    if task.kind != "cirr" or part.pool != "gallery":
+        return
+    if all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
+        raise RankingFileError(
+            "'metric' says 'recall', but every list names members of its query's own image set only: "
+            "is it 'recall_subset'?",
+            file=part.file,
+        )
 
 
 def _check_lengths(part: _Lists, task: _Task, notes: list[str]) -> None:

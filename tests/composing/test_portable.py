@@ -283,3 +283,14 @@ def test_any_bytes_are_refused_in_words(tmp_path: Path, content: bytes) -> None:
     for read in (captions_of, compositions_of):
         with pytest.raises(SetrError, match=r"c\.jsonl"):
             read(path)
+
+
+def test_a_composition_without_a_split_is_of_the_one_that_knows_its_query(tmp_path: Path) -> None:
+    line = {key: value for key, value in COMPOSITION.items() if key != "split"}
+    path = write(tmp_path / "c.jsonl", line)
+    found = compositions_of(path, splits_of=lambda dataset: ["val", "test1"])
+    assert list(found) == [("cirr", "val")]
+    both = refusals(compositions_of, path, splits_of=lambda dataset: ["val", "val"])
+    assert "add the key 'split'" in str(both[0])
+    none = refusals(compositions_of, path, splits_of=lambda dataset: ["test1"])
+    assert "no query of any configured split" in str(none[0])

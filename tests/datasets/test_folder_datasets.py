@@ -18,7 +18,7 @@ Build = Callable[..., Settings]
 
 CSV = "reference,modification,targets\na.png,make it red,sub/b.JPG|sub/c.webp\nsub/b.JPG,smaller,\n"
 LINES = (
-    '{"reference": "a.png", "modification": "make it red", "targets": ["sub/b.JPG", "sub/c.webp"]}\n\n'
+    '{"reference": "a.png", "modification": "make it red", "targets": ["./sub/b.JPG", "sub/c.webp"]}\n\n'
     '{"reference": "./sub/b.JPG", "modification": "smaller"}\n'
 )
 ROWS = {
