@@ -6,6 +6,8 @@ PYTHON ?= python3
 # One stamp per content of the lock file: a changed lock installs again, an unchanged one costs nothing.
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 ARGS ?=
+# Test processes, of one thread each; every one imports torch and has models of its own (2 GB).
+WORKERS ?= 2
 
 export DO_NOT_TRACK := true
 export TOKENIZERS_PARALLELISM := false
@@ -33,7 +35,7 @@ demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="
 	@$(BIN)/python -m setr_assets.demo $(ARGS)
 
 test: setup ## all tests (ARGS="tests/coarse -k ties" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 dev: setup ## Dagster's UI on http://127.0.0.1:3000
 	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 $(ARGS)

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from setr_assets import demo
+from setr_assets import definitions, demo
 from setr_assets.progress import listening, step
 from setr_assets.watching import LineWatcher
-from setr_lib.settings import DatasetSettings, Settings
+from setr_lib.settings import DatasetSettings, Settings, TrainingSettings
 
 
 def status_after(process: str, run_by: str = "make demo") -> dg.DagsterRunStatus:
@@ -27,7 +27,9 @@ def status_after(process: str, run_by: str = "make demo") -> dg.DagsterRunStatus
 
 
 @pytest.mark.parametrize(
-    "process", ["4194303@1", f"{demo.process_tag().partition('@')[0]}@1", "", "nonsense"]
+    "process",
+    ["4194303@1", f"{demo.process_tag().partition('@')[0]}@1", "", "nonsense"],
+    ids=["gone", "another of this number", "none", "nonsense"],
 )
 def test_run_of_a_process_that_is_gone_is_ended(process: str) -> None:
     assert status_after(process) == dg.DagsterRunStatus.FAILURE
@@ -46,17 +48,23 @@ def test_demo_without_a_scored_set_says_what_is_missing(
 ) -> None:
     for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
         monkeypatch.setenv(name, str(tmp_path / "unused"))
-    monkeypatch.setattr(demo, "settings_of_this_checkout", lambda: Settings(base_dir=tmp_path))
+    monkeypatch.setattr(definitions, "settings_of_this_checkout", lambda: Settings(base_dir=tmp_path))
     assert demo.main([]) == 1
     assert "[datasets]" in capsys.readouterr().err
 
 
 def test_miniature_is_drawn_only_where_a_data_set_is_of_it(tmp_path: Path) -> None:
-    def settings(root: str) -> Settings:
-        return Settings(base_dir=tmp_path, datasets={"cirr": DatasetSettings(kind="cirr", root=Path(root))})
+    def settings(root: str, captions: str) -> Settings:
+        return Settings(
+            base_dir=tmp_path,
+            datasets={"cirr": DatasetSettings(kind="cirr", root=Path(root))},
+            training=TrainingSettings(captions=Path(captions)),
+        )
 
-    assert demo.settings_use_miniature(settings("var/miniature/cirr"))
-    assert not demo.settings_use_miniature(settings("/data/cirr"))
+    drawn, given = "var/miniature/training/captions.jsonl", "/data/captions.jsonl"
+    assert demo.settings_use_miniature(settings("var/miniature/cirr", given))
+    assert demo.settings_use_miniature(settings("/data/cirr", drawn)), "the training set is one of it too"
+    assert not demo.settings_use_miniature(settings("/data/cirr", given))
 
 
 def test_lines_tell_start_progress_and_end_of_a_step() -> None:

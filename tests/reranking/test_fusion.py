@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from setr_lib.evaluation.metrics import values_from_ranks
 from setr_lib.reranking.fusion import Fusion, fuse, probability_of_yes
 
 KINDS: list[Fusion] = ["judge", "cosine_judge", "reciprocal_rank"]
@@ -76,3 +77,23 @@ def test_the_judge_alone_never_ties_by_saturation() -> None:
     judge = np.array([40.0, 41.0, 42.0], dtype=np.float32)
     assert fuse("judge", judge, np.zeros(3), ["a", "b", "c"])[0].tolist() == [2, 1, 0]
     assert probability_of_yes(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_a_random_judge_lands_where_theory_says() -> None:
+    """It spreads what stage 1 found evenly over the K that it orders: R@k becomes k / K of R@K, whatever stage 1's order."""
+    depth, queries = 50, 4000
+    rng = np.random.default_rng(3)
+    coarse, ids = np.linspace(1, 0, depth), [f"i{place:02d}" for place in range(depth)]
+    found = np.minimum(
+        rng.geometric(0.06, queries) - 1, depth
+    )  # the target's place in stage 1; some are not in K
+    ranks = np.full((queries, 1), np.inf)
+    for query in np.flatnonzero(found < depth):
+        order, _ = fuse("judge", rng.standard_normal(depth), coarse, ids)
+        ranks[query] = 1 + int(np.flatnonzero(order == found[query])[0])
+    values = values_from_ranks("cirr", ranks, np.ones(queries, dtype=np.int64))
+    recall = {k: float(values[f"R@{k}"].mean()) for k in (1, 5, 10, 50)}
+    assert recall[50] == np.mean(found < depth), "re-ranking K leaves recall at K as it was"
+    for k in (1, 5, 10):
+        expected = recall[50] * k / depth
+        assert abs(recall[k] - expected) < 4 * np.sqrt(expected * (1 - expected) / queries)
