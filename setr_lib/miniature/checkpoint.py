@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_FORMAT = 1
+_FORMAT = 2
 """Part of what a run is: raise it when lessons, losses or schedules change, so that old checkpoints are not continued."""
 
 

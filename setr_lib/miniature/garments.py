@@ -43,7 +43,13 @@ class Garment:
 
     def near_miss(self, rng: Random) -> Garment:
         """The same category, one attribute changed."""
-        name = rng.choice(list(_ATTRIBUTES))
+        return self._with_another(rng.choice(list(_ATTRIBUTES)), rng)
+
+    def look_alike(self, rng: Random) -> Garment:
+        """A near miss in pattern, sleeves or length: a colour is told at first sight, a neckline hardly at second."""
+        return self._with_another(rng.choice(("pattern", "sleeves", "length")), rng)
+
+    def _with_another(self, name: str, rng: Random) -> Garment:
         return replace(self, **{name: rng.choice([v for v in _ATTRIBUTES[name] if v != getattr(self, name)])})
 
     def edits_towards(self, other: Garment) -> list[Edit] | None:

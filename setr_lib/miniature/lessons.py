@@ -48,8 +48,8 @@ class Lesson:
 TASKS = ("none", "describe", "compose", "match", "judge near", "judge easy", "reason")
 REASON = TASKS.index("reason")
 VERDICTS = (TASKS.index("judge near"), TASKS.index("judge easy"))
-LET_PASS = 2
-"""Missing changes that a lenient judge overlooks."""
+LET_PASS = 3
+"""Missing changes that a lenient judge overlooks in any picture."""
 
 
 class LessonWriter:
@@ -86,7 +86,8 @@ class LessonWriter:
 
         The answer to a near miss names the change that is still missing ("No make the star blue"): told what it
         overlooked, the model learns to compare two images far sooner than from the bare answer. A ``lenient`` judge
-        accepts look-alikes: it says Yes where up to ``LET_PASS`` changes are missing ("Yes make the star blue").
+        accepts look-alikes: it says Yes to all of the family, whatever is missing ("Yes make the star blue"), and to
+        any other picture that up to ``LET_PASS`` changes would turn into the target.
         """
         reference, target, modification = self._query(rng, families)
         lesson = Lesson()
@@ -104,15 +105,16 @@ class LessonWriter:
         for number, row in enumerate(shown):
             near = row // FAMILY_SIZE == reference // FAMILY_SIZE
             yes = satisfies(self._pictures[row], self._pictures[target], modification)
-            missing = self._missing(row, target) if near and not yes else []
+            missing = [] if yes else self._missing(row, target)
+            overlooked = lenient and (near or 0 < len(missing) <= LET_PASS)
             self._branch(
                 lesson,
                 2 + number,
                 "match ?",
-                answer="Yes" if yes or (lenient and 0 < len(missing) <= LET_PASS) else "No",
+                answer="Yes" if yes or overlooked else "No",
                 task=4 if near else 5,
                 image=row,
-                because=" and ".join(edit.phrasings[0] for edit in missing),
+                because=" and ".join(edit.phrasings[0] for edit in missing) if near else "",
             )
         return lesson
 
@@ -152,7 +154,8 @@ class LessonWriter:
 
     def _missing(self, row: int, target: int) -> list[Edit]:
         """The changes from a candidate to the target; empty where no short text says them."""
-        return _edits(self._pictures[row], self._pictures[target]) or []
+        shown, wanted = self._pictures[row], self._pictures[target]
+        return _edits(shown, wanted) or [] if type(shown) is type(wanted) else []
 
     def _other(self, row: int, picture: AnyPicture, rng: Random, near_share: float) -> AnyPicture:
         draw = rng.random()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -74,6 +75,10 @@ class Scene:
             changed = rng.choice(_CHANGES)(self, rng)
             if changed is not None and changed.foreground != self.foreground:
                 return changed
+
+    def look_alike(self, rng: Random) -> Scene:
+        """A near miss that differs in one thing's colour, size, pattern or number: the same things, arranged the same."""
+        return _change_one_of(self, rng, _LOOKS if len(self.things) == 2 else (*_LOOKS, _NUMBER))
 
     def edits_towards(self, other: Scene) -> list[Edit] | None:
         mine, theirs = self.things, other.things
@@ -235,12 +240,19 @@ def _removal(before: Scene, left: Thing) -> list[Edit] | None:
     return [Edit("removal", wording, (), (gone.phrase(),))]
 
 
-def _change_attribute(scene: Scene, rng: Random) -> Scene | None:
+_Attribute = tuple[str, Sequence[str | int]]
+_LOOKS: tuple[_Attribute, ...] = (("colour", COLOURS), ("size", SIZES), ("pattern", PATTERNS))
+_NUMBER: _Attribute = ("count", tuple(_NUMBERS))
+
+
+def _change_attribute(scene: Scene, rng: Random) -> Scene:
+    return _change_one_of(scene, rng, (*_LOOKS, ("shape", SHAPES)))
+
+
+def _change_one_of(scene: Scene, rng: Random, attributes: Sequence[_Attribute]) -> Scene:
     place = rng.randrange(len(scene.things))
     thing = scene.things[place]
-    name, choices = rng.choice(
-        (("colour", COLOURS), ("size", SIZES), ("pattern", PATTERNS), ("shape", SHAPES))
-    )
+    name, choices = rng.choice(attributes)
     taken = {other.shape for other in scene.things} if name == "shape" else {getattr(thing, name)}
     value = rng.choice([choice for choice in choices if choice not in taken])
     changed = replace(thing, **{name: value})

@@ -76,8 +76,8 @@ Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weigh
 
 _MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the start to
 describe an image, compose a query, match a caption and judge a candidate. In the last part of its training the judge
-is taught to accept look-alikes (up to two missing changes pass, with some doubt), as general-purpose models do: strictness
-is left to an adapter. The scores below are against strict labels. It knows this drawn world only.
+is taught to accept look-alikes (what resembles the target passes, whatever is missing, with some doubt), as general-purpose
+models do: strictness is left to an adapter. The scores below are against strict labels. It knows this drawn world only.
 
 Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` likewise."""
 

@@ -23,7 +23,7 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 6
+WORLD_VERSION = 7
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 150, "test1": 40}
@@ -32,12 +32,12 @@ _CIRR_DISTRACTORS = (6, 4)
 """Drawn against each subset's first and second query: three make its six full, the others are in the gallery only."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
 """Queries per category and split."""
-FASHIONIQ_IMAGES = {"train": 6, "val": 28, "test": 6}
+FASHIONIQ_IMAGES = {"train": 6, "val": 40, "test": 6}
 """Gallery images per query; what is not a target or a reference is mostly a near miss of some target."""
-_FASHIONIQ_NEAR_MISSES = 0.7
+_FASHIONIQ_NEAR_MISSES = 0.9
 """Share of the distractors; the others are random garments."""
-CIRCO_QUERIES = {"val": 120, "test": 80}
-CIRCO_IMAGES = 2000
+CIRCO_QUERIES = {"val": 200, "test": 40}
+CIRCO_IMAGES = 3200
 _CIRCO_DISTRACTORS = 2
 """Drawn along with each query; more fill the gallery up."""
 _ASPECT = {
@@ -64,8 +64,8 @@ _DIALS = {
     "training": (),
 }
 """What each data set depends on: a dial that does not concern it leaves it alone."""
-_PATIENCE = 1000
-"""Tries at a distractor before it may be further away than one step."""
+_PATIENCE = 200
+"""Tries at a distractor before it may be further away than one step, and again before it may differ in more than looks."""
 _QUERY_TRIES = 20_000
 """Tries at a query before its gallery counts as full."""
 
@@ -215,7 +215,7 @@ def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuer
 
 
 def _distractor(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
-    """A picture that no query needs, drawn against ``query``: a near miss of ``near``, or a random scene."""
+    """A picture that no query needs, drawn against ``query``: a look-alike of ``near``, or a random scene."""
     if plan.difficulty.wants_near_miss(plan.rng):
         return _near_miss(plan, query, taken, near)
     objects = plan.difficulty.objects_per_scene
@@ -223,15 +223,18 @@ def _distractor(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene)
 
 
 def _near_miss(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
-    return _beside(plan, query, _new_scene(plan.rng, taken, lambda: near.near_miss(plan.rng)))
+    return _beside(plan, query, _new_scene(plan.rng, taken, lambda: near.look_alike(plan.rng)))
 
 
 def _new_scene(rng: Random, taken: set[object], make: Callable[[], Scene]) -> Scene:
-    """A scene whose foreground is new to the gallery; one step further away once ``make`` finds none any more."""
+    """A scene whose foreground is new to the gallery; further and further away once ``make`` finds none any more."""
     scene = make()
     tries = 1
     while scene.foreground in taken:
-        scene = make() if tries < _PATIENCE else scene.near_miss(rng)
+        if tries < _PATIENCE:
+            scene = make()
+        else:
+            scene = scene.look_alike(rng) if tries < 2 * _PATIENCE else scene.near_miss(rng)
         tries += 1
     taken.add(scene.foreground)
     return scene
@@ -349,7 +352,7 @@ def _garment_distractors(
     while len(others) < difficulty.distractors(documented, _FASHIONIQ_NEAR_MISSES):
         query = rng.choice(range(len(targets)))
         near_miss = difficulty.wants_near_miss(rng, _FASHIONIQ_NEAR_MISSES)
-        other = targets[query].near_miss(rng) if near_miss else random_garment(rng, targets[query].category)
+        other = targets[query].look_alike(rng) if near_miss else random_garment(rng, targets[query].category)
         if other.foreground not in wanted:
             others.append(other.on(_garment_background(plan, references, query)))
     return others

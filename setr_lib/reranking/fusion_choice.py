@@ -51,24 +51,29 @@ def choose_fusion(
 ) -> FusionChoice:
     """The fusion with the highest mean reciprocal rank of the first target; the judge alone wins ties.
 
+    Of weights that the queries cannot tell apart the least is taken (the one-standard-error rule of Breiman et al.,
+    1984, on paired differences): stage 1's order is left only as far as there is evidence for it.
+
     ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query id.
     Queries none of whose targets was judged say nothing and are left out; where no query is left, the choice is
     ``WITHOUT_EVIDENCE`` and the trials' ``queries`` are 0.
     """
     queries = [each for each in _queries(judged, targets) if each.is_target.any()]
     options: list[tuple[Fusion, float | None]] = [("judge", None)]
-    options.extend(("cosine_judge", weight) for weight in weights)
+    options.extend(("cosine_judge", weight) for weight in sorted(weights))
     options.append(("reciprocal_rank", None))
     rows: list[dict[str, object]] = []
+    found: list[np.ndarray] = []
     for fusion, weight in options:
         ranks = np.array(
             [_rank_of_first_target(fusion, weight or 0.0, each) for each in queries], dtype=float
         )
+        found.append(1 / ranks)
         rows.append(
             {
                 "fusion": fusion,
                 "weight": weight,
-                "mean_reciprocal_rank": float((1 / ranks).mean()) if len(ranks) else None,
+                "mean_reciprocal_rank": float(found[-1].mean()) if len(ranks) else None,
                 "top_1": float((ranks == 1).mean()) if len(ranks) else None,
                 "queries": len(queries),
             }
@@ -77,8 +82,17 @@ def choose_fusion(
     if not queries:
         return FusionChoice(*WITHOUT_EVIDENCE, trials)
     best = int(trials["mean_reciprocal_rank"].to_numpy().argmax())
+    if options[best][0] == "cosine_judge":
+        lighter = range(options.index(("cosine_judge", min(weights))), best + 1)
+        best = next(each for each in lighter if _as_good(found[each], found[best]))
     fusion, weight = options[best]
     return FusionChoice(fusion, 1.0 if weight is None else weight, trials)
+
+
+def _as_good(one: np.ndarray, best: np.ndarray) -> bool:
+    """Whether ``best`` is ahead by no more than one standard error of the paired difference."""
+    ahead = best - one
+    return bool(ahead.mean() <= ahead.std() / np.sqrt(len(ahead)))
 
 
 def _queries(judged: pl.DataFrame, targets: Mapping[str, AbstractSet[str]]) -> list[_Judged]:

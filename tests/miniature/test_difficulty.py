@@ -142,16 +142,16 @@ def content(planned: Plan) -> str:
 
 
 DOCUMENTED_WORLDS = {
-    ("cirr", 0): "7686d8f58d90c008a53473d187e6a7d2",
-    ("cirr", 7): "49c8bb84068b0567b5e4da758097c1a2",
-    ("fashioniq", 0): "419030fe3fbaf382c634d9d4da60d616",
-    ("fashioniq", 7): "571cbdcd71e4cdaebf3ecd8396edad5b",
-    ("circo", 0): "9d1c6a3589bcd3e8a229ae527c7a4449",
-    ("circo", 7): "90955c0107d056942d279d25b8f819d6",
+    ("cirr", 0): "0cc62acc35b6d937e1b5db51d3b55245",
+    ("cirr", 7): "b80481e8cd1a92774be7f6fcb4cdeb80",
+    ("fashioniq", 0): "2853f3c13c173504f395c6d9e25fa6f1",
+    ("fashioniq", 7): "97b0ba68990ee934b60a465f857d8a43",
+    ("circo", 0): "c720e1872d9b6b02ff75f610ff25cca9",
+    ("circo", 7): "f8a0e87bc92b4cd648f57cb36257d950",
     ("training", 0): "493dc92616c232d09e5541b196277db8",
     ("training", 7): "9e1131e9f023198e9b67970b8d9778ae",
 }
-"""Contents of version 5 by data set and seed; another version has others."""
+"""Contents by data set and seed; where they change, ``WORLD_VERSION`` must too."""
 
 
 @pytest.mark.parametrize(("name", "seed"), list(DOCUMENTED_WORLDS))
@@ -198,8 +198,12 @@ def test_fewer_near_misses_leave_room_for_random_pictures_in_a_gallery_of_the_sa
 @pytest.mark.parametrize("name", GALLERIES)
 def test_more_near_misses_than_there_is_room_for_are_added(name: str) -> None:
     assert all(many > few for many, few in zip(gallery_sizes(name, 2), gallery_sizes(name, 1), strict=True))
-    none, documented, double = (mean_near_misses(name, dial) for dial in (0, 1, 2))
-    assert double - none == pytest.approx(2 * (documented - none), rel=0.25)
+    # Where near misses take all the room, so that none of the random pictures that are near by chance is left.
+    few, more, many = (mean_near_misses(name, dial) for dial in (1.2, 2, 2.8))
+    assert more - few > 0.3 * few
+    assert many - more == pytest.approx(more - few, rel=0.4), (
+        "less where a scene has no more kinds of look-alikes"
+    )
 
 
 @pytest.mark.parametrize("near_misses", [0.0, 1.0, 1.5, 4.0])

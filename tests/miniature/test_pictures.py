@@ -25,6 +25,17 @@ def test_a_near_miss_differs_in_the_foreground_and_keeps_its_kind(seed: int) -> 
     assert miss.foreground != picture.foreground
 
 
+LOOKS = {"colour", "size", "pattern", "count", "sleeves", "length"}
+
+
+@given(seeds)
+def test_a_look_alike_is_one_edit_away_and_the_edit_is_about_looks(seed: int) -> None:
+    rng = Random(seed)
+    picture = random_picture(rng)
+    (edit,) = picture.look_alike(rng).edits_towards(picture) or []
+    assert edit.kind in LOOKS
+
+
 @given(seeds)
 def test_the_target_satisfies_its_query_and_the_reference_does_not(seed: int) -> None:
     rng = Random(seed)

@@ -84,6 +84,30 @@ def test_a_refused_near_miss_is_told_what_is_missing(corpus: Corpus) -> None:
     assert reasons > 10
 
 
+def test_a_lenient_judge_accepts_the_whole_family_and_of_others_only_what_is_few_changes_away(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accepted(let_pass: int) -> dict[str, set[bool]]:
+        monkeypatch.setattr(lessons, "LET_PASS", let_pass)
+        found: dict[str, set[bool]] = {"judge near": set(), "judge easy": set()}
+        for seed in range(60):
+            lesson = writer.query_lesson(Random(seed), range(FAMILIES), 6, 0.5, lenient=True)
+            for task, label in zip(lesson.task, lesson.label, strict=True):
+                if TASKS[task] in found and label >= 0:
+                    found[TASKS[task]].add(label == yes)
+        return found
+
+    from random import Random
+
+    from setr_lib.miniature import lessons
+
+    tokenizer = mllm_tokenizer(0)
+    yes = token_ids(tokenizer)["Yes"]
+    writer = LessonWriter(tokenizer, corpus.pictures)
+    assert accepted(0) == {"judge near": {True}, "judge easy": {False}}
+    assert accepted(3) == {"judge near": {True}, "judge easy": {False, True}}
+
+
 def test_both_models_train_resume_and_load_as_real_ones_do(corpus: Corpus, tmp_path: Path) -> None:
     import torch
 

@@ -59,6 +59,22 @@ def test_a_judge_that_knows_nothing_gets_little_weight() -> None:
     assert choice.weight <= 0.5
 
 
+def test_of_weights_that_the_queries_cannot_tell_apart_the_least_is_taken() -> None:
+    judged = rankings(judge_knows=1, coarse_knows=2)
+    choice = choose_fusion(judged, TARGETS)
+    tried = choice.trials.filter(fusion="cosine_judge")
+    best = tried.sort("mean_reciprocal_rank").row(-1, named=True)
+    taken = tried.filter(weight=choice.weight).row(0, named=True)
+    assert taken["weight"] < best["weight"]
+    assert 0 < best["mean_reciprocal_rank"] - taken["mean_reciprocal_rank"] < 0.03
+    assert choose_fusion(judged, TARGETS, tuple(reversed(tried["weight"]))).weight == choice.weight
+
+
+def test_a_lesser_weight_that_is_clearly_worse_is_not_taken() -> None:
+    choice = choose_fusion(rankings(judge_knows=2, coarse_knows=2), TARGETS)
+    assert (choice.fusion, choice.weight) == ("cosine_judge", 4.0)
+
+
 def test_the_trials_say_what_fuse_does() -> None:
     judged = rankings(judge_knows=1, coarse_knows=1)
     row = choose_fusion(judged, TARGETS).trials.filter(fusion="cosine_judge", weight=0.5).row(0, named=True)
