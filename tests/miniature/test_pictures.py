@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from setr_lib.miniature.families import make_family, random_picture
 from setr_lib.miniature.garments import Garment
-from setr_lib.miniature.pictures import BACKGROUNDS, describe_modification, pick_background, satisfies
+from setr_lib.miniature.pictures import (
+    BACKGROUNDS,
+    Picture,
+    describe_modification,
+    pick_background,
+    satisfies,
+)
 from setr_lib.miniature.scenes import Scene, Thing
 
 seeds = st.integers(0, 2**32)
@@ -32,7 +38,8 @@ LOOKS = {"colour", "size", "pattern", "count", "sleeves", "length"}
 def test_a_look_alike_is_one_edit_away_and_the_edit_is_about_looks(seed: int) -> None:
     rng = Random(seed)
     picture = random_picture(rng)
-    (edit,) = picture.look_alike(rng).edits_towards(picture) or []
+    look_alike: Picture = picture.look_alike(rng)
+    (edit,) = look_alike.edits_towards(picture) or []
     assert edit.kind in LOOKS
 
 
