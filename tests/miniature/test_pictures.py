@@ -12,6 +12,7 @@ from setr_lib.miniature.families import make_family, random_picture
 from setr_lib.miniature.garments import Garment
 from setr_lib.miniature.pictures import (
     BACKGROUNDS,
+    Edit,
     Picture,
     describe_modification,
     pick_background,
@@ -31,6 +32,10 @@ def test_a_near_miss_differs_in_the_foreground_and_keeps_its_kind(seed: int) -> 
     assert miss.foreground != picture.foreground
 
 
+def edits(before: Picture, after: Picture) -> list[Edit]:
+    return before.edits_towards(after) or []
+
+
 LOOKS = {"colour", "size", "pattern", "count", "sleeves", "length"}
 
 
@@ -38,8 +43,7 @@ LOOKS = {"colour", "size", "pattern", "count", "sleeves", "length"}
 def test_a_look_alike_is_one_edit_away_and_the_edit_is_about_looks(seed: int) -> None:
     rng = Random(seed)
     picture = random_picture(rng)
-    look_alike: Picture = picture.look_alike(rng)
-    (edit,) = look_alike.edits_towards(picture) or []
+    (edit,) = edits(picture.look_alike(rng), picture)
     assert edit.kind in LOOKS
 
 
