@@ -47,14 +47,20 @@ def variants(pairs: PairSettings, adapter: AdapterSettings) -> dict[str, list[Va
     negatives = pairs.negatives_per_group
     kinds = [kind for kind in NEGATIVE_KINDS if negatives.get(kind)]
     counts = [round(pairs.groups * share) for share in SHARES]
+    learnt = 1 - pairs.held_out_share
     ranks = [rank for rank in RANKS if rank != adapter.rank]
     return {
+        "The same training again": [Variant("another training seed", adapter={"seed": adapter.seed + 1})],
         "Kinds of negatives": [
             Variant(f"without {_plainly(kind)}", pairs={"negatives_per_group": {**negatives, kind: 0}})
             for kind in kinds
         ],
         "Groups of training pairs": [
-            Variant(f"{count:,} of {pairs.groups:,} groups", pairs={"groups": count}) for count in counts
+            Variant(
+                f"{count * learnt:,.0f} of {pairs.groups * learnt:,.0f} groups to learn from",
+                pairs={"groups": count},
+            )
+            for count in counts
         ],
         # The ratio of alpha to rank is how loudly an adapter speaks: it stays.
         "LoRA rank": [
@@ -150,21 +156,23 @@ class Laboratory:
             return Judge(model, options.fusion, options.judge_weight), choice
         return Judge(model, choice.fusion, choice.weight), choice
 
-    def measured(self, judge: Judge, k: int) -> dict[str, pl.DataFrame]:
-        """Per-query values by column of re-ranking the first ``k`` of every evaluation set."""
+    def measured(self, judge: Judge, k: int | None = None) -> dict[str, pl.DataFrame]:
+        """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as configured."""
         found: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
-            rankings = material.judged(self.bench, self._coarse[key], judge, k, self.progress)
+            rankings = material.judged(
+                self.bench, self._coarse[key], judge, k or material.depth, self.progress
+            )
             found |= material.per_query(rankings)
         return found
 
-    def ceilings(self, k: int, gold: Mapping[str, Material]) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+    def ceilings(self, gold: Mapping[str, Material]) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
         """Each half of the oracle alone."""
         without: dict[str, pl.DataFrame] = {}
         perfect: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
             without |= material.per_query(gold[key].coarse("intersection", max(DEPTHS)))
-            perfect |= material.per_query(material.perfectly_judged(self._coarse[key], k))
+            perfect |= material.per_query(material.perfectly_judged(self._coarse[key], material.depth))
         yield "true composition, no judge", without
         yield "intersection + perfect judge", perfect
 
@@ -172,9 +180,8 @@ class Laboratory:
 def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section]:
     """All ablations; every difference is to the adapter as configured."""
     settings = laboratory.bench.settings
-    k = settings.reranking.top_k
     judge, choice = laboratory.judge(Variant(CONFIGURED))
-    reference = laboratory.measured(judge, k)
+    reference = laboratory.measured(judge)
     options = (settings.evaluation.bootstrap_samples, settings.evaluation.seed)
 
     def row(label: str, found: Mapping[str, pl.DataFrame], against: Mapping[str, pl.DataFrame] | None) -> Row:
@@ -190,26 +197,25 @@ def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section
 
     trainings = variants(settings.reranking.pairs, settings.reranking.adapter)
     return [
-        Section("The adapter as configured", [row(_described(laboratory, judge, k), reference, None)]),
-        section(
-            "Depth K", ((f"K = {depth}", laboratory.measured(judge, depth)) for depth in DEPTHS if depth != k)
-        ),
+        Section("The adapter as configured", [row(_described(laboratory, judge), reference, None)]),
+        section("Depth K", ((f"K = {depth}", laboratory.measured(judge, depth)) for depth in DEPTHS)),
         *(
             section(
                 title,
-                ((each.label, laboratory.measured(laboratory.judge(each)[0], k)) for each in chosen),
+                ((each.label, laboratory.measured(laboratory.judge(each)[0])) for each in chosen),
             )
             for title, chosen in trainings.items()
         ),
-        section("Fusion", ((label, laboratory.measured(each, k)) for label, each in fusions(judge, choice))),
-        section("Ceilings", laboratory.ceilings(k, gold)),
+        section("Fusion", ((label, laboratory.measured(each)) for label, each in fusions(judge, choice))),
+        section("Ceilings", laboratory.ceilings(gold)),
     ]
 
 
-def _described(laboratory: Laboratory, judge: Judge, k: int) -> str:
+def _described(laboratory: Laboratory, judge: Judge) -> str:
     options = laboratory.bench.settings.reranking
     fused = fusion_label(judge.fusion, judge.weight)
-    return f"K = {k}, {options.pairs.groups:,} groups, rank {options.adapter.rank}, {fused}"
+    depths = " / ".join(str(each.depth) for each in laboratory.materials.values())
+    return f"K = {depths}, {options.pairs.groups:,} groups, rank {options.adapter.rank}, {fused}"
 
 
 def fusion_label(fusion: str, weight: float) -> str:
@@ -219,9 +225,9 @@ def fusion_label(fusion: str, weight: float) -> str:
 
 
 def fusions(judge: Judge, choice: FusionChoice) -> Iterator[tuple[str, Judge]]:
-    """Each fusion with the same judge; w is the best one of the rehearsal, whether or not it won there."""
+    """Each fusion with the same judge; w is the rehearsal's choice, or where that is another fusion its best."""
     cosine = choice.trials.filter(fusion="cosine_judge").sort("mean_reciprocal_rank", descending=True)
     yield fusion_label("judge", 1.0), Judge(judge.model, "judge", 1.0)
-    weight = float(cosine["weight"][0])
+    weight = choice.weight if choice.fusion == "cosine_judge" else float(cosine["weight"][0])
     yield fusion_label("cosine_judge", weight), Judge(judge.model, "cosine_judge", weight)
     yield fusion_label("reciprocal_rank", 1.0), Judge(judge.model, "reciprocal_rank", 1.0)

@@ -1,4 +1,4 @@
-"""Line charts for the documentation: a panel per data set, lines named where they end, intervals as bands; SVG, the same bytes every time."""
+"""Line charts for the documentation: rows of panels, lines named where they end, intervals as bands; SVG, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -80,17 +80,19 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def draw(panels: Sequence[Panel], title: str, x_label: str, path: Path) -> None:
-    """Write the chart to ``path`` (SVG)."""
+def draw(rows: Sequence[Sequence[Panel]], title: str, x_label: str, path: Path) -> None:
+    """Write the chart to ``path`` (SVG): ``rows`` of as many panels each."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL_WIDTH * len(panels), HEIGHT), facecolor="white")
-        figure.set_layout_engine("constrained", w_pad=0.15)
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _draw_panel(axes, panel)
+        columns = len(rows[0])
+        figure = Figure(figsize=(PANEL_WIDTH * columns, HEIGHT * len(rows)), facecolor="white")
+        figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
+        for places, panels in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+            for axes, panel in zip(places, panels, strict=True):
+                _draw_panel(axes, panel)
         figure.suptitle(title, fontsize=18)
         figure.supxlabel(x_label, fontsize=14)
         figure.savefig(path, metadata={"Date": None, "Creator": None})

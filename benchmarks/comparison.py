@@ -123,6 +123,27 @@ def interval_of(per_query: pl.DataFrame, samples: int, seed: int) -> Interval:
     return Interval(100 * interval.low, 100 * interval.high)
 
 
+def gap_to(
+    over: str,
+    a: pl.DataFrame,
+    measured: Mapping[str, pl.DataFrame],
+    known: Mapping[str, Interval],
+    samples: int,
+    seed: int,
+) -> Gap:
+    """``a`` less the rung ``over``, whose interval may be ``known``; then whatever lies in that one may be none, too.
+
+    A row of no hits at all has a bootstrap interval of no width, though half of all random orders have none either.
+    """
+    gap = gap_between(a, measured[over], over, samples, seed)
+    if over not in known:
+        return gap
+    value = value_of(a)
+    return Gap(
+        over, gap.value, min(gap.low, value - known[over].high), max(gap.high, value - known[over].low)
+    )
+
+
 def gap_between(a: pl.DataFrame, b: pl.DataFrame, over: str, samples: int, seed: int) -> Gap:
     """``a`` less ``b`` over the same queries."""
     (found,) = paired_differences(a, b, samples=samples, seed=seed).values()
@@ -160,15 +181,16 @@ def climb(
     ``measured``: the per-query values by rung; ``known``: intervals (in percent) that are no bootstrap's, as chance's.
     """
     values = {rung: value_of(measured[rung]) for rung in RUNGS if rung in measured}
+    known = known or {}
     scores: dict[str, Score] = {}
     breaks: list[Break] = []
     for rung, value in values.items():
-        interval = (known or {}).get(rung) or interval_of(measured[rung], samples, seed)
+        interval = known.get(rung) or interval_of(measured[rung], samples, seed)
         over, best = compared_with(rung, values), best_below(rung, values)
-        gap = gap_between(measured[rung], measured[over], over, samples, seed) if over else None
+        gap = gap_to(over, measured[rung], measured, known, samples, seed) if over else None
         broken = best is not None and value < values[best]
         if best is not None and broken:
-            against = gap_between(measured[rung], measured[best], best, samples, seed)
+            against = gap_to(best, measured[rung], measured, known, samples, seed)
             breaks.append(Break(column, rung, value, values[best], against))
         scores[rung] = Score(value, *interval, gap, _mark(gap, broken))
     return scores, breaks

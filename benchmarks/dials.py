@@ -1,4 +1,4 @@
-"""Difficulty as a dial: each stage's headline metric on worlds that differ in one setting of [miniature].
+"""Difficulty as a dial: each stage, in its own metric, on worlds that differ in one setting of [miniature].
 
 Run it from the repository root after `make demo`:
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.charts import Line, Panel, Point, draw
 from benchmarks.comparison import interval_of, value_of
-from benchmarks.material import COLUMNS, KEYS, TITLES, Judge, column, configured_judge, from_files
+from benchmarks.material import COLUMNS, KEYS, STAGE_1, TITLES, Judge, column, configured_judge, from_files
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.commands.env import apply
 from setr_lib.errors import SetrError
@@ -82,6 +82,12 @@ STAGES = {
 }
 """Stage -> its name in the figure, its colour, and whether its line is dashed."""
 
+ROWS = (
+    ("stage 1", STAGE_1, ("sum", "union_text", "intersection")),
+    ("stage 2", HEADLINES, ("intersection", "base judge", "adapter")),
+)
+"""The rows of a figure: each stage in the metric that it is about, with what it is to be better than."""
+
 Scores = dict[str, dict[str, dict[str, float]]]
 """Column -> stage -> value, low, high; percent."""
 
@@ -110,11 +116,11 @@ def measured_world(
     """Draw a world and rank it by every stage."""
     place = Workbench(world)
     place.write_miniature(progress)
-    k = bench.settings.reranking.top_k
     options = (bench.settings.evaluation.bootstrap_samples, bench.settings.evaluation.seed)
     scores: Scores = {}
     for key in [key for key in KEYS if key.partition("-")[0] in kinds]:
         material = from_files(bench, place, key, progress)
+        k = material.depth
         rankings = {stage: material.coarse(stage, k) for stage in STAGES if stage not in judges}
         for stage, judge in judges.items():
             rankings[stage] = material.judged(bench, rankings["intersection"], judge, k, progress)
@@ -157,29 +163,35 @@ def _made_by(bench: Workbench, world: Settings, judges: Mapping[str, Judge]) -> 
         "composer": bench.judge().id,
         "prompts": [prompts.hash(task, kind) for task in ("describe", "compose", "judge") for kind in TITLES],
         "judges": {stage: [judge.model.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
-        "K": bench.settings.reranking.top_k,
+        "K": {name: bench.settings.rerank_depth(name) for name in world.datasets},
         "evaluation": json.loads(bench.settings.evaluation.model_dump_json()),
     }
 
 
-def panels_of(dial: Dial, worlds: Mapping[float, Scores]) -> list[Panel]:
-    """A panel per data set that the dial concerns: its headline metric by stage."""
-    return [_panel(kind, worlds) for kind in dial.kinds]
+def panels_of(dial: Dial, worlds: Mapping[float, Scores]) -> list[list[Panel]]:
+    """A row per stage, a panel per data set that the dial concerns."""
+    return [
+        [
+            _panel(f"{TITLES[kind]}, {title}", column(kind, metrics[kind]), stages, worlds)
+            for kind in dial.kinds
+        ]
+        for title, metrics, stages in ROWS
+    ]
 
 
-def _panel(kind: str, worlds: Mapping[float, Scores]) -> Panel:
-    metric = HEADLINES[kind]
-    found = {value: scores.get(column(kind, metric), {}) for value, scores in sorted(worlds.items())}
+def _panel(title: str, name: str, stages: Sequence[str], worlds: Mapping[float, Scores]) -> Panel:
+    found = {value: scores.get(name, {}) for value, scores in sorted(worlds.items())}
     lines = [
         Line(
-            name,
+            label,
             colour,
             [Point(value, **scores[stage]) for value, scores in found.items() if stage in scores],
             dashed,
         )
-        for stage, (name, colour, dashed) in STAGES.items()
+        for stage, (label, colour, dashed) in STAGES.items()
+        if stage in stages
     ]
-    return Panel(TITLES[kind], f"{metric}, %", lines)
+    return Panel(title, f"{name.split()[-1]}, %", lines)
 
 
 def both_judges(bench: Workbench) -> dict[str, Judge]:

@@ -6,7 +6,7 @@ Run it from the repository root after `make demo`:
 
 The table goes to standard output and, with its explanation, to docs/ladder.md; the numbers themselves lie in
 `ladder/*.json` under the storage root. Interrupted, it goes on where it was. `--quick` takes few queries and short
-trainings, to see that all is there, and writes nothing.
+trainings, to see that all is there, and leaves page and numbers alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from benchmarks.ablations import DEPTHS, Laboratory, ablate
+from benchmarks.ablations import DEPTHS, Laboratory, ablate, fusion_label
 from benchmarks.comparison import (
     BROKEN,
     RUNGS,
@@ -74,7 +74,7 @@ def with_gold(material: Material, settings: Settings) -> Material:
 
 def rungs_of(bench: Workbench, material: Material, gold: Material, progress: Progress) -> Measured:
     """Every rung of one evaluation set."""
-    k = bench.settings.reranking.top_k
+    k = material.depth
     version = bench.champion_version()
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
@@ -163,7 +163,11 @@ def page(
 _ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land. *Oracle* searches the target captions
 that a perfect reader of both pictures would compose, with the same CLIP, and puts every annotated target among the first K in front: no judge can do
 better on those candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last section. Fusions, w included, are chosen on held-out
-synthesised queries and never on these sets. The ratio of LoRA's alpha to its rank is the same for all ranks; every variant is trained anew."""
+synthesised queries and never on these sets.
+
+*Ablations of the training.* Every variant is trained anew, for as many passes over its pairs: fewer pairs are fewer steps, too. The ratio of LoRA's alpha to
+its rank is the same for all ranks. Intervals are over queries; how much another training of the very same kind would differ is the row of another training seed,
+and a difference no larger than that one says nothing."""
 
 
 def breaks_in_words(breaks: Sequence[Break]) -> str:
@@ -184,17 +188,40 @@ def provenance(bench: Workbench) -> dict[str, Any]:
     """What made the numbers; parts of the page that were made by something else are left out."""
     from setr_lib.miniature.worlds import WORLD_VERSION
 
-    options, stages = bench.settings.miniature, bench.settings.reranking
+    settings = bench.settings
+    options, stages = settings.miniature, settings.reranking
     return {
         "miniature": f"version {WORLD_VERSION}, {options.model_dump_json()}",
         "encoder": bench.encoder().id,
         "judge": bench.judge().id,
         "adapter": bench.judge(bench.champion_version()).id,
-        "K": stages.top_k,
+        "prompts": _prompts_in_words(bench),
+        "fusion of the base judge": _fusion_in_words(bench, None),
+        "fusion of the adapter": _fusion_in_words(bench, bench.champion_version()),
+        "K": ", ".join(
+            f"{settings.rerank_depth(each.dataset)} ({each.key})"
+            for each in evaluation_sets(settings)
+            if each.key in KEYS
+        ),
         "pairs": stages.pairs.model_dump_json(),
         "LoRA": stages.adapter.model_dump_json(),
         "bootstrap": f"{bench.settings.evaluation.bootstrap_samples} samples, seed {bench.settings.evaluation.seed}",
     }
+
+
+def _prompts_in_words(bench: Workbench) -> str:
+    """A digest per task; of tasks that have a prompt of a data set's own, one per data set."""
+    prompts = bench.prompts()
+    found = {
+        task: dict.fromkeys(prompts.hash(task, key.partition("-")[0])[:8] for key in KEYS)
+        for task in ("describe", "compose", "judge")
+    }
+    return ", ".join(f"{task} {' '.join(digests)}" for task, digests in found.items())
+
+
+def _fusion_in_words(bench: Workbench, version: str | None) -> str:
+    fusion, weight, how = bench.fusion(version)
+    return f"{fusion_label(fusion, weight)}, {how}"
 
 
 def store(path: Path, part: Mapping[str, Any]) -> None:
@@ -254,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.ladder", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--only", choices=("ladder", "ablations"), help="this part alone")
-    parser.add_argument("--quick", action="store_true", help="few queries, short trainings, nothing written")
+    parser.add_argument("--quick", action="store_true", help="few queries, short trainings, no page")
     options = parser.parse_args(arguments)
     quieten_libraries()
     try:

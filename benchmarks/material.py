@@ -28,6 +28,7 @@ KEYS = ("cirr-val", "fashioniq-val", "circo-val")
 TITLES = {"cirr": "CIRR", "fashioniq": "FashionIQ", "circo": "CIRCO"}
 MEASURED = {"cirr": ("R@1", "R@10"), "fashioniq": ("R@10",), "circo": ("mAP@5", "mAP@10")}
 """By kind of data set, the metrics that are compared: stage 2's own, and stage 1's."""
+STAGE_1 = {kind: metrics[-1] for kind, metrics in MEASURED.items()}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Material:
     ids: Sequence[str]
     vectors: NDArray[np.float32]
     anchor_share: float
+    depth: int
+    """How many candidates stage 2 re-orders here, as configured."""
 
     def coarse(self, strategy: str, k: int) -> pl.DataFrame:
         """Stage 1: a RANKINGS frame of the first ``k``."""
@@ -139,6 +142,7 @@ def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Materia
         ids=ids,
         vectors=vectors,
         anchor_share=bench.settings.coarse.anchor_share,
+        depth=bench.settings.rerank_depth(evaluation_set(bench.settings, key).dataset),
     )
 
 
@@ -163,7 +167,8 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
     compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
     encoded = encode_queries(queries, encoder, ids, vectors, captions=captions, compositions=compositions)
     share = models.settings.coarse.anchor_share
-    return Material(each.kind, queries, gallery, encoded, ids, vectors, share)
+    depth = models.settings.rerank_depth(each.dataset)
+    return Material(each.kind, queries, gallery, encoded, ids, vectors, share, depth)
 
 
 def configured_judge(bench: Workbench, version: str | None) -> Judge:

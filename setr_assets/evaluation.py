@@ -55,13 +55,13 @@ def reranked_rankings(
     version = config.champion_version or setr.champion_version()
     if version is None and not all(map(setr.is_caption_proxy, context.partition_keys)):
         say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
-    options = setr.settings.reranking
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key)
             continue
         strategy = setr.default_strategy(key)
-        kind = evaluation_set(setr.settings, key).kind
+        each = evaluation_set(setr.settings, key)
+        kind, depth = each.kind, setr.settings.rerank_depth(each.dataset)
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
         coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
@@ -69,7 +69,7 @@ def reranked_rankings(
             **setr.read_note(setr.coarse_table(key, strategy)),
             "adapter_version": version,
             "adapter_label": setr.adapter_label(version),
-            "rerank_top_k": options.top_k,
+            "rerank_top_k": depth,
             "bootstrap_seed": setr.settings.evaluation.seed,
             "setr": version_of("setr"),
         }
@@ -88,7 +88,7 @@ def reranked_rankings(
                 setr.cache(CACHE_KIND),
                 fusion=fusion,
                 weight=weight,
-                k=options.top_k,
+                k=depth,
                 dataset=kind,
                 progress=progress,
             )
@@ -116,7 +116,7 @@ def reranked_rankings(
                 "dagster/partition_row_count": coarse.height * len(_stages(version)),
                 "champion": version or "none yet",
                 "strategy": strategy,
-                "K": options.top_k,
+                "K": depth,
                 **metadata,
             },
             partition_key=key,

@@ -97,7 +97,8 @@ def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST
     """The held-out groups of ``pairs`` as a QUERIES frame, at most ``most``.
 
     Their targets are the group's own and, where captions made the pairs, every image whose caption says the same but
-    for its context: the text asks no more than that.
+    for its context: the text asks no more than that. Where the text names the target's context it must be the same too.
+    A reference is no target of its own query.
     """
     import polars as pl
 
@@ -106,17 +107,27 @@ def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST
     from setr_lib.tables import QUERIES, conform
 
     positives = pairs.filter(split="held_out", kind=POSITIVE).unique("group", maintain_order=True).head(most)
+    captions = dict(
+        zip(images["image_id"], parse_captions(images["caption"].fill_null("").to_list()), strict=True)
+    )
     saying: dict[object, list[str]] = {}
-    core_of: dict[str, object] = {}
-    captions = parse_captions(images["caption"].fill_null("").to_list())
-    for image, caption in zip(images["image_id"], captions, strict=True):
+    for image, caption in captions.items():
         if caption.lemmas:
             saying.setdefault(caption.lemmas, []).append(image)
-            core_of[image] = caption.lemmas
 
-    def answers(target: str, source: str) -> list[str]:
-        alike = saying.get(core_of.get(target), []) if source == "captions" else []
-        return [target, *(image for image in alike if image != target)]
+    def answers(target: str, reference: str, modification: str, source: str) -> list[str]:
+        said = captions.get(target)
+        if source != "captions" or said is None:
+            return [target]
+        place = " ".join(said.context)
+        place_matters = bool(place) and place in modification
+        alike = [
+            image
+            for image in saying.get(said.lemmas, [])
+            if image not in (target, reference)
+            and not (place_matters and captions[image].context != said.context)
+        ]
+        return [target, *alike]
 
     rows = [
         {
@@ -124,7 +135,9 @@ def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST
             "reference_id": row["reference_id"],
             "modification": row["modification"],
             "captions": [row["modification"]],
-            "target_ids": answers(row["candidate_id"], row["source"]),
+            "target_ids": answers(
+                row["candidate_id"], row["reference_id"], row["modification"], row["source"]
+            ),
             "subset_ids": [],
             "gallery": "all",
             "aspects": [],

@@ -56,6 +56,8 @@ class DatasetSettings(Section):
     """``folder`` only: CSV, JSON Lines or Parquet of reference, modification text and targets."""
     image_captions: Path | None = None
     """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by default."""
+    rerank_top_k: int | None = Field(default=None, ge=1)
+    """How many of stage 1's candidates the judge re-orders here; ``[reranking] top_k`` by default."""
 
 
 class TrainingSettings(Section):
@@ -193,7 +195,7 @@ class MiniatureSettings(Section):
     models_seed: int = 0
     training_images: int = Field(default=1600, ge=16)
     objects_per_scene: float = Field(default=1.6, ge=1, le=2)
-    """CIRR and CIRCO: different objects in a query's reference, on average; its near misses may have one more or less."""
+    """CIRR and CIRCO: different objects in a query's reference, on average; a query's target may show one more or one less."""
     near_misses: float = Field(default=1.0, ge=0, le=4)
     """Scales the number of near misses per query (pictures one respect away from its target or reference); 1.0 is the
     documented number. Below, random pictures take their place; above, they replace random ones, then are added."""
@@ -287,6 +289,10 @@ class Settings(BaseSettings):
     @property
     def artifact_root(self) -> Path:
         return self.storage_root / "mlartifacts"
+
+    def rerank_depth(self, dataset: str) -> int:
+        """How many of stage 1's candidates the judge re-orders for the data set of this name."""
+        return self.datasets[dataset].rerank_top_k or self.reranking.top_k
 
     def table_path(self, asset: str, partition: str | None = None) -> Path:
         """Where the Parquet table of an asset (and partition) lives."""

@@ -8,13 +8,21 @@ from setr_lib.rehearsal import held_out_queries
 from setr_lib.tables import PAIRS, QUERIES
 
 
-def pair(group: str, split: str, target: str, source: str = "captions", kind: str = "positive") -> dict:
+def pair(
+    group: str,
+    split: str,
+    target: str,
+    source: str = "captions",
+    kind: str = "positive",
+    reference: str = "ref",
+    modification: str = "make the ball blue",
+) -> dict:
     return {
         "pair_id": f"{group}/{kind}",
         "split": split,
         "group": group,
-        "reference_id": "ref",
-        "modification": "make the ball blue",
+        "reference_id": reference,
+        "modification": modification,
         "candidate_id": target,
         "label": kind == "positive",
         "kind": kind,
@@ -46,6 +54,16 @@ def test_held_out_groups_become_queries_with_all_their_answers() -> None:
     assert queries["query_id"].to_list() == ["g1"]
     assert queries["target_ids"].to_list() == [["beach", "snow"]]
     assert queries["captions"].to_list() == [["make the ball blue"]]
+
+
+def test_a_place_that_the_text_names_counts_and_the_reference_never_does() -> None:
+    rows = [
+        pair("g1", "held_out", "snow", modification="make the ball blue, in the snow"),
+        pair("g2", "held_out", "snow", modification="in the snow", reference="beach"),
+        pair("g3", "held_out", "snow", modification="make it the other one", reference="beach"),
+    ]
+    queries = held_out_queries(pl.DataFrame(rows, schema=PAIRS), IMAGES)
+    assert queries["target_ids"].to_list() == [["snow"], ["snow"], ["snow"]]
 
 
 def test_triplets_have_their_own_target_only() -> None:

@@ -110,7 +110,7 @@ def count_work(settings: Settings) -> list[SetPlan]:
         except SetrError as error:
             plans.append(SetPlan(each.key, 0, 0, 0, each.gallery_key, 0, str(error)))
             continue
-        depth = min(settings.reranking.top_k, settings.coarse.top_k, images)
+        depth = min(settings.rerank_depth(each.dataset), settings.coarse.top_k, images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
         plans.append(SetPlan(each.key, queries.height, references, images, each.gallery_key, pairs))

@@ -49,13 +49,15 @@ def run(
     """Print the first ``k`` images as a table and write a contact sheet."""
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
-    if k > settings.reranking.top_k:
-        raise SetrError(
-            f"--k {k}: only the first {settings.reranking.top_k} are judged; raise [reranking] top_k to see more"
-        )
     quieten_libraries()
     bench = workbench_for(settings)
-    key = embedded_set(bench, dataset).key
+    searched = embedded_set(bench, dataset)
+    key, depth = searched.key, settings.rerank_depth(searched.dataset)
+    if k > depth:
+        raise SetrError(
+            f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
+            f"[datasets.{searched.dataset}], to see more"
+        )
     with progress_on_terminal() as progress:
         found = search(bench, key, image, text.strip(), gallery, progress)
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
@@ -104,10 +106,13 @@ def search(
 
     from setr_lib.coarse.ranking import rank
     from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.datasets import evaluation_set
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
     from setr_lib.tables import GALLERY
 
     settings = bench.settings
+    each = evaluation_set(settings, key)
+    depth = settings.rerank_depth(each.dataset)
     gallery = bench.read_table("gallery_images", GALLERY, key)
     reference = _reference_row(image)
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
@@ -119,7 +124,7 @@ def search(
         ids,
         vectors,
         get_strategy(settings.coarse.default),
-        settings.reranking.top_k,
+        depth,
         remove_reference=False,
         anchor_share=settings.coarse.anchor_share,
     )
@@ -134,8 +139,8 @@ def search(
         bench.cache(CACHE_KIND),
         fusion=fusion,
         weight=weight,
-        k=settings.reranking.top_k,
-        dataset=_kind(bench, key),
+        k=depth,
+        dataset=each.kind,
         progress=progress,
     )
     return Found(caption, coarse, judged, version, dict(gallery.select("image_id", "path").iter_rows()))
@@ -146,10 +151,11 @@ def _encoded(
 ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], str]:
     from setr_lib.coarse.inputs import encode_queries
     from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.datasets import evaluation_set
     from setr_lib.gallery.images import open_image
     from setr_lib.tables import QUERIES
 
-    cache, kind = bench.cache(CACHE_KIND), _kind(bench, key)
+    cache, kind = bench.cache(CACHE_KIND), evaluation_set(bench.settings, key).kind
     captions = describe_images(bench.judge(), bench.prompts(), reference, cache, progress, dataset=kind)
     composed = compose_queries(
         bench.judge(), bench.prompts(), query, reference, cache, dataset=kind, progress=progress
@@ -168,12 +174,6 @@ def _encoded(
         reference_vectors=bench.encoder().encode_images([open_image(image)]),
     )
     return encoded, ids, vectors, composed.item(0, "target_caption")
-
-
-def _kind(bench: Workbench, key: str) -> str:
-    from setr_lib.datasets import evaluation_set
-
-    return evaluation_set(bench.settings, key).kind
 
 
 def _reference_row(image: Path) -> pl.DataFrame:

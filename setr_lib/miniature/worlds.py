@@ -23,16 +23,16 @@ from setr_lib.miniature.pictures import Modification, describe_modification, pic
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
-WORLD_VERSION = 7
+WORLD_VERSION = 8
 """Raised by any change that alters a byte of what is written."""
 
 CIRR_GROUPS = {"train": 20, "val": 150, "test1": 40}
 """Subsets of six images per split; two queries each."""
 _CIRR_DISTRACTORS = (6, 4)
 """Drawn against each subset's first and second query: three make its six full, the others are in the gallery only."""
-FASHIONIQ_QUERIES = {"train": 30, "val": 100, "test": 30}
+FASHIONIQ_QUERIES = {"train": 30, "val": 60, "test": 30}
 """Queries per category and split."""
-FASHIONIQ_IMAGES = {"train": 6, "val": 40, "test": 6}
+FASHIONIQ_IMAGES = {"train": 6, "val": 66, "test": 6}
 """Gallery images per query; what is not a target or a reference is mostly a near miss of some target."""
 _FASHIONIQ_NEAR_MISSES = 0.9
 """Share of the distractors; the others are random garments."""

@@ -19,7 +19,7 @@ from setr_lib.workbench import workbench_for
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 REPOSITORY = Path(__file__).parents[2]
-SEEDS = [int(seed) for seed in os.environ.get("SETR_SOAK_SEEDS", "0 1 2").split()]
+SEEDS = [int(seed) for seed in os.environ.get("SOAK_SEEDS", "0 1 2").split()]
 STAGE_1 = {"cirr": "R@10", "fashioniq": "R@10", "circo": "mAP@10"}
 STAGE_2 = {"cirr": "R@1", "fashioniq": "R@10", "circo": "mAP@5"}
 
@@ -47,7 +47,9 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
     print(demo.stdout)
-    yield load_settings(folder / "setr.toml")
+    made = load_settings(folder / "setr.toml")
+    assert made.miniature.seed == request.param
+    yield made
 
 
 @pytest.fixture(scope="module")

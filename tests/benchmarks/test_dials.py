@@ -43,25 +43,31 @@ def test_an_svg_names_lines_and_axes_as_text_and_is_the_same_twice(tmp_path: Pat
     points = [Point(0.0, 40.0, 30.0, 50.0), Point(1.0, 20.0, 10.0, 30.0)]
     panels = [Panel("CIRR", "R@1, %", [Line("union text", "#d55e00", points)])]
     for name in ("one.svg", "two.svg"):
-        draw(panels, "A title", "the dial", tmp_path / name)
+        draw([panels, panels], "A title", "the dial", tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     texts = {element.text for element in ET.parse(tmp_path / "one.svg").iter() if element.text}  # noqa: S314 - ours
     assert {"A title", "the dial", "CIRR", "R@1, %", "union text", "0", "1"} <= texts
 
 
-def test_a_panel_shows_the_headline_of_its_data_set_over_sorted_values() -> None:
-    first, *_ = panels = panels_of(CORRELATION, {1.0: scores(10.0), 0.0: scores(40.0)})
-    assert [(panel.title, panel.y_label) for panel in panels] == [
-        ("CIRR", "R@1, %"),
-        ("FashionIQ", "R@10, %"),
-        ("CIRCO", "mAP@5, %"),
+def test_a_figure_shows_each_stage_in_its_own_metric_over_sorted_values() -> None:
+    above, below = panels_of(CORRELATION, {1.0: scores(10.0), 0.0: scores(40.0)})
+    assert [(panel.title, panel.y_label) for panel in (*above, *below)] == [
+        ("CIRR, stage 1", "R@10, %"),
+        ("FashionIQ, stage 1", "R@10, %"),
+        ("CIRCO, stage 1", "mAP@10, %"),
+        ("CIRR, stage 2", "R@1, %"),
+        ("FashionIQ, stage 2", "R@10, %"),
+        ("CIRCO, stage 2", "mAP@5, %"),
     ]
-    assert [line.name for line in first.lines] == [name for name, _, _ in STAGES.values()]
-    assert [(point.x, point.value) for point in first.lines[0].points] == [(0.0, 40.0), (1.0, 10.0)]
+    assert [line.name for line in above[0].lines] == ["sum", "union text", "intersection"]
+    assert [line.name for line in below[0].lines] == ["intersection", "+ base judge", "+ adapter"]
+    assert [(point.x, point.value) for point in above[0].lines[0].points] == [(0.0, 40.0), (1.0, 10.0)]
 
 
 def test_a_dial_that_does_not_concern_a_data_set_has_no_panel_for_it() -> None:
-    assert [panel.title for panel in panels_of(OBJECTS, {1.0: scores(10.0)})] == ["CIRR", "CIRCO"]
+    above, below = panels_of(OBJECTS, {1.0: scores(10.0)})
+    assert [panel.title for panel in above] == ["CIRR, stage 1", "CIRCO, stage 1"]
+    assert [panel.title for panel in below] == ["CIRR, stage 2", "CIRCO, stage 2"]
 
 
 def test_the_table_has_every_value() -> None:

@@ -99,6 +99,14 @@ def test_known_intervals_stand_for_chance() -> None:
     assert (scores["random"].low, scores["random"].high) == (0.0, 50.0)
 
 
+def test_no_hit_at_all_is_not_certainly_below_chance() -> None:
+    measured = {"random": hits(*[0.002] * 20), "image": hits(*[0.0] * 20), "text": hits(*[0.5] * 20)}
+    scores, (found,) = climb("c", measured, *OPTIONS, {"random": Interval(0.0, 1.0)})
+    assert (found.gap.low, found.gap.high) == (-1.0, 0.0)
+    assert "within the noise" in found.sentence
+    assert scores["text"].mark == ""
+
+
 def test_the_table_has_two_numbers_a_cell_and_survives_json() -> None:
     score = Score(41.23, 30.0, 50.0, Gap("sum", -3.21, -5.0, -1.0), BROKEN)
     sections = [Section("The ladder", [Row("union text", {"A": score}), Row("other", {})])]
@@ -118,13 +126,17 @@ def test_each_variant_changes_one_thing() -> None:
     found = variants(PairSettings(), AdapterSettings())
     labels = {title: [each.label for each in chosen] for title, chosen in found.items()}
     assert labels == {
+        "The same training again": ["another training seed"],
         "Kinds of negatives": [
             "without coarse negatives",
             "without reference negatives",
             "without text-only negatives",
             "without shuffled-text negatives",
         ],
-        "Groups of training pairs": ["375 of 1,500 groups", "750 of 1,500 groups"],
+        "Groups of training pairs": [
+            "300 of 1,200 groups to learn from",
+            "600 of 1,200 groups to learn from",
+        ],
         "LoRA rank": ["rank 4", "rank 64"],
     }
     assert found["LoRA rank"][0].adapter == {"rank": 4, "alpha": 8}
@@ -138,6 +150,8 @@ def test_the_weight_of_the_cosine_is_the_rehearsals_best() -> None:
     made = dict(fusions(Judge(model, "judge", 1.0), FusionChoice("judge", 1.0, trials)))  # pyright: ignore[reportArgumentType]
     assert list(made) == ["the judge alone", "cosine + 2 P(Yes)", "reciprocal rank"]
     assert made["cosine + 2 P(Yes)"].weight == 2.0
+    lighter = dict(fusions(Judge(model, "judge", 1.0), FusionChoice("cosine_judge", 0.5, trials)))  # pyright: ignore[reportArgumentType]
+    assert "cosine + 0.5 P(Yes)" in lighter
 
 
 def test_a_perfect_judge_moves_targets_within_k_only() -> None:
@@ -145,7 +159,7 @@ def test_a_perfect_judge_moves_targets_within_k_only() -> None:
     rows = [("q", "gallery", place, name, 0.0, 0.0, None) for place, name in enumerate(names, 1)]
     rankings = pl.DataFrame(rows, schema=RANKINGS, orient="row")
     queries = pl.DataFrame({"query_id": ["q"], "target_ids": [["c", "d"]]})
-    material = Material("circo", queries, pl.DataFrame(), None, [], None, 0.1)  # pyright: ignore[reportArgumentType]
+    material = Material("circo", queries, pl.DataFrame(), None, [], None, 0.1, 50)  # pyright: ignore[reportArgumentType]
     for k, expected in ((3, "cabd"), (4, "cdab"), (2, "abcd")):
         ordered = material.perfectly_judged(rankings, k).sort("rank")
         assert "".join(ordered["image_id"]) == expected
