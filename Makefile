@@ -48,7 +48,7 @@ check: setup ## lint, format, types, layers, definitions
 	@$(BIN)/dagster definitions validate -w workspace.yaml --log-level error
 	@$(BIN)/dg check defs
 
-soak: setup ## kill and resume every long step, repeatedly, and compare the tables (slow)
+soak: setup ## kill and resume every long step; the headlines on other worlds, SOAK_SEEDS="0 1 2" (slow)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 clean: ## remove what runs made (var/, dagster_home/ but its dagster.yaml, caches); .venv stays

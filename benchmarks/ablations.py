@@ -6,7 +6,7 @@ finished one is taken as it is, and every judgement is kept by content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ DEPTHS = (10, 20, 50, 100)
 SHARES = (0.25, 0.5)
 """Of the configured number of training groups."""
 RANKS = (4, 16, 64)
+BASE_WEIGHTS = (0.2, 0.5, 1.0, 2.0, 4.0)
 CONFIGURED = "as configured"
 
 
@@ -156,6 +157,14 @@ class Laboratory:
             return Judge(model, options.fusion, options.judge_weight), choice
         return Judge(model, choice.fusion, choice.weight), choice
 
+    def base_judges(self) -> Iterator[tuple[str, Judge]]:
+        """The base judge with every fusion: it must not owe its distance from the adapter to the one that was chosen."""
+        model = self.bench.judge()
+        yield "base judge, " + fusion_label("judge", 1.0), Judge(model, "judge", 1.0)
+        for weight in BASE_WEIGHTS:
+            yield "base judge, " + fusion_label("cosine_judge", weight), Judge(model, "cosine_judge", weight)
+        yield "base judge, " + fusion_label("reciprocal_rank", 1.0), Judge(model, "reciprocal_rank", 1.0)
+
     def measured(self, judge: Judge, k: int | None = None) -> dict[str, pl.DataFrame]:
         """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as configured."""
         found: dict[str, pl.DataFrame] = {}
@@ -176,17 +185,44 @@ class Laboratory:
         yield "true composition, no judge", without
         yield "intersection + perfect judge", perfect
 
+    def unions(self) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+        """The union's text as it is, and with the reference's caption less its place."""
+        from setr_lib.miniature.pictures import BACKGROUNDS
+
+        whole: dict[str, pl.DataFrame] = {}
+        placeless: dict[str, pl.DataFrame] = {}
+        for material in self.materials.values():
+            captions = [
+                _without_ending(each, BACKGROUNDS.values())
+                for each in material.encoded.reference_captions or []
+            ]
+            whole |= material.per_query(material.coarse("union_text", max(DEPTHS)))
+            placeless |= material.per_query(material.described_as(captions).coarse("union_text", max(DEPTHS)))
+        yield "union text", whole
+        yield "union text without the reference's place", placeless
+
+
+def _without_ending(caption: str, endings: Iterable[str]) -> str:
+    return next(
+        (caption.removesuffix(f" {each}") for each in endings if caption.endswith(f" {each}")), caption
+    )
+
 
 def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section]:
-    """All ablations; every difference is to the adapter as configured."""
+    """All ablations; every difference is to the adapter as configured, or to a section's first row where that is one."""
     settings = laboratory.bench.settings
     judge, choice = laboratory.judge(Variant(CONFIGURED))
     reference = laboratory.measured(judge)
     options = (settings.evaluation.bootstrap_samples, settings.evaluation.seed)
 
-    def row(label: str, found: Mapping[str, pl.DataFrame], against: Mapping[str, pl.DataFrame] | None) -> Row:
+    def row(
+        label: str,
+        found: Mapping[str, pl.DataFrame],
+        against: Mapping[str, pl.DataFrame] | None,
+        over: str = CONFIGURED,
+    ) -> Row:
         cells = {
-            name: beside(found[name], None if against is None else against[name], CONFIGURED, *options)
+            name: beside(found[name], None if against is None else against[name], over, *options)
             for name in COLUMNS
             if name in found
         }
@@ -194,6 +230,12 @@ def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section
 
     def section(title: str, rows: Iterator[tuple[str, Mapping[str, pl.DataFrame]]]) -> Section:
         return Section(title, [row(label, found, reference) for label, found in rows])
+
+    def section_by_itself(title: str, rows: Iterator[tuple[str, Mapping[str, pl.DataFrame]]]) -> Section:
+        first, whole = next(rows)
+        return Section(
+            title, [row(first, whole, None), *(row(label, found, whole, first) for label, found in rows)]
+        )
 
     trainings = variants(settings.reranking.pairs, settings.reranking.adapter)
     return [
@@ -207,6 +249,11 @@ def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section
             for title, chosen in trainings.items()
         ),
         section("Fusion", ((label, laboratory.measured(each)) for label, each in fusions(judge, choice))),
+        section(
+            "The base judge under any fusion",
+            ((label, laboratory.measured(each)) for label, each in laboratory.base_judges()),
+        ),
+        section_by_itself("What the union is about", laboratory.unions()),
         section("Ceilings", laboratory.ceilings(gold)),
     ]
 

@@ -125,7 +125,8 @@ INTRODUCTION = """# The ladder
 Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number is a percentage. A cell says the
 value and its bootstrap 95 % interval over queries; under it, the difference to another row on the same queries with the interval of
 that paired difference. On the ladder the other row is the better one of the level below (a judge's: the intersection that it re-ranks); {broken} marks a value
-below a lower level's, {uncertain} a difference whose interval has zero in it. In the ablations the other row is the adapter as configured."""
+below a lower level's, {uncertain} a difference whose interval has zero in it. In the ablations the other row is the adapter as configured,
+and among the unions the union text."""
 
 COLUMN_TEXTS = {
     "CIRR R@1": "how often the one target comes first, in a gallery of look-alikes from which the reference is taken out. What stage 2 is about: most of what "

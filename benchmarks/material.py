@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from setr_lib.coarse.inputs import EncodedQueries, encode_queries
+from setr_lib.coarse.inputs import EncodedQueries, encode_queries, union_text
 from setr_lib.coarse.ranking import rank, removes_reference
 from setr_lib.coarse.strategies import get_strategy
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries, take_queries
@@ -71,6 +71,11 @@ class Material:
         """The same queries with other target captions (by query id), encoded by the same CLIP."""
         texts = [captions[query] for query in self.queries["query_id"]]
         return replace(self, encoded=replace(self.encoded, target_vectors=self.encoded.encode(texts)))
+
+    def described_as(self, captions: Sequence[str]) -> Material:
+        """The same queries with other captions of their references in the union's text."""
+        texts = map(union_text, captions, self.queries["modification"])
+        return replace(self, encoded=replace(self.encoded, union_vectors=self.encoded.encode(list(texts))))
 
     def judged(
         self, bench: Workbench, rankings: pl.DataFrame, judge: Judge, k: int, progress: Progress = silent

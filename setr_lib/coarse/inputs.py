@@ -225,7 +225,7 @@ def encode_queries(
     reference_captions = None if captions is None else _captions_of(queries, captions)
     union_texts = None
     if reference_captions is not None:
-        union_texts = [_union(c, m) for c, m in zip(reference_captions, modifications, strict=True)]
+        union_texts = [union_text(c, m) for c, m in zip(reference_captions, modifications, strict=True)]
     aligned = None if compositions is None else _compositions_of(queries, compositions)
     centers = sorted(set(modifications if center_texts is None else center_texts))
     return EncodedQueries(
@@ -254,7 +254,7 @@ def _references(
     return references, rows >= 0
 
 
-def _union(caption: str, modification: str) -> str:
+def union_text(caption: str, modification: str) -> str:
     """The full caption and the text, as CIReVL-like union baselines join them."""
     described = caption.strip().rstrip(".")
     return f"{described}, {modification}" if described else modification

@@ -25,6 +25,7 @@ splits = ["val", "test1"]
 kind = "fashioniq"
 root = "data/fashioniq"
 splits = ["val"]
+rerank_top_k = 4
 
 [datasets.circo]
 kind = "circo"
