@@ -231,7 +231,7 @@ def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> N
                 print(f"{dial.setting} = {value:g}", file=sys.stderr)
                 worlds[value] = kept_world(bench, dial, value, size, judges, progress)
         path = folder / f"{dial.setting}.svg"
-        draw(panels_of(dial, worlds), dial.title, dial.axis, path)
+        draw(panels_of(dial, worlds), dial.title, f"{dial.axis}; worlds of size {size:g}", path)
         print(table(dial, worlds), f"{path}", sep="\n\n", end="\n\n")
 
 
