@@ -193,7 +193,7 @@ class Laboratory:
         placeless: dict[str, pl.DataFrame] = {}
         for material in self.materials.values():
             captions = [
-                _without_ending(each, BACKGROUNDS.values())
+                without_ending(each, BACKGROUNDS.values())
                 for each in material.encoded.reference_captions or []
             ]
             whole |= material.per_query(material.coarse("union_text", max(DEPTHS)))
@@ -202,7 +202,8 @@ class Laboratory:
         yield "union text without the reference's place", placeless
 
 
-def _without_ending(caption: str, endings: Iterable[str]) -> str:
+def without_ending(caption: str, endings: Iterable[str]) -> str:
+    """``caption`` less the one of ``endings`` that it has, if any."""
     return next(
         (caption.removesuffix(f" {each}") for each in endings if caption.endswith(f" {each}")), caption
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmarks.ablations import Judge, fusions, variants
+from benchmarks.ablations import Judge, fusions, variants, without_ending
 from benchmarks.comparison import (
     BROKEN,
     UNCERTAIN,
@@ -152,6 +152,15 @@ def test_the_weight_of_the_cosine_is_the_rehearsals_best() -> None:
     assert made["cosine + 2 P(Yes)"].weight == 2.0
     lighter = dict(fusions(Judge(model, "judge", 1.0), FusionChoice("cosine_judge", 0.5, trials)))  # pyright: ignore[reportArgumentType]
     assert "cosine + 0.5 P(Yes)" in lighter
+
+
+def test_a_caption_loses_its_place_and_nothing_else() -> None:
+    places = BACKGROUNDS.values()
+    assert without_ending("a red star on the beach", places) == "a red star"
+    assert (
+        without_ending("a star in the snow and a ball in a forest", places) == "a star in the snow and a ball"
+    )
+    assert without_ending("a red star", places) == "a red star"
 
 
 def test_a_perfect_judge_moves_targets_within_k_only() -> None:
