@@ -11,6 +11,8 @@ WORKERS ?= 2
 
 export DO_NOT_TRACK := true
 export TOKENIZERS_PARALLELISM := false
+# Many container images set this; every process would then compile torch, transformers and dagster anew, for half a minute.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test dev check soak clean

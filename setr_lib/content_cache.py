@@ -7,7 +7,9 @@ something else. SQLite keeps it safe under SIGKILL: a batch is there whole or no
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,17 @@ _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
 class ContentCache:
-    """One table (``kind``) of one SQLite file. Safe for several processes; writes are short transactions."""
+    """One table (``kind``) of one SQLite file. Safe for several processes and threads; writes are short transactions."""
 
     def __init__(self, path: Path, kind: str) -> None:
         if not kind.isidentifier():
             raise ValueError(f"a cache kind is a plain identifier, not {kind!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.kind = path, kind
-        with self._connect() as connection:
+        self._lock = threading.Lock()
+        self._connection = _connect(path)
+        weakref.finalize(self, self._connection.close)
+        with self._lock, self._connection as connection:
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL NOT NULL)"
             )
@@ -46,7 +51,7 @@ class ContentCache:
     def _look_up(self, column: str, keys: Iterable[str]) -> dict[str, Any]:
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Any] = {}
-        with self._connect() as connection:
+        with self._lock, self._connection as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 chunk = wanted[start : start + _LOOKUP_CHUNK]
                 marks = ",".join("?" * len(chunk))
@@ -58,29 +63,17 @@ class ContentCache:
     def put_many(self, values: Mapping[str, str]) -> None:
         """Store all of ``values`` in one transaction."""
         now = time.time()
-        with self._connect() as connection:
+        with self._lock, self._connection as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at) VALUES (?, ?, ?)",
                 [(key, value, now) for key, value in values.items()],
             )
 
-    def _connect(self) -> _ClosingConnection:
-        return _ClosingConnection(self.path)
 
-
-class _ClosingConnection:
-    """``sqlite3``'s own context manager commits but leaves the file open; this one closes it too."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=60)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing, a power cut the last batches; waiting for the disk at every batch is slow.
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self._connection
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._connection.commit()
-        self._connection.close()
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection to keep: closing one makes SQLite tidy its log and wait for the disk, too much for every batch."""
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    # A killed process loses nothing, a power cut the last batches; waiting for the disk at every batch is slow.
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection

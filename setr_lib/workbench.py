@@ -90,9 +90,10 @@ class Workbench:
         if version not in self._judges:
             for other in [each for each in self._judges if each is not None and version is not None]:
                 del self._judges[other]
-            self._judges[version] = self.fresh_judge(
-                None if version is None else self.registry.adapter_folder(version)
-            )
+            judge = self.fresh_judge(None if version is None else self.registry.adapter_folder(version))
+            for other in self._judges.values():  # both judge the same images: the vision tower sees each once
+                judge.share_vision(other)
+            self._judges[version] = judge
         return self._judges[version]
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:

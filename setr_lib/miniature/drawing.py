@@ -57,10 +57,12 @@ def draw_with_layout(picture: Scene | Garment, rng: Random) -> tuple[Image.Image
         for thing, centre, radius in layout:
             _draw_thing(overlay, thing, centre, radius, rng)
     overlay = overlay.reduce(_SCALE)
+    left, top, right, bottom = overlay.getbbox() or (0, 0, SIDE, SIDE)
+    overlay = overlay.crop((left, top, right, bottom))
     shadow = Image.new("RGBA", overlay.size, (0, 0, 0, 0))
-    shadow.paste((0, 0, 0, 70), (3, 4), overlay.getchannel("A"))
-    canvas.paste(shadow, (0, 0), shadow)
-    canvas.paste(overlay, (0, 0), overlay)
+    shadow.paste((0, 0, 0, 70), (0, 0), overlay.getchannel("A"))
+    canvas.paste(shadow, (left + 3, top + 4), shadow)
+    canvas.paste(overlay, (left, top), overlay)
     return canvas, layout
 
 
@@ -137,13 +139,17 @@ def _fill_mask(
     draw = ImageDraw.Draw(layer)
     draw.ellipse((-width * 0.25, -height * 0.35, width * 0.75, height * 0.6), fill=_shade(ink, 1.14))
     _draw_pattern(draw, width, height, pattern, _mark_colour(colour), step, rng)
+    # The rest happens where the mask is, and the few pixels around it that the outline looks at.
+    left, top, right, bottom = mask.getbbox() or (0, 0, width, height)
+    part = (max(0, left - 8), max(0, top - 8), min(width, right + 8), min(height, bottom + 8))
+    mask, layer = mask.crop(part), layer.crop(part)
     inner = mask
     for _ in range(2):
         inner = ImageChops.multiply(ImageChops.offset(inner, 2, 0), ImageChops.offset(inner, -2, 0))
         inner = ImageChops.multiply(ImageChops.offset(inner, 0, 2), ImageChops.offset(inner, 0, -2))
     rim = Image.new("RGB", mask.size, _outline_colour(colour))
     rim.paste(layer, (0, 0), inner)
-    overlay.paste(rim, box[:2], mask)
+    overlay.paste(rim, (box[0] + part[0], box[1] + part[1]), mask)
 
 
 def _draw_pattern(
@@ -300,12 +306,9 @@ def _draw_buttons(
 
 
 def _gradient(top: RGB, bottom: RGB) -> Image.Image:
-    ramp = Image.new("RGB", (1, SIDE))
-    for y in range(SIDE):
-        ramp.putpixel(
-            (0, y),
-            tuple((a * (SIDE - 1 - y) + b * y) // (SIDE - 1) for a, b in zip(top, bottom, strict=True)),
-        )
+    last = SIDE - 1
+    inks = ((a * (last - y) + b * y) // last for y in range(SIDE) for a, b in zip(top, bottom, strict=True))
+    ramp = Image.frombytes("RGB", (1, SIDE), bytes(inks))
     return ramp.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 

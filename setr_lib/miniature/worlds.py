@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
 from setr_lib.miniature.difficulty import DOCUMENTED, Difficulty
@@ -22,6 +23,9 @@ from setr_lib.miniature.garments import CATEGORIES, Garment, random_garment
 from setr_lib.miniature.pictures import Modification, describe_modification, pick_background
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
 
 WORLD_VERSION = 8
 """Raised by any change that alters a byte of what is written."""
@@ -57,6 +61,7 @@ _GARMENTS_ON_SOME_REFERENCE_BACKGROUND = 0.5
 """The documented worlds' background correlation; garments', with the background of any query's reference, has none."""
 _NAMES_BACKGROUND = 0.08
 """Share of scene queries whose text asks for another background."""
+_STAMP = "miniature.json"
 _DIALS = {
     "cirr": ("objects_per_scene", "near_misses", "background_correlation"),
     "fashioniq": ("near_misses", "background_correlation"),
@@ -111,20 +116,21 @@ def write_miniature(
 
     A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing else.
     """
-    written = False
-    for name in _DIALS:
-        scale = training_images if name == "training" else size
-        stamp = dataset_stamp(name, seed, scale, difficulty)
-        folder = root / name
-        stamp_path = folder / "miniature.json"
-        if stamp_path.is_file() and json.loads(stamp_path.read_text()) == stamp:
-            continue
-        plan = plan_dataset(name, folder, seed, scale, difficulty)
-        shutil.rmtree(folder, ignore_errors=True)
-        _carry_out(plan, progress, processes)
-        _write(stamp_path, stamp)  # last: a half-written data set has no stamp and is written again
-        written = True
-    return written
+    stamps = {
+        name: dataset_stamp(name, seed, training_images if name == "training" else size, difficulty)
+        for name in _DIALS
+    }
+    outdated = {name: stamp for name, stamp in stamps.items() if _read_stamp(root / name) != stamp}
+    if not outdated:
+        return False
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for name, stamp in outdated.items():
+            folder = root / name
+            plan = plan_dataset(name, folder, seed, stamp["size"], difficulty)
+            shutil.rmtree(folder, ignore_errors=True)
+            _carry_out(plan, pool, progress)
+            _write(folder / _STAMP, stamp)  # last: half a data set has no stamp and is written again
+    return True
 
 
 def dataset_stamp(name: str, seed: int, scale: float, difficulty: Difficulty) -> dict[str, float]:
@@ -152,15 +158,19 @@ def plan_dataset(
     return plan
 
 
-def _carry_out(plan: Plan, progress: Progress, processes: int) -> None:
+def _read_stamp(folder: Path) -> object:
+    path = folder / _STAMP
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _carry_out(plan: Plan, pool: Pool, progress: Progress) -> None:
     for folder in {drawing.path.parent for drawing in plan.drawings}:
         folder.mkdir(parents=True, exist_ok=True)
     for path, document in plan.documents.items():
         _write(path, document)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_draw, plan.drawings, chunksize=32), start=1):
-            if done % 100 == 0 or done == len(plan.drawings):
-                progress(done, len(plan.drawings), f"{plan.name} pictures drawn")
+    for done, _ in enumerate(pool.imap_unordered(_draw, plan.drawings, chunksize=32), start=1):
+        if done % 100 == 0 or done == len(plan.drawings):
+            progress(done, len(plan.drawings), f"{plan.name} pictures drawn")
 
 
 def _draw(drawing: _Drawing) -> None:

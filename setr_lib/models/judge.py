@@ -54,6 +54,7 @@ VISION_CACHE_BYTES = 6 * 2**30
 """What the kept vision outputs may take: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
 _ANSWER_FORMS = (("Yes", "No"), ("yes", "no"), (" Yes", " No"), (" yes", " no"), ("YES", "NO"))
+_PLUS_ADAPTER = "+"
 _LOG = logging.getLogger(__name__)
 
 
@@ -121,17 +122,49 @@ class VisionFeatures:
 
     ``embeds`` is [tokens, hidden]; ``deepstack`` holds one more such tensor for each language layer that wants it
     (Qwen3-VL); ``grid`` is (t, h, w) in patches where positions depend on it; ``placeholder`` the tokens that stand
-    for the image in a sequence.
+    for the image in a sequence; ``container`` the class in which the model expects such tensors.
     """
 
     embeds: Tensor
     deepstack: tuple[Tensor, ...]
     grid: tuple[int, int, int] | None
     placeholder: tuple[int, ...]
+    container: type[Any]
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.embeds, *self.deepstack))
+
+
+class VisionMemory:
+    """Vision outputs by the fingerprint of their image; the longest unused go when ``room`` bytes are taken."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
+
+    def __contains__(self, fingerprint: str) -> bool:
+        return fingerprint in self._kept
+
+    def __getitem__(self, fingerprint: str) -> VisionFeatures:
+        return self._kept[fingerprint]
+
+    def keep(self, found: Mapping[str, VisionFeatures]) -> None:
+        """Keep ``found``, as what was used last; all of it, even where that alone is more than there is room for."""
+        for key, features in found.items():
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = features
+                self.room -= features.nbytes
+        while self.room < 0 and len(self._kept) > len(found):
+            _, oldest = self._kept.popitem(last=False)
+            self.room += oldest.nbytes
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.room += sum(features.nbytes for features in self._kept.values())
+        self._kept.clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +223,7 @@ class MultimodalModel:
         self.eos_ids = frozenset(_as_ids(generation.eos_token_id) + _as_ids(self.tokenizer.eos_token_id))
         self.pad_id = int(next(iter(_as_ids(self.tokenizer.pad_token_id) + sorted(self.eos_ids)), 0))
         self.yes_id, self.no_id = answer_token_ids(self.tokenizer)
-        self._vision: OrderedDict[str, VisionFeatures] = OrderedDict()
-        self._vision_room = vision_cache_bytes
-        self._vision_output_type: Any = None
+        self._vision = VisionMemory(vision_cache_bytes)
         self._tokens = lru_cache(maxsize=20_000)(self._tokenise)
         self._structure_positions = lru_cache(maxsize=20_000)(self._rope_positions)
         signature = inspect.signature(model.forward).parameters
@@ -242,7 +273,7 @@ class MultimodalModel:
         model_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
         if adapter is not None:
             model = _with_adapter(model, adapter, merge=merge_adapter and model.dtype == torch.float32)
-            model_id += f"+{folder_digest(adapter)}"
+            model_id += f"{_PLUS_ADAPTER}{folder_digest(adapter)}"
         model.eval()
         return cls(
             model,
@@ -253,6 +284,11 @@ class MultimodalModel:
             pair_batch_size=judge.pair_batch_size,
             max_new_tokens=judge.max_new_tokens,
         )
+
+    @property
+    def base_id(self) -> str:
+        """``id`` of the model without its adapter."""
+        return self.id.partition(_PLUS_ADAPTER)[0]
 
     # ------------------------------------------------------------------------------------------------ prompts
 
@@ -345,6 +381,30 @@ class MultimodalModel:
             self.vision_features(missing[start : start + self.batch_size])
             progress(min(start + self.batch_size, len(missing)), len(missing), "images seen by the judge")
 
+    def share_vision(self, other: MultimodalModel) -> bool:
+        """Use one memory of vision outputs with ``other`` where both would make the same ones; say whether that is so.
+
+        It is where the weights outside of the language model are equal, as they are in a model and in the same model
+        with an adapter of its language model. Otherwise nothing changes.
+        """
+        import torch
+
+        ours, theirs = self._weights_of_vision(), other._weights_of_vision()
+        same = (
+            self.base_id == other.base_id
+            and self.device == other.device
+            and ours.keys() == theirs.keys()
+            and all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+        )
+        if same:
+            self._vision = other._vision
+        return same
+
+    def _weights_of_vision(self) -> dict[str, Tensor]:
+        """All weights but the language model's: where a model calls that otherwise, its weights are in, and differ."""
+        named = self.model.named_parameters()
+        return {name: weight for name, weight in named if "language_model" not in name.split(".")}
+
     def remembers(self, picture: Picture) -> bool:
         """Whether the vision outputs of ``picture`` are at hand."""
         return picture.fingerprint in self._vision
@@ -356,19 +416,8 @@ class MultimodalModel:
         missing = [picture for key, picture in wanted.items() if key not in found]
         made = run_in_batches(missing, self._run_vision, self.batch_size)
         found.update((picture.fingerprint, features) for picture, features in zip(missing, made, strict=True))
-        self._keep(found)
+        self._vision.keep(found)
         return [found[picture.fingerprint] for picture in pictures]
-
-    def _keep(self, found: Mapping[str, VisionFeatures]) -> None:
-        for key, features in found.items():
-            if key in self._vision:
-                self._vision.move_to_end(key)
-            else:
-                self._vision[key] = features
-                self._vision_room -= features.nbytes
-        while self._vision_room < 0 and len(self._vision) > len(found):
-            _, oldest = self._vision.popitem(last=False)
-            self._vision_room += oldest.nbytes
 
     def _run_vision(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
         import torch
@@ -383,7 +432,6 @@ class MultimodalModel:
         with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
             output = self.model.get_image_features(**inputs.to(self.device), return_dict=True)
         self.model.train(training)
-        self._vision_output_type = type(output)
         deepstack = getattr(output, "deepstack_features", None) or ()
         grids = inputs.get("image_grid_thw")
         features = []
@@ -400,6 +448,7 @@ class MultimodalModel:
                     tuple(level[place].clone() for level in deepstack),
                     None if grids is None else tuple(int(n) for n in grids[place]),  # pyright: ignore[reportArgumentType]
                     ids,
+                    type(output),
                 )
             )
         return features
@@ -534,7 +583,7 @@ class MultimodalModel:
             fields["deepstack_features"] = [
                 [image.deepstack[level] for image in images] for level in range(len(images[0].deepstack))
             ]
-        return {"image": self._vision_output_type(**fields)}
+        return {"image": images[0].container(**fields)}
 
     def _batch_positions(self, before: list[TokenRow], rows: list[TokenRow], longest: int) -> Tensor:
         """Positions of ``rows``, which follow ``before``: [n, longest], or [3, n, longest] where images have their own."""
@@ -645,8 +694,10 @@ class MultimodalModel:
             )
             sample = [sample[0], sample[-1]]  # of different length where possible, so padding is tried too
             plain = self.plain_answer_scores(sample)
-            kept, room = self._vision, self._vision_room
-            self._vision = OrderedDict()  # whether the check ran must not show in any later result
+            kept = self._vision
+            self._vision = VisionMemory(
+                VISION_CACHE_BYTES
+            )  # whether the check ran must not show in any later result
             try:
                 cached = np.asarray(self._answer_batch(sample), dtype=np.float32)
             except Exception as error:
@@ -656,7 +707,7 @@ class MultimodalModel:
                 self.economical = False
                 return False
             finally:
-                self._vision, self._vision_room = kept, room
+                self._vision = kept
             # Half precision rounds a logit of 20 to 0.1; float32 is exact but for the order of sums.
             import torch
 

@@ -175,7 +175,7 @@ class Bundle:
             trust_remote_code=reference.trust_remote_code,
         )
         model = MultimodalModel.load(options, adapter=self.adapter, device=device, name=name)
-        reference.check(model.id.partition("+")[0], name)
+        reference.check(model.base_id, name)
         return model
 
 

@@ -111,7 +111,7 @@ def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "mad
     bench.write_table("query_compositions", made, COMPOSITIONS, "cirr-val")
     cache = bench.cache(CACHE_KIND)
     cache.put_many(dict.fromkeys(keys, "answer"))
-    with cache._connect() as connection:
+    with cache._connection as connection:
         connection.execute(f"UPDATE {CACHE_KIND} SET made_at = ?", [made_at])
 
 

@@ -123,11 +123,13 @@ def test_an_image_runs_through_the_tower_once(
 def test_the_vision_cache_stays_within_its_room(model: MultimodalModel) -> None:
     size = sum(features.nbytes for features in model.vision_features(PICTURES))
     model._vision.clear()
-    model._vision_room = size // 2
+    model._vision.room = size // 2
     for picture in PICTURES:
         model.vision_features([picture])
-    assert 0 < sum(features.nbytes for features in model._vision.values()) <= size // 2
-    model._vision_room = 2**30
+    kept = [picture for picture in PICTURES if model.remembers(picture)]
+    assert 0 < sum(features.nbytes for features in model.vision_features(kept)) <= size // 2
+    assert PICTURES[-1] in kept
+    model._vision.room += 2**30
 
 
 def test_gradients_reach_the_language_model_through_the_prefix(model: MultimodalModel) -> None:
@@ -171,6 +173,34 @@ def test_an_adapter_changes_the_scores_and_merging_it_does_not(
     assert np.abs(merged.answer_scores(requests) - expected).max() < 1e-4
     assert np.abs(kept.answer_scores(requests) - expected).max() < 1e-4
     assert merged.id != model.id and merged.id == kept.id
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("adapted", ["language_model", "(vision_tower|visual)"])
+def test_vision_outputs_are_shared_with_an_adapter_of_the_language_model_only(
+    model: MultimodalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapted: str, merge: bool
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = Path(model.model.config._name_or_path)
+    layer = r"(q_proj|qkv)"
+    config = LoraConfig(r=2, target_modules=rf".*{adapted}.*\.{layer}", init_lora_weights=False)
+    get_peft_model(load(folder).model, config).save_pretrained(str(tmp_path))
+    judge = load(folder, tmp_path, merge_adapter=merge)
+    expected = judge.answer_scores(judge_requests(*QUERIES[0]))
+    judge = load(folder, tmp_path, merge_adapter=merge)
+    model.precompute(PICTURES)
+    assert judge.share_vision(model) == (adapted == "language_model")
+    assert all(map(judge.remembers, PICTURES)) == (adapted == "language_model")
+    judge.economical = True  # the question would run the tower
+    if adapted == "language_model":
+        monkeypatch.setattr(judge, "_run_vision", pytest.fail)
+    assert np.abs(judge.answer_scores(judge_requests(*QUERIES[0])) - expected).max() < 1e-4
+
+
+def test_another_models_vision_outputs_are_not_shared(model: MultimodalModel, tmp_path: Path) -> None:
+    other = load(write_tiny_judge("llava", tmp_path / "other", seed=5))
+    assert not other.share_vision(model) and not model.share_vision(other)
 
 
 def test_a_corrected_card_makes_no_other_model(model: MultimodalModel, tmp_path: Path) -> None:
