@@ -54,7 +54,8 @@ VISION_CACHE_BYTES = 6 * 2**30
 """What the kept vision outputs may take: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
 _ANSWER_FORMS = (("Yes", "No"), ("yes", "no"), (" Yes", " No"), (" yes", " no"), ("YES", "NO"))
-_PLUS_ADAPTER = "+"
+LANGUAGE_MODEL_NAMES = frozenset({"language_model", "text_model"})
+"""What transformers calls the language model inside an image-text-to-text model."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -137,10 +138,11 @@ class VisionFeatures:
 
 
 class VisionMemory:
-    """Vision outputs by the fingerprint of their image; the longest unused go when ``room`` bytes are taken."""
+    """Vision outputs by the fingerprint of their image; beyond ``limit`` bytes the longest unused go."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
         self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
 
     def __contains__(self, fingerprint: str) -> bool:
@@ -150,21 +152,21 @@ class VisionMemory:
         return self._kept[fingerprint]
 
     def keep(self, found: Mapping[str, VisionFeatures]) -> None:
-        """Keep ``found``, as what was used last; all of it, even where that alone is more than there is room for."""
+        """Keep ``found``, as what was used last; all of it, even where that alone is beyond the limit."""
         for key, features in found.items():
             if key in self._kept:
                 self._kept.move_to_end(key)
             else:
                 self._kept[key] = features
-                self.room -= features.nbytes
-        while self.room < 0 and len(self._kept) > len(found):
+                self._taken += features.nbytes
+        while self._taken > self.limit and len(self._kept) > len(found):
             _, oldest = self._kept.popitem(last=False)
-            self.room += oldest.nbytes
+            self._taken -= oldest.nbytes
 
     def clear(self) -> None:
         """Forget all."""
-        self.room += sum(features.nbytes for features in self._kept.values())
         self._kept.clear()
+        self._taken = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +195,7 @@ class MultimodalModel:
     Public attributes for training: ``model`` (the transformers model; LoRA is injected into it in place),
     ``processor``, ``tokenizer``, ``device``, ``yes_id``, ``no_id``, ``image_token_id``, ``pad_id``, ``eos_ids``.
     ``id`` names the weights (and adapter) independently of where they lie: it is part of every cache key.
+    ``base_id`` is the same without the adapter.
     """
 
     def __init__(
@@ -201,6 +204,7 @@ class MultimodalModel:
         processor: Any,
         *,
         id: str,
+        base_id: str | None = None,
         device: torch.device,
         batch_size: int = 64,
         pair_batch_size: int = 128,
@@ -208,6 +212,7 @@ class MultimodalModel:
         vision_cache_bytes: int = VISION_CACHE_BYTES,
     ) -> None:
         self.model, self.processor, self.id, self.device = model, processor, id, device
+        self.base_id = base_id or id
         self.tokenizer = processor.tokenizer
         self.batch_size, self.pair_batch_size, self.max_new_tokens = (
             batch_size,
@@ -270,25 +275,21 @@ class MultimodalModel:
         if getattr(processor, "chat_template", None) is None:
             raise JudgeError(f"models.judge.name = {name!r}: its processor has no chat template")
         model = model.to(place)
-        model_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
+        model_id = base_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
         if adapter is not None:
             model = _with_adapter(model, adapter, merge=merge_adapter and model.dtype == torch.float32)
-            model_id += f"{_PLUS_ADAPTER}{folder_digest(adapter)}"
+            model_id += f"+{folder_digest(adapter)}"
         model.eval()
         return cls(
             model,
             processor,
             id=model_id,
+            base_id=base_id,
             device=place,
             batch_size=judge.batch_size,
             pair_batch_size=judge.pair_batch_size,
             max_new_tokens=judge.max_new_tokens,
         )
-
-    @property
-    def base_id(self) -> str:
-        """``id`` of the model without its adapter."""
-        return self.id.partition(_PLUS_ADAPTER)[0]
 
     # ------------------------------------------------------------------------------------------------ prompts
 
@@ -403,7 +404,7 @@ class MultimodalModel:
     def _weights_of_vision(self) -> dict[str, Tensor]:
         """All weights but the language model's: where a model calls that otherwise, its weights are in, and differ."""
         named = self.model.named_parameters()
-        return {name: weight for name, weight in named if "language_model" not in name.split(".")}
+        return {name: weight for name, weight in named if not LANGUAGE_MODEL_NAMES & {*name.split(".")}}
 
     def remembers(self, picture: Picture) -> bool:
         """Whether the vision outputs of ``picture`` are at hand."""
@@ -694,10 +695,8 @@ class MultimodalModel:
             )
             sample = [sample[0], sample[-1]]  # of different length where possible, so padding is tried too
             plain = self.plain_answer_scores(sample)
-            kept = self._vision
-            self._vision = VisionMemory(
-                VISION_CACHE_BYTES
-            )  # whether the check ran must not show in any later result
+            # In a memory of its own: whether the check ran must not show in any later result.
+            kept, self._vision = self._vision, VisionMemory(VISION_CACHE_BYTES)
             try:
                 cached = np.asarray(self._answer_batch(sample), dtype=np.float32)
             except Exception as error:

@@ -132,7 +132,8 @@ def _judge_missing(
     """Judge what is not in ``kept`` and put it there, and into ``cache`` batch by batch.
 
     Batches, of pairs and of images, are planned over all pairs, kept or not: a run that continues a killed one makes
-    the same batches, and so the same last digits (which depend on what shares a matrix product).
+    the same batches, and so the same last digits (which depend on what shares a matrix product); but for images that
+    ``model`` had seen in other batches before, for a caption say, the one time and not the other.
     """
     keys_of: dict[str, list[str]] = {query_id: [] for query_id in queries}
     for (query_id, _), key in keys.items():

@@ -28,7 +28,14 @@ from setr_lib.composing.prompts import PromptSet, PromptTemplate
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
-from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture, TokenRow
+from setr_lib.models.judge import (
+    CANDIDATE,
+    LANGUAGE_MODEL_NAMES,
+    REFERENCE,
+    MultimodalModel,
+    Picture,
+    TokenRow,
+)
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
 from setr_lib.reranking.held_out import HeldOutReport, judge_pair_frame, measure, require_pictures
@@ -218,7 +225,7 @@ def _language_model_name(model: Any) -> str:
         name = ""
     towers = ("visual", "vision_tower", "vision_model")
     if not name or any(hasattr(decoder, tower) for tower in towers):
-        inner = [n for n, _ in model.named_modules() if n.split(".")[-1] in ("language_model", "text_model")]
+        inner = [n for n, _ in model.named_modules() if n.split(".")[-1] in LANGUAGE_MODEL_NAMES]
         if not inner:
             raise AdapterError(
                 f"{type(model).__name__}: its language model was not found; it cannot be adapted"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from setr_lib.hashing import digest_json
 from setr_lib.miniature import worlds
 from setr_lib.miniature.difficulty import DOCUMENTED, Difficulty
+from setr_lib.miniature.drawing import draw_picture
 from setr_lib.miniature.families import AnyPicture
 from setr_lib.miniature.garments import Garment
 from setr_lib.miniature.scenes import Scene
@@ -160,6 +161,23 @@ def test_at_their_defaults_the_dials_leave_the_documented_world_as_it_is(name: s
     assert content(plan_dataset(name, ROOT / name, seed, scale)) == DOCUMENTED_WORLDS[name, seed]
 
 
+DOCUMENTED_PIXELS = {
+    "cirr": "b26d489f815b8ec84bac3ef760b45762",
+    "fashioniq": "ecd05af54d57c03e0c75da585b80aeae",
+    "circo": "ef64e4e066cf8e7dc935abd3c26c5246",
+    "training": "fd8fc8ed144104aae2fb0b33fb422397",
+}
+"""Digests of twenty pictures of seed 0 each, as drawn by the Pillow of the lock file."""
+
+
+@pytest.mark.parametrize("name", list(DOCUMENTED_PIXELS))
+def test_the_documented_pictures_are_drawn_pixel_for_pixel(name: str) -> None:
+    drawings = plan_dataset(name, ROOT / name, 0, 1600 if name == "training" else 1.0).drawings
+    some = drawings[:: len(drawings) // 20]
+    pixels = [draw_picture(each.picture, Random(each.seed)).tobytes().hex() for each in some]
+    assert digest_json(pixels) == DOCUMENTED_PIXELS[name]
+
+
 def test_the_settings_default_to_the_documented_world() -> None:
     options = MiniatureSettings()
     dials = Difficulty(options.objects_per_scene, options.near_misses, options.background_correlation)
@@ -276,7 +294,7 @@ def redrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the data sets that were to be drawn; nothing is."""
     names: list[str] = []
 
-    def note(plan: Plan, progress: Progress, processes: int) -> None:
+    def note(plan: Plan, pool: object, progress: Progress) -> None:
         names.append(plan.name)
 
     monkeypatch.setattr(worlds, "_carry_out", note)
@@ -286,7 +304,7 @@ def redrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_turned_dial_redraws_what_it_concerns_and_nothing_else(tmp_path: Path, redrawn: list[str]) -> None:
     def write(difficulty: Difficulty) -> list[str]:
         redrawn.clear()
-        assert write_miniature(tmp_path, 1, 0.02, 8, difficulty=difficulty) == bool(redrawn)
+        assert write_miniature(tmp_path, 1, 0.02, 8, processes=1, difficulty=difficulty) == bool(redrawn)
         return list(redrawn)
 
     assert write(DOCUMENTED) == ["cirr", "fashioniq", "circo", "training"]

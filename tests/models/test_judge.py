@@ -120,16 +120,22 @@ def test_an_image_runs_through_the_tower_once(
     assert sorted(seen) == sorted(picture.fingerprint for picture in PICTURES)
 
 
-def test_the_vision_cache_stays_within_its_room(model: MultimodalModel) -> None:
-    size = sum(features.nbytes for features in model.vision_features(PICTURES))
+def test_the_vision_memory_stays_within_its_limit_and_the_longest_unused_go_first(
+    model: MultimodalModel,
+) -> None:
+    sizes = {picture: model.vision_features([picture])[0].nbytes for picture in PICTURES}
+    first, second, *others = PICTURES
     model._vision.clear()
-    model._vision.room = size // 2
-    for picture in PICTURES:
-        model.vision_features([picture])
-    kept = [picture for picture in PICTURES if model.remembers(picture)]
-    assert 0 < sum(features.nbytes for features in model.vision_features(kept)) <= size // 2
-    assert PICTURES[-1] in kept
-    model._vision.room += 2**30
+    model._vision.limit, limit = sum(sizes.values()) - 1, model._vision.limit
+    try:
+        model.precompute([first, second, *others[:-1]])
+        model.vision_features([first])
+        assert all(map(model.remembers, PICTURES[:-1]))
+        model.vision_features([others[-1]])
+        assert not model.remembers(second)
+        assert all(map(model.remembers, [first, *others]))
+    finally:
+        model._vision.limit = limit
 
 
 def test_gradients_reach_the_language_model_through_the_prefix(model: MultimodalModel) -> None:

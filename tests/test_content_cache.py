@@ -1,0 +1,38 @@
+"""The durable store of model calls: nothing is lost, whoever writes at the same time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setr_lib.content_cache import ContentCache
+
+
+def test_what_is_put_is_found_by_another_cache_of_the_same_file(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "calls.sqlite", "captions")
+    cache.put_many({"a": "1", "b": "2"})
+    again = ContentCache(tmp_path / "calls.sqlite", "captions")
+    assert again.get_many(["a", "b", "c"]) == {"a": "1", "b": "2"}
+    assert again.times_of(["a", "c"]).keys() == {"a"}
+    assert ContentCache(tmp_path / "calls.sqlite", "scores").get_many(["a"]) == {}
+
+
+def test_several_threads_may_write_and_read_at_once(tmp_path: Path) -> None:
+    caches = [ContentCache(tmp_path / "calls.sqlite", "captions") for _ in range(2)]
+
+    def work(number: int) -> bool:
+        values = {f"{number}/{place}": str(place) for place in range(50)}
+        caches[number % 2].put_many(values)
+        return caches[(number + 1) % 2].get_many(values) == values
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(40)))
+    assert len(caches[0].get_many(f"{n}/{place}" for n in range(40) for place in range(50))) == 2000
+
+
+def test_a_dropped_cache_closes_its_file(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "calls.sqlite", "captions")
+    cache.put_many({"a": "1"})
+    assert (tmp_path / "calls.sqlite-wal").exists()
+    del cache
+    assert not (tmp_path / "calls.sqlite-wal").exists()

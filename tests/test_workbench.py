@@ -1,0 +1,44 @@
+"""The bench: which models it keeps, and what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch  # noqa: TID253
+
+from setr_lib.models.judge import Picture
+from setr_lib.settings import JudgeSettings, ModelSettings, Settings
+from setr_lib.workbench import Workbench
+from tests.tiny_judges import tiny_picture, write_tiny_judge
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
+    """A bench with a tiny judge, and two adapters of it in a registry that is nothing but their folders."""
+    from peft import LoraConfig, get_peft_model
+
+    name = write_tiny_judge("llava", tmp_path / "judge")
+    settings = Settings(base_dir=tmp_path, models=ModelSettings(judge=JudgeSettings(name=str(name))))
+    bench = Workbench(settings)
+    for version in ("1", "2"):
+        config = LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj", init_lora_weights=False)
+        torch.manual_seed(int(version))
+        get_peft_model(bench.fresh_judge().model, config).save_pretrained(str(tmp_path / version))
+    registry = SimpleNamespace(adapter_folder=lambda version: tmp_path / version)
+    monkeypatch.setattr(Workbench, "registry", registry)
+    return bench
+
+
+@pytest.mark.parametrize("order", [(None, "1", "2"), ("1", None, "2")])
+def test_all_judges_share_what_the_vision_tower_saw_and_one_adapter_is_kept(
+    bench: Workbench, order: tuple[str | None, ...]
+) -> None:
+    picture = Picture("p", tiny_picture(1))
+    bench.judge(order[0]).vision_features([picture])
+    judges = [bench.judge(version) for version in order]
+    assert all(judge.remembers(picture) for judge in judges)
+    assert len({judge.id for judge in judges}) == 3
+    assert bench.judge(None) is judges[order.index(None)] and bench.judge("2") is judges[2]
+    assert bench.judge("1") is not judges[order.index("1")]
