@@ -28,6 +28,13 @@ LEVELS = (
 """The rungs from the lowest to the highest as the method claims them; rungs of one level claim nothing of each other."""
 RERANKED = {"base judge": "intersection"}
 """A rung that is made from another one is compared with that one, wherever it stands."""
+CLAIMS = (
+    ("intersection", "sum"),
+    ("intersection", "union_text"),
+    ("adapter", "intersection"),
+    ("adapter", "base judge"),
+)
+"""What SETR says of its two stages: the first of each pair is far above the second."""
 RUNGS = tuple(rung for level in LEVELS for rung in level)
 NAMES = {
     "random": "random order",

@@ -24,12 +24,14 @@ import polars as pl
 from benchmarks.ablations import DEPTHS, Laboratory, ablate, fusion_label
 from benchmarks.comparison import (
     BROKEN,
+    CLAIMS,
     RUNGS,
     UNCERTAIN,
     Break,
     Row,
     Section,
     as_json,
+    beside,
     climb,
     from_json,
     markdown,
@@ -99,10 +101,11 @@ def chance_intervals(material: Material, seed: int) -> dict[str, Interval]:
 
 def ladder(
     bench: Workbench, materials: Mapping[str, Material], gold: Mapping[str, Material], progress: Progress
-) -> tuple[Section, list[Break]]:
-    """The table's first section, and where its order breaks."""
+) -> tuple[list[Section], list[Break]]:
+    """The table's first sections (all rungs; the pairs that the claims are about), and where the order breaks."""
     options = bench.settings.evaluation
     rows = {rung: Row(name_of(rung), {}) for rung in RUNGS}
+    claims = {(a, b): Row(f"{name_of(a)}, over {name_of(b)}", {}) for a, b in CLAIMS}
     breaks: list[Break] = []
     for key, material in materials.items():
         found = rungs_of(bench, material, gold[key], progress)
@@ -115,7 +118,10 @@ def ladder(
             breaks += broken
             for rung, score in scores.items():
                 rows[rung].cells[name] = score
-    return Section("The ladder", list(rows.values())), breaks
+            for (a, b), row in claims.items():
+                row.cells[name] = beside(measured[a], measured[b], b, options.bootstrap_samples, options.seed)
+    sections = [Section("The ladder", list(rows.values())), Section("The claims", list(claims.values()))]
+    return sections, breaks
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
@@ -124,9 +130,9 @@ INTRODUCTION = """# The ladder
 
 Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number is a percentage. A cell says the
 value and its bootstrap 95 % interval over queries; under it, the difference to another row on the same queries with the interval of
-that paired difference. On the ladder the other row is the better one of the level below (a judge's: the intersection that it re-ranks); {broken} marks a value
-below a lower level's, {uncertain} a difference whose interval has zero in it. In the ablations the other row is the adapter as configured,
-and among the unions the union text."""
+that paired difference. On the ladder the other row is the better one of the level below (the base judge's: the intersection that it re-ranks); there {broken}
+marks a value below a lower level's, {uncertain} a difference whose interval has zero in it. Under the claims it is the row that is named. In the ablations it is
+the adapter as configured, and among the unions the union text."""
 
 COLUMN_TEXTS = {
     "CIRR R@1": "how often the one target comes first, in a gallery of look-alikes from which the reference is taken out. What stage 2 is about: most of what "
@@ -249,8 +255,8 @@ def measure(bench: Workbench, only: str | None, quick: bool, progress: Progress)
     gold = {key: with_gold(each, bench.settings) for key, each in materials.items()}
     parts: dict[str, dict[str, Any]] = {}
     if only != "ablations":
-        section, breaks = ladder(bench, materials, gold, progress)
-        parts["ladder"] = {"sections": as_json([section]), "breaks": [asdict(each) for each in breaks]}
+        sections, breaks = ladder(bench, materials, gold, progress)
+        parts["ladder"] = {"sections": as_json(sections), "breaks": [asdict(each) for each in breaks]}
     if only != "ladder":
         laboratory = Laboratory(bench, materials, epochs, progress)
         parts["ablations"] = {"sections": as_json(ablate(laboratory, gold)), "breaks": []}
