@@ -19,7 +19,13 @@ from setr_lib.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
-STEPS = ["gallery_embeddings", "query_compositions", "reranker_adapter", "reranked_rankings"]
+STEPS = {
+    "gallery_embeddings": "",
+    "query_compositions": "",
+    "reranker_adapter": "",
+    "reranked_rankings": ": base judge: ",
+}
+"""The long steps, and what each must have said before it is killed: re-ranking, that the adapter's turn has come."""
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
@@ -37,7 +43,7 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_during(folder: Path, step: str) -> None:
-    """Start the demo and kill it once ``step`` has stored a part of its work."""
+    """Start the demo and kill it once ``step`` has stored a part of its work, or of its last part."""
     process = started(folder)
     settings = load_settings(folder / "setr.toml")
     try:
@@ -54,8 +60,9 @@ def kill_during(folder: Path, step: str) -> None:
 
 
 def has_begun(folder: Path, step: str) -> bool:
-    """Whether ``step`` runs, in the last of the runs that the log tells of."""
-    return f"{step} ..." in log_of(folder).rsplit("queries ...", 1)[-1]
+    """Whether ``step`` runs and has come as far as it is to be killed, in the last of the runs that the log tells of."""
+    last_run = log_of(folder).rsplit("queries ...", 1)[-1]
+    return STEPS[step] in last_run.partition(f"{step} ...")[2] and f"{step} ..." in last_run
 
 
 def progress_of(settings: Settings, step: str) -> int:
