@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 
@@ -15,7 +14,8 @@ RUNGS = {"sum": 10.0, "union_text": 5.0, "intersection": 40.0, "base judge": 45.
 VALUES = {
     (kind, rung, metric): value
     for kind, metrics in MEASURED.items()
-    for metric, (rung, value) in product(metrics, RUNGS.items())
+    for metric in metrics
+    for rung, value in RUNGS.items()
 }
 WORLD = World(3, "a world", 0.7, 0.9, VALUES)
 OTHER = World(1, "a world", 0.7, 0.9, {**VALUES, ("cirr", "adapter", "R@1"): 55.5})
