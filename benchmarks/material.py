@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from setr_lib.coarse.inputs import EncodedQueries, encode_queries, union_text
-from setr_lib.coarse.ranking import rank, removes_reference
-from setr_lib.coarse.strategies import get_strategy
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries, take_queries
 from setr_lib.evaluation.metrics import evaluate
+from setr_lib.methods.inputs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    TARGET,
+    UNION,
+    EncodedQueries,
+    GalleryIndex,
+    encode_queries,
+    union_text,
+)
+from setr_lib.methods.method import get_method
+from setr_lib.methods.ranking import rank, removes_reference
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from setr_lib.models.judge import MultimodalModel
     from setr_lib.reranking.fusion import Fusion
 
@@ -48,34 +54,33 @@ class Material:
     queries: pl.DataFrame
     gallery: pl.DataFrame
     encoded: EncodedQueries
-    ids: Sequence[str]
-    vectors: NDArray[np.float32]
-    anchor_share: float
+    index: GalleryIndex
+    bench: Workbench
     depth: int
     """How many candidates stage 2 re-orders here, as configured."""
 
     def coarse(self, strategy: str, k: int) -> pl.DataFrame:
         """Stage 1: a RANKINGS frame of the first ``k``."""
+        method = get_method(strategy)
         return rank(
+            method,
             self.encoded,
             self.gallery,
-            self.ids,
-            self.vectors,
-            get_strategy(strategy),
+            self.index,
             k,
             remove_reference=removes_reference(self.kind),
-            anchor_share=self.anchor_share,
+            options=self.bench.method_options(method),
         )
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
         """The same queries with other target captions (by query id), encoded by the same CLIP."""
         texts = [captions[query] for query in self.queries["query_id"]]
-        return replace(self, encoded=replace(self.encoded, target_vectors=self.encoded.encode(texts)))
+        return replace(self, encoded=self.encoded.with_vectors(TARGET, self.encoded.encode(texts)))
 
     def described_as(self, captions: Sequence[str]) -> Material:
         """The same queries with other captions of their references in the union's text."""
-        texts = map(union_text, captions, self.queries["modification"])
-        return replace(self, encoded=replace(self.encoded, union_vectors=self.encoded.encode(list(texts))))
+        texts = list(map(union_text, captions, self.queries["modification"]))
+        return replace(self, encoded=self.encoded.with_vectors(UNION, self.encoded.encode(texts)))
 
     def judged(
         self, bench: Workbench, rankings: pl.DataFrame, judge: Judge, k: int, progress: Progress = silent
@@ -136,7 +141,7 @@ def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Materia
     """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
     import numpy as np
 
-    encoded, ids, vectors, _ = bench.encoded_queries(key)
+    encoded, index, _ = bench.encoded_queries(key)
     kept = take_queries(encoded.frame, limit)["query_id"].implode()
     encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
     return Material(
@@ -144,9 +149,8 @@ def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Materia
         queries=encoded.frame,
         gallery=bench.read_table("gallery_images", GALLERY, key),
         encoded=encoded,
-        ids=ids,
-        vectors=vectors,
-        anchor_share=bench.settings.coarse.anchor_share,
+        index=index,
+        bench=bench,
         depth=bench.settings.rerank_depth(evaluation_set(bench.settings, key).dataset),
     )
 
@@ -170,10 +174,10 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
     references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
     captions = describe_images(judge, prompts, references, cache, progress, each.kind)
     compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
-    encoded = encode_queries(queries, encoder, ids, vectors, captions=captions, compositions=compositions)
-    share = models.settings.coarse.anchor_share
+    texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
+    encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
     depth = models.settings.rerank_depth(each.dataset)
-    return Material(each.kind, queries, gallery, encoded, ids, vectors, share, depth)
+    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
 
 
 def configured_judge(bench: Workbench, version: str | None) -> Judge:

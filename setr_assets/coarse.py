@@ -15,7 +15,8 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.coarse.strategies import Strategy
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
 
 
 @evaluation_asset(
@@ -30,18 +31,27 @@ def coarse_rankings(
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
     over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
     gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
-    from setr_lib.coarse.strategies import ranks_captions
+    from setr_lib.methods.method import ranks_captions
 
     for key in context.partition_keys:
-        strategies = setr.coarse_strategies(key)
-        by_vectors = [each for each in strategies if not ranks_captions(each)]
-        by_captions = [each for each in strategies if ranks_captions(each)]
+        methods = setr.methods(key)
+        by_vectors = [each for each in methods if not ranks_captions(each)]
+        by_captions = [each for each in methods if ranks_captions(each)]
         shown: dict[str, pl.DataFrame] = {}
         facts: dict[str, Any] = {}
         if by_vectors:
-            facts |= _rank_by_vectors(context, setr, key, by_vectors, shown)
+            encoded, index, source = setr.encoded_queries(key)
+            _rank(context, setr, key, by_vectors, (encoded, index, source), shown)
+            facts |= {
+                "queries without a reference vector": len(encoded.missing_references),
+                "texts cut at the encoder's context": encoded.encode.truncated,
+                **{name: str(value) for name, value in source.items()},
+            }
         if by_captions:
-            facts |= _rank_by_captions(context, setr, key, by_captions, shown)
+            # Every image is ranked, those without a caption last.
+            queries, index, source = setr.captioned_queries(key)
+            _rank(context, setr, key, by_captions, (queries, index, source), shown)
+            facts |= {name: str(value) for name, value in source.items()}
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": sum(each.height for each in shown.values()),
@@ -55,70 +65,33 @@ def coarse_rankings(
     return dg.MaterializeResult()
 
 
-def _rank_by_vectors(
+def _rank(
     context: dg.AssetExecutionContext,
     setr: Workbench,
     key: str,
-    strategies: Sequence[Strategy],
+    methods: Sequence[Method],
+    material: tuple[EncodedQueries, GalleryIndex, dict[str, Any]],
     shown: dict[str, pl.DataFrame],
-) -> dict[str, Any]:
-    """Rank and store; what the materialisation says of it. ``shown`` gets the rankings by strategy."""
-    from setr_lib.coarse.ranking import rank, removes_reference
+) -> None:
+    """Rank by each method and store; ``shown`` gets the rankings by method."""
+    from setr_lib.methods.ranking import rank, removes_reference
 
-    options, kind = setr.settings.coarse, _kind(setr, key)
-    encoded, ids, vectors, source = setr.encoded_queries(key)
-    gallery = _gallery(setr, key)
-    for strategy in strategies:
-        shown[strategy.name] = rank(
-            encoded,
-            gallery,
-            ids,
-            vectors,
-            strategy,
-            options.top_k,
-            remove_reference=removes_reference(kind),
-            anchor_share=options.anchor_share,
-            progress=reporter(context, key),
-        )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
-        if strategy.name == "intersection_anchor":
-            note["anchor_share"] = options.anchor_share
-        _store(setr, key, strategy.name, shown[strategy.name], note)
-    return {
-        "queries without a reference vector": len(encoded.missing_references),
-        "texts cut at the encoder's context": encoded.encode.truncated,
-        **{name: str(value) for name, value in source.items()},
-    }
-
-
-def _rank_by_captions(
-    context: dg.AssetExecutionContext,
-    setr: Workbench,
-    key: str,
-    strategies: Sequence[Strategy],
-    shown: dict[str, pl.DataFrame],
-) -> dict[str, Any]:
-    """As :func:`_rank_by_vectors`, over the captions: every image is ranked, those without a caption last."""
-    from setr_lib.coarse.ranking import rank, removes_reference
-
-    options, kind = setr.settings.coarse, _kind(setr, key)
-    queries, ids, vectors, captions, source = setr.captioned_queries(key)
-    gallery = _gallery(setr, key)
-    for strategy in strategies:
-        shown[strategy.name] = rank(
+    kind, top_k, gallery = _kind(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)
+    queries, index, source = material
+    for method in methods:
+        options = setr.method_options(method)
+        shown[method.name] = rank(
+            method,
             queries,
             gallery,
-            ids,
-            vectors,
-            strategy,
-            options.top_k,
+            index,
+            top_k,
             remove_reference=removes_reference(kind),
+            options=options,
             progress=reporter(context, key),
-            captions=captions,
         )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
-        _store(setr, key, strategy.name, shown[strategy.name], note)
-    return {name: str(value) for name, value in source.items()}
+        note = {**source, "strategy": method.name, "top_k": top_k, "dataset_kind": kind, **options}
+        _store(setr, key, method.name, shown[method.name], note)
 
 
 def _kind(setr: Workbench, key: str) -> str:

@@ -59,7 +59,7 @@ def reranked_rankings(
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key)
             continue
-        strategy = setr.default_strategy(key)
+        strategy = setr.default_method(key).name
         each = evaluation_set(setr.settings, key)
         kind, depth = each.kind, setr.settings.rerank_depth(each.dataset)
         queries = setr.read_table("queries", QUERIES, key)
@@ -126,7 +126,7 @@ def reranked_rankings(
 
 def _leave_out(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
     """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
-    strategy = setr.default_strategy(key)
+    strategy = setr.default_method(key).name
     coarse = setr.read_note(setr.coarse_table(key, strategy))
     note = {**coarse, "adapter_version": None, "stage_2": "none: there are captions, and no image to judge"}
     setr.write_note("reranked_rankings", {**note, "stages": []}, key)

@@ -67,7 +67,7 @@ def assess(bench: Workbench, key: str) -> Assessment:
         gallery = _as_ranked(gallery)
     note = bench.read_note("reranked_rankings", key)
     rankings = _rankings(bench, key, note)
-    evaluations = {} if each.hidden else _evaluations(each, queries, gallery, rankings)
+    evaluations = {} if each.hidden else _evaluations(bench, each, queries, gallery, rankings)
     return Assessment(
         evaluation_set=each,
         queries=queries,
@@ -88,10 +88,10 @@ def _as_ranked(gallery: pl.DataFrame) -> pl.DataFrame:
     return gallery.with_columns(status=pl.lit("ok"))
 
 
-def _by_captions(strategy: str) -> bool:
-    from setr_lib.coarse.strategies import get_strategy, ranks_captions
+def _by_captions(bench: Workbench, method: str) -> bool:
+    from setr_lib.methods.method import ranks_captions
 
-    return ranks_captions(get_strategy(strategy))
+    return ranks_captions(bench.method(method))
 
 
 def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
@@ -180,7 +180,7 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
 def _rankings(bench: Workbench, key: str, note: dict[str, Any]) -> dict[Ranker, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
-    names = [strategy.name for strategy in bench.coarse_strategies(key)]
+    names = [method.name for method in bench.methods(key)]
     found: dict[Ranker, pl.DataFrame] = {
         (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
     }
@@ -190,14 +190,18 @@ def _rankings(bench: Workbench, key: str, note: dict[str, Any]) -> dict[Ranker, 
 
 
 def _evaluations(
-    each: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame, rankings: dict[Ranker, pl.DataFrame]
+    bench: Workbench,
+    each: EvaluationSet,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    rankings: dict[Ranker, pl.DataFrame],
 ) -> dict[Ranker, Evaluation]:
     from setr_lib.evaluation.metrics import evaluate
 
     every = _as_ranked(gallery)
     return {
         ranker: evaluate(
-            each.kind, queries, frame, every if _by_captions(ranker[0]) else gallery, unranked="miss"
+            each.kind, queries, frame, every if _by_captions(bench, ranker[0]) else gallery, unranked="miss"
         )
         for ranker, frame in rankings.items()
     }
@@ -218,10 +222,10 @@ def _rows(
 
     options = bench.settings.evaluation
     caveats = _caption_caveats(bench, each.key, gallery.height)
-    proxy = _by_captions(note["strategy"])
+    proxy = _by_captions(bench, note["strategy"])
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for (strategy, stage), found in evaluations.items():
-        adapted, captioned = stage == "adapter", _by_captions(strategy)
+        adapted, captioned = stage == "adapter", _by_captions(bench, strategy)
         zero_shot = CAPTION_PROXY if captioned else "zero-shot"
         parts.append(
             metric_rows(

@@ -40,10 +40,9 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made first."""
     import polars as pl
 
-    from setr_lib.coarse.inputs import encode_queries
-    from setr_lib.coarse.ranking import rank
-    from setr_lib.coarse.strategies import get_strategy
     from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
+    from setr_lib.methods.ranking import rank
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     settings = bench.settings
@@ -53,24 +52,23 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     embeddings = bench.read_note("training_embeddings")
     bench.check_encoder(embeddings, "the training images")
     ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
-    strategy = get_strategy(settings.coarse.default)
-    cache, captions, compositions = bench.cache(CACHE_KIND), None, None
-    if "captions" in strategy.needs:
+    method = bench.method(settings.coarse.default)
+    cache, texts = bench.cache(CACHE_KIND), {}
+    if CAPTIONS in method.needs:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
-        captions = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
-    if "compositions" in strategy.needs:
-        compositions = compose_queries(
+        texts[CAPTIONS] = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
+    if COMPOSITIONS in method.needs:
+        texts[COMPOSITIONS] = compose_queries(
             bench.judge(), bench.prompts(), queries, gallery, cache, progress=progress
         )
     rankings = rank(
-        encode_queries(queries, bench.encoder(), ids, vectors, captions=captions, compositions=compositions),
+        method,
+        encode_queries(queries, bench.encoder(), ids, vectors, texts=texts),
         gallery,
-        ids,
-        vectors,
-        strategy,
+        GalleryIndex(ids, vectors),
         settings.reranking.top_k,
         remove_reference=False,
-        anchor_share=settings.coarse.anchor_share,
+        options=bench.method_options(method),
     )
     return Rehearsal(queries, gallery, rankings)
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,14 @@ from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
-    from numpy.typing import NDArray
 
-    from setr_lib.coarse.inputs import EncodedQueries
-    from setr_lib.coarse.strategies import Strategy
     from setr_lib.composing.prompts import PromptSet
     from setr_lib.content_cache import ContentCache
-    from setr_lib.gallery.captions import CaptionIndex, CaptionStore
+    from setr_lib.gallery.captions import CaptionStore
     from setr_lib.gallery.store import GalleryStore
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
     from setr_lib.models.encoder import ImageTextEncoder
     from setr_lib.models.judge import MultimodalModel
     from setr_lib.progress import Progress
@@ -220,33 +219,58 @@ class Workbench:
             return False
         return self.read_table("gallery_images", GALLERY, key).filter(status="ok").is_empty()
 
-    def coarse_strategies(self, key: str) -> list[Strategy]:
-        """The configured strategies that ``key`` has material for: vectors, captions of its images, or both."""
-        from setr_lib.coarse.strategies import get_strategy, ranks_captions
+    @cached_property
+    def configured_methods(self) -> dict[str, Method]:
+        """The retrieval methods that settings name, by their own names: loaded once, carried as objects from here on.
+
+        Raises ``MethodError`` where one cannot be had.
+        """
+        from setr_lib.methods.method import get_method
 
         options = self.settings.coarse
+        every = [get_method(name) for name in (*options.strategies, *options.caption_strategies)]
+        return {method.name: method for method in every}
+
+    def method(self, name: str) -> Method:
+        """The retrieval method called ``name``: one that settings name, else any that is known (or at a path).
+
+        Raises ``MethodError`` where there is none.
+        """
+        from setr_lib.methods.method import get_method
+
+        return self.configured_methods.get(name) or get_method(name)
+
+    def methods(self, key: str) -> list[Method]:
+        """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""
+        from setr_lib.methods.method import ranks_captions
+
         proxy = self.is_caption_proxy(key)
         captioned = "captions_table" in self.read_note("gallery_embeddings", key)
-        every = [get_strategy(name) for name in (*options.strategies, *options.caption_strategies)]
-        chosen = {each.name: each for each in every if (captioned if ranks_captions(each) else not proxy)}
-        return list(chosen.values())
+        every = self.configured_methods.values()
+        return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
 
-    def default_strategy(self, key: str) -> str:
-        """The strategy that stands for stage 1 of ``key``: whose candidates stage 2 re-ranks where there are images."""
+    def default_method(self, key: str) -> Method:
+        """The method whose candidates stage 2 re-ranks for ``key``, where there are images."""
         options = self.settings.coarse
-        return options.caption_default if self.is_caption_proxy(key) else options.default
+        return self.method(options.caption_default if self.is_caption_proxy(key) else options.default)
 
-    def captioned_queries(
-        self, key: str
-    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], CaptionIndex, dict[str, Any]]:
+    def method_options(self, method: Method) -> dict[str, Any]:
+        """What settings say to ``method``: its ``inputs.options``."""
+        from setr_lib.methods.intersection import ANCHOR_SHARE
+
+        return (
+            {ANCHOR_SHARE: self.settings.coarse.anchor_share} if method.name == "intersection_anchor" else {}
+        )
+
+    def captioned_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, dict[str, Any]]:
         """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
 
-        The queries; every image of the gallery, readable or not, with vectors of no dimension; the captions; and a
-        note of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
+        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its captions; and a note
+        of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
         """
         import numpy as np
 
-        from setr_lib.coarse.inputs import plain_queries
+        from setr_lib.methods.inputs import GalleryIndex, plain_queries
         from setr_lib.tables import GALLERY, QUERIES
 
         stored = self.read_note("gallery_embeddings", key)
@@ -256,17 +280,17 @@ class Workbench:
         note = {name: stored[name] for name in names}
         note["queries_digest"] = self.read_note("queries", key)["digest"]
         queries = plain_queries(self.read_table("queries", QUERIES, key))
-        return queries, ids, np.zeros((len(ids), 0), dtype=np.float32), captions, note
+        return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), note
 
-    def encoded_queries(
-        self, key: str
-    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], dict[str, Any]]:
+    def encoded_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, dict[str, Any]]:
         """Everything that stage 1 reads of an evaluation set.
 
-        The queries, encoded; the gallery's ids and vectors ``float32[n, d]``; and a note of what these were made by.
-        Raises ``NotMadeYetError`` naming what is to be materialized first.
+        The queries, encoded; the gallery's ids and vectors; and a note of what these were made by. Raises
+        ``NotMadeYetError`` naming what is to be materialized first.
         """
-        from setr_lib.coarse.inputs import encode_queries
+        from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
+        from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
+        from setr_lib.methods.inputs import GalleryIndex, encode_queries
         from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES
 
         embeddings = self.read_note("gallery_embeddings", key)
@@ -277,8 +301,10 @@ class Workbench:
             self.encoder(),
             ids,
             vectors,
-            captions=self.read_table("reference_captions", CAPTIONS, key),
-            compositions=self.read_table("query_compositions", COMPOSITIONS, key),
+            texts={
+                CAPTION_TEXTS: self.read_table("reference_captions", CAPTIONS, key),
+                COMPOSITION_TEXTS: self.read_table("query_compositions", COMPOSITIONS, key),
+            },
         )
         note = {
             **{name: embeddings[name] for name in ("table", "version", "encoder", "preprocessing")},
@@ -286,7 +312,7 @@ class Workbench:
             "composition_prompt": self.read_note("query_compositions", key)["prompt_hash"],
             "composition_model": self.read_note("query_compositions", key)["model"],
         }
-        return encoded, ids, vectors, note
+        return encoded, GalleryIndex(ids, vectors), note
 
     def check_encoder(self, embeddings: Mapping[str, Any], key: str) -> None:
         """Raises ``SetrError`` where ``key`` has no vectors, or another encoder's than the configured one's."""

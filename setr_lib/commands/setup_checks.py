@@ -177,7 +177,7 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
 
 
 def _strategies(settings: Settings) -> Check:
-    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.methods.method import get_method
 
     options = settings.coarse
     every = [*options.strategies, *options.caption_strategies]
@@ -187,7 +187,7 @@ def _strategies(settings: Settings) -> Check:
     if options.caption_strategies and options.caption_default not in every:
         detail = f"[coarse] caption_default, {options.caption_default!r}, is not among them"
         return Check("strategies", value, "broken", detail)
-    return _tried("strategies", value, lambda: [get_strategy(name) for name in every])
+    return _tried("strategies", value, lambda: [get_method(name) for name in every])
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

@@ -90,14 +90,12 @@ def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str 
     ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking only. Raises
     ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
-    from setr_lib.coarse.strategies import get_strategy
-
-    wanted = None if strategy is None else get_strategy(strategy).name
+    wanted = None if strategy is None else bench.method(strategy).name
     if stage != "coarse":
         note = _reranked_note(bench, key, required=stage is not None)
         if note is not None and (found := _reranked(bench, key, note, stage, wanted)):
             return found
-    name = wanted or get_strategy(bench.settings.coarse.default).name
+    name = wanted or bench.method(bench.settings.coarse.default).name
     return Chosen(name, "coarse", bench.coarse_table(key, name))
 
 
@@ -115,9 +113,7 @@ def _reranked(
     bench: Workbench, key: str, note: dict[str, Any], stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    from setr_lib.coarse.strategies import get_strategy
-
-    made, there = get_strategy(note["strategy"]).name, [each for each in STAGES if each in note["stages"]]
+    made, there = bench.method(note["strategy"]).name, [each for each in STAGES if each in note["stages"]]
     if strategy not in (None, made):
         if stage is None:
             return None

@@ -6,7 +6,7 @@ import polars as pl
 
 from setr_lib.composing.given import GIVEN, READ, caption_rows, composition_rows
 from setr_lib.tables import CAPTIONS, COMPOSITIONS
-from tests.coarse.worlds import queries_of
+from tests.methods.worlds import queries_of
 
 CAPTIONED = pl.DataFrame({"image_id": ["a"], "captions": [["A white dog on grass.", "A dog."]]})
 

@@ -10,11 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setr_lib.coarse.inputs import CoarseError, CoarseInputs, EncodedQueries, encode_queries
-from setr_lib.coarse.ranking import rank, removes_reference, top_k
-from setr_lib.coarse.strategies import Strategy, get_strategy, ranks_captions, strategy_names
+from setr_lib.methods.inputs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    EncodedQueries,
+    GalleryIndex,
+    MethodError,
+    MethodInputs,
+    SearchedGallery,
+    encode_queries,
+)
+from setr_lib.methods.method import as_method, get_method, method_names, ranks_captions
+from setr_lib.methods.ranking import rank, removes_reference, top_k
 from setr_lib.tables import RANKINGS
-from tests.coarse.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
+from tests.methods.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
 
 COUNT = 40
 IDS = [f"i{i:02d}" for i in range(COUNT)]
@@ -32,8 +41,7 @@ def encoded(queries: pl.DataFrame) -> EncodedQueries:
         TableEncoder(),
         IDS,
         VECTORS,
-        captions=captions_of(queries),
-        compositions=compositions_of(queries),
+        texts={CAPTIONS: captions_of(queries), COMPOSITIONS: compositions_of(queries)},
     )
 
 
@@ -45,7 +53,7 @@ def ranked(strategy: str = "sum", k: int = 10, **options: Any) -> pl.DataFrame:
     chosen: dict[str, Any] = {"remove_reference": False, **options}
     queries = chosen.pop("queries", ENCODED)
     gallery = chosen.pop("gallery", gallery_frame())
-    return rank(queries, gallery, IDS, VECTORS, get_strategy(strategy), k, **chosen)
+    return rank(get_method(strategy), queries, gallery, GalleryIndex(IDS, VECTORS), k, **chosen)
 
 
 few_scores = st.integers(0, 2**32 - 1).map(
@@ -87,8 +95,8 @@ def test_a_larger_k_only_appends(name: str) -> None:
 
 def test_ties_are_ordered_by_id() -> None:
     twins = IDS[19:28]
-    for name in strategy_names():
-        if ranks_captions(get_strategy(name)):
+    for name in method_names():
+        if ranks_captions(get_method(name)):
             continue
         for _, one in ranked(name, COUNT).group_by("query_id"):
             found = one.filter(pl.col("image_id").is_in(twins))
@@ -104,11 +112,10 @@ def test_no_order_and_no_block_size_changes_anything(random: Any) -> None:
     random.shuffle(rows)
     for name in ("sum", "product", "intersection_anchor"):
         again = rank(
+            get_method(name),
             ENCODED.rows(np.array(rows)),
             gallery_frame()[columns],
-            [IDS[c] for c in columns],
-            VECTORS[columns],
-            get_strategy(name),
+            GalleryIndex([IDS[c] for c in columns], VECTORS[columns]),
             10,
             remove_reference=True,
             block_scores=random.choice([1, 100, 1000]),
@@ -160,11 +167,10 @@ def test_a_category_is_ranked_as_if_it_were_alone() -> None:
         of_shirts = table.join(queries.filter(pl.col("gallery") == "shirt"), on="query_id", how="semi")
         assert set(of_shirts["image_id"]) <= shirts and len(of_shirts) == 12 * 12
         alone = rank(
+            get_method(name),
             encoded(queries.filter(pl.col("gallery") == "shirt")),
             gallery_frame(members),
-            IDS[::2],
-            VECTORS[::2],
-            get_strategy(name),
+            GalleryIndex(IDS[::2], VECTORS[::2]),
             12,
             remove_reference=False,
         )
@@ -174,9 +180,8 @@ def test_a_category_is_ranked_as_if_it_were_alone() -> None:
 def test_pictures_without_a_vector_are_in_no_ranking() -> None:
     subsets = [IDS[:5]] * 24
     queries = encoded(queries_of(["not embedded"] * 24, subsets=subsets))
-    table = rank(
-        queries, gallery_frame(), IDS[2:], VECTORS[2:], get_strategy("sum"), COUNT, remove_reference=True
-    )
+    index = GalleryIndex(IDS[2:], VECTORS[2:])
+    table = rank(get_method("sum"), queries, gallery_frame(), index, COUNT, remove_reference=True)
     assert set(table.filter(pl.col("pool") == "gallery")["image_id"]) == set(IDS[2:])
     assert set(table.filter(pl.col("pool") == "subset")["image_id"]) == set(IDS[2:5])
 
@@ -197,20 +202,51 @@ class Misbehaving:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def scores(self, inputs: CoarseInputs) -> np.ndarray:
+    def scores(self, inputs: MethodInputs) -> np.ndarray:
         shape = (len(inputs.queries.frame), len(inputs.gallery.vectors))
         return np.full(shape, np.nan) if self.name == "nan" else np.zeros(shape[0])
 
 
 def test_what_is_missing_or_wrong_is_named() -> None:
     bare = encode_queries(QUERIES, TableEncoder(), IDS, VECTORS)
-    with pytest.raises(CoarseError, match="'intersection' needs compositions"):
+    with pytest.raises(MethodError, match="'intersection' needs compositions"):
         ranked("intersection", queries=bare)
-    with pytest.raises(CoarseError, match=r"'captions_text' searches the captions .* image_captions\.json"):
+    with pytest.raises(MethodError, match=r"'captions_text' searches the captions .* image_captions\.json"):
         ranked("captions_text")
-    with pytest.raises(CoarseError, match="gallery 'dress' has no embedded picture"):
+    with pytest.raises(MethodError, match="gallery 'dress' has no embedded picture"):
         ranked(queries=encoded(queries_of(IDS[:24], galleries=["dress"] * 24)))
     for name, says in (("nan", "not finite"), ("shape", "shape")):
-        strategy: Strategy = Misbehaving(name)
-        with pytest.raises(CoarseError, match=says):
-            rank(ENCODED, gallery_frame(), IDS, VECTORS, strategy, 5, remove_reference=False)
+        method = as_method(Misbehaving(name), "here")
+        with pytest.raises(MethodError, match=says):
+            rank(method, ENCODED, gallery_frame(), GalleryIndex(IDS, VECTORS), 5, remove_reference=False)
+
+
+class Sized:
+    """Scores by what a first pass over the gallery has found."""
+
+    name = "sized"
+    passes = 0
+
+    def statistics(self, gallery: SearchedGallery) -> int:
+        self.passes += 1
+        return len(gallery.vectors)
+
+    def scores(self, inputs: MethodInputs) -> np.ndarray:
+        shape = (len(inputs.queries.frame), len(inputs.gallery.vectors))
+        return np.full(shape, inputs.statistics * inputs.options["factor"])
+
+
+def test_a_first_pass_is_made_once_per_gallery_and_options_arrive() -> None:
+    sized = Sized()
+    table = rank(
+        as_method(sized, "here"),
+        ENCODED,
+        gallery_frame(),
+        GalleryIndex(IDS, VECTORS),
+        2,
+        remove_reference=False,
+        options={"factor": 2},
+        block_scores=COUNT,
+    )
+    assert table["score"].unique().to_list() == [2 * COUNT]
+    assert sized.passes == 1

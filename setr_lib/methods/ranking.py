@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from setr_lib.coarse.inputs import CaptionSearch, CoarseError, CoarseInputs, EncodedQueries, SearchedGallery
-from setr_lib.coarse.strategies import IMAGE_CAPTIONS, Strategy
+from setr_lib.methods.inputs import (
+    IMAGE_CAPTIONS,
+    EncodedQueries,
+    GalleryIndex,
+    MethodError,
+    MethodInputs,
+    SearchedGallery,
+    made_by,
+)
+from setr_lib.methods.method import Method
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import RANKINGS, conform
 
@@ -51,63 +59,72 @@ def top_k(
 
 
 def rank(
+    method: Method,
     queries: EncodedQueries,
     gallery: pl.DataFrame,
-    ids: Sequence[str],
-    vectors: NDArray[np.float32],
-    strategy: Strategy,
+    index: GalleryIndex,
     k: int,
     *,
     remove_reference: bool,
-    anchor_share: float = 0.1,
+    options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     block_scores: int = _BLOCK_SCORES,
-    captions: CaptionSearch | None = None,
-    extra: dict[str, object] | None = None,
 ) -> pl.DataFrame:
-    """Rank the gallery for every query: a RANKINGS frame, in the order of the queries, pool and rank.
-
-    ``gallery`` (GALLERY, or just ``image_id`` and ``galleries``) says which pictures a query's ``gallery`` (``all``
-    or a FashionIQ category) holds; ``ids`` and ``vectors`` come from ``GalleryStore.read``. Pictures without a vector
-    (missing, broken) are in no ranking. ``remove_reference`` (see :func:`removes_reference`) takes the query's
-    reference out before the cut to ``k``. Queries with ``subset_ids`` (CIRR) get a second pool, ``subset``: exactly
-    those pictures by the same scores. Equal scores are ordered by image id.
-
-    For a strategy that needs ``image_captions`` (:func:`ranks_captions`), ``captions`` holds them, ``ids`` are all
-    pictures to rank, with a caption or without, and ``vectors`` may be ``[n, 0]``.
+    """Rank the gallery for every query by one method: exact, ties by image id.
 
     The result does not depend on the order of queries, of the gallery or of blocks; a larger ``k`` only appends.
-    Raises ``CoarseError`` for an empty gallery, a need that was not encoded, or scores that are not finite.
+
+    Args:
+        method: The retrieval method.
+        queries: The encoded queries.
+        gallery: GALLERY, or just ``image_id`` and ``galleries``: which images a query's ``gallery`` (``all`` or a FashionIQ
+            category) holds.
+        index: The images that can be ranked. Those without a vector (missing, broken) are in no ranking; for a method that
+            needs ``image_captions`` they are all images, and vectors may be ``[n, 0]``.
+        k: Images kept for each query.
+        remove_reference: Whether the query's reference is taken out before the cut to ``k`` (a rule of the benchmark).
+        options: The settings of this method.
+        progress: Told how many queries are ranked.
+        block_scores: Scores held in memory at a time.
+
+    Returns:
+        A RANKINGS frame, in the order of the queries, pool and rank. Queries with ``subset_ids`` (CIRR) get a second pool,
+        ``subset``: exactly those images by the same scores.
+
+    Raises:
+        MethodError: The gallery is empty, a need is not there, or scores are not finite.
     """
-    _check_needs(strategy, queries, captions)
+    _check_needs(method, queries, index)
     parts: list[pl.DataFrame] = []
     done = 0
-    for rows, columns in _searches(queries.frame, gallery, ids):
-        names = np.array([ids[column] for column in columns], dtype=object)
-        whole = len(columns) == len(vectors) and bool((np.diff(columns) == 1).all())
-        searched = SearchedGallery(vectors if whole else vectors[columns], names.tolist())
+    for rows, columns in _searches(queries.frame, gallery, index.ids):
+        names = np.array([index.ids[column] for column in columns], dtype=object)
+        whole = len(columns) == len(index.vectors) and bool((np.diff(columns) == 1).all())
+        vectors = index.vectors if whole else index.vectors[columns]
+        searched = SearchedGallery(vectors, names.tolist(), index.captions)
+        statistics = method.statistics(searched)
         size = max(1, block_scores // len(columns))
         for start in range(0, len(rows), size):
             block = queries.rows(rows[start : start + size])
-            inputs = CoarseInputs(block, searched, anchor_share, captions, extra or {})
-            scores = _checked_scores(strategy, inputs)
+            inputs = MethodInputs(block, searched, options or {}, statistics)
+            scores = _checked_scores(method, inputs)
             parts.extend(_tables(block.frame, names, scores, k, remove_reference))
             done += len(block.frame)
-            progress(done, len(queries.frame), f"queries ranked by {strategy.name}")
+            progress(done, len(queries.frame), f"queries ranked by {method.name}")
     return _in_query_order(parts, queries.frame)
 
 
-def _check_needs(strategy: Strategy, queries: EncodedQueries, captions: CaptionSearch | None) -> None:
-    there = queries.provides | (frozenset() if captions is None else {IMAGE_CAPTIONS})
-    lacking = sorted(set(strategy.needs) - there)
+def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -> None:
+    there = set(queries.texts) | (set() if index.captions is None else {IMAGE_CAPTIONS})
+    lacking = sorted(set(method.needs) - there)
     if IMAGE_CAPTIONS in lacking:
-        raise CoarseError(
-            f"coarse strategy {strategy.name!r} searches the captions of the gallery's images, and there are none: "
+        raise MethodError(
+            f"retrieval method {method.name!r} searches the captions of the gallery's images, and there are none: "
             "put image_captions.json into the data set's root and materialise gallery_embeddings"
         )
-    if lacking:
-        raise CoarseError(
-            f"coarse strategy {strategy.name!r} needs {' and '.join(lacking)}, which were not given to encode_queries"
+    for kind in lacking:
+        raise MethodError(
+            f"retrieval method {method.name!r} needs {kind}, which are not there: materialise {made_by(kind)!r} first"
         )
 
 
@@ -126,25 +143,25 @@ def _searches(
             "image_id"
         )
         if not len(inside):
-            raise CoarseError(
+            raise MethodError(
                 f"gallery {name!r} has no embedded picture, but {len(group)} queries search it, e.g. "
                 f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this evaluation set"
             )
         yield group["row"].to_numpy().astype(np.intp), inside["column"].to_numpy().astype(np.intp)
 
 
-def _checked_scores(strategy: Strategy, inputs: CoarseInputs) -> NDArray[np.float32]:
-    scores = np.asarray(strategy.scores(inputs), dtype=np.float32)
+def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]:
+    scores = np.asarray(method.scores(inputs), dtype=np.float32)
     expected = (len(inputs.queries.frame), len(inputs.gallery.vectors))
     if scores.shape != expected:
-        raise CoarseError(
-            f"coarse strategy {strategy.name!r} gave scores of shape {scores.shape}, not {expected}"
+        raise MethodError(
+            f"retrieval method {method.name!r} gave scores of shape {scores.shape}, not {expected}"
         )
     bad = ~np.isfinite(scores).all(axis=1)
     if bad.any():
         query = inputs.queries.frame["query_id"][int(np.flatnonzero(bad)[0])]
-        raise CoarseError(
-            f"coarse strategy {strategy.name!r} gave scores that are not finite for {int(bad.sum())} queries, e.g. {query}"
+        raise MethodError(
+            f"retrieval method {method.name!r} gave scores that are not finite for {int(bad.sum())} queries, e.g. {query}"
         )
     return scores
 

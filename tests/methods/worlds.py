@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from setr_lib.coarse.similarity import unit
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.methods.similarity import unit
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, conform
 
 DIMENSION = 8

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.coarse.inputs import CaptionSearch, CoarseError, CoarseInputs
 from setr_lib.composing.lexical import Term, is_content, read_captions, read_modification, words_of
+from setr_lib.methods.inputs import IMAGE_CAPTIONS, CaptionSearch, MethodError, MethodInputs
+from setr_lib.methods.method import TRAINING_FREE, Method
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-IMAGE_CAPTIONS = "image_captions"
-"""The need that marks a strategy of this kind."""
 
 
 @dataclass(frozen=True)
@@ -64,58 +62,61 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class CaptionStrategy:
-    """A strategy that searches the gallery's captions for the terms of one reading."""
+class CaptionMethod(Method):
+    """A method that searches the captions of the gallery's images for weighted terms of the query (BM25)."""
 
     name: str
     reading: Reading
+    needs: frozenset[str] = frozenset({IMAGE_CAPTIONS})
+    label: str = TRAINING_FREE
+    source: str = "SETR's question asked of words; ours"
+    is_cosine: bool = False
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({IMAGE_CAPTIONS})
-
-    def scores(self, inputs: CoarseInputs) -> NDArray[np.float32]:
-        """``float32[queries, gallery]``: BM25; a picture without captions gets less than any other."""
-        if inputs.captions is None:
-            raise CoarseError(f"coarse strategy {self.name!r} needs the captions of the gallery's images")
-        search, place = inputs.captions, _columns(inputs)
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """``float32[queries, gallery]``: BM25; an image without captions gets less than any other."""
+        search = inputs.gallery.captions
+        if search is None:
+            raise MethodError(f"retrieval method {self.name!r} needs the captions of the gallery's images")
+        columns = _columns(search, inputs.gallery.ids)
         texts = inputs.queries.frame.select("modification", "reference_id").rows()
         scores = np.zeros((len(texts), len(inputs.gallery.ids)))
         for row, (modification, reference) in zip(scores, texts, strict=True):
             weights = self.reading.weights(modification, search.captions(reference), search.term)
-            _add(row, weights, search, place)
+            _add(row, weights, search, columns)
         lacking = np.ones(scores.shape[1], dtype=bool)
-        lacking[place[place >= 0]] = False
+        lacking[columns[columns >= 0]] = False
         if lacking.any() and scores.size:
             scores[:, lacking] = scores.min(axis=1, keepdims=True) - 1
         return scores.astype(np.float32)
 
 
-def _columns(inputs: CoarseInputs) -> NDArray[np.intp]:
-    """For each captioned picture its column in the gallery searched, -1 where it is not in it."""
-    assert inputs.captions is not None
-    column_of = {image_id: column for column, image_id in enumerate(inputs.gallery.ids)}
-    return np.array([column_of.get(image_id, -1) for image_id in inputs.captions.ids], dtype=np.intp)
+def _columns(search: CaptionSearch, ids: Sequence[str]) -> NDArray[np.intp]:
+    """For each captioned image its column in the gallery searched, -1 where it is not in it."""
+    column_of = {image_id: column for column, image_id in enumerate(ids)}
+    return np.array([column_of.get(image_id, -1) for image_id in search.ids], dtype=np.intp)
 
 
 def _add(
-    row: NDArray[np.float64], weights: Mapping[str, float], search: CaptionSearch, place: NDArray[np.intp]
+    row: NDArray[np.float64],
+    weights: Mapping[str, float],
+    search: CaptionSearch,
+    column_of: NDArray[np.intp],
 ) -> None:
     for term in sorted(weights):  # always summed in the same order, so that equal captions tie exactly
         rows, fits = search.matches(term)
-        columns = place[rows]
+        columns = column_of[rows]
         inside = columns >= 0
         row[columns[inside]] += weights[term] * fits[inside]
 
 
 # The constants were chosen on one half of CIRR val's image sets, by benchmarks/caption_proxy.py.
-CAPTION_STRATEGIES = (
+METHODS = (
     # The modification text alone.
-    CaptionStrategy("captions_text", Reading()),
+    CaptionMethod("captions_text", Reading()),
     # All that the reference's captions say, at half weight, and the text.
-    CaptionStrategy("captions_union", Reading(reference=0.5)),
+    CaptionMethod("captions_union", Reading(reference=0.5)),
     # What the text leaves standing: the reference's subject rather than its surroundings, nothing that was refused.
-    CaptionStrategy(
+    CaptionMethod(
         "captions_intersection",
         Reading(reference=0.5, background=0.3, content_only=True, obey_rejections=True),
     ),

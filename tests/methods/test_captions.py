@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.coarse.caption_strategies import CaptionStrategy, Reading
-from setr_lib.coarse.inputs import CoarseError, EncodedQueries, plain_queries
-from setr_lib.coarse.ranking import rank
-from setr_lib.coarse.strategies import get_strategy, ranks_captions, strategy_names
 from setr_lib.composing.lexical import words_of
+from setr_lib.methods.captions import CaptionMethod, Reading
+from setr_lib.methods.inputs import EncodedQueries, GalleryIndex, MethodError, plain_queries
+from setr_lib.methods.method import get_method, method_names, ranks_captions
+from setr_lib.methods.ranking import rank
 from setr_lib.tables import RANKINGS
-from tests.coarse.worlds import queries_of
+from tests.methods.worlds import queries_of
 
 NAMES = ["captions_intersection", "captions_text", "captions_union"]
 CAPTIONS = {
@@ -56,14 +56,15 @@ def queries(*texts: tuple[str, str], subsets: Sequence[Sequence[str]] | None = N
 
 
 def ranked(asked: EncodedQueries, name: str, k: int = 10, **options: Any) -> pl.DataFrame:
-    chosen: dict[str, Any] = {"remove_reference": True, "captions": Counted(), **options}
+    chosen: dict[str, Any] = {"remove_reference": True, **options}
     ids: list[str] = chosen.pop("ids", IDS)
     gallery = pl.DataFrame({"image_id": ids, "galleries": [["all"]] * len(ids)})
-    return rank(asked, gallery, ids, np.zeros((len(ids), 0), np.float32), get_strategy(name), k, **chosen)
+    index = GalleryIndex(ids, np.zeros((len(ids), 0), np.float32), chosen.pop("captions", None) or Counted())
+    return rank(get_method(name), asked, gallery, index, k, **chosen)
 
 
 def test_three_strategies_search_captions() -> None:
-    assert [name for name in strategy_names() if ranks_captions(get_strategy(name))] == NAMES
+    assert [name for name in method_names() if ranks_captions(get_method(name))] == NAMES
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_three_strategies_search_captions() -> None:
     ],
 )
 def test_what_each_reading_searches(name: str, weights: dict[str, float]) -> None:
-    strategy = get_strategy(name)
-    assert isinstance(strategy, CaptionStrategy)
+    strategy = get_method(name)
+    assert isinstance(strategy, CaptionMethod)
     found = strategy.reading.weights("a sleeping cat instead of the dog", CAPTIONS["a"], Counted().term)
     assert found == pytest.approx(weights)
 
@@ -142,5 +143,5 @@ def test_no_caption_at_all_still_ranks_every_image() -> None:
 
 def test_an_encoding_is_refused_where_there_is_no_encoder() -> None:
     asked = queries(("b", "white cat"))
-    with pytest.raises(CoarseError, match="without an encoder"):
+    with pytest.raises(MethodError, match="without an encoder"):
         asked.encode(["a text"])
