@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from setr_lib.composing.lexical import words_of
 from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions, load_queries
 from setr_lib.datasets.cirr import captions_file
 from setr_lib.errors import SetrError
@@ -39,6 +38,7 @@ from setr_lib.methods.inputs import CaptionSearch, GalleryIndex, plain_queries
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
 from setr_lib.settings import Settings, load_settings
+from setr_lib.texts.lexical import words_of
 
 KEY = "cirr-val"
 METRICS = ("R@1", "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "R_subset@3")

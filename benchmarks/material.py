@@ -160,7 +160,7 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
 
     Captions, compositions and vectors are kept, so a killed run goes on where it was.
     """
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     each = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)

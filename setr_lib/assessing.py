@@ -128,8 +128,8 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
 
 def _every_caption(bench: Workbench, key: str, assessment: Assessment) -> pl.DataFrame:
     """The captions of all images as CAPTIONS rows: without pictures, they are what a page can show."""
-    from setr_lib.composing.given import caption_rows
     from setr_lib.datasets import load_image_captions
+    from setr_lib.texts.from_image_captions import caption_rows
 
     return caption_rows(assessment.gallery["image_id"], load_image_captions(bench.settings, key))
 

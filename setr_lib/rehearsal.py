@@ -40,10 +40,10 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made first."""
     import polars as pl
 
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
     from setr_lib.methods.ranking import rank
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     settings = bench.settings
     images = bench.read_table("training_images", TRAINING_IMAGES)

@@ -20,7 +20,6 @@ from setr_lib.settings import Settings
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.composing.prompts import PromptSet
     from setr_lib.content_cache import ContentCache
     from setr_lib.gallery.captions import CaptionStore
     from setr_lib.gallery.store import GalleryStore
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.texts.prompts import PromptSet
 
 
 class NotMadeYetError(SetrError):
@@ -106,7 +106,7 @@ class Workbench:
 
     def prompts(self) -> PromptSet:
         """The prompt files that the settings name. Raises ``PromptError`` where there are none."""
-        from setr_lib.composing.prompts import load_prompts
+        from setr_lib.texts.prompts import load_prompts
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
 

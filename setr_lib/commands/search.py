@@ -146,11 +146,11 @@ def search(
 def _encoded(
     bench: Workbench, key: str, query: pl.DataFrame, reference: pl.DataFrame, image: Path, progress: Progress
 ) -> tuple[EncodedQueries, GalleryIndex, str]:
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
     from setr_lib.datasets import evaluation_set
     from setr_lib.gallery.images import open_image
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
     from setr_lib.tables import QUERIES
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     cache, kind = bench.cache(CACHE_KIND), evaluation_set(bench.settings, key).kind
     captions = describe_images(bench.judge(), bench.prompts(), reference, cache, progress, dataset=kind)

@@ -163,7 +163,7 @@ def _model_folder(what: str, folder: Path, config: str) -> Check:
 
 
 def _prompts(settings: Settings, kinds: set[str]) -> Check:
-    from setr_lib.composing.prompts import TASKS, load_prompts
+    from setr_lib.texts.prompts import TASKS, load_prompts
 
     name = settings.models.judge.prompts
 

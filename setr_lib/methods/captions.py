@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.composing.lexical import Term, is_content, read_captions, read_modification, words_of
 from setr_lib.methods.inputs import IMAGE_CAPTIONS, CaptionSearch, MethodError, MethodInputs
 from setr_lib.methods.method import TRAINING_FREE, Method
+from setr_lib.texts.lexical import Term, is_content, read_captions, read_modification, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

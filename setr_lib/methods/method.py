@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from setr_lib.texts.kind import TextKind
+
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
 ENTRY_POINTS = ("setr.methods", "setr.strategies")
@@ -41,6 +43,8 @@ class Method(ABC):
     needs: frozenset[str] = frozenset()
     """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the queries (both
     generated texts), ``image_captions`` (of the gallery's images, searched in place of vectors)."""
+    texts: tuple[TextKind, ...] = ()
+    """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
     label: str = TRAINING_FREE
     """What it has learned from, as reports say it."""
     source: str = ""
@@ -93,6 +97,7 @@ class _Adopted(Method):
     def __init__(self, adopted: Any) -> None:
         self.adopted = adopted
         self.name, self.needs = str(adopted.name), frozenset(getattr(adopted, "needs", ()))
+        self.texts = tuple(getattr(adopted, "texts", ()))
         self.label = str(getattr(adopted, "label", TRAINING_FREE))
         self.source = str(getattr(adopted, "source", ""))
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))

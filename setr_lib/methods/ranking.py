@@ -116,7 +116,7 @@ def rank(
 
 def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -> None:
     there = set(queries.texts) | (set() if index.captions is None else {IMAGE_CAPTIONS})
-    lacking = sorted(set(method.needs) - there)
+    lacking = sorted({*method.needs, *(kind.name for kind in method.texts)} - there)
     if IMAGE_CAPTIONS in lacking:
         raise MethodError(
             f"retrieval method {method.name!r} searches the captions of the gallery's images, and there are none: "

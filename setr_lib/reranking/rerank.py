@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
@@ -22,6 +21,7 @@ from setr_lib.progress import Progress, silent
 from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
 from setr_lib.tables import RANKINGS, conform
+from setr_lib.texts.prompts import PromptSet
 
 CACHE_KIND = "judge_scores"
 """The ``ContentCache`` kind of the judge's logit differences."""

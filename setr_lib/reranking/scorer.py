@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from setr_lib.composing.prompts import PromptSet, PromptTemplate
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture, RenderedPrompt, TokenRow
+from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 
 @dataclass(frozen=True)

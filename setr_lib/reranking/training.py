@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet, PromptTemplate
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
@@ -43,6 +42,7 @@ from setr_lib.reranking.pairs import pairs_digest
 from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
 from setr_lib.settings import AdapterSettings
 from setr_lib.tables import write_parquet_atomically
+from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 if TYPE_CHECKING:
     import torch

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.composing.lexical import words_of
 from setr_lib.methods.captions import CaptionMethod, Reading
 from setr_lib.methods.inputs import EncodedQueries, GalleryIndex, MethodError, plain_queries
 from setr_lib.methods.method import get_method, method_names, ranks_captions
 from setr_lib.methods.ranking import rank
 from setr_lib.tables import RANKINGS
+from setr_lib.texts.lexical import words_of
 from tests.methods.worlds import queries_of
 
 NAMES = ["captions_intersection", "captions_text", "captions_union"]

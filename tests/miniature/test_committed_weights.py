@@ -11,8 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.composing.compose import compose_queries
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.miniature import __file__ as package
@@ -23,6 +21,8 @@ from setr_lib.models.judge import IMAGE, MultimodalModel, Picture
 from setr_lib.reranking.held_out import area_under_curve
 from setr_lib.reranking.scorer import JudgedQuery, score_queries
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.generation import compose_queries
+from setr_lib.texts.prompts import PromptSet, load_prompts
 
 WEIGHTS = Path(package).parent / "weights"
 QUERIES = 40

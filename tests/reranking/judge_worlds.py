@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.models.judge import MultimodalModel, Picture
 from setr_lib.settings import AdapterSettings, JudgeSettings
 from setr_lib.tables import PAIRS
+from setr_lib.texts.prompts import PromptSet, load_prompts
 from tests.tiny_judges import write_tiny_judge
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

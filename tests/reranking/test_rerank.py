@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_file
@@ -23,6 +22,7 @@ from setr_lib.reranking.rerank import CACHE_KIND, rerank
 from setr_lib.reranking.scorer import JudgedQuery, score_query
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+from setr_lib.texts.prompts import PromptSet, load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 IMAGES, QUERY_COUNT, DEPTH = 12, 6, 9

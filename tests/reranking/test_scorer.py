@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setr_lib.composing.prompts import load_prompts
 from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture
 from setr_lib.reranking.scorer import (
     JudgedQuery,
@@ -17,6 +16,7 @@ from setr_lib.reranking.scorer import (
     score_query,
 )
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.prompts import load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 PICTURES = [Picture(f"p{seed}", tiny_picture(seed, (32 + 16 * (seed % 2), 48))) for seed in range(5)]

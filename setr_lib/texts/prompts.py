@@ -76,9 +76,10 @@ class PromptTemplate:
     def check(self, task: str) -> None:
         """Raise ``PromptError`` where the file does not fit ``task``."""
         shown: list[str] = re.findall(r"<(image|reference|candidate)>", _COMMENT.sub("", self.source))
-        wrong = [slot for slot in shown if slot not in _SLOTS[task]]
+        slots = _SLOTS.get(task, {REFERENCE, IMAGE})
+        wrong = [slot for slot in shown if slot not in slots]
         if not shown or wrong:
-            allowed = " and ".join(f"<{slot}>" for slot in sorted(_SLOTS[task]))
+            allowed = " and ".join(f"<{slot}>" for slot in sorted(slots))
             raise PromptError(
                 f"{self.path}: a {task} prompt shows {allowed}, this one {shown or 'no picture'}"
             )
@@ -121,6 +122,17 @@ class PromptSet:
                 self._loaded[name] = template
                 return template
         raise PromptError(f"{self.folder}: there is no {task}.jinja; a prompt set holds {', '.join(TASKS)}")
+
+    def has(self, task: str, dataset: str | None = None) -> bool:
+        """Whether the set has a prompt of ``task``; the tasks that every set must have are taken for granted."""
+        names = [f"{task}.{dataset}.jinja"] if dataset else []
+        return task in TASKS or any((self.folder / name).is_file() for name in [*names, f"{task}.jinja"])
+
+    def own(self, task: str, source: str) -> PromptTemplate:
+        """A prompt that a kind of generated text brings itself, as text. Raises ``PromptError``."""
+        template = PromptTemplate(Path(f"{task}.jinja"), source)
+        template.check(task)
+        return template
 
     def hash(self, task: str, dataset: str | None = None) -> str:
         """Digest of the prompt that :meth:`get` returns."""

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from setr_lib.composing.parse import LISTS
-from setr_lib.composing.portable import (
+from setr_lib.datasets import DatasetError
+from setr_lib.errors import SetrError
+from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
+from setr_lib.texts.answers import LISTS
+from setr_lib.texts.exchange_files import (
     ImportRefusedError,
     KnownQuery,
     caption_line,
@@ -22,9 +25,6 @@ from setr_lib.composing.portable import (
     read_compositions,
     time_text,
 )
-from setr_lib.datasets import DatasetError
-from setr_lib.errors import SetrError
-from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
 
 IMAGES = {"cirr": {"a", "b", "c"}, "mine": {"x/1.png"}}
 QUERIES = {("cirr", "val"): {str(n): KnownQuery("a", f"text {n}") for n in range(4)}}
@@ -166,7 +166,7 @@ def test_no_key_of_a_caption_may_be_missing(tmp_path: Path, key: str) -> None:
         ({"composition": "a dog"}, "'composition' must be an object"),
         ({"composition": {"target_caption": "a dog"}}, "keys missing"),
         ({"composition": {**COMPOSITION["composition"], "target_caption": " "}}, "target_caption is empty"),
-        ({"composition": {**COMPOSITION["composition"], "keep": "dog"}}, "keep is no list"),
+        ({"composition": {**COMPOSITION["composition"], "keep": "dog"}}, "keep is not a list"),
         ({"composition": {**COMPOSITION["composition"], "keep": ["d\x00g"]}}, "NUL"),
         ({"composition": {**COMPOSITION["composition"], "also": []}}, "unknown ['also']"),
         ({"reference_id": "b"}, "made for reference 'b'; the query's is 'a'"),

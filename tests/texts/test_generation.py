@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
 from setr_lib.models.judge import MultimodalModel, Request
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
+from setr_lib.texts.answers import Answer, Phrases, Text
+from setr_lib.texts.generation import CACHE_KIND, Generator, compose_queries, describe_images, generate
+from setr_lib.texts.kind import TextKind, TextKindError
+from setr_lib.texts.prompts import PromptSet, load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 IMAGES = 6
@@ -216,10 +219,90 @@ def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
         }
         queries_frame(queries).write_parquet(folder / "queries.parquet")
         if name == "killed":  # two batches of captions and one of compositions are stored by then
-            code = f"from pathlib import Path; from tests.composing.test_compose import run; run(Path({str(folder)!r}), 4)"
+            code = f"from pathlib import Path; from tests.texts.test_generation import run; run(Path({str(folder)!r}), 4)"
             child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
             assert child.returncode == -signal.SIGKILL
         made[name] = run(folder)
         calls[name] = sum(int(line) for line in (folder / "log").read_text().split())
     assert made["killed"][0].equals(made["whole"][0]) and made["killed"][1].equals(made["whole"][1])
     assert calls == {"whole": 5 + 10, "killed": 5 + 10 + 4}
+
+
+class Colour(Answer):
+    """The colour that a query asks for."""
+
+    colour: Text
+    words: Phrases
+
+
+def colour_kind(**options: Any) -> TextKind:
+    return TextKind(
+        "colours",
+        task="colour",
+        per="query",
+        answer=Colour,
+        after=("captions",),
+        variables=lambda row, texts: {
+            "modification": row["modification"],
+            "caption": texts["captions"]["caption"],
+        },
+        **options,
+    )
+
+
+def captions_frame() -> pl.DataFrame:
+    rows = [{"image_id": f"i{n}", "caption": f"circle {n}", "status": "ok"} for n in range(IMAGES)]
+    return pl.DataFrame(rows, schema=CAPTIONS)
+
+
+def test_a_kind_of_ones_own_is_asked_checked_and_kept(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    cache: ContentCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Request] = []
+
+    def answer(requests: list[Request]) -> list[str]:
+        asked.extend(requests)
+        return [
+            json.dumps({"colour": "red", "words": ["a  b", ""]})
+            if "red" in str(prompt.parts[-1])
+            else "no JSON"
+            for prompt, _ in requests
+        ]
+
+    monkeypatch.setattr(model, "generate", answer)
+    kind = colour_kind(prompt="<reference>{{ caption }} {{ modification }}")
+    queries = queries_frame({"good": ("i0", "red"), "bad": ("i1", "blue"), "gone": ("gone", "red")})
+    gallery, generator = gallery_frame(tmp_path), Generator(model, prompts, cache)
+    made = generate(kind, generator, queries, gallery, {"captions": captions_frame()})
+    assert made.schema == kind.schema and made["query_id"].to_list() == ["good", "bad", "gone"]
+    assert made.row(0, named=True)["colour"] == "red" and made["words"].to_list() == [["a b"], [], []]
+    assert made["status"].to_list() == ["ok", "failed", "failed"]
+    assert "not one JSON object" in made["detail"][1] and "not readable" in made["detail"][2]
+    assert [prompt.parts[-1] for prompt, _ in asked] == ["circle 0 red", "circle 1 blue"]
+    assert generate(kind, generator, queries, gallery, {"captions": captions_frame()}).equals(made)
+    assert len(asked) == 2, "the second time nothing is asked"
+    other = captions_frame().with_columns(caption=pl.lit("another"))
+    generate(kind, generator, queries[:1], gallery, {"captions": other})
+    assert len(asked) == 3, "a text that is made from another is made anew when that changes"
+
+
+def test_a_kind_without_a_prompt_is_derived_and_says_so(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+) -> None:
+    queries, gallery = queries_frame({"a": ("i0", "red"), "b": ("i3", "blue")}), gallery_frame(tmp_path)
+    generator, texts = Generator(model, prompts, cache), {"captions": captions_frame()}
+    kind = colour_kind(
+        derive=lambda row, texts: {"colour": f"{texts['captions']['caption']}, {row['modification']}"}
+    )
+    made = generate(kind, generator, queries, gallery, texts)
+    assert made["colour"].to_list() == ["circle 0, red", "circle 3, blue"]
+    assert made["status"].unique().to_list() == ["derived"]
+    assert made["model"].unique().to_list() == ["derived from captions"]
+    with pytest.raises(TextKindError, match=r"colour\.jinja"):
+        generate(colour_kind(), generator, queries, gallery, texts)
+    with pytest.raises(TextKindError, match="'captions', which is not there"):
+        generate(kind, generator, queries, gallery)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.composing.parse import LISTS, Composition, CompositionError, parse_composition
+from setr_lib.texts.answers import LISTS, Composition, CompositionError, parse_composition
 
 GOOD: dict[str, Any] = {
     "keep": ["dress"],
@@ -54,7 +54,7 @@ def test_types_are_checked(key: str, value: Any) -> None:
 
 
 def test_a_text_is_no_list() -> None:
-    with pytest.raises(CompositionError, match="keep is no list"):
+    with pytest.raises(CompositionError, match="keep is not a list"):
         parse_composition(json.dumps({**GOOD, "keep": "dress"}))
 
 
@@ -82,5 +82,9 @@ def test_a_fenced_block_may_have_prose_around_and_braces_in_texts_are_no_trap() 
     value = {**GOOD, "drop": ["a } in ```braces``` {"]}
     text = f"<think>{{hm}}</think>\nSure:\n```json\n{json.dumps(value, indent=1)}\n```\nDone {{ok}}."
     assert parse_composition(text) == Composition(
-        ("dress",), ("blue",), (), ("a } in ```braces``` {",), "A blue dress."
+        keep=("dress",),
+        add=("blue",),
+        remove=(),
+        drop=("a } in ```braces``` {",),
+        target_caption="A blue dress.",
     )

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from setr_lib.composing.lexical import is_content, read_captions, read_modification
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
+from setr_lib.texts.lexical import is_content, read_captions, read_modification
 
 GIVEN = "captions that came with the data set"
 """Stands where a caption's model is named."""
-READ = "read by words alone (setr_lib.composing.lexical)"
+READ = "read by words alone (setr_lib.texts.lexical)"
 """Stands where a composition's model is named."""
 
 WITHOUT_MODEL = (GIVEN, READ)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.composing.prompts import BUILT_IN, TASKS, PromptError, load_prompts
 from setr_lib.models.judge import CANDIDATE, IMAGE, REFERENCE, ImageSlot
+from setr_lib.texts.prompts import BUILT_IN, TASKS, PromptError, load_prompts
 
 VALUES = {
     "describe": {},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from setr_lib.composing.given import GIVEN, READ, caption_rows, composition_rows
 from setr_lib.tables import CAPTIONS, COMPOSITIONS
+from setr_lib.texts.from_image_captions import GIVEN, READ, caption_rows, composition_rows
 from tests.methods.worlds import queries_of
 
 CAPTIONED = pl.DataFrame({"image_id": ["a"], "captions": [["A white dog on grass.", "A dog."]]})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.composing.lexical import is_content, read_captions, read_modification, words_of
+from setr_lib.texts.lexical import is_content, read_captions, read_modification, words_of
 
 
 @pytest.mark.parametrize(

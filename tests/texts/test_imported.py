@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.composing.imported import DETAIL, compose_with, describe_with, settle, store_with
 from setr_lib.tables import (
     CAPTIONS,
     COMPOSITIONS,
@@ -18,6 +17,7 @@ from setr_lib.tables import (
     IMPORTED_COMPOSITIONS,
     QUERIES,
 )
+from setr_lib.texts.imported import DETAIL, compose_with, describe_with, settle, store_with
 
 
 def carried(
