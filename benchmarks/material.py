@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.reranking.fusion import Fusion
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")

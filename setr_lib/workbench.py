@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from setr_lib.gallery.captions import CaptionIndex, CaptionStore
     from setr_lib.gallery.store import GalleryStore
     from setr_lib.models.encoder import ImageTextEncoder
-    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
@@ -98,7 +98,7 @@ class Workbench:
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, outside of those that the bench keeps."""
-        from setr_lib.models.judge import MultimodalModel
+        from setr_lib.models.multimodal import MultimodalModel
 
         settings = self.settings
         return MultimodalModel.load(

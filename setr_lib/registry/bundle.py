@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.composing.prompts import PromptSet
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.held_out import judge_pair_frame
 from setr_lib.reranking.training import AdapterResult

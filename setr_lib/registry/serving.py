@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.bundle import ADAPTER, JUDGE, Bundle, score_examples
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.fusion import probability_of_yes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.composing.prompts import PromptSet
-from setr_lib.models.judge import Picture
+from setr_lib.models.multimodal import Picture
 from setr_lib.registry.bundle import ADAPTER, BaseReference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process

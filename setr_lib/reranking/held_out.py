@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from setr_lib.composing.prompts import PromptSet
 from setr_lib.errors import SetrError
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
 

@@ -28,14 +28,8 @@ from setr_lib.composing.prompts import PromptSet, PromptTemplate
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
-from setr_lib.models.judge import (
-    CANDIDATE,
-    LANGUAGE_MODEL_NAMES,
-    REFERENCE,
-    MultimodalModel,
-    Picture,
-    TokenRow,
-)
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture, TokenRow
+from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
 from setr_lib.reranking.held_out import HeldOutReport, judge_pair_frame, measure, require_pictures
@@ -357,7 +351,7 @@ class _Job:
         share = max(sum(labels), 1) / len(labels)
         self.weights = {True: 0.5 / share, False: 0.5 / max(1 - share, 1 / len(labels))}
         self.micro_batch = settings.groups_per_batch
-        self.economical = self._check_economical()
+        self.caches_are_exact = self._check_caches()
 
     def train(
         self, progress: Progress, on_metrics: OnMetrics | None
@@ -462,7 +456,7 @@ class _Job:
 
     def _differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         """float32 [pairs]: d of all candidates of ``queries``, in order, with gradients."""
-        if not self.economical:
+        if not self.caches_are_exact:
             return self._plain_differences(queries)
         prefixes: list[TokenRow] = []
         owners: list[int] = []
@@ -483,10 +477,9 @@ class _Job:
             for query in queries
             for candidate in query.candidates
         ]
-        logits = self.base.model(**self.base._plain_inputs(requests), logits_to_keep=1).logits[:, -1].float()
-        return logits[:, self.base.yes_id] - logits[:, self.base.no_id]
+        return self.base.plain_answer_differences(requests)
 
-    def _check_economical(self) -> bool:
+    def _check_caches(self) -> bool:
         self.base.model.eval()
         sample = [
             (
@@ -496,7 +489,7 @@ class _Job:
             for group in self.groups[:8]
             for query in group
         ]
-        return self.base.check_economical(sample)
+        return self.base.check_caches(sample)
 
 
 def learning_rate_at(step: int, total: int, settings: AdapterSettings) -> float:

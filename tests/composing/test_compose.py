@@ -16,7 +16,7 @@ from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_ima
 from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
-from setr_lib.models.judge import MultimodalModel, Request
+from setr_lib.models.multimodal import MultimodalModel, Request
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from tests.tiny_judges import tiny_picture, write_tiny_judge

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setr_lib.composing.prompts import BUILT_IN, TASKS, PromptError, load_prompts
-from setr_lib.models.judge import CANDIDATE, IMAGE, REFERENCE, ImageSlot
+from setr_lib.models.multimodal import CANDIDATE, IMAGE, REFERENCE, ImageSlot
 
 VALUES = {
     "describe": {},

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from setr_lib.models.judge import MultimodalModel
+from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport

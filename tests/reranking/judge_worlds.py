@@ -11,7 +11,7 @@ from PIL import Image
 
 from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.settings import AdapterSettings, JudgeSettings
 from setr_lib.tables import PAIRS
 from tests.tiny_judges import write_tiny_judge

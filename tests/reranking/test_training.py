@@ -15,7 +15,7 @@ import pytest
 import torch  # noqa: TID253
 from safetensors.torch import load_file
 
-from setr_lib.models.judge import MultimodalModel
+from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.reranking import training
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.scorer import judge_prompt
@@ -163,7 +163,7 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalM
     with training._adapted(base, options):
         groups = training._groups_of(train_pairs, worlds.pictures())
         job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
-        assert job.economical
+        assert job.caches_are_exact
         batch = job.batch_at(0)
         job._backward(batch, batch)
         shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
