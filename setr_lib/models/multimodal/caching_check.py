@@ -1,6 +1,7 @@
 """Whether cached vision outputs and prefixes reproduce a model's own forward pass.
 
-A new architecture may do something with images that the caches do not know; so both ways are compared, once per model.
+A new architecture may do something with images that the caches do not know; so both ways are compared, once
+per model.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ def caches_reproduce_plain_scores(
     """Score two requests both ways and compare.
 
     Args:
-        requests: At least one request; the shortest and the longest of the first 16 are used, so that padding is tried.
+        requests: At least one request; the shortest and the longest of the first 16 are used, so that padding
+            is tried.
         loaded: The model.
-        vision: Its vision tower; its memory is the same afterwards, so whether the check ran shows in no later result.
+        vision: Its vision tower; its memory is the same afterwards, so whether the check ran shows in no
+            later result.
         plain_scores: float32 [n], the model's own forward pass.
         cached_scores: [n], the pass with cached vision outputs.
 

@@ -1,4 +1,4 @@
-"""Forward passes of the language model over token rows: padding, positions, cached prefixes, and the Yes/No difference.
+"""Forward passes of the language model over token rows: padding, positions, cached prefixes, Yes/No scores.
 
 Gradients flow through everything here where they are enabled; vision outputs come in without one.
 """
@@ -27,7 +27,8 @@ class PrefixCache:
 
     Attributes:
         rows: The rows themselves.
-        layers: For each language layer keys and values, both [rows, heads, length, head size] in the model's dtype.
+        layers: For each language layer keys and values, both [rows, heads, length, head size] in the model's
+            dtype.
         mask: int64 [rows, length], 1 for tokens and 0 for padding.
     """
 
@@ -50,7 +51,7 @@ class LanguageModelPass:
     def run(
         self, rows: Sequence[TokenRow], prefixes: PrefixCache | None = None, owners: Sequence[int] = ()
     ) -> tuple[Tensor, PrefixCache]:
-        """One forward pass. Rows are padded on the right and have explicit positions, so padding changes nothing.
+        """One forward pass; padded on the right, with explicit positions, so padding changes nothing.
 
         Args:
             rows: The rows of the batch: whole ones, or continuations of ``prefixes``.
@@ -58,8 +59,8 @@ class LanguageModelPass:
             owners: With ``prefixes``, for each row the index of the prefix that it continues.
 
         Returns:
-            The hidden state of each row's last token ([rows, hidden], the model's dtype), and the cache of the whole
-            rows, prefixes included.
+            The hidden state of each row's last token ([rows, hidden], the model's dtype), and the cache of
+            the whole rows, prefixes included.
         """
         import torch
         from transformers import DynamicCache
@@ -165,7 +166,7 @@ class PositionIds:
 
         if not hasattr(_backbone(self._loaded.model), "get_rope_index"):
             return torch.arange(len(row.ids))
-        # Positions depend on where images stand and on their grids, not on the words: few structures, many rows.
+        # Positions depend on where images are and on their grids, not on words: few structures, many rows.
         image_token_id = self._loaded.special_tokens.image_token_id
         runs = tuple(
             (is_image, sum(1 for _ in run))
@@ -176,7 +177,7 @@ class PositionIds:
     def _of_structure(
         self, runs: tuple[tuple[bool, int], ...], grids: tuple[tuple[int, int, int] | None, ...]
     ) -> Tensor:
-        """[3, length]: the model's own multimodal rotary positions (text counts on, an image spans its grid)."""
+        """int64 [3, length]: the model's own multimodal rotary positions; an image's span its grid."""
         import torch
 
         special = self._loaded.special_tokens

@@ -1,4 +1,4 @@
-"""Loading of an image-text-to-text model of transformers, with its processor and a LoRA adapter, and its identity."""
+"""Loading an image-text-to-text model of transformers with its processor and a LoRA adapter; its identity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LANGUAGE_MODEL_NAMES = frozenset({"language_model", "text_model"})
 """What transformers calls the language model inside an image-text-to-text model."""
 
 _NOT_PART_OF_THE_MODEL = frozenset({"scores.json"})
-"""Files beside a model that only describe it: a corrected description must not change the model's identity."""
+"""Files that only describe a model: a corrected description must not change the model's identity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def load_model(
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # it would scribble over ours; downloads keep theirs
+    transformers_logging.disable_progress_bar()  # only for loading; downloads keep theirs
     name = name or judge.name
     place = pick_device(device)
     dtype = "float32" if judge.dtype == "auto" and place.type == "cpu" else judge.dtype

@@ -3,15 +3,15 @@
 For training an adapter, the same pieces are differentiable in the language model::
 
     base = MultimodalModel.load(settings.models.judge, name=settings.judge_name)
-    peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place: base.* runs through them
-    base.precompute(pictures)                             # frozen vision tower and projector: once, without gradient
+    peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
+    base.precompute(pictures)                             # frozen vision tower: once, without gradient
     prefix, suffixes = base.judge_rows(prompt, reference, candidates)
     prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
     d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
     loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
 
-This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the same
-quantity from whole sequences.
+This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the
+same quantity from whole sequences.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class MultimodalModel:
 
     Attributes:
         model, processor, tokenizer, device: Those of transformers and torch.
-        id, base_id: Identity of the weights with and without adapter, independent of where they are stored; ``id`` is
-            part of every cache key.
+        id, base_id: Identity of the weights with and without adapter, independent of where they are stored;
+            ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
-        caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward pass;
-            ``None`` until the first request, which finds it out. Where not, every request is a plain forward pass:
-            slower, the same answer.
+        caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
+            pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
+            forward pass: slower, the same answer.
     """
 
     def __init__(
@@ -103,12 +103,13 @@ class MultimodalModel:
         """Load a model and, if given, a LoRA adapter.
 
         Args:
-            judge: The settings section ``models.judge``. ``dtype = "auto"`` is the checkpoint's own, and float32 on a CPU.
+            judge: The settings section ``models.judge``. ``dtype = "auto"`` is the checkpoint's own, and
+                float32 on a CPU.
             adapter: A PEFT LoRA adapter folder.
             device: A torch device, or ``auto``: CUDA, then MPS, then CPU.
             name: A local folder or a hub id, in place of ``judge.name``.
-            merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in float32
-                only, as half precision would round it away.
+            merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in
+                float32 only, as half precision would round it away.
 
         Returns:
             The model in evaluation mode.
@@ -125,7 +126,7 @@ class MultimodalModel:
             max_new_tokens=judge.max_new_tokens,
         )
 
-    # ------------------------------------------------------------------------------- prompts, pictures, token rows
+    # -------------------------------------------------------------------------- prompts, pictures, token rows
 
     def tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
         """Token ids of a prompt in the chat template; see :meth:`PromptTokenizer.tokenise`."""
@@ -138,7 +139,7 @@ class MultimodalModel:
     def judge_rows(
         self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
     ) -> tuple[TokenRow, list[TokenRow]]:
-        """A judge prompt as a shared prefix and one suffix per candidate; see :meth:`RowBuilder.judge_rows`."""
+        """A judge prompt as one prefix and a suffix per candidate; see :meth:`RowBuilder.judge_rows`."""
         return self._rows.judge_rows(prompt, reference, candidates)
 
     def vision_features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
@@ -164,10 +165,10 @@ class MultimodalModel:
         """
         return self.vision.share_memory(other.vision)
 
-    # -------------------------------------------------------------------------------- differentiable forward passes
+    # -------------------------------------------------------------------------- differentiable forward passes
 
     def encode_prefixes(self, prefixes: Sequence[TokenRow]) -> PrefixCache:
-        """Attention keys and values of prefixes, computed once for all their suffixes; gradients flow if enabled.
+        """Attention keys and values of prefixes, shared by all their suffixes; gradients flow if enabled.
 
         Args:
             prefixes: The beginnings of prompts.
@@ -193,7 +194,7 @@ class MultimodalModel:
         return self.forward.answer_differences(self.forward.run(suffixes, prefixes, owners)[0])
 
     def full_differences(self, rows: Sequence[TokenRow]) -> Tensor:
-        """logit(Yes) - logit(No) after whole sequences, no prefix shared; one batch, gradients flow if enabled.
+        """logit(Yes) - logit(No) after whole sequences; one batch, gradients flow if enabled.
 
         Args:
             rows: Whole prompts.
@@ -204,10 +205,10 @@ class MultimodalModel:
         return self.forward.answer_differences(self.forward.run(rows)[0])
 
     def plain_answer_differences(self, requests: Sequence[Request]) -> Tensor:
-        """logit(Yes) - logit(No) by transformers' own forward pass; see :meth:`PlainPass.answer_differences`."""
+        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`."""
         return self.plain.answer_differences(requests)
 
-    # ------------------------------------------------------------------------------------------- scores and answers
+    # ------------------------------------------------------------------------------------- scores and answers
 
     def answer_scores(self, requests: Sequence[Request]) -> np.ndarray:
         """logit(Yes) - logit(No) as the first answer token; any number of requests, no gradient.

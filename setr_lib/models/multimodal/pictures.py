@@ -1,4 +1,4 @@
-"""Images as the multimodal model is given them: a file or bytes, identified by a fingerprint of the content."""
+"""Images as the multimodal model is given them: a file or its bytes, identified by a fingerprint."""
 
 from __future__ import annotations
 

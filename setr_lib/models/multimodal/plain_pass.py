@@ -1,4 +1,4 @@
-"""The processor's and the model's own forward pass and generation: nothing cached, slow, right for every architecture.
+"""The model's own forward pass and generation: nothing cached, slow, right for every architecture.
 
 It is what the cached passes are compared with, and what runs where they do not give the same numbers.
 """
@@ -35,8 +35,8 @@ class PlainPass:
             requests: Prompts with their pictures.
 
         Returns:
-            A transformers ``BatchFeature`` of tensors on the model's device, ``input_ids`` int64 [requests, longest]
-            padded on the left.
+            A transformers ``BatchFeature`` of tensors on the model's device, ``input_ids`` int64 [requests,
+            longest] padded on the left.
 
         Raises:
             PictureError: A picture cannot be read.

@@ -1,4 +1,4 @@
-"""Prompts as data: one user turn of texts and picture slots, an optional system text, and the pictures for the slots.
+"""Prompts as data: a user turn of texts and picture slots, an optional system text, pictures for the slots.
 
 What a prompt says is decided in ``setr_lib.composing.prompts``; how it becomes tokens, in ``token_rows``.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from setr_lib.models.multimodal.pictures import Picture
 
 REFERENCE, CANDIDATE, IMAGE = "reference", "candidate", "image"
-"""The names of picture slots: the query's reference image, a candidate, and the image of a one-image prompt."""
+"""The names of picture slots: the query's reference, a candidate, the image of a one-image prompt."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tokens of a model that this package must know by id: the image placeholder, padding, end of text, Yes and No."""
+"""The tokens of a model that must be known by id: image placeholder, padding, end of text, Yes and No."""
 
 from __future__ import annotations
 

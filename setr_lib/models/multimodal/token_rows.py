@@ -1,4 +1,4 @@
-"""Prompts as token ids: the chat template, tokenising, and image placeholders expanded to one token per vision output."""
+"""Prompts as token ids: chat template, tokenising, placeholders expanded to a token per vision output."""
 
 from __future__ import annotations
 
@@ -80,12 +80,13 @@ class PromptTokenizer:
         shown = ids.count(self._special.image_token_id)
         if shown != len(slots):
             raise JudgeError(
-                f"the chat template of {self._loaded.id} shows {shown} pictures for {len(slots)} in the prompt"
+                f"the chat template of {self._loaded.id} shows {shown} pictures "
+                f"for {len(slots)} in the prompt"
             )
         return PromptTokens(ids, slots)
 
     def chat_text(self, prompt: RenderedPrompt) -> str:
-        """A prompt as the chat template writes it, with the model's control tokens, up to where the answer begins.
+        """A prompt in the chat template, with the model's control tokens, up to where the answer begins.
 
         Args:
             prompt: The prompt.
@@ -108,7 +109,7 @@ class PromptTokenizer:
         )
 
     def adds_special_tokens(self, text: str) -> bool:
-        """Whether the tokenizer must add the first token itself: not where the chat template has written it already.
+        """Whether the tokenizer must add the first token itself: not where the chat template has written it.
 
         Args:
             text: The output of ``chat_text``.
@@ -180,7 +181,7 @@ class RowBuilder:
     def judge_rows(
         self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
     ) -> tuple[TokenRow, list[TokenRow]]:
-        """A judge prompt in two parts: what comes before the candidate's picture, and the rest for each candidate.
+        """A judge prompt in two parts: all before the candidate's picture, and the rest for each candidate.
 
         Args:
             prompt: A prompt with one candidate slot, which is its last picture.
@@ -188,7 +189,8 @@ class RowBuilder:
             candidates: The candidates' pictures.
 
         Returns:
-            The prefix, and one suffix per candidate in order; ``prefix + suffix`` is the whole tokenised prompt.
+            The prefix, and one suffix per candidate in order; ``prefix + suffix`` is the whole tokenised
+            prompt.
 
         Raises:
             PictureError: A picture cannot be read.

@@ -29,7 +29,8 @@ class VisionFeatures:
         embeds: [tokens, hidden], what takes the place of the image's placeholder tokens.
         deepstack: [tokens, hidden] for each language layer that adds vision features of its own (Qwen3-VL).
         grid: (time, height, width) in patches, where positions depend on it; else ``None``.
-        placeholder: The token ids that stand for the image in a sequence; ``tokens`` of them are the image token.
+        placeholder: The token ids that stand for the image in a sequence; ``tokens`` of them are the image
+            token.
         container: The transformers class in which the model expects such tensors.
     """
 
@@ -49,7 +50,8 @@ class VisionMemory:
     """Least-recently-used cache of vision outputs, by image fingerprint.
 
     Args:
-        limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is dropped.
+        limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
+            dropped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -182,8 +184,8 @@ class VisionTower:
     def share_memory(self, other: VisionTower) -> bool:
         """Use the memory of another tower, where both give the same outputs.
 
-        They do where all weights outside of the language model are equal, as they are in a model and in the same model
-        with an adapter of its language model. Otherwise nothing changes.
+        They do where all weights outside of the language model are equal, as they are in a model and in the
+        same model with an adapter of its language model. Otherwise nothing changes.
 
         Args:
             other: The tower whose memory to use.
@@ -215,7 +217,7 @@ class VisionTower:
             self.memory = kept
 
     def _placeholder_ids(self, placeholder: str, tokens: int) -> tuple[int, ...]:
-        """Token ids of the text that stands for an image; checks that ``tokens`` of them are the image token."""
+        """Token ids of the text that stands for an image, of which ``tokens`` must be the image token."""
         ids = tuple(self._loaded.tokenizer(placeholder, add_special_tokens=False)["input_ids"])
         announced = ids.count(self._loaded.special_tokens.image_token_id)
         if announced != tokens:
@@ -227,6 +229,6 @@ class VisionTower:
 
 
 def _weights_outside_the_language_model(model: Any) -> dict[str, Tensor]:
-    """All weights but the language model's; all of them where a model calls its language model something else."""
+    """All weights but the language model's; where that has an unknown name, its weights are included."""
     named = model.named_parameters()
     return {name: weight for name, weight in named if not LANGUAGE_MODEL_NAMES & {*name.split(".")}}
