@@ -22,7 +22,7 @@ from setr_lib.composing.prompts import PromptSet
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.held_out import judge_pair_frame
-from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import JudgeSettings
 
 BASE_VARIABLE = "SETR_BASE_MODEL"

@@ -24,7 +24,7 @@ from setr_lib.registry.bundle import ADAPTER, BaseReference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.reranking.held_out import HeldOutReport
-from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from setr_lib.composing.prompts import PromptSet, PromptTemplate
-from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture, TokenRow
-from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
-from setr_lib.reranking.held_out import HeldOutReport, judge_pair_frame, measure, require_pictures
+from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
+from setr_lib.reranking.lora import AdapterError, _adapted, _cuda_devices, _save_adapter, _trainable
 from setr_lib.reranking.pairs import pairs_digest
 from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
+from setr_lib.reranking.training_result import (
+    _ADAPTER,
+    AdapterResult,
+    _curve_frame,
+    _store_result,
+    library_versions,
+    load_result,
+)
 from setr_lib.settings import AdapterSettings
-from setr_lib.tables import write_parquet_atomically
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
@@ -47,44 +48,10 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 
 _LOG = logging.getLogger(__name__)
 _CLIP_NORM = 1.0
-_RESULT, _BEFORE, _HELD_OUT, _ADAPTER = "result.json", "before.json", "held_out.parquet", "adapter"
+_BEFORE = "before.json"
 _FORMAT = (
     1  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
 )
-
-
-class AdapterError(SetrError):
-    """The adapter cannot be trained on this model or these pairs; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class AdapterResult:
-    """A finished training.
-
-    ``folder`` is a PEFT adapter folder (``adapter_model.safetensors``, ``adapter_config.json``). ``before`` and
-    ``after`` are the held-out reports of the base and of the adapted judge; ``held_out`` has both judges' scores:
-    the columns of PAIRS, ``before`` and ``after`` (float32, the logit differences). ``curve`` has step, loss,
-    learning_rate. ``run`` is the digest of everything that determines the result. ``reused``: nothing was trained,
-    the same run had been finished before. ``resumed_from``: the step of the checkpoint it went on from, or 0.
-    """
-
-    folder: Path
-    run: str
-    base_id: str
-    prompt_hash: str
-    pairs_digest: str
-    held_out_digest: str
-    steps: int
-    seconds: float
-    trainable_parameters: int
-    resumed_from: int
-    reused: bool
-    before: HeldOutReport
-    after: HeldOutReport
-    curve: pl.DataFrame
-    held_out: pl.DataFrame
-    settings: AdapterSettings
-    versions: dict[str, str]
 
 
 def train_adapter(
@@ -157,145 +124,6 @@ def training_run_digest(
     """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it saves)."""
     options = settings.model_dump(exclude={"checkpoint_every"})
     return digest_json([_FORMAT, base.id, prompts.hash("judge"), pairs_digest(pairs), options])
-
-
-def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:
-    """The finished training in ``checkpoint_dir`` (of ``run``, if given), or ``None``."""
-    stored = read_json(checkpoint_dir / _RESULT)
-    if stored is None or (run is not None and stored["run"] != run):
-        return None
-    if not (checkpoint_dir / _ADAPTER / "adapter_model.safetensors").is_file():
-        return None
-    curve = _curve_frame(stored.pop("curve"))
-    return AdapterResult(
-        **{
-            **stored,
-            "folder": checkpoint_dir / _ADAPTER,
-            "reused": True,
-            "before": HeldOutReport(**stored["before"]),
-            "after": HeldOutReport(**stored["after"]),
-            "settings": AdapterSettings(**stored["settings"]),
-            "curve": curve,
-            "held_out": pl.read_parquet(checkpoint_dir / _HELD_OUT),
-        }
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of what an adapter's weights mean something to."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
-
-
-# ---------------------------------------------------------------------------------------------------------- the adapter
-
-
-def lora_targets(model: Any, names: Sequence[str]) -> str:
-    """A regular expression that PEFT matches to whole module names: ``names`` inside the language model only.
-
-    Raises ``AdapterError`` when the model has no such linear layers there.
-    """
-    import torch
-
-    decoder = _language_model_name(model)
-    wanted = "|".join(re.escape(name) for name in names)
-    pattern = rf"{re.escape(decoder)}\.(?:.*\.)?(?:{wanted})"
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    if not any(re.fullmatch(pattern, name) for name in linear):
-        inside = sorted({name.rsplit(".", 1)[-1] for name in linear if name.startswith(decoder + ".")})
-        raise AdapterError(
-            f"reranking.adapter.target_modules = {list(names)}: none is a linear layer of the language model; "
-            f"its linear layers are called {inside}"
-        )
-    return pattern
-
-
-def _language_model_name(model: Any) -> str:
-    """The dotted name of the text decoder inside an image-text-to-text model."""
-    decoder = model.get_decoder()
-    for name, module in model.named_modules():
-        if module is decoder and name:
-            break
-    else:
-        name = ""
-    towers = ("visual", "vision_tower", "vision_model")
-    if not name or any(hasattr(decoder, tower) for tower in towers):
-        inner = [n for n, _ in model.named_modules() if n.split(".")[-1] in LANGUAGE_MODEL_NAMES]
-        if not inner:
-            raise AdapterError(
-                f"{type(model).__name__}: its language model was not found; it cannot be adapted"
-            )
-        name = min(inner, key=len)
-    return name
-
-
-class _adapted:
-    """LoRA layers inside ``base.model`` for the duration of a ``with`` block; taken out again at its end."""
-
-    def __init__(self, base: MultimodalModel, settings: AdapterSettings) -> None:
-        self._base, self._settings = base, settings
-
-    def __enter__(self) -> Any:
-        import torch
-        from peft import LoraConfig, get_peft_model
-
-        model, settings = self._base.model, self._settings
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=lora_targets(model, settings.target_modules),
-            bias="none",
-        )
-        self._was_trainable = {
-            name for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
-        with torch.random.fork_rng(devices=_cuda_devices(self._base.device)):
-            torch.manual_seed(settings.seed)
-            # The base is on its device already: LoRA layers made before a move may silently not be trained.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PEFT's own use of transformers
-                self._peft_model = get_peft_model(model, config)
-        return self._peft_model
-
-    def __exit__(self, *_: object) -> None:
-        model = self._peft_model.unload()
-        model.requires_grad_(False)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self._was_trainable)
-        # PEFT leaves its marks on the model, and would warn about a second adapter at the next training.
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            if mark in vars(model):
-                delattr(model, mark)
-        model.eval()
-
-
-def _trainable(model: Any) -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
-    """A PEFT adapter folder, without the model card that PEFT would add and without this machine's paths."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        partial / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = peft_model.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = base_id, True
-    config.save_pretrained(str(partial))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
-
-
-# --------------------------------------------------------------------------------------------------------- the training
 
 
 @dataclass(frozen=True)
@@ -508,13 +336,6 @@ def _epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     return order
 
 
-def _cuda_devices(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []
-
-
-# ----------------------------------------------------------------------------------------------------------- the result
-
-
 def _scores_before(
     base: MultimodalModel,
     prompts: PromptSet,
@@ -533,28 +354,6 @@ def _scores_before(
     )
     write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
     return scores
-
-
-def _store_result(result: AdapterResult, folder: Path) -> None:
-    write_parquet_atomically(result.held_out, folder / _HELD_OUT)
-    stored = {
-        name: getattr(result, name)
-        for name in AdapterResult.__dataclass_fields__
-        if name not in ("folder", "reused", "before", "after", "curve", "held_out", "settings")
-    }
-    stored |= {
-        "before": result.before.as_dict(),
-        "after": result.after.as_dict(),
-        "settings": result.settings.model_dump(),
-        "curve": [list(row) for row in result.curve.rows()],
-    }
-    # Last: its presence says that all the rest is there.
-    write_json(folder / _RESULT, stored)
-
-
-def _curve_frame(curve: Iterable[Sequence[float]]) -> pl.DataFrame:
-    schema = {"step": pl.Int64(), "loss": pl.Float64(), "learning_rate": pl.Float64()}
-    return pl.DataFrame([tuple(row) for row in curve], schema=schema, orient="row")
 
 
 def _replay(curve: Iterable[Sequence[float]], on_metrics: OnMetrics | None) -> None:

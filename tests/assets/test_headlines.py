@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from setr_lib.assessing import assess, latest_scores
-from setr_lib.reranking.training import load_result
+from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import workbench_for
 
