@@ -1,4 +1,4 @@
-"""LoRA layers in the language model of a judge: where they go, putting them in and taking them out, saving them."""
+"""LoRA layers in a judge's language model: which layers, putting them in and taking them out, saving them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ class AdapterError(SetrError):
 
 
 def lora_targets(model: Any, names: Sequence[str]) -> str:
-    """A regular expression that PEFT matches to whole module names: ``names`` inside the language model only.
+    """The target modules of LoRA: linear layers of the language model only, not of the vision tower.
 
-    Raises ``AdapterError`` when the model has no such linear layers there.
+    Args:
+        model: A transformers image-text-to-text model.
+        names: The last parts of the layers' names, such as ``q_proj``.
+
+    Returns:
+        A regular expression that PEFT matches to whole module names.
+
+    Raises:
+        AdapterError: The language model was not found, or has no linear layers of these names.
     """
     import torch
 
@@ -61,8 +69,16 @@ def _language_model_name(model: Any) -> str:
     return name
 
 
-class _adapted:
-    """LoRA layers inside ``base.model`` for the duration of a ``with`` block; taken out again at its end."""
+class lora_layers:
+    """Context manager: LoRA layers inside a model for the duration of a ``with`` block, removed at its end.
+
+    Entering gives the PEFT model. Afterwards ``base.model`` is as before: weights, ``requires_grad`` and
+    module names.
+
+    Args:
+        base: The model, without an adapter; its ``model`` is changed in place.
+        settings: Rank, alpha, dropout, target modules and the seed of the initial LoRA weights.
+    """
 
     def __init__(self, base: MultimodalModel, settings: AdapterSettings) -> None:
         self._base, self._settings = base, settings
@@ -82,7 +98,7 @@ class _adapted:
         self._was_trainable = {
             name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
-        with torch.random.fork_rng(devices=_cuda_devices(self._base.device)):
+        with torch.random.fork_rng(devices=cuda_devices(self._base.device)):
             torch.manual_seed(settings.seed)
             # The base is on its device already: LoRA layers made before a move may silently not be trained.
             with warnings.catch_warnings():
@@ -102,12 +118,29 @@ class _adapted:
         model.eval()
 
 
-def _trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a model that require a gradient, by name.
+
+    Args:
+        model: A torch module.
+
+    Returns:
+        The LoRA weights, inside a ``with lora_layers(...)`` block.
+    """
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
-    """A PEFT adapter folder, without the model card that PEFT would add and without this machine's paths."""
+def save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
+    """Write a PEFT adapter folder, without the model card and the local paths that PEFT would add.
+
+    Args:
+        peft_model: The PEFT model with the trained LoRA layers.
+        folder: Where to write; an existing folder is replaced once the new one is complete.
+        base_id: The identity of the base model, which the configuration names.
+
+    Returns:
+        ``folder``.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -128,5 +161,13 @@ def _save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
     return folder
 
 
-def _cuda_devices(device: torch.device) -> list[int]:
+def cuda_devices(device: torch.device) -> list[int]:
+    """The devices whose random state ``torch.random.fork_rng`` must keep beside the CPU's.
+
+    Args:
+        device: The model's device.
+
+    Returns:
+        The index of a CUDA device, else nothing.
+    """
     return [device.index or 0] if device.type == "cuda" else []

@@ -27,16 +27,22 @@ from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Pi
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
 from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
-from setr_lib.reranking.lora import AdapterError, _adapted, _cuda_devices, _save_adapter, _trainable
+from setr_lib.reranking.lora import (
+    AdapterError,
+    cuda_devices,
+    lora_layers,
+    save_adapter,
+    trainable_parameters,
+)
 from setr_lib.reranking.pairs import pairs_digest
 from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
 from setr_lib.reranking.training_result import (
-    _ADAPTER,
+    ADAPTER_FOLDER,
     AdapterResult,
-    _curve_frame,
-    _store_result,
+    curve_frame,
     library_versions,
     load_result,
+    store_result,
 )
 from setr_lib.settings import AdapterSettings
 
@@ -82,8 +88,8 @@ def train_adapter(
     train, held_out = (pairs.filter(pl.col("split") == split) for split in ("train", "held_out"))
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
-    with _adapted(base, settings) as peft_model:
-        job = _Job(base, template, _groups_of(train, pictures), settings, checkpoint_dir, run)
+    with lora_layers(base, settings) as peft_model:
+        job = _TrainingLoop(base, template, _groups_of(train, pictures), settings, checkpoint_dir, run)
         needed = {*train["reference_id"], *train["candidate_id"]}
         base.precompute([pictures[name] for name in sorted(needed)], progress)
         before = _scores_before(base, prompts, held_out, pictures, checkpoint_dir, run, progress)
@@ -93,7 +99,7 @@ def train_adapter(
         after = judge_pair_frame(
             base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
         )
-        folder = _save_adapter(peft_model, checkpoint_dir / _ADAPTER, base.id)
+        folder = save_adapter(peft_model, checkpoint_dir / ADAPTER_FOLDER, base.id)
         trainable = sum(parameter.numel() for parameter in job.parameters.values())
     result = AdapterResult(
         folder=folder,
@@ -109,12 +115,12 @@ def train_adapter(
         reused=False,
         before=measure(held_out, before),
         after=measure(held_out, after),
-        curve=_curve_frame(curve),
+        curve=curve_frame(curve),
         held_out=held_out.with_columns(pl.Series("before", before), pl.Series("after", after)),
         settings=settings,
         versions=library_versions(),
     )
-    _store_result(result, checkpoint_dir)
+    store_result(result, checkpoint_dir)
     return result
 
 
@@ -153,7 +159,7 @@ def _groups_of(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> list[_Gr
     ]
 
 
-class _Job:
+class _TrainingLoop:
     """One training: which groups at which step, the step itself, and its checkpoints."""
 
     def __init__(
@@ -169,7 +175,7 @@ class _Job:
 
         self.base, self.template, self.groups, self.settings = base, template, groups, settings
         self.folder, self.run = folder, run
-        self.parameters = _trainable(base.model)
+        self.parameters = trainable_parameters(base.model)
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -223,7 +229,7 @@ class _Job:
             parameter_group["lr"] = rate
         batch = self.batch_at(step)
         self.base.model.train()
-        with torch.random.fork_rng(devices=_cuda_devices(self.base.device)):
+        with torch.random.fork_rng(devices=cuda_devices(self.base.device)):
             loss = self._accumulate(batch, step)
         if not math.isfinite(loss):
             raise AdapterError(

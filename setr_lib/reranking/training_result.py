@@ -14,18 +14,32 @@ from setr_lib.reranking.held_out import HeldOutReport
 from setr_lib.settings import AdapterSettings
 from setr_lib.tables import write_parquet_atomically
 
-_RESULT, _HELD_OUT, _ADAPTER = "result.json", "held_out.parquet", "adapter"
+_RESULT, _HELD_OUT, ADAPTER_FOLDER = "result.json", "held_out.parquet", "adapter"
 
 
 @dataclass(frozen=True)
 class AdapterResult:
-    """A finished training.
+    """A finished training of an adapter.
 
-    ``folder`` is a PEFT adapter folder (``adapter_model.safetensors``, ``adapter_config.json``). ``before`` and
-    ``after`` are the held-out reports of the base and of the adapted judge; ``held_out`` has both judges' scores:
-    the columns of PAIRS, ``before`` and ``after`` (float32, the logit differences). ``curve`` has step, loss,
-    learning_rate. ``run`` is the digest of everything that determines the result. ``reused``: nothing was trained,
-    the same run had been finished before. ``resumed_from``: the step of the checkpoint it went on from, or 0.
+    Attributes:
+        folder: A PEFT adapter folder (``adapter_model.safetensors``, ``adapter_config.json``).
+        run: Digest of everything that determines the result.
+        base_id: Identity of the base model.
+        prompt_hash: Identity of the judge prompt.
+        pairs_digest: Digest of all pairs.
+        held_out_digest: Digest of the held-out pairs.
+        steps: Optimiser steps.
+        seconds: Time of training, that of interrupted runs included.
+        trainable_parameters: Number of LoRA weights.
+        resumed_from: The step of the checkpoint that the training continued, or 0.
+        reused: Nothing was trained: the same run had been finished before.
+        before: Held-out measures of the base judge.
+        after: Held-out measures of the adapted judge.
+        curve: One row per step: step, loss, learning_rate.
+        held_out: The held-out pairs: the columns of ``PAIRS``, ``before`` and ``after`` (float32, logit
+            differences).
+        settings: The training's settings.
+        versions: Versions of the libraries, by name.
     """
 
     folder: Path
@@ -48,17 +62,26 @@ class AdapterResult:
 
 
 def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:
-    """The finished training in ``checkpoint_dir`` (of ``run``, if given), or ``None``."""
+    """Load a finished training.
+
+    Args:
+        checkpoint_dir: The folder that was given to ``train_adapter``.
+        run: The digest of the training wanted; ``None`` for any.
+
+    Returns:
+        The result, marked as ``reused``; ``None`` where there is no finished training, or that of another
+        run.
+    """
     stored = read_json(checkpoint_dir / _RESULT)
     if stored is None or (run is not None and stored["run"] != run):
         return None
-    if not (checkpoint_dir / _ADAPTER / "adapter_model.safetensors").is_file():
+    if not (checkpoint_dir / ADAPTER_FOLDER / "adapter_model.safetensors").is_file():
         return None
-    curve = _curve_frame(stored.pop("curve"))
+    curve = curve_frame(stored.pop("curve"))
     return AdapterResult(
         **{
             **stored,
-            "folder": checkpoint_dir / _ADAPTER,
+            "folder": checkpoint_dir / ADAPTER_FOLDER,
             "reused": True,
             "before": HeldOutReport(**stored["before"]),
             "after": HeldOutReport(**stored["after"]),
@@ -70,11 +93,21 @@ def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult |
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of what an adapter's weights mean something to."""
+    """The installed versions of the libraries on which an adapter's scores depend.
+
+    Returns:
+        Versions by the name of the distribution.
+    """
     return {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
 
 
-def _store_result(result: AdapterResult, folder: Path) -> None:
+def store_result(result: AdapterResult, folder: Path) -> None:
+    """Write a result beside its adapter, for :func:`load_result`.
+
+    Args:
+        result: The finished training; its adapter is in ``folder`` already.
+        folder: The training's checkpoint folder.
+    """
     write_parquet_atomically(result.held_out, folder / _HELD_OUT)
     stored = {
         name: getattr(result, name)
@@ -91,6 +124,14 @@ def _store_result(result: AdapterResult, folder: Path) -> None:
     write_json(folder / _RESULT, stored)
 
 
-def _curve_frame(curve: Iterable[Sequence[float]]) -> pl.DataFrame:
+def curve_frame(curve: Iterable[Sequence[float]]) -> pl.DataFrame:
+    """The training curve as a table.
+
+    Args:
+        curve: (step, loss, learning rate) of each step.
+
+    Returns:
+        The columns step (Int64), loss and learning_rate (Float64).
+    """
     schema = {"step": pl.Int64(), "loss": pl.Float64(), "learning_rate": pl.Float64()}
     return pl.DataFrame([tuple(row) for row in curve], schema=schema, orient="row")

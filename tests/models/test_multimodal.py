@@ -247,6 +247,13 @@ def test_an_architecture_that_the_caches_do_not_know_is_judged_plainly(model: Mu
     assert other.caches_are_exact is False
 
 
+def test_the_check_of_the_caches_leaves_no_vision_outputs(model: MultimodalModel) -> None:
+    other = load(Path(model.model.config._name_or_path))
+    other.precompute(PICTURES[:1])
+    assert other.check_caches(judge_requests(PICTURES[1], "red"))
+    assert [other.has_vision_features(picture) for picture in PICTURES] == [True] + [False] * 5
+
+
 def test_batches_halve_when_memory_is_short(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = judge_requests(*QUERIES[0])
     expected = model.answer_scores(requests)
