@@ -24,7 +24,7 @@ from setr_lib.tables import TRAINING_IMAGES
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from setr_lib.reranking.training import AdapterResult
+    from setr_lib.reranking.training_result import AdapterResult
 
 DEPTHS = (10, 20, 50, 100)
 SHARES = (0.25, 0.5)
@@ -117,7 +117,8 @@ class Laboratory:
     def trained(self, variant: Variant) -> AdapterResult:
         """The adapter of ``variant``; a finished one, the pipeline's own included, is not trained again."""
         from setr_lib.reranking.held_out import pictures_of
-        from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+        from setr_lib.reranking.training import train_adapter, training_run_digest
+        from setr_lib.reranking.training_result import load_result
 
         bench, pairs = self.bench, self.pairs(variant)
         options = bench.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})

@@ -27,7 +27,7 @@ from setr_lib.tables import GALLERY
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.reranking.fusion import Fusion
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")

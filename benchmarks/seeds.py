@@ -20,7 +20,7 @@ from benchmarks.comparison import CLAIMS, name_of
 from benchmarks.material import MEASURED, STAGE_1, TITLES
 from setr_lib.assessing import latest_scores
 from setr_lib.errors import SetrError
-from setr_lib.reranking.training import load_result
+from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import Workbench
 

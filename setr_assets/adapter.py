@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from setr_lib.reranking.fusion_choice import FusionChoice
     from setr_lib.reranking.held_out import HeldOutReport
-    from setr_lib.reranking.training import AdapterResult
+    from setr_lib.reranking.training_result import AdapterResult
 
 GROUP = "reranker"
 
@@ -39,7 +39,8 @@ def reranker_adapter(
     Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before, nothing is trained."""
     from setr_lib.registry.bundle import base_reference
     from setr_lib.reranking.held_out import pictures_of
-    from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+    from setr_lib.reranking.training import train_adapter, training_run_digest
+    from setr_lib.reranking.training_result import load_result
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     pairs = setr.read_table("reranker_pairs", PAIRS)

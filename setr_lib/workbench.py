@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
     from setr_lib.models.encoder import ImageTextEncoder
-    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
@@ -97,7 +97,7 @@ class Workbench:
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, outside of those that the bench keeps."""
-        from setr_lib.models.judge import MultimodalModel
+        from setr_lib.models.multimodal import MultimodalModel
 
         settings = self.settings
         return MultimodalModel.load(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch  # noqa: TID253
 
-from setr_lib.models.judge import Picture
+from setr_lib.models.multimodal import Picture
 from setr_lib.settings import JudgeSettings, ModelSettings, Settings
 from setr_lib.workbench import Workbench
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -38,7 +38,7 @@ def test_all_judges_share_what_the_vision_tower_saw_and_one_adapter_is_kept(
     picture = Picture("p", tiny_picture(1))
     bench.judge(order[0]).vision_features([picture])
     judges = [bench.judge(version) for version in order]
-    assert all(judge.remembers(picture) for judge in judges)
+    assert all(judge.has_vision_features(picture) for judge in judges)
     assert len({judge.id for judge in judges}) == 3
     assert bench.judge(None) is judges[order.index(None)] and bench.judge("2") is judges[2]
     assert bench.judge("1") is not judges[order.index("1")]

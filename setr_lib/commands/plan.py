@@ -121,7 +121,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.gallery.images import open_image
-    from setr_lib.models.judge import IMAGE, REFERENCE, Picture, Request
+    from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
     from setr_lib.reranking.scorer import score_queries
     from setr_lib.texts.prompts import PromptSet
 

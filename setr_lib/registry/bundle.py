@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.held_out import judge_pair_frame
-from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.prompts import PromptSet
 

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.bundle import ADAPTER, JUDGE, Bundle, score_examples
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.fusion import probability_of_yes
 from setr_lib.reranking.held_out import judge_pair_frame
-from setr_lib.reranking.training import library_versions
+from setr_lib.reranking.training_result import library_versions
 
 if TYPE_CHECKING:
     import pandas as pd

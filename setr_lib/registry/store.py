@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.models.judge import Picture
+from setr_lib.models.multimodal import Picture
 from setr_lib.registry.bundle import ADAPTER, BaseReference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.reranking.held_out import HeldOutReport
-from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import Settings
 from setr_lib.texts.prompts import PromptSet
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from setr_lib.errors import SetrError
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
 from setr_lib.texts.prompts import PromptSet

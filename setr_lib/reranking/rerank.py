@@ -16,7 +16,7 @@ import polars as pl
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.models.judge import MultimodalModel, Picture, PictureError
+from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
@@ -175,7 +175,7 @@ class _ImagePlan:
 
     def prepare(self, model: MultimodalModel, batch: Sequence[JudgedQuery]) -> None:
         """Have the vision outputs of ``batch`` ready; unreadable pictures are left for the scorer to report."""
-        wanted = [picture for picture in _shown(batch) if not model.remembers(picture)]
+        wanted = [picture for picture in _shown(batch) if not model.has_vision_features(picture)]
         for group in sorted({self._group_of[picture.fingerprint] for picture in wanted}):
             try:
                 model.vision_features(self._groups[group])

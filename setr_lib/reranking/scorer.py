@@ -1,7 +1,7 @@
 """The judge's score of a query's candidates: logit(Yes) - logit(No), float32, of "does this image satisfy the query?".
 
-The economy lies in ``MultimodalModel``: a query's prefix runs once for all its candidates, a picture's vision tower once.
-Here is which pairs go into one forward pass.
+``MultimodalModel`` runs a query's prefix once for all its candidates, and the vision tower once per picture. This module
+decides which pairs go into one forward pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from setr_lib.models.device import run_in_batches
-from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture, RenderedPrompt, TokenRow
+from setr_lib.models.multimodal import (
+    CANDIDATE,
+    REFERENCE,
+    MultimodalModel,
+    Picture,
+    RenderedPrompt,
+    TokenRow,
+)
 from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 
@@ -50,16 +57,16 @@ def score_queries(
     ``dataset`` (the kind, e.g. ``fashioniq``) selects the prompt. Batches halve when memory is short.
     """
     template = prompts.get("judge", dataset)
-    economical = model.economical
-    if economical is None:
+    caches_are_exact = model.caches_are_exact
+    if caches_are_exact is None:
         sample = [query for query in queries if query.candidates][:16]
-        economical = model.check_economical(
+        caches_are_exact = model.check_caches(
             [
                 (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: query.candidates[0]})
                 for query in sample
             ]
         )
-    score = _score_what_fits if economical else _score_plainly
+    score = _score_what_fits if caches_are_exact else _score_plainly
     scores: list[np.ndarray] = []
     for batch in batches_of_queries(queries, model.pair_batch_size):
         scores += score(model, template, batch)

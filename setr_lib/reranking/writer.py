@@ -7,7 +7,7 @@ from pathlib import Path
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.models.device import run_in_batches
-from setr_lib.models.judge import MultimodalModel, RenderedPrompt
+from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.pairs import ModificationWriter
 from setr_lib.texts.prompts import PromptTemplate

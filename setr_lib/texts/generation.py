@@ -16,7 +16,7 @@ import polars as pl
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.models.judge import IMAGE, REFERENCE, MultimodalModel, Picture, PictureError, Request
+from setr_lib.models.multimodal import IMAGE, REFERENCE, MultimodalModel, Picture, PictureError, Request
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
 from setr_lib.texts.answers import AnswerError, Caption, Composition

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.models.judge import CANDIDATE, IMAGE, REFERENCE, ImageSlot, RenderedPrompt
+from setr_lib.models.multimodal import CANDIDATE, IMAGE, REFERENCE, ImageSlot, RenderedPrompt
 
 BUILT_IN = Path(__file__).parent / "prompts"
 TASKS = ("describe", "compose", "judge", "yes_no")

@@ -13,7 +13,7 @@ import pytest
 import stored_figures
 
 from setr_lib.assessing import assess, latest_scores
-from setr_lib.reranking.training import load_result
+from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import workbench_for
 

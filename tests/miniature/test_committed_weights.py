@@ -17,7 +17,7 @@ from setr_lib.miniature import __file__ as package
 from setr_lib.miniature.drawing import draw_picture
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.pictures import Modification, describe_modification, satisfies
-from setr_lib.models.judge import IMAGE, MultimodalModel, Picture
+from setr_lib.models.multimodal import IMAGE, MultimodalModel, Picture
 from setr_lib.reranking.held_out import area_under_curve
 from setr_lib.reranking.scorer import JudgedQuery, score_queries
 from setr_lib.settings import JudgeSettings

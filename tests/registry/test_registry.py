@@ -16,14 +16,15 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from setr_lib.models.judge import MultimodalModel
+from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.serving import PairScorer
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.reranking.held_out import judge_pair_frame, measure
-from setr_lib.reranking.training import AdapterResult, train_adapter
+from setr_lib.reranking.training import train_adapter
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import JudgeSettings
 from tests.reranking import judge_worlds as worlds
 

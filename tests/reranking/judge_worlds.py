@@ -10,7 +10,7 @@ import polars as pl
 from PIL import Image
 
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.settings import AdapterSettings, JudgeSettings
 from setr_lib.tables import PAIRS
 from setr_lib.texts.prompts import PromptSet, load_prompts

@@ -15,7 +15,7 @@ import pytest
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_file
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.reranking import rerank as module
 from setr_lib.reranking.fusion import Fusion
 from setr_lib.reranking.rerank import CACHE_KIND, rerank
@@ -169,7 +169,7 @@ def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_t
     broken = ids(coarse, "q1", "gallery")[1]
     assert "i0" not in (lost, broken)
     (tmp_path / f"{broken[1:]}.png").write_bytes(b"broken since it was listed")
-    model._vision.clear()
+    model.vision.memory.clear()
     gallery = gallery.with_columns(
         status=pl.when(pl.col("image_id").is_in([lost, "i0"])).then(pl.lit("broken")).otherwise("status")
     )

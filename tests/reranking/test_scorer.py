@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture
 from setr_lib.reranking.scorer import (
     JudgedQuery,
     batches_of_queries,
@@ -51,13 +51,13 @@ def test_scores_are_those_of_the_plain_forward_pass(folder: Path, name: str, pai
         ]
         assert found.dtype == np.float32
         assert np.allclose(found, model.plain_answer_scores(requests), atol=1e-4)
-    assert model.economical
+    assert model.caches_are_exact
 
 
 def test_the_plain_way_gives_the_same(folder: Path) -> None:
     model, prompts = load(folder, 4), load_prompts("miniature")
     expected = score_queries(model, prompts, QUERIES)
-    model.economical = False
+    model.caches_are_exact = False
     for found, wanted in zip(score_queries(model, prompts, QUERIES), expected, strict=True):
         assert np.allclose(found, wanted, atol=1e-4)
 

@@ -15,17 +15,13 @@ import pytest
 import torch  # noqa: TID253
 from safetensors.torch import load_file
 
-from setr_lib.models.judge import MultimodalModel
+from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.reranking import training
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
+from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
 from setr_lib.reranking.scorer import judge_prompt
-from setr_lib.reranking.training import (
-    AdapterError,
-    AdapterResult,
-    learning_rate_at,
-    lora_targets,
-    train_adapter,
-)
+from setr_lib.reranking.training import learning_rate_at, train_adapter
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import AdapterSettings, JudgeSettings
 from tests.reranking import judge_worlds as worlds
 
@@ -143,8 +139,8 @@ def test_nothing_is_written_but_safetensors_json_and_tables(trained: AdapterResu
 @pytest.mark.parametrize("kind", ["llava", "llava_qwen2", "qwen3_vl", "qwen2_5_vl"])
 def test_only_the_language_model_is_adapted(kind: str, tmp_path: Path) -> None:
     base = worlds.load_tiny_judge(tmp_path, kind)
-    with training._adapted(base, AdapterSettings()):
-        adapted = {name.partition(".lora_")[0] for name in training._trainable(base.model)}
+    with lora_layers(base, AdapterSettings()):
+        adapted = {name.partition(".lora_")[0] for name in trainable_parameters(base.model)}
     assert (
         len(adapted) == 3 * 7
     )  # layers x target modules: all of the text decoder's, none of the vision tower's
@@ -160,10 +156,10 @@ def test_unknown_target_modules_are_refused_by_name(base: MultimodalModel) -> No
 def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalModel, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
     train_pairs = worlds.pairs().filter(split="train")
-    with training._adapted(base, options):
+    with lora_layers(base, options):
         groups = training._groups_of(train_pairs, worlds.pictures())
-        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
-        assert job.economical
+        job = training._TrainingLoop(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
+        assert job.caches_are_exact
         batch = job.batch_at(0)
         job._backward(batch, batch)
         shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
@@ -187,9 +183,9 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalM
 
 def test_a_batch_that_does_not_fit_is_taken_in_parts(base: MultimodalModel, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
-    with training._adapted(base, options):
+    with lora_layers(base, options):
         groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
-        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
+        job = training._TrainingLoop(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
         loss = job._accumulate(job.batch_at(0), 0)
         gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
         fits = job._differences

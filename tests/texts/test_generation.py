@@ -15,7 +15,7 @@ import pytest
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
-from setr_lib.models.judge import MultimodalModel, Request
+from setr_lib.models.multimodal import MultimodalModel, Request
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from setr_lib.texts.answers import Answer, Phrases, Text

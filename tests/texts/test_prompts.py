@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.models.judge import CANDIDATE, IMAGE, REFERENCE, ImageSlot
+from setr_lib.models.multimodal import CANDIDATE, IMAGE, REFERENCE, ImageSlot
 from setr_lib.texts.prompts import BUILT_IN, TASKS, PromptError, load_prompts
 
 VALUES = {

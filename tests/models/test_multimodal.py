@@ -1,4 +1,4 @@
-"""The judge's economies change nothing: cached images and prefixes give the plain forward pass's numbers, on real architectures."""
+"""Caching changes nothing: cached images and prefixes give the plain forward pass's numbers, on real architectures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253
 
-from setr_lib.models.judge import (
+from setr_lib.models.multimodal import (
     CANDIDATE,
     IMAGE,
     REFERENCE,
@@ -20,9 +20,9 @@ from setr_lib.models.judge import (
     PictureError,
     RenderedPrompt,
     Request,
-    answer_token_ids,
-    folder_digest,
 )
+from setr_lib.models.multimodal.loading import folder_digest
+from setr_lib.models.multimodal.special_tokens import answer_token_ids
 from setr_lib.settings import JudgeSettings
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
@@ -58,7 +58,7 @@ QUERIES = ((PICTURES[0], "make it red and the square blue"), (PICTURES[1], "blue
 def test_cached_images_give_the_plain_scores(model: MultimodalModel) -> None:
     requests = [request for query in QUERIES for request in judge_requests(*query)]
     plain = model.plain_answer_scores(requests)
-    assert model.check_economical(requests)
+    assert model.check_caches(requests)
     assert np.abs(model.answer_scores(requests) - plain).max() < 1e-4
     assert plain.std() > 1e-2, "the test model must tell pictures apart, or equality proves nothing"
 
@@ -92,7 +92,7 @@ def test_prefix_and_suffix_are_the_whole_prompt(model: MultimodalModel) -> None:
 def test_tokens_are_the_processors_own(model: MultimodalModel) -> None:
     request = judge_requests(*QUERIES[0])[1]
     assert model.expand(model.tokenise(request[0]), request[1]).ids == tuple(
-        model._plain_inputs([request])["input_ids"][0].tolist()
+        model.plain.inputs([request])["input_ids"][0].tolist()
     )
 
 
@@ -102,18 +102,18 @@ def test_generation_equals_the_models_own_greedy_generation(model: MultimodalMod
     requests: list[Request] = [
         (prompt if place % 2 else longer, {IMAGE: picture}) for place, picture in enumerate(PICTURES)
     ]
-    assert model.generate(requests, 12) == model._plain_generate(requests, 12)
+    assert model.generate(requests, 12) == model.plain.generate(requests, 12)
 
 
 def test_an_image_runs_through_the_tower_once(
     model: MultimodalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    run = model._run_vision
+    run = model.vision.run
     monkeypatch.setattr(
-        model, "_run_vision", lambda batch: seen.extend(p.fingerprint for p in batch) or run(batch)
+        model.vision, "run", lambda batch: seen.extend(p.fingerprint for p in batch) or run(batch)
     )
-    model._vision.clear()
+    model.vision.memory.clear()
     model.precompute(PICTURES)
     model.judge_rows(judge_prompt("red"), PICTURES[0], PICTURES)
     model.answer_scores(judge_requests(PICTURES[0], "red"))
@@ -125,17 +125,17 @@ def test_the_vision_memory_stays_within_its_limit_and_the_longest_unused_go_firs
 ) -> None:
     sizes = {picture: model.vision_features([picture])[0].nbytes for picture in PICTURES}
     first, second, *others = PICTURES
-    model._vision.clear()
-    model._vision.limit, limit = sum(sizes.values()) - 1, model._vision.limit
+    model.vision.memory.clear()
+    model.vision.memory.limit, limit = sum(sizes.values()) - 1, model.vision.memory.limit
     try:
         model.precompute([first, second, *others[:-1]])
         model.vision_features([first])
-        assert all(map(model.remembers, PICTURES[:-1]))
+        assert all(map(model.has_vision_features, PICTURES[:-1]))
         model.vision_features([others[-1]])
-        assert not model.remembers(second)
-        assert all(map(model.remembers, [first, *others]))
+        assert not model.has_vision_features(second)
+        assert all(map(model.has_vision_features, [first, *others]))
     finally:
-        model._vision.limit = limit
+        model.vision.memory.limit = limit
 
 
 def test_gradients_reach_the_language_model_through_the_prefix(model: MultimodalModel) -> None:
@@ -197,10 +197,10 @@ def test_vision_outputs_are_shared_with_an_adapter_of_the_language_model_only(
     judge = load(folder, tmp_path, merge_adapter=merge)
     model.precompute(PICTURES)
     assert judge.share_vision(model) == (adapted == "language_model")
-    assert all(map(judge.remembers, PICTURES)) == (adapted == "language_model")
-    judge.economical = True  # the question would run the tower
+    assert all(map(judge.has_vision_features, PICTURES)) == (adapted == "language_model")
+    judge.caches_are_exact = True  # the question would run the tower
     if adapted == "language_model":
-        monkeypatch.setattr(judge, "_run_vision", pytest.fail)
+        monkeypatch.setattr(judge.vision, "run", pytest.fail)
     assert np.abs(judge.answer_scores(judge_requests(*QUERIES[0])) - expected).max() < 1e-4
 
 
@@ -239,12 +239,19 @@ def test_an_adapter_with_missing_weights_is_refused(model: MultimodalModel, tmp_
 def test_an_architecture_that_the_caches_do_not_know_is_judged_plainly(model: MultimodalModel) -> None:
     other = load(Path(model.model.config._name_or_path))
     expected = other.plain_answer_scores(judge_requests(*QUERIES[0]))
-    positions = other._positions
-    other._positions = lambda row: (
+    positions = other.forward.positions.of_row
+    other.forward.positions.of_row = lambda row: (
         positions(row) * 0
     )  # wrong positions stand for anything the caches get wrong
     assert np.array_equal(other.answer_scores(judge_requests(*QUERIES[0])), expected)
-    assert other.economical is False
+    assert other.caches_are_exact is False
+
+
+def test_the_check_of_the_caches_leaves_no_vision_outputs(model: MultimodalModel) -> None:
+    other = load(Path(model.model.config._name_or_path))
+    other.precompute(PICTURES[:1])
+    assert other.check_caches(judge_requests(PICTURES[1], "red"))
+    assert [other.has_vision_features(picture) for picture in PICTURES] == [True] + [False] * 5
 
 
 def test_batches_halve_when_memory_is_short(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
