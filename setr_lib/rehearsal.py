@@ -53,7 +53,7 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     embeddings = bench.read_note("training_embeddings")
     bench.check_encoder(embeddings, "the training images")
     ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
-    strategy = get_strategy(settings.coarse.default)
+    strategy = get_strategy(settings.coarse.default, settings)
     cache, captions, compositions = bench.cache(CACHE_KIND), None, None
     if "captions" in strategy.needs:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
@@ -68,7 +68,7 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
         ids,
         vectors,
         strategy,
-        settings.reranking.top_k,
+        settings.rerank_depth(),
         remove_reference=False,
         anchor_share=settings.coarse.anchor_share,
     )
@@ -88,7 +88,7 @@ def judge_rehearsal(
         bench.judge(version),
         bench.prompts(),
         bench.cache(CACHE_KIND),
-        k=bench.settings.reranking.top_k,
+        k=bench.settings.rerank_depth(),
         progress=progress,
     )
 

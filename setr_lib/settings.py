@@ -471,8 +471,12 @@ class Settings(BaseSettings):
 
         No more than stage 1 keeps.
         """
+        return min(self.rerank_asked(dataset), self.coarse.top_k)
+
+    def rerank_asked(self, dataset: str | None = None) -> int:
+        """How many the settings ask the judge to re-order; ``rerank_depth`` says how many there are."""
         asked = None if dataset is None else self.datasets[dataset].rerank_top_k
-        return min(asked or self.reranking.top_k, self.coarse.top_k)
+        return asked or self.reranking.top_k
 
     def table_path(self, asset: str, partition: str | None = None) -> Path:
         """Where the Parquet table of an asset (and partition) lives."""

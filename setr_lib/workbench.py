@@ -227,7 +227,9 @@ class Workbench:
         options = self.settings.coarse
         proxy = self.is_caption_proxy(key)
         captioned = "captions_table" in self.read_note("gallery_embeddings", key)
-        every = [get_strategy(name) for name in (*options.strategies, *options.caption_strategies)]
+        every = [
+            get_strategy(name, self.settings) for name in (*options.strategies, *options.caption_strategies)
+        ]
         chosen = {each.name: each for each in every if (captioned if ranks_captions(each) else not proxy)}
         return list(chosen.values())
 
@@ -367,5 +369,5 @@ _benches: dict[str, Workbench] = {}
 
 def workbench_for(settings: Settings) -> Workbench:
     """The bench of ``settings``: the same object for equal settings, so that models load once per process."""
-    key = f"{settings.base_dir} {settings.model_dump_json()}"
+    key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
     return _benches.setdefault(key, Workbench(settings))

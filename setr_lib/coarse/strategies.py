@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -18,9 +17,12 @@ import numpy as np
 from setr_lib.coarse.caption_strategies import CAPTION_STRATEGIES, IMAGE_CAPTIONS
 from setr_lib.coarse.inputs import CoarseError, CoarseInputs
 from setr_lib.coarse.similarity import similarity, unit
+from setr_lib.plugins import PluginError, load_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from setr_lib.settings import Settings
 
 ENTRY_POINTS = "setr.strategies"
 NEEDS = frozenset({"captions", "compositions", IMAGE_CAPTIONS})
@@ -166,8 +168,8 @@ def strategy_names() -> list[str]:
     return sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
-def get_strategy(name: str) -> Strategy:
-    """The strategy called ``name``, or at ``package.module:NAME``.
+def get_strategy(name: str, settings: Settings | None = None) -> Strategy:
+    """The strategy called ``name``, or at ``package.module:NAME``, a module that may lie beside ``settings``' file.
 
     Raises ``CoarseError`` listing the known names, or saying why a plug-in cannot be loaded.
     """
@@ -177,8 +179,7 @@ def get_strategy(name: str) -> Strategy:
         if point.name == name:
             return _load(point.load, f"entry point {point.value!r}")
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        return _load(lambda: getattr(import_module(module), attribute), name)
+        return _load(lambda: load_object(name, settings), name)
     raise CoarseError(
         f"there is no coarse strategy {name!r}; known: {', '.join(strategy_names())}. Your own: register it "
         f"(setr_lib.coarse.strategies.register), install it as entry point of {ENTRY_POINTS!r}, or name it "
@@ -189,7 +190,7 @@ def get_strategy(name: str) -> Strategy:
 def _load(load: Callable[[], Any], where: str) -> Strategy:
     try:
         return _checked(load(), where)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, PluginError) as error:
         raise CoarseError(f"the coarse strategy at {where} cannot be loaded: {error}") from error
 
 

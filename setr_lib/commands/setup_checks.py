@@ -177,17 +177,21 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
 
 
 def _strategies(settings: Settings) -> Check:
-    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.coarse.inputs import CoarseError
+    from setr_lib.coarse.strategies import get_strategy, ranks_captions
 
     options = settings.coarse
     every = [*options.strategies, *options.caption_strategies]
-    value = ", ".join(every)
-    if options.default not in options.strategies:
-        return Check("strategies", value, "broken", f"the default, {options.default!r}, is not among them")
-    if options.caption_strategies and options.caption_default not in every:
-        detail = f"[coarse] caption_default, {options.caption_default!r}, is not among them"
-        return Check("strategies", value, "broken", detail)
-    return _tried("strategies", value, lambda: [get_strategy(name) for name in every])
+
+    def look() -> None:
+        ranked = {name: ranks_captions(get_strategy(name, settings)) for name in every}
+        for name in options.caption_strategies:
+            if not ranked[name]:
+                raise CoarseError(f"[coarse] caption_strategies: {name!r} searches vectors, no captions")
+        if ranked[options.default]:
+            raise CoarseError(f"[coarse] default, {options.default!r}, searches captions, no images to judge")
+
+    return _tried("strategies", ", ".join(every), look)
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

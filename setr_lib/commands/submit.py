@@ -97,7 +97,7 @@ def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str 
         note = _reranked_note(bench, key, required=stage is not None)
         if note is not None and (found := _reranked(bench, key, note, stage, wanted)):
             return found
-    name = wanted or get_strategy(bench.settings.coarse.default).name
+    name = wanted or get_strategy(bench.settings.coarse.default, bench.settings).name
     return Chosen(name, "coarse", bench.coarse_table(key, name))
 
 
