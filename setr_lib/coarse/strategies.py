@@ -2,7 +2,7 @@
 
 A strategy of one's own is a class with ``name``, ``needs`` and ``scores`` (see :class:`Strategy`), made known by
 ``@register``, by an entry point of the group ``setr.strategies``, or by writing ``package.module:NAME`` where a
-strategy's name is asked for.
+strategy's name is asked for; the module may lie beside ``setr.toml`` (see ``setr_lib.plugins``).
 """
 
 from __future__ import annotations

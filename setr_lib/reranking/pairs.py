@@ -381,7 +381,11 @@ def _pairs_of(
         taken = {group.target, group.reference, *group.answers}
         if wanted.get("reference_negative"):
             chosen.append((group.reference, group.text, False, "reference_negative"))
-        for kind, pool in (("text_only_negative", text_only[place]), ("coarse_negative", coarse[place])):
+        pools: tuple[tuple[NegativeKind, list[int]], ...] = (
+            ("text_only_negative", text_only[place]),
+            ("coarse_negative", coarse[place]),
+        )
+        for kind, pool in pools:
             fresh = [row for row in pool if row not in taken]
             for row in _pick_near_top(fresh, wanted.get(kind, 0), rng):
                 taken.add(row)
