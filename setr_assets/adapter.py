@@ -38,6 +38,7 @@ def reranker_adapter(
     """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores before and after.
     Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before, nothing is trained."""
     from setr_lib.registry.bundle import base_reference
+    from setr_lib.reranking.checkpoint import only_trainer
     from setr_lib.reranking.held_out import pictures_of
     from setr_lib.reranking.training import train_adapter, training_run_digest
     from setr_lib.reranking.training_result import load_result
@@ -48,27 +49,31 @@ def reranker_adapter(
     base, prompts, options = setr.judge(), setr.prompts(), setr.settings.reranking.adapter
     run_digest = training_run_digest(base, prompts, pairs, options)
     folder = setr.settings.checkpoint_root / run_digest[:16]
-    model_uri = setr.registry.find_logged(run_digest)
-    result = load_result(folder, run_digest)
-    if model_uri is None:
-        tags = {
-            "dagster.run_id": context.run.run_id,
-            "dagster.asset": "reranker_adapter",
-            "setr.run": run_digest,
-        }
-        with setr.registry.training_run(f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags) as run:
-            result = train_adapter(
-                base,
-                prompts,
-                pairs,
-                pictures,
-                options,
-                folder,
-                progress=reporter(context),
-                on_metrics=run.log,
-            )
-            reference = base_reference(base, setr.settings.models.judge, setr.settings.judge_name)
-            model_uri = setr.registry.log_adapter(run, result, reference, prompts, pictures)
+    # Held until MLflow has it too: a second run of the same training then finds it there.
+    with only_trainer(folder, run_digest, reporter(context)):
+        model_uri = setr.registry.find_logged(run_digest)
+        result = load_result(folder, run_digest)
+        if model_uri is None:
+            tags = {
+                "dagster.run_id": context.run.run_id,
+                "dagster.asset": "reranker_adapter",
+                "setr.run": run_digest,
+            }
+            with setr.registry.training_run(
+                f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags
+            ) as run:
+                result = train_adapter(
+                    base,
+                    prompts,
+                    pairs,
+                    pictures,
+                    options,
+                    folder,
+                    progress=reporter(context),
+                    on_metrics=run.log,
+                )
+                reference = base_reference(base, setr.settings.models.judge, setr.settings.judge_name)
+                model_uri = setr.registry.log_adapter(run, result, reference, prompts, pictures)
     note = {"run": run_digest, "model_uri": model_uri, "checkpoints": folder, "label": _label(pairs)}
     setr.write_note("reranker_adapter", note)
     say(

@@ -62,6 +62,11 @@ def reranked_rankings(
         strategy = setr.default_method(key).name
         each = evaluation_set(setr.settings, key)
         kind, depth = each.kind, setr.settings.rerank_depth(each.dataset)
+        if (asked := setr.settings.rerank_asked(each.dataset)) > depth:
+            say(
+                context,
+                f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more",
+            )
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
         coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
@@ -151,6 +156,7 @@ def evaluation_report(
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with contact sheets.
     Hidden splits get the page without scores."""
     from setr_lib.assessing import assess, contact_sheet, write_page
+    from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.tables import METRICS
 
     for key in context.partition_keys:
@@ -173,6 +179,8 @@ def evaluation_report(
             metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
         context.add_asset_metadata(metadata, partition_key=key)
         say(context, f"{key}: {_headline(assessment.rows, page)}")
+        for sentence in left_out_sentences(assessment.left_out):
+            say(context, f"{key}: {sentence}", warning=True)
     return dg.MaterializeResult()
 
 
@@ -181,13 +189,11 @@ def _headline(rows: pl.DataFrame, page: Path) -> str:
 
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
-    metric = headline_metrics(rows["metric"])[0]
-    best = (
-        rows.filter(rows["stage"] != "random")
-        .filter(metric=metric)
-        .sort("value", descending=True)
-        .row(0, named=True)
-    )
+    measured = rows.filter(rows["stage"] != "random")
+    if measured.is_empty():
+        return f"no metric could be computed, the page says why; {page}"
+    metric = headline_metrics(measured["metric"])[0]
+    best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
     return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
 
 
@@ -238,7 +244,8 @@ def _best_of_each_set(frame: pl.DataFrame) -> dict[str, Any]:
 
     shown: dict[str, Any] = {}
     for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
-        metric = headline_metrics(rows["metric"])[0]
+        measured = rows.filter(rows["stage"] != "random")
+        metric = headline_metrics((rows if measured.is_empty() else measured)["metric"])[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
             ordered.select("strategy", "stage", "metric", "value", "ci_low", "ci_high", "comparable"), 20

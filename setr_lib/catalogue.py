@@ -7,32 +7,16 @@ name with a colon is a path, ``package.module:NAME``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from setr_lib.errors import SetrError
+from setr_lib.plugins import PluginError, load_object
+
+if TYPE_CHECKING:
+    from setr_lib.settings import Settings
 
 T = TypeVar("T")
-Loader = Callable[[str], Any]
-"""Imports the object at ``package.module:NAME``."""
-
-
-def import_object(path: str) -> Any:
-    """The object at ``package.module:NAME``.
-
-    Args:
-        path: Module and attribute, joined by a colon.
-
-    Returns:
-        The object, as the module holds it.
-
-    Raises:
-        ImportError: The module cannot be imported.
-        AttributeError: The module has no such name.
-    """
-    module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 class Catalogue(Generic[T]):
@@ -80,12 +64,12 @@ class Catalogue(Generic[T]):
         points = [point.name for group in self.groups for point in entry_points(group=group)]
         return sorted({*self._load_built_in(), *self._own, *points})
 
-    def get(self, name: str, load: Loader = import_object) -> T:
+    def get(self, name: str, settings: Settings | None = None) -> T:
         """The object called ``name``, or at ``package.module:NAME``.
 
         Args:
             name: A name of :meth:`names`, or a path with a colon.
-            load: Imports the object at a path; settings bring one that refuses files of other users.
+            settings: Those that name it: they say where its module may lie, and whether they may name code at all.
 
         Returns:
             The object.
@@ -102,7 +86,7 @@ class Catalogue(Generic[T]):
                 if point.name == name:
                     return self._loaded(point.load, f"entry point {point.value!r}")
         if ":" in name:
-            return self._loaded(lambda: load(name), name)
+            return self._loaded(lambda: load_object(name, settings), name)
         raise self._error(
             f"there is no {self.what} {name!r}; known: {', '.join(self.names())}. Your own: install it as entry point of "
             f"{self.groups[0]!r}, or name it package.module:NAME"
@@ -111,5 +95,5 @@ class Catalogue(Generic[T]):
     def _loaded(self, load: Callable[[], Any], where: str) -> T:
         try:
             return self._check(load(), where)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, PluginError) as error:
             raise self._error(f"the {self.what} at {where} cannot be loaded: {error}") from error

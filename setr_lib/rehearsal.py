@@ -66,7 +66,7 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
         encode_queries(queries, bench.encoder(), ids, vectors, texts=texts),
         gallery,
         GalleryIndex(ids, vectors),
-        settings.reranking.top_k,
+        settings.rerank_depth(),
         remove_reference=False,
         options=bench.method_options(method),
     )
@@ -86,7 +86,7 @@ def judge_rehearsal(
         bench.judge(version),
         bench.prompts(),
         bench.cache(CACHE_KIND),
-        k=bench.settings.reranking.top_k,
+        k=bench.settings.rerank_depth(),
         progress=progress,
     )
 

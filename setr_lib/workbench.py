@@ -228,7 +228,9 @@ class Workbench:
         from setr_lib.methods.method import get_method
 
         options = self.settings.coarse
-        every = [get_method(name) for name in (*options.strategies, *options.caption_strategies)]
+        every = [
+            get_method(name, self.settings) for name in (*options.strategies, *options.caption_strategies)
+        ]
         return {method.name: method for method in every}
 
     def method(self, name: str) -> Method:
@@ -238,7 +240,7 @@ class Workbench:
         """
         from setr_lib.methods.method import get_method
 
-        return self.configured_methods.get(name) or get_method(name)
+        return self.configured_methods.get(name) or get_method(name, self.settings)
 
     def methods(self, key: str) -> list[Method]:
         """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""
@@ -393,5 +395,5 @@ _benches: dict[str, Workbench] = {}
 
 def workbench_for(settings: Settings) -> Workbench:
     """The bench of ``settings``: the same object for equal settings, so that models load once per process."""
-    key = f"{settings.base_dir} {settings.model_dump_json()}"
+    key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
     return _benches.setdefault(key, Workbench(settings))

@@ -110,7 +110,7 @@ def count_work(settings: Settings) -> list[SetPlan]:
         except SetrError as error:
             plans.append(SetPlan(each.key, 0, 0, 0, each.gallery_key, 0, str(error)))
             continue
-        depth = min(settings.rerank_depth(each.dataset), settings.coarse.top_k, images)
+        depth = min(settings.rerank_depth(each.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
         plans.append(SetPlan(each.key, queries.height, references, images, each.gallery_key, pairs))
@@ -229,7 +229,7 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
     galleries = {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    rehearsed = 2 * training.rehearsed * settings.reranking.top_k
+    rehearsed = 2 * training.rehearsed * settings.rerank_depth()
     lines = [
         ("embed the galleries", images, speeds.embed),
         ("embed the training images", training.images, speeds.embed),

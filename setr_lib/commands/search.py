@@ -54,7 +54,7 @@ def run(
     if k > depth:
         raise SetrError(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
-            f"[datasets.{searched.dataset}], to see more"
+            f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
     with progress_on_terminal() as progress:
         found = search(bench, key, image, text.strip(), gallery, progress)

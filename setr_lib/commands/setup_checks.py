@@ -177,17 +177,23 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
 
 
 def _strategies(settings: Settings) -> Check:
-    from setr_lib.methods.method import get_method
+    from setr_lib.methods.inputs import MethodError
+    from setr_lib.methods.method import get_method, ranks_captions
 
     options = settings.coarse
     every = [*options.strategies, *options.caption_strategies]
-    value = ", ".join(every)
-    if options.default not in options.strategies:
-        return Check("strategies", value, "broken", f"the default, {options.default!r}, is not among them")
-    if options.caption_strategies and options.caption_default not in every:
-        detail = f"[coarse] caption_default, {options.caption_default!r}, is not among them"
-        return Check("strategies", value, "broken", detail)
-    return _tried("strategies", value, lambda: [get_method(name) for name in every])
+
+    def look() -> None:
+        ranked = {name: ranks_captions(get_method(name, settings)) for name in every}
+        for name in options.caption_strategies:
+            if not ranked[name]:
+                raise MethodError(f"[coarse] caption_strategies: {name!r} searches vectors, not captions")
+        if ranked[options.default]:
+            raise MethodError(
+                f"[coarse] default, {options.default!r}, searches captions: there are no images to judge"
+            )
+
+    return _tried("strategies", ", ".join(every), look)
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

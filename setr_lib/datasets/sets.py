@@ -100,8 +100,6 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
             raise DatasetError(
                 f"[datasets.{name}] splits: {split!r} is no split of {dataset.kind}: use {known}"
             )
-    if len(set(splits)) < len(splits):
-        raise DatasetError(f"[datasets.{name}] splits: a split is named twice in {splits}")
     if dataset.gallery == "val" and dataset.kind != "fashioniq":
         raise DatasetError(f"[datasets.{name}] gallery = 'val' is FashionIQ's alone: remove it")
     if dataset.queries is not None and dataset.kind != "folder":

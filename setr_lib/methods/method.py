@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from setr_lib.catalogue import Catalogue, Loader, import_object
+from setr_lib.catalogue import Catalogue
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from setr_lib.settings import Settings
     from setr_lib.texts.kind import TextKind
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
@@ -174,12 +175,12 @@ def method_names() -> list[str]:
     return CATALOGUE.names()
 
 
-def get_method(name: str, load: Loader = import_object) -> Method:
+def get_method(name: str, settings: Settings | None = None) -> Method:
     """The method called ``name``, or at ``package.module:NAME``.
 
     Args:
         name: A name of :func:`method_names`, or a path with a colon.
-        load: Imports the object at a path.
+        settings: Those that name it; a module may lie beside their file.
 
     Returns:
         The method.
@@ -187,4 +188,4 @@ def get_method(name: str, load: Loader = import_object) -> Method:
     Raises:
         MethodError: There is no such method; the message lists the known names. Or it cannot be loaded.
     """
-    return CATALOGUE.get(name, load)
+    return CATALOGUE.get(name, settings)

@@ -19,7 +19,7 @@ from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.fusion import Fusion, fuse
-from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
+from setr_lib.reranking.scorer import JudgedQuery, ScoreError, batches_of_queries, score_queries
 from setr_lib.tables import RANKINGS, conform
 from setr_lib.texts.prompts import PromptSet
 
@@ -90,7 +90,8 @@ def judge_pairs(
     """The judge's logit difference by (query_id, image_id) for the candidates ``wanted`` of each query.
 
     Kept scores are taken from ``cache``; new ones are stored after every ``model.pair_batch_size`` pairs or so. Pairs
-    with an unreadable image are absent from the answer. ``progress`` counts pairs, the kept ones first.
+    with an unreadable image are absent from the answer. ``progress`` counts pairs, the kept ones first. Raises
+    ``ScoreError`` naming the pair whose score is not finite.
     """
     pictures = _pictures(gallery)
     known = {
@@ -114,7 +115,7 @@ def judge_pairs(
         seen = tuple(pictures[image] for image in images)
         open_queries[query_id] = JudgedQuery(reference, row["modification"], seen, captions)
         keys |= {(query_id, image): cache.key_of(*head, pictures[image].fingerprint) for image in images}
-    kept = {key: float(value) for key, value in cache.get_many(keys.values()).items()}
+    kept = cache.get_numbers(keys.values())
     _judge_missing(open_queries, keys, kept, model, prompts, cache, dataset, progress)
     return {pair: kept[key] for pair, key in keys.items() if key in kept}
 
@@ -154,12 +155,30 @@ def _judge_missing(
         if not open_batch:
             continue
         images.prepare(model, open_batch)
-        made = np.concatenate(_score(model, prompts, open_batch, dataset))
+        try:
+            made = np.concatenate(_score(model, prompts, open_batch, dataset))
+        except ScoreError as error:
+            raise _named(error, queries, keys) from None
         fresh = {key: float(value) for key, value in zip(open_keys, made, strict=True) if not np.isnan(value)}
-        cache.put_many({key: repr(value) for key, value in fresh.items()})
+        cache.put_numbers(fresh)
         kept |= fresh
         done += len(open_keys)
         progress(done, total, "pairs judged")
+
+
+def _named(
+    error: ScoreError, queries: Mapping[str, JudgedQuery], keys: Mapping[tuple[str, str], str]
+) -> ScoreError:
+    """``error`` with the pair's ids in place of its files."""
+    wrong, picture = error.query, error.query.candidates[error.candidate]
+    for query_id, query in queries.items():
+        if (query.reference, query.modification) == (wrong.reference, wrong.modification):
+            images = [image for asked, image in keys if asked == query_id]
+            for image, candidate in zip(images, query.candidates, strict=True):
+                if candidate == picture:
+                    name = f"query {query_id!r} and image {image!r}"
+                    return ScoreError(wrong, error.candidate, error.value, name)
+    return error
 
 
 class _ImagePlan:

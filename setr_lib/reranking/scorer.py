@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from setr_lib.errors import SetrError
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal import (
     CANDIDATE,
@@ -21,6 +22,23 @@ from setr_lib.models.multimodal import (
     TokenRow,
 )
 from setr_lib.texts.prompts import PromptSet, PromptTemplate
+
+
+class ScoreError(SetrError):
+    """The judge gave a score that is not a finite number; ``query`` and ``candidate`` say which pair."""
+
+    def __init__(self, query: JudgedQuery, candidate: int, value: float, name: str | None = None) -> None:
+        """``candidate`` is a place in ``query.candidates``; ``name`` what to call the pair, its files by default."""
+        self.query, self.candidate, self.value = query, candidate, value
+        pair = name or f"{_file(query.reference)} and {_file(query.candidates[candidate])}"
+        super().__init__(
+            f"the judge's score of {pair}, {query.modification!r}, is {value}: set models.judge.dtype to "
+            '"float32" or "bfloat16" (float16 overflows in many models); nothing was stored'
+        )
+
+
+def _file(picture: Picture) -> str:
+    return f"image {picture.fingerprint}" if isinstance(picture.source, bytes) else str(picture.source)
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,8 @@ def score_queries(
     """For each query, float32 [len(candidates)]: logit(Yes) - logit(No).
 
     Several small queries share a forward pass of up to ``model.pair_batch_size`` pairs; a larger one takes several.
-    ``dataset`` (the kind, e.g. ``fashioniq``) selects the prompt. Batches halve when memory is short.
+    ``dataset`` (the kind, e.g. ``fashioniq``) selects the prompt. Batches halve when memory is short. Raises
+    ``ScoreError`` where a score is not finite.
     """
     template = prompts.get("judge", dataset)
     caches_are_exact = model.caches_are_exact
@@ -70,7 +89,14 @@ def score_queries(
     scores: list[np.ndarray] = []
     for batch in batches_of_queries(queries, model.pair_batch_size):
         scores += score(model, template, batch)
+        _check_finite(batch, scores[-len(batch) :])
     return scores
+
+
+def _check_finite(queries: Sequence[JudgedQuery], scores: Sequence[np.ndarray]) -> None:
+    for query, made in zip(queries, scores, strict=True):
+        for place in np.flatnonzero(~np.isfinite(made)):
+            raise ScoreError(query, int(place), float(made[place]))
 
 
 def _score_what_fits(

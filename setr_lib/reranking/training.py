@@ -24,7 +24,13 @@ from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture, TokenRow
 from setr_lib.progress import Progress, silent
-from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
+from setr_lib.reranking.checkpoint import (
+    load_checkpoint,
+    only_trainer,
+    read_json,
+    save_checkpoint,
+    write_json,
+)
 from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
 from setr_lib.reranking.lora import (
     AdapterError,
@@ -74,17 +80,33 @@ def train_adapter(
     """Train a LoRA adapter for ``base`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
 
     ``base`` must be without an adapter; it is as before when this returns. ``checkpoint_dir`` holds the
-    checkpoints, the finished adapter and its result: a second call with the same inputs returns at once. The judge's
-    general prompt is used (no data set's own). Raises ``AdapterError`` or ``HeldOutError``.
+    checkpoints, the finished adapter and its result: a second call with the same inputs returns at once, one at the
+    same time waits for the first. The judge's general prompt is used (no data set's own). Raises ``AdapterError``,
+    ``HeldOutError``, or ``FolderBusyError`` where another training uses ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
-    template = prompts.get("judge")
     run = training_run_digest(base, prompts, pairs, settings)
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    finished = load_result(checkpoint_dir, run)
-    if finished is not None:
-        _replay(finished.curve.rows(), on_metrics)
-        return finished
+    with only_trainer(checkpoint_dir, run, progress):
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        finished = load_result(checkpoint_dir, run)
+        if finished is not None:
+            _replay(finished.curve.rows(), on_metrics)
+            return finished
+        return _train(base, prompts, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
+
+
+def _train(
+    base: MultimodalModel,
+    prompts: PromptSet,
+    pairs: pl.DataFrame,
+    pictures: Mapping[str, Picture],
+    settings: AdapterSettings,
+    checkpoint_dir: Path,
+    run: str,
+    progress: Progress,
+    on_metrics: OnMetrics | None,
+) -> AdapterResult:
+    template = prompts.get("judge")
     train, held_out = (pairs.filter(pl.col("split") == split) for split in ("train", "held_out"))
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")

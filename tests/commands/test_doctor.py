@@ -167,19 +167,26 @@ def test_dimension_of_a_named_encoder(tmp_path: Path) -> None:
     assert setup_checks.embedding_dimension(load_settings(path)) == 768
 
 
-def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy(tmp_path: Path) -> None:
+def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_path: Path) -> None:
     path = tmp_path / "setr.toml"
-    path.write_text('[models]\njudge.name = "nobody/has-this-model"\n[coarse]\ndefault = "none"\n')
+    path.write_text(
+        '[models]\njudge.name = "nobody/has-this-model"\n'
+        '[coarse]\nstrategies = ["captions_text"]\ndefault = "captions_text"\n'
+    )
     checks = {check.what: check for check in setup_checks.configured(load_settings(path), {"cirr"})}
     assert checks["multimodal LLM"].status == "later"
     assert checks["strategies"].status == "broken"
+    assert "no images to judge" in checks["strategies"].detail
 
 
 @pytest.mark.parametrize(
     ("coarse", "words"),
     [
         ('caption_strategies = ["captions_txt"]\ncaption_default = "captions_txt"', "'captions_txt'"),
-        ('caption_default = "captions_all"', "[coarse] caption_default, 'captions_all', is not among them"),
+        (
+            'caption_strategies = ["image"]\ncaption_default = "image"',
+            "'image' searches vectors, no captions",
+        ),
     ],
 )
 def test_caption_strategies_are_looked_at_too(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch  # noqa: TID253
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
@@ -19,7 +22,7 @@ from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.reranking import rerank as module
 from setr_lib.reranking.fusion import Fusion
 from setr_lib.reranking.rerank import CACHE_KIND, rerank
-from setr_lib.reranking.scorer import JudgedQuery, score_query
+from setr_lib.reranking.scorer import JudgedQuery, ScoreError, score_query
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 from setr_lib.texts.prompts import PromptSet, load_prompts
@@ -177,6 +180,63 @@ def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_t
     assert ids(made, "q1", "gallery")[3:5] == [lost, broken]
     assert made.filter(query_id="q1", pool="gallery")["judge_score"].is_null().sum() == 4 + 2
     assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "not a number", ""])
+def test_a_kept_score_that_is_no_number_is_judged_anew_and_said_once(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    cache: ContentCache,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    bad: str,
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    first = rerank(coarse, queries, gallery, model, prompts, cache, k=4)
+    with sqlite3.connect(cache.path) as connection:
+        (total,) = connection.execute(f"SELECT count(*) FROM {CACHE_KIND}").fetchone()
+        connection.execute(
+            f"UPDATE {CACHE_KIND} SET value = ? WHERE key IN (SELECT key FROM {CACHE_KIND} LIMIT 3)", (bad,)
+        )
+    connection.close()
+    seen: list[int] = []
+    again = rerank(
+        coarse, queries, gallery, model, prompts, cache, k=4, progress=lambda done, *_: seen.append(done)
+    )
+    assert (seen[0], seen[-1]) == (total - 3, total), "three are judged now"
+    keys = ["query_id", "pool", "image_id"]
+    both = first.join(again, on=keys, suffix="_again")
+    assert both.height == first.height
+    for column in ("rank", "judge_score"):
+        np.testing.assert_allclose(both[column].cast(float), both[f"{column}_again"].cast(float), atol=1e-5)
+    warnings = [record.getMessage() for record in caplog.records if "anew" in record.getMessage()]
+    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are no finite numbers" in warnings[0]
+    caplog.clear()
+    assert rerank(coarse, queries, gallery, model, prompts, cache, k=4).equals(again)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("economical", [True, False])
+def test_a_judge_that_gives_no_number_is_stopped_with_the_pair(
+    prompts: PromptSet, cache: ContentCache, tmp_path: Path, value: float, economical: bool
+) -> None:
+    folder = write_tiny_judge("llava", tmp_path / "judge")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=16), device="cpu")
+    model.caches_are_exact = economical
+    gallery, queries, coarse = write_world(tmp_path)
+    rerank(coarse.filter(query_id="q1"), queries, gallery, model, prompts, cache, k=4)
+    with torch.no_grad():  # as half precision does where a number outgrows it
+        model.model.get_output_embeddings().weight[model.yes_id] = value
+    with pytest.raises(ScoreError, match=r"query 'q0' and image 'i\d+'.*models.judge.dtype"):
+        rerank(coarse, queries, gallery, model, prompts, cache, k=4)
+    pictures = [Picture(row["fingerprint"], Path(row["path"])) for row in gallery.to_dicts()]
+    with pytest.raises(ScoreError, match=re.escape(str(tmp_path / "2.png"))):
+        score_query(model, prompts, pictures[0], "red circle", pictures[2:3])
+    with sqlite3.connect(cache.path) as connection:
+        kept = [float(text) for (text,) in connection.execute(f"SELECT value FROM {CACHE_KIND}")]
+    connection.close()
+    assert kept and np.isfinite(kept).all()
 
 
 def test_an_unknown_query_is_named(

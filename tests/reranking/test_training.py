@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.reranking import training
+from setr_lib.reranking.checkpoint import FolderBusyError, only_trainer
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
 from setr_lib.reranking.scorer import judge_prompt
@@ -130,6 +133,61 @@ def test_killed_it_goes_on_from_its_last_checkpoint_to_the_same_end(
     np.testing.assert_allclose(resumed.held_out["after"], trained.held_out["after"], atol=1e-4)
 
 
+def test_two_trainings_of_one_folder_train_once(
+    trained: AdapterResult, base: MultimodalModel, judge_folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.reranking.train_in_process", str(judge_folder), str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("step 2"):
+                break
+        with pytest.raises(FolderBusyError, match=rf"{tmp_path}: another training \(process {first.pid}\)"):
+            train(base, tmp_path, seed=12)
+        assert first.poll() is None, "another training does not wait"
+        told: list[str] = []
+        second = train_adapter(
+            base,
+            worlds.prompts(),
+            worlds.pairs(),
+            worlds.pictures(),
+            worlds.settings(),
+            tmp_path,
+            progress=lambda done, total, what: told.append(what),
+        )
+        first.stdout.read()
+    assert first.returncode == 0
+    assert second.reused and second.steps == trained.steps
+    assert told and all(f"process {first.pid} trains this very adapter" in words for words in told)
+    assert _largest_gap(second.folder, trained.folder) < 1e-5
+
+
+def test_a_lock_goes_with_its_thread_and_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    entered = threading.Event()
+
+    def other(run: str) -> str:
+        try:
+            with only_trainer(folder, run, lambda *_: entered.set()):
+                return "trains"
+        except FolderBusyError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        with only_trainer(folder, "a"), only_trainer(folder, "a"):
+            same, another = pool.submit(other, "a"), pool.submit(other, "b")
+            assert str(folder) in another.result(timeout=30)
+            assert entered.wait(timeout=30) and not same.done()
+        assert same.result(timeout=30) == "trains"
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from setr_lib.reranking.checkpoint import only_trainer\n"
+        "with only_trainer(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=False)
+    assert other("b") == "trains", "what a killed training leaves behind stops nobody"
+
+
 def test_nothing_is_written_but_safetensors_json_and_tables(trained: AdapterResult) -> None:
     files = [path for path in trained.folder.parent.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".parquet"}
@@ -217,8 +275,10 @@ def test_what_cannot_be_trained_on_is_said(base: MultimodalModel, tmp_path: Path
     few = {name: picture for name, picture in worlds.pictures().items() if name != "i0"}
     with pytest.raises(HeldOutError, match=r"1 images.*'i0'"):
         train_adapter(base, worlds.prompts(), worlds.pairs(), few, worlds.settings(), tmp_path)
+    # More than settings allow: no small model loses its head as quickly at less.
+    wild = worlds.settings(epochs=1.0).model_copy(update={"learning_rate": 1e30})
     with pytest.raises(AdapterError, match="learning_rate"):
-        train(base, tmp_path, learning_rate=1e30, epochs=1.0)
+        train_adapter(base, worlds.prompts(), worlds.pairs(), worlds.pictures(), wild, tmp_path)
     assert not any("lora_" in name for name, _ in base.model.named_parameters()), (
         "the base is given back clean"
     )
