@@ -220,27 +220,33 @@ class Workbench:
         return self.read_table("gallery_images", GALLERY, key).filter(status="ok").is_empty()
 
     @cached_property
-    def configured_methods(self) -> dict[str, Method]:
-        """The retrieval methods that settings name, by their own names: loaded once, carried as objects from here on.
-
-        Raises ``MethodError`` where one cannot be had.
-        """
+    def _named_methods(self) -> dict[str, Method]:
+        """The configured methods by what settings call them: loaded once, carried as objects from here on."""
         from setr_lib.methods.method import get_method
 
         options = self.settings.coarse
-        every = [
-            get_method(name, self.settings) for name in (*options.strategies, *options.caption_strategies)
-        ]
+        names = (*options.strategies, *options.caption_strategies, options.default, options.caption_default)
+        return {name: get_method(name, self.settings) for name in names}
+
+    @property
+    def configured_methods(self) -> dict[str, Method]:
+        """The retrieval methods that settings name, by their own names.
+
+        Raises ``MethodError`` where one cannot be had.
+        """
+        options = self.settings.coarse
+        every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
         return {method.name: method for method in every}
 
     def method(self, name: str) -> Method:
-        """The retrieval method called ``name``: one that settings name, else any that is known (or at a path).
+        """The retrieval method called ``name``, as it calls itself or as settings do, else any that is known.
 
         Raises ``MethodError`` where there is none.
         """
         from setr_lib.methods.method import get_method
 
-        return self.configured_methods.get(name) or get_method(name, self.settings)
+        found = self.configured_methods.get(name) or self._named_methods.get(name)
+        return found or get_method(name, self.settings)
 
     def methods(self, key: str) -> list[Method]:
         """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""

@@ -185,7 +185,7 @@ def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_p
         ('caption_strategies = ["captions_txt"]\ncaption_default = "captions_txt"', "'captions_txt'"),
         (
             'caption_strategies = ["image"]\ncaption_default = "image"',
-            "'image' searches vectors, no captions",
+            "'image' searches vectors, not captions",
         ),
     ],
 )
