@@ -9,6 +9,7 @@ import pytest
 import torch  # noqa: TID253
 
 from setr_lib.models.judge import Picture
+from setr_lib.registry.bundle import Bundle
 from setr_lib.settings import JudgeSettings, ModelSettings, Settings
 from setr_lib.workbench import Workbench
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -26,7 +27,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
         config = LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj", init_lora_weights=False)
         torch.manual_seed(int(version))
         get_peft_model(bench.fresh_judge().model, config).save_pretrained(str(tmp_path / version))
-    registry = SimpleNamespace(adapter_folder=lambda version: tmp_path / version)
+    registry = SimpleNamespace(bundle=lambda version: Bundle(tmp_path / version, tmp_path / version))
     monkeypatch.setattr(Workbench, "registry", registry)
     return bench
 

@@ -123,7 +123,6 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.gallery.images import open_image
     from setr_lib.models.judge import IMAGE, REFERENCE, Picture, Request
-    from setr_lib.reranking.scorer import score_queries
 
     kind = evaluation_set(bench.settings, key).kind
     images = (
@@ -134,7 +133,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     texts = load_queries(bench.settings, key).head(sample)["modification"].to_list()
-    encoder, model = bench.encoder(), bench.judge()
+    encoder, model, judge = bench.encoder(), bench.judge(), bench.reranker()
     prompts: PromptSet = bench.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 
@@ -150,7 +149,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
         )
 
     def judged(items: Sequence[JudgedQuery]) -> object:
-        return score_queries(model, prompts, items, dataset=kind)
+        return judge.score(items)
 
     pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
     queries = _sample_queries(pictures, texts, sample)

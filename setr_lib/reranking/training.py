@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet, PromptTemplate
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
@@ -40,7 +39,8 @@ from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
 from setr_lib.reranking.held_out import HeldOutReport, judge_pair_frame, measure, require_pictures
 from setr_lib.reranking.pairs import pairs_digest
-from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
+from setr_lib.reranking.scorer import JudgedQuery
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.tables import write_parquet_atomically
 
@@ -94,8 +94,7 @@ class AdapterResult:
 
 
 def train_adapter(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     pairs: pl.DataFrame,
     pictures: Mapping[str, Picture],
     settings: AdapterSettings,
@@ -104,15 +103,15 @@ def train_adapter(
     progress: Progress = silent,
     on_metrics: OnMetrics | None = None,
 ) -> AdapterResult:
-    """Train a LoRA adapter for ``base`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
+    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
 
-    ``base`` must be without an adapter; it is as before when this returns. ``checkpoint_dir`` holds the
-    checkpoints, the finished adapter and its result: a second call with the same inputs returns at once. The judge's
-    general prompt is used (no data set's own). Raises ``AdapterError`` or ``HeldOutError``.
+    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is trained and
+    measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished adapter and its
+    result: a second call with the same inputs returns at once. Raises ``AdapterError`` or ``HeldOutError``.
     """
     require_pictures(pairs, pictures)
-    template = prompts.get("judge")
-    run = training_run_digest(base, prompts, pairs, settings)
+    base = judge.model
+    run = training_run_digest(judge, pairs, settings)
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     finished = load_result(checkpoint_dir, run)
     if finished is not None:
@@ -122,15 +121,15 @@ def train_adapter(
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
     with _adapted(base, settings) as peft_model:
-        job = _Job(base, template, _groups_of(train, pictures), settings, checkpoint_dir, run)
+        job = _Job(judge, _groups_of(train, pictures), settings, checkpoint_dir, run)
         needed = {*train["reference_id"], *train["candidate_id"]}
         base.precompute([pictures[name] for name in sorted(needed)], progress)
-        before = _scores_before(base, prompts, held_out, pictures, checkpoint_dir, run, progress)
+        before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
         started = time.monotonic()
         curve, resumed_from, earlier = job.train(progress, on_metrics)
         seconds = earlier + time.monotonic() - started
         after = judge_pair_frame(
-            base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
+            judge, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
         )
         folder = _save_adapter(peft_model, checkpoint_dir / _ADAPTER, base.id)
         trainable = sum(parameter.numel() for parameter in job.parameters.values())
@@ -138,7 +137,7 @@ def train_adapter(
         folder=folder,
         run=run,
         base_id=base.id,
-        prompt_hash=prompts.hash("judge"),
+        prompt_hash=judge.prompt_hash,
         pairs_digest=pairs_digest(pairs),
         held_out_digest=pairs_digest(held_out),
         steps=job.total_steps,
@@ -157,12 +156,10 @@ def train_adapter(
     return result
 
 
-def training_run_digest(
-    base: MultimodalModel, prompts: PromptSet, pairs: pl.DataFrame, settings: AdapterSettings
-) -> str:
+def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
     """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it saves)."""
     options = settings.model_dump(exclude={"checkpoint_every"})
-    return digest_json([_FORMAT, base.id, prompts.hash("judge"), pairs_digest(pairs), options])
+    return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
 
 
 def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:
@@ -336,8 +333,7 @@ class _Job:
 
     def __init__(
         self,
-        base: MultimodalModel,
-        template: PromptTemplate,
+        judge: YesNoJudge,
         groups: list[_Group],
         settings: AdapterSettings,
         folder: Path,
@@ -345,7 +341,8 @@ class _Job:
     ) -> None:
         import torch
 
-        self.base, self.template, self.groups, self.settings = base, template, groups, settings
+        base = judge.model
+        self.judge, self.base, self.groups, self.settings = judge, base, groups, settings
         self.folder, self.run = folder, run
         self.parameters = _trainable(base.model)
         self.optimiser = torch.optim.AdamW(
@@ -468,9 +465,7 @@ class _Job:
         owners: list[int] = []
         suffixes: list[TokenRow] = []
         for owner, query in enumerate(queries):
-            prefix, rows = self.base.judge_rows(
-                judge_prompt(self.template, query), query.reference, query.candidates
-            )
+            prefix, rows = self.base.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
             prefixes.append(prefix)
             owners += [owner] * len(rows)
             suffixes += rows
@@ -479,7 +474,7 @@ class _Job:
 
     def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         requests = [
-            (judge_prompt(self.template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+            (self.judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
             for query in queries
             for candidate in query.candidates
         ]
@@ -490,7 +485,7 @@ class _Job:
         self.base.model.eval()
         sample = [
             (
-                judge_prompt(self.template, query.query),
+                self.judge.prompt(query.query),
                 {REFERENCE: query.query.reference, CANDIDATE: query.query.candidates[0]},
             )
             for group in self.groups[:8]
@@ -523,8 +518,7 @@ def _cuda_devices(device: torch.device) -> list[int]:
 
 
 def _scores_before(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     held_out: pl.DataFrame,
     pictures: Mapping[str, Picture],
     folder: Path,
@@ -536,7 +530,7 @@ def _scores_before(
     if stored is not None and stored["run"] == run:
         return np.asarray(stored["scores"], dtype=np.float32)
     scores = judge_pair_frame(
-        base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
+        judge, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
     )
     write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
     return scores

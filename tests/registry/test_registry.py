@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from setr_lib.models.judge import MultimodalModel
+from setr_lib.composing.prompts import PromptTemplate
 from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport
@@ -24,6 +24,7 @@ from setr_lib.registry.serving import PairScorer
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.reranking.held_out import judge_pair_frame, measure
 from setr_lib.reranking.training import AdapterResult, train_adapter
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from tests.reranking import judge_worlds as worlds
 
@@ -32,7 +33,7 @@ class Made(NamedTuple):
     """What the tests of this module share: a judge, a good and a poor adapter, and a registry of their own."""
 
     judge: Path
-    base: MultimodalModel
+    base: YesNoJudge
     good: AdapterResult
     poor: AdapterResult
     registry: MlflowRegistry
@@ -44,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     base = worlds.load_tiny_judge(root / "judge")
     good, poor = (
         train_adapter(
-            base, worlds.prompts(), worlds.pairs(), worlds.pictures(), worlds.settings(epochs=epochs), root / name
+            base, worlds.pairs(), worlds.pictures(), worlds.settings(epochs=epochs), root / name
         )
         for name, epochs in (("good", 5.0), ("poor", 0.6))
     )  # fmt: skip
@@ -53,12 +54,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(root / "judge", base, good, poor, registry)
 
 
-def log(made: Made, result: AdapterResult) -> str:
+def log(made: Made, result: AdapterResult, template: PromptTemplate | None = None) -> str:
     with made.registry.training_run("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
-        reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-        return made.registry.log_adapter(run, result, reference, worlds.prompts(), worlds.pictures())
+        reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+        template = template or made.base.template
+        return made.registry.log_adapter(run, result, reference, template, worlds.pictures())
 
 
 def sound(uri: str) -> RoundTripReport:
@@ -82,8 +84,8 @@ def rows(made: Made) -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.fixture
 def bundle(made: Made, tmp_path: Path) -> dict[str, str]:
     """The stored folders of the good adapter, to be damaged."""
-    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-    folders = write_bundle(tmp_path / "bundle", made.good, reference, worlds.prompts(), worlds.pictures())
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "bundle", made.good, reference, made.base.template, worlds.pictures())
     return {name: str(path) for name, path in folders.items()}
 
 
@@ -121,7 +123,7 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     better = registry.promote(second)
     assert (better.champion, better.previous) == (second, first)
     assert registry.version(first).tags["setr.superseded_by"] == second
-    assert registry.adapter_folder(second).joinpath("adapter_model.safetensors").is_file()
+    assert registry.bundle(second).adapter.joinpath("adapter_model.safetensors").is_file()
 
     # As a user would, from another folder: only the alias and the tracking URI are known.
     frame, expected = rows(made)
@@ -166,13 +168,12 @@ def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Pa
     registry.promote(registry.register(uri, sound(uri)))
     newer_uri = log(own, made.poor)
     newer = registry.register(newer_uri, sound(newer_uri))
-    asked: list[Path] = []
+    asked: list[Bundle] = []
 
-    def score(adapter: Path):
-        asked.append(adapter)
-        model = MultimodalModel.load(JudgeSettings(name=str(made.judge)), adapter=adapter, device="cpu")
+    def score(bundle: Bundle):
+        asked.append(bundle)
         held_out = worlds.pairs().filter(split="held_out")
-        return measure(held_out, judge_pair_frame(model, worlds.prompts(), held_out, worlds.pictures()))
+        return measure(held_out, judge_pair_frame(bundle.load_judge(), held_out, worlds.pictures()))
 
     decision = registry.promote(newer, score)
     assert len(asked) == 1
@@ -241,8 +242,8 @@ def test_changed_weights_are_noticed(bundle: dict[str, str], factor: float, prob
 
 def test_an_adapter_that_changes_nothing_is_noticed(made: Made, tmp_path: Path) -> None:
     idle = replace(made.good, held_out=made.good.held_out.with_columns(after="before"))
-    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-    folders = write_bundle(tmp_path / "idle", idle, reference, worlds.prompts(), worlds.pictures())
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "idle", idle, reference, made.base.template, worlds.pictures())
     problems = PairScorer.load({name: str(path) for name, path in folders.items()}).check_examples()
     assert any("changes no score" in problem for problem in problems)
 
