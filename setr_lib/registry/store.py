@@ -391,11 +391,8 @@ class MlflowRegistry:
             if location is not None:
                 return _bundle_in(location)
             folder.mkdir(parents=True, exist_ok=True)
-            download_artifacts(
-                artifact_uri=f"models:/{self.model}/{version}",
-                dst_path=str(folder),
-                tracking_uri=self.tracking_uri,
-            )
+            with self._as_default():  # the version is looked up through MLflow's global URI
+                download_artifacts(artifact_uri=f"models:/{self.model}/{version}", dst_path=str(folder))
         return _bundle_in(folder)
 
     # ------------------------------------------------------------------------------------------------------ helpers

@@ -181,6 +181,45 @@ def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Pa
     assert "on the same pairs" in decision.reason
 
 
+OTHER_PROMPT = "<reference>{{ modification }}<candidate>match the query ?"
+
+
+def test_a_version_that_answers_another_prompt_is_not_compared_and_takes_over(
+    made: Made, tmp_path: Path
+) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    own = made._replace(registry=registry)
+    uri = log(own, made.good)
+    first = registry.register(uri, sound(uri))
+    registry.promote(first)
+    template = PromptTemplate(tmp_path / "judge.jinja", OTHER_PROMPT)
+    poorer = replace(made.poor, run="other prompt", prompt_hash=template.hash)
+    assert poorer.held_out_digest == made.good.held_out_digest
+    newer_uri = log(own, poorer, template)
+    newer = registry.register(newer_uri, sound(newer_uri))
+    decision = registry.promote(newer, lambda bundle: pytest.fail(f"compared with {bundle}"))
+    assert (decision.champion, decision.previous) == (newer, first)
+    assert decision.reason == f"version {first} answers another prompt, {made.good.prompt_hash}"
+    assert registry.bundle(newer).judge_prompt.source == OTHER_PROMPT
+    assert registry.bundle(first).judge_prompt.source == made.base.template.source
+
+
+def test_a_bundle_is_fetched_whole_where_the_store_is_no_folder_of_this_machine(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    uri = log(made._replace(registry=registry), made.good)
+    version = registry.register(uri, sound(uri))
+    here = registry.bundle(version)
+    monkeypatch.setattr(registry, "_local_folder", lambda info: None)
+    fetched = registry.bundle(version)
+    assert fetched.adapter != here.adapter
+    assert fetched.adapter.is_relative_to(registry.artifact_root / "fetched")
+    assert fetched.judge_prompt.hash == made.good.prompt_hash
+    shutil.rmtree(fetched.judge)  # as a fetch that was killed leaves it
+    assert registry.bundle(version).record == here.record
+
+
 def test_a_failed_training_is_a_failed_run(made: Made) -> None:
     with pytest.raises(ZeroDivisionError), made.registry.training_run("fails", {}) as run:
         raise ZeroDivisionError
@@ -221,6 +260,29 @@ def test_a_sound_bundle_scores_as_in_training(made: Made, bundle: dict[str, str]
     assert list(answer.index) == list(frame.index)
     np.testing.assert_allclose(answer["score"], expected, atol=1e-3)
     assert scorer.predict(frame.head(0)).empty
+
+
+def test_a_bundle_holds_the_one_prompt_and_those_of_data_sets_in_older_ones_are_not_used(
+    made: Made, bundle: dict[str, str]
+) -> None:
+    prompts = Path(bundle[JUDGE]) / "prompts"
+    assert [path.name for path in prompts.iterdir()] == ["judge.jinja"]
+    (prompts / "judge.fashioniq.jinja").write_text(OTHER_PROMPT)
+    scorer = PairScorer.load(bundle)
+    assert scorer.judge.template.source == made.base.template.source
+    assert scorer.check_examples() == []
+
+
+def test_a_prompt_that_is_not_that_of_the_training_is_refused(
+    made: Made, bundle: dict[str, str], tmp_path: Path
+) -> None:
+    (Path(bundle[JUDGE]) / "prompts" / "judge.jinja").write_text(OTHER_PROMPT)
+    with pytest.raises(RegistryError, match="changed since the adapter was trained under it"):
+        PairScorer.load(bundle)
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    other = PromptTemplate(tmp_path / "judge.jinja", OTHER_PROMPT)
+    with pytest.raises(RegistryError, match="trained under another judge prompt"):
+        write_bundle(tmp_path / "wrong", made.good, reference, other, worlds.pictures())
 
 
 def test_missing_keys_are_an_error(bundle: dict[str, str]) -> None:

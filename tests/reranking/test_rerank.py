@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.composing.prompts import load_prompts
+from setr_lib.composing.prompts import PromptTemplate, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
-from setr_lib.hashing import fingerprint_file
+from setr_lib.hashing import digest_strings, fingerprint_file
 from setr_lib.models.judge import MultimodalModel, Picture
 from setr_lib.reranking.fusion import Fusion
-from setr_lib.reranking.rerank import CACHE_KIND, rerank
+from setr_lib.reranking.rerank import CACHE_KIND, judge_pairs, rerank
 from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
@@ -147,6 +147,47 @@ def test_a_second_run_judges_nothing_and_a_deeper_one_only_the_new(
     )
     assert sum(judged) == pairs - overlap
     assert deeper.height == first.height
+
+
+LISTED = "<reference>{% for caption in captions %}{{ caption }} . {% endfor %}<candidate>match ?"
+
+
+def kept_before(
+    judge: YesNoJudge, queries: pl.DataFrame, gallery: pl.DataFrame, shown: list[str]
+) -> dict[str, str]:
+    """A score of 7 for q0 and each image, kept under the key that says the prompt was rendered with ``shown``."""
+    prints = dict(gallery.select("image_id", "fingerprint").iter_rows())
+    query = queries.row(0, named=True)
+    text = digest_strings([query["modification"], *shown])
+    head = (judge.model.id, judge.prompt_hash, prints[query["reference_id"]], text)
+    return {ContentCache.key_of(*head, found): "7.0" for found in prints.values()}
+
+
+def test_scores_that_earlier_runs_kept_are_found_with_a_data_sets_raw_captions(
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, _ = write_world(tmp_path)
+    queries = queries.head(1).with_columns(captions=pl.lit(["red", "0 circle"]))
+    cache.put_many(kept_before(judge, queries, gallery, ["red", "0 circle"]))
+    found = judge_pairs({"q0": ["i1", "i2"]}, queries, gallery, judge, cache)
+    assert found == {("q0", "i1"): 7.0, ("q0", "i2"): 7.0}
+
+
+def test_a_prompt_that_lists_captions_sees_the_modification_text_and_takes_no_score_of_raw_captions(
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, _ = write_world(tmp_path)
+    queries = queries.head(1)
+    raw = queries.with_columns(captions=pl.lit(["red", "0 circle"]))
+    listing = YesNoJudge(judge.model, PromptTemplate(Path("judge.jinja"), LISTED))
+    cache.put_many(kept_before(listing, queries, gallery, ["red", "0 circle"]))
+    plain = judge_pairs(
+        {"q0": ["i1", "i2"]}, queries, gallery, listing, ContentCache(tmp_path / "other.sqlite", CACHE_KIND)
+    )
+    found = judge_pairs({"q0": ["i1", "i2"]}, raw, gallery, listing, cache)
+    assert found == pytest.approx(plain, abs=1e-5)
+    assert 7.0 not in found.values()
+    assert judge_pairs({"q0": ["i1", "i2"]}, queries, gallery, listing, cache) == found, "the same key"
 
 
 def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_the_coarse_order(

@@ -64,6 +64,14 @@ def test_one_query(folder: Path) -> None:
     assert judge.score([]) == []
 
 
+def test_the_same_model_under_another_prompt_is_another_reranker(folder: Path) -> None:
+    judge, other = load(folder, 4), load(folder, 4, "standard")
+    assert judge.model.id == other.model.id
+    assert judge.id != other.id
+    assert judge.id == load(folder, 2).id, "how it is run is no part of what it is"
+    assert not np.allclose(judge.score(QUERIES)[0], other.score(QUERIES)[0], atol=1e-3)
+
+
 def test_batches_keep_queries_whole_and_in_order() -> None:
     for pairs in (1, 5, 6, 7, 100):
         batches = list(batches_of_queries(QUERIES, pairs))
