@@ -161,8 +161,8 @@ def _made_by(bench: Workbench, world: Settings, judges: Mapping[str, Judge]) -> 
         "miniature": json.loads(world.miniature.model_dump_json()),
         "encoder": bench.encoder().id,
         "composer": bench.judge().id,
-        "prompts": [prompts.hash(task, kind) for task in ("describe", "compose", "judge") for kind in TITLES],
-        "judges": {stage: [judge.model.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
+        "prompts": [prompts.hash(task, kind) for task in ("describe", "compose") for kind in TITLES],
+        "judges": {stage: [judge.reranker.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
         "K": {name: bench.settings.rerank_depth(name) for name in world.datasets},
         "evaluation": json.loads(bench.settings.evaluation.model_dump_json()),
     }

@@ -27,8 +27,8 @@ from setr_lib.tables import GALLERY
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")
 TITLES = {"cirr": "CIRR", "fashioniq": "FashionIQ", "circo": "CIRCO"}
@@ -39,9 +39,9 @@ STAGE_1 = {kind: metrics[-1] for kind, metrics in MEASURED.items()}
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge together with how its score and stage 1's become one order."""
+    """A re-ranker together with how its score and stage 1's become one order."""
 
-    model: MultimodalModel
+    reranker: YesNoJudge
     fusion: Fusion
     weight: float
 
@@ -92,13 +92,11 @@ class Material:
             rankings,
             self.queries,
             self.gallery,
-            judge.model,
-            bench.prompts(),
+            judge.reranker,
             bench.cache(CACHE_KIND),
             fusion=judge.fusion,
             weight=judge.weight,
             k=k,
-            dataset=self.kind,
             progress=progress,
         )
 
@@ -183,4 +181,4 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
 def configured_judge(bench: Workbench, version: str | None) -> Judge:
     """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for it."""
     fusion, weight, _ = bench.fusion(version)
-    return Judge(bench.judge(version), fusion, weight)
+    return Judge(bench.reranker(version), fusion, weight)

@@ -10,14 +10,13 @@ from setr_assets import previews
 from setr_assets.blueprints import single_asset
 from setr_assets.checks import better_than_champion, round_trip
 from setr_assets.composing import POOL
-from setr_assets.progress import reporter, say
+from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import polars as pl
 
+    from setr_lib.registry.bundle import Bundle
     from setr_lib.reranking.fusion_choice import FusionChoice
     from setr_lib.reranking.held_out import HeldOutReport
     from setr_lib.reranking.training_result import AdapterResult
@@ -46,8 +45,9 @@ def reranker_adapter(
 
     pairs = setr.read_table("reranker_pairs", PAIRS)
     pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    base, prompts, options = setr.judge(), setr.prompts(), setr.settings.reranking.adapter
-    run_digest = training_run_digest(base, prompts, pairs, options)
+    warn_of_unused_prompts(context, setr)
+    judge, options = setr.reranker(), setr.settings.reranking.adapter
+    run_digest = training_run_digest(judge, pairs, options)
     folder = setr.settings.checkpoint_root / run_digest[:16]
     # Held until MLflow has it too: a second run of the same training then finds it there.
     with only_trainer(folder, run_digest, reporter(context)):
@@ -60,11 +60,10 @@ def reranker_adapter(
                 "setr.run": run_digest,
             }
             with setr.registry.training_run(
-                f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags
+                f"adapter {run_digest[:8]}", _parameters(setr, judge.model.id), tags
             ) as run:
                 result = train_adapter(
-                    base,
-                    prompts,
+                    judge,
                     pairs,
                     pictures,
                     options,
@@ -72,8 +71,8 @@ def reranker_adapter(
                     progress=reporter(context),
                     on_metrics=run.log,
                 )
-                reference = base_reference(base, setr.settings.models.judge, setr.settings.judge_name)
-                model_uri = setr.registry.log_adapter(run, result, reference, prompts, pictures)
+                reference = base_reference(judge.model, setr.settings.models.judge, setr.settings.judge_name)
+                model_uri = setr.registry.log_adapter(run, result, reference, judge.template, pictures)
     note = {"run": run_digest, "model_uri": model_uri, "checkpoints": folder, "label": _label(pairs)}
     setr.write_note("reranker_adapter", note)
     say(
@@ -151,9 +150,10 @@ def promoted_reranker(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """The champion alias: moved to the newest version if it is the first, or better than the champion on held-out
-    synthesised pairs. No benchmark has a say in it. Otherwise the version becomes the challenger, with the reason."""
+    synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say in it. Otherwise the
+    version becomes the challenger, with the reason."""
     version = setr.read_note("registered_reranker")["version"]
-    promotion = setr.registry.promote(version, lambda adapter: _held_out_report(context, setr, adapter))
+    promotion = setr.registry.promote(version, lambda bundle: _held_out_report(context, setr, bundle))
     setr.write_note("promoted_reranker", {"champion": promotion.champion, "reason": promotion.reason})
     say(context, f"champion: version {promotion.champion} ({promotion.reason})")
     return dg.MaterializeResult(
@@ -193,6 +193,7 @@ def reranking_fusion(
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 
+    warn_of_unused_prompts(context, setr)
     rehearsal = rehearse(setr, reporter(context))
     frames = []
     for stage, version in (("base judge", None), ("adapter", setr.champion_version())):
@@ -234,17 +235,16 @@ def _marked(choice: FusionChoice, stage: str, version: str | None) -> pl.DataFra
     ).select(list(FUSIONS))
 
 
-def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, adapter: Path) -> HeldOutReport:
-    """How the champion does on the held-out pairs of today."""
+def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, bundle: Bundle) -> HeldOutReport:
+    """How the champion does on the held-out pairs of today, under its own prompt."""
     from setr_lib.reranking.held_out import judge_pair_frame, measure, pictures_of
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     pairs = setr.read_table("reranker_pairs", PAIRS).filter(split="held_out")
     pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    champion = setr.fresh_judge(adapter)
-    return measure(
-        pairs, judge_pair_frame(champion, setr.prompts(), pairs, pictures, progress=reporter(context))
-    )
+    champion = YesNoJudge(setr.fresh_judge(bundle.adapter), bundle.judge_prompt)
+    return measure(pairs, judge_pair_frame(champion, pairs, pictures, progress=reporter(context)))
 
 
 def _auc_by_version(setr: Workbench) -> dict[str, Any]:

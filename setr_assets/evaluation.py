@@ -11,7 +11,7 @@ from pydantic import Field
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.composing import POOL, CallCounter
-from setr_assets.progress import reporter, say
+from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RerankingConfig(dg.Config):
 
 @evaluation_asset(
     group=GROUP,
-    code_version="2",
+    code_version="3",
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "coarse_rankings"],
     pool=POOL,
@@ -53,15 +53,17 @@ def reranked_rankings(
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     version = config.champion_version or setr.champion_version()
-    if version is None and not all(map(setr.is_caption_proxy, context.partition_keys)):
-        say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+    if not all(map(setr.is_caption_proxy, context.partition_keys)):
+        if version is None:
+            say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+        warn_of_unused_prompts(context, setr)
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key)
             continue
         strategy = setr.default_method(key).name
         each = evaluation_set(setr.settings, key)
-        kind, depth = each.kind, setr.settings.rerank_depth(each.dataset)
+        depth = setr.settings.rerank_depth(each.dataset)
         if (asked := setr.settings.rerank_asked(each.dataset)) > depth:
             say(
                 context,
@@ -81,34 +83,33 @@ def reranked_rankings(
         metadata: dict[str, Any] = {}
         for stage in _stages(version):
             progress = CallCounter(reporter(context, key))
-            judge = version if stage == ADAPTED else None
-            model = setr.judge(judge)
-            fusion, weight, how = setr.fusion(judge)
+            adapter = version if stage == ADAPTED else None
+            judge = setr.reranker(adapter)
+            fusion, weight, how = setr.fusion(adapter)
             ranked = rerank(
                 coarse,
                 queries,
                 gallery,
-                model,
-                setr.prompts(),
+                judge,
                 setr.cache(CACHE_KIND),
                 fusion=fusion,
                 weight=weight,
                 k=depth,
-                dataset=kind,
                 progress=progress,
             )
-            facts = {"judge": model.id, "judge_prompt": setr.prompts().hash("judge", kind)}
+            facts = {"judge": judge.model.id, "judge_prompt": judge.prompt_hash}
             fused = f"{fusion}{f', w = {weight:g}' if fusion == 'cosine_judge' else ''} ({how})"
             setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by={**note, **facts})
             note |= {
-                f"{stage} model": model.id,
+                f"{stage} model": facts["judge"],
+                f"{stage} prompt": facts["judge_prompt"],
                 f"{stage} fusion": fused,
-                "judge_prompt": facts["judge_prompt"],
             }
             metadata |= {
                 f"{stage}: pairs": progress.total,
                 f"{stage}: judged now": progress.new,
                 f"{stage}: model": facts["judge"],
+                f"{stage}: prompt": facts["judge_prompt"],
                 f"{stage}: fusion": fused,
             }
             say(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
     from setr_lib.texts.prompts import PromptSet
 
 
@@ -84,16 +85,31 @@ class Workbench:
     def judge(self, version: str | None = None) -> MultimodalModel:
         """The multimodal LLM, as it is or with the adapter of registry ``version``; each loaded on first use.
 
+        It describes and composes; with its judge prompt it is the re-ranker (:meth:`reranker`).
         At most one adapted model is kept. Raises ``JudgeError`` where the model cannot be had.
         """
         if version not in self._judges:
             for other in [each for each in self._judges if each is not None and version is not None]:
                 del self._judges[other]
-            judge = self.fresh_judge(None if version is None else self.registry.adapter_folder(version))
+            judge = self.fresh_judge(None if version is None else self.registry.bundle(version).adapter)
             for other in self._judges.values():  # both judge the same images: the vision tower sees each once
                 judge.share_vision(other)
             self._judges[version] = judge
         return self._judges[version]
+
+    def reranker(self, version: str | None = None) -> YesNoJudge:
+        """The Yes/No judge of stage 2: the base model, or with the adapter of registry ``version``.
+
+        The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt is the
+        one that it was trained under, read from its registered bundle. Raises ``JudgeError``, ``PromptError`` or
+        ``RegistryError``.
+        """
+        from setr_lib.reranking.yes_no_judge import YesNoJudge
+
+        template = (
+            self.prompts().get("judge") if version is None else self.registry.bundle(version).judge_prompt
+        )
+        return YesNoJudge(self.judge(version), template)
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, outside of those that the bench keeps."""

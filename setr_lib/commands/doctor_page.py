@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from setr_lib.commands.doctor import Diagnosis, Disk
 
 _COUNTS_OF = {"official": "official", "miniature": "the miniature's own", "own": "your own"}
-_STYLES = {"ok": "green", "later": "dim", "missing": "red", "broken": "red", "other count": "yellow"}
+_STYLES = {
+    "ok": "green",
+    "later": "dim",
+    "warning": "yellow",
+    "missing": "red",
+    "broken": "red",
+    "other count": "yellow",
+}
 
 
 def print_page(found: Diagnosis) -> None:

@@ -122,8 +122,6 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.gallery.images import open_image
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
-    from setr_lib.reranking.scorer import score_queries
-    from setr_lib.texts.prompts import PromptSet
 
     kind = evaluation_set(bench.settings, key).kind
     images = (
@@ -134,8 +132,8 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     texts = load_queries(bench.settings, key).head(sample)["modification"].to_list()
-    encoder, model = bench.encoder(), bench.judge()
-    prompts: PromptSet = bench.prompts()
+    encoder, model, judge = bench.encoder(), bench.judge(), bench.reranker()
+    prompts = bench.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 
     def described(items: Sequence[Picture]) -> object:
@@ -150,7 +148,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
         )
 
     def judged(items: Sequence[JudgedQuery]) -> object:
-        return score_queries(model, prompts, items, dataset=kind)
+        return judge.score(items)
 
     pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
     queries = _sample_queries(pictures, texts, sample)

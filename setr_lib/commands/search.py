@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ def run(
         raise SetrError("the modification text is empty: say what should differ from the image")
     quieten_libraries()
     bench = workbench_for(settings)
+    if warning := bench.prompts().unused_files_warning():
+        print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(bench, dataset)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     if k > depth:
@@ -131,13 +134,11 @@ def search(
         coarse,
         query,
         pl.concat([gallery, reference]),
-        bench.judge(version),
-        bench.prompts(),
+        bench.reranker(version),
         bench.cache(CACHE_KIND),
         fusion=fusion,
         weight=weight,
         k=depth,
-        dataset=each.kind,
         progress=progress,
     )
     return Found(caption, coarse, judged, version, dict(gallery.select("image_id", "path").iter_rows()))

@@ -20,7 +20,7 @@ from typing import Literal
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
-Status = Literal["ok", "later", "missing", "broken"]
+Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
@@ -28,7 +28,8 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use."""
+    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use; ``warning``: it works, but
+    ``detail`` names something that a person may expect to work otherwise."""
 
     what: str
     value: str
@@ -173,7 +174,10 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
             for kind in (None, *sorted(kinds)):
                 prompts.get(task, kind)
 
-    return _tried("prompts", name, read)
+    found = _tried("prompts", name, read)
+    if found.status == "ok" and (warning := load_prompts(name, settings.base_dir).unused_files_warning()):
+        return Check("prompts", name, "warning", warning)
+    return found
 
 
 def _strategies(settings: Settings) -> Check:

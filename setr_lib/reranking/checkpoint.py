@@ -91,7 +91,8 @@ def _wait_for_holder(file: TextIO, folder: Path, run: str, attempts: int, progre
     file.seek(0)
     # What a killed holder wrote may still stand here until the next one has written: hence some patience.
     theirs, _, process = file.read().partition(" ")
-    if theirs != run and attempts > _PATIENCE:
+    # An empty name is that of a holder who has just begun, or is about to let go.
+    if theirs and theirs != run and attempts > _PATIENCE:
         raise FolderBusyError(
             f"{folder}: another training{f' (process {process})' if process else ''} keeps its checkpoints here: wait "
             "until it has finished, or give this one another folder"

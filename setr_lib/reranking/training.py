@@ -22,7 +22,7 @@ import polars as pl
 
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
-from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture, TokenRow
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checkpoint import (
     load_checkpoint,
@@ -40,7 +40,7 @@ from setr_lib.reranking.lora import (
     trainable_parameters,
 )
 from setr_lib.reranking.pairs import pairs_digest
-from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
+from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.training_result import (
     ADAPTER_FOLDER,
     AdapterResult,
@@ -49,8 +49,8 @@ from setr_lib.reranking.training_result import (
     load_result,
     store_result,
 )
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
-from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,7 @@ _FORMAT = (
 
 
 def train_adapter(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     pairs: pl.DataFrame,
     pictures: Mapping[str, Picture],
     settings: AdapterSettings,
@@ -77,27 +76,26 @@ def train_adapter(
     progress: Progress = silent,
     on_metrics: OnMetrics | None = None,
 ) -> AdapterResult:
-    """Train a LoRA adapter for ``base`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
+    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
 
-    ``base`` must be without an adapter; it is as before when this returns. ``checkpoint_dir`` holds the
-    checkpoints, the finished adapter and its result: a second call with the same inputs returns at once, one at the
-    same time waits for the first. The judge's general prompt is used (no data set's own). Raises ``AdapterError``,
-    ``HeldOutError``, or ``FolderBusyError`` where another training uses ``checkpoint_dir`` now.
+    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is trained and
+    measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished adapter and its
+    result: a second call with the same inputs returns at once, one at the same time waits for the first. Raises
+    ``AdapterError``, ``HeldOutError``, or ``FolderBusyError`` where another training uses ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
-    run = training_run_digest(base, prompts, pairs, settings)
+    run = training_run_digest(judge, pairs, settings)
     with only_trainer(checkpoint_dir, run, progress):
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         finished = load_result(checkpoint_dir, run)
         if finished is not None:
             _replay(finished.curve.rows(), on_metrics)
             return finished
-        return _train(base, prompts, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
+        return _train(judge, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
 
 
 def _train(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     pairs: pl.DataFrame,
     pictures: Mapping[str, Picture],
     settings: AdapterSettings,
@@ -106,20 +104,20 @@ def _train(
     progress: Progress,
     on_metrics: OnMetrics | None,
 ) -> AdapterResult:
-    template = prompts.get("judge")
+    base = judge.model
     train, held_out = (pairs.filter(pl.col("split") == split) for split in ("train", "held_out"))
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
     with lora_layers(base, settings) as peft_model:
-        job = _TrainingLoop(base, template, _groups_of(train, pictures), settings, checkpoint_dir, run)
+        job = _TrainingLoop(judge, _groups_of(train, pictures), settings, checkpoint_dir, run)
         needed = {*train["reference_id"], *train["candidate_id"]}
         base.precompute([pictures[name] for name in sorted(needed)], progress)
-        before = _scores_before(base, prompts, held_out, pictures, checkpoint_dir, run, progress)
+        before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
         started = time.monotonic()
         curve, resumed_from, earlier = job.train(progress, on_metrics)
         seconds = earlier + time.monotonic() - started
         after = judge_pair_frame(
-            base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
+            judge, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
         )
         folder = save_adapter(peft_model, checkpoint_dir / ADAPTER_FOLDER, base.id)
         trainable = sum(parameter.numel() for parameter in job.parameters.values())
@@ -127,7 +125,7 @@ def _train(
         folder=folder,
         run=run,
         base_id=base.id,
-        prompt_hash=prompts.hash("judge"),
+        prompt_hash=judge.prompt_hash,
         pairs_digest=pairs_digest(pairs),
         held_out_digest=pairs_digest(held_out),
         steps=job.total_steps,
@@ -146,12 +144,10 @@ def _train(
     return result
 
 
-def training_run_digest(
-    base: MultimodalModel, prompts: PromptSet, pairs: pl.DataFrame, settings: AdapterSettings
-) -> str:
+def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
     """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it saves)."""
     options = settings.model_dump(exclude={"checkpoint_every"})
-    return digest_json([_FORMAT, base.id, prompts.hash("judge"), pairs_digest(pairs), options])
+    return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
 
 
 @dataclass(frozen=True)
@@ -186,8 +182,7 @@ class _TrainingLoop:
 
     def __init__(
         self,
-        base: MultimodalModel,
-        template: PromptTemplate,
+        judge: YesNoJudge,
         groups: list[_Group],
         settings: AdapterSettings,
         folder: Path,
@@ -195,7 +190,8 @@ class _TrainingLoop:
     ) -> None:
         import torch
 
-        self.base, self.template, self.groups, self.settings = base, template, groups, settings
+        base = judge.model
+        self.judge, self.base, self.groups, self.settings = judge, base, groups, settings
         self.folder, self.run = folder, run
         self.parameters = trainable_parameters(base.model)
         self.optimiser = torch.optim.AdamW(
@@ -318,9 +314,7 @@ class _TrainingLoop:
         owners: list[int] = []
         suffixes: list[TokenRow] = []
         for owner, query in enumerate(queries):
-            prefix, rows = self.base.judge_rows(
-                judge_prompt(self.template, query), query.reference, query.candidates
-            )
+            prefix, rows = self.base.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
             prefixes.append(prefix)
             owners += [owner] * len(rows)
             suffixes += rows
@@ -329,7 +323,7 @@ class _TrainingLoop:
 
     def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         requests = [
-            (judge_prompt(self.template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+            (self.judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
             for query in queries
             for candidate in query.candidates
         ]
@@ -339,7 +333,7 @@ class _TrainingLoop:
         self.base.model.eval()
         sample = [
             (
-                judge_prompt(self.template, query.query),
+                self.judge.prompt(query.query),
                 {REFERENCE: query.query.reference, CANDIDATE: query.query.candidates[0]},
             )
             for group in self.groups[:8]
@@ -365,8 +359,7 @@ def _epoch_order(seed: int, epoch: int, count: int) -> list[int]:
 
 
 def _scores_before(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     held_out: pl.DataFrame,
     pictures: Mapping[str, Picture],
     folder: Path,
@@ -378,7 +371,7 @@ def _scores_before(
     if stored is not None and stored["run"] == run:
         return np.asarray(stored["scores"], dtype=np.float32)
     scores = judge_pair_frame(
-        base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
+        judge, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
     )
     write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
     return scores

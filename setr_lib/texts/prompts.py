@@ -1,9 +1,11 @@
 """Prompt files: where they are, what they may contain, and their rendering to one user turn with picture slots.
 
 A prompt set is a folder of Jinja files, one per task (``describe``, ``compose``, ``judge``, ``yes_no``), plus
-overrides per kind of data set (``compose.fashioniq.jinja``). ``<image>``, ``<reference>`` and ``<candidate>`` mark
-where pictures go, ``<system>...</system>`` an optional system text. Variables: ``modification`` and ``captions`` (compose,
-judge), ``question`` (yes_no). White space around a picture is not part of the text.
+overrides per kind of data set (``compose.fashioniq.jinja``) for every task but ``judge``: a re-ranker has one prompt on
+all data sets, part of what it is. ``<image>``, ``<reference>`` and ``<candidate>`` mark where pictures go,
+``<system>...</system>`` an optional system text. Variables: ``modification`` and ``captions`` (compose, judge),
+``question`` (yes_no). ``captions`` are a data set's raw texts where a query is composed; a judge's are always
+``[modification]``. White space around a picture is not part of the text.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from setr_lib.errors import SetrError
@@ -51,6 +53,16 @@ class PromptTemplate:
     @property
     def hash(self) -> str:
         return digest_strings([self.source])
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that the file uses. Raises ``PromptError`` when it is malformed."""
+        try:
+            return frozenset(
+                meta.find_undeclared_variables(_ENVIRONMENT.parse(_COMMENT.sub("", self.source)))
+            )
+        except TemplateError as error:
+            raise PromptError(f"{self.path}: {error.message}") from error
 
     def render(self, **values: str | list[str]) -> RenderedPrompt:
         """The prompt with its variables filled in. Raises ``PromptError`` when the file uses an unknown one."""
@@ -109,9 +121,9 @@ class PromptSet:
     def get(self, task: str, dataset: str | None = None) -> PromptTemplate:
         """The prompt of ``task`` for the kind of data set ``dataset``: its override file if there is one.
 
-        Raises ``PromptError``.
+        The judge's prompt has no overrides: it is ``judge.jinja`` for every data set. Raises ``PromptError``.
         """
-        names = [f"{task}.{dataset}.jinja"] if dataset else []
+        names = [f"{task}.{dataset}.jinja"] if dataset and task != "judge" else []
         for name in [*names, f"{task}.jinja"]:
             if name in self._loaded:
                 return self._loaded[name]
@@ -137,6 +149,18 @@ class PromptSet:
     def hash(self, task: str, dataset: str | None = None) -> str:
         """Digest of the prompt that :meth:`get` returns."""
         return self.get(task, dataset).hash
+
+    def unused_files_warning(self) -> str | None:
+        """One sentence naming the files ``judge.KIND.jinja`` of the folder, which nothing reads; None without any."""
+        unused = sorted(str(path) for path in self.folder.glob("judge.*.jinja"))
+        if not unused:
+            return None
+        verb = "is" if len(unused) == 1 else "are"
+        return (
+            f"{', '.join(unused)} {verb} not used: a re-ranker has one judge prompt on all data sets, judge.jinja; "
+            "another judge prompt is another re-ranker, so put it into a prompt folder of its own as judge.jinja "
+            "and name that folder in models.judge.prompts"
+        )
 
 
 def load_prompts(name: str, base_dir: Path | None = None) -> PromptSet:

@@ -19,7 +19,8 @@ from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.pictures import Modification, describe_modification, satisfies
 from setr_lib.models.multimodal import IMAGE, MultimodalModel, Picture
 from setr_lib.reranking.held_out import area_under_curve
-from setr_lib.reranking.scorer import JudgedQuery, score_queries
+from setr_lib.reranking.scorer import JudgedQuery
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.generation import compose_queries
 from setr_lib.texts.prompts import PromptSet, load_prompts
@@ -136,7 +137,7 @@ def test_near_misses_are_judged_better_than_by_chance(
         JudgedQuery(_shown(each.reference), each.modification.text, tuple(map(_shown, each.candidates)))
         for each in queries
     ]
-    scores = np.concatenate(score_queries(judge, prompts, asked))
+    scores = np.concatenate(YesNoJudge(judge, prompts.get("judge")).score(asked))
     right = np.array([answer for each in queries for answer in each.right])
     assert area_under_curve(scores[right], scores[~right]) > 0.6
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setr_lib.models.multimodal import CANDIDATE, IMAGE, REFERENCE, ImageSlot
-from setr_lib.texts.prompts import BUILT_IN, TASKS, PromptError, load_prompts
+from setr_lib.texts.prompts import TASKS, PromptError, PromptTemplate, load_prompts
 
 VALUES = {
     "describe": {},
@@ -45,12 +45,11 @@ def test_the_miniature_prompts_are_the_ones_its_model_was_taught() -> None:
 
 @pytest.mark.parametrize("name", ["standard", "miniature"])
 def test_nothing_of_the_query_follows_the_candidate(name: str) -> None:
-    for path in (BUILT_IN / name).glob("judge*.jinja"):
-        template = load_prompts(name).get("judge", path.name.split(".")[1])
-        tails = {
-            template.render(modification=text, captions=[text]).parts[-1] for text in ("make it red", "other")
-        }
-        assert len(tails) == 1
+    template = load_prompts(name).get("judge")
+    tails = {
+        template.render(modification=text, captions=[text]).parts[-1] for text in ("make it red", "other")
+    }
+    assert len(tails) == 1
 
 
 def test_an_override_holds_for_its_data_set_only(tmp_path: Path) -> None:
@@ -63,6 +62,38 @@ def test_an_override_holds_for_its_data_set_only(tmp_path: Path) -> None:
     fashion = prompts.get("describe", "fashioniq").render()
     assert (fashion.parts, fashion.system) == ((ImageSlot(IMAGE), "garment"), "You know clothes.")
     assert prompts.hash("describe") != prompts.hash("describe", "fashioniq")
+
+
+def test_a_judge_prompt_has_no_override_and_a_file_that_looks_like_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "judge.jinja").write_text("<reference>{{ modification }}<candidate>match ?")
+    (tmp_path / "compose.cirr.jinja").write_text("<reference>{{ modification }}")
+    prompts = load_prompts("", tmp_path)
+    assert prompts.unused_files_warning() is None
+    for kind in ("cirr", "fashioniq"):
+        (tmp_path / f"judge.{kind}.jinja").write_text("<reference>{{ modification }}<candidate>is it ?")
+    assert prompts.get("judge", "fashioniq").path == tmp_path / "judge.jinja"
+    assert prompts.hash("judge", "fashioniq") == prompts.hash("judge")
+    warning = prompts.unused_files_warning()
+    assert warning is not None
+    named = f"{tmp_path / 'judge.cirr.jinja'}, {tmp_path / 'judge.fashioniq.jinja'} are not used"
+    assert warning.startswith(named)
+    assert "another judge prompt is another re-ranker" in warning
+    assert "compose" not in warning
+
+
+@pytest.mark.parametrize("name", ["standard", "miniature"])
+def test_built_in_sets_hold_no_file_that_is_not_used(name: str) -> None:
+    assert load_prompts(name).unused_files_warning() is None
+
+
+def test_a_template_knows_its_variables() -> None:
+    source = (
+        "{# {{ not_this }} #}<reference>{% for text in captions %}{{ text }}{% endfor %}<candidate>match ?"
+    )
+    assert PromptTemplate(Path("judge.jinja"), source).variables == {"captions"}
+    assert load_prompts("standard").get("judge").variables == {"modification"}
+    with pytest.raises(PromptError, match=r"judge\.jinja"):
+        _ = PromptTemplate(Path("judge.jinja"), "{{ captions ").variables
 
 
 @pytest.mark.parametrize(
