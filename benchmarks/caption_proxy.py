@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from setr_lib.benchmarks.cirr import captions_file
 from setr_lib.coarse.caption_strategies import CaptionStrategy, Reading
 from setr_lib.coarse.inputs import CaptionSearch, plain_queries
 from setr_lib.coarse.ranking import rank
 from setr_lib.coarse.strategies import get_strategy
 from setr_lib.composing.lexical import words_of
 from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions, load_queries
-from setr_lib.datasets.cirr import captions_file
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import paired_differences
 from setr_lib.evaluation.metrics import evaluate

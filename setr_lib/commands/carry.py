@@ -297,7 +297,7 @@ class _Here:
 
 
 def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
-    from setr_lib.datasets.circo import image_list_file
+    from setr_lib.benchmarks.circo import image_list_file
 
     try:
         return dict(load_gallery(settings, each.key).select("image_id", "path").iter_rows())

@@ -48,7 +48,7 @@ def run(
     output: Path | None,
 ) -> int:
     """Write the files, read them back, and say where they are and where to send them."""
-    from setr_lib.datasets.loading import read_queries
+    from setr_lib.benchmarks.loading import read_queries
     from setr_lib.evaluation.external import listed_gallery
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
@@ -73,8 +73,8 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
     Raises ``SetrError`` for a data set without a server.
     """
+    from setr_lib.benchmarks.sets import HIDDEN_SPLITS
     from setr_lib.datasets import set_of_split
-    from setr_lib.datasets.sets import HIDDEN_SPLITS
     from setr_lib.evaluation.submissions import SERVERS
 
     known = settings.datasets.get(dataset)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.sets import (
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.sets import (
     CATEGORIES,
     EvaluationSet,
     evaluation_set,
@@ -49,7 +49,7 @@ def load_queries(settings: Settings, key: str) -> pl.DataFrame:
     Annotation files only: no image is touched. CIRCO's ids are checked against COCO's image list where that is
     present. Raises ``DatasetError`` naming file, row and reason.
     """
-    from setr_lib.datasets.loading import read_queries
+    from setr_lib.benchmarks.loading import read_queries
 
     return read_queries(evaluation_set(settings, key))
 
@@ -60,7 +60,7 @@ def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
     From the annotation files; no image is opened (a folder's, and FashionIQ's image folder, are listed). Raises
     ``DatasetError`` naming file, row and reason, also where CIRCO's image list is missing.
     """
-    from setr_lib.datasets.loading import read_gallery
+    from setr_lib.benchmarks.loading import read_gallery
 
     return read_gallery(evaluation_set(settings, key))
 
@@ -70,7 +70,7 @@ def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
 
     Images without a caption have no row. Raises ``DatasetError`` naming file, row and reason.
     """
-    from setr_lib.datasets.image_captions import read_image_captions
+    from setr_lib.benchmarks.image_captions import read_image_captions
 
     return read_image_captions(evaluation_set(settings, key))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
+from setr_lib.benchmarks.circo import image_list_file
+from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.datasets import EvaluationSet
-from setr_lib.datasets.circo import image_list_file
-from setr_lib.datasets.loading import read_gallery, read_queries
 from setr_lib.evaluation.metrics import evaluate, left_out_sentences
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
 from setr_lib.evaluation.summary import metric_rows

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
+from setr_lib.benchmarks.annotations import json_value, shown
+from setr_lib.benchmarks.circo import image_list_file
 from setr_lib.datasets import DatasetError, EvaluationSet
-from setr_lib.datasets.annotations import json_value, shown
-from setr_lib.datasets.circo import image_list_file
 from setr_lib.evaluation.pools import pools_of
 from setr_lib.evaluation.rankings import RankingError
 

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from setr_lib.benchmarks.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
 from setr_lib.datasets import EvaluationSet
-from setr_lib.datasets.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
 from setr_lib.evaluation import leaderboard
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.metrics import evaluate

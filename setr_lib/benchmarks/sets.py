@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from setr_lib.datasets.errors import DatasetError
+from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
 
 Kind = Literal["cirr", "fashioniq", "circo", "folder"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from setr_lib.datasets import circo, cirr, fashioniq, folder
-from setr_lib.datasets.sets import CATEGORIES, OFFICIAL_IMAGES, OFFICIAL_QUERIES, EvaluationSet
+from setr_lib.benchmarks import circo, cirr, fashioniq, folder
+from setr_lib.benchmarks.sets import CATEGORIES, OFFICIAL_IMAGES, OFFICIAL_QUERIES, EvaluationSet
 
 MINIATURE_STAMP = "miniature.json"
 """What the miniature leaves beside data sets that it has drawn: their counts are its own."""

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from setr_lib.datasets.annotations import Row, Unique, plain_name, read_json, read_rows, relative_name, shown
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.records import ImageRecord, QueryRecord
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks.annotations import (
+    Row,
+    Unique,
+    plain_name,
+    read_json,
+    read_rows,
+    relative_name,
+    shown,
+)
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord
+from setr_lib.benchmarks.sets import EvaluationSet
 
 SUBSET_MEMBERS = 6
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import polars as pl
 
-from setr_lib.datasets.annotations import Unique, read_json, read_rows
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.image_captions import captions_file
-from setr_lib.datasets.loading import read_gallery, read_queries
-from setr_lib.datasets.official import (
+from setr_lib.benchmarks.annotations import Unique, read_json, read_rows
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.image_captions import captions_file
+from setr_lib.benchmarks.loading import read_gallery, read_queries
+from setr_lib.benchmarks.official import (
     CAPTIONS_FILE,
     CAPTIONS_SOURCE,
     MINIATURE_STAMP,
@@ -26,7 +26,7 @@ from setr_lib.datasets.official import (
     official_files,
     official_galleries,
 )
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks.sets import EvaluationSet
 
 Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""

@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
-from setr_lib.datasets.examining import Examination, capabilities, examine
-from setr_lib.datasets.images import find_images
-from setr_lib.datasets.official import (
+from setr_lib.benchmarks.audit import Examination, capabilities, examine
+from setr_lib.benchmarks.official import (
     CAPTIONS_FILE,
     FASHIONIQ_QUERIES,
     MINIATURE_STAMP,
     VAL_GALLERY_IMAGES,
     official_files,
 )
-from setr_lib.datasets.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
+from setr_lib.benchmarks.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
+from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
+from setr_lib.datasets.images import find_images
 from setr_lib.settings import Settings
 
 Build = Callable[..., Settings]

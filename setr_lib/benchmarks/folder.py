@@ -17,10 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from setr_lib.datasets.annotations import Row, Unique, clean_text, read_json_lines, read_text
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.records import ImageRecord, QueryRecord
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks.annotations import Row, Unique, clean_text, read_json_lines, read_text
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord
+from setr_lib.benchmarks.sets import EvaluationSet
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _DEFAULT_FILES = ("queries.csv", "queries.jsonl", "queries.parquet")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from setr_lib.datasets.annotations import Row, plain_name, read_json, read_rows, shown
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.records import ImageRecord, QueryRecord
-from setr_lib.datasets.sets import CATEGORIES, EvaluationSet
+from setr_lib.benchmarks.annotations import Row, plain_name, read_json, read_rows, shown
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord
+from setr_lib.benchmarks.sets import CATEGORIES, EvaluationSet
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
 """In order of preference; the official downloads are PNG files, mirrors often JPEG ones."""

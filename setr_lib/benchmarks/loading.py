@@ -6,9 +6,9 @@ from types import ModuleType
 
 import polars as pl
 
-from setr_lib.datasets import circo, cirr, fashioniq, folder
-from setr_lib.datasets.records import gallery_frame, query_frame
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks import circo, cirr, fashioniq, folder
+from setr_lib.benchmarks.records import gallery_frame, query_frame
+from setr_lib.benchmarks.sets import EvaluationSet
 
 _READERS: dict[str, ModuleType] = {"cirr": cirr, "fashioniq": fashioniq, "circo": circo, "folder": folder}
 
