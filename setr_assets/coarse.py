@@ -15,6 +15,7 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.benchmarks import Benchmark
     from setr_lib.coarse.strategies import Strategy
 
 
@@ -63,9 +64,9 @@ def _rank_by_vectors(
     shown: dict[str, pl.DataFrame],
 ) -> dict[str, Any]:
     """Rank and store; what the materialisation says of it. ``shown`` gets the rankings by strategy."""
-    from setr_lib.coarse.ranking import rank, removes_reference
+    from setr_lib.coarse.ranking import rank
 
-    options, kind = setr.settings.coarse, _kind(setr, key)
+    options, benchmark = setr.settings.coarse, _benchmark(setr, key)
     encoded, ids, vectors, source = setr.encoded_queries(key)
     gallery = _gallery(setr, key)
     for strategy in strategies:
@@ -76,11 +77,11 @@ def _rank_by_vectors(
             vectors,
             strategy,
             options.top_k,
-            remove_reference=removes_reference(kind),
+            remove_reference=benchmark.removes_reference,
             anchor_share=options.anchor_share,
             progress=reporter(context, key),
         )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": benchmark.kind}
         if strategy.name == "intersection_anchor":
             note["anchor_share"] = options.anchor_share
         _store(setr, key, strategy.name, shown[strategy.name], note)
@@ -99,9 +100,9 @@ def _rank_by_captions(
     shown: dict[str, pl.DataFrame],
 ) -> dict[str, Any]:
     """As :func:`_rank_by_vectors`, over the captions: every image is ranked, those without a caption last."""
-    from setr_lib.coarse.ranking import rank, removes_reference
+    from setr_lib.coarse.ranking import rank
 
-    options, kind = setr.settings.coarse, _kind(setr, key)
+    options, benchmark = setr.settings.coarse, _benchmark(setr, key)
     queries, ids, vectors, captions, source = setr.captioned_queries(key)
     gallery = _gallery(setr, key)
     for strategy in strategies:
@@ -112,19 +113,19 @@ def _rank_by_captions(
             vectors,
             strategy,
             options.top_k,
-            remove_reference=removes_reference(kind),
+            remove_reference=benchmark.removes_reference,
             progress=reporter(context, key),
             captions=captions,
         )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": benchmark.kind}
         _store(setr, key, strategy.name, shown[strategy.name], note)
     return {name: str(value) for name, value in source.items()}
 
 
-def _kind(setr: Workbench, key: str) -> str:
+def _benchmark(setr: Workbench, key: str) -> Benchmark:
     from setr_lib.datasets import evaluation_set
 
-    return evaluation_set(setr.settings, key).kind
+    return evaluation_set(setr.settings, key).benchmark
 
 
 def _gallery(setr: Workbench, key: str) -> pl.DataFrame:

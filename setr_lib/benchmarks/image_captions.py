@@ -14,9 +14,10 @@ import polars as pl
 from setr_lib.benchmarks.annotations import Row, Unique, read_rows
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.loading import read_gallery
-from setr_lib.benchmarks.official import CAPTIONS_FILE
 from setr_lib.benchmarks.sets import EvaluationSet
 
+CAPTIONS_FILE = "image_captions.json"
+"""Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text, ...]}``."""
 CAPTIONS_USED = 3
 """Of each image, in the file's order."""
 

@@ -20,11 +20,6 @@ _BLOCK_SCORES = 8 * 2**20
 """Scores held at a time; about a dozen matrices of this size exist while a block is scored and sorted."""
 
 
-def removes_reference(dataset_kind: str) -> bool:
-    """Whether the benchmark deletes the reference from its own ranking: CIRR does, FashionIQ and CIRCO do not."""
-    return dataset_kind == "cirr"
-
-
 def top_k(
     scores: NDArray[np.float32], k: int, excluded: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -69,7 +64,7 @@ def rank(
 
     ``gallery`` (GALLERY, or just ``image_id`` and ``galleries``) says which pictures a query's ``gallery`` (``all``
     or a FashionIQ category) holds; ``ids`` and ``vectors`` come from ``GalleryStore.read``. Pictures without a vector
-    (missing, broken) are in no ranking. ``remove_reference`` (see :func:`removes_reference`) takes the query's
+    (missing, broken) are in no ranking. ``remove_reference`` (``Benchmark.removes_reference``) takes the query's
     reference out before the cut to ``k``. Queries with ``subset_ids`` (CIRR) get a second pool, ``subset``: exactly
     those pictures by the same scores. Equal scores are ordered by image id.
 

@@ -1,6 +1,7 @@
-"""CIRR, FashionIQ, CIRCO and "a folder of your own", read into the same two tables: queries and gallery.
+"""Any benchmark's data, read into the same two tables (queries and gallery), and the training files.
 
-What belongs here: reading, checking and opening of annotation files and images. Nothing that needs a model.
+What belongs here: the tables that stages ask for, and the opening of images. How a benchmark's files are read is its
+class's, in ``setr_lib.benchmarks``. Nothing here needs a model.
 Polars and Pillow are imported inside the functions, so that listing the evaluation sets costs next to nothing.
 """
 
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.benchmarks.errors import DatasetError
-from setr_lib.benchmarks.sets import (
-    CATEGORIES,
+from setr_lib.benchmarks import (
+    DatasetError,
     EvaluationSet,
     evaluation_set,
     evaluation_sets,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
-    "CATEGORIES",
     "DatasetError",
     "EvaluationSet",
     "coverage",
