@@ -328,7 +328,7 @@ def test_cirr_subset_refusals(terminal: Terminal) -> None:
     recall = terminal.file("recall.json", ranked_cirr(terminal.folder / "cirr", "val", "recall"))
     outsider = {**content, "32": [*content["32"][:2], cirr_names("val")[40]]}
     file = terminal.file("bad.json", outsider)
-    assert "bad.json: query '32': 'val-40-img0' is none of the five other members" in terminal.refusal(
+    assert "bad.json: query '32': 'val-40-img0' is not a member of the query's subset" in terminal.refusal(
         "cirr", "--split", "val", recall, file
     )
     file = terminal.file("bad.json", {**content, "32": content["32"][:2]})

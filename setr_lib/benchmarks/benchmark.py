@@ -207,7 +207,8 @@ class Benchmark(ABC):
         Raises:
             RankingFileError: The file has another format; it names query and reason.
         """
-        return RankingLists({query: file.image_names(query) for query in file.content})
+        lists = {query: file.image_names(query) for query in file.content}
+        return RankingLists(lists, submission=bool(self.submitted_lengths))
 
     def submission(self, name: str, lists: Mapping[str, Mapping[str, list[str]]]) -> dict[str, object]:
         """What the test server takes.

@@ -14,6 +14,7 @@ from typing import Any
 
 from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.metrics import GALLERY
 from setr_lib.errors import SetrError
 
 ENTRY_POINTS = "setr.benchmarks"
@@ -108,6 +109,8 @@ def _contradiction(made: Benchmark) -> str | None:
         return f"'splits' must be names of lower-case letters, digits, '-' and '_', not {made.splits}"
     if not made.galleries:
         return "'galleries' must name one protocol at least"
+    if made.server is not None and not (made.hidden_splits and GALLERY in made.submitted_lengths):
+        return "'server' needs 'hidden_splits' and 'submitted_lengths' of the gallery"
     known = (
         ("hidden_splits", made.hidden_splits, made.splits),
         ("default_splits", made.default_splits, made.splits),

@@ -77,12 +77,12 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
     from setr_lib.datasets import set_of_split
     from setr_lib.evaluation.submissions import server_of
 
-    hidden: tuple[str, ...] = ()
+    scored = ""
     if (known := settings.datasets.get(dataset)) is not None:
         benchmark = benchmark_of(known.kind)
         server_of(benchmark, dataset)
-        hidden = benchmark.hidden_splits
-    return set_of_split(settings, dataset, split or next(iter(hidden), ""))
+        scored = benchmark.hidden_splits[0]
+    return set_of_split(settings, dataset, split or scored)
 
 
 def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:

@@ -252,7 +252,7 @@ def _check(part: _Part, task: _Task, notes: list[str]) -> None:
     for query, images in part.lists.items():
         if reason := _fault(images, part.pool, task, task.queries[query]):
             raise RankingFileError(reason, file=part.file, query=query)
-    if part.submission:
+    if part.submission and part.pool in task.benchmark.submitted_lengths:
         _refuse_wrong_metric(part, task)
         _check_lengths(part, task, notes)
 
@@ -287,7 +287,7 @@ def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, qu
     if _EXTENSION.sub("", image) in known:
         return f"{shown(image)} must be written without its extension"
     if pool == SUBSET:
-        return f"{shown(image)} is none of the five other members of the image set"
+        return f"{shown(image)} is not a member of the query's subset"
     name = "gallery" if query.gallery == "all" else f"gallery {query.gallery!r}"
     protocol, usual = task.evaluation_set.gallery, task.benchmark.galleries[0]
     hint = "" if protocol == usual else f" (protocol {protocol!r}: is it a ranking of {usual!r}?)"
@@ -300,7 +300,7 @@ def _refuse_wrong_metric(part: _Part, task: _Task) -> None:
         return
     if all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
         raise RankingFileError(
-            "should rank the gallery, but every list names members of its query's own image set only: is it a ranking "
+            "should rank the gallery, but every list names members of its query's subset only: is it a ranking "
             "of the subsets ('recall_subset')?",
             file=part.file,
         )

@@ -52,7 +52,7 @@ def _check_subsets(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     if not strange.is_empty():
         raise RankingError(
             f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is none of "
-            "the five other members of its image set"
+            "the members of its subset"
         )
 
 

@@ -79,11 +79,12 @@ def _write_checked(
     try:
         read = read_ranking_files(evaluation_set, [place / each for each in contents], queries, gallery)
     except RankingFileError as error:
+        depth = evaluation_set.benchmark.submitted_lengths.get(GALLERY, 0)
         where = "" if error.query is None else f", query {error.query!r}"
         raise SubmissionError(
             f"the ranking of {evaluation_set.key} is not what the server takes ({error.file.name}{where}: "
-            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {evaluation_set.benchmark.submitted_lengths.get(GALLERY)} or missing "
-            "images make such rankings: materialize it again without"
+            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images make such "
+            "rankings: materialize it again without"
         ) from error
     return Submission(
         [(place / each).replace(folder / each) for each in contents],

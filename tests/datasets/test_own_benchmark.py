@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -29,10 +29,18 @@ from setr_lib.benchmarks import (
 )
 from setr_lib.benchmarks.metrics import RandomPools, TargetRanks
 from setr_lib.cli import main
-from setr_lib.datasets import evaluation_set, evaluation_sets, inspect_gallery, load_gallery, load_queries
+from setr_lib.datasets import (
+    evaluation_set,
+    evaluation_sets,
+    inspect_gallery,
+    load_gallery,
+    load_queries,
+    set_of_split,
+)
 from setr_lib.evaluation.floor import random_floor, random_intervals, random_rankings
 from setr_lib.evaluation.leaderboard import leaderboard_table
 from setr_lib.evaluation.metrics import evaluate
+from setr_lib.evaluation.submissions import SubmissionError, write_submission
 from setr_lib.evaluation.summary import floor_rows, metric_rows
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import QUERIES
@@ -293,6 +301,30 @@ def test_a_metric_of_ones_own_has_values_chance_and_spread(rankings_of_queries: 
     assert Ranked().compared_metrics == ("MRR", "R@3")
 
 
+class Served(Clothes):
+    kind = "served"
+    server = "https://example.org"
+    submitted_lengths: ClassVar[dict[str, int]] = {"gallery": 3}
+
+
+def test_a_benchmark_with_a_server_is_submitted_and_read_back(
+    rankings_of_queries: Make, tmp_path: Path
+) -> None:
+    settings = Settings.model_validate({"datasets": {"s": {"kind": f"{__name__}:Served", "root": "/s"}}})
+    each, queries = set_of_split(settings, "s", "test"), load_queries(settings, "s-val")
+    gallery = load_gallery(settings, "s-val")
+    rankings = rankings_of_queries(dict.fromkeys(queries["query_id"], 1), queries, gallery)
+    written = write_submission(each, queries, rankings, gallery, tmp_path, "mine")
+    assert [file.name for file in written.files] == ["mine.json"]
+    assert json.loads(written.files[0].read_text())["hats-0"] == ["hats1", "hats2", "hats3"]
+    with pytest.raises(SubmissionError, match="has 2 images, and the format takes 3"):
+        write_submission(each, queries, rankings.filter(pl.col("rank") < 3), gallery, tmp_path, "mine")
+
+
+class NoServer(Clothes):
+    server = "https://example.org"
+
+
 class Wrong(Clothes):
     headline = ("R@9",)
 
@@ -320,6 +352,7 @@ NO_CLASS = {"kind": "clothes"}
         (f"{__name__}:Missing", "cannot be loaded: AttributeError"),
         (f"{__name__}:NO_CLASS", "is not a subclass of setr_lib.benchmarks.Benchmark"),
         (f"{__name__}:Wrong", "'headline' names 'R@9', which is not one of"),
+        (f"{__name__}:NoServer", "'server' needs 'hidden_splits' and 'submitted_lengths'"),
         (f"{__name__}:Hidden", "'hidden_splits' names 'secret'"),
         (f"{__name__}:Nameless", "'kind' must be a name of lower-case letters"),
         (f"{__name__}:Unread", "queries"),

@@ -214,7 +214,10 @@ def _row(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
             lambda frame: _row(frame, query_id="0", pool="gallery", rank=51, image_id="r"),
             "takes the reference out",
         ),
-        (lambda frame: _row(frame, query_id="0", pool="subset", rank=6, image_id="n1"), "five other members"),
+        (
+            lambda frame: _row(frame, query_id="0", pool="subset", rank=6, image_id="n1"),
+            "none of the members of its subset",
+        ),
         (
             lambda frame: frame.filter((pl.col("query_id") != "2") | (pl.col("pool") != "gallery")),
             "1 queries have no gallery",
