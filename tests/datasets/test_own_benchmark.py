@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -304,7 +304,7 @@ def test_a_metric_of_ones_own_has_values_chance_and_spread(rankings_of_queries: 
 class Served(Clothes):
     kind = "served"
     server = "https://example.org"
-    submitted_lengths: ClassVar[dict[str, int]] = {"gallery": 3}
+    submitted_lengths: ClassVar[Mapping[str, int]] = {"gallery": 3}
 
 
 def test_a_benchmark_with_a_server_is_submitted_and_read_back(
