@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from setr_lib.benchmarks import benchmark_of
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries, take_queries
 from setr_lib.evaluation.metrics import evaluate
 from setr_lib.methods.inputs import (
@@ -21,7 +22,7 @@ from setr_lib.methods.inputs import (
     union_text,
 )
 from setr_lib.methods.method import get_method
-from setr_lib.methods.ranking import rank, removes_reference
+from setr_lib.methods.ranking import rank
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
 from setr_lib.workbench import Workbench
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")
-TITLES = {"cirr": "CIRR", "fashioniq": "FashionIQ", "circo": "CIRCO"}
-MEASURED = {"cirr": ("R@1", "R@10"), "fashioniq": ("R@10",), "circo": ("mAP@5", "mAP@10")}
+_BENCHMARKS = [benchmark_of(kind) for kind in ("cirr", "fashioniq", "circo")]
+TITLES = {each.kind: each.name for each in _BENCHMARKS}
+MEASURED = {each.kind: tuple(dict.fromkeys(reversed(each.compared_metrics))) for each in _BENCHMARKS}
 """By kind of data set, the metrics that are compared: stage 2's own, and stage 1's."""
+STAGE_2 = {kind: metrics[0] for kind, metrics in MEASURED.items()}
 STAGE_1 = {kind: metrics[-1] for kind, metrics in MEASURED.items()}
 
 
@@ -68,7 +71,7 @@ class Material:
             self.gallery,
             self.index,
             k,
-            remove_reference=removes_reference(self.kind),
+            remove_reference=benchmark_of(self.kind).removes_reference,
             options=self.bench.method_options(method),
         )
 

@@ -15,6 +15,7 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.benchmarks import Benchmark
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
 
@@ -74,9 +75,9 @@ def _rank(
     shown: dict[str, pl.DataFrame],
 ) -> None:
     """Rank by each method and store; ``shown`` gets the rankings by method."""
-    from setr_lib.methods.ranking import rank, removes_reference
+    from setr_lib.methods.ranking import rank
 
-    kind, top_k, gallery = _kind(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)
+    benchmark, top_k, gallery = _benchmark(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)
     queries, index, source = material
     for method in methods:
         options = setr.method_options(method)
@@ -86,18 +87,18 @@ def _rank(
             gallery,
             index,
             top_k,
-            remove_reference=removes_reference(kind),
+            remove_reference=benchmark.removes_reference,
             options=options,
             progress=reporter(context, key),
         )
-        note = {**source, "strategy": method.name, "top_k": top_k, "dataset_kind": kind, **options}
+        note = {**source, "strategy": method.name, "top_k": top_k, "dataset_kind": benchmark.kind, **options}
         _store(setr, key, method.name, shown[method.name], note)
 
 
-def _kind(setr: Workbench, key: str) -> str:
+def _benchmark(setr: Workbench, key: str) -> Benchmark:
     from setr_lib.datasets import evaluation_set
 
-    return evaluation_set(setr.settings, key).kind
+    return evaluation_set(setr.settings, key).benchmark
 
 
 def _gallery(setr: Workbench, key: str) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -164,12 +165,13 @@ def evaluation_report(
         assessment = assess(setr, key)
         page = write_page(setr, key, assessment)
         setr.write_table("evaluation_report", assessment.rows, METRICS, key, made_by=assessment.note)
+        headline = assessment.evaluation_set.benchmark.headline_metrics
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": assessment.rows.height,
             "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
             "champion": assessment.note["adapter_version"] or "none yet",
-            **_scores(assessment.rows),
+            **_scores(assessment.rows, headline),
         }
         if assessment.comparisons:
             metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
@@ -179,13 +181,13 @@ def evaluation_report(
         if (sheet := contact_sheet(setr, key, assessment)) is not None:
             metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
         context.add_asset_metadata(metadata, partition_key=key)
-        say(context, f"{key}: {_headline(assessment.rows, page)}")
+        say(context, f"{key}: {_best(assessment.rows, headline, page)}")
         for sentence in left_out_sentences(assessment.left_out):
             say(context, f"{key}: {sentence}", warning=True)
     return dg.MaterializeResult()
 
 
-def _headline(rows: pl.DataFrame, page: Path) -> str:
+def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     if rows.is_empty():
@@ -193,19 +195,18 @@ def _headline(rows: pl.DataFrame, page: Path) -> str:
     measured = rows.filter(rows["stage"] != "random")
     if measured.is_empty():
         return f"no metric could be computed, the page says why; {page}"
-    metric = headline_metrics(measured["metric"])[0]
+    metric = headline_metrics(measured["metric"], headline)[0]
     best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
     return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
 
 
-def _scores(rows: pl.DataFrame) -> dict[str, Any]:
+def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
     """The headline metrics as numbers (Dagster plots them over time) and the whole table to read."""
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     if rows.is_empty():
         return {"scores": "none: the targets of this split are not public"}
-    headline = headline_metrics(rows["metric"])
-    chosen = rows.filter(rows["metric"].is_in(headline))
+    chosen = rows.filter(rows["metric"].is_in(headline_metrics(rows["metric"], headline)))
     numbers = {
         f"{row['metric']} {row['strategy']} {row['stage']}": row["value"]
         for row in chosen.iter_rows(named=True)
@@ -226,6 +227,7 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
     """The latest scores of every evaluation set, one row per set, strategy, stage and metric: what `setr leaderboard`
     prints."""
     from setr_lib.assessing import latest_scores
+    from setr_lib.benchmarks import headlines
     from setr_lib.tables import METRICS
 
     frame = latest_scores(setr)
@@ -235,18 +237,19 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
             "dagster/row_count": frame.height,
             "dagster/column_schema": previews.columns(frame),
             "table": dg.MetadataValue.path(path),
-            **_best_of_each_set(frame),
+            **_best_of_each_set(frame, headlines(setr.settings)),
         }
     )
 
 
-def _best_of_each_set(frame: pl.DataFrame) -> dict[str, Any]:
+def _best_of_each_set(frame: pl.DataFrame, headlines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     shown: dict[str, Any] = {}
     for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
         measured = rows.filter(rows["stage"] != "random")
-        metric = headline_metrics((rows if measured.is_empty() else measured)["metric"])[0]
+        names = (rows if measured.is_empty() else measured)["metric"]
+        metric = headline_metrics(names, headlines.get(str(dataset), ()))[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
             ordered.select("strategy", "stage", "metric", "value", "ci_low", "ci_high", "comparable"), 20

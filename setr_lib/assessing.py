@@ -15,16 +15,13 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from setr_lib.datasets import EvaluationSet
+    from setr_lib.benchmarks import Benchmark, EvaluationSet
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
 
 Ranker = tuple[str, str]
 """(strategy, stage), as in the leaderboard."""
 
-# The margins that two-stage retrieval claims, by data set kind: the metric of stage 1's and of stage 2's comparisons.
-_COMPARED_METRICS = {"cirr": ("R@10", "R@1"), "fashioniq": ("R@10", "R@10"), "circo": ("mAP@10", "mAP@5")}
-_FOLDER_METRICS = ("R@10", "R@1")
 _STAGE_1_RIVALS = ("sum", "union_text")
 _CAPTION_RIVALS = ("captions_union", "captions_text")
 _CAPTION_METRICS = ("R@10", "R_subset@1", "mAP@10")
@@ -74,7 +71,7 @@ def assess(bench: Workbench, key: str) -> Assessment:
         gallery=gallery,
         rankings=rankings,
         rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.kind, evaluations, note["strategy"]),
+        comparisons=_comparisons(bench, each.benchmark, evaluations, note["strategy"]),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -115,7 +112,8 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
         assessment.rows,
         {name.replace("_", " "): str(value) for name, value in assessment.note.items()},
         ReportOptions(
-            kind=assessment.evaluation_set.kind,
+            protocol=assessment.evaluation_set.benchmark.protocol_text,
+            headline=assessment.evaluation_set.benchmark.headline_metrics,
             strategy=assessment.note["strategy"],
             caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
@@ -201,7 +199,11 @@ def _evaluations(
     every = _as_ranked(gallery)
     return {
         ranker: evaluate(
-            each.kind, queries, frame, every if _by_captions(bench, ranker[0]) else gallery, unranked="miss"
+            each.benchmark,
+            queries,
+            frame,
+            every if _by_captions(bench, ranker[0]) else gallery,
+            unranked="miss",
         )
         for ranker, frame in rankings.items()
     }
@@ -253,13 +255,13 @@ def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
 
 
 def _comparisons(
-    bench: Workbench, kind: str, evaluations: dict[Ranker, Evaluation], default: str
+    bench: Workbench, benchmark: Benchmark, evaluations: dict[Ranker, Evaluation], default: str
 ) -> list[PairedDifference]:
     """The margins that matter: the default strategy over the unions, the judges over stage 1 and over each other."""
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 
-    coarse_metric, judged_metric = _COMPARED_METRICS.get(kind, _FOLDER_METRICS)
+    coarse_metric, judged_metric = benchmark.compared_metrics
     pairs: list[tuple[Ranker, Ranker, str]] = [
         ((default, "coarse"), (rival, "coarse"), coarse_metric)
         for rival in _STAGE_1_RIVALS

@@ -94,6 +94,12 @@ class Catalogue(Generic[T]):
 
     def _loaded(self, load: Callable[[], Any], where: str) -> T:
         try:
-            return self._check(load(), where)
-        except (ImportError, AttributeError, PluginError) as error:
-            raise self._error(f"the {self.what} at {where} cannot be loaded: {error}") from error
+            found = load()
+        except PluginError as error:
+            raise self._error(f"{self.what} {error}") from error
+        except SetrError:
+            raise
+        except Exception as error:  # someone else's module may raise anything when it is imported
+            reason = f"{type(error).__name__}: {error}"
+            raise self._error(f"the {self.what} at {where} cannot be loaded: {reason}") from error
+        return self._check(found, where)

@@ -160,15 +160,19 @@ class StorageSettings(Section):
 class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
-    kind: Literal["cirr", "fashioniq", "circo", "folder"]
+    kind: str
+    """``cirr``, ``fashioniq``, ``circo``, ``folder``, an installed benchmark, or ``package.module:NAME`` of one."""
     root: LocalPath
     image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""
     splits: list[str] = Field(default_factory=list)
-    gallery: Literal["original", "val"] = "original"
-    """FashionIQ only: the whole split (``original``, what zero-shot papers report) or references and targets (``val``)."""
+    gallery: str | None = None
+    """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole split
+    (``original``, what zero-shot papers report) or references and targets only (``val``)."""
     queries: LocalPath | None = None
-    """``folder`` only: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What only a benchmark of one's own understands."""
     image_captions: LocalPath | None = None
     """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by default."""
     rerank_top_k: Count | None = None

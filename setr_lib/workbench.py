@@ -227,8 +227,8 @@ class Workbench:
 
         Raises ``NotMadeYetError`` where the gallery's images were not inspected yet.
         """
+        from setr_lib.benchmarks.image_captions import captions_file
         from setr_lib.datasets import evaluation_set
-        from setr_lib.datasets.image_captions import captions_file
         from setr_lib.tables import GALLERY
 
         if captions_file(evaluation_set(self.settings, key)) is None:

@@ -297,14 +297,12 @@ class _Here:
 
 
 def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
-    from setr_lib.datasets.circo import image_list_file
-
     try:
         return dict(load_gallery(settings, each.key).select("image_id", "path").iter_rows())
     except DatasetError:
-        if each.kind != "circo" or image_list_file(each).exists():
+        if each.benchmark.unlisted_gallery(each) is None:
             raise
-    # Without COCO's list nobody knows the gallery; the images that the queries name are known all the same.
+    # Nobody knows the gallery (CIRCO without COCO's list); the images that the queries name are known all the same.
     queries = load_queries(settings, each.key)
     named = [*queries["reference_id"], *queries["target_ids"].explode().drop_nulls()]
     return dict.fromkeys(named, "")

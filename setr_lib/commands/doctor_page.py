@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from setr_lib.benchmarks.audit import Examination, FileState, capabilities
 from setr_lib.commands.console import size_words
-from setr_lib.datasets.examining import Examination, FileState, capabilities
 
 if TYPE_CHECKING:
     from setr_lib.commands.doctor import Diagnosis, Disk

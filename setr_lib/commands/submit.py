@@ -1,4 +1,4 @@
-"""``setr submit``: a materialised ranking as the files that the CIRR and CIRCO test servers take."""
+"""``setr submit``: a materialised ranking as the files that its benchmark's test server takes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(
     output: Path | None,
 ) -> int:
     """Write the files, read them back, and say where they are and where to send them."""
-    from setr_lib.datasets.loading import read_queries
+    from setr_lib.benchmarks.loading import read_queries
     from setr_lib.evaluation.external import listed_gallery
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
@@ -73,15 +73,16 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
     Raises ``SetrError`` for a data set without a server.
     """
+    from setr_lib.benchmarks import benchmark_of
     from setr_lib.datasets import set_of_split
-    from setr_lib.datasets.sets import HIDDEN_SPLITS
-    from setr_lib.evaluation.submissions import SERVERS
+    from setr_lib.evaluation.submissions import server_of
 
-    known = settings.datasets.get(dataset)
-    if known is not None and known.kind not in SERVERS:
-        raise SetrError(f"{dataset} is of kind {known.kind!r}: only CIRR and CIRCO have test servers")
-    hidden = dict(HIDDEN_SPLITS)[known.kind] if known is not None else "test"
-    return set_of_split(settings, dataset, split or hidden)
+    scored = ""
+    if (known := settings.datasets.get(dataset)) is not None:
+        benchmark = benchmark_of(known.kind)
+        server_of(benchmark, dataset)
+        scored = benchmark.hidden_splits[0]
+    return set_of_split(settings, dataset, split or scored)
 
 
 def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
@@ -151,10 +152,8 @@ def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> l
 
 
 def _print(each: EvaluationSet, chosen: Chosen, queries: int, files: list[Path]) -> None:
-    from setr_lib.evaluation.submissions import SERVERS
-
     print(f"{each.key} · {chosen.title}: {queries:,} queries, valid")
     for file in files:
         print(f"  {file} ({file.stat().st_size:,} bytes)")
     if each.hidden:
-        print(f"upload {'each' if len(files) > 1 else 'it'} at {SERVERS[each.kind]}")
+        print(f"upload {'each' if len(files) > 1 else 'it'} at {each.benchmark.server}")

@@ -28,11 +28,6 @@ _BLOCK_SCORES = 8 * 2**20
 """Scores held at a time; about a dozen matrices of this size exist while a block is scored and sorted."""
 
 
-def removes_reference(dataset_kind: str) -> bool:
-    """Whether the benchmark deletes the reference from its own ranking: CIRR does, FashionIQ and CIRCO do not."""
-    return dataset_kind == "cirr"
-
-
 def top_k(
     scores: NDArray[np.float32], k: int, excluded: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from setr_lib.datasets import DatasetError
-from setr_lib.datasets.annotations import Row, Unique, line_row, numbered_lines, shown
+from setr_lib.benchmarks import DatasetError
+from setr_lib.benchmarks.annotations import Row, Unique, line_row, numbered_lines, shown
 from setr_lib.errors import SetrError
 from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
 from setr_lib.texts.answers import LISTS, CompositionError, composition_of

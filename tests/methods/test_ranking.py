@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from setr_lib.benchmarks import benchmark_of
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -21,7 +22,7 @@ from setr_lib.methods.inputs import (
     encode_queries,
 )
 from setr_lib.methods.method import as_method, get_method, method_names, ranks_captions
-from setr_lib.methods.ranking import rank, removes_reference, top_k
+from setr_lib.methods.ranking import rank, top_k
 from setr_lib.tables import RANKINGS
 from tests.methods.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
 
@@ -132,12 +133,8 @@ def test_cirr_loses_the_reference_before_the_cut() -> None:
         order = kept.filter(pl.col("query_id") == query)["image_id"].to_list()
         order.remove(reference)
         assert removed.filter(pl.col("query_id") == query)["image_id"].to_list() == order[:10]
-    assert [removes_reference(kind) for kind in ("cirr", "fashioniq", "circo", "folder")] == [
-        True,
-        False,
-        False,
-        False,
-    ]
+    kinds = ("cirr", "fashioniq", "circo", "folder")
+    assert [benchmark_of(kind).removes_reference for kind in kinds] == [True, False, False, False]
 
 
 def test_the_subset_pool_holds_exactly_the_members_by_the_same_scores() -> None:

@@ -12,25 +12,19 @@ from typing import Any, Literal
 
 import polars as pl
 
-from setr_lib.datasets.annotations import Unique, read_json, read_rows
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.image_captions import captions_file
-from setr_lib.datasets.loading import read_gallery, read_queries
-from setr_lib.datasets.official import (
-    CAPTIONS_FILE,
-    CAPTIONS_SOURCE,
-    MINIATURE_STAMP,
-    ImageSource,
-    OfficialFile,
-    image_source,
-    official_files,
-    official_galleries,
-)
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks.annotations import Unique, read_json, read_rows
+from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
+from setr_lib.benchmarks.loading import read_gallery, read_queries
+from setr_lib.benchmarks.sets import EvaluationSet
 
 Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
 World = Literal["official", "miniature", "own"]
+
+MINIATURE_STAMP = "miniature.json"
+"""What the miniature leaves beside data sets that it has drawn: their counts are its own."""
 
 _EXAMPLES = 3
 _SIZES = 200
@@ -127,7 +121,8 @@ def examine(evaluation_set: EvaluationSet, look: Look, miniature_root: Path | No
     Data sets under ``miniature_root``, and those with the miniature's stamp, are drawn by this project.
     """
     world = _world(evaluation_set, miniature_root)
-    files, source = official_files(evaluation_set), image_source(evaluation_set)
+    benchmark = evaluation_set.benchmark
+    files, source = benchmark.files(evaluation_set), benchmark.image_source(evaluation_set)
     if world == "miniature":
         files, source = _drawn(evaluation_set, files, source)
     queries, query_fault = _attempt(read_queries, evaluation_set)
@@ -174,8 +169,8 @@ def _scoring(found: Examination) -> Capability:
         )
     if not found.scored:
         return Capability(what, False, "no query names a target")
-    unlisted = each.kind == "circo" and found.images is None
-    note = "; image ids are only checked to be numbers, without COCO's list" if unlisted else ""
+    unlisted = each.benchmark.unlisted_gallery(each)
+    note = "" if unlisted is None else f"; {unlisted}"
     return Capability(what, True, f"{command}: {found.scored:,} queries{note}")
 
 
@@ -183,8 +178,9 @@ def _caption_search(found: Examination) -> Capability:
     what = "search the gallery by captions (no images)"
     if found.captions is None:
         file = found.evaluation_set.root / CAPTIONS_FILE
-        official = found.world == "official" and found.evaluation_set.kind == "cirr"
-        return Capability(what, False, f"there is no {file}" + (f" ({CAPTIONS_SOURCE})" if official else ""))
+        source = found.evaluation_set.benchmark.captions_source
+        told = found.world == "official" and source != YOUR_OWN
+        return Capability(what, False, f"there is no {file}" + (f" ({source})" if told else ""))
     if not found.captioned:
         why = "is missing" if found.captions.status == "missing" else "has no caption of a gallery image"
         return Capability(what, False, f"{found.captions.file.path} {why}")
@@ -212,7 +208,7 @@ def _image_search(found: Examination) -> Capability:
 
 
 def _world(evaluation_set: EvaluationSet, miniature_root: Path | None) -> World:
-    if evaluation_set.kind == "folder":
+    if evaluation_set.official_queries is None and evaluation_set.official_images is None:
         return "own"
     root = evaluation_set.root
     drawn = miniature_root is not None and root.is_relative_to(miniature_root)
@@ -296,7 +292,7 @@ def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, world: Wor
     faulty = looked.filter(pl.col("status") != "ok").head(_EXAMPLES)
     return ImageState(
         listed=dict(sorted(looked["galleries"].explode().drop_nulls().value_counts().iter_rows())),
-        official=official_galleries(evaluation_set) if world == "official" else None,
+        official=evaluation_set.official_images if world == "official" else None,
         ok=counts.get("ok", 0),
         missing=counts.get("missing", 0),
         broken=counts.get("broken", 0),
@@ -323,7 +319,8 @@ def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tu
     path = captions_file(evaluation_set)
     if path is None:
         return None, 0
-    file = OfficialFile(path, "captions of gallery images", None, CAPTIONS_SOURCE)
+    source = evaluation_set.benchmark.captions_source
+    file = OfficialFile(path, "captions of gallery images", None, source)
     if not _is_there(path):
         return FileState(file, "missing"), 0
     try:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.datasets.annotations import Row, Unique, read_rows
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.loading import read_gallery
-from setr_lib.datasets.official import CAPTIONS_FILE
-from setr_lib.datasets.sets import EvaluationSet
+from setr_lib.benchmarks.annotations import Row, Unique, read_rows
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.loading import read_gallery
+from setr_lib.benchmarks.sets import EvaluationSet
 
+CAPTIONS_FILE = "image_captions.json"
+"""Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text, ...]}``."""
 CAPTIONS_USED = 3
 """Of each image, in the file's order."""
 

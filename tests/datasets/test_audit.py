@@ -13,17 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from setr_lib.benchmarks import benchmark_of
+from setr_lib.benchmarks.audit import MINIATURE_STAMP, Examination, capabilities, examine
+from setr_lib.benchmarks.image_captions import CAPTIONS_FILE
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
-from setr_lib.datasets.examining import Examination, capabilities, examine
 from setr_lib.datasets.images import find_images
-from setr_lib.datasets.official import (
-    CAPTIONS_FILE,
-    FASHIONIQ_QUERIES,
-    MINIATURE_STAMP,
-    VAL_GALLERY_IMAGES,
-    official_files,
-)
-from setr_lib.datasets.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
 from setr_lib.settings import Settings
 
 Build = Callable[..., Settings]
@@ -155,7 +149,7 @@ def test_circo_without_cocos_list_can_still_be_scored(settings_for: Build, circo
     assert found.images is None
     assert found.bytes_to_come == 123_403 * 154_000
     scoring = capabilities(found)[0]
-    assert scoring.possible and "only checked to be numbers" in scoring.detail
+    assert scoring.possible and "only checked to be positive whole numbers" in scoring.detail
 
 
 def test_a_hidden_split_is_validated_only(settings_for: Build, cirr_root: Path) -> None:
@@ -212,7 +206,7 @@ def test_the_smaller_fashioniq_gallery_has_its_own_counts(settings_for: Build, f
     settings = settings_for("fashioniq", fashioniq_root, gallery="val")
     images = found_in(settings, "fashioniq-val").images
     assert images is not None
-    assert images.official == VAL_GALLERY_IMAGES["fashioniq", "val"]
+    assert images.official == {"dress": 2628, "shirt": 3089, "toptee": 2902}
     assert images.listed == {"dress": 2, "shirt": 2, "toptee": 2}
 
 
@@ -220,10 +214,12 @@ def test_counts_by_category_add_up_to_those_of_the_sets(settings_for: Build, tmp
     splits = ["train", "val", "test"]
     settings = settings_for("fashioniq", tmp_path, splits=splits)
     for split in splits:
-        assert sum(FASHIONIQ_QUERIES[split].values()) == OFFICIAL_QUERIES["fashioniq", split]
-        files = official_files(evaluation_set(settings, f"fashioniq-{split}"))
+        each = evaluation_set(settings, f"fashioniq-{split}")
+        files = each.benchmark.files(each)
+        queries = [file.entries or 0 for file in files if file.what == "queries"]
+        assert sum(queries) == each.official_queries
         lists = [file.entries for file in files if file.what == "image list"]
-        assert lists == list(OFFICIAL_IMAGES["fashioniq", split].values())
+        assert each.official_images is not None and lists == list(each.official_images.values())
 
 
 json_values = st.recursive(
@@ -289,7 +285,7 @@ class TestRealFiles:
         wrong: list[tuple[str, str]] = [(s.file.path.name, s.status) for s in found.files if s.status != "ok"]
         listed = (real_data / "circo" / "COCO2017_unlabeled").exists()
         assert wrong == ([] if listed or kind != "circo" else [("image_info_unlabeled2017.json", "missing")])
-        assert found.queries == OFFICIAL_QUERIES[kind, splits[0]]
+        assert found.queries == benchmark_of(kind).official_queries(splits[0])
         assert found.captioned == captioned
         assert possible(found) == [True, captioned > 0, False]
         assert found.images is None or found.images.missing == found.images.total

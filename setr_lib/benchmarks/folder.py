@@ -3,60 +3,61 @@
 The file (``queries``, else ``queries.csv``, ``.jsonl`` or ``.parquet`` under ``root``) has the columns ``reference``
 and ``modification``, and optionally ``query_id`` (else the row's number from 0) and ``targets``: a list, or, in a CSV
 file, names separated by ``|``. ``target`` (one name) does as well. Without such a file there are no queries.
-An image's id is its path from the image folder, with ``/``.
+An image's id is its path from the image folder, with ``/``. R@K is whether *any* target is among the first K.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+from setr_lib.benchmarks.annotations import Row, Unique, read_json_lines, read_text
+from setr_lib.benchmarks.benchmark import YOUR_OWN, Benchmark, OfficialFile
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
+from setr_lib.benchmarks.records import QueryRecord, image_names
 
-from setr_lib.datasets.annotations import Row, Unique, clean_text, read_json_lines, read_text
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.records import ImageRecord, QueryRecord
-from setr_lib.datasets.sets import EvaluationSet
+if TYPE_CHECKING:
+    from setr_lib.benchmarks.sets import EvaluationSet
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _DEFAULT_FILES = ("queries.csv", "queries.jsonl", "queries.parquet")
 _PURPOSE = "the folder's queries"
 _COLUMNS = ("query_id", "reference", "modification", "target", "targets")
 _SEPARATOR = "|"
 
 
-def _image_folder(evaluation_set: EvaluationSet) -> Path:
-    folder = evaluation_set.image_root or evaluation_set.root
-    if not folder.is_dir():
-        raise DatasetError(f"[datasets.{evaluation_set.dataset}]: there is no such image folder", file=folder)
-    return folder
+class Folder(Benchmark):
+    """Images in a folder, queries in a CSV, JSON Lines or Parquet file."""
 
+    kind = "folder"
+    title = "A folder of images"
+    metrics = (*recalls(1, 5, 10, 50), MeanAveragePrecisionAt(10))
+    headline = ("R@1", "R@10", "mAP@10")
+    stage_1_metric = "R@10"
+    stage_2_metric = "R@1"
+    settings_keys = ("queries",)
 
-def _image_ids(folder: Path) -> list[str]:
-    """Paths of all images from ``folder``, sorted; hidden files and folders are left out."""
-    ids: list[str] = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = (
-            name for name in files if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
-        )
-        ids += [(Path(base) / name).relative_to(folder).as_posix() for name in images]
-    for image_id in ids:
-        try:
-            clean_text(image_id)
-        except ValueError as error:
-            raise DatasetError(f"a file name {error}: rename it", file=folder) from None
-    return sorted(ids)
+    def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
+        """The queries of the folder's file, in its order; none where there is no such file."""
+        path = query_file(evaluation_set)
+        if path is None:
+            return []
+        folder = self.image_folder(evaluation_set)
+        images = set(image_names(folder, evaluation_set.dataset))
+        ids = Unique("query_id")
+        return [_query(row, number, ids, images, folder) for number, row in enumerate(_rows(path))]
 
+    def files(self, evaluation_set: EvaluationSet) -> list[OfficialFile]:
+        """The query file, if there is one."""
+        path = query_file(evaluation_set)
+        return [] if path is None else [OfficialFile(path, "queries", None, YOUR_OWN)]
 
-def gallery(evaluation_set: EvaluationSet) -> list[ImageRecord]:
-    """All images of the folder, by name."""
-    folder = _image_folder(evaluation_set)
-    return [ImageRecord(image_id, f"{folder}/{image_id}", ["all"]) for image_id in _image_ids(folder)]
+    def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
+        """Nobody else has measured on it."""
+        return ["not a benchmark"]
 
 
 def query_file(evaluation_set: EvaluationSet) -> Path | None:
@@ -93,6 +94,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    import polars as pl
+
     try:
         frame = pl.read_parquet(path.read_bytes())
     except FileNotFoundError:
@@ -133,14 +136,3 @@ def _query(row: Row, number: int, ids: Unique, images: set[str], folder: Path) -
     if reference in targets:
         raise row.error("the reference is among its own targets")
     return QueryRecord(ids.claim(row, query_id), reference, modification.strip(), [modification], targets)
-
-
-def queries(evaluation_set: EvaluationSet) -> list[QueryRecord]:
-    """The queries of the folder's file, in its order; none where there is no such file."""
-    path = query_file(evaluation_set)
-    if path is None:
-        return []
-    folder = _image_folder(evaluation_set)
-    images = set(_image_ids(folder))
-    ids = Unique("query_id")
-    return [_query(row, number, ids, images, folder) for number, row in enumerate(_rows(path))]

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn, TypeVar
 
-from setr_lib.datasets.errors import DatasetError
+from setr_lib.benchmarks.errors import DatasetError
 
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
