@@ -110,7 +110,7 @@ class Laboratory:
             ids,
             vectors,
             self.bench.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
-            encode_texts=self.bench.encoder().encode_texts,
+            embed_texts=self.bench.encoder().embed_texts,
             triplets=load_training_triplets(self.bench.settings),
         )
 

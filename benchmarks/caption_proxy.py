@@ -31,13 +31,13 @@ from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions,
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import paired_differences
 from setr_lib.evaluation.metrics import evaluate
-from setr_lib.gallery.captions import CaptionStore
-from setr_lib.gallery.store import GalleryStore
 from setr_lib.methods.captions import CaptionMethod, Reading
 from setr_lib.methods.inputs import CaptionSearch, GalleryIndex, plain_queries
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
 from setr_lib.settings import Settings, load_settings
+from setr_lib.spaces.caption_store import CaptionStore
+from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.texts.lexical import words_of
 
 KEY = "cirr-val"

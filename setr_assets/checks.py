@@ -14,7 +14,7 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.gallery.store import SyncReport
+    from setr_lib.spaces.vector_store import SyncReport
 
 
 def unique_ids(asset: str) -> dg.AssetCheckSpec:

@@ -15,7 +15,7 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.gallery.store import SyncReport
+    from setr_lib.spaces.vector_store import SyncReport
 
 GROUP = "gallery"
 POOL = "lancedb_write"

@@ -44,7 +44,7 @@ def reranker_pairs(
         ids,
         vectors,
         options,
-        encode_texts=setr.encoder().encode_texts,
+        embed_texts=setr.encoder().embed_texts,
         triplets=load_training_triplets(setr.settings),
         writer=_writer(context, setr),
         progress=reporter(context),

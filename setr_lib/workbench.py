@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.content_cache import ContentCache
-    from setr_lib.gallery.captions import CaptionStore
-    from setr_lib.gallery.store import GalleryStore
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
-    from setr_lib.models.encoder import ImageTextEncoder
     from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
     from setr_lib.reranking.yes_no_judge import YesNoJudge
+    from setr_lib.spaces.caption_store import CaptionStore
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+    from setr_lib.spaces.vector_store import GalleryStore
     from setr_lib.texts.prompts import PromptSet
 
 
@@ -43,21 +43,21 @@ class Workbench:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._encoder: ImageTextEncoder | None = None
+        self._encoder: OpenClipSpace | None = None
         self._judges: dict[str | None, MultimodalModel] = {}
         self._registry: MlflowRegistry | None = None
 
     @property
     def gallery_store(self) -> GalleryStore:
         """The LanceDB store."""
-        from setr_lib.gallery.store import GalleryStore
+        from setr_lib.spaces.vector_store import GalleryStore
 
         return GalleryStore(self.settings.lancedb_uri)
 
     @property
     def caption_store(self) -> CaptionStore:
         """The caption tables of the LanceDB store."""
-        from setr_lib.gallery.captions import CaptionStore
+        from setr_lib.spaces.caption_store import CaptionStore
 
         return CaptionStore(self.gallery_store)
 
@@ -70,12 +70,12 @@ class Workbench:
             self._registry = MlflowRegistry.from_settings(self.settings)
         return self._registry
 
-    def encoder(self) -> ImageTextEncoder:
+    def encoder(self) -> OpenClipSpace:
         """The CLIP of stage 1, loaded on first use. Raises ``EncoderError`` where it cannot be had."""
-        from setr_lib.models.encoder import ImageTextEncoder
+        from setr_lib.spaces.open_clip_space import OpenClipSpace
 
         if self._encoder is None:
-            self._encoder = ImageTextEncoder.from_settings(self.settings)
+            self._encoder = OpenClipSpace.from_settings(self.settings)
         return self._encoder
 
     def adapter_label(self, version: str | None) -> str | None:

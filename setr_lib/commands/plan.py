@@ -120,8 +120,8 @@ def count_work(settings: Settings) -> list[SetPlan]:
 def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
-    from setr_lib.gallery.images import open_image
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
+    from setr_lib.spaces.images import open_image
 
     kind = evaluation_set(bench.settings, key).kind
     images = (
@@ -155,7 +155,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     judged(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
     return Speeds(
         embed=_seconds_each(
-            lambda each: encoder.encode_images([open_image(p) for p in each]), images["path"].to_list()
+            lambda each: encoder.embed_images([open_image(p) for p in each]), images["path"].to_list()
         ),
         describe=_seconds_each(described, pictures),
         compose=_seconds_each(composed, pairs),

@@ -148,8 +148,8 @@ def _encoded(
     bench: Workbench, key: str, query: pl.DataFrame, reference: pl.DataFrame, image: Path, progress: Progress
 ) -> tuple[EncodedQueries, GalleryIndex, str]:
     from setr_lib.datasets import evaluation_set
-    from setr_lib.gallery.images import open_image
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
+    from setr_lib.spaces.images import open_image
     from setr_lib.tables import QUERIES
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
@@ -168,7 +168,7 @@ def _encoded(
         vectors,
         texts={CAPTIONS: captions, COMPOSITIONS: composed},
         center_texts=bench.read_table("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=bench.encoder().encode_images([open_image(image)]),
+        reference_vectors=bench.encoder().embed_images([open_image(image)]),
     )
     return encoded, GalleryIndex(ids, vectors), composed.item(0, "target_caption")
 

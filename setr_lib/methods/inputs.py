@@ -43,13 +43,13 @@ class TextEncoder(Protocol):
     @property
     def dimension(self) -> int: ...
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
     def count_truncated(self, texts: Sequence[str]) -> int: ...
 
 
 class CaptionSearch(Protocol):
-    """What stage 1 needs of a gallery's captions; :class:`setr_lib.gallery.captions.CaptionIndex` has it."""
+    """What stage 1 needs of a gallery's captions; :class:`setr_lib.spaces.caption_store.CaptionIndex` has it."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -87,7 +87,7 @@ class TextVectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self.truncated += self.encoder.count_truncated(new)
-            self._known.update(zip(new, self.encoder.encode_texts(new), strict=True))
+            self._known.update(zip(new, self.encoder.embed_texts(new), strict=True))
         if not texts:
             return np.zeros((0, self.encoder.dimension), dtype=np.float32)
         return np.stack([self._known[text] for text in texts])
@@ -292,7 +292,7 @@ class _NoEncoder:
 
     dimension = 0
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         raise MethodError("these queries were made without an encoder: use encode_queries")
 
     def count_truncated(self, texts: Sequence[str]) -> int:

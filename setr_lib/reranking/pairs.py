@@ -33,7 +33,7 @@ POSITIVE = "positive"
 NEGATIVE_KINDS: tuple[NegativeKind, ...] = get_args(NegativeKind)
 
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts to unit vectors ``float32[n, d]`` of the images' own space: ``ImageTextEncoder.encode_texts``."""
+"""Texts to unit vectors ``float32[n, d]`` of the images' own space: ``OpenClipSpace.embed_texts``."""
 ModificationWriter = Callable[[Sequence[tuple[str, str]]], Sequence[str]]
 """(reference caption, target caption) pairs to modification texts; "" where it has none, and a template is used."""
 
@@ -95,7 +95,7 @@ def synthesise_pairs(
     vectors: NDArray[np.float32],
     settings: PairSettings,
     *,
-    encode_texts: EncodeTexts | None = None,
+    embed_texts: EncodeTexts | None = None,
     triplets: pl.DataFrame | None = None,
     writer: ModificationWriter | None = None,
     progress: Progress = silent,
@@ -104,7 +104,7 @@ def synthesise_pairs(
 
     ``images`` has ``image_id`` and ``caption`` (and, if there, ``status``: only "ok" rows are used); ``ids`` and
     ``vectors`` (``float32[n, d]``, unit length) are the images' rows of the vector table, in any order. Without
-    ``encode_texts``, hard negatives are mined around the target's own vector instead of its caption's.
+    ``embed_texts``, hard negatives are mined around the target's own vector instead of its caption's.
     ``triplets`` (``reference_id``, ``modification``, ``target_id``) replaces the captions as the source of groups.
 
     Held-out groups use held-out images only, in every role, and no training group ever uses one. The same input and
@@ -132,7 +132,7 @@ def synthesise_pairs(
             assert graph is not None
             groups = _groups_from_captions(world, graph, wanted, rng, progress, split)
             _rewrite(world, groups, writer)
-        frames.append(_pairs_of(world, groups, split, source, settings, encode_texts, rng))
+        frames.append(_pairs_of(world, groups, split, source, settings, embed_texts, rng))
     pairs = conform(pl.concat(frames), PAIRS, "re-ranker pairs")
     _require_both_splits(pairs, source, len(names))
     return pairs
@@ -368,12 +368,12 @@ def _pairs_of(
     split: str,
     source: str,
     settings: PairSettings,
-    encode_texts: EncodeTexts | None,
+    embed_texts: EncodeTexts | None,
     rng: Random,
 ) -> pl.DataFrame:
     wanted = settings.negatives_per_group
-    coarse = _coarse_candidates(world, groups, source, settings, encode_texts)
-    text_only = _text_only_candidates(world, groups, source, encode_texts, rng)
+    coarse = _coarse_candidates(world, groups, source, settings, embed_texts)
+    text_only = _text_only_candidates(world, groups, source, embed_texts, rng)
     rows: list[tuple[object, ...]] = []
     for place, group in enumerate(groups):
         name = digest_strings([world.ids[group.reference], group.text])[:16]
@@ -411,17 +411,17 @@ def _pairs_of(
 
 
 def _coarse_candidates(
-    world: _World, groups: list[Group], source: str, settings: PairSettings, encode_texts: EncodeTexts | None
+    world: _World, groups: list[Group], source: str, settings: PairSettings, embed_texts: EncodeTexts | None
 ) -> list[list[int]]:
     """For each group, stage 1's first candidates in order, without near-duplicates of the target."""
     if not groups:
         return []
     vectors = world.vectors[world.rows]
     targets = world.vectors[[group.target for group in groups]]
-    if encode_texts is None:
+    if embed_texts is None:
         queries = targets
     else:
-        queries = np.asarray(encode_texts([group.target_text for group in groups]), dtype=np.float32)
+        queries = np.asarray(embed_texts([group.target_text for group in groups]), dtype=np.float32)
         if source == "triplets":
             # No target caption to search by: the sum of reference and text, as the zero-shot baseline does.
             queries = queries + world.vectors[[group.reference for group in groups]]
@@ -436,11 +436,11 @@ def _coarse_candidates(
 
 
 def _text_only_candidates(
-    world: _World, groups: list[Group], source: str, encode_texts: EncodeTexts | None, rng: Random
+    world: _World, groups: list[Group], source: str, embed_texts: EncodeTexts | None, rng: Random
 ) -> list[list[int]]:
     """For each group, images that fit the modification text but come from elsewhere than the reference."""
     if source == "triplets":
-        return _text_only_by_vector(world, groups, encode_texts)
+        return _text_only_by_vector(world, groups, embed_texts)
     found: list[list[int]] = []
     for group in groups:
         evidence = [word for edit in group.edits for word in edit.evidence]
@@ -467,11 +467,11 @@ def _text_only_candidates(
 
 
 def _text_only_by_vector(
-    world: _World, groups: list[Group], encode_texts: EncodeTexts | None
+    world: _World, groups: list[Group], embed_texts: EncodeTexts | None
 ) -> list[list[int]]:
-    if encode_texts is None or not groups:
+    if embed_texts is None or not groups:
         return [[] for _ in groups]
-    texts = np.asarray(encode_texts([group.text for group in groups]), dtype=np.float32)
+    texts = np.asarray(embed_texts([group.text for group in groups]), dtype=np.float32)
     vectors = world.vectors[world.rows]
     found: list[list[int]] = []
     for group, text in zip(groups, texts, strict=True):

@@ -53,9 +53,9 @@ def inputs_of(
 def expected_vectors(inputs: MethodInputs, name: str) -> np.ndarray:
     encoder, queries = TableEncoder(), inputs.queries.frame
     image = GALLERY[[IDS.index(r) for r in queries["reference_id"]]]
-    text = encoder.encode_texts(queries["modification"].to_list())
-    target = encoder.encode_texts([f"target of {q}" for q in queries["query_id"]])
-    union = encoder.encode_texts(
+    text = encoder.embed_texts(queries["modification"].to_list())
+    target = encoder.embed_texts([f"target of {q}" for q in queries["query_id"]])
+    union = encoder.embed_texts(
         [f"picture {r}, {m}" for r, m in queries.select("reference_id", "modification").rows()]
     )
     return {
@@ -83,7 +83,7 @@ def test_product_is_the_rectified_product_of_centred_cosines() -> None:
     encoder, mean = TableEncoder(), GALLERY.mean(axis=0)
     gallery = unit(GALLERY - mean)
     by_image = unit(GALLERY[[3, 7, 11]] - mean) @ gallery.T
-    by_text = unit(encoder.encode_texts(inputs.queries.frame["modification"].to_list())) @ gallery.T
+    by_text = unit(encoder.embed_texts(inputs.queries.frame["modification"].to_list())) @ gallery.T
     scores = get_method("product").scores(inputs)
     both = (by_image > 1e-6) & (by_text > 1e-6)
     assert both.any() and not both.all()
@@ -99,7 +99,7 @@ def test_product_subtracts_the_mean_text_when_there_are_enough() -> None:
         encoded = encode_queries(queries, encoder, IDS, GALLERY, center_texts=given)
         return encoded.text_center
 
-    np.testing.assert_allclose(center(texts), encoder.encode_texts(texts).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(center(texts), encoder.embed_texts(texts).mean(axis=0), atol=1e-6)
     assert not center(texts[:15]).any() and not center(None).any()
 
 
@@ -140,7 +140,7 @@ def test_what_is_missing_falls_back_to_the_modification_text() -> None:
         texts={CAPTIONS: captions, COMPOSITIONS: compositions},
     )
     assert encoded.missing_references == (queries["query_id"][1],)
-    text = encoder.encode_texts(queries["modification"].to_list())
+    text = encoder.embed_texts(queries["modification"].to_list())
     for vectors in (encoded.union_vectors, encoded.target_vectors):
         np.testing.assert_array_equal(vectors, text)
     inputs = MethodInputs(encoded, SearchedGallery(GALLERY))

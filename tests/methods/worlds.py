@@ -27,7 +27,7 @@ class TableEncoder:
     def __init__(self) -> None:
         self.encoded: Counter[str] = Counter()
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         self.encoded.update(texts)
         seeds = [int(fingerprint_bytes(text.encode())[:8], 16) for text in texts]
         return np.concatenate([random_unit(1, seed) for seed in seeds]) if texts else np.zeros((0, DIMENSION))

@@ -64,7 +64,7 @@ def synthesise(images: pl.DataFrame, **options: object) -> pl.DataFrame:
         ids,
         word_vectors(texts),
         PairSettings(**choices),
-        encode_texts=lambda t: word_vectors(list(t)),
+        embed_texts=lambda t: word_vectors(list(t)),
     )
 
 
@@ -291,7 +291,7 @@ def test_triplets_give_pairs_of_the_same_kinds() -> None:
         return np.stack([np.random.default_rng(zlib.crc32(t.encode())).normal(size=16) for t in texts]).astype(np.float32)  # fmt: skip
 
     found = synthesise_pairs(
-        images, names, vectors, PairSettings(groups=60), triplets=triplets, encode_texts=encode
+        images, names, vectors, PairSettings(groups=60), triplets=triplets, embed_texts=encode
     )
     assert set(found["kind"]) == {"positive", *NEGATIVE_KINDS}
     assert found["source"].unique().to_list() == ["triplets"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from setr_lib.gallery.captions import CaptionIndex, CaptionStore
-from setr_lib.gallery.store import GalleryError, GalleryStore
+from setr_lib.spaces.caption_store import CaptionIndex, CaptionStore
+from setr_lib.spaces.vector_store import GalleryError, GalleryStore
 
 TEXTS = {
     "b": ["Two dogs run.", "The dogs are running on grass."],

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
+from setr_lib.spaces.space import EmbeddingSpace, SpaceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,11 @@ _RANDOM_SEED = 0
 _TOKENIZER_PROBE = "The red dress, but with 3 shorter sleeves & no belt."
 
 
-class EncoderError(SetrError):
+class EncoderError(SpaceError):
     """The configured encoder cannot be loaded, or gave vectors that are not finite."""
 
 
-class ImageTextEncoder:
+class OpenClipSpace(EmbeddingSpace):
     """A CLIP model with its preprocessing and tokenizer on one device; its vectors are float32 with norm 1.
 
     Make one with :meth:`from_settings` or :meth:`load`. Use it from one thread at a time; only
@@ -79,7 +79,7 @@ class ImageTextEncoder:
         self.dimension = self._measure_dimension()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> ImageTextEncoder:
+    def from_settings(cls, settings: Settings) -> OpenClipSpace:
         """Load the encoder of the settings, on the device of the settings.
 
         Args:
@@ -97,7 +97,7 @@ class ImageTextEncoder:
     @classmethod
     def load(
         cls, settings: EncoderSettings, device: str | torch.device = "auto", *, name: str | None = None
-    ) -> ImageTextEncoder:
+    ) -> OpenClipSpace:
         """Load an encoder through open_clip.
 
         A built-in architecture without ``pretrained`` gets seeded random weights and a warning: for trying
@@ -166,16 +166,16 @@ class ImageTextEncoder:
         """
         return self._preprocess(image)
 
-    def encode_images(
+    def embed_images(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | torch.Tensor],
         batch_size: int | None = None,
         on_halve: OnHalve | None = None,
     ) -> NDArray[np.float32]:
         """Embed images.
 
         Args:
-            images: PIL images.
+            images: PIL images, or tensors as :meth:`preprocess` gives them.
             batch_size: Images per forward pass, in place of the encoder's own number.
             on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
 
@@ -188,21 +188,23 @@ class ImageTextEncoder:
         """
         return self._collect(
             images,
-            lambda batch: self._image_vectors([self.preprocess(i) for i in batch]),
+            lambda batch: self._image_vectors(
+                [i if hasattr(i, "shape") else self.preprocess(i) for i in batch]
+            ),
             batch_size,
             on_halve,
         )
 
-    def encode_preprocessed(
+    def embed_preprocessed(
         self,
-        pixels: Sequence[torch.Tensor],
+        items: Sequence[torch.Tensor],
         batch_size: int | None = None,
         on_halve: OnHalve | None = None,
     ) -> NDArray[np.float32]:
         """Embed images that :meth:`preprocess` has prepared, possibly in other threads.
 
         Args:
-            pixels: Tensors float32 [3, height, width].
+            items: Tensors float32 [3, height, width].
             batch_size: Images per forward pass, in place of the encoder's own number.
             on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
 
@@ -213,9 +215,9 @@ class ImageTextEncoder:
             EncoderError: A vector is not finite.
             DeviceError: Not even one image fits in memory.
         """
-        return self._collect(pixels, self._image_vectors, batch_size, on_halve)
+        return self._collect(items, self._image_vectors, batch_size, on_halve)
 
-    def encode_texts(
+    def embed_texts(
         self, texts: Sequence[str], batch_size: int | None = None, on_halve: OnHalve | None = None
     ) -> NDArray[np.float32]:
         """Embed texts. Those longer than the context are truncated; :meth:`count_truncated` counts them.
@@ -282,6 +284,31 @@ class ImageTextEncoder:
 
     def _measure_dimension(self) -> int:
         return int(self._text_vectors([_TOKENIZER_PROBE]).shape[1])
+
+
+def load_space(
+    *, device: str = "auto", name: str, pretrained: str | None = None, batch_size: int = 64
+) -> OpenClipSpace:
+    """The open_clip model ``name`` as an embedding space: what ``[spaces.NAME] kind = "open_clip"`` makes.
+
+    Args:
+        device: A torch device, or ``auto``.
+        name: Any name that open_clip knows, ``hf-hub:...`` or ``local-dir:...``.
+        pretrained: The tag or file of its weights.
+        batch_size: Images or texts per forward pass.
+
+    Returns:
+        The space.
+
+    Raises:
+        EncoderError: The model, its weights or its tokenizer cannot be loaded.
+        DeviceError: The device does not exist on this machine.
+    """
+    from setr_lib.settings import EncoderSettings
+
+    return OpenClipSpace.load(
+        EncoderSettings(name=name, pretrained=pretrained, batch_size=batch_size), device
+    )
 
 
 def _unit(features: torch.Tensor) -> NDArray[np.float32]:

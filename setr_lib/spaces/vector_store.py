@@ -22,15 +22,14 @@ import polars as pl
 import pyarrow as pa
 
 from setr_lib.errors import SetrError
-from setr_lib.gallery.images import UnreadableImageError, open_image
 from setr_lib.hashing import digest_strings
 from setr_lib.progress import Progress, silent
+from setr_lib.spaces.images import UnreadableImageError, open_image
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
-    from setr_lib.models.encoder import ImageTextEncoder
+    from setr_lib.spaces.space import EmbeddingSpace
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class GalleryStore:
         self.uri = str(uri)
 
     @staticmethod
-    def table_name(gallery: str, encoder: ImageTextEncoder) -> str:
+    def table_name(gallery: str, encoder: EmbeddingSpace) -> str:
         """The table of ``gallery`` (a key of the pictures' origin) for this encoder and preprocessing.
 
         Evaluation sets over the same pictures share the key, and so the table.
@@ -107,7 +106,7 @@ class GalleryStore:
         self,
         table: str,
         gallery: pl.DataFrame,
-        encoder: ImageTextEncoder,
+        encoder: EmbeddingSpace,
         batch_size: int | None = None,
         progress: Progress = silent,
     ) -> SyncReport:
@@ -226,7 +225,7 @@ class GalleryStore:
                 ) from error
         return handle
 
-    def _open_or_create(self, table: str, encoder: ImageTextEncoder) -> Any:
+    def _open_or_create(self, table: str, encoder: EmbeddingSpace) -> Any:
         handle = self.connect().create_table(table, schema=_schema(encoder), exist_ok=True)
         found = handle.schema.field("vector").type
         if found != pa.list_(pa.float32(), encoder.dimension):
@@ -240,7 +239,7 @@ class GalleryStore:
         self,
         handle: Any,
         todo: pl.DataFrame,
-        encoder: ImageTextEncoder,
+        encoder: EmbeddingSpace,
         batch_size: int,
         progress: Progress,
         halved: list[tuple[int, int]],
@@ -263,7 +262,7 @@ class GalleryStore:
             if fine:
                 pixels: list[Any] = [loaded[i] for i in fine]
                 size = halved[-1][1] if halved else batch_size
-                vectors = encoder.encode_preprocessed(pixels, size, on_halve)
+                vectors = encoder.embed_preprocessed(pixels, size, on_halve)
                 handle.add(_arrow_rows(rows[fine], vectors, schema))
             done += len(rows)
             progress(done, len(todo), "images embedded")
@@ -293,7 +292,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:48]
 
 
-def _schema(encoder: ImageTextEncoder) -> pa.Schema:
+def _schema(encoder: EmbeddingSpace) -> pa.Schema:
     return pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
@@ -363,13 +362,13 @@ def _arrow_rows(rows: pl.DataFrame, vectors: NDArray[np.float32], schema: pa.Sch
 
 
 def _loaded_batches(
-    todo: pl.DataFrame, encoder: ImageTextEncoder, batch_size: int
-) -> Iterator[tuple[pl.DataFrame, list[torch.Tensor | FailedImage]]]:
+    todo: pl.DataFrame, encoder: EmbeddingSpace, batch_size: int
+) -> Iterator[tuple[pl.DataFrame, list[Any]]]:
     """Batches of rows with their model inputs; one batch is decoded ahead, by a few threads, and no more."""
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     with ThreadPoolExecutor(min(16, cpu_count() or 1), thread_name_prefix="setr-decode") as pool:
 
-        def submit(rows: pl.DataFrame) -> list[Future[torch.Tensor | FailedImage]]:
+        def submit(rows: pl.DataFrame) -> list[Future[Any]]:
             return [pool.submit(_load, encoder, *row) for row in rows.select("image_id", "path").rows()]
 
         coming = submit(batches[0]) if batches else []
@@ -378,7 +377,7 @@ def _loaded_batches(
             yield rows, [future.result() for future in current]
 
 
-def _load(encoder: ImageTextEncoder, image_id: str, path: str) -> torch.Tensor | FailedImage:
+def _load(encoder: EmbeddingSpace, image_id: str, path: str) -> Any:
     try:
         return encoder.preprocess(open_image(path))
     except UnreadableImageError as error:

@@ -7,14 +7,14 @@ import time
 
 import polars as pl
 
-from setr_lib.gallery.store import GalleryStore
-from setr_lib.models.encoder import ImageTextEncoder
 from setr_lib.settings import EncoderSettings
+from setr_lib.spaces.open_clip_space import OpenClipSpace
+from setr_lib.spaces.vector_store import GalleryStore
 
 
 def main() -> None:
     uri, frame, encoder_name, batch_size, pause = sys.argv[1:]
-    encoder = ImageTextEncoder.load(EncoderSettings(name=encoder_name), "cpu")
+    encoder = OpenClipSpace.load(EncoderSettings(name=encoder_name), "cpu")
 
     def say(done: int, total: int, what: str) -> None:
         print(f"{done}/{total} {what}", flush=True)

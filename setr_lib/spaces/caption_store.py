@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from setr_lib.gallery.store import PRIMARY_KEY, GalleryError, GalleryStore, only_writer, slug
 from setr_lib.hashing import digest_strings
+from setr_lib.spaces.vector_store import PRIMARY_KEY, GalleryError, GalleryStore, only_writer, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from setr_lib.gallery.store import GalleryError, GalleryStore
 from setr_lib.hashing import fingerprint_file
-from setr_lib.models.encoder import ImageTextEncoder
 from setr_lib.settings import EncoderSettings
+from setr_lib.spaces.open_clip_space import OpenClipSpace
+from setr_lib.spaces.vector_store import GalleryError, GalleryStore
 from tests.tiny_encoder import write_tiny_clip
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,11 +33,11 @@ def encoder_name(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def encoder(encoder_name: str) -> ImageTextEncoder:
+def encoder(encoder_name: str) -> OpenClipSpace:
     import torch
 
     torch.set_num_threads(1)
-    return ImageTextEncoder.load(EncoderSettings(name=encoder_name), "cpu")
+    return OpenClipSpace.load(EncoderSettings(name=encoder_name), "cpu")
 
 
 @pytest.fixture
@@ -74,19 +74,19 @@ def refreshed(gallery: pl.DataFrame) -> pl.DataFrame:
 class Counting:
     """Counts the pictures that pass through an encoder."""
 
-    def __init__(self, encoder: ImageTextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, encoder: OpenClipSpace, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pictures = 0
-        original: Callable[..., np.ndarray] = encoder.encode_preprocessed
+        original: Callable[..., np.ndarray] = encoder.embed_preprocessed
 
         def counted(pixels: list, *rest: object) -> np.ndarray:
             self.pictures += len(pixels)
             return original(pixels, *rest)
 
-        monkeypatch.setattr(encoder, "encode_preprocessed", counted)
+        monkeypatch.setattr(encoder, "embed_preprocessed", counted)
 
 
 def test_first_build_holds_every_picture_once(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 10)
     seen: list[tuple[int, int]] = []
@@ -97,13 +97,13 @@ def test_first_build_holds_every_picture_once(
     assert (report.embedded, report.kept, report.removed, report.rows) == (10, 0, 0, 10)
     assert seen == [(0, 10), (4, 10), (8, 10), (10, 10)]
     assert ids == sorted(gallery["image_id"])
-    expected = encoder.encode_images([Image.open(path) for path in gallery["path"]])
+    expected = encoder.embed_images([Image.open(path) for path in gallery["path"]])
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert vectors.dtype == np.float32 and vectors.flags.c_contiguous
 
 
 def test_second_run_embeds_nothing_and_makes_no_version(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 6)
     first = store.synchronise("t", gallery, encoder, 4)
@@ -114,7 +114,7 @@ def test_second_run_embeds_nothing_and_makes_no_version(
 
 
 def test_only_new_and_changed_are_embedded_and_the_gone_removed(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 8)
     before = store.synchronise("t", gallery[:6], encoder, 4)
@@ -124,14 +124,14 @@ def test_only_new_and_changed_are_embedded_and_the_gone_removed(
     assert counting.pictures == 3  # the two new ones and the changed one
     assert (after.embedded, after.kept, after.removed, after.rows) == (3, 4, 2, 7)
     ids, vectors = store.read("t")
-    expected = encoder.encode_images([Image.open(path) for path in gallery["path"][1:]])
+    expected = encoder.embed_images([Image.open(path) for path in gallery["path"][1:]])
     assert ids == gallery["image_id"][1:].to_list()
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert store.read("t", before.version)[0] == gallery["image_id"][:6].to_list()
 
 
 def test_broken_pictures_are_listed_and_cost_nothing_else(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 9)
     whole = Path(gallery["path"][1]).read_bytes()
@@ -151,7 +151,7 @@ def test_broken_pictures_are_listed_and_cost_nothing_else(
 
 
 def test_duplicate_ids_and_missing_fingerprints_are_refused(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 3)
     with pytest.raises(GalleryError, match="occur more than once"):
@@ -161,7 +161,7 @@ def test_duplicate_ids_and_missing_fingerprints_are_refused(
 
 
 def test_rows_that_another_writer_doubled_are_healed(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     import lancedb
 
@@ -175,7 +175,7 @@ def test_rows_that_another_writer_doubled_are_healed(
     assert (report.embedded, report.kept, report.removed, report.rows) == (1, 3, 2, 4)
 
 
-def test_the_primary_key_is_declared(store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path) -> None:
+def test_the_primary_key_is_declared(store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path) -> None:
     """Two merges of the same new key at once must not both succeed: that is what the declaration is for."""
     import lancedb
 
@@ -199,9 +199,7 @@ def test_the_primary_key_is_declared(store: GalleryStore, encoder: ImageTextEnco
     assert store.read("t")[0].count("new") == 1
 
 
-def test_two_writers_wait_for_each_other(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
-) -> None:
+def test_two_writers_wait_for_each_other(store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path) -> None:
     gallery = gallery_of(tmp_path / "images", 12)
     reports = []
     threads = [
@@ -216,7 +214,7 @@ def test_two_writers_wait_for_each_other(
 
 
 def test_many_small_batches_are_compacted_and_reported_versions_stay(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 60)
     first = store.synchronise("t", gallery[:30], encoder, 1)
@@ -228,7 +226,7 @@ def test_many_small_batches_are_compacted_and_reported_versions_stay(
 
 
 def test_the_batches_of_a_first_build_leave_no_trail(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     gallery = gallery_of(tmp_path / "images", 30)
 
@@ -242,7 +240,7 @@ def test_the_batches_of_a_first_build_leave_no_trail(
 
 
 def test_short_memory_halves_batches_and_says_so(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = encoder._image_vectors
 
@@ -257,7 +255,7 @@ def test_short_memory_halves_batches_and_says_so(
 
 
 def test_tables_are_apart_by_gallery_encoder_and_preprocessing(
-    encoder: ImageTextEncoder, monkeypatch: pytest.MonkeyPatch
+    encoder: OpenClipSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {GalleryStore.table_name("cirr/val é", encoder), GalleryStore.table_name("cirr/val e", encoder)}
     monkeypatch.setattr(encoder, "preprocessing_id", "other")
@@ -269,7 +267,7 @@ def test_tables_are_apart_by_gallery_encoder_and_preprocessing(
 
 
 def test_absent_tables_and_versions_are_explained(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     with pytest.raises(GalleryError, match="no table nothing"):
         store.read("nothing")
@@ -280,7 +278,7 @@ def test_absent_tables_and_versions_are_explained(
     assert store.table_names() == []
 
 
-def test_an_empty_gallery_is_an_empty_table(store: GalleryStore, encoder: ImageTextEncoder) -> None:
+def test_an_empty_gallery_is_an_empty_table(store: GalleryStore, encoder: OpenClipSpace) -> None:
     schema = {"image_id": pl.String, "path": pl.String, "fingerprint": pl.String}
     report = store.synchronise("t", pl.DataFrame(schema=schema), encoder)
     ids, vectors = store.read("t")
@@ -288,7 +286,7 @@ def test_an_empty_gallery_is_an_empty_table(store: GalleryStore, encoder: ImageT
 
 
 def test_search_is_exact_even_beside_an_index_and_breaks_ties_by_id(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     import lancedb
     from lancedb.index import IvfFlat
@@ -310,9 +308,7 @@ def test_search_is_exact_even_beside_an_index_and_breaks_ties_by_id(
         np.testing.assert_allclose(found["score"], scores[query, expected], atol=2e-6)
 
 
-def test_search_stays_within_the_allowed(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
-) -> None:
+def test_search_stays_within_the_allowed(store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path) -> None:
     gallery = gallery_of(tmp_path / "images", 10)
     store.synchronise("t", gallery, encoder)
     ids, vectors = store.read("t")
@@ -324,14 +320,14 @@ def test_search_stays_within_the_allowed(
 
 
 def test_a_store_can_be_sent_to_another_process(
-    store: GalleryStore, encoder: ImageTextEncoder, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path
 ) -> None:
     store.synchronise("t", gallery_of(tmp_path / "images", 2), encoder)
     assert len(ForkingPickler.dumps(store)) < 200  # an address, and no connection
 
 
 def test_sigkill_loses_at_most_a_batch(
-    store: GalleryStore, encoder: ImageTextEncoder, encoder_name: str, tmp_path: Path
+    store: GalleryStore, encoder: OpenClipSpace, encoder_name: str, tmp_path: Path
 ) -> None:
     """Kill a real process at random moments of its work; the table is always sound, the last run completes it."""
     batch, gallery = 4, gallery_of(tmp_path / "images", 80)
@@ -359,7 +355,7 @@ def test_sigkill_loses_at_most_a_batch(
 def _run_and_kill(arguments: list[str], batches_first: int, then_wait: float) -> int:
     """SIGKILL the process some time after it reported ``batches_first`` batches; pictures it had reported."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gallery.embed_in_process", *arguments],
+        [sys.executable, "-m", "tests.spaces.embed_in_process", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from setr_lib.models.encoder import EncoderError, ImageTextEncoder
 from setr_lib.settings import EncoderSettings, ModelSettings, Settings
+from setr_lib.spaces.open_clip_space import EncoderError, OpenClipSpace
 from tests.tiny_encoder import TINY_CLIP, write_tiny_clip
 
 
@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(folder: Path) -> ImageTextEncoder:
-    return ImageTextEncoder.load(EncoderSettings(name=f"local-dir:{folder}"), "cpu")
+def encoder(folder: Path) -> OpenClipSpace:
+    return OpenClipSpace.load(EncoderSettings(name=f"local-dir:{folder}"), "cpu")
 
 
 def pictures(count: int) -> list[Image.Image]:
@@ -34,20 +34,20 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(noise.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def test_vectors_are_float32_unit_and_in_order(encoder: ImageTextEncoder) -> None:
+def test_vectors_are_float32_unit_and_in_order(encoder: OpenClipSpace) -> None:
     images = pictures(5)
-    whole, single = encoder.encode_images(images), encoder.encode_images(images[3:4])
+    whole, single = encoder.embed_images(images), encoder.embed_images(images[3:4])
     assert whole.dtype == np.float32 and whole.shape == (5, encoder.dimension)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(whole[3], single[0], atol=1e-6)
-    np.testing.assert_allclose(encoder.encode_images(images, batch_size=2), whole, atol=1e-6)
+    np.testing.assert_allclose(encoder.embed_images(images, batch_size=2), whole, atol=1e-6)
     np.testing.assert_allclose(
-        encoder.encode_preprocessed([encoder.preprocess(image) for image in images]), whole, atol=1e-6
+        encoder.embed_preprocessed([encoder.preprocess(image) for image in images]), whole, atol=1e-6
     )
-    assert encoder.encode_images([]).shape == (0, encoder.dimension)
+    assert encoder.embed_images([]).shape == (0, encoder.dimension)
 
 
-def test_texts_are_encoded_as_open_clip_does(encoder: ImageTextEncoder, folder: Path) -> None:
+def test_texts_are_encoded_as_open_clip_does(encoder: OpenClipSpace, folder: Path) -> None:
     import open_clip
     import torch
 
@@ -55,15 +55,15 @@ def test_texts_are_encoded_as_open_clip_does(encoder: ImageTextEncoder, folder: 
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red dress", "a blue one"])
     with torch.inference_mode():
         expected = model.encode_text(tokens, normalize=True).numpy()  # pyright: ignore[reportCallIssue]
-    np.testing.assert_allclose(encoder.encode_texts(["a red dress", "a blue one"]), expected, atol=1e-6)
+    np.testing.assert_allclose(encoder.embed_texts(["a red dress", "a blue one"]), expected, atol=1e-6)
 
 
-def test_grey_and_transparent_pictures_are_fine(encoder: ImageTextEncoder) -> None:
+def test_grey_and_transparent_pictures_are_fine(encoder: OpenClipSpace) -> None:
     images = [Image.new(mode, (20, 30)) for mode in ("L", "RGBA", "P", "CMYK")]
-    assert np.isfinite(encoder.encode_images(images)).all()
+    assert np.isfinite(encoder.embed_images(images)).all()
 
 
-def test_truncated_texts_are_counted(encoder: ImageTextEncoder) -> None:
+def test_truncated_texts_are_counted(encoder: OpenClipSpace) -> None:
     room = TINY_CLIP["text_cfg"]["context_length"] - 2  # start and end tokens
     texts = ["", "a red dress", " ".join(["dress"] * room), " ".join(["dress"] * (room + 1))]
     assert encoder.count_truncated(texts) == 1
@@ -71,11 +71,11 @@ def test_truncated_texts_are_counted(encoder: ImageTextEncoder) -> None:
 
 
 def test_identity_follows_weights_and_architecture_not_the_folder(
-    encoder: ImageTextEncoder, folder: Path, tmp_path: Path
+    encoder: OpenClipSpace, folder: Path, tmp_path: Path
 ) -> None:
     def identity(where: str, **changes: object) -> str:
         name = write_tiny_clip(tmp_path / where / folder.name, **changes)  # pyright: ignore[reportArgumentType]
-        return ImageTextEncoder.load(EncoderSettings(name=name), "cpu").id
+        return OpenClipSpace.load(EncoderSettings(name=name), "cpu").id
 
     text = TINY_CLIP["text_cfg"]
     assert identity("same") == encoder.id
@@ -84,18 +84,18 @@ def test_identity_follows_weights_and_architecture_not_the_folder(
     assert identity("heads", text_cfg={**text, "heads": 1}) != encoder.id  # the same weights fit both
 
 
-def test_settings_name_the_folder_from_their_own(folder: Path, encoder: ImageTextEncoder) -> None:
+def test_settings_name_the_folder_from_their_own(folder: Path, encoder: OpenClipSpace) -> None:
     models = ModelSettings(device="cpu", encoder=EncoderSettings(name=f"local-dir:{folder.name}"))
-    assert ImageTextEncoder.from_settings(Settings(models=models, base_dir=folder.parent)).id == encoder.id
+    assert OpenClipSpace.from_settings(Settings(models=models, base_dir=folder.parent)).id == encoder.id
 
 
 def test_random_weights_are_the_same_everywhere_and_announced(caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
     settings = EncoderSettings(name="ViT-S-32-alt")
-    first = ImageTextEncoder.load(settings, "cpu")
+    first = OpenClipSpace.load(settings, "cpu")
     torch.rand(3)  # the state of the generator must not matter
-    assert ImageTextEncoder.load(settings, "cpu").id == first.id
+    assert OpenClipSpace.load(settings, "cpu").id == first.id
     assert "they are random" in caplog.text
 
 
@@ -105,22 +105,22 @@ def test_random_weights_are_the_same_everywhere_and_announced(caplog: pytest.Log
 )
 def test_unknown_names_are_explained(name: str, pretrained: str, says: str) -> None:
     with pytest.raises(EncoderError, match=says):
-        ImageTextEncoder.load(EncoderSettings(name=name, pretrained=pretrained), "cpu")
+        OpenClipSpace.load(EncoderSettings(name=name, pretrained=pretrained), "cpu")
 
 
 def test_a_folder_without_weights_or_configuration_is_explained(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(EncoderError, match=r"no open_clip_config\.json"):
-        ImageTextEncoder.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
+        OpenClipSpace.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
     (tmp_path / "open_clip_config.json").write_bytes((folder / "open_clip_config.json").read_bytes())
     with pytest.raises(EncoderError, match="safetensors"):
-        ImageTextEncoder.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
+        OpenClipSpace.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"cut short")
     with pytest.raises(EncoderError, match="could not load"):
-        ImageTextEncoder.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
+        OpenClipSpace.load(EncoderSettings(name=f"local-dir:{tmp_path}"), "cpu")
 
 
 def test_loading_leaves_logging_as_it_was(folder: Path) -> None:
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
-    ImageTextEncoder.load(EncoderSettings(name=f"local-dir:{folder}"), "cpu")
+    OpenClipSpace.load(EncoderSettings(name=f"local-dir:{folder}"), "cpu")
     assert (root.level, list(root.handlers)) == before

@@ -1,0 +1,181 @@
+"""What an embedding space is, and how one is found by its name.
+
+A space of one's own is a class with ``id``, ``dimension`` and ``embed_images`` (see :class:`EmbeddingSpace`). Settings name it in
+``[spaces.NAME] kind``: an entry point of the group ``setr.spaces``, or ``package.module:NAME``. The class is called with the
+table's ``options`` and the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.catalogue import Catalogue
+from setr_lib.errors import SetrError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from setr_lib.models.device import OnHalve
+
+DEFAULT_SPACE = "clip"
+"""The space that ``[models.encoder]`` describes: that of every method that names none."""
+ENTRY_POINTS = ("setr.spaces",)
+
+
+class SpaceError(SetrError):
+    """An embedding space cannot be had, or cannot embed what it is asked to."""
+
+
+class EmbeddingSpace(ABC):
+    """A way to turn images into vectors, and, where it has them, texts and composed queries into vectors of the same space.
+
+    Attributes:
+        id: Identity of the weights, independent of where they lie; for a trained space it holds the version. Part of the name
+            of every table of vectors, so another id means another table.
+        preprocessing_id: Identity of the image preprocessing; part of the table's name, too.
+        dimension: Length of a vector.
+        batch_size: Images per call of ``embed_images``.
+    """
+
+    id: str
+    preprocessing_id: str = "none"
+    dimension: int
+    batch_size: int = 64
+
+    def preprocess(self, image: Image.Image) -> Any:
+        """Prepare an image for :meth:`embed_images`; may be called from several threads.
+
+        Args:
+            image: An RGB image.
+
+        Returns:
+            By default the image itself.
+        """
+        return image
+
+    @abstractmethod
+    def embed_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        """Embed images.
+
+        Args:
+            images: Images as :meth:`preprocess` gives them.
+
+        Returns:
+            Unit vectors, float32 [images, dimension], in order.
+        """
+
+    def embed_preprocessed(
+        self, items: Sequence[Any], batch_size: int | None = None, on_halve: OnHalve | None = None
+    ) -> NDArray[np.float32]:
+        """Embed prepared images in batches, smaller ones where memory is short.
+
+        Args:
+            items: Images as :meth:`preprocess` gives them.
+            batch_size: Images per call, in place of the space's own number.
+            on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
+
+        Returns:
+            Unit vectors, float32 [items, dimension], in order.
+        """
+        import numpy as np
+
+        from setr_lib.models.device import run_in_batches
+
+        rows = run_in_batches(
+            items, lambda batch: list(self.embed_images(batch)), batch_size or self.batch_size, on_halve
+        )
+        return np.stack(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            Unit vectors, float32 [texts, dimension], in order.
+
+        Raises:
+            SpaceError: The space has no text side.
+        """
+        raise SpaceError(
+            f"the embedding space {self.id} has no text side: a method that encodes texts needs another"
+        )
+
+    def embed_queries(self, images: Sequence[Any], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed composed queries: a reference image and a modification text become one vector.
+
+        Args:
+            images: The reference images, as :meth:`preprocess` gives them.
+            texts: A modification text for each.
+
+        Returns:
+            Unit vectors, float32 [queries, dimension], in order.
+
+        Raises:
+            SpaceError: The space has no query side.
+        """
+        raise SpaceError(f"the embedding space {self.id} cannot embed an image and a text as one query")
+
+    def embed_patches(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        """The vision tower's patch tokens of images.
+
+        Args:
+            images: Images as :meth:`preprocess` gives them.
+
+        Returns:
+            float32 [images, patches, width], not normalised.
+
+        Raises:
+            SpaceError: The space does not give them.
+        """
+        raise SpaceError(f"the embedding space {self.id} gives no patch tokens")
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of ``texts`` are longer than the model reads and lose their end; 0 where there is no limit."""
+        return 0
+
+
+SpaceFactory = Callable[..., Any]
+"""A class of spaces, or a function that makes one: called with the settings' options and ``device``."""
+
+
+def _as_factory(candidate: Any, where: str) -> SpaceFactory:
+    if not callable(candidate):
+        raise SpaceError(f"{where} is not a class of embedding spaces, nor a function that makes one")
+    return candidate
+
+
+def _built_in() -> dict[str, SpaceFactory]:
+    from setr_lib.spaces.open_clip_space import load_space
+
+    return {"open_clip": load_space}
+
+
+CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
+    "embedding space", ENTRY_POINTS, _as_factory, SpaceError, _built_in
+)
+
+
+def check_space(made: Any, where: str) -> EmbeddingSpace:
+    """``made`` as an embedding space.
+
+    Args:
+        made: What a factory of spaces gave.
+        where: Where it was named, for the message.
+
+    Returns:
+        The space.
+
+    Raises:
+        SpaceError: It lacks ``id``, ``dimension`` or ``embed_images``.
+    """
+    lacking = [name for name in ("id", "dimension", "embed_images") if not hasattr(made, name)]
+    if lacking or not isinstance(made, EmbeddingSpace):
+        missing = f"it lacks {', '.join(lacking)}" if lacking else "it is not a subclass"
+        raise SpaceError(f"{where} is not a setr_lib.spaces.space.EmbeddingSpace: {missing}")
+    return made
