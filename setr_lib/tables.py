@@ -141,8 +141,8 @@ METRICS = pl.Schema(
     {
         "dataset": pl.String(),
         "split": pl.String(),
-        "strategy": pl.String(),
-        "stage": pl.String(),
+        "method": pl.String(),
+        "reranker": pl.String(),
         "metric": pl.String(),
         "value": pl.Float64(),
         "ci_low": pl.Float64(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from setr_lib.evaluation.leaderboard import stage_position
+from setr_lib.evaluation.row import Row, positions, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,9 @@ class Tick:
 class Bar:
     """One line of a ladder. Lengths are shares of the axis in percent; ``low`` and ``high`` are None without interval."""
 
-    strategy: str
-    stage: str
+    row: Row
+    position: int
+    """Where the row stands: 0 the random floor, 1 stage 1, then the re-rankers in their order."""
     value: float
     interval: tuple[float, float] | None
     length: float
@@ -57,7 +58,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """One metric of all strategies and stages, from the random floor upwards; ``floor`` is its place on the axis."""
+    """One metric of all rows, from the random floor upwards; ``floor`` is its place on the axis."""
 
     metric: str
     bars: list[Bar]
@@ -85,36 +86,32 @@ class Forest:
     zero: float
 
 
-def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[tuple[str, str]]) -> Ladder:
-    """The ladder of ``metric`` from METRICS rows; ``order`` gives the (strategy, stage) keys from top to bottom."""
-    rows = {
-        (row["strategy"], row["stage"]): row
-        for row in metrics.filter(pl.col("metric") == metric, pl.col("value").is_not_null()).iter_rows(
-            named=True
-        )
+def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> Ladder:
+    """The ladder of ``metric`` from METRICS rows; ``order`` gives the rows from top to bottom."""
+    lines = {
+        Row.of(line): line
+        for line in metrics.filter(pl.col("metric") == metric).drop_nulls("value").iter_rows(named=True)
     }
-    present = [rows[key] for key in order if key in rows]
+    place = positions(rows_of(metrics))
+    present = [lines[row] for row in order if row in lines]
     highest = max((_finite(row["ci_high"]) or row["value"] for row in present), default=0.0)
     ticks = nice_ticks(0.0, min(100.0, highest) or 1.0)
     top = ticks[-1]
-    floor = next((row["value"] for row in present if row["stage"] == "random"), None)
+    floor = next((line["value"] for line in present if Row.of(line).is_random), None)
     return Ladder(
         metric=metric,
-        bars=[_bar(row, top) for row in present],
+        bars=[_bar(line, place[Row.of(line)], top) for line in present],
         ticks=[Tick(100 * value / top, _number(value)) for value in ticks],
         floor=None if floor is None else 100 * floor / top,
         floor_value=floor,
     )
 
 
-def ladder_order(metrics: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
-    """(strategy, stage) keys as rungs: by stage from the random floor to the adapter, within a stage by value."""
-    lines = metrics.select("strategy", "stage").unique(maintain_order=True)
-    values = metrics.filter(pl.col("metric") == metric).select("strategy", "stage", "value")
-    joined = lines.join(values, on=["strategy", "stage"], how="left", maintain_order="left")
-    keys = [(str(strategy), str(stage), value or 0.0) for strategy, stage, value in joined.iter_rows()]
-    ordered = sorted(keys, key=lambda key: (stage_position(key[1]), key[2], key[0]))
-    return [(strategy, stage) for strategy, stage, _ in ordered]
+def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
+    """Rows as rungs: from the random floor over stage 1 to the last re-ranker, within one of these by value."""
+    values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
+    place = positions(rows_of(metrics))
+    return sorted(place, key=lambda row: (place[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:
@@ -144,12 +141,12 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _bar(row: dict[str, object], top: float) -> Bar:
-    value, low, high = (_finite(row[name]) for name in ("value", "ci_low", "ci_high"))
+def _bar(line: dict[str, object], position: int, top: float) -> Bar:
+    value, low, high = (_finite(line[name]) for name in ("value", "ci_low", "ci_high"))
     interval = None if low is None or high is None else (low, high)
     return Bar(
-        strategy=str(row["strategy"]),
-        stage=str(row["stage"]),
+        row=Row.of(line),
+        position=position,
         value=value or 0.0,
         interval=interval,
         length=100 * (value or 0.0) / top,

@@ -15,11 +15,9 @@ from setr_lib.benchmarks import EvaluationSet
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.evaluation.metrics import evaluate, left_out_sentences
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
+from setr_lib.evaluation.row import EXTERNAL
 from setr_lib.evaluation.summary import metric_rows
 from setr_lib.settings import EvaluationSettings
-
-STRATEGY, STAGE = "file", "external"
-"""What the leaderboard calls a ranking that was not made here."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ def score_files(
         queries,  # all of them: each row of a whole FashionIQ category is comparable by itself
         read.rankings,
         gallery,
-        strategy=STRATEGY,
-        stage=STAGE,
+        row=EXTERNAL,
         settings=settings,
         label=" + ".join(_file_name(file) for file in files),
         evaluation=found,

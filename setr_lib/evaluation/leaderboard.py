@@ -1,6 +1,6 @@
 """The leaderboard: the latest metric rows of every evaluation set, as a table, as JSON, and on a terminal.
 
-Belongs here: gathering and presenting METRICS rows, and the order in which stages come. Which metrics are a data set's
+Belongs here: gathering and presenting METRICS rows, and the order in which rows come. Which metrics are a data set's
 headlines is its benchmark's to say (``setr_lib.benchmarks.headlines``). Nothing here computes a metric.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-STAGE_ORDER = ("random", "coarse", "base judge", "adapter")
 Headlines = Mapping[str, Sequence[str]]
 """Data set -> its headline metrics."""
-_STAGE_STYLES = {"random": "dim", "coarse": "", "base judge": "cyan", "adapter": "bold green"}
 
 
 def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> list[str]:
@@ -41,11 +40,6 @@ def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> li
     """
     names = list(dict.fromkeys(metrics))
     return [name for name in headline if name in names] or [name for name in names if "/" not in name][:2]
-
-
-def stage_position(stage: str) -> int:
-    """Where ``stage`` stands on the ladder from the random floor upwards; an unknown one stands last."""
-    return STAGE_ORDER.index(stage) if stage in STAGE_ORDER else len(STAGE_ORDER)
 
 
 def collect(paths: Iterable[Path]) -> pl.DataFrame:
@@ -66,14 +60,14 @@ def collect(paths: Iterable[Path]) -> pl.DataFrame:
 def as_json(frame: pl.DataFrame) -> str:
     """METRICS rows as one JSON array of objects, one per row; a value that is not a finite number becomes null."""
     rows = [
-        {name: _plain(value) for name, value in row.items()}
-        for row in conform(frame, METRICS, "metrics").to_dicts()
+        {name: _plain(value) for name, value in {**line, **_earlier_names(line)}.items()}
+        for line in conform(frame, METRICS, "metrics").to_dicts()
     ]
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableType:
-    """For ``rich``: one table per evaluation set, one line per (strategy, stage), best first, the random floor last.
+    """For ``rich``: one table per evaluation set, one line per row, best first, the random floor last.
 
     Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the JSON has
     them whole); the best value of each is bold. What is not comparable with published numbers has an asterisk: the
@@ -100,17 +94,23 @@ def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableTy
     return Group(*parts)
 
 
-def order_lines(rows: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
-    """The (strategy, stage) keys of one set, by ``metric`` from best to worst; the random floor always last."""
+def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
+    """The rows of one set, by ``metric`` from best to worst; the random floor always last.
+
+    Args:
+        rows: METRICS rows of one evaluation set.
+        metric: The metric to order by.
+
+    Returns:
+        Each row once.
+    """
     values = {
-        (strategy, stage): value
-        for strategy, stage, name, value in rows.select("strategy", "stage", "metric", "value").iter_rows()
-        if name == metric and value is not None
+        Row.of(line): line["value"]
+        for line in rows.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
     }
-    keys = dict.fromkeys(rows.select("strategy", "stage").iter_rows())
+    place = positions(rows_of(rows))
     return sorted(
-        ((str(strategy), str(stage)) for strategy, stage in keys),
-        key=lambda key: (key[1] == "random", -values.get(key, -math.inf), -stage_position(key[1]), key[0]),
+        place, key=lambda row: (row.is_random, -values.get(row, -math.inf), -place[row], row.method)
     )
 
 
@@ -126,10 +126,11 @@ def split_labels(rows: pl.DataFrame) -> tuple[list[str], list[str]]:
     """
     parts: dict[bool, dict[str, None]] = {True: {}, False: {}}
     firsts: dict[str, None] = {}
-    for stage, label in rows.select("stage", "label").unique(maintain_order=True).iter_rows():
+    for line in rows.select(*COLUMNS, "label").unique(maintain_order=True).iter_rows(named=True):
+        label, is_random = line["label"], Row.of(line).is_random
         pieces = [piece for piece in (label or "").split("; ") if piece]
-        parts[stage == "random"] |= dict.fromkeys(pieces[1:] if stage == "random" else pieces)
-        if stage != "random":
+        parts[is_random] |= dict.fromkeys(pieces[1:] if is_random else pieces)
+        if not is_random:
             firsts |= dict.fromkeys(pieces[:1])
     labels = [first for first in firsts if first not in parts[True]]
     return labels, [part for part in parts[False] | parts[True] if part not in labels]
@@ -147,11 +148,27 @@ def _parquet_files(paths: Iterable[Path]) -> list[Path]:
 
 def _read(path: Path) -> pl.DataFrame:
     try:
-        return conform(pl.read_parquet(path), METRICS, f"metrics in {path}")
+        return conform(_with_present_names(pl.read_parquet(path)), METRICS, f"metrics in {path}")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SetrError(
             f"{path}: cannot be read as a table of metrics ({error}); evaluate that set again to rewrite it"
         ) from error
+
+
+def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table that was written when rows were a strategy and a stage, with today's columns."""
+    if "strategy" not in frame.columns or "stage" not in frame.columns:
+        return frame
+    reranker = pl.when(pl.col("stage").is_in(["random", "coarse", "external"])).then(pl.lit(""))
+    return frame.with_columns(reranker.otherwise("stage").alias("stage")).rename(
+        {"strategy": "method", "stage": "reranker"}
+    )
+
+
+def _earlier_names(line: Mapping[str, object]) -> dict[str, object]:
+    """What ``method`` and ``reranker`` were called before: programs that read the JSON may know no other names."""
+    row = Row.of(line)
+    return {"strategy": row.method, "stage": row.stage}
 
 
 def _plain(value: object) -> object:
@@ -169,25 +186,29 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("stage", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("re-ranker", no_wrap=True)
     for metric in metrics:
         table.add_column(metric, no_wrap=True)
     cells = {
-        (row["strategy"], row["stage"], row["metric"]): row
+        (Row.of(row), row["metric"]): row
         for row in rows.filter(pl.col("metric").is_in(metrics)).iter_rows(named=True)
     }
     some_comparable = rows.get_column("comparable").any()
     best = {metric: _best(cells.values(), metric) for metric in metrics}
-    for strategy, stage in order_lines(rows, metrics[0]) if metrics else ():
-        line = [cells.get((strategy, stage, metric)) for metric in metrics]
-        star = "*" if some_comparable and any(row and not row["comparable"] for row in line) else ""
-        version = next((row["adapter_version"] for row in line if row and row["adapter_version"]), None)
-        style = _STAGE_STYLES.get(stage, "")
+    place = positions(rows_of(rows))
+    last = max(place.values(), default=0)
+    for row in order_lines(rows, metrics[0]) if metrics else ():
+        line = [cells.get((row, metric)) for metric in metrics]
+        star = "*" if some_comparable and any(cell and not cell["comparable"] for cell in line) else ""
+        version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
+        style = "bold green" if place[row] == last else "cyan"
         table.add_row(
-            Text(strategy + star),
-            Text(f"{stage} v{version}" if version and stage == "adapter" else stage, style=style),
-            *(_cell(row, best[metric]) for row, metric in zip(line, metrics, strict=True)),
+            Text(row.method + star, style="dim" if row.is_random else ""),
+            Text(f"{row.reranker} v{version}" if version else row.reranker, style=style)
+            if row.reranker
+            else Text("–", style="dim"),
+            *(_cell(cell, best[metric]) for cell, metric in zip(line, metrics, strict=True)),
         )
     return table
 

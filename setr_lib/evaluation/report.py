@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +25,14 @@ from setr_lib.evaluation.leaderboard import (
     coverage_words,
     headline_metrics,
     split_labels,
-    stage_position,
 )
+from setr_lib.evaluation.row import Row, positions, rows_of
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["PairedDifference", "ReportError", "ReportOptions", "write_report"]
-
-RankingKey = tuple[str, str]
-"""(strategy, stage) of a ranking, as in METRICS."""
+__all__ = ["PairedDifference", "ReportData", "ReportError", "ReportOptions", "write_report"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 _LISTED_PROBLEMS = 50
@@ -53,8 +50,8 @@ class ReportOptions:
     """How the data set is measured, in words; ``**`` around a word makes it bold (``Benchmark.protocol_text``)."""
     headline: tuple[str, ...] = ()
     """Metrics drawn as ladders (``Benchmark.headline_metrics``); the first ones of ``metrics`` by default."""
-    strategy: str | None = None
-    """The coarse strategy whose rankings the contact sheets show; by default the one that was re-ranked."""
+    method: str | None = None
+    """The method whose rankings the contact sheets show; by default one that was re-ranked."""
     contact_sheet_queries: int = 12
     """Queries in each group of cases."""
     top: int = 10
@@ -88,7 +85,7 @@ class TileView:
 class StripView:
     """One ranking of one query."""
 
-    stage: str
+    row: Row
     title: str
     tiles: list[TileView]
 
@@ -140,68 +137,73 @@ class _Pictures:
 
 @dataclass(slots=True)
 class _Stages:
-    """The rankings that contact sheets compare: one coarse strategy before and, where there is one, after stage 2."""
+    """The rankings that contact sheets compare: one method's before and, where there is one, after stage 2."""
 
-    strategy: str
+    method: str
     before: pl.DataFrame | None
     after: pl.DataFrame | None
-    before_stage: str
-    after_stage: str
+    after_row: Row | None
 
 
-def write_report(
-    out_dir: Path,
-    evaluation_set_key: str,
-    title: str,
-    queries: pl.DataFrame,
-    gallery: pl.DataFrame,
-    captions: pl.DataFrame | None,
-    compositions: pl.DataFrame | None,
-    rankings: Mapping[RankingKey, pl.DataFrame],
-    metrics: pl.DataFrame,
-    provenance: Mapping[str, str],
-    options: ReportOptions | None = None,
-    paired: Sequence[PairedDifference] = (),
-) -> Path:
-    """Write ``out_dir/index.html`` (replacing an older one whole) and return its path.
+@dataclass(frozen=True)
+class ReportData:
+    """What a report tells of: the tables of one evaluation set, with the schemas of ``setr_lib.tables``."""
 
-    ``queries``, ``gallery``, ``captions`` (of reference images), ``compositions``, ``metrics`` and each frame of
-    ``rankings`` have the schemas of ``setr_lib.tables``; ``rankings`` is keyed by (strategy, stage) with the stages of
-    METRICS. ``metrics`` in percent, ``coverage`` from 0 to 1; ``paired`` in percentage points. Where no query has
-    targets, ``metrics`` and ``paired`` are left out of the page whatever they hold.
+    key: str
+    """The evaluation set's key."""
+    title: str
+    queries: pl.DataFrame
+    gallery: pl.DataFrame
+    rankings: Mapping[Row, pl.DataFrame]
+    metrics: pl.DataFrame
+    """METRICS rows in percent, ``coverage`` from 0 to 1; left out of the page where no query has targets."""
+    captions: pl.DataFrame | None = None
+    """Captions of reference images."""
+    compositions: pl.DataFrame | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What made the numbers, in the order to be shown."""
+    paired: Sequence[PairedDifference] = ()
+    """In percentage points."""
 
-    Raises ``ReportError`` without queries or rankings, or for a strategy in ``options`` that has no ranking.
+
+def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None = None) -> Path:
+    """Write ``out_dir/index.html``, replacing an older one whole.
+
+    Args:
+        out_dir: The folder; made where it is not there.
+        data: What the report tells of.
+        options: What it shows.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ReportError: There are no queries or rankings, or ``options`` names a method that has no ranking.
     """
-    options = options or ReportOptions()
-    page = _page(
-        evaluation_set_key, title, conform(queries, QUERIES, "queries"), gallery, captions, compositions,
-        {key: conform(frame, RANKINGS, f"rankings of {key}") for key, frame in rankings.items()},
-        conform(metrics, METRICS, "metrics").with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None)), provenance, options, paired,
-    )  # fmt: skip
+    metrics = conform(data.metrics, METRICS, "metrics")
+    checked = replace(
+        data,
+        queries=conform(data.queries, QUERIES, "queries"),
+        rankings={
+            row: conform(frame, RANKINGS, f"rankings by {row.title}") for row, frame in data.rankings.items()
+        },
+        metrics=metrics.with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None)),
+    )
     path = out_dir / "index.html"
-    _write_atomically(path, _render(page))
+    _write_atomically(path, _render(_page(checked, options or ReportOptions())))
     return path
 
 
-def _page(
-    key: str,
-    title: str,
-    queries: pl.DataFrame,
-    gallery: pl.DataFrame,
-    captions: pl.DataFrame | None,
-    compositions: pl.DataFrame | None,
-    rankings: Mapping[RankingKey, pl.DataFrame],
-    metrics: pl.DataFrame,
-    provenance: Mapping[str, str],
-    options: ReportOptions,
-    paired: Sequence[PairedDifference],
-) -> dict[str, Any]:
+def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
+    key, title, queries, gallery = data.key, data.title, data.queries, data.gallery
+    captions, compositions, rankings = data.captions, data.compositions, data.rankings
+    metrics, provenance, paired = data.metrics, data.provenance, data.paired
     if queries.is_empty():
         raise ReportError(f"evaluation set {key!r} has no queries: there is nothing to report")
     hidden = not queries.get_column("target_ids").list.len().gt(0).any()
     if hidden:
         metrics, paired = metrics.clear(), ()
-    stages = _choose_stages(key, rankings, options.strategy)
+    stages = _choose_stages(key, rankings, options.method)
     pictures = _Pictures(dict(gallery.select("image_id", "path").iter_rows()), options.thumbnail)
     page: dict[str, Any] = {
         "key": key,
@@ -212,9 +214,10 @@ def _page(
         "images": gallery.height,
         "labels": split_labels(metrics)[0],
         "galleries": _distinct(metrics, "gallery"),
-        "strategy": stages.strategy,
+        "method": stages.method,
         "caption_proxy": options.caption_proxy,
-        "after_stage": _stage_name(stages.after_stage, metrics) if stages.after is not None else None,
+        "after_stage": None if stages.after_row is None else _reranker_name(stages.after_row, metrics),
+        "rungs": _rungs([*rankings, *rows_of(metrics)]),
         "top": options.top,
         "banner": _banner(gallery, metrics, options.notes),
         "compositions": _composition_counts(compositions, queries),
@@ -227,26 +230,23 @@ def _page(
     return page
 
 
-def _choose_stages(key: str, rankings: Mapping[RankingKey, pl.DataFrame], wanted: str | None) -> _Stages:
-    """The strategy to show and its first and last stage; a re-ranked strategy is preferred to a coarse-only one."""
-    stages: dict[str, list[str]] = {}
-    for strategy, stage in sorted(rankings, key=lambda ranking: stage_position(ranking[1])):
-        if stage != "random":
-            stages.setdefault(strategy, []).append(stage)
-    if not stages:
+def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str | None) -> _Stages:
+    """The method to show and its last re-ranker; a re-ranked method is preferred to one of stage 1 only."""
+    place = positions(rankings)
+    shown: dict[str, list[Row]] = {}
+    for row in sorted((row for row in rankings if not row.is_random), key=lambda row: place[row]):
+        shown.setdefault(row.method, []).append(row)
+    if not shown:
         raise ReportError(f"evaluation set {key!r} has no rankings yet: make the coarse rankings first")
-    strategy = wanted or max(
-        stages, key=lambda name: (len(stages[name]), list(rankings).count((name, "coarse")))
-    )
-    if strategy not in stages:
-        raise ReportError(f"there is no ranking by {strategy!r} in {key!r}: use one of {sorted(stages)}")
-    reranked = [stage for stage in stages[strategy] if stage != "coarse"]
+    method = wanted or max(shown, key=lambda name: (len(shown[name]), Row(name) in rankings))
+    if method not in shown:
+        raise ReportError(f"there is no ranking by {method!r} in {key!r}: use one of {sorted(shown)}")
+    reranked = [row for row in shown[method] if row.reranker]
     return _Stages(
-        strategy=strategy,
-        before=rankings.get((strategy, "coarse")),
-        after=rankings[strategy, reranked[-1]] if reranked else None,
-        before_stage="coarse",
-        after_stage=reranked[-1] if reranked else "",
+        method=method,
+        before=rankings.get(Row(method)),
+        after=rankings[reranked[-1]] if reranked else None,
+        after_row=reranked[-1] if reranked else None,
     )
 
 
@@ -265,43 +265,42 @@ def _scores(metrics: pl.DataFrame, stages: _Stages, options: ReportOptions) -> d
 
 
 def _card(metrics: pl.DataFrame, metric: str, stages: _Stages) -> dict[str, Any] | None:
-    """The shown strategy's value of one metric, last stage large, the way there small."""
+    """The shown method's value of one metric, the last re-ranker's large, the way there small."""
     values = {
-        stage: row
-        for row in metrics.filter(pl.col("metric") == metric).iter_rows(named=True)
-        if (stage := row["stage"]) == "random" or row["strategy"] == stages.strategy
-        if row["value"] is not None
+        row: {**line, "row": row}
+        for line in metrics.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
+        if (row := Row.of(line)).is_random or row.method == stages.method
     }
-    steps = sorted(values, key=stage_position)
-    last = values[steps[-1]] if steps else None
-    if last is None or last["stage"] == "random":
+    place = positions(rows_of(metrics))
+    steps = sorted(values, key=lambda row: place[row])
+    if not steps or steps[-1].is_random:
         return None
-    return {"metric": metric, "last": last, "steps": [values[stage] for stage in steps[:-1]]}
+    return {"metric": metric, "last": values[steps[-1]], "steps": [values[row] for row in steps[:-1]]}
 
 
-def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[RankingKey]) -> list[dict[str, Any]]:
+def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[Row]) -> list[dict[str, Any]]:
     """One table of the plain metrics, and one more for each metric that is broken down (``R@10/dress``)."""
     bases: dict[str, list[str]] = {"": []}
     for name in names:
         base, _, part = name.partition("/")
         bases.setdefault(base if part else "", []).append(name)
-    cells = {(row["strategy"], row["stage"], row["metric"]): row for row in metrics.iter_rows(named=True)}
+    cells = {(Row.of(line), line["metric"]): line for line in metrics.iter_rows(named=True)}
     return [_table(base, columns, cells, order) for base, columns in bases.items() if columns]
 
 
 def _table(
     base: str,
     columns: list[str],
-    cells: Mapping[tuple[str, str, str], dict[str, Any]],
-    order: Sequence[RankingKey],
+    cells: Mapping[tuple[Row, str], dict[str, Any]],
+    order: Sequence[Row],
 ) -> dict[str, Any]:
     best = {name: _outstanding(cells, name) for name in columns}
     lines = []
-    for strategy, stage in order:
-        line = [cells.get((strategy, stage, name)) for name in columns]
-        version = next((row["adapter_version"] for row in line if row and row["adapter_version"]), None)
+    for row in order:
+        line = [cells.get((row, name)) for name in columns]
+        version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
         if any(line):
-            lines.append({"strategy": strategy, "stage": stage, "version": version, "cells": line})
+            lines.append({"row": row, "version": version, "cells": line})
     return {
         "base": base,
         "columns": [name.partition("/")[2] or name for name in columns],
@@ -310,9 +309,10 @@ def _table(
     }
 
 
-def _outstanding(cells: Mapping[tuple[str, str, str], dict[str, Any]], metric: str) -> float | None:
+def _outstanding(cells: Mapping[tuple[Row, str], dict[str, Any]], metric: str) -> float | None:
     """The best value of ``metric``; None where all lines have the same, so that nothing stands out."""
-    values = {row["value"] for key, row in cells.items() if key[2] == metric and key[1] != "random"} - {None}
+    measured = (line["value"] for (row, name), line in cells.items() if name == metric and not row.is_random)
+    values = set(measured) - {None}
     return max(values) if len(values) > 1 else None
 
 
@@ -378,7 +378,7 @@ def _groups(
         ranks_before={} if hidden else _first_ranks(queries, stages.before),
         ranks_after={} if hidden else _first_ranks(queries, stages.after),
         stages=stages,
-        after_name=_stage_name(stages.after_stage, metrics),
+        after_name="" if stages.after_row is None else _reranker_name(stages.after_row, metrics),
         pictures=pictures,
         top=options.top,
         show_captions=options.caption_proxy,
@@ -442,11 +442,12 @@ class _CaseBuilder:
         before = self.before.get((query["query_id"], pool), [])
         after = self.after.get((query["query_id"], pool), [])
         earlier = {row["image_id"]: row["rank"] for row in before}
+        coarse = Row(self.stages.method)
         strips = [
-            StripView(stage, title, [self._tile(row, query, known) for row in rows[: self.top]])
-            for stage, title, rows, known in (
-                ("coarse", f"coarse · {self.stages.strategy}", before, None),
-                (self.stages.after_stage, self.after_name, after, earlier if before else None),
+            StripView(row, title, [self._tile(line, query, known) for line in lines[: self.top]])
+            for row, title, lines, known in (
+                (coarse, f"stage 1 · {coarse.method}", before, None),
+                (self.stages.after_row or coarse, self.after_name, after, earlier if before else None),
             )
         ]
         return [strip for strip in strips if strip.tiles]
@@ -539,9 +540,17 @@ def _composition_rows(compositions: pl.DataFrame | None, shown: pl.Series) -> di
     return {row["query_id"]: row for row in kept.iter_rows(named=True)}
 
 
-def _stage_name(stage: str, metrics: pl.DataFrame) -> str:
-    versions = _distinct(metrics.filter(pl.col("stage") == stage), "adapter_version")
-    return f"{stage} v{versions[0]}" if stage == "adapter" and len(versions) == 1 else stage
+def _reranker_name(row: Row, metrics: pl.DataFrame) -> str:
+    versions = _distinct(metrics.filter(reranker=row.reranker), "adapter_version")
+    return f"{row.reranker} v{versions[0]}" if len(versions) == 1 else row.reranker
+
+
+def _rungs(rows: Sequence[Row]) -> dict[Row, str]:
+    """The colour of each row, as a class of the style sheet: floor, stage 1, re-rankers, the last of these."""
+    place = positions(dict.fromkeys(rows))
+    last = max(place.values(), default=0)
+    names = {0: "s-random", 1: "s-coarse"}
+    return {row: names.get(at, "s-adapter" if at == last else "s-base") for row, at in place.items()}
 
 
 def _distinct(metrics: pl.DataFrame, column: str) -> list[str]:
@@ -567,6 +576,7 @@ def _render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["bold"] = _bold
+    environment.filters["rung"] = lambda row: page["rungs"].get(row, "s-coarse")
     return environment.get_template("report.html.jinja").render(page)
 
 

@@ -11,6 +11,7 @@ from setr_lib.datasets import coverage
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
 from setr_lib.evaluation.intervals import Interval, bootstrap_intervals
 from setr_lib.evaluation.metrics import Evaluation, evaluate, summarise
+from setr_lib.evaluation.row import RANDOM, Row
 from setr_lib.settings import EvaluationSettings
 from setr_lib.tables import METRICS, conform
 
@@ -87,8 +88,7 @@ def metric_rows(
     rankings: pl.DataFrame,
     gallery: pl.DataFrame | None = None,
     *,
-    strategy: str,
-    stage: str,
+    row: Row,
     settings: EvaluationSettings | None = None,
     adapter_version: str | None = None,
     label: str = "",
@@ -98,8 +98,7 @@ def metric_rows(
     """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden split.
 
     ``queries``: those that were ranked (fewer than the set's make the rows not comparable); ``gallery``: the inspected
-    one (``tables.GALLERY``), for coverage and checks; ``stage``: ``coarse``, ``base judge``, ``adapter`` or
-    ``external``; ``label``: what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and
+    one (``tables.GALLERY``), for coverage and checks; ``row``: who ranked and re-ranked; ``label``: what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and
     notes are added to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
     ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
     """
@@ -109,8 +108,8 @@ def metric_rows(
     if found.unranked:
         reasons.append(f"{found.unranked:,} queries without a ranking count as misses")
     constants: dict[str, str | float | bool | None] = {
-        "strategy": strategy,
-        "stage": stage,
+        "method": row.method,
+        "reranker": row.reranker,
         "coverage": gallery_coverage(gallery),
         "comparable": not reasons,
         "label": "; ".join(part for part in (label, *reasons) if part),
@@ -128,7 +127,7 @@ def floor_rows(
     settings: EvaluationSettings | None = None,
     caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """The random ranker's rows: strategy and stage ``random``, the closed-form mean; none on a hidden split.
+    """The random ranker's rows: those of ``RANDOM``, the closed-form mean; none on a hidden split.
 
     Their interval is where 95 % of random rankers land on these queries, not a bootstrap: the mean is exact.
     """
@@ -137,8 +136,8 @@ def floor_rows(
     intervals = random_intervals(evaluation_set.benchmark, queries, gallery, seed=options.seed)
     reasons = [*caveats, *why_not_comparable(evaluation_set, queries, gallery)]
     constants: dict[str, str | float | bool | None] = {
-        "strategy": "random",
-        "stage": "random",
+        "method": RANDOM.method,
+        "reranker": RANDOM.reranker,
         "coverage": gallery_coverage(gallery),
         "comparable": not reasons,
         "label": "; ".join(("chance, in closed form", *reasons)),

@@ -40,6 +40,7 @@ from setr_lib.datasets import (
 from setr_lib.evaluation.floor import random_floor, random_intervals, random_rankings
 from setr_lib.evaluation.leaderboard import leaderboard_table
 from setr_lib.evaluation.metrics import evaluate
+from setr_lib.evaluation.row import Row
 from setr_lib.evaluation.submissions import SubmissionError, write_submission
 from setr_lib.evaluation.summary import floor_rows, metric_rows
 from setr_lib.settings import Settings, load_settings
@@ -118,7 +119,7 @@ def test_it_is_measured_and_stands_on_the_leaderboard(garden: Settings) -> None:
     rankings = random_rankings(queries, gallery, k=12)
     rows = pl.concat(
         [
-            metric_rows(each, queries, rankings, gallery, strategy="image", stage="coarse"),
+            metric_rows(each, queries, rankings, gallery, row=Row("mine")),
             floor_rows(each, queries, gallery),
         ]
     )

@@ -116,8 +116,8 @@ def make_sample(folder: Path, before: list[int], after: list[int]) -> Sample:
 
 
 def metric_row(
-    strategy: str,
-    stage: str,
+    method: str,
+    reranker: str,
     metric: str,
     value: float | None,
     *,
@@ -128,12 +128,12 @@ def metric_row(
     coverage: float = 1.0,
 ) -> pl.DataFrame:
     low, high = interval or (None, None)
-    version = "3" if stage == "adapter" else None
+    version = "3" if reranker == "adapter" else None
     row = (
         dataset,
         split,
-        strategy,
-        stage,
+        method,
+        reranker,
         metric,
         value,
         low,
@@ -148,23 +148,23 @@ def metric_row(
 
 
 def metric_rows(*, comparable: bool = True, coverage: float = 1.0) -> pl.DataFrame:
-    """R@1, R@10 and R_subset@1 of a floor, two strategies and two judges; every value is unlike any other number."""
+    """R@1, R@10 and R_subset@1 of a floor, two methods and two re-rankers; every value is unlike any other number."""
     lines = (
-        ("random", "random", 0.04, 0.44, 20.12),
-        ("sum", "coarse", 12.31, 33.32, 31.33),
-        ("intersection", "coarse", 23.41, 51.42, 41.43),
+        ("random", "", 0.04, 0.44, 20.12),
+        ("sum", "", 12.31, 33.32, 31.33),
+        ("intersection", "", 23.41, 51.42, 41.43),
         ("intersection", "base judge", 27.51, 57.52, 47.53),
         ("intersection", "adapter", 61.62, 81.63, 71.64),
     )
     names = ("R@1", "R@10", "R_subset@1")
     rows = []
-    for strategy, stage, *values in lines:
+    for method, reranker, *values in lines:
         for metric, value in zip(names, values, strict=True):
-            interval = None if stage == "random" else (value - 3.17, value + 4.19)
+            interval = None if method == "random" else (value - 3.17, value + 4.19)
             rows.append(
                 metric_row(
-                    strategy,
-                    stage,
+                    method,
+                    reranker,
                     metric,
                     value,
                     interval=interval,

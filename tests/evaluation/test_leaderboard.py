@@ -21,6 +21,7 @@ from setr_lib.evaluation.leaderboard import (
     order_lines,
     split_labels,
 )
+from setr_lib.evaluation.row import RANDOM, Row, positions, rows_of
 from setr_lib.tables import METRICS
 from tests.evaluation.report_data import metric_row, metric_rows
 
@@ -43,8 +44,8 @@ def render(frame: pl.DataFrame, width: int = 80, headlines: dict[str, tuple[str,
 
 def test_collect_takes_the_latest_of_each_set_whole(tmp_path: Path) -> None:
     old = write(metric_rows(), tmp_path / "b-old.parquet", 100)
-    new = write(metric_row("sum", "coarse", "R@1", 99.0), tmp_path / "a-new.parquet", 200)
-    circo = write(metric_row("sum", "coarse", "mAP@5", 7.0, dataset="circo"), tmp_path / "c.parquet", 50)
+    new = write(metric_row("sum", "", "R@1", 99.0), tmp_path / "a-new.parquet", 200)
+    circo = write(metric_row("sum", "", "mAP@5", 7.0, dataset="circo"), tmp_path / "c.parquet", 50)
     for paths in ([old, new, circo], [circo, new, old], [tmp_path]):
         frame = collect(paths)
         assert frame.schema == METRICS
@@ -52,8 +53,8 @@ def test_collect_takes_the_latest_of_each_set_whole(tmp_path: Path) -> None:
 
 
 def test_splits_of_a_data_set_stand_side_by_side(tmp_path: Path) -> None:
-    one = write(metric_row("sum", "coarse", "R@1", 1.0, split="val"), tmp_path / "a.parquet", 1)
-    two = write(metric_row("sum", "coarse", "R@1", 2.0, split="train"), tmp_path / "b.parquet", 2)
+    one = write(metric_row("sum", "", "R@1", 1.0, split="val"), tmp_path / "a.parquet", 1)
+    two = write(metric_row("sum", "", "R@1", 2.0, split="train"), tmp_path / "b.parquet", 2)
     assert sorted(collect([one, two])["split"]) == ["train", "val"]
 
 
@@ -75,15 +76,22 @@ def test_a_file_that_is_no_table_of_metrics_is_named(tmp_path: Path) -> None:
 
 
 def test_json_has_one_object_per_row_with_all_keys() -> None:
-    frame = pl.concat([metric_rows(), metric_row("é", "coarse", "R@1", float("nan"))])
+    frame = pl.concat([metric_rows(), metric_row("é", "", "R@1", float("nan"))])
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     rows = json.loads(as_json(frame), parse_constant=refuse)
     assert len(rows) == frame.height
-    assert all(list(row) == list(METRICS) for row in rows)
-    assert rows[-1]["strategy"] == "é" and rows[-1]["value"] is None and rows[-1]["adapter_version"] is None
+    earlier = ["strategy", "stage"]
+    assert all(list(row) == [*METRICS, *earlier] for row in rows)
+    assert [rows[0][name] for name in earlier] == ["random", "random"]
+    assert {row["stage"] for row in rows} == {"random", "coarse", "base judge", "adapter"}
+    assert (
+        rows[-1]["method"] == rows[-1]["strategy"] == "é"
+        and rows[-1]["value"] is None
+        and rows[-1]["adapter_version"] is None
+    )
     assert rows[0]["comparable"] is True and rows[0]["n_queries"] == 200
 
 
@@ -112,14 +120,14 @@ def test_the_table_shows_the_headlines_of_its_data_set() -> None:
 
 def test_lines_run_from_the_best_to_the_floor() -> None:
     lines = order_lines(metric_rows(), "R@1")
-    assert lines[0] == ("intersection", "adapter")
-    assert lines[-1] == ("random", "random")
-    beaten = pl.concat([metric_rows(), metric_row("bad", "coarse", "R@1", 0.0)])
-    assert order_lines(beaten, "R@1")[-1] == ("random", "random")
+    assert lines[0] == Row("intersection", "adapter")
+    assert lines[-1] == RANDOM
+    beaten = pl.concat([metric_rows(), metric_row("bad", "", "R@1", 0.0)])
+    assert order_lines(beaten, "R@1")[-1] == RANDOM
 
 
-def test_the_table_has_one_line_per_strategy_and_stage_in_80_columns() -> None:
-    wide = metric_rows().with_columns(strategy=pl.col("strategy").replace("sum", "intersection_anchor"))
+def test_the_table_has_one_line_per_row_in_80_columns() -> None:
+    wide = metric_rows().with_columns(method=pl.col("method").replace("sum", "intersection_anchor"))
     text = render(wide.with_columns(value=pl.lit(100.0), ci_low=pl.lit(99.96), ci_high=pl.lit(100.0)))
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     lines = render(metric_rows()).splitlines()
@@ -132,7 +140,7 @@ def test_the_table_has_one_line_per_strategy_and_stage_in_80_columns() -> None:
 def test_what_is_not_comparable_says_so_and_why() -> None:
     reasons = "200 queries (official: 4,181); gallery of 600 images (official: 2,297)"
     frame = metric_rows(comparable=False, coverage=0.98).with_columns(
-        label=pl.when(stage="random")
+        label=pl.when(method="random")
         .then(pl.lit("chance; " + reasons))
         .otherwise(pl.lit("zero-shot; " + reasons))
     )
@@ -141,7 +149,7 @@ def test_what_is_not_comparable_says_so_and_why() -> None:
     text = render(frame)
     assert text.splitlines()[0].rstrip().endswith("original · zero-shot · 98.0 % of images *")
     assert "* not comparable with published numbers: 200 queries" in text
-    mixed = pl.concat([metric_rows(), metric_row("own", "coarse", "R@1", 5.0, comparable=False)])
+    mixed = pl.concat([metric_rows(), metric_row("own", "", "R@1", 5.0, comparable=False)])
     assert "own*" in render(mixed) and "sum*" not in render(mixed)
 
 
@@ -149,3 +157,18 @@ def test_an_incomplete_gallery_never_reads_as_a_whole_one() -> None:
     words = [coverage_words(share) for share in (0.0, 77 / 78, 0.98, 123_402 / 123_403, 1.0)]
     assert words == ["0.0 %", "98.7 %", "98.0 %", "99.9 %", "100.0 %"]
     assert "99.9 % of images *" in render(metric_rows(comparable=False, coverage=123_402 / 123_403))
+
+
+def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    old = metric_rows().rename({"method": "strategy", "reranker": "stage"})
+    stage = pl.when(pl.col("strategy") == "random").then(pl.lit("random"))
+    stage = stage.when(pl.col("stage") == "").then(pl.lit("coarse")).otherwise("stage")
+    path = write(old.with_columns(stage.alias("stage")), tmp_path / "old.parquet", 1)
+    assert collect([path]).equals(metric_rows())
+
+
+def test_rows_stand_in_the_order_of_their_rerankers() -> None:
+    place = positions(rows_of(metric_rows()))
+    assert [place[row] for row in (RANDOM, Row("sum"), Row("intersection", "base judge"))] == [0, 1, 2]
+    assert place[Row("intersection", "adapter")] == 3
+    assert Row("intersection", "adapter").title == "intersection · adapter" and Row("sum").title == "sum"

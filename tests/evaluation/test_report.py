@@ -17,7 +17,8 @@ from PIL import Image
 from setr_lib.benchmarks import benchmark_of
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order, nice_ticks
-from setr_lib.evaluation.report import ReportError, ReportOptions, write_report
+from setr_lib.evaluation.report import ReportData, ReportError, ReportOptions, write_report
+from setr_lib.evaluation.row import RANDOM, Row
 from setr_lib.tables import QUERIES, RANKINGS
 from tests.evaluation.report_data import Sample, image_id, make_sample, metric_row, metric_rows, ranking
 
@@ -70,20 +71,22 @@ def write(
     arguments: dict = {
         "captions": sample.captions,
         "compositions": sample.compositions,
-        "rankings": {("intersection", "coarse"): sample.before, ("intersection", "adapter"): sample.after},
+        "rankings": {Row("intersection"): sample.before, Row("intersection", "adapter"): sample.after},
         "provenance": PROVENANCE,
         "paired": (PairedDifference("intersection", "sum", "R@10", 18.31, 9.32, 26.53),),
         **changes,
     }
     path = write_report(
         out,
-        "cirr-val",
-        "CIRR val",
-        sample.queries if queries is None else queries,
-        sample.gallery if gallery is None else gallery,
-        metrics=metric_rows() if metrics is None else metrics,
-        options=options,
-        **arguments,
+        ReportData(
+            "cirr-val",
+            "CIRR val",
+            queries=sample.queries if queries is None else queries,
+            gallery=sample.gallery if gallery is None else gallery,
+            metrics=metric_rows() if metrics is None else metrics,
+            **arguments,
+        ),
+        options,
     )
     assert path == out / "index.html"
     assert [file.name for file in out.iterdir()] == ["index.html"]
@@ -177,7 +180,7 @@ def test_hostile_text_stays_text(sample: Sample, tmp_path: Path) -> None:
         tmp_path,
         provenance={attack: attack},
         options=ReportOptions(notes=(attack,)),
-        metrics=metric_rows().with_columns(strategy=hostile, label=hostile),
+        metrics=metric_rows().with_columns(method=hostile, label=hostile),
         paired=(PairedDifference(attack, attack, attack, 1.0, 0.5, 2.0),),
     )
     page = Page(html)
@@ -217,7 +220,7 @@ def test_a_metric_by_category_gets_a_table_of_its_own(sample: Sample, tmp_path: 
     names = ("R@10", "R@10/dress", "R@10/shirt")
     metrics = pl.concat(metric_row("sum", "coarse", name, 30.0 + index) for index, name in enumerate(names))
     text = Page(write(sample, tmp_path, metrics=metrics)).text
-    assert "R@10 by category strategy · stage dress shirt" in text
+    assert "R@10 by category method · re-ranker dress shirt" in text
 
 
 def test_the_banner_counts_and_names_unusable_images(sample: Sample, tmp_path: Path) -> None:
@@ -244,7 +247,7 @@ def test_the_banner_counts_and_names_unusable_images(sample: Sample, tmp_path: P
 
 def test_the_banner_gives_the_reasons_that_labels_carry(sample: Sample, tmp_path: Path) -> None:
     metrics = metric_rows(comparable=False).with_columns(
-        label=pl.when(stage="random")
+        label=pl.when(method="random")
         .then(pl.lit("chance; 6 queries"))
         .otherwise(pl.lit("zero-shot; 6 queries"))
     )
@@ -269,7 +272,7 @@ def test_a_fallback_composition_is_said(sample: Sample, tmp_path: Path) -> None:
 
 
 def test_coarse_rankings_alone_make_a_page(sample: Sample, tmp_path: Path) -> None:
-    rankings = {("sum", "coarse"): sample.before}
+    rankings = {Row("sum"): sample.before}
     page = Page(
         write(
             sample,
@@ -299,7 +302,7 @@ def test_errors_say_what_to_do(sample: Sample, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="coarse rankings first"):
         write(sample, tmp_path, rankings={})
     with pytest.raises(ReportError, match=r"'union'.*\['intersection'\]"):
-        write(sample, tmp_path, options=ReportOptions(strategy="union"))
+        write(sample, tmp_path, options=ReportOptions(method="union"))
     assert not list(tmp_path.iterdir())
 
 
@@ -331,12 +334,12 @@ def make_queries(targets: list[list[str]]) -> pl.DataFrame:
 def test_ladder_rises_from_the_floor_and_stays_on_its_axis() -> None:
     metrics = metric_rows()
     ladder = build_ladder(metrics, "R@10", ladder_order(metrics, "R@10"))
-    assert [(bar.strategy, bar.stage) for bar in ladder.bars] == [
-        ("random", "random"),
-        ("sum", "coarse"),
-        ("intersection", "coarse"),
-        ("intersection", "base judge"),
-        ("intersection", "adapter"),
+    assert [bar.row for bar in ladder.bars] == [
+        RANDOM,
+        Row("sum"),
+        Row("intersection"),
+        Row("intersection", "base judge"),
+        Row("intersection", "adapter"),
     ]
     assert ladder.floor_value == 0.44
     for bar in ladder.bars:

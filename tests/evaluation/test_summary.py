@@ -15,6 +15,7 @@ from setr_lib.benchmarks.circo import CIRCO
 from setr_lib.evaluation import leaderboard
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.metrics import evaluate
+from setr_lib.evaluation.row import EXTERNAL, Row
 from setr_lib.evaluation.summary import floor_rows, gallery_coverage, metric_rows, why_not_comparable
 from setr_lib.settings import EvaluationSettings
 from setr_lib.tables import METRICS
@@ -45,8 +46,7 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
         queries,
         rankings,
         gallery,
-        strategy="intersection",
-        stage="adapter",
+        row=Row("intersection", "adapter"),
         settings=options,
         adapter_version="3",
         label="zero-shot",
@@ -58,8 +58,8 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
     assert (rows["ci_low"] <= rows["value"]).all()
     assert (rows["value"] <= rows["ci_high"]).all()
     first = rows.row(0, named=True)
-    assert (first["dataset"], first["split"], first["strategy"]) == ("circo", "val", "intersection")
-    assert (first["stage"], first["adapter_version"], first["n_queries"]) == ("adapter", "3", 40)
+    assert (first["dataset"], first["split"], first["method"]) == ("circo", "val", "intersection")
+    assert (first["reranker"], first["adapter_version"], first["n_queries"]) == ("adapter", "3", 40)
     assert (first["coverage"], first["comparable"]) == (1.0, False)
     assert first["label"].startswith("zero-shot; 40 queries (official: 220); gallery of 80 images")
 
@@ -67,7 +67,7 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
 def test_floor_rows_stand_beside_them(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     rows = floor_rows(set_of("circo"), *circo)
     assert rows.schema == METRICS
-    assert set(rows["stage"]) == set(rows["strategy"]) == {"random"}
+    assert (set(rows["method"]), set(rows["reranker"])) == ({"random"}, {""})
     recall = rows.row(by_predicate=pl.col("metric") == "R@10", named=True)
     assert recall["value"] == pytest.approx(100 * 10 / 80)
     assert recall["ci_low"] < recall["value"] < recall["ci_high"]
@@ -81,9 +81,7 @@ def test_missing_images_lower_coverage_and_comparability(
     assert gallery_coverage(partial) == pytest.approx(78 / 80)
     reasons = why_not_comparable(set_of("circo"), queries, partial)
     assert "2 of 80 gallery images missing or broken" in reasons
-    rows = metric_rows(
-        set_of("circo"), queries, random_rankings(queries, partial), partial, strategy="s", stage="coarse"
-    )
+    rows = metric_rows(set_of("circo"), queries, random_rankings(queries, partial), partial, row=Row("s"))
     assert rows["coverage"].unique().to_list() == [pytest.approx(78 / 80)]
 
 
@@ -99,10 +97,8 @@ def test_an_incomplete_gallery_alone_marks_every_row(
         rankings = random_rankings(queries, gallery)
         options = EvaluationSettings(bootstrap_samples=100)
         measured = [
-            metric_rows(
-                set_of("circo"), queries, rankings, gallery, strategy="s", stage=stage, settings=options
-            )
-            for stage in ("coarse", "base judge", "adapter", "external")
+            metric_rows(set_of("circo"), queries, rankings, gallery, row=row, settings=options)
+            for row in (Row("s"), Row("s", "base judge"), Row("s", "adapter"), EXTERNAL)
         ]
         return pl.concat([*measured, floor_rows(set_of("circo"), queries, gallery, settings=options)])
 
@@ -133,7 +129,7 @@ def test_only_the_official_set_is_comparable(queries_of: Make, gallery_of: Make)
 def test_unranked_queries_are_noted(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     queries, gallery = circo
     rankings = random_rankings(queries, gallery).filter(pl.col("query_id") != "7")
-    rows = metric_rows(set_of("circo"), queries, rankings, gallery, strategy="s", stage="coarse")
+    rows = metric_rows(set_of("circo"), queries, rankings, gallery, row=Row("s"))
     assert rows["label"].str.contains("1 queries without a ranking count as misses").all()
 
 
@@ -141,7 +137,7 @@ def test_a_hidden_split_has_no_rows(circo: tuple[pl.DataFrame, pl.DataFrame]) ->
     queries, gallery = circo
     hidden = queries.with_columns(pl.lit([], dtype=pl.List(pl.String)).alias("target_ids"))
     rankings = random_rankings(hidden, gallery)
-    rows = metric_rows(set_of("circo", "test"), hidden, rankings, gallery, strategy="s", stage="coarse")
+    rows = metric_rows(set_of("circo", "test"), hidden, rankings, gallery, row=Row("s"))
     assert rows.is_empty()
     assert rows.schema == METRICS
     assert floor_rows(set_of("circo", "test"), hidden, gallery).is_empty()
