@@ -9,7 +9,10 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
+from setr_assets.code_versions import needs, when
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter
+from setr_lib.records import CoarseRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -20,29 +23,42 @@ if TYPE_CHECKING:
 
 @evaluation_asset(
     group="coarse_retrieval",
-    code_version="1",
+    number="1",
+    reads=(
+        "model:encoder",
+        "coarse.strategies",
+        "coarse.caption_strategies",
+        "coarse.top_k",
+        when(
+            lambda settings: any(needs(each, "anchor_share") for each in settings.coarse.strategies),
+            "coarse.anchor_share",
+        ),
+    ),
     kinds={"polars", "numpy"},
     deps=["queries", "gallery_images", "gallery_embeddings", "reference_captions", "query_compositions"],
 )
-def coarse_rankings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
     over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
     gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
     from setr_lib.coarse.strategies import ranks_captions
 
+    results = PartitionResults()
     for key in context.partition_keys:
         strategies = setr.coarse_strategies(key)
         by_vectors = [each for each in strategies if not ranks_captions(each)]
         by_captions = [each for each in strategies if ranks_captions(each)]
         shown: dict[str, pl.DataFrame] = {}
+        records: dict[str, CoarseRecord] = {}
         facts: dict[str, Any] = {}
         if by_vectors:
-            facts |= _rank_by_vectors(context, setr, key, by_vectors, shown)
+            facts |= _rank_by_vectors(context, setr, key, by_vectors, shown, records)
         if by_captions:
-            facts |= _rank_by_captions(context, setr, key, by_captions, shown)
-        context.add_asset_metadata(
+            facts |= _rank_by_captions(context, setr, key, by_captions, shown, records)
+        parts = [part for name in sorted(shown) for part in (name, shown[name], records[name])]
+        results.add(
+            key,
+            content_digest(*parts),
             {
                 "dagster/partition_row_count": sum(each.height for each in shown.values()),
                 "strategies": ", ".join(shown),
@@ -50,9 +66,8 @@ def coarse_rankings(
                 "R@10": previews.table(["strategy", "a target in the first 10, %"], _hits(setr, key, shown)),
                 **facts,
             },
-            partition_key=key,
         )
-    return dg.MaterializeResult()
+    return results
 
 
 def _rank_by_vectors(
@@ -61,8 +76,10 @@ def _rank_by_vectors(
     key: str,
     strategies: Sequence[Strategy],
     shown: dict[str, pl.DataFrame],
+    records: dict[str, CoarseRecord],
 ) -> dict[str, Any]:
-    """Rank and store; what the materialisation says of it. ``shown`` gets the rankings by strategy."""
+    """Rank and store; what the materialisation says of it. ``shown`` and ``records`` get the rankings and what made
+    them, by strategy."""
     from setr_lib.coarse.ranking import rank, removes_reference
 
     options, kind = setr.settings.coarse, _kind(setr, key)
@@ -80,14 +97,15 @@ def _rank_by_vectors(
             anchor_share=options.anchor_share,
             progress=reporter(context, key),
         )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        stated = {**source.stated(), "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
         if strategy.name == "intersection_anchor":
-            note["anchor_share"] = options.anchor_share
-        _store(setr, key, strategy.name, shown[strategy.name], note)
+            stated["anchor_share"] = options.anchor_share
+        records[strategy.name] = CoarseRecord(**stated)
+        _store(setr, key, strategy.name, shown[strategy.name], records[strategy.name])
     return {
         "queries without a reference vector": len(encoded.missing_references),
         "texts cut at the encoder's context": encoded.encode.truncated,
-        **{name: str(value) for name, value in source.items()},
+        **{name: str(value) for name, value in source.stated().items()},
     }
 
 
@@ -97,6 +115,7 @@ def _rank_by_captions(
     key: str,
     strategies: Sequence[Strategy],
     shown: dict[str, pl.DataFrame],
+    records: dict[str, CoarseRecord],
 ) -> dict[str, Any]:
     """As :func:`_rank_by_vectors`, over the captions: every image is ranked, those without a caption last."""
     from setr_lib.coarse.ranking import rank, removes_reference
@@ -116,9 +135,11 @@ def _rank_by_captions(
             progress=reporter(context, key),
             captions=captions,
         )
-        note = {**source, "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
-        _store(setr, key, strategy.name, shown[strategy.name], note)
-    return {name: str(value) for name, value in source.items()}
+        records[strategy.name] = CoarseRecord(
+            **{**source.stated(), "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        )
+        _store(setr, key, strategy.name, shown[strategy.name], records[strategy.name])
+    return {name: str(value) for name, value in source.stated().items()}
 
 
 def _kind(setr: Workbench, key: str) -> str:
@@ -133,10 +154,10 @@ def _gallery(setr: Workbench, key: str) -> pl.DataFrame:
     return setr.read_table("gallery_images", GALLERY, key)
 
 
-def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, note: dict[str, Any]) -> None:
+def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, record: CoarseRecord) -> None:
     from setr_lib.tables import RANKINGS
 
-    setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=note)
+    setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=record)
 
 
 def _hits(setr: Workbench, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:

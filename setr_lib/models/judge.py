@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setr_lib.errors import SetrError
-from setr_lib.hashing import digest_strings, fingerprint_file
+from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import is_out_of_memory, pick_device, run_in_batches
 from setr_lib.progress import Progress, silent
 
@@ -747,14 +747,10 @@ def model_identity(name: str, config: Any, dtype: str) -> str:
     return f"{name}@{commit[:12]}/{dtype}"
 
 
-_ABOUT_THE_MODEL = frozenset({"scores.json"})
-"""Files beside a model that say something of it and are no part of it: correcting a card makes no other model."""
-
-
 def folder_digest(folder: Path) -> str:
     """12 hexadecimal digits of a model folder's or adapter folder's weights, configuration and tokenizer."""
     kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-    parts = (path for path in folder.iterdir() if path.suffix in kinds and path.name not in _ABOUT_THE_MODEL)
+    parts = (path for path in folder.iterdir() if path.suffix in kinds and path.name not in ABOUT_A_MODEL)
     files = sorted(path for path in parts if path.is_file())
     if not files:
         raise JudgeError(f"{folder}: no model files there")
