@@ -24,7 +24,7 @@ from setr_lib.tables import TRAINING_IMAGES
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from setr_lib.reranking.training import AdapterResult
+    from setr_lib.reranking.training_result import AdapterResult
 
 DEPTHS = (10, 20, 50, 100)
 SHARES = (0.25, 0.5)
@@ -116,19 +116,19 @@ class Laboratory:
     def trained(self, variant: Variant) -> AdapterResult:
         """The adapter of ``variant``; a finished one, the pipeline's own included, is not trained again."""
         from setr_lib.reranking.held_out import pictures_of
-        from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+        from setr_lib.reranking.training import train_adapter, training_run_digest
+        from setr_lib.reranking.training_result import load_result
 
         bench, pairs = self.bench, self.pairs(variant)
+        base = bench.reranker()
         options = bench.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
-        run = training_run_digest(bench.judge(), bench.prompts(), pairs, options)
+        run = training_run_digest(base, pairs, options)
         made = load_result(bench.settings.checkpoint_root / run[:16], run)
         if made is not None:
             return made
         folder = bench.settings.storage_root / "ablations" / run[:16]
         pictures = pictures_of(self._training[0])
-        return train_adapter(
-            bench.judge(), bench.prompts(), pairs, pictures, options, folder, progress=self.progress
-        )
+        return train_adapter(base, pairs, pictures, options, folder, progress=self.progress)
 
     def choice(self, judge: Judge) -> FusionChoice:
         """How the fusions do with ``judge`` on the rehearsal."""
@@ -139,8 +139,7 @@ class Laboratory:
             rehearsal.rankings,
             rehearsal.queries,
             rehearsal.gallery,
-            judge.model,
-            bench.prompts(),
+            judge.reranker,
             bench.cache(CACHE_KIND),
             k=bench.settings.reranking.top_k,
             progress=self.progress,
@@ -149,20 +148,23 @@ class Laboratory:
 
     def judge(self, variant: Variant) -> tuple[Judge, FusionChoice]:
         """The trained judge of ``variant`` with its best fusion, unless the settings name one."""
-        model = self.bench.fresh_judge(self.trained(variant).folder)
+        from setr_lib.reranking.yes_no_judge import YesNoJudge
+
+        adapter, template = self.trained(variant).folder, self.bench.reranker().template
+        reranker = YesNoJudge(self.bench.fresh_judge(adapter), template)
         options = self.bench.settings.reranking
-        choice = self.choice(Judge(model, "judge", 1.0))
+        choice = self.choice(Judge(reranker, "judge", 1.0))
         if options.fusion != "auto":
-            return Judge(model, options.fusion, options.judge_weight), choice
-        return Judge(model, choice.fusion, choice.weight), choice
+            return Judge(reranker, options.fusion, options.judge_weight), choice
+        return Judge(reranker, choice.fusion, choice.weight), choice
 
     def base_judges(self) -> Iterator[tuple[str, Judge]]:
         """The base judge with every fusion: it must not owe its distance from the adapter to the one that was chosen."""
-        model = self.bench.judge()
-        yield "base judge, " + fusion_label("judge", 1.0), Judge(model, "judge", 1.0)
+        base = self.bench.reranker()
+        yield "base judge, " + fusion_label("judge", 1.0), Judge(base, "judge", 1.0)
         for weight in BASE_WEIGHTS:
-            yield "base judge, " + fusion_label("cosine_judge", weight), Judge(model, "cosine_judge", weight)
-        yield "base judge, " + fusion_label("reciprocal_rank", 1.0), Judge(model, "reciprocal_rank", 1.0)
+            yield "base judge, " + fusion_label("cosine_judge", weight), Judge(base, "cosine_judge", weight)
+        yield "base judge, " + fusion_label("reciprocal_rank", 1.0), Judge(base, "reciprocal_rank", 1.0)
 
     def measured(self, judge: Judge, k: int | None = None) -> dict[str, pl.DataFrame]:
         """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as configured."""
@@ -274,7 +276,7 @@ def fusion_label(fusion: str, weight: float) -> str:
 def fusions(judge: Judge, choice: FusionChoice) -> Iterator[tuple[str, Judge]]:
     """Each fusion with the same judge; w is the rehearsal's choice, or where that is another fusion its best."""
     cosine = choice.trials.filter(fusion="cosine_judge").sort("mean_reciprocal_rank", descending=True)
-    yield fusion_label("judge", 1.0), Judge(judge.model, "judge", 1.0)
+    yield fusion_label("judge", 1.0), Judge(judge.reranker, "judge", 1.0)
     weight = choice.weight if choice.fusion == "cosine_judge" else float(cosine["weight"][0])
-    yield fusion_label("cosine_judge", weight), Judge(judge.model, "cosine_judge", weight)
-    yield fusion_label("reciprocal_rank", 1.0), Judge(judge.model, "reciprocal_rank", 1.0)
+    yield fusion_label("cosine_judge", weight), Judge(judge.reranker, "cosine_judge", weight)
+    yield fusion_label("reciprocal_rank", 1.0), Judge(judge.reranker, "reciprocal_rank", 1.0)

@@ -26,19 +26,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from setr_lib.coarse.caption_strategies import CaptionStrategy, Reading
-from setr_lib.coarse.inputs import CaptionSearch, plain_queries
-from setr_lib.coarse.ranking import rank
-from setr_lib.coarse.strategies import get_strategy
-from setr_lib.composing.lexical import words_of
+from setr_lib.benchmarks.cirr import captions_file
 from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions, load_queries
-from setr_lib.datasets.cirr import captions_file
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import paired_differences
 from setr_lib.evaluation.metrics import evaluate
 from setr_lib.gallery.captions import CaptionStore
 from setr_lib.gallery.store import GalleryStore
+from setr_lib.methods.captions import CaptionMethod, Reading
+from setr_lib.methods.inputs import CaptionSearch, GalleryIndex, plain_queries
+from setr_lib.methods.method import get_method
+from setr_lib.methods.ranking import rank
 from setr_lib.settings import Settings, load_settings
+from setr_lib.texts.lexical import words_of
 
 KEY = "cirr-val"
 METRICS = ("R@1", "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "R_subset@3")
@@ -107,20 +107,12 @@ def _is_development(image_set: int) -> bool:
     return int(hashlib.sha256(str(image_set).encode()).hexdigest()[:8], 16) % 2 == 0
 
 
-def per_query(world: World, search: CaptionSearch, strategy: CaptionStrategy, half: str) -> pl.DataFrame:
+def per_query(world: World, search: CaptionSearch, strategy: CaptionMethod, half: str) -> pl.DataFrame:
     """Metric values by query, by the pipeline's own ranking and metrics."""
     queries, ids = world.half(half), world.gallery["image_id"].to_list()
     nothing = np.zeros((len(ids), 0), dtype=np.float32)
-    rankings = rank(
-        plain_queries(queries),
-        world.gallery,
-        ids,
-        nothing,
-        strategy,
-        50,
-        remove_reference=True,
-        captions=search,
-    )
+    index = GalleryIndex(ids, nothing, search)
+    rankings = rank(strategy, plain_queries(queries), world.gallery, index, 50, remove_reference=True)
     return evaluate("cirr", queries, rankings, world.gallery).per_query
 
 
@@ -144,8 +136,8 @@ def variants() -> Iterator[tuple[str, Reading]]:
 
 
 def _reading(name: str) -> Reading:
-    strategy = get_strategy(name)
-    assert isinstance(strategy, CaptionStrategy)
+    strategy = get_method(name)
+    assert isinstance(strategy, CaptionMethod)
     return strategy.reading
 
 
@@ -171,7 +163,7 @@ def choose(world: World, search: CaptionSearch, markdown: bool) -> str:
     for reference in (0.3, 0.4, 0.5, 0.6, 0.7):
         for background in (0.0, 0.3, 0.5, 1.0):
             reading = replace(_reading(INTERSECTION), reference=reference, background=background)
-            values = means(per_query(world, search, CaptionStrategy("tried", reading), "development"))
+            values = means(per_query(world, search, CaptionMethod("tried", reading), "development"))
             shown = [values[METRICS.index(metric)] for metric in COMPARED]
             rows.append((sum(shown), [f"{reference}", f"{background}", *(f"{value:.1f}" for value in shown)]))
     rows.sort(key=lambda row: -row[0])
@@ -190,7 +182,7 @@ def report(world: World, search: CaptionSearch, plain: CaptionSearch, markdown: 
         *((name, search, _reading(name)) for name in ("captions_text", UNION, INTERSECTION)),
     ]
     found = {
-        (name, half): per_query(world, engine, CaptionStrategy(name, reading), half)
+        (name, half): per_query(world, engine, CaptionMethod(name, reading), half)
         for name, engine, reading in rankers
         for half in HALVES
     }
@@ -203,7 +195,7 @@ def report(world: World, search: CaptionSearch, plain: CaptionSearch, markdown: 
         ["", "half", *COMPARED], rows, markdown
     )
     rows = [
-        [name, *_shown(per_query(world, search, CaptionStrategy(name, reading), half))]
+        [name, *_shown(per_query(world, search, CaptionMethod(name, reading), half))]
         for half in ("held out",)
         for name, reading in variants()
     ]

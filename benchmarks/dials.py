@@ -21,11 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.charts import Line, Panel, Point, draw
 from benchmarks.comparison import interval_of, value_of
-from benchmarks.material import COLUMNS, KEYS, STAGE_1, TITLES, Judge, column, configured_judge, from_files
+from benchmarks.material import (
+    COLUMNS,
+    KEYS,
+    STAGE_1,
+    STAGE_2,
+    TITLES,
+    Judge,
+    column,
+    configured_judge,
+    from_files,
+)
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.commands.env import apply
 from setr_lib.errors import SetrError
-from setr_lib.evaluation.protocols import HEADLINES
 from setr_lib.settings import Settings, StorageSettings, load_settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
@@ -84,7 +93,7 @@ STAGES = {
 
 ROWS = (
     ("stage 1", STAGE_1, ("sum", "union_text", "intersection")),
-    ("stage 2", HEADLINES, ("intersection", "base judge", "adapter")),
+    ("stage 2", STAGE_2, ("intersection", "base judge", "adapter")),
 )
 """The rows of a figure: each stage in the metric that it is about, with what it is to be better than."""
 
@@ -161,8 +170,8 @@ def _made_by(bench: Workbench, world: Settings, judges: Mapping[str, Judge]) -> 
         "miniature": json.loads(world.miniature.model_dump_json()),
         "encoder": bench.encoder().id,
         "composer": bench.judge().id,
-        "prompts": [prompts.hash(task, kind) for task in ("describe", "compose", "judge") for kind in TITLES],
-        "judges": {stage: [judge.model.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
+        "prompts": [prompts.hash(task, kind) for task in ("describe", "compose") for kind in TITLES],
+        "judges": {stage: [judge.reranker.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
         "K": {name: bench.settings.rerank_depth(name) for name in world.datasets},
         "evaluation": json.loads(bench.settings.evaluation.model_dump_json()),
     }

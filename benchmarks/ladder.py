@@ -217,12 +217,14 @@ def provenance(bench: Workbench) -> dict[str, Any]:
 
 
 def _prompts_in_words(bench: Workbench) -> str:
-    """A digest per task; of tasks that have a prompt of a data set's own, one per data set."""
+    """A digest per task: of tasks that have a prompt of a data set's own, one per data set; of judges, one per prompt."""
     prompts = bench.prompts()
     found = {
         task: dict.fromkeys(prompts.hash(task, key.partition("-")[0])[:8] for key in KEYS)
-        for task in ("describe", "compose", "judge")
+        for task in ("describe", "compose")
     }
+    judges = [bench.reranker(version) for version in (None, bench.champion_version())]
+    found["judge"] = dict.fromkeys(judge.prompt_hash[:8] for judge in judges)
     return ", ".join(f"{task} {' '.join(digests)}" for task, digests in found.items())
 
 

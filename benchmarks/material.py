@@ -8,34 +8,43 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from setr_lib.coarse.inputs import EncodedQueries, encode_queries, union_text
-from setr_lib.coarse.ranking import rank, removes_reference
-from setr_lib.coarse.strategies import get_strategy
+from setr_lib.benchmarks import benchmark_of
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries, take_queries
 from setr_lib.evaluation.metrics import evaluate
+from setr_lib.methods.inputs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    TARGET,
+    UNION,
+    EncodedQueries,
+    GalleryIndex,
+    encode_queries,
+    union_text,
+)
+from setr_lib.methods.method import get_method
+from setr_lib.methods.ranking import rank
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from setr_lib.models.judge import MultimodalModel
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")
-TITLES = {"cirr": "CIRR", "fashioniq": "FashionIQ", "circo": "CIRCO"}
-MEASURED = {"cirr": ("R@1", "R@10"), "fashioniq": ("R@10",), "circo": ("mAP@5", "mAP@10")}
+_BENCHMARKS = [benchmark_of(kind) for kind in ("cirr", "fashioniq", "circo")]
+TITLES = {each.kind: each.name for each in _BENCHMARKS}
+MEASURED = {each.kind: tuple(dict.fromkeys(reversed(each.compared_metrics))) for each in _BENCHMARKS}
 """By kind of data set, the metrics that are compared: stage 2's own, and stage 1's."""
+STAGE_2 = {kind: metrics[0] for kind, metrics in MEASURED.items()}
 STAGE_1 = {kind: metrics[-1] for kind, metrics in MEASURED.items()}
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge together with how its score and stage 1's become one order."""
+    """A re-ranker together with how its score and stage 1's become one order."""
 
-    model: MultimodalModel
+    reranker: YesNoJudge
     fusion: Fusion
     weight: float
 
@@ -48,34 +57,33 @@ class Material:
     queries: pl.DataFrame
     gallery: pl.DataFrame
     encoded: EncodedQueries
-    ids: Sequence[str]
-    vectors: NDArray[np.float32]
-    anchor_share: float
+    index: GalleryIndex
+    bench: Workbench
     depth: int
     """How many candidates stage 2 re-orders here, as configured."""
 
     def coarse(self, strategy: str, k: int) -> pl.DataFrame:
         """Stage 1: a RANKINGS frame of the first ``k``."""
+        method = get_method(strategy)
         return rank(
+            method,
             self.encoded,
             self.gallery,
-            self.ids,
-            self.vectors,
-            get_strategy(strategy),
+            self.index,
             k,
-            remove_reference=removes_reference(self.kind),
-            anchor_share=self.anchor_share,
+            remove_reference=benchmark_of(self.kind).removes_reference,
+            options=self.bench.method_options(method),
         )
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
         """The same queries with other target captions (by query id), encoded by the same CLIP."""
         texts = [captions[query] for query in self.queries["query_id"]]
-        return replace(self, encoded=replace(self.encoded, target_vectors=self.encoded.encode(texts)))
+        return replace(self, encoded=self.encoded.with_vectors(TARGET, self.encoded.encode(texts)))
 
     def described_as(self, captions: Sequence[str]) -> Material:
         """The same queries with other captions of their references in the union's text."""
-        texts = map(union_text, captions, self.queries["modification"])
-        return replace(self, encoded=replace(self.encoded, union_vectors=self.encoded.encode(list(texts))))
+        texts = list(map(union_text, captions, self.queries["modification"]))
+        return replace(self, encoded=self.encoded.with_vectors(UNION, self.encoded.encode(texts)))
 
     def judged(
         self, bench: Workbench, rankings: pl.DataFrame, judge: Judge, k: int, progress: Progress = silent
@@ -87,13 +95,11 @@ class Material:
             rankings,
             self.queries,
             self.gallery,
-            judge.model,
-            bench.prompts(),
+            judge.reranker,
             bench.cache(CACHE_KIND),
             fusion=judge.fusion,
             weight=judge.weight,
             k=k,
-            dataset=self.kind,
             progress=progress,
         )
 
@@ -136,7 +142,7 @@ def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Materia
     """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
     import numpy as np
 
-    encoded, ids, vectors, _ = bench.encoded_queries(key)
+    encoded, index, _ = bench.encoded_queries(key)
     kept = take_queries(encoded.frame, limit)["query_id"].implode()
     encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
     return Material(
@@ -144,9 +150,8 @@ def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Materia
         queries=encoded.frame,
         gallery=bench.read_table("gallery_images", GALLERY, key),
         encoded=encoded,
-        ids=ids,
-        vectors=vectors,
-        anchor_share=bench.settings.coarse.anchor_share,
+        index=index,
+        bench=bench,
         depth=bench.settings.rerank_depth(evaluation_set(bench.settings, key).dataset),
     )
 
@@ -156,7 +161,7 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
 
     Captions, compositions and vectors are kept, so a killed run goes on where it was.
     """
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     each = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
@@ -170,13 +175,13 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
     references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
     captions = describe_images(judge, prompts, references, cache, progress, each.kind)
     compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
-    encoded = encode_queries(queries, encoder, ids, vectors, captions=captions, compositions=compositions)
-    share = models.settings.coarse.anchor_share
+    texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
+    encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
     depth = models.settings.rerank_depth(each.dataset)
-    return Material(each.kind, queries, gallery, encoded, ids, vectors, share, depth)
+    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
 
 
 def configured_judge(bench: Workbench, version: str | None) -> Judge:
     """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for it."""
     fusion, weight, _ = bench.fusion(version)
-    return Judge(bench.judge(version), fusion, weight)
+    return Judge(bench.reranker(version), fusion, weight)

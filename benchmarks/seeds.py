@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison import CLAIMS, name_of
-from benchmarks.material import MEASURED, STAGE_1, TITLES
+from benchmarks.material import STAGE_1, STAGE_2, TITLES
 from setr_lib.assessing import latest_scores
 from setr_lib.errors import SetrError
 from setr_lib.records import RegisteredRecord
-from setr_lib.reranking.training import load_result
+from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import Workbench
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
-STAGE_2 = {kind: metrics[0] for kind, metrics in MEASURED.items()}
 SHOWN = (("sum", "union_text", "intersection"), ("intersection", "base judge", "adapter"))
 """The rungs of a cell, of stage 1 and of stage 2."""
 

@@ -11,19 +11,18 @@ from setr_assets.blueprints import single_asset
 from setr_assets.checks import better_than_champion, round_trip
 from setr_assets.code_versions import default_needs, when
 from setr_assets.composing import POOL
-from setr_assets.progress import reporter, say
+from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.records import AdapterRecord, PairsRecord, PromotedRecord, RegisteredRecord, content_digest
 from setr_lib.settings import AdapterSettings
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import polars as pl
 
+    from setr_lib.registry.bundle import Bundle
     from setr_lib.reranking.fusion_choice import FusionChoice
     from setr_lib.reranking.held_out import HeldOutReport
-    from setr_lib.reranking.training import AdapterResult
+    from setr_lib.reranking.training_result import AdapterResult
 
 GROUP = "reranker"
 ADAPTER_SETTINGS = tuple(
@@ -46,36 +45,42 @@ def reranker_adapter(
     """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores before and after.
     Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before, nothing is trained."""
     from setr_lib.registry.bundle import base_reference
+    from setr_lib.reranking.checkpoint import only_trainer
     from setr_lib.reranking.held_out import pictures_of
-    from setr_lib.reranking.training import load_result, train_adapter, training_run_digest
+    from setr_lib.reranking.training import train_adapter, training_run_digest
+    from setr_lib.reranking.training_result import load_result
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     pairs = setr.read_table("reranker_pairs", PAIRS)
     pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    base, prompts, options = setr.judge(), setr.prompts(), setr.settings.reranking.adapter
-    run_digest = training_run_digest(base, prompts, pairs, options)
+    warn_of_unused_prompts(context, setr)
+    judge, options = setr.reranker(), setr.settings.reranking.adapter
+    run_digest = training_run_digest(judge, pairs, options)
     folder = setr.settings.checkpoint_root / run_digest[:16]
-    model_uri = setr.registry.find_logged(run_digest)
-    result = load_result(folder, run_digest)
-    if model_uri is None:
-        tags = {
-            "dagster.run_id": context.run.run_id,
-            "dagster.asset": "reranker_adapter",
-            "setr.run": run_digest,
-        }
-        with setr.registry.training_run(f"adapter {run_digest[:8]}", _parameters(setr, base.id), tags) as run:
-            result = train_adapter(
-                base,
-                prompts,
-                pairs,
-                pictures,
-                options,
-                folder,
-                progress=reporter(context),
-                on_metrics=run.log,
-            )
-            reference = base_reference(base, setr.settings.models.judge, setr.settings.judge_name)
-            model_uri = setr.registry.log_adapter(run, result, reference, prompts, pictures)
+    # Held until MLflow has it too: a second run of the same training then finds it there.
+    with only_trainer(folder, run_digest, reporter(context)):
+        model_uri = setr.registry.find_logged(run_digest)
+        result = load_result(folder, run_digest)
+        if model_uri is None:
+            tags = {
+                "dagster.run_id": context.run.run_id,
+                "dagster.asset": "reranker_adapter",
+                "setr.run": run_digest,
+            }
+            with setr.registry.training_run(
+                f"adapter {run_digest[:8]}", _parameters(setr, judge.model.id), tags
+            ) as run:
+                result = train_adapter(
+                    judge,
+                    pairs,
+                    pictures,
+                    options,
+                    folder,
+                    progress=reporter(context),
+                    on_metrics=run.log,
+                )
+                reference = base_reference(judge.model, setr.settings.models.judge, setr.settings.judge_name)
+                model_uri = setr.registry.log_adapter(run, result, reference, judge.template, pictures)
     record = AdapterRecord(run=run_digest, model_uri=model_uri, checkpoints=str(folder), label=_label(pairs))
     setr.write_record("reranker_adapter", record)
     say(
@@ -149,7 +154,7 @@ def _registered(record: AdapterRecord, passed: bool, words: str) -> dg.Materiali
 @single_asset(
     group=GROUP,
     number="1",
-    reads=("registry.model", "model:judge", "prompts:judge"),
+    reads=("registry.model", "model:judge"),
     kinds={"mlflow"},
     deps=["registered_reranker", "reranker_pairs", "training_images"],
     check_specs=[better_than_champion("promoted_reranker")],
@@ -159,9 +164,10 @@ def promoted_reranker(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
     """The champion alias: moved to the newest version if it is the first, or better than the champion on held-out
-    synthesised pairs. No benchmark has a say in it. Otherwise the version becomes the challenger, with the reason."""
+    synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say in it. Otherwise the
+    version becomes the challenger, with the reason."""
     version = setr.read_record("registered_reranker", RegisteredRecord).version
-    promotion = setr.registry.promote(version, lambda adapter: _held_out_report(context, setr, adapter))
+    promotion = setr.registry.promote(version, lambda bundle: _held_out_report(context, setr, bundle))
     record = PromotedRecord(champion=promotion.champion, reason=promotion.reason)
     setr.write_record("promoted_reranker", record)
     champion.report(context, setr)
@@ -195,6 +201,7 @@ def promoted_reranker(
         "prompts:judge",
         "coarse.default",
         "reranking.top_k",
+        when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
         when(default_needs("captions"), "prompts:describe", "models.judge.max_new_tokens"),
         when(default_needs("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
         when(default_needs("anchor_share"), "coarse.anchor_share"),
@@ -214,6 +221,7 @@ def reranking_fusion(
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 
+    warn_of_unused_prompts(context, setr)
     rehearsal = rehearse(setr, reporter(context))
     frames = []
     for stage, version in (("base judge", None), ("adapter", setr.champion_version())):
@@ -257,17 +265,16 @@ def _marked(choice: FusionChoice, stage: str, version: str | None) -> pl.DataFra
     ).select(list(FUSIONS))
 
 
-def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, adapter: Path) -> HeldOutReport:
-    """How the champion does on the held-out pairs of today."""
+def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, bundle: Bundle) -> HeldOutReport:
+    """How the champion does on the held-out pairs of today, under its own prompt."""
     from setr_lib.reranking.held_out import judge_pair_frame, measure, pictures_of
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     pairs = setr.read_table("reranker_pairs", PAIRS).filter(split="held_out")
     pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    judge = setr.fresh_judge(adapter)
-    return measure(
-        pairs, judge_pair_frame(judge, setr.prompts(), pairs, pictures, progress=reporter(context))
-    )
+    judge = YesNoJudge(setr.fresh_judge(bundle.adapter), bundle.judge_prompt)
+    return measure(pairs, judge_pair_frame(judge, pairs, pictures, progress=reporter(context)))
 
 
 def _auc_by_version(setr: Workbench) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import needs, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter
-from setr_lib.records import CoarseRecord, content_digest
+from setr_lib.records import CoarseRecord, SourceRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.coarse.strategies import Strategy
+    from setr_lib.benchmarks import Benchmark
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
 
 
 @evaluation_asset(
@@ -41,20 +43,29 @@ def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Wo
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
     over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
     gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
-    from setr_lib.coarse.strategies import ranks_captions
+    from setr_lib.methods.method import ranks_captions
 
     results = PartitionResults()
     for key in context.partition_keys:
-        strategies = setr.coarse_strategies(key)
-        by_vectors = [each for each in strategies if not ranks_captions(each)]
-        by_captions = [each for each in strategies if ranks_captions(each)]
+        methods = setr.methods(key)
+        by_vectors = [each for each in methods if not ranks_captions(each)]
+        by_captions = [each for each in methods if ranks_captions(each)]
         shown: dict[str, pl.DataFrame] = {}
         records: dict[str, CoarseRecord] = {}
         facts: dict[str, Any] = {}
         if by_vectors:
-            facts |= _rank_by_vectors(context, setr, key, by_vectors, shown, records)
+            encoded, index, source = setr.encoded_queries(key)
+            _rank(context, setr, key, by_vectors, (encoded, index, source), shown, records)
+            facts |= {
+                "queries without a reference vector": len(encoded.missing_references),
+                "texts cut at the encoder's context": encoded.encode.truncated,
+                **{name: str(value) for name, value in source.stated().items()},
+            }
         if by_captions:
-            facts |= _rank_by_captions(context, setr, key, by_captions, shown, records)
+            # Every image is ranked, those without a caption last.
+            queries, index, source = setr.captioned_queries(key)
+            _rank(context, setr, key, by_captions, (queries, index, source), shown, records)
+            facts |= {name: str(value) for name, value in source.stated().items()}
         parts = [part for name in sorted(shown) for part in (name, shown[name], records[name])]
         results.add(
             key,
@@ -70,82 +81,48 @@ def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Wo
     return results
 
 
-def _rank_by_vectors(
+def _rank(
     context: dg.AssetExecutionContext,
     setr: Workbench,
     key: str,
-    strategies: Sequence[Strategy],
+    methods: Sequence[Method],
+    material: tuple[EncodedQueries, GalleryIndex, SourceRecord],
     shown: dict[str, pl.DataFrame],
     records: dict[str, CoarseRecord],
-) -> dict[str, Any]:
-    """Rank and store; what the materialisation says of it. ``shown`` and ``records`` get the rankings and what made
-    them, by strategy."""
-    from setr_lib.coarse.ranking import rank, removes_reference
+) -> None:
+    """Rank by each method and store; ``shown`` and ``records`` get the rankings and what made them, by method."""
+    from setr_lib.methods.ranking import rank
 
-    options, kind = setr.settings.coarse, _kind(setr, key)
-    encoded, ids, vectors, source = setr.encoded_queries(key)
-    gallery = _gallery(setr, key)
-    for strategy in strategies:
-        shown[strategy.name] = rank(
-            encoded,
-            gallery,
-            ids,
-            vectors,
-            strategy,
-            options.top_k,
-            remove_reference=removes_reference(kind),
-            anchor_share=options.anchor_share,
-            progress=reporter(context, key),
-        )
-        stated = {**source.stated(), "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
-        if strategy.name == "intersection_anchor":
-            stated["anchor_share"] = options.anchor_share
-        records[strategy.name] = CoarseRecord(**stated)
-        _store(setr, key, strategy.name, shown[strategy.name], records[strategy.name])
-    return {
-        "queries without a reference vector": len(encoded.missing_references),
-        "texts cut at the encoder's context": encoded.encode.truncated,
-        **{name: str(value) for name, value in source.stated().items()},
-    }
-
-
-def _rank_by_captions(
-    context: dg.AssetExecutionContext,
-    setr: Workbench,
-    key: str,
-    strategies: Sequence[Strategy],
-    shown: dict[str, pl.DataFrame],
-    records: dict[str, CoarseRecord],
-) -> dict[str, Any]:
-    """As :func:`_rank_by_vectors`, over the captions: every image is ranked, those without a caption last."""
-    from setr_lib.coarse.ranking import rank, removes_reference
-
-    options, kind = setr.settings.coarse, _kind(setr, key)
-    queries, ids, vectors, captions, source = setr.captioned_queries(key)
-    gallery = _gallery(setr, key)
-    for strategy in strategies:
-        shown[strategy.name] = rank(
+    benchmark, top_k, gallery = _benchmark(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)
+    queries, index, source = material
+    for method in methods:
+        options = setr.method_options(method)
+        shown[method.name] = rank(
+            method,
             queries,
             gallery,
-            ids,
-            vectors,
-            strategy,
-            options.top_k,
-            remove_reference=removes_reference(kind),
+            index,
+            top_k,
+            remove_reference=benchmark.removes_reference,
+            options=options,
             progress=reporter(context, key),
-            captions=captions,
         )
-        records[strategy.name] = CoarseRecord(
-            **{**source.stated(), "strategy": strategy.name, "top_k": options.top_k, "dataset_kind": kind}
+        records[method.name] = CoarseRecord(
+            **{
+                **source.stated(),
+                "strategy": method.name,
+                "top_k": top_k,
+                "dataset_kind": benchmark.kind,
+                **options,
+            }
         )
-        _store(setr, key, strategy.name, shown[strategy.name], records[strategy.name])
-    return {name: str(value) for name, value in source.stated().items()}
+        _store(setr, key, method.name, shown[method.name], records[method.name])
 
 
-def _kind(setr: Workbench, key: str) -> str:
+def _benchmark(setr: Workbench, key: str) -> Benchmark:
     from setr_lib.datasets import evaluation_set
 
-    return evaluation_set(setr.settings, key).kind
+    return evaluation_set(setr.settings, key).benchmark
 
 
 def _gallery(setr: Workbench, key: str) -> pl.DataFrame:

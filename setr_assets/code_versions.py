@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from setr_lib.composing.folders import prompt_folder
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.settings import Settings
+from setr_lib.texts.folders import prompt_folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ MODELS = {
 }
 """The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder."""
 PROMPTS = "models.judge.prompts"
-"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and all overrides."""
+"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its overrides per kind
+of data set, which the judge has none of."""
+JUDGE = "judge"
+"""The task whose prompt is the same for every data set."""
 WRITER_PROMPT = "write_modification"
 """A prompt of the code's own, in no prompt set."""
 
@@ -61,6 +64,7 @@ NOT_READ = {
     "datasets.*.image_root": _DATA_SET,
     "datasets.*.splits": _DATA_SET,
     "datasets.*.queries": _DATA_SET,
+    "datasets.*.options": _DATA_SET,
     "datasets.*.image_captions": _DATA_SET,
     "models.device": _SPEED,
     "models.encoder.batch_size": _SPEED,
@@ -68,7 +72,6 @@ NOT_READ = {
     "models.judge.pair_batch_size": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
     "reranking.adapter.checkpoint_every": "how much a kill can cost",
-    "evaluation.contact_sheet_queries": "how many examples a page shows",
     "registry.tracking_uri": _PLACE,
     "registry.experiment": "the heading that trainings stand under",
     "miniature.seed": _MINIATURE,
@@ -191,7 +194,8 @@ class CodeVersions:
             folder = Path(setr_lib.__file__ or "").parent / "reranking"
         else:
             folder = prompt_folder(self.settings.models.judge.prompts, self.settings.base_dir)
-        return _digests([*folder.glob(f"{task}.jinja"), *folder.glob(f"{task}.*.jinja")])
+        overrides = folder.glob(f"{task}.*.jinja") if task != JUDGE else ()
+        return _digests([*folder.glob(f"{task}.jinja"), *overrides])
 
     def _local(self, folder: Path, *, expected: bool = False) -> Any:
         """A model's folder by its name and content, or the name of one that is not a folder here."""

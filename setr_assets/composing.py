@@ -17,7 +17,7 @@ from setr_lib.workbench import Workbench
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.composing.imported import Filled
+    from setr_lib.texts.imported import Filled
 
 GROUP = "composing"
 POOL = "accelerator"
@@ -37,9 +37,9 @@ def reference_captions(
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
     content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline.
     Where captions stand in for the images, theirs."""
-    from setr_lib.composing.imported import describe_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
+    from setr_lib.texts.imported import describe_with
 
     results = PartitionResults()
     for key in context.partition_keys:
@@ -78,9 +78,9 @@ def query_compositions(
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
     caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer that cannot be read
     falls back to the modification text, and is counted. Where captions stand in for the images, no model is asked."""
-    from setr_lib.composing.imported import compose_with
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
+    from setr_lib.texts.imported import compose_with
 
     results = PartitionResults()
     for key in context.partition_keys:
@@ -106,7 +106,7 @@ def query_compositions(
 
 
 def _describe(setr: Workbench, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
-    from setr_lib.composing.compose import CACHE_KIND, describe_images
+    from setr_lib.texts.generation import CACHE_KIND, describe_images
 
     return describe_images(setr.judge(), setr.prompts(), images, setr.cache(CACHE_KIND), progress, kind)
 
@@ -114,7 +114,7 @@ def _describe(setr: Workbench, kind: str, progress: CallCounter, images: pl.Data
 def _compose(
     setr: Workbench, kind: str, gallery: pl.DataFrame, progress: CallCounter, queries: pl.DataFrame
 ) -> pl.DataFrame:
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries
 
     cache = setr.cache(CACHE_KIND)
     return compose_queries(setr.judge(), setr.prompts(), queries, gallery, cache, kind, progress)
@@ -123,9 +123,9 @@ def _compose(
 def _captions_from_words(
     context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
 ) -> None:
-    from setr_lib.composing.given import caption_rows
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import CAPTIONS, QUERIES
+    from setr_lib.texts.from_image_captions import caption_rows
 
     references = setr.read_table("queries", QUERIES, key)["reference_id"].unique(maintain_order=True)
     captions = caption_rows(references, load_image_captions(setr.settings, key))
@@ -135,9 +135,9 @@ def _captions_from_words(
 def _compositions_from_words(
     context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
 ) -> None:
-    from setr_lib.composing.given import composition_rows
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import COMPOSITIONS, QUERIES
+    from setr_lib.texts.from_image_captions import composition_rows
 
     queries = setr.read_table("queries", QUERIES, key)
     composed = composition_rows(queries, load_image_captions(setr.settings, key))

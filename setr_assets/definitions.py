@@ -27,7 +27,7 @@ from setr_assets.blueprints import OWNERS, Blueprint
 from setr_assets.code_versions import CodeVersions
 from setr_assets.partitions import evaluation_set_partitions
 from setr_assets.resources import workbench_resource
-from setr_lib.settings import Settings, find_settings_file, load_settings
+from setr_lib.settings import Settings, load_settings
 
 FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
 """One module per asset family, in the order in which data flows.
@@ -68,7 +68,7 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
 
 def settings_of_this_checkout() -> Settings:
     """Settings from where Dagster starts the code server, else from the checkout that this package lies in."""
-    return load_settings(find_settings_file() or find_settings_file(Path(__file__).parent))
+    return load_settings(else_from=Path(__file__).parent)
 
 
 defs = build_definitions(settings_of_this_checkout())

@@ -152,11 +152,12 @@ def _show_leaderboard(settings: Settings) -> None:
     from rich.console import Console
 
     from setr_lib.assessing import latest_scores
+    from setr_lib.benchmarks import headlines
     from setr_lib.evaluation.leaderboard import leaderboard_table
 
     console = Console()
     console.print()
-    console.print(leaderboard_table(latest_scores(workbench_for(settings))))
+    console.print(leaderboard_table(latest_scores(workbench_for(settings)), headlines(settings)))
 
 
 def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:

@@ -13,11 +13,13 @@ from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.code_versions import when
 from setr_assets.composing import POOL, CallCounter
 from setr_assets.data_versions import PartitionResults
-from setr_assets.progress import reporter, say
+from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.records import CoarseRecord, JudgedBy, Record, RerankedRecord, content_digest
+from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 GROUP = "evaluation"
 ADAPTED = "adapter"
 """The leaderboard's word for the stage of the adapted judge."""
+
+
+def _is_cut(settings: Settings) -> bool:
+    """Whether some data set asks the judge for more candidates than stage 1 keeps."""
+    return any(
+        settings.rerank_depth(each) < settings.rerank_asked(each) for each in (None, *settings.datasets)
+    )
 
 
 class RerankingConfig(dg.Config):
@@ -41,7 +50,7 @@ class RerankingConfig(dg.Config):
 
 @evaluation_asset(
     group=GROUP,
-    number="2",
+    number="3",
     reads=(
         "model:judge",
         "prompts:judge",
@@ -49,6 +58,7 @@ class RerankingConfig(dg.Config):
         "coarse.caption_default",
         "reranking.top_k",
         "datasets.*.rerank_top_k",
+        when(_is_cut, "coarse.top_k"),
         "reranking.fusion",
         when(lambda settings: settings.reranking.fusion == "cosine_judge", "reranking.judge_weight"),
     ),
@@ -66,8 +76,10 @@ def reranked_rankings(
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     version = config.champion_version or setr.champion_version()
-    if version is None and not all(map(setr.is_caption_proxy, context.partition_keys)):
-        say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+    if not all(map(setr.is_caption_proxy, context.partition_keys)):
+        if version is None:
+            say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+        warn_of_unused_prompts(context, setr)
     champion.report(context, setr)
     results = PartitionResults(
         metadata={"champion": version or "none yet"},
@@ -77,9 +89,14 @@ def reranked_rankings(
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key, results)
             continue
-        strategy = setr.default_strategy(key)
+        strategy = setr.default_method(key).name
         each = evaluation_set(setr.settings, key)
-        kind, depth = each.kind, setr.settings.rerank_depth(each.dataset)
+        depth = setr.settings.rerank_depth(each.dataset)
+        if (asked := setr.settings.rerank_asked(each.dataset)) > depth:
+            say(
+                context,
+                f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more",
+            )
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
         coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
@@ -96,32 +113,35 @@ def reranked_rankings(
         parts: list[Record | pl.DataFrame | str] = []
         for stage in _stages(version):
             progress = CallCounter(reporter(context, key))
-            judge = version if stage == ADAPTED else None
-            model = setr.judge(judge)
-            fusion, weight, how = setr.fusion(judge)
+            adapter = version if stage == ADAPTED else None
+            judge = setr.reranker(adapter)
+            fusion, weight, how = setr.fusion(adapter)
             ranked = rerank(
                 coarse,
                 queries,
                 gallery,
-                model,
-                setr.prompts(),
+                judge,
                 setr.cache(CACHE_KIND),
                 fusion=fusion,
                 weight=weight,
                 k=depth,
-                dataset=kind,
                 progress=progress,
             )
-            note["judge_prompt"] = setr.prompts().hash("judge", kind)
             fused = f"{fusion}{f', w = {weight:g}' if fusion == 'cosine_judge' else ''} ({how})"
-            judged[stage] = JudgedBy(model=model.id, fusion=fused)
-            of_stage = RerankedRecord(**note, judge=model.id, judged={stage: judged[stage]})
+            judged[stage] = JudgedBy(model=judge.model.id, prompt=judge.prompt_hash, fusion=fused)
+            of_stage = RerankedRecord(
+                **note,
+                judge=judge.model.id,
+                judge_prompt=judge.prompt_hash,
+                judged={stage: judged[stage]},
+            )
             setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by=of_stage)
             parts += [stage, ranked]
             metadata |= {
                 f"{stage}: pairs": progress.total,
                 f"{stage}: judged now": progress.new,
-                f"{stage}: model": model.id,
+                f"{stage}: model": judge.model.id,
+                f"{stage}: prompt": judge.prompt_hash,
                 f"{stage}: fusion": fused,
             }
             say(
@@ -148,7 +168,7 @@ def _leave_out(
     context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
 ) -> None:
     """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
-    strategy = setr.default_strategy(key)
+    strategy = setr.default_method(key).name
     coarse = setr.read_record(setr.coarse_table(key, strategy), CoarseRecord)
     why = "none: there are captions, and no image to judge"
     record = RerankedRecord(**coarse.stated(), adapter_version=None, stage_2=why, stages=[])
@@ -171,6 +191,7 @@ def _stages(version: str | None) -> list[str]:
         "datasets.*.gallery",
         "evaluation.bootstrap_samples",
         "evaluation.seed",
+        "evaluation.contact_sheet_queries",
     ),
     kinds={"polars", "html"},
     deps=[
@@ -189,6 +210,7 @@ def evaluation_report(
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with contact sheets.
     Hidden splits get the page without scores."""
     from setr_lib.assessing import assess, contact_sheet, write_page
+    from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
@@ -196,12 +218,13 @@ def evaluation_report(
         assessment = assess(setr, key)
         page = write_page(setr, key, assessment)
         setr.write_table("evaluation_report", assessment.rows, METRICS, key, made_by=assessment.note)
+        headline = assessment.evaluation_set.benchmark.headline_metrics
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": assessment.rows.height,
             "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
             "champion": assessment.note.adapter_version or "none yet",
-            **_scores(assessment.rows),
+            **_scores(assessment.rows, headline),
         }
         if assessment.comparisons:
             metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
@@ -211,33 +234,32 @@ def evaluation_report(
         if (sheet := contact_sheet(setr, key, assessment)) is not None:
             metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
         results.add(key, content_digest(assessment.rows, assessment.note), metadata)
-        say(context, f"{key}: {_headline(assessment.rows, page)}")
+        say(context, f"{key}: {_best(assessment.rows, headline, page)}")
+        for sentence in left_out_sentences(assessment.left_out):
+            say(context, f"{key}: {sentence}", warning=True)
     return results
 
 
-def _headline(rows: pl.DataFrame, page: Path) -> str:
+def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
-    metric = headline_metrics(rows["metric"])[0]
-    best = (
-        rows.filter(rows["stage"] != "random")
-        .filter(metric=metric)
-        .sort("value", descending=True)
-        .row(0, named=True)
-    )
+    measured = rows.filter(rows["stage"] != "random")
+    if measured.is_empty():
+        return f"no metric could be computed, the page says why; {page}"
+    metric = headline_metrics(measured["metric"], headline)[0]
+    best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
     return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
 
 
-def _scores(rows: pl.DataFrame) -> dict[str, Any]:
+def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
     """The headline metrics as numbers (Dagster plots them over time) and the whole table to read."""
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     if rows.is_empty():
         return {"scores": "none: the targets of this split are not public"}
-    headline = headline_metrics(rows["metric"])
-    chosen = rows.filter(rows["metric"].is_in(headline))
+    chosen = rows.filter(rows["metric"].is_in(headline_metrics(rows["metric"], headline)))
     numbers = {
         f"{row['metric']} {row['strategy']} {row['stage']}": row["value"]
         for row in chosen.iter_rows(named=True)
@@ -259,6 +281,7 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
     """The latest scores of every evaluation set, one row per set, strategy, stage and metric: what `setr leaderboard`
     prints."""
     from setr_lib.assessing import latest_scores
+    from setr_lib.benchmarks import headlines
     from setr_lib.tables import METRICS
 
     frame = latest_scores(setr)
@@ -269,17 +292,19 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
             "dagster/row_count": frame.height,
             "dagster/column_schema": previews.columns(frame),
             "table": dg.MetadataValue.path(path),
-            **_best_of_each_set(frame),
+            **_best_of_each_set(frame, headlines(setr.settings)),
         },
     )
 
 
-def _best_of_each_set(frame: pl.DataFrame) -> dict[str, Any]:
+def _best_of_each_set(frame: pl.DataFrame, headlines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     shown: dict[str, Any] = {}
     for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
-        metric = headline_metrics(rows["metric"])[0]
+        measured = rows.filter(rows["stage"] != "random")
+        names = (rows if measured.is_empty() else measured)["metric"]
+        metric = headline_metrics(names, headlines.get(str(dataset), ()))[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
             ordered.select("strategy", "stage", "metric", "value", "ci_low", "ci_high", "comparable"), 20

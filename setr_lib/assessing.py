@@ -16,16 +16,13 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from setr_lib.datasets import EvaluationSet
+    from setr_lib.benchmarks import Benchmark, EvaluationSet
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
 
 Ranker = tuple[str, str]
 """(strategy, stage), as in the leaderboard."""
 
-# The margins that two-stage retrieval claims, by data set kind: the metric of stage 1's and of stage 2's comparisons.
-_COMPARED_METRICS = {"cirr": ("R@10", "R@1"), "fashioniq": ("R@10", "R@10"), "circo": ("mAP@10", "mAP@5")}
-_FOLDER_METRICS = ("R@10", "R@1")
 _STAGE_1_RIVALS = ("sum", "union_text")
 _CAPTION_RIVALS = ("captions_union", "captions_text")
 _CAPTION_METRICS = ("R@10", "R_subset@1", "mAP@10")
@@ -69,14 +66,14 @@ def assess(bench: Workbench, key: str) -> Assessment:
     reranked = bench.read_record("reranked_rankings", RerankedRecord, key)
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": bench.settings.evaluation.seed})
     rankings = _rankings(bench, key, note)
-    evaluations = {} if each.hidden else _evaluations(each, queries, gallery, rankings)
+    evaluations = {} if each.hidden else _evaluations(bench, each, queries, gallery, rankings)
     return Assessment(
         evaluation_set=each,
         queries=queries,
         gallery=gallery,
         rankings=rankings,
         rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.kind, evaluations, note.strategy),
+        comparisons=_comparisons(bench, each.benchmark, evaluations, note.strategy),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -90,10 +87,10 @@ def _as_ranked(gallery: pl.DataFrame) -> pl.DataFrame:
     return gallery.with_columns(status=pl.lit("ok"))
 
 
-def _by_captions(strategy: str) -> bool:
-    from setr_lib.coarse.strategies import get_strategy, ranks_captions
+def _by_captions(bench: Workbench, method: str) -> bool:
+    from setr_lib.methods.method import ranks_captions
 
-    return ranks_captions(get_strategy(strategy))
+    return ranks_captions(bench.method(method))
 
 
 def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
@@ -117,7 +114,8 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
         assessment.rows,
         {name.replace("_", " "): str(value) for name, value in assessment.note.facts().items()},
         ReportOptions(
-            kind=assessment.evaluation_set.kind,
+            protocol=assessment.evaluation_set.benchmark.protocol_text,
+            headline=assessment.evaluation_set.benchmark.headline_metrics,
             strategy=assessment.note.strategy,
             caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
@@ -130,8 +128,8 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
 
 def _every_caption(bench: Workbench, key: str, assessment: Assessment) -> pl.DataFrame:
     """The captions of all images as CAPTIONS rows: without pictures, they are what a page can show."""
-    from setr_lib.composing.given import caption_rows
     from setr_lib.datasets import load_image_captions
+    from setr_lib.texts.from_image_captions import caption_rows
 
     return caption_rows(assessment.gallery["image_id"], load_image_captions(bench.settings, key))
 
@@ -182,7 +180,7 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
 def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Ranker, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
-    names = [strategy.name for strategy in bench.coarse_strategies(key)]
+    names = [method.name for method in bench.methods(key)]
     found: dict[Ranker, pl.DataFrame] = {
         (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
     }
@@ -192,14 +190,22 @@ def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Ranker, 
 
 
 def _evaluations(
-    each: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame, rankings: dict[Ranker, pl.DataFrame]
+    bench: Workbench,
+    each: EvaluationSet,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    rankings: dict[Ranker, pl.DataFrame],
 ) -> dict[Ranker, Evaluation]:
     from setr_lib.evaluation.metrics import evaluate
 
     every = _as_ranked(gallery)
     return {
         ranker: evaluate(
-            each.kind, queries, frame, every if _by_captions(ranker[0]) else gallery, unranked="miss"
+            each.benchmark,
+            queries,
+            frame,
+            every if _by_captions(bench, ranker[0]) else gallery,
+            unranked="miss",
         )
         for ranker, frame in rankings.items()
     }
@@ -220,10 +226,10 @@ def _rows(
 
     options = bench.settings.evaluation
     caveats = _caption_caveats(bench, each.key, gallery.height)
-    proxy = _by_captions(note.strategy)
+    proxy = _by_captions(bench, note.strategy)
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for (strategy, stage), found in evaluations.items():
-        adapted, captioned = stage == "adapter", _by_captions(strategy)
+        adapted, captioned = stage == "adapter", _by_captions(bench, strategy)
         zero_shot = CAPTION_PROXY if captioned else "zero-shot"
         parts.append(
             metric_rows(
@@ -251,13 +257,13 @@ def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
 
 
 def _comparisons(
-    bench: Workbench, kind: str, evaluations: dict[Ranker, Evaluation], default: str
+    bench: Workbench, benchmark: Benchmark, evaluations: dict[Ranker, Evaluation], default: str
 ) -> list[PairedDifference]:
     """The margins that matter: the default strategy over the unions, the judges over stage 1 and over each other."""
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 
-    coarse_metric, judged_metric = _COMPARED_METRICS.get(kind, _FOLDER_METRICS)
+    coarse_metric, judged_metric = benchmark.compared_metrics
     pairs: list[tuple[Ranker, Ranker, str]] = [
         ((default, "coarse"), (rival, "coarse"), coarse_metric)
         for rival in _STAGE_1_RIVALS

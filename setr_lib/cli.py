@@ -80,16 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="CIRR's one or two submission files, CIRCO's, FashionIQ's JSON object, or Parquet rankings",
+        help="the benchmark's own JSON (CIRR's one or two submission files, CIRCO's, ...), or Parquet rankings",
     )
     score.add_argument(
-        "--gallery", choices=("original", "val"), help="FashionIQ: the whole split, or references and targets"
+        "--gallery", help="a protocol; FashionIQ: original (the whole split) or val (references and targets)"
     )
     score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
     score.set_defaults(command=_score)
 
-    submit = commands.add_parser("submit", help="write what the CIRR and CIRCO test servers take")
-    submit.add_argument("dataset", help="a data set of kind cirr or circo")
+    submit = commands.add_parser("submit", help="write what a benchmark's test server takes (CIRR, CIRCO)")
+    submit.add_argument("dataset", help="a data set whose benchmark has a test server, e.g. circo")
     submit.add_argument("--split", help="default: the one that the server scores (test1, test)")
     submit.add_argument(
         "--stage",

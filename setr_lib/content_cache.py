@@ -6,6 +6,8 @@ something else. SQLite keeps it safe under SIGKILL: a batch is there whole or no
 
 from __future__ import annotations
 
+import logging
+import math
 import sqlite3
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 from setr_lib.hashing import digest_strings
 
+_LOG = logging.getLogger(__name__)
 _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
@@ -44,6 +47,25 @@ class ContentCache:
         """The stored values among ``keys``; absent keys are absent from the answer."""
         return self._look_up("value", keys)
 
+    def get_numbers(self, keys: Iterable[str]) -> dict[str, float]:
+        """The stored numbers among ``keys``; an entry that is not a finite number is as good as absent, and warned of."""
+        numbers = {key: _number(value) for key, value in self.get_many(keys).items()}
+        bad = sum(value is None for value in numbers.values())
+        if bad:
+            _LOG.warning(
+                "%s: %d kept %s are no finite numbers: they are made anew", self.path, bad, self.kind
+            )
+        return {key: value for key, value in numbers.items() if value is not None}
+
+    def put_numbers(self, values: Mapping[str, float]) -> None:
+        """Store all of ``values`` in one transaction. Raises ``ValueError``, storing none, where one is not finite."""
+        bad = {key: value for key, value in values.items() if not math.isfinite(value)}
+        if bad:
+            raise ValueError(
+                f"{len(bad)} of {len(values)} {self.kind} are not finite, e.g. {min(bad.items())}"
+            )
+        self.put_many({key: repr(float(value)) for key, value in values.items()})
+
     def times_of(self, keys: Iterable[str]) -> dict[str, float]:
         """When each of ``keys`` was stored, in seconds since 1970; absent keys are absent from the answer."""
         return self._look_up("made_at", keys)
@@ -68,6 +90,14 @@ class ContentCache:
                 f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at) VALUES (?, ?, ?)",
                 [(key, value, now) for key, value in values.items()],
             )
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

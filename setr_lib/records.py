@@ -150,6 +150,8 @@ class JudgedBy(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     model: str
+    prompt: str | None = None
+    """Digest of the judge's prompt; earlier versions of SETR did not write it."""
     fusion: str
 
 

@@ -40,11 +40,10 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made first."""
     import polars as pl
 
-    from setr_lib.coarse.inputs import encode_queries
-    from setr_lib.coarse.ranking import rank
-    from setr_lib.coarse.strategies import get_strategy
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
+    from setr_lib.methods.ranking import rank
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     settings = bench.settings
     images = bench.read_table("training_images", TRAINING_IMAGES)
@@ -52,24 +51,23 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
     stored = bench.vectors_of("training_embeddings", "the training images' table")
     ids, vectors = bench.gallery_store.read(stored.table, stored.version)
-    strategy = get_strategy(settings.coarse.default)
-    cache, captions, compositions = bench.cache(CACHE_KIND), None, None
-    if "captions" in strategy.needs:
+    method = bench.method(settings.coarse.default)
+    cache, texts = bench.cache(CACHE_KIND), {}
+    if CAPTIONS in method.needs:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
-        captions = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
-    if "compositions" in strategy.needs:
-        compositions = compose_queries(
+        texts[CAPTIONS] = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
+    if COMPOSITIONS in method.needs:
+        texts[COMPOSITIONS] = compose_queries(
             bench.judge(), bench.prompts(), queries, gallery, cache, progress=progress
         )
     rankings = rank(
-        encode_queries(queries, bench.encoder(), ids, vectors, captions=captions, compositions=compositions),
+        method,
+        encode_queries(queries, bench.encoder(), ids, vectors, texts=texts),
         gallery,
-        ids,
-        vectors,
-        strategy,
-        settings.reranking.top_k,
+        GalleryIndex(ids, vectors),
+        settings.rerank_depth(),
         remove_reference=False,
-        anchor_share=settings.coarse.anchor_share,
+        options=bench.method_options(method),
     )
     return Rehearsal(queries, gallery, rankings)
 
@@ -84,10 +82,9 @@ def judge_rehearsal(
         rehearsal.rankings,
         rehearsal.queries,
         rehearsal.gallery,
-        bench.judge(version),
-        bench.prompts(),
+        bench.reranker(version),
         bench.cache(CACHE_KIND),
-        k=bench.settings.reranking.top_k,
+        k=bench.settings.rerank_depth(),
         progress=progress,
     )
 

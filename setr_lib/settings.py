@@ -1,73 +1,192 @@
 """The one typed settings object, read from ``setr.toml`` and the environment (which always wins).
 
 Environment names are ``SETR_`` + section + ``__`` + key, e.g. ``SETR_DATASETS__CIRR__ROOT`` or
-``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``. This module imports nothing
-heavy: the code location reads it on every start.
+``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``. Everything is checked here, once:
+single values by the types below, what does not go together by the validators of a section or of ``Settings``. This
+module imports nothing heavy: the code location reads it on every start.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.errors import SetrError
 
 SETTINGS_FILE = "setr.toml"
+CONFIG_VARIABLE = "SETR_CONFIG"
+OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
+"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker reads."""
 NAMES_OF_KINDS = ("cirr", "fashioniq", "circo")
 """A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will do."""
-_SET_KEY = re.compile(r"[a-z0-9_-]+")
+NegativeKind = Literal[
+    "coarse_negative", "reference_negative", "text_only_negative", "shuffled_text_negative"
+]
+_SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
+LOCAL_FOLDER = "local-dir:"
+"""What open_clip's name of a model in a folder begins with."""
+_PREFIX, _DELIMITER = "SETR_", "__"
+_NOT_KEYS = ("base_dir", "trusted")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+UNTRUSTED = (
+    "and the settings file was found by looking upwards from here, in a place where another person can write: name it "
+    f"by --config or {CONFIG_VARIABLE} if you trust it, or let file and folder belong to you and be writable by you alone"
+)
+"""Why code is not run, as the end of a sentence."""
 
 
 class SettingsError(SetrError):
     """``setr.toml`` or a ``SETR_...`` variable cannot be read; the message names the file and the key."""
 
 
+def _local_path(value: object) -> object:
+    """A path on this machine, ``~`` expanded. Raises ``ValueError`` for a URL."""
+    if not isinstance(value, str | Path):
+        return value
+    if _URL.match(str(value)):
+        raise ValueError("a folder or file of this machine is needed, not a URL: write its path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error}: write the path out") from error
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local_path)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A seed that NumPy, PyTorch and Python all take."""
+
+
+def _named(pattern: str, words: str) -> Any:
+    """A text that matches ``pattern`` as a whole; ``words`` tell a person what it may be."""
+    compiled = re.compile(pattern)
+
+    def check(name: str) -> str:
+        if not compiled.fullmatch(name):
+            raise ValueError(f"{name!r} will not do: {words}")
+        return name
+
+    return AfterValidator(check)
+
+
+_IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+_PLAIN_WORDS = "letters, digits, '.', '-' and '_' only, a letter or digit first, 100 at most"
+StoredName = Annotated[str, _named(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", f"use {_PLAIN_WORDS}")]
+"""A name that becomes a folder, an MLflow name and part of an MLflow query."""
+StrategyName = Annotated[
+    str,
+    _named(
+        rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        f"write a strategy's name ({_PLAIN_WORDS}) or package.module:NAME",
+    ),
+]
+ModuleName = Annotated[
+    str, _named(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}", "write the name of a layer, e.g. 'q_proj'")
+]
+DeviceName = Annotated[
+    str, _named(r"[a-z]+(:[0-9]{1,4})?", "write 'auto' or a torch device such as 'cpu' or 'cuda:1'")
+]
+
+
 class Section(BaseModel):
     """A section of ``setr.toml``: unknown keys are refused, so a typing error never passes silently."""
 
     # Built on first use: importing the code location stays fast.
-    model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what no key can mean: empty texts, control characters, repetitions, a truth value for a number."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return value  # looks at its own keys
+        for text in _texts(value):
+            if not text.strip():
+                raise ValueError("an empty text means nothing: leave the key out, or name something")
+            if _CONTROL.search(text):
+                raise ValueError(f"{text!r} holds a control character: remove it")
+        if isinstance(value, list):
+            twice = sorted({str(each) for each in value if value.count(each) > 1})
+            if twice:
+                raise ValueError(f"named twice: {', '.join(twice)}")
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("true and false are no answer here: write a number or a text")
+        return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    """``value``'s own text, or those in a list or a table."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _texts(name)
+            yield from _texts(each)
 
 
 class StorageSettings(Section):
     """Where everything that SETR makes lives."""
 
-    root: Path = Path("var")
+    root: LocalPath = Path("var")
 
 
 class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
-    kind: Literal["cirr", "fashioniq", "circo", "folder"]
-    root: Path
-    image_root: Path | None = None
+    kind: str
+    """``cirr``, ``fashioniq``, ``circo``, ``folder``, an installed benchmark, or ``package.module:NAME`` of one."""
+    root: LocalPath
+    image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""
     splits: list[str] = Field(default_factory=list)
-    gallery: Literal["original", "val"] = "original"
-    """FashionIQ only: the whole split (``original``, what zero-shot papers report) or references and targets (``val``)."""
-    queries: Path | None = None
-    """``folder`` only: CSV, JSON Lines or Parquet of reference, modification text and targets."""
-    image_captions: Path | None = None
+    gallery: str | None = None
+    """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole split
+    (``original``, what zero-shot papers report) or references and targets only (``val``)."""
+    queries: LocalPath | None = None
+    """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What only a benchmark of one's own understands."""
+    image_captions: LocalPath | None = None
     """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by default."""
-    rerank_top_k: int | None = Field(default=None, ge=1)
+    rerank_top_k: Count | None = None
     """How many of stage 1's candidates the judge re-orders here; ``[reranking] top_k`` by default."""
 
 
 class TrainingSettings(Section):
     """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a benchmark's."""
 
-    captions: Path | None = Path("var/miniature/training/captions.jsonl")
+    captions: LocalPath | None = Path("var/miniature/training/captions.jsonl")
     """JSON Lines of ``{"image": "relative/name.png", "caption": "one sentence"}``."""
-    image_root: Path | None = None
+    image_root: LocalPath | None = None
     """The folder that image names are relative to; the captions file's (or triplet file's) own folder by default."""
-    triplets: Path | None = None
+    triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
 
 
@@ -76,7 +195,15 @@ class EncoderSettings(Section):
 
     name: str = "local-dir:setr_lib/miniature/weights/clip"
     pretrained: str | None = None
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Count = 64
+
+    @field_validator("name")
+    @classmethod
+    def _local_folder(cls, name: str) -> str:
+        folder = name.removeprefix(LOCAL_FOLDER)
+        if name.startswith(LOCAL_FOLDER) and (not folder.strip() or _URL.match(folder)):
+            raise ValueError(f"after {LOCAL_FOLDER} comes the path of a folder on this machine")
+        return name
 
 
 class JudgeSettings(Section):
@@ -89,22 +216,28 @@ class JudgeSettings(Section):
     """``standard``, ``miniature``, or a folder of your own prompt files."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Count = 64
     """Generations (describe, compose) per batch."""
-    pair_batch_size: int = Field(default=128, ge=1)
+    pair_batch_size: Count = 128
     """Candidates per forward pass of the judge."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: Count = 256
+
+    @field_validator("prompts")
+    @classmethod
+    def _set_or_folder(cls, prompts: str) -> str:
+        _local_path(prompts)
+        return prompts
 
 
 class ModelSettings(Section):
-    device: str = "auto"
+    device: DeviceName = "auto"
     """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
 
 
 class CoarseSettings(Section):
-    strategies: list[str] = [
+    strategies: list[StrategyName] = [
         "image",
         "text",
         "sum",
@@ -113,22 +246,38 @@ class CoarseSettings(Section):
         "intersection",
         "intersection_anchor",
     ]
-    default: str = "intersection"
+    default: StrategyName = "intersection"
     """The strategy whose candidates stage 2 re-ranks."""
-    top_k: int = Field(default=50, ge=1)
+    top_k: Count = 50
+    """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the reference image's vector in ``intersection_anchor``."""
-    caption_strategies: list[str] = ["captions_text", "captions_union", "captions_intersection"]
+    caption_strategies: list[StrategyName] = ["captions_text", "captions_union", "captions_intersection"]
     """Ranked besides ``strategies`` where a gallery has captions; alone where it has no image at all."""
-    caption_default: str = "captions_intersection"
+    caption_default: StrategyName = "captions_intersection"
     """What takes the place of ``default`` where a gallery has captions and no image at all."""
+
+    @model_validator(mode="after")
+    def _defaults_are_ranked(self) -> CoarseSettings:
+        if not self.strategies:
+            raise ValueError("strategies is empty: name at least one, e.g. strategies = ['intersection']")
+        for key, default, names in (
+            ("default", self.default, self.strategies),
+            ("caption_default", self.caption_default, self.caption_strategies or [self.caption_default]),
+        ):
+            if default not in names:
+                among = key.replace("default", "strategies")
+                raise ValueError(
+                    f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of {', '.join(names)}"
+                )
+        return self
 
 
 class PairSettings(Section):
-    groups: int = Field(default=1500, ge=2)
+    groups: int = Field(default=1500, ge=2, le=10_000_000)
     """(reference, modification) groups to synthesise, held-out ones included."""
     held_out_share: float = Field(default=0.2, gt=0, lt=1)
-    negatives_per_group: dict[str, int] = {
+    negatives_per_group: dict[NegativeKind, Annotated[int, Field(ge=0, le=30)]] = {
         "coarse_negative": 2,
         "reference_negative": 1,
         "text_only_negative": 1,
@@ -137,49 +286,63 @@ class PairSettings(Section):
     near_duplicate_cosine: float = Field(default=0.98, gt=0, le=1)
     """A mined negative closer to the target than this is taken for an unlabelled positive and left out."""
     writer: Literal["templates", "model"] = "templates"
-    seed: int = 7
+    seed: Seed = 7
+
+    @field_validator("negatives_per_group")
+    @classmethod
+    def _some_negatives(cls, wanted: dict[NegativeKind, int]) -> dict[NegativeKind, int]:
+        if not any(wanted.values()):
+            raise ValueError(
+                f"a judge needs pairs to say No to: ask for one of {', '.join(get_args(NegativeKind))}"
+            )
+        if wanted.get("reference_negative", 0) > 1:
+            raise ValueError("reference_negative is 0 or 1: a group has one reference")
+        return wanted
 
 
 class AdapterSettings(Section):
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
+    rank: int = Field(default=16, ge=1, le=4096)
+    alpha: int = Field(default=32, ge=1, le=65_536)
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    learning_rate: float = Field(default=1e-3, gt=0)
+    target_modules: list[ModuleName] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    epochs: float = Field(default=2.0, gt=0)
-    groups_per_batch: int = Field(default=16, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    epochs: float = Field(default=2.0, gt=0, le=10_000)
+    groups_per_batch: Count = 16
     """(reference, modification) groups per optimiser step; each brings its positive and its negatives."""
-    checkpoint_every: int = Field(default=50, ge=1)
+    checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
-    seed: int = 11
+    seed: Seed = 11
 
 
 class RerankingSettings(Section):
-    top_k: int = Field(default=50, ge=1)
+    top_k: Count = 50
+    """How many of stage 1's candidates the judge re-orders: all of them, where ``[coarse] top_k`` keeps fewer."""
     fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
     """``auto``: for each judge, the one that orders held-out synthesised queries best (asset ``reranking_fusion``)."""
-    judge_weight: float = Field(default=1.0, ge=0)
+    judge_weight: float = Field(default=1.0, ge=0, le=1000)
     """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
 
 
 class EvaluationSettings(Section):
-    bootstrap_samples: int = Field(default=2000, ge=100)
-    seed: int = 5
-    contact_sheet_queries: int = Field(default=12, ge=0)
+    bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
+    seed: Seed = 5
+    contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
     """Best and worst cases shown in a report, each."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Count | None = None
     """Only the first N queries of each set (a trial run); such rows are marked not comparable."""
 
 
 class RegistrySettings(Section):
     tracking_uri: str | None = None
     """MLflow's tracking and registry URI; a SQLite file under the storage root by default."""
-    experiment: str = "setr"
-    model: str = "setr-reranker"
+    experiment: StoredName = "setr"
+    model: StoredName = "setr-reranker"
 
 
 class MiniatureSettings(Section):
@@ -189,11 +352,11 @@ class MiniatureSettings(Section):
     image that no query has for its reference or target; each is drawn against one query.
     """
 
-    seed: int = 0
-    size: float = Field(default=1.0, gt=0)
+    seed: Seed = 0
+    size: float = Field(default=1.0, gt=0, le=1000)
     """Scales the numbers of images and queries; 1.0 is the documented size."""
-    models_seed: int = 0
-    training_images: int = Field(default=1600, ge=16)
+    models_seed: Seed = 0
+    training_images: int = Field(default=1600, ge=16, le=10_000_000)
     objects_per_scene: float = Field(default=1.6, ge=1, le=2)
     """CIRR and CIRCO: different objects in a query's reference, on average; a query's target may show one more or one less."""
     near_misses: float = Field(default=1.0, ge=0, le=4)
@@ -209,7 +372,7 @@ class Settings(BaseSettings):
     """All of SETR's settings. Build it with :func:`load_settings`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SETR_", env_nested_delimiter="__", extra="forbid", validate_default=True
+        env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER, extra="forbid", validate_default=True
     )
 
     storage: StorageSettings = Field(default_factory=StorageSettings)
@@ -223,6 +386,8 @@ class Settings(BaseSettings):
     miniature: MiniatureSettings = Field(default_factory=MiniatureSettings)
     base_dir: Path = Field(default_factory=Path.cwd, exclude=True)
     """The folder that relative paths start from (that of ``setr.toml``); not a key of the file."""
+    trusted: bool = Field(default=True, exclude=True)
+    """Whether these settings may name code to run; not a key of the file. See :func:`load_settings`."""
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -239,8 +404,23 @@ class Settings(BaseSettings):
     def _plain_names(cls, datasets: dict[str, DatasetSettings]) -> dict[str, DatasetSettings]:
         for name in datasets:
             if not _SET_KEY.fullmatch(name):
-                raise ValueError(f"data set name {name!r}: use lower-case letters, digits, '-' and '_' only")
+                raise ValueError(
+                    f"data set name {name!r}: use lower-case letters, digits, '-' and '_' only, 64 at most"
+                )
         return datasets
+
+    @model_validator(mode="after")
+    def _no_foreign_code(self) -> Settings:
+        """Code is named by files that were chosen, or that nobody else could have written."""
+        if not self.trusted:
+            coarse = self.coarse
+            plugins = [name for name in (*coarse.strategies, *coarse.caption_strategies) if ":" in name]
+            named = [f"[coarse] strategy {name!r}" for name in plugins]
+            if self.models.judge.trust_remote_code:
+                named.append("[models.judge] trust_remote_code = true")
+            if named:
+                raise ValueError(f"{' and '.join(named)} would run code, {UNTRUSTED}")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -290,9 +470,17 @@ class Settings(BaseSettings):
     def artifact_root(self) -> Path:
         return self.storage_root / "mlartifacts"
 
-    def rerank_depth(self, dataset: str) -> int:
-        """How many of stage 1's candidates the judge re-orders for the data set of this name."""
-        return self.datasets[dataset].rerank_top_k or self.reranking.top_k
+    def rerank_depth(self, dataset: str | None = None) -> int:
+        """How many of stage 1's candidates the judge re-orders: for the data set of this name, or in general.
+
+        No more than stage 1 keeps.
+        """
+        return min(self.rerank_asked(dataset), self.coarse.top_k)
+
+    def rerank_asked(self, dataset: str | None = None) -> int:
+        """How many the settings ask the judge to re-order; ``rerank_depth`` says how many there are."""
+        asked = None if dataset is None else self.datasets[dataset].rerank_top_k
+        return asked or self.reranking.top_k
 
     def table_path(self, asset: str, partition: str | None = None) -> Path:
         """Where the Parquet table of an asset (and partition) lives."""
@@ -302,7 +490,7 @@ class Settings(BaseSettings):
     @property
     def encoder_name(self) -> str:
         """open_clip's model name, a ``local-dir:`` path made absolute."""
-        prefix, name = "local-dir:", self.models.encoder.name
+        prefix, name = LOCAL_FOLDER, self.models.encoder.name
         return (
             prefix + str(self.resolve(Path(name.removeprefix(prefix)))) if name.startswith(prefix) else name
         )
@@ -316,7 +504,7 @@ class Settings(BaseSettings):
 
 def find_settings_file(start: Path | None = None) -> Path | None:
     """``$SETR_CONFIG``, else ``setr.toml`` in ``start`` (or here) or the nearest folder above it."""
-    if named := os.environ.get("SETR_CONFIG"):
+    if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     here = (start or Path.cwd()).resolve()
     return next(
@@ -325,31 +513,116 @@ def find_settings_file(start: Path | None = None) -> Path | None:
     )
 
 
-def load_settings(path: Path | None = None) -> Settings:
-    """Settings from ``path`` (or the file that :func:`find_settings_file` finds) and the environment.
+def load_settings(path: Path | None = None, *, else_from: Path | None = None) -> Settings:
+    """Settings from a file and the environment, checked as a whole.
 
-    Raises ``SettingsError`` naming the file and each key at fault.
+    The file is ``path``, else the one that :func:`find_settings_file` finds from here, else from ``else_from``. One
+    that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy ``package.module:NAME``, a model's own
+    code); one that was found may only where it and its folder belong to this user or root and nobody else can write
+    to them. Raises ``SettingsError`` naming the file and each key at fault.
     """
-    source = path or find_settings_file()
+    source = path or find_settings_file() or (find_settings_file(else_from) if else_from else None)
+    named = path is not None or bool(os.environ.get(CONFIG_VARIABLE))
     values: dict[str, Any] = {}
-    base_dir = Path.cwd()
+    base_dir, trusted = Path.cwd(), True
     if source is not None:
-        try:
-            values = tomllib.loads(source.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SettingsError(f"{source}: there is no such settings file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{source}: not valid TOML: {error}") from error
-        except OSError as error:
-            raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
+        values = _read(source)
         base_dir = source.resolve().parent
+        trusted = named or _only_mine(source)
+    where = f"{source} and {_PREFIX}... variables" if source else f"{_PREFIX}... variables"
+    problems = [*_unknown_variables(), *(_unknown_key((name,)) for name in _NOT_KEYS if name in values)]
+    if problems:
+        raise SettingsError(_told(where, problems))
     try:
-        return Settings(**{**values, "base_dir": base_dir})
+        return Settings(**{**values, "base_dir": base_dir, "trusted": trusted})
     except ValidationError as error:
-        where = f"{source} and SETR_... variables" if source else "SETR_... variables"
-        problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"{where}: {error.error_count()} setting(s) at fault:\n{problems}") from error
+        raise SettingsError(_told(where, [_in_words(each) for each in error.errors()])) from error
     except SourceError as error:
         raise SettingsError(
-            f"SETR_... variables: {error}: give a section as JSON, or name its key"
+            f"{_PREFIX}... variables: {error}: give a section as JSON, or name its key"
         ) from error
+
+
+def _read(source: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{source}: there is no such settings file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{source}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _only_mine(file: Path) -> bool:
+    """Whether nobody but this user and root could have written ``file``, as far as it and its folder tell."""
+    if not hasattr(os, "geteuid"):
+        return True  # no such owners on this system
+    others = stat.S_IWGRP | stat.S_IWOTH
+    found = [place.stat() for place in (file, file.resolve(), file.parent, file.resolve().parent)]
+    return all(each.st_uid in (0, os.geteuid()) and not each.st_mode & others for each in found)
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+def _told(where: str, problems: list[str]) -> str:
+    return f"{where}: {len(problems)} setting(s) at fault:\n" + "\n".join(f"  {each}" for each in problems)
+
+
+def _in_words(error: Any) -> str:
+    """One of pydantic's errors as a line: the key, what is wrong, the value, and the variable it came from."""
+    place = tuple(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(place)
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    if error["type"] != "value_error" and isinstance(value, str | int | float):
+        message += f" (it is {value!r})"
+    variable = _PREFIX + _DELIMITER.join(place).upper()
+    if place and variable in {name.upper() for name in os.environ}:
+        message += f" [{variable}]"
+    return f"{'.'.join(place)}: {message}" if place else message
+
+
+def _unknown_key(place: tuple[str, ...]) -> str:
+    known: list[str] = []
+    section: Any = Settings
+    for part in place[:-1]:
+        section = section.model_fields[part].annotation if part in section.model_fields else DatasetSettings
+        section = DatasetSettings if section == dict[str, DatasetSettings] else section
+        if not hasattr(section, "model_fields"):
+            return f"{'.'.join(place)}: there is no such key"
+    known = [name for name in section.model_fields if name not in _NOT_KEYS]
+    return f"{'.'.join(place)}: there is no such key{_nearest(place[-1], known)}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}"
+
+
+def _unknown_variables() -> Iterator[str]:
+    """Variables that begin with ``SETR_`` and that nothing reads: pydantic passes them over in silence."""
+    sections = [name.upper() for name in Settings.model_fields if name not in _NOT_KEYS]
+    known = [*(_PREFIX + name for name in sections), *OTHER_VARIABLES]
+    for name in sorted(os.environ):
+        if name.upper().startswith(_PREFIX) and name.upper().split(_DELIMITER)[0] not in known:
+            yield f"{name}: there is no such variable{_nearest_variable(name.upper(), known)}"
+
+
+def _nearest_variable(name: str, known: list[str]) -> str:
+    every = [*known, *(_PREFIX + _DELIMITER.join(path).upper() for path in _keys(Settings))]
+    close = get_close_matches(name, every, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; settings are {_PREFIX}SECTION{_DELIMITER}KEY"
+
+
+def _keys(section: Any) -> Iterator[tuple[str, ...]]:
+    """The path of every key with a value: ``("models", "encoder", "name")``; data sets' own keys are left out."""
+    for name, info in section.model_fields.items():
+        if name in _NOT_KEYS or name == "datasets":
+            continue
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from ((name, *rest) for rest in _keys(info.annotation))
+        else:
+            yield (name,)

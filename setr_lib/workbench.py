@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.errors import SetrError
 from setr_lib.records import (
@@ -24,22 +25,21 @@ from setr_lib.records import (
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
-    from numpy.typing import NDArray
     from pydantic import ValidationError
 
-    from setr_lib.coarse.inputs import EncodedQueries
-    from setr_lib.coarse.strategies import Strategy
-    from setr_lib.composing.prompts import PromptSet
     from setr_lib.content_cache import ContentCache
-    from setr_lib.gallery.captions import CaptionIndex, CaptionStore
+    from setr_lib.gallery.captions import CaptionStore
     from setr_lib.gallery.store import GalleryStore
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
     from setr_lib.models.encoder import ImageTextEncoder
-    from setr_lib.models.judge import MultimodalModel
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
+    from setr_lib.texts.prompts import PromptSet
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -96,20 +96,35 @@ class Workbench:
     def judge(self, version: str | None = None) -> MultimodalModel:
         """The multimodal LLM, as it is or with the adapter of registry ``version``; each loaded on first use.
 
+        It describes and composes; with its judge prompt it is the re-ranker (:meth:`reranker`).
         At most one adapted model is kept. Raises ``JudgeError`` where the model cannot be had.
         """
         if version not in self._judges:
             for other in [each for each in self._judges if each is not None and version is not None]:
                 del self._judges[other]
-            judge = self.fresh_judge(None if version is None else self.registry.adapter_folder(version))
+            judge = self.fresh_judge(None if version is None else self.registry.bundle(version).adapter)
             for other in self._judges.values():  # both judge the same images: the vision tower sees each once
                 judge.share_vision(other)
             self._judges[version] = judge
         return self._judges[version]
 
+    def reranker(self, version: str | None = None) -> YesNoJudge:
+        """The Yes/No judge of stage 2: the base model, or with the adapter of registry ``version``.
+
+        The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt is the
+        one that it was trained under, read from its registered bundle. Raises ``JudgeError``, ``PromptError`` or
+        ``RegistryError``.
+        """
+        from setr_lib.reranking.yes_no_judge import YesNoJudge
+
+        template = (
+            self.prompts().get("judge") if version is None else self.registry.bundle(version).judge_prompt
+        )
+        return YesNoJudge(self.judge(version), template)
+
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, outside of those that the bench keeps."""
-        from setr_lib.models.judge import MultimodalModel
+        from setr_lib.models.multimodal import MultimodalModel
 
         settings = self.settings
         return MultimodalModel.load(
@@ -118,7 +133,7 @@ class Workbench:
 
     def prompts(self) -> PromptSet:
         """The prompt files that the settings name. Raises ``PromptError`` where there are none."""
-        from setr_lib.composing.prompts import load_prompts
+        from setr_lib.texts.prompts import load_prompts
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
 
@@ -223,41 +238,74 @@ class Workbench:
 
         Raises ``NotMadeYetError`` where the gallery's images were not inspected yet.
         """
+        from setr_lib.benchmarks.image_captions import captions_file
         from setr_lib.datasets import evaluation_set
-        from setr_lib.datasets.image_captions import captions_file
         from setr_lib.tables import GALLERY
 
         if captions_file(evaluation_set(self.settings, key)) is None:
             return False
         return self.read_table("gallery_images", GALLERY, key).filter(status="ok").is_empty()
 
-    def coarse_strategies(self, key: str) -> list[Strategy]:
-        """The configured strategies that ``key`` has material for: vectors, captions of its images, or both."""
-        from setr_lib.coarse.strategies import get_strategy, ranks_captions
+    @cached_property
+    def _named_methods(self) -> dict[str, Method]:
+        """The configured methods by what settings call them: loaded once, carried as objects from here on."""
+        from setr_lib.methods.method import get_method
 
         options = self.settings.coarse
+        names = (*options.strategies, *options.caption_strategies, options.default, options.caption_default)
+        return {name: get_method(name, self.settings) for name in names}
+
+    @property
+    def configured_methods(self) -> dict[str, Method]:
+        """The retrieval methods that settings name, by their own names.
+
+        Raises ``MethodError`` where one cannot be had.
+        """
+        options = self.settings.coarse
+        every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
+        return {method.name: method for method in every}
+
+    def method(self, name: str) -> Method:
+        """The retrieval method called ``name``, as it calls itself or as settings do, else any that is known.
+
+        Raises ``MethodError`` where there is none.
+        """
+        from setr_lib.methods.method import get_method
+
+        found = self.configured_methods.get(name) or self._named_methods.get(name)
+        return found or get_method(name, self.settings)
+
+    def methods(self, key: str) -> list[Method]:
+        """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""
+        from setr_lib.methods.method import ranks_captions
+
         proxy = self.is_caption_proxy(key)
         captioned = self.read_record("gallery_embeddings", EmbeddingsRecord, key).has_captions
-        every = [get_strategy(name) for name in (*options.strategies, *options.caption_strategies)]
-        chosen = {each.name: each for each in every if (captioned if ranks_captions(each) else not proxy)}
-        return list(chosen.values())
+        every = self.configured_methods.values()
+        return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
 
-    def default_strategy(self, key: str) -> str:
-        """The strategy that stands for stage 1 of ``key``: whose candidates stage 2 re-ranks where there are images."""
+    def default_method(self, key: str) -> Method:
+        """The method whose candidates stage 2 re-ranks for ``key``, where there are images."""
         options = self.settings.coarse
-        return options.caption_default if self.is_caption_proxy(key) else options.default
+        return self.method(options.caption_default if self.is_caption_proxy(key) else options.default)
 
-    def captioned_queries(
-        self, key: str
-    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], CaptionIndex, SourceRecord]:
+    def method_options(self, method: Method) -> dict[str, Any]:
+        """What settings say to ``method``: its ``inputs.options``."""
+        from setr_lib.methods.intersection import ANCHOR_SHARE
+
+        return (
+            {ANCHOR_SHARE: self.settings.coarse.anchor_share} if method.name == "intersection_anchor" else {}
+        )
+
+    def captioned_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
 
-        The queries; every image of the gallery, readable or not, with vectors of no dimension; the captions; and a
+        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its captions; and a
         record of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
         """
         import numpy as np
 
-        from setr_lib.coarse.inputs import plain_queries
+        from setr_lib.methods.inputs import GalleryIndex, plain_queries
         from setr_lib.tables import GALLERY, QUERIES
 
         stored = self.read_record("gallery_embeddings", EmbeddingsRecord, key)
@@ -272,17 +320,17 @@ class Workbench:
             queries_digest=self.read_record("queries", QueriesRecord, key).digest,
         )
         queries = plain_queries(self.read_table("queries", QUERIES, key))
-        return queries, ids, np.zeros((len(ids), 0), dtype=np.float32), captions, record
+        return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), record
 
-    def encoded_queries(
-        self, key: str
-    ) -> tuple[EncodedQueries, list[str], NDArray[np.float32], SourceRecord]:
+    def encoded_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of an evaluation set.
 
-        The queries, encoded; the gallery's ids and vectors ``float32[n, d]``; and a record of what these were made by.
-        Raises ``NotMadeYetError`` naming what is to be materialized first.
+        The queries, encoded; the gallery's ids and vectors; and a record of what these were made by. Raises
+        ``NotMadeYetError`` naming what is to be materialized first.
         """
-        from setr_lib.coarse.inputs import encode_queries
+        from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
+        from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
+        from setr_lib.methods.inputs import GalleryIndex, encode_queries
         from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES
 
         stored = self.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
@@ -292,8 +340,10 @@ class Workbench:
             self.encoder(),
             ids,
             vectors,
-            captions=self.read_table("reference_captions", CAPTIONS, key),
-            compositions=self.read_table("query_compositions", COMPOSITIONS, key),
+            texts={
+                CAPTION_TEXTS: self.read_table("reference_captions", CAPTIONS, key),
+                COMPOSITION_TEXTS: self.read_table("query_compositions", COMPOSITIONS, key),
+            },
         )
         composed = self.read_record("query_compositions", TextRecord, key)
         record = SourceRecord(
@@ -302,7 +352,7 @@ class Workbench:
             composition_prompt=composed.prompt_hash,
             composition_model=composed.model,
         )
-        return encoded, ids, vectors, record
+        return encoded, GalleryIndex(ids, vectors), record
 
     def vectors_of(self, asset: str, what: str, key: str | None = None) -> Vectors:
         """Where ``asset`` (``gallery_embeddings`` of ``key``, ``training_embeddings``) has stored its vectors.
@@ -411,5 +461,5 @@ _benches: dict[str, Workbench] = {}
 
 def workbench_for(settings: Settings) -> Workbench:
     """The bench of ``settings``: the same object for equal settings, so that models load once per process."""
-    key = f"{settings.base_dir} {settings.model_dump_json()}"
+    key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
     return _benches.setdefault(key, Workbench(settings))

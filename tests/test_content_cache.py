@@ -5,6 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
 from setr_lib.content_cache import ContentCache
 
 
@@ -36,3 +39,29 @@ def test_a_dropped_cache_closes_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "calls.sqlite-wal").exists()
     del cache
     assert not (tmp_path / "calls.sqlite-wal").exists()
+
+
+@given(values=strategies.dictionaries(strategies.text("abc"), strategies.floats(), max_size=8))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_only_finite_numbers_go_in_and_they_come_back_to_the_last_digit(
+    tmp_path: Path, values: dict[str, float]
+) -> None:
+    cache = ContentCache(tmp_path / "calls.sqlite", "scores")
+    finite = {key: value for key, value in values.items() if abs(value) < float("inf")}
+    cache.put_numbers(finite)
+    assert cache.get_numbers(values) | finite == cache.get_numbers(values)
+    if finite.keys() != values.keys():
+        before = cache.get_many(values)
+        with pytest.raises(ValueError, match="not finite"):
+            cache.put_numbers(values)
+        assert cache.get_many(values) == before, "none of them was stored"
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999", "", "yes", "0.5x"])
+def test_what_is_kept_and_no_finite_number_is_absent(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ContentCache(tmp_path / "calls.sqlite", "scores")
+    cache.put_many({"bad": text, "good": "0.25"})
+    assert cache.get_numbers(["bad", "good", "none"]) == {"good": 0.25}
+    assert "1 kept scores are no finite numbers" in caplog.text

@@ -127,7 +127,7 @@ def test_the_best_stage_is_taken_unless_told_otherwise(
         ),
         ((), ["--stage", "adapter"], "materialize 'reranked_rankings' first"),
         (("base judge",), ["--strategy", "product"], "materialize 'coarse_rankings' first"),
-        (("base judge",), ["--strategy", "prodct"], "there is no coarse strategy 'prodct'"),
+        (("base judge",), ["--strategy", "prodct"], "there is no retrieval method 'prodct'"),
         (
             ("base judge",),
             ["--strategy", "sum", "--stage", "base judge"],

@@ -32,13 +32,13 @@ from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.composing.imported import Settlement
-    from setr_lib.composing.portable import KnownQuery
+    from setr_lib.texts.exchange_files import KnownQuery
+    from setr_lib.texts.imported import Settlement
 
 
 def export_captions(settings: Settings, *, name: str | None, output: Path | None) -> int:
     """Write the captions of a data set (or of all) as JSON Lines, to ``output`` or standard output."""
-    from setr_lib.composing.portable import caption_line
+    from setr_lib.texts.exchange_files import caption_line
 
     bench = workbench_for(settings)
     lines: list[str] = []
@@ -53,7 +53,7 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
 
 def export_compositions(settings: Settings, *, name: str | None, output: Path | None) -> int:
     """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard output."""
-    from setr_lib.composing.portable import composition_line
+    from setr_lib.texts.exchange_files import composition_line
 
     bench = workbench_for(settings)
     lines: list[str] = []
@@ -70,9 +70,9 @@ def import_captions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
     """Check the captions of ``file`` and keep them for the next materialisation; says what became of them."""
-    from setr_lib.composing.imported import settle, store_with
-    from setr_lib.composing.portable import read_captions
     from setr_lib.tables import IMPORTED_CAPTIONS
+    from setr_lib.texts.exchange_files import read_captions
+    from setr_lib.texts.imported import settle, store_with
 
     bench, here = workbench_for(settings), _Here(settings)
     _check_command(file, dataset, here)
@@ -94,9 +94,9 @@ def import_compositions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
     """Check the compositions of ``file`` and keep them for the next materialisation; says what became of them."""
-    from setr_lib.composing.imported import settle, store_with
-    from setr_lib.composing.portable import read_compositions
     from setr_lib.tables import IMPORTED_COMPOSITIONS
+    from setr_lib.texts.exchange_files import read_compositions
+    from setr_lib.texts.imported import settle, store_with
 
     bench, here = workbench_for(settings), _Here(settings)
     _check_command(file, dataset, here)
@@ -137,8 +137,8 @@ def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSe
     """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS`` frame, by id."""
     import polars as pl
 
-    from setr_lib.composing.imported import unfit_captions
     from setr_lib.tables import GALLERY, IMPORTED_CAPTIONS
+    from setr_lib.texts.imported import unfit_captions
 
     given, made = bench.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
     for each in sets:
@@ -154,8 +154,8 @@ def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
     """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the ids."""
     import polars as pl
 
-    from setr_lib.composing.imported import unfit_compositions
     from setr_lib.tables import GALLERY, QUERIES
+    from setr_lib.texts.imported import unfit_compositions
 
     given = bench.imported_compositions(each.key)
     queries = _table(bench, "queries", QUERIES, each.key)
@@ -170,9 +170,9 @@ def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
 def _captions_made_here(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
     import polars as pl
 
-    from setr_lib.composing.compose import caption_key
-    from setr_lib.composing.given import WITHOUT_MODEL
     from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
+    from setr_lib.texts.from_image_captions import WITHOUT_MODEL
+    from setr_lib.texts.generation import caption_key
 
     table = _table(bench, "reference_captions", CAPTIONS, each.key)
     if table is None:
@@ -192,9 +192,9 @@ def _compositions_made_here(
 ) -> pl.DataFrame:
     import polars as pl
 
-    from setr_lib.composing.compose import composition_key
-    from setr_lib.composing.given import WITHOUT_MODEL
     from setr_lib.tables import COMPOSITIONS, IMPORTED_COMPOSITIONS
+    from setr_lib.texts.from_image_captions import WITHOUT_MODEL
+    from setr_lib.texts.generation import composition_key
 
     table = _table(bench, "query_compositions", COMPOSITIONS, each.key)
     if table is None:
@@ -220,8 +220,8 @@ def _compositions_made_here(
 
 def _times(bench: Workbench, keys: list[str], table: Path) -> list[str]:
     """When the answers behind ``keys`` were given; the table's own time where the cache does not know."""
-    from setr_lib.composing.compose import CACHE_KIND
-    from setr_lib.composing.portable import time_text
+    from setr_lib.texts.exchange_files import time_text
+    from setr_lib.texts.generation import CACHE_KIND
 
     known = bench.cache(CACHE_KIND).times_of(keys) if bench.settings.cache_path.exists() else {}
     written = table.stat().st_mtime
@@ -267,7 +267,7 @@ class _Here:
 
     def queries_of(self, dataset: str, split: str) -> Mapping[str, KnownQuery] | None:
         """The queries of one evaluation set by id."""
-        from setr_lib.composing.portable import KnownQuery
+        from setr_lib.texts.exchange_files import KnownQuery
 
         each = next((each for each in self.sets.get(dataset, []) if each.split == split), None)
         if each is None:
@@ -297,14 +297,12 @@ class _Here:
 
 
 def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
-    from setr_lib.datasets.circo import image_list_file
-
     try:
         return dict(load_gallery(settings, each.key).select("image_id", "path").iter_rows())
     except DatasetError:
-        if each.kind != "circo" or image_list_file(each).exists():
+        if each.benchmark.unlisted_gallery(each) is None:
             raise
-    # Without COCO's list nobody knows the gallery; the images that the queries name are known all the same.
+    # Nobody knows the gallery (CIRCO without COCO's list); the images that the queries name are known all the same.
     queries = load_queries(settings, each.key)
     named = [*queries["reference_id"], *queries["target_ids"].explode().drop_nulls()]
     return dict.fromkeys(named, "")

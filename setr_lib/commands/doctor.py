@@ -33,7 +33,7 @@ from setr_lib.workbench import workbench_for
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.datasets.examining import Examination, Look
+    from setr_lib.benchmarks.audit import Examination, Look
 
 UNREADABLE = 2
 """The exit status where settings cannot be read."""
@@ -147,7 +147,7 @@ def diagnose(
     progress: Progress,
 ) -> Diagnosis:
     """Look at everything that ``chosen`` needs; ``quick`` looks for images without opening them."""
-    from setr_lib.datasets.examining import examine
+    from setr_lib.benchmarks.audit import examine
 
     galleries: dict[str, pl.DataFrame] = {}
     examinations = [
@@ -268,7 +268,7 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
 
 
 def _set_document(found: Examination) -> dict[str, Any]:
-    from setr_lib.datasets.examining import capabilities
+    from setr_lib.benchmarks.audit import capabilities
 
     each = found.evaluation_set
     files = [*found.files, *([found.captions] if found.captions is not None else [])]

@@ -10,14 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from setr_lib.benchmarks.audit import Examination, FileState, capabilities
 from setr_lib.commands.console import size_words
-from setr_lib.datasets.examining import Examination, FileState, capabilities
 
 if TYPE_CHECKING:
     from setr_lib.commands.doctor import Diagnosis, Disk
 
 _COUNTS_OF = {"official": "official", "miniature": "the miniature's own", "own": "your own"}
-_STYLES = {"ok": "green", "later": "dim", "missing": "red", "broken": "red", "other count": "yellow"}
+_STYLES = {
+    "ok": "green",
+    "later": "dim",
+    "warning": "yellow",
+    "missing": "red",
+    "broken": "red",
+    "other count": "yellow",
+}
 
 
 def print_page(found: Diagnosis) -> None:

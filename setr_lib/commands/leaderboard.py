@@ -11,6 +11,7 @@ from setr_lib.workbench import workbench_for
 def run(settings: Settings, *, as_json: bool) -> int:
     """Print the leaderboard; with ``as_json``, one array and nothing else on standard output."""
     from setr_lib.assessing import latest_scores
+    from setr_lib.benchmarks import headlines
     from setr_lib.evaluation import leaderboard
 
     frame = latest_scores(workbench_for(settings))
@@ -19,7 +20,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        Console().print(leaderboard.leaderboard_table(frame))
+        Console().print(leaderboard.leaderboard_table(frame, headlines(settings)))
     if frame.is_empty():
         print(
             "setr: nothing is evaluated yet: run `make demo`, or materialize evaluation_report",

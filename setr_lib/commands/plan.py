@@ -110,7 +110,7 @@ def count_work(settings: Settings) -> list[SetPlan]:
         except SetrError as error:
             plans.append(SetPlan(each.key, 0, 0, 0, each.gallery_key, 0, str(error)))
             continue
-        depth = min(settings.rerank_depth(each.dataset), settings.coarse.top_k, images)
+        depth = min(settings.rerank_depth(each.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
         plans.append(SetPlan(each.key, queries.height, references, images, each.gallery_key, pairs))
@@ -119,11 +119,9 @@ def count_work(settings: Settings) -> list[SetPlan]:
 
 def measure(bench: Workbench, key: str, sample: int) -> Speeds:
     """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
-    from setr_lib.composing.prompts import PromptSet
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.gallery.images import open_image
-    from setr_lib.models.judge import IMAGE, REFERENCE, Picture, Request
-    from setr_lib.reranking.scorer import score_queries
+    from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
 
     kind = evaluation_set(bench.settings, key).kind
     images = (
@@ -134,8 +132,8 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     texts = load_queries(bench.settings, key).head(sample)["modification"].to_list()
-    encoder, model = bench.encoder(), bench.judge()
-    prompts: PromptSet = bench.prompts()
+    encoder, model, judge = bench.encoder(), bench.judge(), bench.reranker()
+    prompts = bench.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 
     def described(items: Sequence[Picture]) -> object:
@@ -150,7 +148,7 @@ def measure(bench: Workbench, key: str, sample: int) -> Speeds:
         )
 
     def judged(items: Sequence[JudgedQuery]) -> object:
-        return score_queries(model, prompts, items, dataset=kind)
+        return judge.score(items)
 
     pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
     queries = _sample_queries(pictures, texts, sample)
@@ -229,7 +227,7 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
     galleries = {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    rehearsed = 2 * training.rehearsed * settings.reranking.top_k
+    rehearsed = 2 * training.rehearsed * settings.rerank_depth()
     lines = [
         ("embed the galleries", images, speeds.embed),
         ("embed the training images", training.images, speeds.embed),

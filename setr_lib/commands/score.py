@@ -44,10 +44,8 @@ def run(
 
 
 def _print_valid(each: EvaluationSet, found: ExternalScores) -> None:
-    from setr_lib.evaluation.submissions import SERVERS
-
     why = "every metric is left out" if found.has_targets else "its targets are not public"
-    where = f"; its server is {SERVERS[each.kind]}" if each.hidden and each.kind in SERVERS else ""
+    where = f"; its server is {each.benchmark.server}" if each.hidden and each.benchmark.server else ""
     print(f"{each.key}: valid, {found.read.queries.height:,} queries; nothing to score here: {why}{where}")
 
 
@@ -58,7 +56,7 @@ def _print_rows(each: EvaluationSet, rows: pl.DataFrame) -> None:
     from rich.text import Text
 
     console = Console()
-    gallery = "" if each.gallery == "all" else f" · gallery {each.gallery}"
+    gallery = "" if len(each.benchmark.galleries) == 1 else f" · gallery {each.gallery}"
     console.print(Text(f"{each.dataset} {each.split}{gallery}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("metric", "value, %", "95 % interval", "queries"):

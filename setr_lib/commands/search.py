@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,11 @@ from setr_lib.settings import Settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
-    from numpy.typing import NDArray
     from PIL import Image
 
-    from setr_lib.coarse.inputs import EncodedQueries
     from setr_lib.datasets import EvaluationSet
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.progress import Progress
 
 _QUERY, _REFERENCE = "search", "(reference)"
@@ -52,12 +51,14 @@ def run(
         raise SetrError("the modification text is empty: say what should differ from the image")
     quieten_libraries()
     bench = workbench_for(settings)
+    if warning := bench.prompts().unused_files_warning():
+        print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(bench, dataset)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     if k > depth:
         raise SetrError(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
-            f"[datasets.{searched.dataset}], to see more"
+            f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
     with progress_on_terminal() as progress:
         found = search(bench, key, image, text.strip(), gallery, progress)
@@ -105,9 +106,8 @@ def search(
     """
     import polars as pl
 
-    from setr_lib.coarse.ranking import rank
-    from setr_lib.coarse.strategies import get_strategy
     from setr_lib.datasets import evaluation_set
+    from setr_lib.methods.ranking import rank
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
     from setr_lib.tables import GALLERY
 
@@ -118,16 +118,16 @@ def search(
     reference = _reference_row(image)
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
     query = _query(text)
-    encoded, ids, vectors, caption = _encoded(bench, key, query, reference, image, progress)
+    encoded, index, caption = _encoded(bench, key, query, reference, image, progress)
+    method = bench.method(settings.coarse.default)
     coarse = rank(
+        method,
         encoded,
         gallery,
-        ids,
-        vectors,
-        get_strategy(settings.coarse.default),
+        index,
         depth,
         remove_reference=False,
-        anchor_share=settings.coarse.anchor_share,
+        options=bench.method_options(method),
     )
     version = bench.champion_version()
     fusion, weight, _ = bench.fusion(version)
@@ -135,13 +135,11 @@ def search(
         coarse,
         query,
         pl.concat([gallery, reference]),
-        bench.judge(version),
-        bench.prompts(),
+        bench.reranker(version),
         bench.cache(CACHE_KIND),
         fusion=fusion,
         weight=weight,
         k=depth,
-        dataset=each.kind,
         progress=progress,
     )
     return Found(caption, coarse, judged, version, dict(gallery.select("image_id", "path").iter_rows()))
@@ -149,12 +147,12 @@ def search(
 
 def _encoded(
     bench: Workbench, key: str, query: pl.DataFrame, reference: pl.DataFrame, image: Path, progress: Progress
-) -> tuple[EncodedQueries, list[str], NDArray[np.float32], str]:
-    from setr_lib.coarse.inputs import encode_queries
-    from setr_lib.composing.compose import CACHE_KIND, compose_queries, describe_images
+) -> tuple[EncodedQueries, GalleryIndex, str]:
     from setr_lib.datasets import evaluation_set
     from setr_lib.gallery.images import open_image
+    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
     from setr_lib.tables import QUERIES
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     cache, kind = bench.cache(CACHE_KIND), evaluation_set(bench.settings, key).kind
     captions = describe_images(bench.judge(), bench.prompts(), reference, cache, progress, dataset=kind)
@@ -168,12 +166,11 @@ def _encoded(
         bench.encoder(),
         ids,
         vectors,
-        captions=captions,
-        compositions=composed,
+        texts={CAPTIONS: captions, COMPOSITIONS: composed},
         center_texts=bench.read_table("queries", QUERIES, key)["modification"].to_list(),
         reference_vectors=bench.encoder().encode_images([open_image(image)]),
     )
-    return encoded, ids, vectors, composed.item(0, "target_caption")
+    return encoded, GalleryIndex(ids, vectors), composed.item(0, "target_caption")
 
 
 def _reference_row(image: Path) -> pl.DataFrame:

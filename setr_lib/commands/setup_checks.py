@@ -20,7 +20,7 @@ from typing import Literal
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
-Status = Literal["ok", "later", "missing", "broken"]
+Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
@@ -28,7 +28,8 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use."""
+    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use; ``warning``: it works, but
+    ``detail`` names something that a person may expect to work otherwise."""
 
     what: str
     value: str
@@ -163,7 +164,7 @@ def _model_folder(what: str, folder: Path, config: str) -> Check:
 
 
 def _prompts(settings: Settings, kinds: set[str]) -> Check:
-    from setr_lib.composing.prompts import TASKS, load_prompts
+    from setr_lib.texts.prompts import TASKS, load_prompts
 
     name = settings.models.judge.prompts
 
@@ -173,21 +174,30 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
             for kind in (None, *sorted(kinds)):
                 prompts.get(task, kind)
 
-    return _tried("prompts", name, read)
+    found = _tried("prompts", name, read)
+    if found.status == "ok" and (warning := load_prompts(name, settings.base_dir).unused_files_warning()):
+        return Check("prompts", name, "warning", warning)
+    return found
 
 
 def _strategies(settings: Settings) -> Check:
-    from setr_lib.coarse.strategies import get_strategy
+    from setr_lib.methods.inputs import MethodError
+    from setr_lib.methods.method import get_method, ranks_captions
 
     options = settings.coarse
     every = [*options.strategies, *options.caption_strategies]
-    value = ", ".join(every)
-    if options.default not in options.strategies:
-        return Check("strategies", value, "broken", f"the default, {options.default!r}, is not among them")
-    if options.caption_strategies and options.caption_default not in every:
-        detail = f"[coarse] caption_default, {options.caption_default!r}, is not among them"
-        return Check("strategies", value, "broken", detail)
-    return _tried("strategies", value, lambda: [get_strategy(name) for name in every])
+
+    def look() -> None:
+        ranked = {name: ranks_captions(get_method(name, settings)) for name in every}
+        for name in options.caption_strategies:
+            if not ranked[name]:
+                raise MethodError(f"[coarse] caption_strategies: {name!r} searches vectors, not captions")
+        if ranked[options.default]:
+            raise MethodError(
+                f"[coarse] default, {options.default!r}, searches captions: there are no images to judge"
+            )
+
+    return _tried("strategies", ", ".join(every), look)
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

@@ -1,4 +1,4 @@
-"""``setr submit``: a materialised ranking as the files that the CIRR and CIRCO test servers take."""
+"""``setr submit``: a materialised ranking as the files that its benchmark's test server takes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
     output: Path | None,
 ) -> int:
     """Write the files, read them back, and say where they are and where to send them."""
-    from setr_lib.datasets.loading import read_queries
+    from setr_lib.benchmarks.loading import read_queries
     from setr_lib.evaluation.external import listed_gallery
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
@@ -74,15 +74,16 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
     Raises ``SetrError`` for a data set without a server.
     """
+    from setr_lib.benchmarks import benchmark_of
     from setr_lib.datasets import set_of_split
-    from setr_lib.datasets.sets import HIDDEN_SPLITS
-    from setr_lib.evaluation.submissions import SERVERS
+    from setr_lib.evaluation.submissions import server_of
 
-    known = settings.datasets.get(dataset)
-    if known is not None and known.kind not in SERVERS:
-        raise SetrError(f"{dataset} is of kind {known.kind!r}: only CIRR and CIRCO have test servers")
-    hidden = dict(HIDDEN_SPLITS)[known.kind] if known is not None else "test"
-    return set_of_split(settings, dataset, split or hidden)
+    scored = ""
+    if (known := settings.datasets.get(dataset)) is not None:
+        benchmark = benchmark_of(known.kind)
+        server_of(benchmark, dataset)
+        scored = benchmark.hidden_splits[0]
+    return set_of_split(settings, dataset, split or scored)
 
 
 def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
@@ -91,14 +92,12 @@ def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str 
     ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking only. Raises
     ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
-    from setr_lib.coarse.strategies import get_strategy
-
-    wanted = None if strategy is None else get_strategy(strategy).name
+    wanted = None if strategy is None else bench.method(strategy).name
     if stage != "coarse":
         record = _reranked_record(bench, key, required=stage is not None)
         if record is not None and (found := _reranked(bench, key, record, stage, wanted)):
             return found
-    name = wanted or get_strategy(bench.settings.coarse.default).name
+    name = wanted or bench.method(bench.settings.coarse.default).name
     return Chosen(name, "coarse", bench.coarse_table(key, name))
 
 
@@ -116,9 +115,7 @@ def _reranked(
     bench: Workbench, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    from setr_lib.coarse.strategies import get_strategy
-
-    made, there = get_strategy(record.strategy).name, [each for each in STAGES if each in record.stages]
+    made, there = bench.method(record.strategy).name, [each for each in STAGES if each in record.stages]
     if strategy not in (None, made):
         if stage is None:
             return None
@@ -156,10 +153,8 @@ def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> l
 
 
 def _print(each: EvaluationSet, chosen: Chosen, queries: int, files: list[Path]) -> None:
-    from setr_lib.evaluation.submissions import SERVERS
-
     print(f"{each.key} · {chosen.title}: {queries:,} queries, valid")
     for file in files:
         print(f"  {file} ({file.stat().st_size:,} bytes)")
     if each.hidden:
-        print(f"upload {'each' if len(files) > 1 else 'it'} at {SERVERS[each.kind]}")
+        print(f"upload {'each' if len(files) > 1 else 'it'} at {each.benchmark.server}")

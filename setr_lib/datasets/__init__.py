@@ -1,6 +1,7 @@
-"""CIRR, FashionIQ, CIRCO and "a folder of your own", read into the same two tables: queries and gallery.
+"""Any benchmark's data, read into the same two tables (queries and gallery), and the training files.
 
-What belongs here: reading, checking and opening of annotation files and images. Nothing that needs a model.
+What belongs here: the tables that stages ask for, and the opening of images. How a benchmark's files are read is its
+class's, in ``setr_lib.benchmarks``. Nothing here needs a model.
 Polars and Pillow are imported inside the functions, so that listing the evaluation sets costs next to nothing.
 """
 
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.datasets.errors import DatasetError
-from setr_lib.datasets.sets import (
-    CATEGORIES,
+from setr_lib.benchmarks import (
+    DatasetError,
     EvaluationSet,
     evaluation_set,
     evaluation_sets,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
-    "CATEGORIES",
     "DatasetError",
     "EvaluationSet",
     "coverage",
@@ -49,7 +48,7 @@ def load_queries(settings: Settings, key: str) -> pl.DataFrame:
     Annotation files only: no image is touched. CIRCO's ids are checked against COCO's image list where that is
     present. Raises ``DatasetError`` naming file, row and reason.
     """
-    from setr_lib.datasets.loading import read_queries
+    from setr_lib.benchmarks.loading import read_queries
 
     return read_queries(evaluation_set(settings, key))
 
@@ -60,7 +59,7 @@ def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
     From the annotation files; no image is opened (a folder's, and FashionIQ's image folder, are listed). Raises
     ``DatasetError`` naming file, row and reason, also where CIRCO's image list is missing.
     """
-    from setr_lib.datasets.loading import read_gallery
+    from setr_lib.benchmarks.loading import read_gallery
 
     return read_gallery(evaluation_set(settings, key))
 
@@ -70,7 +69,7 @@ def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
 
     Images without a caption have no row. Raises ``DatasetError`` naming file, row and reason.
     """
-    from setr_lib.datasets.image_captions import read_image_captions
+    from setr_lib.benchmarks.image_captions import read_image_captions
 
     return read_image_captions(evaluation_set(settings, key))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.datasets.annotations import Row, Unique, read_json_lines
-from setr_lib.datasets.errors import DatasetError
+from setr_lib.benchmarks.annotations import Row, Unique, read_json_lines
+from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.settings import Settings
 
 _IMAGES = pl.Schema({"image_id": pl.String(), "path": pl.String(), "caption": pl.String()})

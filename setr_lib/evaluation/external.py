@@ -11,9 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.datasets import EvaluationSet
-from setr_lib.datasets.circo import image_list_file
-from setr_lib.datasets.loading import read_gallery, read_queries
+from setr_lib.benchmarks import EvaluationSet
+from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.evaluation.metrics import evaluate, left_out_sentences
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
 from setr_lib.evaluation.summary import metric_rows
@@ -47,8 +46,8 @@ def score_files(
     """
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
-    found = evaluate(evaluation_set.kind, read.queries, read.rankings, gallery)
-    caveats = _small_gallery(evaluation_set, read)
+    found = evaluate(evaluation_set.benchmark, read.queries, read.rankings, gallery)
+    caveats = evaluation_set.benchmark.ranking_notes(evaluation_set, read.queries, read.rankings)
     rows = metric_rows(
         evaluation_set,
         queries,  # all of them: each row of a whole FashionIQ category is comparable by itself
@@ -64,38 +63,16 @@ def score_files(
     return ExternalScores(read, rows, [*read.notes, *caveats, *left_out_sentences(found.left_out)])
 
 
-_ENOUGH_ENTRIES = 100
-"""So many images of a real ranking of the original gallery are never all references or targets."""
-
-
-def _small_gallery(evaluation_set: EvaluationSet, read: ReadRankings) -> list[str]:
-    """Why lists that should be of FashionIQ's original gallery are probably of the small one; empty where they are not."""
-    if evaluation_set.kind != "fashioniq" or evaluation_set.gallery != "original" or evaluation_set.hidden:
-        return []
-    targets = read.queries.select("gallery", image_id="target_ids").explode("image_id")
-    small = pl.concat([read.queries.select("gallery", image_id="reference_id"), targets]).unique()
-    lists = read.rankings.join(read.queries.select("query_id", "gallery"), on="query_id")
-    outside = lists.join(small, on=["gallery", "image_id"], how="anti")["gallery"].unique()
-    suspect = [
-        name
-        for name, entries in lists.group_by("gallery", maintain_order=True).len().iter_rows()
-        if entries >= _ENOUGH_ENTRIES and name not in outside
-    ]
-    if not suspect:
-        return []
-    return [
-        f"{', '.join(sorted(suspect))}: every ranked image is some query's reference or target, so this looks like a ranking "
-        "of the small gallery, whose recall is higher: score it with --gallery val"
-    ]
-
-
 def _file_name(file: Path) -> str:
     """The file's name as any table can hold it: bytes of it that are no UTF-8 are spelt ``\\udcff``."""
     return file.name.encode("utf-8", "backslashreplace").decode()
 
 
 def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
-    """The gallery by name; None for CIRCO without COCO's image list, whose metrics do without it."""
-    if evaluation_set.kind == "circo" and not image_list_file(evaluation_set).is_file():
+    """The gallery by name; None where it cannot be listed and metrics do without it (CIRCO without COCO's image list).
+
+    Raises ``DatasetError`` for a wrong or missing annotation file.
+    """
+    if evaluation_set.benchmark.unlisted_gallery(evaluation_set) is not None:
         return None
     return read_gallery(evaluation_set)

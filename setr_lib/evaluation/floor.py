@@ -1,16 +1,18 @@
 """The floor: what a ranker that knows nothing gets, in closed form, by its spread, and as rankings to feed onwards.
 
-For a query with R rankable targets in a pool of N: P(the single target is among the first K) = min(K, N) / N;
-P(any is) = 1 - C(N-R, K) / C(N, K); and the expected average precision at K is
-sum over i <= min(K, N) of (R/N) (1/i) (1 + (i-1)(R-1)/(N-1)), divided by min(number of ground truths, K).
+The closed forms are the metrics' own (``Metric.chance``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from setr_lib.benchmarks import Benchmark, benchmark_of
+from setr_lib.benchmarks.metrics import SUBSET, RandomPools
 from setr_lib.evaluation.intervals import Interval
 from setr_lib.evaluation.metrics import (
     PER_QUERY,
@@ -20,81 +22,47 @@ from setr_lib.evaluation.metrics import (
     values_from_ranks,
 )
 from setr_lib.evaluation.pools import Pools, pools_of
-from setr_lib.evaluation.protocols import (
-    AVERAGE,
-    PRECISION_DEPTHS,
-    RECALL_DEPTHS,
-    SUBSET_DEPTHS,
-    check_kind,
-    scored_queries,
-)
+from setr_lib.evaluation.protocols import reported_metrics, scored_queries
 from setr_lib.tables import RANKINGS, conform
 
 _CHUNK = 128
 """Queries simulated at once."""
 
 
-def _chance_of_any(pool: int, relevant: int, depth: int) -> float:
-    drawn = np.arange(min(depth, pool))
-    return float(1 - np.prod(np.maximum(pool - relevant - drawn, 0) / (pool - drawn)))
+def _drawn_from(benchmark: Benchmark, queries: pl.DataFrame, pools: Pools) -> RandomPools:
+    subsets = (
+        pools.subset_sizes(queries) if SUBSET in benchmark.pools else np.zeros(queries.height, dtype=np.int64)
+    )
+    return RandomPools(pools.sizes(benchmark, queries), pools.targets(queries), subsets)
 
 
-def _expected_precision(pool: int, relevant: int, truths: int, depth: int) -> float:
-    if relevant == 0:
-        return 0.0
-    ranks = np.arange(1, min(depth, pool) + 1)
-    others = (ranks - 1) * (relevant - 1) / max(pool - 1, 1)
-    return float(relevant / pool * ((1 + others) / ranks).sum() / min(truths, depth))
+def expected_per_query(
+    benchmark: Benchmark | str, queries: pl.DataFrame, gallery: pl.DataFrame
+) -> pl.DataFrame:
+    """What a random ranker of the rankable gallery images gets on average for each query.
 
+    Args:
+        benchmark: A benchmark, or its kind.
+        queries: ``tables.QUERIES``; those without known targets are left out.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``. A target that cannot be ranked is never found.
 
-def _subset_chances(
-    kind: str, queries: pl.DataFrame, pools: Pools
-) -> tuple[npt.NDArray[np.int64], list[bool]] | None:
-    """How many members each query's subset has, and whether the target is one that can be ranked."""
-    if kind != "cirr":
-        return None
-    return pools.subset_sizes(queries), [flags[0] for flags in pools.targets(queries)]
-
-
-def _expected(kind: str, queries: pl.DataFrame, pools: Pools) -> Values:
-    sizes = pools.sizes(kind, queries)
-    flags = pools.targets(queries)
-    cases = [(int(size), sum(each), len(each), each[0]) for size, each in zip(sizes, flags, strict=True)]
-    values: Values = {}
-    for depth in RECALL_DEPTHS[kind]:
-        if kind == "folder":
-            chances = [_chance_of_any(size, found, depth) for size, found, _, _ in cases]
-        else:
-            chances = [min(depth, size) / size if single else 0.0 for size, _, _, single in cases]
-        values[f"R@{depth}"] = np.array(chances)
-    for depth in PRECISION_DEPTHS.get(kind, ()):
-        precisions = [_expected_precision(size, found, truths, depth) for size, found, truths, _ in cases]
-        values[f"mAP@{depth}"] = np.array(precisions)
-    if (subset := _subset_chances(kind, queries, pools)) is not None:
-        for depth in SUBSET_DEPTHS:
-            pairs = zip(*subset, strict=True)
-            values[f"R_subset@{depth}"] = np.array(
-                [min(depth, size) / size if there and size else 0.0 for size, there in pairs]
-            )
-        values[AVERAGE] = (values["R@5"] + values["R_subset@1"]) / 2
-    return values
-
-
-def expected_per_query(kind: str, queries: pl.DataFrame, gallery: pl.DataFrame) -> pl.DataFrame:
-    """What a random ranker of the rankable gallery images gets on average for each query: a ``PER_QUERY`` frame.
-
-    ``queries``: ``tables.QUERIES`` (those without known targets are left out); ``gallery``: ``image_id``, ``galleries``
-    and optionally ``status``. A target that cannot be ranked is never found. Empty on a hidden split.
+    Returns:
+        A ``PER_QUERY`` frame, values from 0 to 1; empty on a hidden split.
     """
-    scored = scored_queries(queries)
+    benchmark, scored = benchmark_of(benchmark), scored_queries(queries)
     if scored.is_empty():
         return pl.DataFrame(schema=PER_QUERY)
-    return per_query_frame(kind, scored, _expected(check_kind(kind), scored, pools_of(gallery)))
+    drawn = _drawn_from(benchmark, scored, pools_of(gallery))
+    return per_query_frame(
+        benchmark, scored, {metric.name: metric.chance(drawn) for metric in benchmark.metrics}
+    )
 
 
-def random_floor(kind: str, queries: pl.DataFrame, gallery: pl.DataFrame) -> dict[str, float]:
+def random_floor(
+    benchmark: Benchmark | str, queries: pl.DataFrame, gallery: pl.DataFrame
+) -> dict[str, float]:
     """Metric -> the mean of :func:`expected_per_query` (0 to 1), in closed form. Empty on a hidden split."""
-    return summarise(expected_per_query(kind, queries, gallery))
+    return summarise(expected_per_query(benchmark, queries, gallery))
 
 
 def _distinct_ranks(pool: int, count: int, samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -114,7 +82,7 @@ def _distinct_ranks(pool: int, count: int, samples: int, rng: np.random.Generato
 
 
 def _simulated_ranks(
-    sizes: npt.NDArray[np.int64], flags: list[list[bool]], samples: int, rng: np.random.Generator
+    sizes: npt.NDArray[np.int64], flags: Sequence[Sequence[bool]], samples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """(queries * samples) x targets, infinite for targets that cannot be ranked."""
     ranks = np.full((len(flags), samples, max(len(each) for each in flags)), np.inf)
@@ -125,36 +93,50 @@ def _simulated_ranks(
 
 
 def _simulated_values(
-    kind: str, queries: pl.DataFrame, pools: Pools, samples: int, rng: np.random.Generator
+    benchmark: Benchmark, queries: pl.DataFrame, pools: Pools, samples: int, rng: np.random.Generator
 ) -> Values:
     """For each metric queries x samples."""
-    flags = pools.targets(queries)
-    ranks = _simulated_ranks(pools.sizes(kind, queries), flags, samples, rng)
-    truths = np.repeat(np.array([len(each) for each in flags]), samples)
+    drawn = _drawn_from(benchmark, queries, pools)
+    ranks = _simulated_ranks(drawn.sizes, drawn.reachable, samples, rng)
+    truths = np.repeat(np.array([len(each) for each in drawn.reachable]), samples)
     subset_ranks = None
-    if (subset := _subset_chances(kind, queries, pools)) is not None:
-        sizes, there = subset
-        subset_ranks = _simulated_ranks(sizes, [[each] for each in there], samples, rng)[:, 0]
-    values = values_from_ranks(kind, ranks, truths, subset_ranks)
+    if SUBSET in benchmark.pools:
+        first = [flags[:1] for flags in drawn.reachable]
+        subset_ranks = _simulated_ranks(drawn.subset_sizes, first, samples, rng)[:, 0]
+    values = values_from_ranks(benchmark, ranks, truths, subset_ranks)
     return {name: each.reshape(queries.height, samples) for name, each in values.items()}
 
 
 def random_intervals(
-    kind: str, queries: pl.DataFrame, gallery: pl.DataFrame, *, samples: int = 1000, seed: int = 0
+    benchmark: Benchmark | str,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Interval]:
-    """Metric -> where 95 % of random rankers land on exactly these queries (0 to 1), by simulation."""
-    scored = scored_queries(queries)
+    """Metric -> where 95 % of random rankers land on exactly these queries (0 to 1), by simulation.
+
+    Args:
+        benchmark: A benchmark, or its kind.
+        queries: ``tables.QUERIES``; those without known targets are left out.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+        samples: Random rankers.
+        seed: Of their draws.
+    """
+    benchmark, scored = benchmark_of(benchmark), scored_queries(queries)
     if scored.is_empty():
         return {}
     pools, rng = pools_of(gallery), np.random.default_rng(seed)
     chunks = [scored.slice(start, _CHUNK) for start in range(0, scored.height, _CHUNK)]
-    parts = [_simulated_values(check_kind(kind), chunk, pools, samples, rng) for chunk in chunks]
+    parts = [_simulated_values(benchmark, chunk, pools, samples, rng) for chunk in chunks]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row_numbers = np.arange(scored.height, dtype=np.float64)
     # The frame knows which queries each metric is made of; row numbers in place of values say which rows those are.
-    rows = per_query_frame(kind, scored, dict.fromkeys(values, row_numbers))
+    rows = per_query_frame(benchmark, scored, dict.fromkeys(values, row_numbers))
+    sources = {each.name: each.metric.name for each in reported_metrics(benchmark, scored)}
     return {
-        str(metric): _spread(values[str(metric).partition("/")[0]], chosen)
+        str(metric): _spread(values[sources[str(metric)]], chosen)
         for (metric,), chosen in rows.group_by("metric", maintain_order=True)
     }
 

@@ -1,14 +1,14 @@
 """The leaderboard: the latest metric rows of every evaluation set, as a table, as JSON, and on a terminal.
 
-Belongs here: gathering and presenting METRICS rows, and the two conventions that every presentation shares (which
-metrics are a data set's headlines; in which order stages come). Nothing here computes a metric.
+Belongs here: gathering and presenting METRICS rows, and the order in which stages come. Which metrics are a data set's
+headlines is its benchmark's to say (``setr_lib.benchmarks.headlines``). Nothing here computes a metric.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 STAGE_ORDER = ("random", "coarse", "base judge", "adapter")
-_HEADLINES = {
-    "R_subset@": ("R@1", "R@10", "R_subset@1"),  # CIRR
-    "mAP@5": ("mAP@5", "mAP@10"),  # CIRCO
-    "R@10/": ("R@10", "R@50"),  # FashionIQ
-}
-"""A data set's headline metrics, under the beginning of a metric name that only it reports."""
-_FOLDER_HEADLINES = ("R@1", "R@10", "mAP@10")
+Headlines = Mapping[str, Sequence[str]]
+"""Data set -> its headline metrics."""
 _STAGE_STYLES = {"random": "dim", "coarse": "", "base judge": "cyan", "adapter": "bold green"}
 
 
-def headline_metrics(metrics: Iterable[str]) -> list[str]:
-    """The few metrics that a data set is known by, told from the names that it reports; the first one ranks rows."""
+def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> list[str]:
+    """The few metrics of a table that its data set is known by; the first one ranks rows.
+
+    Args:
+        metrics: Metric names, as the table has them.
+        headline: The data set's headline metrics; empty for one that no settings name any more.
+
+    Returns:
+        Those of ``headline`` that are there; where none is, the first two metrics of the table that are no breakdown
+        (``R@10/dress``).
+    """
     names = list(dict.fromkeys(metrics))
-    telling = next((mark for mark in _HEADLINES if any(name.startswith(mark) for name in names)), None)
-    wanted = _HEADLINES[telling] if telling else _FOLDER_HEADLINES
-    return [name for name in wanted if name in names] or [name for name in names if "/" not in name][:2]
+    return [name for name in headline if name in names] or [name for name in names if "/" not in name][:2]
 
 
 def stage_position(stage: str) -> int:
@@ -70,12 +72,17 @@ def as_json(frame: pl.DataFrame) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def leaderboard_table(frame: pl.DataFrame) -> RenderableType:
+def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableType:
     """For ``rich``: one table per evaluation set, one line per (strategy, stage), best first, the random floor last.
 
     Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the JSON has
     them whole); the best value of each is bold. What is not comparable with published numbers has an asterisk: the
     title where that is true of every line, else single lines.
+
+    Args:
+        frame: METRICS rows.
+        headlines: Data set -> its headline metrics (``setr_lib.benchmarks.headlines``). Of a data set without an entry
+            the first metrics are shown (:func:`headline_metrics`).
     """
     from rich.console import Group
     from rich.text import Text
@@ -83,9 +90,10 @@ def leaderboard_table(frame: pl.DataFrame) -> RenderableType:
     if frame.is_empty():
         return Text("No evaluation yet: nothing to show.")
     parts: list[RenderableType] = []
-    for _, rows in frame.group_by("dataset", "split", maintain_order=True):
+    for (dataset, _), rows in frame.group_by("dataset", "split", maintain_order=True):
         # The title is a line of its own: a table would fold a long one to its own width.
-        parts += [*([""] if parts else []), Text(_title(rows), style="bold"), _set_table(rows)]
+        parts += [*([""] if parts else []), Text(_title(rows), style="bold")]
+        parts.append(_set_table(rows, headlines.get(str(dataset), ())))
         if not rows.get_column("comparable").fill_null(False).all():
             reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
             parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
@@ -150,12 +158,12 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _set_table(rows: pl.DataFrame) -> Table:
+def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    metrics = headline_metrics(rows.get_column("metric"))
+    metrics = headline_metrics(rows.get_column("metric"), headline)
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

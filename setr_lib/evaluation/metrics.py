@@ -1,14 +1,6 @@
-"""The official metrics of CIRR, FashionIQ and CIRCO, computed for all queries at once.
+"""A benchmark's metrics, computed for all queries at once: values per query, means, and what could not be computed.
 
-Definitions (from the benchmarks' own code; checked against hand-computed values in the tests):
-
-- CIRR: R@K of ``target_hard`` in the ranking without the reference; R_subset@K among the five other members of the
-  image set, by their own ranking (pool ``subset``); Avg = (R@5 + R_subset@1) / 2.
-- FashionIQ: R@10 and R@50 in the category's gallery, the reference kept; the headline is the unweighted mean of the
-  three categories.
-- CIRCO: mAP@K = mean over queries of [sum over ranks i <= K of precision(i) * relevant(i)] / min(number of ground
-  truths, K); R@K of the single target (the first ground truth); mAP@10 for each semantic aspect.
-- A folder of one's own: R@K is whether *any* target is among the first K, mAP@10 as CIRCO's.
+What each metric is belongs to ``setr_lib.benchmarks.metrics``; which ones a benchmark has, to its class.
 """
 
 from __future__ import annotations
@@ -21,18 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from setr_lib.benchmarks import Benchmark, Metric, benchmark_of
+from setr_lib.benchmarks.metrics import GALLERY, SUBSET, TargetRanks
 from setr_lib.evaluation.pools import pools_of
-from setr_lib.evaluation.protocols import (
-    ASPECT_METRIC,
-    AVERAGE,
-    PRECISION_DEPTHS,
-    RECALL_DEPTHS,
-    SUBSET_DEPTHS,
-    base_metrics,
-    check_kind,
-    metric_names,
-    scored_queries,
-)
+from setr_lib.evaluation.protocols import reported_metrics, scored_queries
 from setr_lib.evaluation.rankings import RankingError, check_rankings, unranked_queries
 
 Values = dict[str, npt.NDArray[np.float64]]
@@ -43,14 +27,11 @@ PER_QUERY = pl.Schema(
 )
 """``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then over."""
 
-_CATEGORIES = 3
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a ranking is worth."""
 
-    kind: str
     per_query: pl.DataFrame
     """A :data:`PER_QUERY` frame, in the order of the metrics, then of the queries."""
     summary: dict[str, float]
@@ -71,30 +52,29 @@ def left_out_sentences(left_out: Mapping[str, str]) -> list[str]:
 
 
 def values_from_ranks(
-    kind: str,
+    benchmark: Benchmark | str,
     ranks: npt.NDArray[np.float64],
     truths: npt.NDArray[np.int64],
     subset_ranks: npt.NDArray[np.float64] | None = None,
 ) -> Values:
-    """Metric values from where the targets ended up: the definitions themselves, over n queries.
+    """The benchmark's metrics from where the targets ended up, over n queries.
 
-    ``ranks``: n x t, the 1-based rank of each target, infinite where it is not ranked (or to fill a row); the first
-    column is the single target. ``truths``: n, how many targets each query has. ``subset_ranks``: n, the single
-    target's rank among CIRR's five members.
+    Args:
+        benchmark: A benchmark, or its kind.
+        ranks: n x t, the 1-based rank of each target, infinite where it is not ranked (or to fill a row); the first
+            column is the first target.
+        truths: n, how many targets each query has.
+        subset_ranks: n, the first target's rank in the query's subset; without it, metrics of subsets are left out.
+
+    Returns:
+        Metric name -> n values from 0 to 1.
     """
-    single = ranks[:, 0] if kind != "folder" else ranks.min(axis=1)
-    values: Values = {f"R@{depth}": (single <= depth).astype(np.float64) for depth in RECALL_DEPTHS[kind]}
-    if kind in PRECISION_DEPTHS:
-        ordered = np.sort(ranks, axis=1)
-        precision = np.arange(1, ranks.shape[1] + 1) / ordered  # at each hit; 0 where the rank is infinite
-        for depth in PRECISION_DEPTHS[kind]:
-            total = np.where(ordered <= depth, precision, 0.0).sum(axis=1)
-            values[f"mAP@{depth}"] = total / np.minimum(truths, depth)
-    if subset_ranks is not None:
-        for depth in SUBSET_DEPTHS:
-            values[f"R_subset@{depth}"] = (subset_ranks <= depth).astype(np.float64)
-        values[AVERAGE] = (values["R@5"] + values["R_subset@1"]) / 2
-    return values
+    found = TargetRanks(ranks, truths, subset_ranks)
+    return {
+        metric.name: metric.values(found)
+        for metric in benchmark_of(benchmark).metrics
+        if subset_ranks is not None or SUBSET not in metric.pools
+    }
 
 
 def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -124,58 +104,52 @@ def _lengths(
 
 
 def _left_out(
-    kind: str, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None
+    benchmark: Benchmark, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None
 ) -> dict[str, str]:
     """The metrics that the lists cannot give, each with the reason: a category is judged by its own lists."""
     pools = None if gallery is None else pools_of(gallery)
-    sizes = None if pools is None else pools.sizes(kind, queries)
-    members = None if pools is None else pools.subset_sizes(queries)
-    there = _pools_there(kind, rankings)
-    lengths = _lengths(queries, rankings.filter(pool="gallery"), sizes)
-    subset_lengths = _lengths(queries, rankings.filter(pool="subset"), members)
+    whole = {
+        GALLERY: None if pools is None else pools.sizes(benchmark, queries),
+        SUBSET: None if pools is None else pools.subset_sizes(queries),
+    }
+    there = _pools_there(benchmark, rankings)
+    lengths = {pool: _lengths(queries, rankings.filter(pool=pool), whole[pool]) for pool in whole}
     reasons: dict[str, str] = {}
-    for metric in metric_names(kind, queries):
-        if metric == AVERAGE:
-            if {"R@5", "R_subset@1"} & reasons.keys():
-                reasons[metric] = "it needs R@5 and R_subset@1"
-            continue
-        of_subsets = metric.startswith("R_subset@")
-        if ("subset" if of_subsets else "gallery") not in there:
-            reasons[metric] = f"there is no {'subset ranking' if of_subsets else 'ranking of the gallery'}"
-            continue
-        counting = _members(metric, queries).to_numpy()
-        shortest = (subset_lengths if of_subsets else lengths)[counting].min(initial=np.inf)
-        if _depth(metric) > shortest:
-            reasons[metric] = f"a ranking is only {shortest:.0f} long"
-    if _partial_mean(kind, queries):
+    for each in reported_metrics(benchmark, queries):
+        counting = each.members(queries).to_numpy()
+        shortest = {pool: of_pool[counting].min(initial=np.inf) for pool, of_pool in lengths.items()}
+        if reason := _reason(each.metric, there, shortest):
+            reasons[each.name] = reason
+    if _partial_mean(benchmark, queries):
         categories = queries["gallery"].unique(maintain_order=True)
-        for metric in base_metrics(kind):  # too short a list is the better reason: it is the categories' too
+        for metric in benchmark.metrics:  # too short a list is the better reason: it is the categories' too
             reasons.setdefault(
-                metric, f"it is the mean of three categories; there is only {', '.join(categories)}"
+                metric.name,
+                f"it is the mean of {len(benchmark.categories)} categories; there is only {', '.join(categories)}",
             )
     return reasons
 
 
-def _depth(metric: str) -> int:
-    """K of ``R@K/part``."""
-    return int(metric.partition("/")[0].partition("@")[2])
+def _reason(metric: Metric, there: Container[str], shortest: Mapping[str, float]) -> str | None:
+    """Why lists of these pools, at least as long as these, cannot give ``metric``; None where they can."""
+    if metric.parts:
+        lacking = any(_reason(part, there, shortest) for part in metric.parts)
+        return f"it needs {' and '.join(part.name for part in metric.parts)}" if lacking else None
+    for pool in sorted(metric.pools):
+        if pool not in there:
+            return f"there is no {'ranking of the gallery' if pool == GALLERY else f'{pool} ranking'}"
+        if metric.depth > shortest[pool]:
+            return f"a ranking is only {shortest[pool]:.0f} long"
+    return None
 
 
-def _members(metric: str, queries: pl.DataFrame) -> pl.Series:
-    """Whether each query counts for ``metric``: all do, but for one of a category or an aspect."""
-    base, _, part = metric.partition("/")
-    if not part:
-        return pl.repeat(True, queries.height, eager=True)
-    return queries["aspects"].list.contains(part) if base == ASPECT_METRIC else queries["gallery"] == part
-
-
-def _partial_mean(kind: str, queries: pl.DataFrame) -> bool:
-    """Whether FashionIQ's means would be of fewer than its three categories: they are then left out."""
-    return kind == "fashioniq" and queries["gallery"].n_unique() != _CATEGORIES
+def _partial_mean(benchmark: Benchmark, queries: pl.DataFrame) -> bool:
+    """Whether means would be of fewer than the benchmark's categories: they are then left out."""
+    return bool(benchmark.categories) and queries["gallery"].n_unique() != len(benchmark.categories)
 
 
 def per_query_frame(
-    kind: str, queries: pl.DataFrame, values: Values, left_out: Container[str] = ()
+    benchmark: Benchmark, queries: pl.DataFrame, values: Values, left_out: Container[str] = ()
 ) -> pl.DataFrame:
     """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt out.
 
@@ -185,13 +159,13 @@ def per_query_frame(
         queries.select(
             "query_id",
             pl.col("gallery").alias("stratum"),
-            pl.lit(metric).alias("metric"),
-            pl.Series("value", values[base]),
-        ).filter(_members(metric, queries))
-        for metric in metric_names(kind, queries)
-        if metric not in left_out
-        and (base := metric.partition("/")[0]) in values
-        and not (metric == base and _partial_mean(kind, queries))
+            pl.lit(each.name).alias("metric"),
+            pl.Series("value", values[each.metric.name]),
+        ).filter(each.members(queries))
+        for each in reported_metrics(benchmark, queries)
+        if each.name not in left_out
+        and each.metric.name in values
+        and not (not each.part and _partial_mean(benchmark, queries))
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=PER_QUERY)
 
@@ -203,48 +177,61 @@ def summarise(per_query: pl.DataFrame) -> dict[str, float]:
     return {str(metric): float(value) for metric, value in rows}
 
 
-def _pools_there(kind: str, rankings: pl.DataFrame) -> list[str]:
-    """The pools that a ranking answers: CIRR's two files may come alone, and so may their lists."""
-    there = [pool for pool in ("gallery", "subset") if not rankings.filter(pool=pool).is_empty()]
-    return there if kind == "cirr" and there else ["gallery"]
+def _pools_there(benchmark: Benchmark, rankings: pl.DataFrame) -> list[str]:
+    """The pools that a ranking answers: where there are several (CIRR), each may come alone."""
+    there = [pool for pool in benchmark.pools if not rankings.filter(pool=pool).is_empty()]
+    return there or [GALLERY]
 
 
-def _refuse_unranked(kind: str, queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
+def _refuse_unranked(benchmark: Benchmark, queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     """Every query must have a list in every pool that any query has one in."""
-    for pool in _pools_there(kind, rankings):
+    for pool in _pools_there(benchmark, rankings):
         missing = unranked_queries(queries, rankings, pool)
         if not missing.is_empty():
             raise RankingError(f"{missing.len()} queries have no {pool} ranking, the first: {missing[0]!r}")
 
 
 def evaluate(
-    dataset_kind: str,
+    benchmark: Benchmark | str,
     queries: pl.DataFrame,
     rankings: pl.DataFrame,
     gallery: pl.DataFrame | None = None,
     *,
     unranked: Literal["refuse", "miss"] = "refuse",
 ) -> Evaluation:
-    """Score ``rankings`` (``tables.RANKINGS``; its score columns are not needed) of ``queries`` (``tables.QUERIES``).
+    """The benchmark's metrics of a ranking. Queries without known targets are left out.
 
-    Queries without known targets are left out. ``gallery`` (``image_id``, ``galleries``, optional ``status``) makes two
-    things possible: refusing images outside a query's gallery, and computing a metric whose K is larger than a list that
-    holds the whole gallery; without it such metrics are left out, and said so. A query without a ranking is refused, or
-    with ``unranked="miss"`` counts as a miss; a CIRR ranking of subsets alone has no R@K, and the other way round. Raises
-    ``RankingError``, ``ProtocolError``.
+    Args:
+        benchmark: A benchmark, or its kind (``"cirr"``).
+        queries: ``tables.QUERIES``.
+        rankings: ``tables.RANKINGS``; its score columns are not needed. Where a query has two pools (CIRR), each of
+            them may come alone; the other's metrics are then left out.
+        gallery: ``image_id``, ``galleries``, optional ``status``. It makes two things possible: refusing images outside
+            a query's gallery, and computing a metric whose K is larger than a list that holds the whole gallery; without
+            it such metrics are left out, and said so.
+        unranked: Whether a query without a ranking is refused, or counts as a miss.
+
+    Returns:
+        Values per query and means, 0 to 1.
+
+    Raises:
+        RankingError: The ranking breaks the benchmark's rules.
+        ProtocolError: The gallery has no column that is needed.
+        DatasetError: There is no such benchmark.
     """
-    kind = check_kind(dataset_kind)
-    check_rankings(kind, queries, rankings, gallery)
+    benchmark = benchmark_of(benchmark)
+    check_rankings(benchmark, queries, rankings, gallery)
     scored = scored_queries(queries)
-    missing = unranked_queries(scored, rankings, _pools_there(kind, rankings)[0])
+    missing = unranked_queries(scored, rankings, _pools_there(benchmark, rankings)[0])
     if unranked == "refuse":
-        _refuse_unranked(kind, scored, rankings)
+        _refuse_unranked(benchmark, scored, rankings)
     if scored.is_empty():
-        return Evaluation(kind, pl.DataFrame(schema=PER_QUERY), {})
-    lists, subsets = rankings.filter(pool="gallery"), rankings.filter(pool="subset")
-    subset_ranks = _target_ranks(scored, subsets)[:, 0] if kind == "cirr" and subsets.height else None
+        return Evaluation(pl.DataFrame(schema=PER_QUERY), {})
+    lists, subsets = rankings.filter(pool=GALLERY), rankings.filter(pool=SUBSET)
+    ranks_subsets = SUBSET in benchmark.pools and not subsets.is_empty()
+    subset_ranks = _target_ranks(scored, subsets)[:, 0] if ranks_subsets else None
     truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
-    values = values_from_ranks(kind, _target_ranks(scored, lists), truths, subset_ranks)
-    left_out = _left_out(kind, scored, rankings, gallery)
-    per_query = per_query_frame(kind, scored, values, left_out)
-    return Evaluation(kind, per_query, summarise(per_query), left_out, missing.len())
+    values = values_from_ranks(benchmark, _target_ranks(scored, lists), truths, subset_ranks)
+    left_out = _left_out(benchmark, scored, rankings, gallery)
+    per_query = per_query_frame(benchmark, scored, values, left_out)
+    return Evaluation(per_query, summarise(per_query), left_out, missing.len())

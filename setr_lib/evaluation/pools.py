@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from setr_lib.benchmarks import Benchmark
 from setr_lib.evaluation.protocols import ProtocolError
 
 
@@ -40,10 +41,10 @@ class Pools:
         """Whether ``image_id`` can be ranked in ``gallery``."""
         return image_id in self._members(gallery)
 
-    def sizes(self, kind: str, queries: pl.DataFrame) -> npt.NDArray[np.int64]:
-        """How many images each query's ranking can hold: for CIRR one less, as the reference is taken out."""
+    def sizes(self, benchmark: Benchmark, queries: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """How many images each query's ranking can hold: one less where the benchmark takes the reference out."""
         size = np.array([len(self._members(name)) for name in queries["gallery"]], dtype=np.int64)
-        if kind == "cirr":
+        if benchmark.removes_reference:
             pairs = zip(queries["gallery"], queries["reference_id"], strict=True)
             size -= np.array([self.has(*pair) for pair in pairs], dtype=np.int64)
         return size

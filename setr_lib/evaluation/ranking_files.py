@@ -1,7 +1,7 @@
 """Ranking files that any system made, read and checked against the queries and gallery that they answer.
 
-Belongs here: the formats (CIRR's and CIRCO's submissions, a JSON object for FashionIQ and folders, SETR's own Parquet)
-and every reason to refuse a file, each naming file, query and cause. Computing metrics from what was read does not.
+Belongs here: SETR's own Parquet format, and every reason to refuse a file, each naming file, query and cause. A
+benchmark's own JSON format is read by its class; computing metrics from what was read is done elsewhere.
 """
 
 from __future__ import annotations
@@ -15,50 +15,29 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.datasets import DatasetError, EvaluationSet
-from setr_lib.datasets.annotations import json_value, shown
-from setr_lib.datasets.circo import image_list_file
+from setr_lib.benchmarks import (
+    Benchmark,
+    DatasetError,
+    EvaluationSet,
+    RankingFile,
+    RankingFileError,
+    RankingLists,
+)
+from setr_lib.benchmarks.annotations import json_value, shown
+from setr_lib.benchmarks.metrics import GALLERY, SUBSET
+from setr_lib.benchmarks.ranking_lists import named
+from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.evaluation.pools import pools_of
-from setr_lib.evaluation.rankings import RankingError
 
-CIRR_VERSION = "rc2"
-SUBMITTED_LENGTHS = {"gallery": 50, "subset": 3}
-"""How many images a submission names for each query: CIRR's and CIRCO's top 50, the top 3 of CIRR's subsets."""
-CIRR_METRICS = {"recall": "gallery", "recall_subset": "subset"}
-"""CIRR's word under ``metric`` -> the pool that the file ranks."""
-CIRR_FILE_LIMIT = 5_000_000
-"""Bytes that CIRR's server accepts per file; CIRCO's names no limit."""
+__all__ = ["RankingFileError", "ReadRankings", "read_ranking_files"]
 
 _PARQUET_MAGIC = b"PAR1"
-_DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
-_COCO_ID = re.compile(r"[1-9][0-9]*", re.ASCII)
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.IGNORECASE)
-_LARGEST_ID = 2**63 - 1
-_FORMATS = {
-    "cirr": "a submission of CIRR's",
-    "circo": "a submission of CIRCO's",
-    "fashioniq": "an object from query id ('dress-0': category and row) to a list of image names",
-    "folder": "an object from query id to a list of image ids",
-}
-
-
-class RankingFileError(RankingError):
-    """A ranking file cannot be what the queries were answered with.
-
-    ``file`` and ``query`` say where (``None`` where the fault is no single query's), ``reason`` why.
-    """
-
-    def __init__(self, reason: str, *, file: Path, query: str | None = None) -> None:
-        self.file = file
-        self.query = query
-        self.reason = reason
-        where = str(file) if query is None else f"{file}: query {shown(query)}"
-        super().__init__(f"{where}: {reason}")
 
 
 @dataclass(frozen=True)
 class ReadRankings:
-    """What the files hold. ``queries`` are those that they answer: of FashionIQ, the categories that they have."""
+    """What the files hold. ``queries`` are those that they answer: of a benchmark with categories, of those they have."""
 
     queries: pl.DataFrame
     rankings: pl.DataFrame
@@ -68,13 +47,14 @@ class ReadRankings:
 
 
 @dataclass(frozen=True)
-class _Lists:
-    """One file's lists of one pool. ``submission``: in the format of a benchmark's server."""
+class _Part:
+    """One file's lists of one pool."""
 
     file: Path
     pool: str
     lists: dict[str, list[str]]
     submission: bool = False
+    """Whether it is in the format of the benchmark's server."""
 
 
 @dataclass(frozen=True)
@@ -83,31 +63,24 @@ class _Query:
     gallery: str
     members: frozenset[str]
     needed: bool
-    """Whether a ranking without it is incomplete: a folder's queries without targets may be left out."""
+    """Whether a ranking without it is incomplete: where only some queries have targets, the others may be left out."""
 
 
 @dataclass(frozen=True)
 class _Task:
     """What the files are checked against."""
 
-    key: str
-    kind: str
-    hidden: bool
-    protocol: str
-    """The set's ``gallery``: of FashionIQ ``original`` or ``val``."""
+    evaluation_set: EvaluationSet
     queries: dict[str, _Query]
     images: Mapping[str, frozenset[str]] | None
-    """Gallery -> its images; None where CIRCO's image list is absent."""
+    """Gallery -> its images; None where they cannot be listed."""
 
     @classmethod
     def of(cls, evaluation_set: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame | None) -> _Task:
         some_targets = bool((queries["target_ids"].list.len() > 0).any())
         columns = queries.select("query_id", "reference_id", "gallery", "subset_ids", "target_ids")
         return cls(
-            evaluation_set.key,
-            evaluation_set.kind,
-            evaluation_set.hidden,
-            evaluation_set.gallery,
+            evaluation_set,
             {
                 query: _Query(reference, name, frozenset(members), bool(targets) or not some_targets)
                 for query, reference, name, members, targets in columns.iter_rows()
@@ -115,19 +88,28 @@ class _Task:
             None if gallery is None else pools_of(gallery).members,
         )
 
+    @property
+    def key(self) -> str:
+        return self.evaluation_set.key
+
+    @property
+    def benchmark(self) -> Benchmark:
+        return self.evaluation_set.benchmark
+
     def known_images(self, query: _Query) -> frozenset[str] | None:
         """The images that ``query`` searches; None where they are not known."""
         return None if self.images is None else self.images.get(query.gallery, frozenset())
 
     def submitted_length(self, pool: str, query: _Query) -> int:
         """Entries of a submission's list: fewer than the server takes where there are not as many images."""
-        length = SUBMITTED_LENGTHS[pool]
-        if pool == "subset":
+        length = self.benchmark.submitted_lengths[pool]
+        if pool == SUBSET:
             return min(length, len(query.members))
         images = self.known_images(query)
         if images is None:
             return length
-        return min(length, len(images) - (self.kind == "cirr" and query.reference in images))
+        removed = self.benchmark.removes_reference and query.reference in images
+        return min(length, len(images) - removed)
 
 
 def read_ranking_files(
@@ -136,14 +118,22 @@ def read_ranking_files(
     queries: pl.DataFrame,
     gallery: pl.DataFrame | None,
 ) -> ReadRankings:
-    """Read ``files`` (one; for CIRR up to one per metric; for FashionIQ any split of the queries) and check them.
+    """Read ranking files and check them.
 
-    ``queries``: all of the set's (``tables.QUERIES``); ``gallery``: ``image_id`` and ``galleries``, or None where CIRCO's
-    image list is absent: ids are then checked as positive whole numbers only. Raises ``RankingFileError``.
+    Args:
+        evaluation_set: The set that they answer.
+        files: One; where a query has two pools (CIRR), one per pool; of a benchmark with categories (FashionIQ), its
+            queries in any number of files. JSON in the benchmark's format, or Parquet (``query_id``, ``rank``,
+            ``image_id``, and ``pool`` where there are two).
+        queries: All of the set's (``tables.QUERIES``).
+        gallery: ``image_id`` and ``galleries``, or None where it cannot be listed: ids are then checked by their looks.
+
+    Raises:
+        RankingFileError: A file cannot be an answer; it names file, query and reason.
     """
     task = _Task.of(evaluation_set, queries, gallery)
-    notes = [] if gallery is not None else [_unchecked_ids(evaluation_set)]
-    parts: list[_Lists] = []
+    notes = [] if gallery is not None else [_unlisted(evaluation_set)]
+    parts: list[_Part] = []
     for file in files:
         for part in _read(file, task, notes):
             _refuse_second_answers(part, parts, task)
@@ -155,17 +145,15 @@ def read_ranking_files(
     return ReadRankings(_answered(queries, answered, task), _frame(parts), notes)
 
 
-def _unchecked_ids(evaluation_set: EvaluationSet) -> str:
-    return (
-        f"COCO's image list is absent ({image_list_file(evaluation_set)}): image ids were checked as positive whole "
-        "numbers only"
-    )
+def _unlisted(evaluation_set: EvaluationSet) -> str:
+    reason = evaluation_set.benchmark.unlisted_gallery(evaluation_set)
+    return reason or "the gallery is not known: whether the ranked images are in it was not checked"
 
 
 # Reading.
 
 
-def _read(file: Path, task: _Task, notes: list[str]) -> list[_Lists]:
+def _read(file: Path, task: _Task, notes: list[str]) -> list[_Part]:
     try:
         content = file.read_bytes()  # once: a pipe cannot be read again
     except (OSError, ValueError) as error:
@@ -176,84 +164,29 @@ def _read(file: Path, task: _Task, notes: list[str]) -> list[_Lists]:
     return [_json_lists(file, content, task, notes)]
 
 
-def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str]) -> _Lists:
+def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str]) -> _Part:
     try:
         content = json_value(raw, file)
     except DatasetError as error:
         raise RankingFileError(error.reason, file=file) from error
+    wanted = task.benchmark.ranking_format
     if not isinstance(content, dict):
-        raise RankingFileError(
-            f"must hold {_FORMATS[task.kind]} (or be Parquet), not {_named(content)}", file=file
-        )
-    if task.kind == "cirr":
-        return _cirr_lists(file, content, len(raw), task)
-    if {"version", "metric"} <= content.keys():
-        raise RankingFileError(
-            f"has the keys 'version' and 'metric' of a submission to CIRR: {task.key} takes {_FORMATS[task.kind]}",
-            file=file,
-        )
-    if task.kind == "circo":
-        return _circo_lists(file, content, notes)
-    return _Lists(file, "gallery", {query: _names(file, query, each) for query, each in content.items()})
-
-
-def _cirr_lists(file: Path, content: dict[str, object], size: int, task: _Task) -> _Lists:
-    for key, allowed in (("version", [CIRR_VERSION]), ("metric", list(CIRR_METRICS))):
-        if key not in content:
-            raise RankingFileError(f"the key {key!r} is missing: it must say {_either(allowed)}", file=file)
-        if content[key] not in allowed:
+        raise RankingFileError(f"must hold {wanted} (or be Parquet), not {named(content)}", file=file)
+    for other in built_in_benchmarks():
+        keys = other.submission_keys
+        if keys and keys <= content.keys() and not keys <= task.benchmark.submission_keys:
+            shown_keys = " and ".join(repr(key) for key in sorted(keys, reverse=True))
             raise RankingFileError(
-                f"{key!r} must be {_either(allowed)}, not {_named(content[key])}", file=file
+                f"has the keys {shown_keys} of a submission to {other.name}: {task.key} takes {wanted}",
+                file=file,
             )
-    if task.hidden and size > CIRR_FILE_LIMIT:
-        raise RankingFileError(
-            f"has {size:,} bytes, and the server takes {CIRR_FILE_LIMIT:,}: write it without indentation",
-            file=file,
-        )
-    lists = {
-        query: _names(file, query, each)
-        for query, each in content.items()
-        if query not in ("version", "metric")
-    }
-    return _Lists(file, CIRR_METRICS[str(content["metric"])], lists, submission=True)
+    hidden = task.evaluation_set.hidden
+    found: RankingLists = task.benchmark.read_rankings(RankingFile(file, content, len(raw), hidden))
+    notes += found.notes
+    return _Part(file, found.pool, found.lists, found.submission)
 
 
-def _circo_lists(file: Path, content: dict[str, object], notes: list[str]) -> _Lists:
-    lists = {
-        query: [_circo_id(file, query, entry) for entry in _entries(file, query, each)]
-        for query, each in content.items()
-    }
-    if any(isinstance(entry, str) for each in content.values() if isinstance(each, list) for entry in each):
-        notes.append(
-            f"{file}: image ids are written as text; they are read as the numbers that CIRCO asks for"
-        )
-    return _Lists(file, "gallery", lists, submission=True)
-
-
-def _circo_id(file: Path, query: str, entry: object) -> str:
-    """The id in decimal. Published submissions have it as text too, and the official code reads both."""
-    number = int(entry) if isinstance(entry, str) and _DECIMAL.fullmatch(entry) else entry
-    if type(number) is not int or not 1 <= number <= _LARGEST_ID:
-        raise RankingFileError(_no_coco_id(entry), file=file, query=query)
-    return str(number)
-
-
-def _entries(file: Path, query: str, value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise RankingFileError(f"must have a list of images, not {_named(value)}", file=file, query=query)
-    return value
-
-
-def _names(file: Path, query: str, value: object) -> list[str]:
-    names: list[str] = []
-    for entry in _entries(file, query, value):
-        if not isinstance(entry, str):
-            raise RankingFileError(f"an image name must be text, not {_named(entry)}", file=file, query=query)
-        names.append(entry)
-    return names
-
-
-def _parquet_lists(file: Path, content: bytes, task: _Task) -> list[_Lists]:
+def _parquet_lists(file: Path, content: bytes, task: _Task) -> list[_Part]:
     frame = _parquet_frame(file, content, task)
     lists = frame.sort("rank").group_by("pool", "query_id", maintain_order=True).agg("rank", "image_id")
     pools: dict[str, dict[str, list[str]]] = {}
@@ -266,7 +199,7 @@ def _parquet_lists(file: Path, content: bytes, task: _Task) -> list[_Lists]:
                 query=query,
             )
         pools.setdefault(pool, {})[query] = images
-    return [_Lists(file, pool, pools[pool]) for pool in sorted(pools)]
+    return [_Part(file, pool, pools[pool]) for pool in sorted(pools)]
 
 
 def _parquet_frame(file: Path, content: bytes, task: _Task) -> pl.DataFrame:
@@ -281,10 +214,10 @@ def _parquet_frame(file: Path, content: bytes, task: _Task) -> pl.DataFrame:
         _check_column(file, frame, name)
     if frame.is_empty():
         raise RankingFileError("holds no ranking", file=file)
-    pools = set(SUBMITTED_LENGTHS) if task.kind == "cirr" else {"gallery"}
-    if strange := sorted(set(frame["pool"].cast(pl.String).unique()) - pools):
+    pools = task.benchmark.pools
+    if strange := sorted(set(frame["pool"].cast(pl.String).unique()) - set(pools)):
         raise RankingFileError(
-            f"has the pool {shown(strange[0])}: {task.key} has {' and '.join(sorted(pools))} only", file=file
+            f"has the pool {shown(strange[0])}: {task.key} has {' and '.join(pools)} only", file=file
         )
     texts = [pl.col(name).cast(pl.String) for name in ("query_id", "pool", "image_id")]
     return frame.select(*texts, pl.col("rank").cast(pl.Int64, strict=False).fill_null(0))
@@ -305,26 +238,26 @@ def _check_column(file: Path, frame: pl.DataFrame, name: str) -> None:
 # Checking.
 
 
-def _refuse_second_answers(part: _Lists, earlier: Iterable[_Lists], task: _Task) -> None:
+def _refuse_second_answers(part: _Part, earlier: Iterable[_Part], task: _Task) -> None:
     for other in earlier:
         if other.pool == part.pool and (twice := next((q for q in part.lists if q in other.lists), None)):
-            hint = ": give one file per metric" if task.kind == "cirr" else ""
+            hint = ": give one file per metric" if len(task.benchmark.pools) > 1 else ""
             raise RankingFileError(
                 f"{other.file} has its {part.pool} ranking already{hint}", file=part.file, query=twice
             )
 
 
-def _check(part: _Lists, task: _Task, notes: list[str]) -> None:
+def _check(part: _Part, task: _Task, notes: list[str]) -> None:
     _refuse_unknown_queries(part, task)
     for query, images in part.lists.items():
         if reason := _fault(images, part.pool, task, task.queries[query]):
             raise RankingFileError(reason, file=part.file, query=query)
-    if part.submission:
+    if part.submission and part.pool in task.benchmark.submitted_lengths:
         _refuse_wrong_metric(part, task)
         _check_lengths(part, task, notes)
 
 
-def _refuse_unknown_queries(part: _Lists, task: _Task) -> None:
+def _refuse_unknown_queries(part: _Part, task: _Task) -> None:
     unknown = [query for query in part.lists if query not in task.queries]
     if not unknown:
         return
@@ -340,43 +273,40 @@ def _fault(images: list[str], pool: str, task: _Task, query: _Query) -> str | No
     if len(set(images)) < len(images):
         twice, count = Counter(images).most_common(1)[0]
         return f"{shown(twice)} is ranked {'twice' if count == 2 else f'{count} times'}"
-    if task.kind == "cirr" and query.reference in images:
-        return f"the reference {shown(query.reference)} is in the list: CIRR takes it out of every ranking"
-    known = query.members if pool == "subset" else task.known_images(query)
+    benchmark = task.benchmark
+    if benchmark.removes_reference and query.reference in images:
+        return f"the reference {shown(query.reference)} is in the list: {benchmark.name} takes it out of every ranking"
+    known = query.members if pool == SUBSET else task.known_images(query)
     if known is None:
-        strange = next((image for image in images if not _COCO_ID.fullmatch(image)), None)
-        return None if strange is None else _no_coco_id(strange)
+        return next((fault for image in images if (fault := benchmark.image_id_fault(image))), None)
     strange = next((image for image in images if image not in known), None)
     return None if strange is None else _unknown_image(strange, known, pool, task, query)
-
-
-def _no_coco_id(entry: object) -> str:
-    return f"an image id must be a positive whole number, not {_named(entry)}"
 
 
 def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, query: _Query) -> str:
     if _EXTENSION.sub("", image) in known:
         return f"{shown(image)} must be written without its extension"
-    if pool == "subset":
-        return f"{shown(image)} is none of the five other members of the image set"
+    if pool == SUBSET:
+        return f"{shown(image)} is not a member of the query's subset"
     name = "gallery" if query.gallery == "all" else f"gallery {query.gallery!r}"
-    hint = " (of references and targets only: is it a ranking of the original one?)"
-    return f"the {name} of {task.key} has no image {shown(image)}{hint if task.protocol == 'val' else ''}"
+    protocol, usual = task.evaluation_set.gallery, task.benchmark.galleries[0]
+    hint = "" if protocol == usual else f" (protocol {protocol!r}: is it a ranking of {usual!r}?)"
+    return f"the {name} of {task.key} has no image {shown(image)}{hint}"
 
 
-def _refuse_wrong_metric(part: _Lists, task: _Task) -> None:
+def _refuse_wrong_metric(part: _Part, task: _Task) -> None:
     """A ranking of subsets under the name of a gallery's would pass its hit rate off as recall."""
-    if task.kind != "cirr" or part.pool != "gallery":
+    if SUBSET not in task.benchmark.pools or part.pool != GALLERY:
         return
     if all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
         raise RankingFileError(
-            "'metric' says 'recall', but every list names members of its query's own image set only: "
-            "is it 'recall_subset'?",
+            "should rank the gallery, but every list names members of its query's subset only: is it a ranking "
+            "of the subsets ('recall_subset')?",
             file=part.file,
         )
 
 
-def _check_lengths(part: _Lists, task: _Task, notes: list[str]) -> None:
+def _check_lengths(part: _Part, task: _Task, notes: list[str]) -> None:
     """A submission's lists are as long as the server wants them; of a public split at least all of one length.
 
     Nobody sends a public split to a server, so a whole file of other lengths is scored as deep as it goes.
@@ -384,7 +314,7 @@ def _check_lengths(part: _Lists, task: _Task, notes: list[str]) -> None:
     wanted = {query: task.submitted_length(part.pool, task.queries[query]) for query in part.lists}
     wrong = {query: images for query, images in part.lists.items() if len(images) != wanted[query]}
     lengths = {len(images) for images in part.lists.values()}
-    if wrong and (task.hidden or len(lengths) > 1):
+    if wrong and (task.evaluation_set.hidden or len(lengths) > 1):
         query, images = next(iter(wrong.items()))
         more = f" ({len(wrong) - 1:,} other lists are of a wrong length too)" if len(wrong) > 1 else ""
         raise RankingFileError(
@@ -395,11 +325,11 @@ def _check_lengths(part: _Lists, task: _Task, notes: list[str]) -> None:
     if wrong:
         notes.append(
             f"{part.file}: every list has {lengths.pop()} images; a submission's have "
-            f"{SUBMITTED_LENGTHS[part.pool]}"
+            f"{task.benchmark.submitted_lengths[part.pool]}"
         )
 
 
-def _refuse_missing_queries(parts: Sequence[_Lists], task: _Task) -> None:
+def _refuse_missing_queries(parts: Sequence[_Part], task: _Task) -> None:
     for pool in dict.fromkeys(part.pool for part in parts):
         chosen = [part for part in parts if part.pool == pool]
         answered = {query for part in chosen for query in part.lists}
@@ -408,7 +338,7 @@ def _refuse_missing_queries(parts: Sequence[_Lists], task: _Task) -> None:
         missing = [query for query in wanted if query not in answered]
         if missing:
             more = f", and so are {len(missing) - 1:,} others" if len(missing) > 1 else ""
-            whole = "of its category" if task.kind == "fashioniq" else f"of {task.key}"
+            whole = "of its category" if task.benchmark.categories else f"of {task.key}"
             raise RankingFileError(
                 f"is missing{more}: a ranking answers every query {whole}",
                 file=chosen[-1].file,
@@ -417,17 +347,17 @@ def _refuse_missing_queries(parts: Sequence[_Lists], task: _Task) -> None:
 
 
 def _expected(query: _Query, galleries: set[str], task: _Task) -> bool:
-    """Whether the files answer queries like this one: of FashionIQ's categories some may be left out, but not all."""
-    return task.kind != "fashioniq" or not galleries or query.gallery in galleries
+    """Whether the files answer queries like this one: of categories some may be left out, but not all."""
+    return not task.benchmark.categories or not galleries or query.gallery in galleries
 
 
 def _answered(queries: pl.DataFrame, answered: set[str], task: _Task) -> pl.DataFrame:
-    if task.kind != "fashioniq":
+    if not task.benchmark.categories:
         return queries
     return queries.filter(pl.col("gallery").is_in({task.queries[query].gallery for query in answered}))
 
 
-def _frame(parts: Sequence[_Lists]) -> pl.DataFrame:
+def _frame(parts: Sequence[_Part]) -> pl.DataFrame:
     lists = [(query, part.pool, images) for part in parts for query, images in part.lists.items()]
     columns = ["query_id", "pool", "image_id"]
     frame = pl.DataFrame(
@@ -441,14 +371,3 @@ def _frame(parts: Sequence[_Lists]) -> pl.DataFrame:
         .explode("image_id", "rank")
         .select("query_id", "pool", "rank", "image_id")
     )
-
-
-def _either(words: Sequence[str]) -> str:
-    return " or ".join(repr(word) for word in words)
-
-
-def _named(value: object) -> str:
-    """``value`` as a message names it; what holds other values is not spelt out."""
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return "an object" if isinstance(value, dict) else shown(value)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 
-from setr_lib.errors import SetrError
+from setr_lib.benchmarks import Benchmark, RankingError
+
+__all__ = ["RankingError", "check_rankings", "unranked_queries"]
 
 _KEY = ["query_id", "pool"]
 _COLUMNS = [*_KEY, "rank", "image_id"]
 _POOLS = ["gallery", "subset"]
 _NAMED = 5
-
-
-class RankingError(SetrError):
-    """A ranking breaks the rules of its benchmark; the message names queries and images."""
 
 
 def _names(values: pl.Series) -> str:
@@ -54,18 +52,18 @@ def _check_subsets(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     if not strange.is_empty():
         raise RankingError(
             f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is none of "
-            "the five other members of its image set"
+            "the members of its subset"
         )
 
 
-def _check_references(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
+def _check_references(benchmark: Benchmark, queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     references = queries.select("query_id", pl.col("reference_id").alias("image_id"))
     with_reference = (
         rankings.join(references, on=["query_id", "image_id"], how="semi")["query_id"].unique().sort()
     )
     if not with_reference.is_empty():
         raise RankingError(
-            f"CIRR takes the reference out of every ranking; it is in {_names(with_reference)}"
+            f"{benchmark.name} takes the reference out of every ranking; it is in {_names(with_reference)}"
         )
 
 
@@ -86,13 +84,13 @@ def unranked_queries(queries: pl.DataFrame, rankings: pl.DataFrame, pool: str = 
 
 
 def check_rankings(
-    kind: str, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None = None
+    benchmark: Benchmark, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None = None
 ) -> None:
     """Refuse a ranking that cannot be what ``queries`` were answered with.
 
     Raises ``RankingError`` for missing columns or values, gaps in the ranks, an image ranked twice, an unknown query,
-    a subset entry that is no member, a reference in a CIRR ranking, and (with ``gallery``) an image outside the query's
-    gallery. Queries without a ranking are the caller's to judge (:func:`unranked_queries`).
+    a subset entry that is no member, a reference that the benchmark takes out, and (with ``gallery``) an image outside
+    the query's gallery. Queries without a ranking are the caller's to judge (:func:`unranked_queries`).
     """
     _check_columns(rankings)
     _check_lists(rankings)
@@ -100,7 +98,7 @@ def check_rankings(
     if not unknown.is_empty():
         raise RankingError(f"the ranking answers unknown queries: {_names(unknown)}")
     _check_subsets(queries, rankings)
-    if kind == "cirr":
-        _check_references(queries, rankings)
+    if benchmark.removes_reference:
+        _check_references(benchmark, queries, rankings)
     if gallery is not None:
         _check_gallery(queries, rankings, gallery)

@@ -8,11 +8,12 @@ opened by ``contact_sheet.py``. A hidden split (no query has a target) gets rank
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -28,9 +29,11 @@ from setr_lib.evaluation.leaderboard import (
 )
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 __all__ = ["PairedDifference", "ReportError", "ReportOptions", "write_report"]
 
-Kind = Literal["cirr", "fashioniq", "circo", "folder"]
 RankingKey = tuple[str, str]
 """(strategy, stage) of a ranking, as in METRICS."""
 
@@ -46,10 +49,10 @@ class ReportError(SetrError):
 class ReportOptions:
     """What a report shows. Everything has a default that suits the data."""
 
-    kind: Kind | None = None
-    """The data set's kind, for the words of the protocol; told from the evaluation set's key by default."""
+    protocol: str = ""
+    """How the data set is measured, in words; ``**`` around a word makes it bold (``Benchmark.protocol_text``)."""
     headline: tuple[str, ...] = ()
-    """Metrics drawn as ladders; the data set's usual ones by default."""
+    """Metrics drawn as ladders (``Benchmark.headline_metrics``); the first ones of ``metrics`` by default."""
     strategy: str | None = None
     """The coarse strategy whose rankings the contact sheets show; by default the one that was re-ranked."""
     contact_sheet_queries: int = 12
@@ -204,7 +207,7 @@ def _page(
         "key": key,
         "title": title,
         "hidden": hidden,
-        "kind": options.kind or _kind_of(key),
+        "protocol": options.protocol,
         "queries": queries.height,
         "images": gallery.height,
         "labels": split_labels(metrics)[0],
@@ -250,7 +253,7 @@ def _choose_stages(key: str, rankings: Mapping[RankingKey, pl.DataFrame], wanted
 def _scores(metrics: pl.DataFrame, stages: _Stages, options: ReportOptions) -> dict[str, Any]:
     """Ladders, tables and headline cards; all empty for a hidden split."""
     names = metrics.get_column("metric").unique(maintain_order=True).to_list()
-    headline = [name for name in options.headline if name in names] or headline_metrics(names)
+    headline = headline_metrics(names, options.headline)
     if not headline:
         return {"ladders": [], "tables": [], "cards": []}
     order = ladder_order(metrics, headline[0])
@@ -545,9 +548,11 @@ def _distinct(metrics: pl.DataFrame, column: str) -> list[str]:
     return [value for value in metrics.get_column(column).drop_nulls().unique(maintain_order=True) if value]
 
 
-def _kind_of(key: str) -> Kind:
-    name = key.rpartition("-")[0] or key
-    return next((kind for kind in get_args(Kind) if kind == name), "folder")
+def _bold(text: str) -> Markup:
+    """``text`` escaped, its ``**words**`` bold."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))  # noqa: S704 - escaped just here
 
 
 def _render(page: Mapping[str, Any]) -> str:
@@ -561,6 +566,7 @@ def _render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["bold"] = _bold
     return environment.get_template("report.html.jinja").render(page)
 
 

@@ -1,6 +1,7 @@
-"""What the CIRR and CIRCO test servers take: written from a ranking, and read back before anyone is told so.
+"""What a benchmark's test server takes: written from a ranking, and read back before anyone is told so.
 
-What the servers accept is told in ``ranking_files``, whose reader is the judge here too: one set of rules, not two.
+Which files a server takes is its benchmark's to say; ``ranking_files``'s reader is the judge here too: one set of rules,
+not two.
 """
 
 from __future__ import annotations
@@ -13,17 +14,11 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.datasets import EvaluationSet
+from setr_lib.benchmarks import Benchmark, EvaluationSet
+from setr_lib.benchmarks.metrics import GALLERY
+from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.errors import SetrError
-from setr_lib.evaluation.ranking_files import (
-    CIRR_METRICS,
-    CIRR_VERSION,
-    SUBMITTED_LENGTHS,
-    RankingFileError,
-    read_ranking_files,
-)
-
-SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au", "circo": "https://circo.micc.unifi.it"}
+from setr_lib.evaluation.ranking_files import RankingFileError, read_ranking_files
 
 
 class SubmissionError(SetrError):
@@ -46,11 +41,18 @@ def write_submission(
     folder: Path,
     name: str,
 ) -> Submission:
-    """Write ``folder/NAME.recall.json`` and ``NAME.recall_subset.json`` for CIRR, ``NAME.json`` for CIRCO.
+    """Write the files that the benchmark's test server takes.
 
-    ``queries``: all of the set's; ``rankings``: a RANKINGS frame; ``gallery``: for the check of ids (None: CIRCO without
-    COCO's image list). Files of an earlier call are replaced once the new ones are valid. Raises ``SubmissionError``
-    with the reason where they would not be.
+    Args:
+        evaluation_set: The set that was ranked.
+        queries: All of the set's (``tables.QUERIES``).
+        rankings: A ``tables.RANKINGS`` frame.
+        gallery: For the check of ids; None where it cannot be listed (CIRCO without COCO's image list).
+        folder: Where to write; files of an earlier call are replaced once the new ones are valid.
+        name: What the files' names begin with.
+
+    Raises:
+        SubmissionError: The server would not take them, with the reason; or there is no server.
     """
     contents = _contents(evaluation_set, queries, rankings, name)
     try:
@@ -77,11 +79,12 @@ def _write_checked(
     try:
         read = read_ranking_files(evaluation_set, [place / each for each in contents], queries, gallery)
     except RankingFileError as error:
+        depth = evaluation_set.benchmark.submitted_lengths.get(GALLERY, 0)
         where = "" if error.query is None else f", query {error.query!r}"
         raise SubmissionError(
             f"the ranking of {evaluation_set.key} is not what the server takes ({error.file.name}{where}: "
-            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {SUBMITTED_LENGTHS['gallery']} or missing "
-            "images make such rankings: materialize it again without"
+            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images make such "
+            "rankings: materialize it again without"
         ) from error
     return Submission(
         [(place / each).replace(folder / each) for each in contents],
@@ -89,31 +92,29 @@ def _write_checked(
     )
 
 
+def server_of(benchmark: Benchmark, dataset: str) -> str:
+    """The address of the benchmark's test server. Raises ``SubmissionError`` naming those that have one."""
+    if benchmark.server is None:
+        known = " and ".join(each.name for each in built_in_benchmarks() if each.server)
+        raise SubmissionError(
+            f"{dataset} is of kind {benchmark.kind!r}, which has no test server: of those that come with SETR, only "
+            f"{known} have test servers"
+        )
+    return benchmark.server
+
+
 def _contents(
     evaluation_set: EvaluationSet, queries: pl.DataFrame, rankings: pl.DataFrame, name: str
 ) -> dict[str, object]:
     """File name -> what goes into it, queries in the official order."""
-    order = queries["query_id"].to_list()
-    if evaluation_set.kind == "circo":
-        lists = _top(rankings, "gallery", order)
-        return {f"{name}.json": {query: [int(image) for image in images] for query, images in lists.items()}}
-    if evaluation_set.kind == "cirr":
-        return {
-            f"{name}.{metric}.json": {
-                "version": CIRR_VERSION,
-                "metric": metric,
-                **_top(rankings, pool, order),
-            }
-            for metric, pool in CIRR_METRICS.items()
-        }
-    raise SubmissionError(
-        f"{evaluation_set.dataset} is of kind {evaluation_set.kind!r}: only CIRR and CIRCO have test servers"
-    )
+    benchmark, order = evaluation_set.benchmark, queries["query_id"].to_list()
+    server_of(benchmark, evaluation_set.dataset)
+    lists = {pool: _top(rankings, pool, depth, order) for pool, depth in benchmark.submitted_lengths.items()}
+    return benchmark.submission(name, lists)
 
 
-def _top(rankings: pl.DataFrame, pool: str, order: list[str]) -> dict[str, list[str]]:
-    """Query -> its first images, as many as a submission names; queries without a ranking are absent."""
-    depth = SUBMITTED_LENGTHS[pool]
+def _top(rankings: pl.DataFrame, pool: str, depth: int, order: list[str]) -> dict[str, list[str]]:
+    """Query -> its first ``depth`` images; queries without a ranking are absent."""
     chosen = rankings.filter((pl.col("pool") == pool) & (pl.col("rank") <= depth)).sort("rank")
     lists = dict(chosen.group_by("query_id", maintain_order=True).agg("image_id").iter_rows())
     return {query: lists[query] for query in order if query in lists}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from setr_lib.datasets import EvaluationSet, coverage
+from setr_lib.benchmarks import EvaluationSet
+from setr_lib.datasets import coverage
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
 from setr_lib.evaluation.intervals import Interval, bootstrap_intervals
 from setr_lib.evaluation.metrics import Evaluation, evaluate, summarise
@@ -36,14 +37,10 @@ def why_not_comparable(
 ) -> list[str]:
     """What sets these numbers apart from published ones; empty where they may stand beside them.
 
-    Checked: the data set is a benchmark, queries and gallery are as many as in the official files (the miniature's
-    are not), FashionIQ's gallery is the original one, and no image is missing or broken.
+    Checked: the benchmark's own caveats, that queries and gallery are as many as in the official files (the miniature's
+    are not), and that no image is missing or broken.
     """
-    reasons: list[str] = []
-    if evaluation_set.kind == "folder":
-        reasons.append("not a benchmark")
-    if evaluation_set.gallery == "val":
-        reasons.append("gallery of references and targets only")
+    reasons = list(evaluation_set.benchmark.caveats(evaluation_set))
     official = evaluation_set.official_queries
     if official is not None and queries.height != official:
         reasons.append(f"{queries.height:,} queries (official: {official:,})")
@@ -107,7 +104,7 @@ def metric_rows(
     ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
     """
     options = settings or EvaluationSettings()
-    found = evaluation or evaluate(evaluation_set.kind, queries, rankings, gallery, unranked="miss")
+    found = evaluation or evaluate(evaluation_set.benchmark, queries, rankings, gallery, unranked="miss")
     reasons = [*caveats, *why_not_comparable(evaluation_set, queries, gallery)]
     if found.unranked:
         reasons.append(f"{found.unranked:,} queries without a ranking count as misses")
@@ -136,8 +133,8 @@ def floor_rows(
     Their interval is where 95 % of random rankers land on these queries, not a bootstrap: the mean is exact.
     """
     options = settings or EvaluationSettings()
-    expected = expected_per_query(evaluation_set.kind, queries, gallery)
-    intervals = random_intervals(evaluation_set.kind, queries, gallery, seed=options.seed)
+    expected = expected_per_query(evaluation_set.benchmark, queries, gallery)
+    intervals = random_intervals(evaluation_set.benchmark, queries, gallery, seed=options.seed)
     reasons = [*caveats, *why_not_comparable(evaluation_set, queries, gallery)]
     constants: dict[str, str | float | bool | None] = {
         "strategy": "random",

@@ -1,4 +1,5 @@
-"""The two frozen base models of the pipeline: the CLIP encoder and the judge's multimodal LLM, each loaded once.
+"""The pipeline's two base models: the CLIP encoder (``encoder``) and the multimodal LLM (``multimodal``).
 
-Nothing is imported here: torch, open_clip and transformers load only when a model does.
+``device`` has what both need: the torch device, and batches that are halved when memory is short. Nothing is
+imported here: torch, open_clip and transformers are imported when a model is loaded.
 """

@@ -1,6 +1,6 @@
-"""Where a model runs, and how a batch that does not fit in memory becomes smaller ones.
+"""The torch device of the models, and batches that are halved when they do not fit in memory.
 
-Nothing here knows which model is running; torch is imported only when a device is asked for.
+Nothing here depends on which model is running; torch is imported only inside functions.
 """
 
 from __future__ import annotations
@@ -34,9 +34,16 @@ class DeviceError(SetrError):
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch device for ``models.device``: ``auto`` is CUDA, then MPS, then CPU.
+    """The torch device that the setting ``models.device`` names.
 
-    Raises ``DeviceError`` when ``name`` is no torch device or is not available on this machine.
+    Args:
+        name: A torch device such as ``cuda:1``, or ``auto``: CUDA, then MPS, then CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        DeviceError: ``name`` is not a torch device, or it is not available on this machine.
     """
     import torch
 
@@ -57,14 +64,21 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory, on whatever device, was not enough."""
+    """Whether an exception means that memory was not enough, on any device.
+
+    Args:
+        error: An exception from torch or Python.
+
+    Returns:
+        True for out-of-memory errors of Python, the CPU, CUDA, MPS and XPU.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and bool(_MEMORY_MESSAGE.search(str(error)))
 
 
 def release_memory() -> None:
-    """Give cached but unused device memory back, so that a smaller batch has a chance."""
+    """Collect garbage and free torch's cached device memory, so that a smaller batch may fit."""
     import torch
 
     gc.collect()
@@ -80,11 +94,24 @@ def iterate_in_batches(
     batch_size: int,
     on_halve: OnHalve | None = None,
 ) -> Iterator[tuple[Sequence[Item], Sequence[Result]]]:
-    """Yield ``(batch, run(batch))`` in order, for callers that keep each batch's results before the next one runs.
+    """Run a function over items in batches, yielding each batch's results before the next one runs.
 
-    A batch that does not fit in memory is run again at half its size, which then holds for all later batches of
-    this call; ``on_halve`` (by default a logged warning) is told. ``run`` must be repeatable: a batch that failed
-    half way is run anew. Raises ``DeviceError`` when a single item does not fit; other errors pass through.
+    A batch that does not fit in memory is run again at half its size, which then holds for all later batches
+    of this call.
+
+    Args:
+        items: What to process.
+        run: Called with a batch, gives one result per item. A batch that failed is passed to it again.
+        batch_size: Items per batch, at least 1.
+        on_halve: Called as ``on_halve(too_large, next_size)`` when a batch did not fit; by default a warning
+            is logged.
+
+    Yields:
+        ``(batch, run(batch))``, in order.
+
+    Raises:
+        DeviceError: A single item does not fit in memory.
+        ValueError: ``batch_size`` is below 1, or ``run`` gave another number of results than it got items.
     """
     if batch_size < 1:
         raise ValueError(f"a batch has at least one item, not {batch_size}")
@@ -113,7 +140,22 @@ def run_in_batches(
     batch_size: int,
     on_halve: OnHalve | None = None,
 ) -> list[Result]:
-    """``run`` over all of ``items``, one result per item in order; see :func:`iterate_in_batches`."""
+    """Run a function over items in batches, halved when memory is short; see :func:`iterate_in_batches`.
+
+    Args:
+        items: What to process.
+        run: Called with a batch, gives one result per item.
+        batch_size: Items per batch, at least 1.
+        on_halve: Called as ``on_halve(too_large, next_size)`` when a batch did not fit; by default a warning
+            is logged.
+
+    Returns:
+        One result per item, in order.
+
+    Raises:
+        DeviceError: A single item does not fit in memory.
+        ValueError: As in :func:`iterate_in_batches`.
+    """
     return [
         result for _, results in iterate_in_batches(items, run, batch_size, on_halve) for result in results
     ]
@@ -122,9 +164,9 @@ def run_in_batches(
 def _attempt(
     run: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence[Item]
 ) -> tuple[Sequence[Result] | None, str]:
-    """The results, or None and the message when memory was not enough.
+    """The results, or None and the error's message when memory was not enough.
 
-    The exception dies here: its traceback holds the frames, and so the tensors, of the failed attempt.
+    The exception is not passed on: its traceback would keep the failed attempt's tensors in memory.
     """
     try:
         return run(batch), ""

@@ -1,6 +1,6 @@
-"""The frozen CLIP of stage 1: pictures and texts in, unit vectors of one common space out.
+"""The frozen CLIP encoder of stage 1: images and texts to unit vectors in one embedding space.
 
-Any model that open_clip can name: a built-in architecture with a pretrained tag or file, ``hf-hub:...``, or a
+Any model that open_clip loads: a built-in architecture with a pretrained tag or file, ``hf-hub:...``, or a
 ``local-dir:...`` folder. This module knows nothing of galleries and queries.
 """
 
@@ -35,14 +35,28 @@ _TOKENIZER_PROBE = "The red dress, but with 3 shorter sleeves & no belt."
 
 
 class EncoderError(SetrError):
-    """The configured encoder cannot be loaded, or gave vectors that are no directions."""
+    """The configured encoder cannot be loaded, or gave vectors that are not finite."""
 
 
 class ImageTextEncoder:
-    """A CLIP model, its preprocessing and its tokenizer on one device; vectors are float32 with norm 1.
+    """A CLIP model with its preprocessing and tokenizer on one device; its vectors are float32 with norm 1.
 
-    Make one with :meth:`from_settings` or :meth:`load`. Holding it is safe from one thread at a time;
-    :meth:`preprocess` alone may be called from several.
+    Make one with :meth:`from_settings` or :meth:`load`. Use it from one thread at a time; only
+    :meth:`preprocess` may be called from several.
+
+    Args:
+        model: The open_clip model.
+        preprocess: Its preprocessing: a PIL image to a tensor.
+        tokenizer: Its tokenizer: texts to token ids.
+        name: The model's name without this machine's folders.
+        device: Where the model is.
+        batch_size: Images or texts per forward pass.
+        architecture: open_clip's configuration of the model, as JSON values; part of the identity.
+
+    Attributes:
+        id: Identity of weights, architecture and tokenizer: ``name@digest``.
+        preprocessing_id: Identity of the image preprocessing.
+        dimension: Length of a vector.
     """
 
     def __init__(
@@ -66,18 +80,40 @@ class ImageTextEncoder:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImageTextEncoder:
-        """The encoder that ``setr.toml`` names, on the device that it names."""
+        """Load the encoder of the settings, on the device of the settings.
+
+        Args:
+            settings: The project's settings; the section ``models`` is read.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            EncoderError: The model, its weights or its tokenizer cannot be loaded.
+            DeviceError: The device does not exist on this machine.
+        """
         return cls.load(settings.models.encoder, settings.models.device, name=settings.encoder_name)
 
     @classmethod
     def load(
         cls, settings: EncoderSettings, device: str | torch.device = "auto", *, name: str | None = None
     ) -> ImageTextEncoder:
-        """Load ``settings.name`` (or ``name``, its resolved form) through open_clip.
+        """Load an encoder through open_clip.
 
-        A built-in architecture without ``pretrained`` gets seeded random weights and a warning: good for trying
-        the machinery, for nothing else. Raises ``EncoderError`` when the model, its weights or its tokenizer
-        cannot be had, and ``DeviceError`` for a device that is not here.
+        A built-in architecture without ``pretrained`` gets seeded random weights and a warning: for trying
+        out the pipeline only.
+
+        Args:
+            settings: The settings section ``models.encoder``.
+            device: A torch device, or ``auto``: CUDA, then MPS, then CPU.
+            name: The model's name with paths resolved, in place of ``settings.name``.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            EncoderError: The model, its weights or its tokenizer cannot be loaded.
+            DeviceError: The device does not exist on this machine.
         """
         import open_clip
 
@@ -120,7 +156,14 @@ class ImageTextEncoder:
         )
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """The picture as the model's input, ``float32[3, height, width]`` on the CPU."""
+        """Resize, crop and normalise an image to the model's input.
+
+        Args:
+            image: Any PIL image.
+
+        Returns:
+            float32 [3, height, width] on the CPU.
+        """
         return self._preprocess(image)
 
     def encode_images(
@@ -129,7 +172,20 @@ class ImageTextEncoder:
         batch_size: int | None = None,
         on_halve: OnHalve | None = None,
     ) -> NDArray[np.float32]:
-        """Unit vectors ``float32[n, dimension]`` of pictures, in order."""
+        """Embed images.
+
+        Args:
+            images: PIL images.
+            batch_size: Images per forward pass, in place of the encoder's own number.
+            on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
+
+        Returns:
+            Unit vectors, float32 [images, dimension], in order.
+
+        Raises:
+            EncoderError: A vector is not finite.
+            DeviceError: Not even one image fits in memory.
+        """
         return self._collect(
             images,
             lambda batch: self._image_vectors([self.preprocess(i) for i in batch]),
@@ -143,23 +199,52 @@ class ImageTextEncoder:
         batch_size: int | None = None,
         on_halve: OnHalve | None = None,
     ) -> NDArray[np.float32]:
-        """Unit vectors ``float32[n, dimension]`` of what :meth:`preprocess` gave (elsewhere, in other threads)."""
+        """Embed images that :meth:`preprocess` has prepared, possibly in other threads.
+
+        Args:
+            pixels: Tensors float32 [3, height, width].
+            batch_size: Images per forward pass, in place of the encoder's own number.
+            on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
+
+        Returns:
+            Unit vectors, float32 [images, dimension], in order.
+
+        Raises:
+            EncoderError: A vector is not finite.
+            DeviceError: Not even one image fits in memory.
+        """
         return self._collect(pixels, self._image_vectors, batch_size, on_halve)
 
     def encode_texts(
         self, texts: Sequence[str], batch_size: int | None = None, on_halve: OnHalve | None = None
     ) -> NDArray[np.float32]:
-        """Unit vectors ``float32[n, dimension]`` of texts, in order.
+        """Embed texts. Those longer than the context are truncated; :meth:`count_truncated` counts them.
 
-        A text longer than the model's context is cut there, as CLIP does; :meth:`count_truncated` says how many.
+        Args:
+            texts: The texts.
+            batch_size: Texts per forward pass, in place of the encoder's own number.
+            on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
+
+        Returns:
+            Unit vectors, float32 [texts, dimension], in order.
+
+        Raises:
+            EncoderError: A vector is not finite.
+            DeviceError: Not even one text fits in memory.
         """
         return self._collect(texts, self._text_vectors, batch_size, on_halve)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of ``texts`` do not fit the model's context (77 tokens in most) and lose their end.
+        """Count the texts that are longer than the model's context (mostly 77 tokens) and lose their end.
 
-        Works with every open_clip tokenizer: a text fits when one more place in the context changes nothing but
-        one more padding token.
+        Works with every open_clip tokenizer: a text fits where a context longer by one token adds only a
+            padding token.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            How many of them are truncated.
         """
         if not texts:
             return 0
@@ -206,7 +291,7 @@ def _unit(features: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _random_model(name: str, device: torch.device) -> tuple[Any, Any]:
-    """Random weights, but the same ones in every process, so that the encoder's id means something."""
+    """Random weights, the same ones in every process, so that the encoder's id identifies them."""
     import open_clip
     import torch
 
@@ -217,21 +302,21 @@ def _random_model(name: str, device: torch.device) -> tuple[Any, Any]:
 
 
 def _check_local_folder(name: str) -> None:
-    """open_clip only logs when a folder has no weights; say it, and where."""
+    """Raise ``EncoderError`` where a local folder lacks its configuration or weights: open_clip only logs."""
     if not name.startswith(_LOCAL):
         return
     folder = Path(name.removeprefix(_LOCAL))
     if not (folder / "open_clip_config.json").is_file():
         raise EncoderError(
-            f"{folder}: no open_clip_config.json there; models.encoder.name = local-dir:PATH needs a folder with "
-            "that file and the weights beside it"
+            f"{folder}: no open_clip_config.json there; models.encoder.name = local-dir:PATH needs a folder "
+            "with that file and the weights beside it"
         )
     if not list(folder.glob("*.safetensors")):
         raise EncoderError(f"{folder}: no *.safetensors weights beside open_clip_config.json")
 
 
 def _portable_name(name: str, pretrained: str | None) -> str:
-    """The model's name without this machine's folders: they say nothing about what the model is."""
+    """The model's name without this machine's folders, which are not part of what the model is."""
     if name.startswith(_LOCAL):
         return f"local-dir:{Path(name.removeprefix(_LOCAL)).name}"
     if pretrained is None:
@@ -240,10 +325,10 @@ def _portable_name(name: str, pretrained: str | None) -> str:
 
 
 def _weights_digest(model: Any, tokenizer: Any, architecture: object) -> str:
-    """Digest of all that turns pixels and texts into vectors: every weight, the architecture, the tokenizer.
+    """Digest of everything that turns pixels and texts into vectors: weights, architecture and tokenizer.
 
-    Weights alone do not show the number of heads or the activation function; open_clip's configuration does. The
-    tokenizer shows itself in how it cuts a probe sentence.
+    Weights alone do not show the number of heads or the activation function; open_clip's configuration does.
+    The tokenizer is identified by its token ids of a probe sentence.
     """
     import torch
     import xxhash
@@ -258,7 +343,7 @@ def _weights_digest(model: Any, tokenizer: Any, architecture: object) -> str:
 
 
 def _preprocessing_id(model: Any) -> str:
-    """Readable and exact: size and resizing in words, all of the configuration in the digest."""
+    """Identity of the preprocessing: size and resizing in words, and a digest of the whole configuration."""
     config = dict(model.visual.preprocess_cfg)
     size = config["size"]
     width = size if isinstance(size, int) else "x".join(map(str, size))
@@ -268,9 +353,9 @@ def _preprocessing_id(model: Any) -> str:
 
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
-    """open_clip logs through the root logger, which also installs a handler there; leave no trace of either.
+    """Silence open_clip, which logs through the root logger, and remove the handler that it installs there.
 
-    What matters of those messages is said by the errors here.
+    What matters of those messages is in the errors raised here.
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)

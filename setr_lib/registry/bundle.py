@@ -1,6 +1,7 @@
-"""What is stored of a re-ranker: the adapter, a reference to its base, the judge's prompts, and scored examples.
+"""What is stored of a re-ranker: the adapter, a reference to its base, its one judge prompt, and scored examples.
 
-A bundle is two folders, ``adapter`` (PEFT's own) and ``judge`` (``reranker.json``, ``prompts/``, ``examples.parquet``).
+A bundle is two folders, ``adapter`` (PEFT's own) and ``judge`` (``reranker.json``, ``prompts/judge.jinja``,
+``examples.parquet``).
 The base model's weights are not stored: they are found again by path or hub id, and known by their digest. Nothing
 here knows MLflow.
 """
@@ -18,12 +19,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.held_out import judge_pair_frame
 from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 BASE_VARIABLE = "SETR_BASE_MODEL"
 """Environment variable that names the base model's folder or hub id, before what the bundle recorded."""
@@ -108,18 +110,23 @@ def write_bundle(
     folder: Path,
     result: AdapterResult,
     reference: BaseReference,
-    prompts: PromptSet,
+    template: PromptTemplate,
     pictures: Mapping[str, Picture],
 ) -> dict[str, Path]:
     """Write the bundle of ``result`` under ``folder``: artifact names to folders.
 
-    ``pictures`` holds the held-out pairs' images: a few are stored with their scores, for the round trip.
+    ``template`` is the judge prompt that the adapter was trained under. ``pictures`` holds the held-out pairs' images: a
+    few are stored with their scores, for the round trip. Raises ``RegistryError`` where ``template`` is another prompt.
     """
+    if template.hash != result.prompt_hash:
+        raise RegistryError(
+            f"{template.path}: the adapter in {result.folder} was trained under another judge prompt "
+            f"({result.prompt_hash}, this is {template.hash}): store it with its own"
+        )
     adapter, judge = folder / ADAPTER, folder / JUDGE
     shutil.copytree(result.folder, adapter)
     (judge / _PROMPTS).mkdir(parents=True)
-    for path in sorted(prompts.folder.glob("judge*.jinja")):
-        shutil.copyfile(path, judge / _PROMPTS / path.name)
+    (judge / _PROMPTS / "judge.jinja").write_text(template.source, encoding="utf-8", newline="\n")
     _examples(result, pictures).write_parquet(judge / _EXAMPLES)
     record = {
         "base": asdict(reference),
@@ -156,16 +163,31 @@ class Bundle:
         return BaseReference(**self.record["base"])
 
     @property
-    def prompts(self) -> PromptSet:
-        return PromptSet(self.judge / _PROMPTS)
+    def judge_prompt(self) -> PromptTemplate:
+        """The prompt that the adapter was trained under.
+
+        Prompts of a kind of data set, which bundles of earlier versions hold beside it, are not used. Raises
+        ``PromptError`` where there is none, ``RegistryError`` where it is not the one of the training.
+        """
+        template, trained = PromptSet(self.judge / _PROMPTS).get("judge"), self.record["prompt_hash"]
+        if template.hash != trained:
+            raise RegistryError(
+                f"{template.path}: changed since the adapter was trained under it ({trained}, now {template.hash}); put "
+                "the original back, or train an adapter under the new prompt"
+            )
+        return template
 
     @property
     def examples(self) -> pl.DataFrame:
         """An ``EXAMPLES`` frame: held-out pairs with the scores that both judges gave in the training process."""
         return pl.read_parquet(self.judge / _EXAMPLES)
 
-    def load_model(self, base_model: str | None = None, device: str = "auto") -> MultimodalModel:
-        """The base, found again and checked, with the adapter. Raises ``RegistryError`` or ``JudgeError``."""
+    def load_judge(self, base_model: str | None = None, device: str = "auto") -> YesNoJudge:
+        """The base, found again and checked, with the adapter and its prompt.
+
+        Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
+        """
+        template = self.judge_prompt
         reference = self.reference
         name = reference.locate(base_model)
         options = JudgeSettings(
@@ -176,7 +198,7 @@ class Bundle:
         )
         model = MultimodalModel.load(options, adapter=self.adapter, device=device, name=name)
         reference.check(model.base_id, name)
-        return model
+        return YesNoJudge(model, template)
 
 
 def _examples(result: AdapterResult, pictures: Mapping[str, Picture]) -> pl.DataFrame:
@@ -203,8 +225,8 @@ def _bytes(picture: Picture) -> bytes:
     return picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
 
 
-def score_examples(model: MultimodalModel, prompts: PromptSet, examples: pl.DataFrame) -> np.ndarray:
-    """float32 [examples]: the logit differences that ``model`` gives now."""
+def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:
+    """float32 [examples]: the logit differences that ``judge`` gives now."""
     from setr_lib.hashing import fingerprint_bytes
 
     pictures: dict[str, Picture] = {}
@@ -215,7 +237,7 @@ def score_examples(model: MultimodalModel, prompts: PromptSet, examples: pl.Data
             pictures[key] = Picture(key, content)
             columns[name].append(key)
     frame = pl.DataFrame({**columns, "modification": examples["modification"]})
-    return judge_pair_frame(model, prompts, frame, pictures)
+    return judge_pair_frame(judge, frame, pictures)
 
 
 def _existing(named: str, where: str) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 import polars as pl
 
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import Picture
 from setr_lib.registry.bundle import ADAPTER, JUDGE, Bundle, score_examples
 from setr_lib.registry.errors import RegistryError
 from setr_lib.reranking.fusion import probability_of_yes
 from setr_lib.reranking.held_out import judge_pair_frame
+from setr_lib.reranking.scorer import ScoreError
 from setr_lib.reranking.training import library_versions
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,16 +36,15 @@ _CLOSE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 class PairScorer:
     """A loaded re-ranker. Build it with :meth:`load`."""
 
-    def __init__(self, bundle: Bundle, model: MultimodalModel, image_roots: list[Path]) -> None:
-        self.bundle, self.model, self.image_roots = bundle, model, image_roots
-        self.prompts = bundle.prompts
+    def __init__(self, bundle: Bundle, judge: YesNoJudge, image_roots: list[Path]) -> None:
+        self.bundle, self.judge, self.image_roots = bundle, judge, image_roots
 
     @classmethod
     def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> PairScorer:
         """From a bundle's folders and MLflow's ``model_config``: ``base_model``, ``device``, ``image_roots``.
 
         With other major versions of transformers, PEFT or torch than those of training, the stored examples must
-        score as they did. Raises ``RegistryError`` or ``JudgeError``.
+        score as they did. Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
         """
         config = dict(config or {})
         if unknown := set(config) - set(_CONFIG_KEYS):
@@ -51,8 +52,8 @@ class PairScorer:
                 f"model_config: {sorted(unknown)} unknown; the keys are {', '.join(_CONFIG_KEYS)}"
             )
         bundle = Bundle(Path(artifacts[ADAPTER]), Path(artifacts[JUDGE]))
-        model = bundle.load_model(config.get("base_model"), config.get("device", "auto"))
-        scorer = cls(bundle, model, _roots(config.get("image_roots")))
+        judge = bundle.load_judge(config.get("base_model"), config.get("device", "auto"))
+        scorer = cls(bundle, judge, _roots(config.get("image_roots")))
         stored = bundle.record["versions"]
         now = library_versions()
         changed = [
@@ -89,11 +90,7 @@ class PairScorer:
             keys[f"{column}_id"] = [picture.fingerprint for picture in found]
         texts = [str(text) for text in frame["modification"]]
         pairs = pl.DataFrame({**keys, "modification": texts}, schema_overrides={"modification": pl.String()})
-        scores = (
-            judge_pair_frame(self.model, self.prompts, pairs, pictures)
-            if len(frame)
-            else np.zeros(0, np.float32)
-        )
+        scores = judge_pair_frame(self.judge, pairs, pictures) if len(frame) else np.zeros(0, np.float32)
         return pd.DataFrame(
             {"score": scores.astype(np.float64), "p_yes": probability_of_yes(scores)}, index=frame.index
         )
@@ -104,13 +101,14 @@ class PairScorer:
         They must match those of the training process, and must not be those of the base without the adapter.
         """
         examples = self.bundle.examples
-        scores = score_examples(self.model, self.prompts, examples).astype(np.float64)
+        try:
+            scores = score_examples(self.judge, examples).astype(np.float64)
+        except ScoreError:
+            return ["the adapted judge's scores are not finite"]
         expected, base = examples["adapted_score"].to_numpy(), examples["base_score"].to_numpy()
         close = _CLOSE[self.bundle.reference.dtype] * max(1.0, float(np.abs(expected).max()) / 10)
         problems: list[str] = []
-        if not np.isfinite(scores).all():
-            problems.append("the adapted judge's scores are not finite")
-        elif (gap := float(np.abs(scores - expected).max())) > close:
+        if (gap := float(np.abs(scores - expected).max())) > close:
             problems.append(f"scores differ from those of training by up to {gap:.4g} (allowed: {close:.4g})")
         if float(np.abs(expected - base).max()) <= close:
             problems.append(

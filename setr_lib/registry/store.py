@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.composing.prompts import PromptSet
-from setr_lib.models.judge import Picture
-from setr_lib.registry.bundle import ADAPTER, BaseReference, write_bundle
+from setr_lib.models.multimodal import Picture
+from setr_lib.registry.bundle import ADAPTER, JUDGE, BaseReference, Bundle, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.reranking.held_out import HeldOutReport
-from setr_lib.reranking.training import AdapterResult
+from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.settings import Settings
+from setr_lib.texts.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -203,10 +203,13 @@ class MlflowRegistry:
         run: TrainingRun,
         result: AdapterResult,
         reference: BaseReference,
-        prompts: PromptSet,
+        template: PromptTemplate,
         pictures: Mapping[str, Picture],
     ) -> str:
-        """Log ``result`` as a pyfunc model of ``run``; its URI (``models:/m-...``). Final measures go with it."""
+        """Log ``result`` as a pyfunc model of ``run``; its URI (``models:/m-...``). Final measures go with it.
+
+        ``template`` is the judge prompt of the training: it is stored with the adapter.
+        """
         import mlflow.pyfunc
         from mlflow.models import Model
 
@@ -233,7 +236,7 @@ class MlflowRegistry:
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # it asks for an input example; there are examples inside
-            bundle = write_bundle(Path(folder), result, reference, prompts, pictures)
+            bundle = write_bundle(Path(folder), result, reference, template, pictures)
             logged = Model.log(
                 None,
                 mlflow.pyfunc,
@@ -299,13 +302,16 @@ class MlflowRegistry:
         return str(created.version)
 
     def promote(
-        self, version: str, score_champion: Callable[[Path], HeldOutReport] | None = None
+        self, version: str, score_champion: Callable[[Bundle], HeldOutReport] | None = None
     ) -> Promotion:
         """Give ``version`` the champion alias if it is the first, or better than the champion on held-out pairs.
 
         Better means a higher AUC on the new version's held-out pairs. Where the champion was measured on others,
-        ``score_champion(adapter_folder)`` measures it on these; without it, its own figure is compared. A version that
-        stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``.
+        ``score_champion(bundle)`` measures it on these, under the prompt of its bundle; without it, its own figure is
+        compared. A version that stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``.
+
+        Only versions of the same re-ranker are compared: same base, same judge prompt. Where the champion has another
+        one, settings were changed on purpose, and the new version takes its place.
         """
         mine = self.version(version)
         previous = self.champion()
@@ -317,6 +323,12 @@ class MlflowRegistry:
         if champion.tags.get("setr.base_id") != mine.tags.get("setr.base_id"):
             return self._crown(
                 mine, champion, f"version {previous} adapts another base, {champion.tags.get('setr.base_id')}"
+            )
+        if champion.tags.get("setr.prompt_hash") != mine.tags.get("setr.prompt_hash"):
+            return self._crown(
+                mine,
+                champion,
+                f"version {previous} answers another prompt, {champion.tags.get('setr.prompt_hash')}",
             )
         rival, how = self._rival_auc(champion, mine, score_champion)
         better = mine.held_out_auc > rival
@@ -366,22 +378,22 @@ class MlflowRegistry:
             known = ", ".join(info.version for info in self.versions()) or "none"
             raise RegistryError(f"{self.model} has no version {version} (there are: {known})") from error
 
-    def adapter_folder(self, version: str) -> Path:
-        """The PEFT adapter folder of ``version``, on this machine (fetched from a remote store where needed)."""
+    def bundle(self, version: str) -> Bundle:
+        """The stored re-ranker of ``version`` (adapter and judge prompt), on this machine.
+
+        It is fetched from a remote store where needed. Raises ``RegistryError`` where there is no such version.
+        """
         from mlflow.artifacts import download_artifacts
 
         folder = self.artifact_root / "fetched" / self.model / version
-        if not (folder / "artifacts" / ADAPTER).is_dir():
+        if not all((folder / "artifacts" / part).is_dir() for part in (ADAPTER, JUDGE)):
             location = self._local_folder(self.version(version))
             if location is not None:
-                return location / "artifacts" / ADAPTER
+                return _bundle_in(location)
             folder.mkdir(parents=True, exist_ok=True)
-            download_artifacts(
-                artifact_uri=f"models:/{self.model}/{version}",
-                dst_path=str(folder),
-                tracking_uri=self.tracking_uri,
-            )
-        return folder / "artifacts" / ADAPTER
+            with self._as_default():  # the version is looked up through MLflow's global URI
+                download_artifacts(artifact_uri=f"models:/{self.model}/{version}", dst_path=str(folder))
+        return _bundle_in(folder)
 
     # ------------------------------------------------------------------------------------------------------ helpers
 
@@ -450,12 +462,12 @@ class MlflowRegistry:
         self,
         champion: VersionInfo,
         mine: VersionInfo,
-        score_champion: Callable[[Path], HeldOutReport] | None,
+        score_champion: Callable[[Bundle], HeldOutReport] | None,
     ) -> tuple[float, str]:
         if champion.tags.get("setr.held_out_digest") == mine.tags.get("setr.held_out_digest"):
             return champion.held_out_auc, ""
         if score_champion is not None:
-            return score_champion(self.adapter_folder(champion.version)).auc, " on the same pairs"
+            return score_champion(self.bundle(champion.version)).auc, " on the same pairs"
         return champion.held_out_auc, ", which was measured on other pairs"
 
     def _local_folder(self, info: VersionInfo) -> Path | None:
@@ -482,6 +494,11 @@ class MlflowRegistry:
             "setr.base_held_out_auc": repr(result.before.auc),
             **{f"setr.version.{name}": number for name, number in result.versions.items()},
         }
+
+
+def _bundle_in(folder: Path) -> Bundle:
+    """The bundle inside the folder of a logged model."""
+    return Bundle(folder / "artifacts" / ADAPTER, folder / "artifacts" / JUDGE)
 
 
 def _info(version: ModelVersion) -> VersionInfo:

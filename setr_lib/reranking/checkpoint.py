@@ -1,7 +1,8 @@
 """Checkpoints of an adapter's training: safetensors and JSON, each whole or not there at all.
 
 A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the LoRA tensors), ``moments.safetensors``
-(AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL costs at most one interval.
+(AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL costs at most one interval. One
+training at a time may use the folder that holds them: see :func:`only_trainer`.
 """
 
 from __future__ import annotations
@@ -9,21 +10,105 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.errors import SetrError
+from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STATE = "state.json"
+_LOOK_AGAIN = 0.25
+"""Seconds between two attempts to take a lock that another training holds."""
+_PATIENCE = 4
+"""Attempts after which a lock whose holder has not said what it trains is believed to be another training's."""
 
 
 class CheckpointError(SetrError):
     """A checkpoint does not fit the training that it is of; the message names the folder to delete."""
+
+
+class FolderBusyError(CheckpointError):
+    """Another training uses the checkpoint folder now."""
+
+
+_held = threading.local()
+
+
+@contextmanager
+def only_trainer(folder: Path, run: str, progress: Progress = silent) -> Iterator[None]:
+    """Hold the lock of checkpoint folder ``folder`` for the training ``run``; the system releases it with the process.
+
+    Where the same run is being trained elsewhere this waits for its end, and tells ``progress`` so: the caller then
+    finds the finished result. A thread may enter again what it holds. On a system without such locks, one training at
+    a time is the caller's duty.
+
+    Args:
+        folder: The checkpoint folder; the lock is a file beside it, which stays.
+        run: Digest of everything that the training depends on.
+        progress: Told that another process is waited for.
+
+    Raises:
+        FolderBusyError: Another run is being trained into this folder.
+    """
+    mine: set[Path] = vars(_held).setdefault("folders", set())
+    path = folder.absolute().with_name(f".{folder.name}.lock")
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    if path in mine:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        attempts = 0
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                attempts += 1
+                _wait_for_holder(file, folder, run, attempts, progress)
+        mine.add(path)
+        try:
+            _say_who_holds(file, f"{run} {os.getpid()}")
+            yield
+        finally:
+            _say_who_holds(file, "")
+            mine.discard(path)
+
+
+def _wait_for_holder(file: TextIO, folder: Path, run: str, attempts: int, progress: Progress) -> None:
+    file.seek(0)
+    # What a killed holder wrote may still stand here until the next one has written: hence some patience.
+    theirs, _, process = file.read().partition(" ")
+    # An empty name is that of a holder who has just begun, or is about to let go.
+    if theirs and theirs != run and attempts > _PATIENCE:
+        raise FolderBusyError(
+            f"{folder}: another training{f' (process {process})' if process else ''} keeps its checkpoints here: wait "
+            "until it has finished, or give this one another folder"
+        )
+    if theirs == run:
+        progress(
+            0, 1, f"trainings done: process {process} trains this very adapter, its result is waited for"
+        )
+    time.sleep(_LOOK_AGAIN)
+
+
+def _say_who_holds(file: TextIO, words: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(words)
+    file.flush()
 
 
 def save_checkpoint(

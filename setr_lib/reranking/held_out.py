@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from setr_lib.composing.prompts import PromptSet
 from setr_lib.errors import SetrError
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import Picture
 from setr_lib.progress import Progress, silent
-from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
+from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 
 class HeldOutError(SetrError):
@@ -61,8 +61,7 @@ def pictures_of(images: pl.DataFrame) -> dict[str, Picture]:
 
 
 def judge_pair_frame(
-    model: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     pairs: pl.DataFrame,
     pictures: Mapping[str, Picture],
     *,
@@ -83,13 +82,13 @@ def judge_pair_frame(
         for (reference, text), places in rows.items()
     ]
     order = [place for places in rows.values() for place in places]
-    model.precompute(
+    judge.model.precompute(
         [picture for query in queries for picture in (query.reference, *query.candidates)], progress
     )
     made: list[NDArray[np.float32]] = []
     done = 0
-    for batch in batches_of_queries(queries, model.pair_batch_size):
-        made += score_queries(model, prompts, batch)
+    for batch in batches_of_queries(queries, judge.model.pair_batch_size):
+        made += judge.score(batch)
         done += sum(len(query.candidates) for query in batch)
         progress(done, pairs.height, what)
     scores = np.empty(pairs.height, dtype=np.float32)

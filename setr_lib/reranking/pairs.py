@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -25,11 +26,11 @@ from setr_lib.reranking.captions import Caption, Tokens, parse_captions
 from setr_lib.reranking.differences import Edit, is_contradicted
 from setr_lib.reranking.neighbours import CaptionGraph, grow_clusters
 from setr_lib.reranking.phrasing import phrase_edits
-from setr_lib.settings import PairSettings
+from setr_lib.settings import NegativeKind, PairSettings
 from setr_lib.tables import PAIRS, conform
 
 POSITIVE = "positive"
-NEGATIVE_KINDS = ("coarse_negative", "reference_negative", "text_only_negative", "shuffled_text_negative")
+NEGATIVE_KINDS: tuple[NegativeKind, ...] = get_args(NegativeKind)
 
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to unit vectors ``float32[n, d]`` of the images' own space: ``ImageTextEncoder.encode_texts``."""
@@ -371,10 +372,6 @@ def _pairs_of(
     rng: Random,
 ) -> pl.DataFrame:
     wanted = settings.negatives_per_group
-    if unknown := set(wanted) - set(NEGATIVE_KINDS):
-        raise PairError(
-            f"reranking.pairs.negatives_per_group: {sorted(unknown)} unknown; the kinds are {', '.join(NEGATIVE_KINDS)}"
-        )
     coarse = _coarse_candidates(world, groups, source, settings, encode_texts)
     text_only = _text_only_candidates(world, groups, source, encode_texts, rng)
     rows: list[tuple[object, ...]] = []
@@ -384,7 +381,11 @@ def _pairs_of(
         taken = {group.target, group.reference, *group.answers}
         if wanted.get("reference_negative"):
             chosen.append((group.reference, group.text, False, "reference_negative"))
-        for kind, pool in (("text_only_negative", text_only[place]), ("coarse_negative", coarse[place])):
+        pools: tuple[tuple[NegativeKind, list[int]], ...] = (
+            ("text_only_negative", text_only[place]),
+            ("coarse_negative", coarse[place]),
+        )
+        for kind, pool in pools:
             fresh = [row for row in pool if row not in taken]
             for row in _pick_near_top(fresh, wanted.get(kind, 0), rng):
                 taken.add(row)

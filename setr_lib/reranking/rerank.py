@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.models.judge import MultimodalModel, Picture, PictureError
+from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.fusion import Fusion, fuse
-from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries, score_queries
+from setr_lib.reranking.scorer import JudgedQuery, ScoreError, batches_of_queries
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.tables import RANKINGS, conform
 
 CACHE_KIND = "judge_scores"
@@ -33,14 +34,12 @@ def rerank(
     rankings: pl.DataFrame,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    model: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     cache: ContentCache,
     *,
     fusion: Fusion = "judge",
     weight: float = 1.0,
     k: int = 50,
-    dataset: str | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """``rankings`` (a ``RANKINGS`` frame of one strategy, both pools) after stage 2: a ``RANKINGS`` frame.
@@ -52,9 +51,7 @@ def rerank(
     unknown query.
     """
     pools = _pools(rankings)
-    scores = judge_pairs(
-        _wanted(pools, k), queries, gallery, model, prompts, cache, dataset=dataset, progress=progress
-    )
+    scores = judge_pairs(_wanted(pools, k), queries, gallery, judge, cache, progress=progress)
     columns: dict[str, list[object]] = {name: [] for name in RANKINGS}
     for (query_id, pool), (ids, coarse) in pools.items():
         depth = k if pool == GALLERY_POOL else len(ids)
@@ -80,24 +77,22 @@ def judge_pairs(
     wanted: Mapping[str, Sequence[str]],
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    model: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     cache: ContentCache,
     *,
-    dataset: str | None = None,
     progress: Progress = silent,
 ) -> dict[tuple[str, str], float]:
     """The judge's logit difference by (query_id, image_id) for the candidates ``wanted`` of each query.
 
-    Kept scores are taken from ``cache``; new ones are stored after every ``model.pair_batch_size`` pairs or so. Pairs
-    with an unreadable image are absent from the answer. ``progress`` counts pairs, the kept ones first.
+    Kept scores are taken from ``cache``; new ones are stored after every ``judge.model.pair_batch_size`` pairs or so. Pairs
+    with an unreadable image are absent from the answer. ``progress`` counts pairs, the kept ones first. Raises
+    ``ScoreError`` naming the pair whose score is not finite.
     """
     pictures = _pictures(gallery)
     known = {
         row["query_id"]: row
         for row in queries.select("query_id", "reference_id", "modification", "captions").to_dicts()
     }
-    prompt_hash = prompts.hash("judge", dataset)
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
     for query_id, images in wanted.items():
@@ -107,38 +102,45 @@ def judge_pairs(
         reference = pictures.get(row["reference_id"])
         if reference is None:
             continue
-        captions = tuple(row["captions"] or ())
-        text = digest_strings([row["modification"], *captions])
-        head = (model.id, prompt_hash, reference.fingerprint, text)
+        head = (judge.model.id, judge.prompt_hash, reference.fingerprint, _text_digest(judge, row))
         images = [image for image in dict.fromkeys(images) if image in pictures]
         seen = tuple(pictures[image] for image in images)
-        open_queries[query_id] = JudgedQuery(reference, row["modification"], seen, captions)
+        open_queries[query_id] = JudgedQuery(reference, row["modification"], seen)
         keys |= {(query_id, image): cache.key_of(*head, pictures[image].fingerprint) for image in images}
-    kept = {key: float(value) for key, value in cache.get_many(keys.values()).items()}
-    _judge_missing(open_queries, keys, kept, model, prompts, cache, dataset, progress)
+    kept = cache.get_numbers(keys.values())
+    _judge_missing(open_queries, keys, kept, judge, cache, progress)
     return {pair: kept[key] for pair, key in keys.items() if key in kept}
+
+
+def _text_digest(judge: YesNoJudge, query: Mapping[str, Any]) -> str:
+    """The part of a score's key that stands for the query's text.
+
+    It holds the raw captions, too: the prompt doesn't show them, but with them the scores of earlier runs are found.
+    A prompt that uses ``captions`` was shown the raw ones by earlier versions; now it is shown the modification text in
+    their place, and the key says so: such scores are made anew.
+    """
+    shown = [query["modification"]] if "captions" in judge.template.variables else query["captions"] or []
+    return digest_strings([query["modification"], *shown])
 
 
 def _judge_missing(
     queries: Mapping[str, JudgedQuery],
     keys: Mapping[tuple[str, str], str],
     kept: dict[str, float],
-    model: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     cache: ContentCache,
-    dataset: str | None,
     progress: Progress,
 ) -> None:
     """Judge what is not in ``kept`` and put it there, and into ``cache`` batch by batch.
 
     Batches, of pairs and of images, are planned over all pairs, kept or not: a run that continues a killed one makes
     the same batches, and so the same last digits (which depend on what shares a matrix product); but for images that
-    ``model`` had seen in other batches before, for a caption say, the one time and not the other.
+    the model had seen in other batches before, for a caption say, the one time and not the other.
     """
     keys_of: dict[str, list[str]] = {query_id: [] for query_id in queries}
     for (query_id, _), key in keys.items():
         keys_of[query_id].append(key)
-    plan = list(batches_of_queries(list(queries.values()), model.pair_batch_size))
+    plan = list(batches_of_queries(list(queries.values()), judge.model.pair_batch_size))
     images = _ImagePlan(plan)
     names = iter(keys_of.values())
     done, total = sum(key in kept for key in keys.values()), len(keys)
@@ -153,13 +155,31 @@ def _judge_missing(
                 open_batch.append(replace(query, candidates=tuple(picture for _, picture in pairs)))
         if not open_batch:
             continue
-        images.prepare(model, open_batch)
-        made = np.concatenate(_score(model, prompts, open_batch, dataset))
+        images.prepare(judge.model, open_batch)
+        try:
+            made = np.concatenate(_score(judge, open_batch))
+        except ScoreError as error:
+            raise _named(error, queries, keys) from None
         fresh = {key: float(value) for key, value in zip(open_keys, made, strict=True) if not np.isnan(value)}
-        cache.put_many({key: repr(value) for key, value in fresh.items()})
+        cache.put_numbers(fresh)
         kept |= fresh
         done += len(open_keys)
         progress(done, total, "pairs judged")
+
+
+def _named(
+    error: ScoreError, queries: Mapping[str, JudgedQuery], keys: Mapping[tuple[str, str], str]
+) -> ScoreError:
+    """``error`` with the pair's ids in place of its files."""
+    wrong, picture = error.query, error.query.candidates[error.candidate]
+    for query_id, query in queries.items():
+        if (query.reference, query.modification) == (wrong.reference, wrong.modification):
+            images = [image for asked, image in keys if asked == query_id]
+            for image, candidate in zip(images, query.candidates, strict=True):
+                if candidate == picture:
+                    name = f"query {query_id!r} and image {image!r}"
+                    return ScoreError(wrong, error.candidate, error.value, name)
+    return error
 
 
 class _ImagePlan:
@@ -175,7 +195,7 @@ class _ImagePlan:
 
     def prepare(self, model: MultimodalModel, batch: Sequence[JudgedQuery]) -> None:
         """Have the vision outputs of ``batch`` ready; unreadable pictures are left for the scorer to report."""
-        wanted = [picture for picture in _shown(batch) if not model.remembers(picture)]
+        wanted = [picture for picture in _shown(batch) if not model.has_vision_features(picture)]
         for group in sorted({self._group_of[picture.fingerprint] for picture in wanted}):
             try:
                 model.vision_features(self._groups[group])
@@ -187,24 +207,19 @@ def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:
     return [picture for query in batch for picture in (query.reference, *query.candidates)]
 
 
-def _score(
-    model: MultimodalModel, prompts: PromptSet, queries: Sequence[JudgedQuery], dataset: str | None
-) -> list[np.ndarray]:
+def _score(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
     """Scores; where a picture turns out to be unreadable, NaN for it alone."""
     try:
-        return score_queries(model, prompts, queries, dataset=dataset)
+        return judge.score(queries)
     except PictureError:
-        return [_score_one_by_one(model, prompts, query, dataset) for query in queries]
+        return [_score_one_by_one(judge, query) for query in queries]
 
 
-def _score_one_by_one(
-    model: MultimodalModel, prompts: PromptSet, query: JudgedQuery, dataset: str | None
-) -> np.ndarray:
+def _score_one_by_one(judge: YesNoJudge, query: JudgedQuery) -> np.ndarray:
     scores = np.full(len(query.candidates), np.nan, dtype=np.float32)
     for place, candidate in enumerate(query.candidates):
-        single = JudgedQuery(query.reference, query.modification, (candidate,), query.captions)
         try:
-            scores[place] = score_queries(model, prompts, [single], dataset=dataset)[0][0]
+            scores[place] = judge.score([replace(query, candidates=(candidate,))])[0][0]
         except PictureError:
             continue
     return scores

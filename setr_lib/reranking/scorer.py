@@ -1,82 +1,80 @@
 """The judge's score of a query's candidates: logit(Yes) - logit(No), float32, of "does this image satisfy the query?".
 
-The economy lies in ``MultimodalModel``: a query's prefix runs once for all its candidates, a picture's vision tower once.
-Here is which pairs go into one forward pass.
+``MultimodalModel`` runs a query's prefix once for all its candidates, and the vision tower once per picture. This module
+decides which pairs go into one forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.composing.prompts import PromptSet, PromptTemplate
+from setr_lib.errors import SetrError
 from setr_lib.models.device import run_in_batches
-from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture, RenderedPrompt, TokenRow
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
+
+if TYPE_CHECKING:
+    from setr_lib.reranking.yes_no_judge import YesNoJudge
+
+
+class ScoreError(SetrError):
+    """The judge gave a score that is not a finite number; ``query`` and ``candidate`` say which pair."""
+
+    def __init__(self, query: JudgedQuery, candidate: int, value: float, name: str | None = None) -> None:
+        """``candidate`` is a place in ``query.candidates``; ``name`` what to call the pair, its files by default."""
+        self.query, self.candidate, self.value = query, candidate, value
+        pair = name or f"{_file(query.reference)} and {_file(query.candidates[candidate])}"
+        super().__init__(
+            f"the judge's score of {pair}, {query.modification!r}, is {value}: set models.judge.dtype to "
+            '"float32" or "bfloat16" (float16 overflows in many models); nothing was stored'
+        )
+
+
+def _file(picture: Picture) -> str:
+    return f"image {picture.fingerprint}" if isinstance(picture.source, bytes) else str(picture.source)
 
 
 @dataclass(frozen=True)
 class JudgedQuery:
-    """A query and the pictures to judge. ``captions`` are its raw captions where a prompt lists them one by one."""
+    """A query and the pictures to judge."""
 
     reference: Picture
     modification: str
     candidates: tuple[Picture, ...]
-    captions: tuple[str, ...] = ()
 
 
-def score_query(
-    model: MultimodalModel,
-    prompts: PromptSet,
-    reference: Picture,
-    modification: str,
-    candidates: Sequence[Picture],
-    *,
-    dataset: str | None = None,
-) -> np.ndarray:
-    """float32 [len(candidates)]: the judge's logit difference for each candidate of one query."""
-    return score_queries(
-        model, prompts, [JudgedQuery(reference, modification, tuple(candidates))], dataset=dataset
-    )[0]
-
-
-def score_queries(
-    model: MultimodalModel, prompts: PromptSet, queries: Sequence[JudgedQuery], *, dataset: str | None = None
-) -> list[np.ndarray]:
-    """For each query, float32 [len(candidates)]: logit(Yes) - logit(No).
-
-    Several small queries share a forward pass of up to ``model.pair_batch_size`` pairs; a larger one takes several.
-    ``dataset`` (the kind, e.g. ``fashioniq``) selects the prompt. Batches halve when memory is short.
-    """
-    template = prompts.get("judge", dataset)
-    economical = model.economical
-    if economical is None:
+def score_queries(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+    """For each query, float32 [len(candidates)]: logit(Yes) - logit(No). See :meth:`YesNoJudge.score`."""
+    model = judge.model
+    caches_are_exact = model.caches_are_exact
+    if caches_are_exact is None:
         sample = [query for query in queries if query.candidates][:16]
-        economical = model.check_economical(
+        caches_are_exact = model.check_caches(
             [
-                (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: query.candidates[0]})
+                (judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: query.candidates[0]})
                 for query in sample
             ]
         )
-    score = _score_what_fits if economical else _score_plainly
+    score = _score_what_fits if caches_are_exact else _score_plainly
     scores: list[np.ndarray] = []
     for batch in batches_of_queries(queries, model.pair_batch_size):
-        scores += score(model, template, batch)
+        scores += score(judge, batch)
+        _check_finite(batch, scores[-len(batch) :])
     return scores
 
 
-def _score_what_fits(
-    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
-) -> list[np.ndarray]:
+def _check_finite(queries: Sequence[JudgedQuery], scores: Sequence[np.ndarray]) -> None:
+    for query, made in zip(queries, scores, strict=True):
+        for place in np.flatnonzero(~np.isfinite(made)):
+            raise ScoreError(query, int(place), float(made[place]))
+
+
+def _score_what_fits(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
     """The queries' prefixes in one batch, or in as many as memory asks for."""
-    return run_in_batches(queries, lambda batch: _score_batch(model, template, batch), max(1, len(queries)))
-
-
-def judge_prompt(template: PromptTemplate, query: JudgedQuery) -> RenderedPrompt:
-    """The judge's prompt of ``query``; the same for all its candidates."""
-    captions = list(query.captions) or [query.modification]
-    return template.render(modification=query.modification, captions=captions)
+    return run_in_batches(queries, lambda batch: _score_batch(judge, batch), max(1, len(queries)))
 
 
 def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[list[JudgedQuery]]:
@@ -93,11 +91,10 @@ def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[l
         yield batch
 
 
-def _score_batch(
-    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
-) -> list[np.ndarray]:
+def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
     import torch
 
+    model = judge.model
     # One vision batch for all pictures, before the rows ask for them query by query.
     model.vision_features([picture for query in queries for picture in (query.reference, *query.candidates)])
     if not any(query.candidates for query in queries):
@@ -105,7 +102,7 @@ def _score_batch(
     prefixes: list[TokenRow] = []
     pairs: list[tuple[int, TokenRow]] = []
     for owner, query in enumerate(queries):
-        prefix, suffixes = model.judge_rows(judge_prompt(template, query), query.reference, query.candidates)
+        prefix, suffixes = model.judge_rows(judge.prompt(query), query.reference, query.candidates)
         prefixes.append(prefix)
         pairs += [(owner, suffix) for suffix in suffixes]
     # Suffixes differ in length only where images differ in shape: sorted, they waste little padding.
@@ -123,15 +120,13 @@ def _score_batch(
     return _per_query(flat, queries)
 
 
-def _score_plainly(
-    model: MultimodalModel, template: PromptTemplate, queries: Sequence[JudgedQuery]
-) -> list[np.ndarray]:
+def _score_plainly(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
     requests = [
-        (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+        (judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
         for query in queries
         for candidate in query.candidates
     ]
-    return _per_query(model.plain_answer_scores(requests), queries)
+    return _per_query(judge.model.plain_answer_scores(requests), queries)
 
 
 def _per_query(flat: np.ndarray, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:

@@ -9,43 +9,50 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from setr_lib.composing.prompts import PromptSet, PromptTemplate
-from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
-from setr_lib.models.judge import (
-    CANDIDATE,
-    LANGUAGE_MODEL_NAMES,
-    REFERENCE,
-    MultimodalModel,
-    Picture,
-    TokenRow,
-)
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
 from setr_lib.progress import Progress, silent
-from setr_lib.reranking.checkpoint import load_checkpoint, read_json, save_checkpoint, write_json
-from setr_lib.reranking.held_out import HeldOutReport, judge_pair_frame, measure, require_pictures
+from setr_lib.reranking.checkpoint import (
+    load_checkpoint,
+    only_trainer,
+    read_json,
+    save_checkpoint,
+    write_json,
+)
+from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
+from setr_lib.reranking.lora import (
+    AdapterError,
+    cuda_devices,
+    lora_layers,
+    save_adapter,
+    trainable_parameters,
+)
 from setr_lib.reranking.pairs import pairs_digest
-from setr_lib.reranking.scorer import JudgedQuery, judge_prompt
+from setr_lib.reranking.scorer import JudgedQuery
+from setr_lib.reranking.training_result import (
+    ADAPTER_FOLDER,
+    AdapterResult,
+    curve_frame,
+    library_versions,
+    load_result,
+    store_result,
+)
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
-from setr_lib.tables import write_parquet_atomically
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
@@ -53,49 +60,14 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 
 _LOG = logging.getLogger(__name__)
 _CLIP_NORM = 1.0
-_RESULT, _BEFORE, _HELD_OUT, _ADAPTER = "result.json", "before.json", "held_out.parquet", "adapter"
+_BEFORE = "before.json"
 _FORMAT = (
     1  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
 )
 
 
-class AdapterError(SetrError):
-    """The adapter cannot be trained on this model or these pairs; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class AdapterResult:
-    """A finished training.
-
-    ``folder`` is a PEFT adapter folder (``adapter_model.safetensors``, ``adapter_config.json``). ``before`` and
-    ``after`` are the held-out reports of the base and of the adapted judge; ``held_out`` has both judges' scores:
-    the columns of PAIRS, ``before`` and ``after`` (float32, the logit differences). ``curve`` has step, loss,
-    learning_rate. ``run`` is the digest of everything that determines the result. ``reused``: nothing was trained,
-    the same run had been finished before. ``resumed_from``: the step of the checkpoint it went on from, or 0.
-    """
-
-    folder: Path
-    run: str
-    base_id: str
-    prompt_hash: str
-    pairs_digest: str
-    held_out_digest: str
-    steps: int
-    seconds: float
-    trainable_parameters: int
-    resumed_from: int
-    reused: bool
-    before: HeldOutReport
-    after: HeldOutReport
-    curve: pl.DataFrame
-    held_out: pl.DataFrame
-    settings: AdapterSettings
-    versions: dict[str, str]
-
-
 def train_adapter(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     pairs: pl.DataFrame,
     pictures: Mapping[str, Picture],
     settings: AdapterSettings,
@@ -104,41 +76,56 @@ def train_adapter(
     progress: Progress = silent,
     on_metrics: OnMetrics | None = None,
 ) -> AdapterResult:
-    """Train a LoRA adapter for ``base`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
+    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
 
-    ``base`` must be without an adapter; it is as before when this returns. ``checkpoint_dir`` holds the
-    checkpoints, the finished adapter and its result: a second call with the same inputs returns at once. The judge's
-    general prompt is used (no data set's own). Raises ``AdapterError`` or ``HeldOutError``.
+    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is trained and
+    measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished adapter and its
+    result: a second call with the same inputs returns at once, one at the same time waits for the first. Raises
+    ``AdapterError``, ``HeldOutError``, or ``FolderBusyError`` where another training uses ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
-    template = prompts.get("judge")
-    run = training_run_digest(base, prompts, pairs, settings)
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    finished = load_result(checkpoint_dir, run)
-    if finished is not None:
-        _replay(finished.curve.rows(), on_metrics)
-        return finished
+    run = training_run_digest(judge, pairs, settings)
+    with only_trainer(checkpoint_dir, run, progress):
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        finished = load_result(checkpoint_dir, run)
+        if finished is not None:
+            _replay(finished.curve.rows(), on_metrics)
+            return finished
+        return _train(judge, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
+
+
+def _train(
+    judge: YesNoJudge,
+    pairs: pl.DataFrame,
+    pictures: Mapping[str, Picture],
+    settings: AdapterSettings,
+    checkpoint_dir: Path,
+    run: str,
+    progress: Progress,
+    on_metrics: OnMetrics | None,
+) -> AdapterResult:
+    base = judge.model
     train, held_out = (pairs.filter(pl.col("split") == split) for split in ("train", "held_out"))
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
-    with _adapted(base, settings) as peft_model:
-        job = _Job(base, template, _groups_of(train, pictures), settings, checkpoint_dir, run)
+    with lora_layers(base, settings) as peft_model:
+        job = _TrainingLoop(judge, _groups_of(train, pictures), settings, checkpoint_dir, run)
         needed = {*train["reference_id"], *train["candidate_id"]}
         base.precompute([pictures[name] for name in sorted(needed)], progress)
-        before = _scores_before(base, prompts, held_out, pictures, checkpoint_dir, run, progress)
+        before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
         started = time.monotonic()
         curve, resumed_from, earlier = job.train(progress, on_metrics)
         seconds = earlier + time.monotonic() - started
         after = judge_pair_frame(
-            base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
+            judge, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
         )
-        folder = _save_adapter(peft_model, checkpoint_dir / _ADAPTER, base.id)
+        folder = save_adapter(peft_model, checkpoint_dir / ADAPTER_FOLDER, base.id)
         trainable = sum(parameter.numel() for parameter in job.parameters.values())
     result = AdapterResult(
         folder=folder,
         run=run,
         base_id=base.id,
-        prompt_hash=prompts.hash("judge"),
+        prompt_hash=judge.prompt_hash,
         pairs_digest=pairs_digest(pairs),
         held_out_digest=pairs_digest(held_out),
         steps=job.total_steps,
@@ -148,160 +135,19 @@ def train_adapter(
         reused=False,
         before=measure(held_out, before),
         after=measure(held_out, after),
-        curve=_curve_frame(curve),
+        curve=curve_frame(curve),
         held_out=held_out.with_columns(pl.Series("before", before), pl.Series("after", after)),
         settings=settings,
         versions=library_versions(),
     )
-    _store_result(result, checkpoint_dir)
+    store_result(result, checkpoint_dir)
     return result
 
 
-def training_run_digest(
-    base: MultimodalModel, prompts: PromptSet, pairs: pl.DataFrame, settings: AdapterSettings
-) -> str:
+def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
     """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it saves)."""
     options = settings.model_dump(exclude={"checkpoint_every"})
-    return digest_json([_FORMAT, base.id, prompts.hash("judge"), pairs_digest(pairs), options])
-
-
-def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:
-    """The finished training in ``checkpoint_dir`` (of ``run``, if given), or ``None``."""
-    stored = read_json(checkpoint_dir / _RESULT)
-    if stored is None or (run is not None and stored["run"] != run):
-        return None
-    if not (checkpoint_dir / _ADAPTER / "adapter_model.safetensors").is_file():
-        return None
-    curve = _curve_frame(stored.pop("curve"))
-    return AdapterResult(
-        **{
-            **stored,
-            "folder": checkpoint_dir / _ADAPTER,
-            "reused": True,
-            "before": HeldOutReport(**stored["before"]),
-            "after": HeldOutReport(**stored["after"]),
-            "settings": AdapterSettings(**stored["settings"]),
-            "curve": curve,
-            "held_out": pl.read_parquet(checkpoint_dir / _HELD_OUT),
-        }
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of what an adapter's weights mean something to."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
-
-
-# ---------------------------------------------------------------------------------------------------------- the adapter
-
-
-def lora_targets(model: Any, names: Sequence[str]) -> str:
-    """A regular expression that PEFT matches to whole module names: ``names`` inside the language model only.
-
-    Raises ``AdapterError`` when the model has no such linear layers there.
-    """
-    import torch
-
-    decoder = _language_model_name(model)
-    wanted = "|".join(re.escape(name) for name in names)
-    pattern = rf"{re.escape(decoder)}\.(?:.*\.)?(?:{wanted})"
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    if not any(re.fullmatch(pattern, name) for name in linear):
-        inside = sorted({name.rsplit(".", 1)[-1] for name in linear if name.startswith(decoder + ".")})
-        raise AdapterError(
-            f"reranking.adapter.target_modules = {list(names)}: none is a linear layer of the language model; "
-            f"its linear layers are called {inside}"
-        )
-    return pattern
-
-
-def _language_model_name(model: Any) -> str:
-    """The dotted name of the text decoder inside an image-text-to-text model."""
-    decoder = model.get_decoder()
-    for name, module in model.named_modules():
-        if module is decoder and name:
-            break
-    else:
-        name = ""
-    towers = ("visual", "vision_tower", "vision_model")
-    if not name or any(hasattr(decoder, tower) for tower in towers):
-        inner = [n for n, _ in model.named_modules() if n.split(".")[-1] in LANGUAGE_MODEL_NAMES]
-        if not inner:
-            raise AdapterError(
-                f"{type(model).__name__}: its language model was not found; it cannot be adapted"
-            )
-        name = min(inner, key=len)
-    return name
-
-
-class _adapted:
-    """LoRA layers inside ``base.model`` for the duration of a ``with`` block; taken out again at its end."""
-
-    def __init__(self, base: MultimodalModel, settings: AdapterSettings) -> None:
-        self._base, self._settings = base, settings
-
-    def __enter__(self) -> Any:
-        import torch
-        from peft import LoraConfig, get_peft_model
-
-        model, settings = self._base.model, self._settings
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=lora_targets(model, settings.target_modules),
-            bias="none",
-        )
-        self._was_trainable = {
-            name for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
-        with torch.random.fork_rng(devices=_cuda_devices(self._base.device)):
-            torch.manual_seed(settings.seed)
-            # The base is on its device already: LoRA layers made before a move may silently not be trained.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PEFT's own use of transformers
-                self._peft_model = get_peft_model(model, config)
-        return self._peft_model
-
-    def __exit__(self, *_: object) -> None:
-        model = self._peft_model.unload()
-        model.requires_grad_(False)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self._was_trainable)
-        # PEFT leaves its marks on the model, and would warn about a second adapter at the next training.
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            if mark in vars(model):
-                delattr(model, mark)
-        model.eval()
-
-
-def _trainable(model: Any) -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
-    """A PEFT adapter folder, without the model card that PEFT would add and without this machine's paths."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        partial / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = peft_model.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = base_id, True
-    config.save_pretrained(str(partial))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
-
-
-# --------------------------------------------------------------------------------------------------------- the training
+    return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
 
 
 @dataclass(frozen=True)
@@ -331,13 +177,12 @@ def _groups_of(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> list[_Gr
     ]
 
 
-class _Job:
+class _TrainingLoop:
     """One training: which groups at which step, the step itself, and its checkpoints."""
 
     def __init__(
         self,
-        base: MultimodalModel,
-        template: PromptTemplate,
+        judge: YesNoJudge,
         groups: list[_Group],
         settings: AdapterSettings,
         folder: Path,
@@ -345,9 +190,10 @@ class _Job:
     ) -> None:
         import torch
 
-        self.base, self.template, self.groups, self.settings = base, template, groups, settings
+        base = judge.model
+        self.judge, self.base, self.groups, self.settings = judge, base, groups, settings
         self.folder, self.run = folder, run
-        self.parameters = _trainable(base.model)
+        self.parameters = trainable_parameters(base.model)
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -357,7 +203,7 @@ class _Job:
         share = max(sum(labels), 1) / len(labels)
         self.weights = {True: 0.5 / share, False: 0.5 / max(1 - share, 1 / len(labels))}
         self.micro_batch = settings.groups_per_batch
-        self.economical = self._check_economical()
+        self.caches_are_exact = self._check_caches()
 
     def train(
         self, progress: Progress, on_metrics: OnMetrics | None
@@ -401,7 +247,7 @@ class _Job:
             parameter_group["lr"] = rate
         batch = self.batch_at(step)
         self.base.model.train()
-        with torch.random.fork_rng(devices=_cuda_devices(self.base.device)):
+        with torch.random.fork_rng(devices=cuda_devices(self.base.device)):
             loss = self._accumulate(batch, step)
         if not math.isfinite(loss):
             raise AdapterError(
@@ -462,15 +308,13 @@ class _Job:
 
     def _differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         """float32 [pairs]: d of all candidates of ``queries``, in order, with gradients."""
-        if not self.economical:
+        if not self.caches_are_exact:
             return self._plain_differences(queries)
         prefixes: list[TokenRow] = []
         owners: list[int] = []
         suffixes: list[TokenRow] = []
         for owner, query in enumerate(queries):
-            prefix, rows = self.base.judge_rows(
-                judge_prompt(self.template, query), query.reference, query.candidates
-            )
+            prefix, rows = self.base.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
             prefixes.append(prefix)
             owners += [owner] * len(rows)
             suffixes += rows
@@ -479,24 +323,23 @@ class _Job:
 
     def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         requests = [
-            (judge_prompt(self.template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+            (self.judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
             for query in queries
             for candidate in query.candidates
         ]
-        logits = self.base.model(**self.base._plain_inputs(requests), logits_to_keep=1).logits[:, -1].float()
-        return logits[:, self.base.yes_id] - logits[:, self.base.no_id]
+        return self.base.plain_answer_differences(requests)
 
-    def _check_economical(self) -> bool:
+    def _check_caches(self) -> bool:
         self.base.model.eval()
         sample = [
             (
-                judge_prompt(self.template, query.query),
+                self.judge.prompt(query.query),
                 {REFERENCE: query.query.reference, CANDIDATE: query.query.candidates[0]},
             )
             for group in self.groups[:8]
             for query in group
         ]
-        return self.base.check_economical(sample)
+        return self.base.check_caches(sample)
 
 
 def learning_rate_at(step: int, total: int, settings: AdapterSettings) -> float:
@@ -515,16 +358,8 @@ def _epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     return order
 
 
-def _cuda_devices(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []
-
-
-# ----------------------------------------------------------------------------------------------------------- the result
-
-
 def _scores_before(
-    base: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     held_out: pl.DataFrame,
     pictures: Mapping[str, Picture],
     folder: Path,
@@ -536,32 +371,10 @@ def _scores_before(
     if stored is not None and stored["run"] == run:
         return np.asarray(stored["scores"], dtype=np.float32)
     scores = judge_pair_frame(
-        base, prompts, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
+        judge, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
     )
     write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
     return scores
-
-
-def _store_result(result: AdapterResult, folder: Path) -> None:
-    write_parquet_atomically(result.held_out, folder / _HELD_OUT)
-    stored = {
-        name: getattr(result, name)
-        for name in AdapterResult.__dataclass_fields__
-        if name not in ("folder", "reused", "before", "after", "curve", "held_out", "settings")
-    }
-    stored |= {
-        "before": result.before.as_dict(),
-        "after": result.after.as_dict(),
-        "settings": result.settings.model_dump(),
-        "curve": [list(row) for row in result.curve.rows()],
-    }
-    # Last: its presence says that all the rest is there.
-    write_json(folder / _RESULT, stored)
-
-
-def _curve_frame(curve: Iterable[Sequence[float]]) -> pl.DataFrame:
-    schema = {"step": pl.Int64(), "loss": pl.Float64(), "learning_rate": pl.Float64()}
-    return pl.DataFrame([tuple(row) for row in curve], schema=schema, orient="row")
 
 
 def _replay(curve: Iterable[Sequence[float]], on_metrics: OnMetrics | None) -> None:

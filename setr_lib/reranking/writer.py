@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from setr_lib.composing.prompts import PromptTemplate
 from setr_lib.content_cache import ContentCache
 from setr_lib.models.device import run_in_batches
-from setr_lib.models.judge import MultimodalModel, RenderedPrompt
+from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.pairs import ModificationWriter
+from setr_lib.texts.prompts import PromptTemplate
 
 PROMPT_FILE = Path(__file__).with_name("write_modification.jinja")
 CACHE_KIND = "written_modifications"

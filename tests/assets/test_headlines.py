@@ -10,10 +10,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import stored_figures
 
 from setr_lib.assessing import assess, latest_scores
 from setr_lib.records import RegisteredRecord
-from setr_lib.reranking.training import load_result
+from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import workbench_for
 
@@ -101,3 +102,10 @@ def test_the_base_judge_is_not_starved(settings: Settings) -> None:
     result = load_result(checkpoints)
     assert result is not None
     assert result.before.auc >= 0.65
+
+
+def test_the_committed_world_gives_the_stored_figures(settings: Settings) -> None:
+    """The same ids and ranks, metrics and judge scores as when they were stored (on a processor of the same kind)."""
+    if settings.miniature.seed != 0:
+        pytest.skip("figures are stored of seed 0")
+    assert stored_figures.differences(settings.storage_root) == []

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from pydantic import BaseModel
-from tiny_world import write_world
+from tiny_world import run_job, tables, write_world
 
 from setr_assets.champion import CHAMPION, FUSION
-from setr_assets.code_versions import NEEDS, NOT_READ, CodeVersions, When, keys_behind, reads_of
+from setr_assets.code_versions import NEEDS, NOT_READ, CodeVersions, When, keys_behind, needs, reads_of
 from setr_assets.definitions import blueprints, build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
-from setr_lib.settings import DatasetSettings, Section, Settings, load_settings
+from setr_lib.cli import main
+from setr_lib.settings import CoarseSettings, DatasetSettings, Section, Settings, load_settings
 from setr_lib.workbench import workbench_for
 
 KEYS = ["cirr-val", "fashioniq-val"]
@@ -119,7 +121,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("staleness")
     path = write_world(folder)
-    from setr_lib.composing.folders import BUILT_IN
+    from setr_lib.texts.folders import BUILT_IN
 
     shutil.copytree(BUILT_IN / "miniature", folder / "prompts")
     path.write_text(path.read_text().replace('prompts = "miniature"', 'prompts = "prompts"'))
@@ -167,28 +169,30 @@ def test_nothing_is_stale_after_a_full_run(world: World) -> None:
     assert world.stale(world.settings) == set()
 
 
-@pytest.mark.parametrize("file", ["describe.jinja", "describe.fashioniq.jinja"])
-def test_changed_prompt_makes_what_reads_it_stale(
-    world: World, prompt: Callable[[str, str], None], file: str
-) -> None:
-    prompt(file, " Mind the colours.")
+def test_changed_prompt_makes_what_reads_it_stale(world: World, prompt: Callable[[str, str], None]) -> None:
+    prompt("describe.fashioniq.jinja", " Mind the colours.")
     assert world.stale(world.settings) == {"reference_captions"}
 
 
 READERS = {
+    "describe.jinja": {"reference_captions"},
     "compose.jinja": {"query_compositions", "reranking_fusion"},
-    "judge.jinja": {"reranked_rankings", "reranker_adapter", "promoted_reranker", "reranking_fusion"},
+    "judge.jinja": {"reranked_rankings", "reranker_adapter", "reranking_fusion"},
+    "judge.fashioniq.jinja": set(),  # the judge has one prompt for all data sets
     "yes_no.jinja": set(),
 }
 
 
 @pytest.mark.parametrize("file", READERS)
-def test_changed_prompt_of_other_tasks(world: World, prompt: Callable[[str, str], None], file: str) -> None:
+def test_changed_prompt_changes_the_code_versions_of_what_reads_it(
+    world: World, prompt: Callable[[str, str], None], file: str
+) -> None:
+    before = versions(world.settings)
     prompt(file, "{# another #}")
-    assert world.stale(world.settings) == READERS[file]
+    after = versions(world.settings)
+    assert {name for name in before if before[name] != after[name]} == READERS[file]
 
 
-# Every setting that some asset reads, another value for it, and what that makes stale by itself.
 JUDGED = {"reference_captions", "query_compositions", "reranker_adapter", "promoted_reranker"}
 JUDGED |= {"reranking_fusion", "reranked_rankings"}
 ENCODED = {
@@ -198,67 +202,138 @@ ENCODED = {
     "reranker_pairs",
     "reranking_fusion",
 }
-CHANGES: dict[str, tuple[object, set[str]]] = {
-    "datasets.fashioniq.gallery": ("val", {"gallery_images", "evaluation_report"}),
-    "datasets.cirr.rerank_top_k": (3, {"reranked_rankings"}),
-    "training.captions": (Path("others.jsonl"), {"training_images"}),
-    "training.image_root": (Path("elsewhere"), {"training_images"}),
-    "training.triplets": (Path("triplets.jsonl"), {"training_images", "reranker_pairs"}),
-    "models.encoder.name": ("ViT-B-32", ENCODED),
-    "models.encoder.pretrained": ("laion2b", ENCODED),
-    "models.judge.name": ("Qwen/Qwen3-VL-2B-Instruct", JUDGED),
-    "models.judge.revision": ("abc", JUDGED),
-    "models.judge.dtype": ("bfloat16", JUDGED),
-    "models.judge.prompts": ("standard", JUDGED),
-    "models.judge.max_new_tokens": (9, {"reference_captions", "query_compositions", "reranking_fusion"}),
-    "coarse.strategies": (["image", "intersection"], {"coarse_rankings", "evaluation_report"}),
-    "coarse.default": ("sum", {"reranked_rankings", "reranking_fusion"}),
-    "coarse.top_k": (9, {"coarse_rankings"}),
-    "coarse.anchor_share": (0.2, {"coarse_rankings"}),
-    "coarse.caption_strategies": (["captions_text"], {"coarse_rankings", "evaluation_report"}),
-    "coarse.caption_default": ("captions_text", {"reranked_rankings"}),
-    "reranking.top_k": (5, {"reranked_rankings", "reranking_fusion"}),
-    "reranking.fusion": ("judge", {"reranked_rankings"}),
-    "reranking.pairs.groups": (10, {"reranker_pairs"}),
-    "reranking.pairs.held_out_share": (0.3, {"reranker_pairs"}),
-    "reranking.pairs.negatives_per_group": ({"coarse_negative": 1}, {"reranker_pairs"}),
-    "reranking.pairs.near_duplicate_cosine": (0.9, {"reranker_pairs"}),
-    "reranking.pairs.writer": ("model", {"reranker_pairs"}),
-    "reranking.pairs.seed": (8, {"reranker_pairs"}),
-    "reranking.adapter.rank": (4, {"reranker_adapter"}),
-    "reranking.adapter.alpha": (8, {"reranker_adapter"}),
-    "reranking.adapter.dropout": (0.1, {"reranker_adapter"}),
-    "reranking.adapter.target_modules": (["q_proj"], {"reranker_adapter"}),
-    "reranking.adapter.learning_rate": (0.1, {"reranker_adapter"}),
-    "reranking.adapter.warmup_share": (0.1, {"reranker_adapter"}),
-    "reranking.adapter.weight_decay": (0.1, {"reranker_adapter"}),
-    "reranking.adapter.epochs": (2.0, {"reranker_adapter"}),
-    "reranking.adapter.groups_per_batch": (2, {"reranker_adapter"}),
-    "reranking.adapter.seed": (12, {"reranker_adapter"}),
-    "evaluation.bootstrap_samples": (200, {"evaluation_report"}),
-    "evaluation.seed": (6, {"evaluation_report"}),
-    "evaluation.limit": (1, {"queries"}),
-    "registry.model": ("other", {"registered_reranker", "promoted_reranker"}),
+EXAMPLES: dict[str, set[str]] = {
+    "datasets.fashioniq.gallery": {"gallery_images", "evaluation_report"},
+    "training.captions": {"training_images"},
+    "models.encoder.name": ENCODED,
+    "models.judge.name": JUDGED,
+    "coarse.default": {"reranked_rankings", "reranking_fusion"},
+    "reranking.top_k": {"reranked_rankings", "reranking_fusion"},
+    "reranking.adapter.rank": {"reranker_adapter"},
+    "evaluation.limit": {"queries"},
+}
+"""Which assets some changes concern, written out: of every part of the graph one."""
+
+
+def test_changed_settings_concern_what_is_written_here(world: World) -> None:
+    for key, readers in EXAMPLES.items():
+        assert differing(world.settings, changed(world.settings, key, CHANGES[key])) == readers, key
+
+
+@pytest.mark.parametrize("key", ["models.judge.name", "datasets.fashioniq.gallery", "evaluation.limit"])
+def test_changed_setting_makes_what_reads_it_stale(world: World, key: str) -> None:
+    assert world.stale(changed(world.settings, key, CHANGES[key])) == EXAMPLES[key]
+
+
+# Every setting that some asset reads, and another value for it.
+CHANGES: dict[str, object] = {
+    "datasets.fashioniq.gallery": "val",
+    "datasets.cirr.rerank_top_k": 3,
+    "training.captions": Path("others.jsonl"),
+    "training.image_root": Path("elsewhere"),
+    "training.triplets": Path("triplets.jsonl"),
+    "models.encoder.name": "ViT-B-32",
+    "models.encoder.pretrained": "laion2b",
+    "models.judge.name": "Qwen/Qwen3-VL-2B-Instruct",
+    "models.judge.revision": "abc",
+    "models.judge.dtype": "bfloat16",
+    "models.judge.prompts": "standard",
+    "models.judge.max_new_tokens": 9,
+    "coarse.strategies": ["image", "intersection"],
+    "coarse.default": "sum",
+    "coarse.top_k": 9,
+    "coarse.anchor_share": 0.2,
+    "coarse.caption_strategies": ["captions_text"],
+    "coarse.caption_default": "captions_text",
+    "reranking.top_k": 5,
+    "reranking.fusion": "judge",
+    "reranking.judge_weight": 2.0,
+    "reranking.pairs.groups": 10,
+    "reranking.pairs.held_out_share": 0.3,
+    "reranking.pairs.negatives_per_group": {"coarse_negative": 1},
+    "reranking.pairs.near_duplicate_cosine": 0.9,
+    "reranking.pairs.writer": "model",
+    "reranking.pairs.seed": 8,
+    "reranking.adapter.rank": 4,
+    "reranking.adapter.alpha": 8,
+    "reranking.adapter.dropout": 0.1,
+    "reranking.adapter.target_modules": ["q_proj"],
+    "reranking.adapter.learning_rate": 0.1,
+    "reranking.adapter.warmup_share": 0.1,
+    "reranking.adapter.weight_decay": 0.1,
+    "reranking.adapter.epochs": 2.0,
+    "reranking.adapter.groups_per_batch": 2,
+    "reranking.adapter.seed": 12,
+    "evaluation.bootstrap_samples": 200,
+    "evaluation.seed": 6,
+    "evaluation.contact_sheet_queries": 2,
+    "evaluation.limit": 1,
+    "registry.model": "other",
 }
 
 
+def versions(settings: Settings) -> dict[str, str]:
+    """The code version of every asset."""
+    found = CodeVersions(settings)
+    return {each.name: found.version(each.number, each.reads) for each in blueprints()}
+
+
+def differing(one: Settings, other: Settings) -> set[str]:
+    """Assets whose code versions are not the same with both settings."""
+    before, after = versions(one), versions(other)
+    return {name for name in before if before[name] != after[name]}
+
+
+def general(key: str) -> str:
+    """``key`` as declarations write it: ``datasets.*.gallery`` for ``datasets.cirr.gallery``."""
+    parts = key.split(".")
+    return ".".join([parts[0], "*", *parts[2:]]) if parts[0] == "datasets" else key
+
+
+def declared(*settings: Settings) -> dict[str, set[str]]:
+    """Settings keys that each asset reads with one of ``settings``; without any, that it may read."""
+    found: dict[str, set[str]] = {}
+    for each in blueprints():
+        reads = {read for these in settings for read in reads_of(each.reads, these)}
+        if not settings:
+            reads = {
+                read
+                for entry in each.reads
+                for read in (entry.reads if isinstance(entry, When) else (entry,))
+            }
+        found[each.name] = {key for read in reads for key in keys_behind(read)}
+    return found
+
+
 @pytest.mark.parametrize("key", CHANGES)
-def test_changed_setting_makes_exactly_its_readers_stale(world: World, key: str) -> None:
-    value, expected = CHANGES[key]
-    assert world.stale(changed(world.settings, key, value)) == expected
+def test_changed_setting_changes_the_code_versions_of_those_that_declare_it(world: World, key: str) -> None:
+    after = changed(world.settings, key, CHANGES[key])
+    readers = {asset for asset, keys in declared(world.settings, after).items() if general(key) in keys}
+    assert differing(world.settings, after) == readers
+    assert readers or key == "reranking.judge_weight"
+
+
+def test_changes_of_a_key_that_nothing_reads_change_no_code_version(world: World) -> None:
+    for key, value in {
+        "models.device": "cuda:1",
+        "registry.experiment": "x",
+        "storage.root": Path("y"),
+    }.items():
+        assert differing(world.settings, changed(world.settings, key, value)) == set(), key
+
+
+def test_depth_of_stage_1_counts_where_it_cuts_what_is_re_ranked(world: World) -> None:
+    short = changed(world.settings, "coarse.top_k", 5)
+    assert differing(world.settings, short) == {"coarse_rankings", "reranked_rankings", "reranking_fusion"}
+    of_one = changed(world.settings, "datasets.cirr.rerank_top_k", 12)
+    assert differing(of_one, changed(of_one, "coarse.top_k", 11)) == {"coarse_rankings", "reranked_rankings"}
 
 
 def test_weight_counts_where_the_settings_choose_the_fusion(world: World) -> None:
     fixed = changed(world.settings, "reranking.fusion", "cosine_judge")
     heavier = changed(fixed, "reranking.judge_weight", 2.0)
-    differing = {
-        each.name
-        for each in blueprints()
-        if CodeVersions(fixed).version(each.number, each.reads)
-        != CodeVersions(heavier).version(each.number, each.reads)
-    }
-    assert differing == {"reranked_rankings"}
-    assert world.stale(changed(world.settings, "reranking.judge_weight", 2.0)) == set()
+    assert differing(fixed, heavier) == {"reranked_rankings"}
+    assert differing(world.settings, changed(world.settings, "reranking.judge_weight", 2.0)) == set()
 
 
 def test_another_data_set_leaves_the_others_current(world: World) -> None:
@@ -277,38 +352,27 @@ def leaves(section: type[BaseModel], place: str = "") -> Iterator[str]:
             yield place + name
 
 
-def declared() -> dict[str, set[str]]:
-    """Settings keys that some asset may read, by asset."""
-    return {
-        each.name: {
-            key
-            for entry in each.reads
-            for read in (entry.reads if isinstance(entry, When) else (entry,))
-            for key in keys_behind(read)
-        }
-        for each in blueprints()
-    }
-
-
 def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
     read = set().union(*declared().values())
     assert set(leaves(Settings)) == read | NOT_READ.keys()
     assert not read & NOT_READ.keys()
-    tested = {
-        ".".join(["datasets", "*", key.split(".")[2]]) if key.startswith("datasets.") else key
-        for key in CHANGES
-    }
-    assert read == tested | {"reranking.judge_weight"}
+    assert read == {general(key) for key in CHANGES}
 
 
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
+    "coarse_rankings: coarse.caption_default",
+    "coarse_rankings: coarse.default",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
+    "reranked_rankings: coarse.caption_strategies",
+    "reranked_rankings: coarse.strategies",
+    "reranking_fusion: coarse.caption_strategies",
+    "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
-"""Looked up to observe the fusion in use, not for the asset's own result."""
+"""Looked up to observe the fusion in use, or to find a method among all that settings name: not for the asset's own result."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:
@@ -322,11 +386,25 @@ def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:
     assert undeclared == LOOKED_UP
 
 
-def test_what_strategies_need_is_what_they_say() -> None:
-    from setr_lib.coarse.strategies import get_strategy
+def test_assets_declare_no_setting_that_they_do_not_read(world: World) -> None:
+    """Models, and what opens the registry, are looked up by the first asset that needs them; later ones get them as made."""
+    unread = {
+        f"{asset}: {key}"
+        for asset, keys in declared(world.settings).items()
+        for key in keys - world.reader.read.get(asset, set()) - OPENED
+        if not key.startswith("models.")
+    }
+    assert unread == {"reranked_rankings: coarse.caption_default"}, "read where captions stand in for images"
 
-    for name in Settings.model_fields["coarse"].default_factory().strategies:  # pyright: ignore
-        assert NEEDS[name] - {"anchor_share"} == get_strategy(name).needs
+
+def test_what_methods_need_is_what_they_say() -> None:
+    from setr_lib.methods.method import get_method
+
+    coarse = CoarseSettings()
+    assert set(coarse.strategies) <= NEEDS.keys()
+    for name, need in NEEDS.items():
+        assert need - {"anchor_share"} == get_method(name).needs
+    assert all(needs("a.module:Own", need) for need in ("captions", "compositions", "anchor_share"))
 
 
 def test_reads_that_depend_on_settings(world: World) -> None:
@@ -341,16 +419,16 @@ def test_missing_folders_are_marked_not_told_at_load(tmp_path: Path, world: Worl
     settings = changed(world.settings, "models.judge.name", str(tmp_path / "no judge"))
     settings = changed(settings, "models.encoder.name", f"local-dir:{tmp_path / 'no clip'}")
     settings = changed(settings, "models.judge.prompts", str(tmp_path / "no prompts"))
-    assert world.stale(settings) == JUDGED | ENCODED
+    assert differing(world.settings, settings) == JUDGED | ENCODED
 
 
 def test_model_folder_is_known_by_what_it_holds(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.settings.base_dir / "clip", tmp_path / "clip")
     moved = changed(world.settings, "models.encoder.name", f"local-dir:{tmp_path / 'clip'}")
-    assert world.stale(moved) == set()
+    assert differing(world.settings, moved) == set()
     weights = next((tmp_path / "clip").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    assert world.stale(moved) == ENCODED
+    assert differing(world.settings, moved) == ENCODED
 
 
 class TestRuns:
@@ -364,6 +442,12 @@ class TestRuns:
         world.run(world.settings, "reference_captions")
         assert world.stale(world.settings) == set()
 
+    def test_back_under_the_prompt_of_before(self, world: World) -> None:
+        assert world.stale(world.settings) == {"reference_captions"}
+        world.run(world.settings, "reference_captions")
+        assert world.stale(world.settings) == set()
+
+    @pytest.mark.soak
     def test_other_captions_make_what_reads_them_stale_partition_by_partition(
         self, world: World, prompt: Callable[[str, str], None]
     ) -> None:
@@ -376,6 +460,7 @@ class TestRuns:
             "reranked_rankings: fashioniq-val"
         }
 
+    @pytest.mark.soak
     def test_world_is_current_again(self, world: World) -> None:
         world.run(world.settings)
         assert world.stale(world.settings) == set()
@@ -407,3 +492,70 @@ class TestRuns:
             EVALUATION
         )
         assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} >= OUTSIDE
+
+
+@pytest.fixture(scope="module")
+def copy(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, dict[str, pl.DataFrame]]:
+    """A copy of the world for runs that Dagster's instance of it is not to know of, and its tables."""
+    folder = tmp_path_factory.mktemp("copy") / "world"
+    shutil.copytree(world.settings.base_dir, folder)
+    settings = load_settings(folder / "setr.toml")
+    return settings, tables(settings)
+
+
+def downstream(settings: Settings) -> dict[str, set[str]]:
+    """Asset -> all that lie below it."""
+    below: dict[str, set[str]] = {}
+    graph = build_definitions(settings).resolve_asset_graph()
+    for key in reversed(graph.toposorted_asset_keys):
+        children = {child.to_user_string() for child in graph.get(key).child_keys}
+        below[key.to_user_string()] = children.union(*(below[child] for child in children))
+    return below
+
+
+REPORTED = {"evaluation_report/cirr-val.parquet", "leaderboard.parquet"}
+RERANKED = {f"reranked_rankings/cirr-val/{stage}.parquet" for stage in ("base-judge", "adapter")}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("key", "value", "must", "may"),
+    [
+        ("coarse.anchor_share", 1.0, {"coarse_rankings/cirr-val/intersection_anchor.parquet"}, REPORTED),
+        ("reranking.top_k", 2, RERANKED, REPORTED),
+        ("evaluation.bootstrap_samples", 250, REPORTED, set()),
+        ("evaluation.contact_sheet_queries", 2, set(), set()),
+    ],
+)
+def test_an_evaluation_after_a_change_makes_anew_what_depends_on_it(
+    copy: tuple[Settings, dict[str, pl.DataFrame]], key: str, value: object, must: set[str], may: set[str]
+) -> None:
+    settings, before = copy
+    after = changed(settings, key, value)
+    run = run_job(after, EVALUATION, ["cirr-val"])
+    assert run.success, run.failures
+    made = tables(settings)
+    assert made.keys() == before.keys()
+    altered = {name for name, frame in made.items() if not frame.equals(before[name])}
+    assert must <= altered <= must | may, altered
+    below, readers = downstream(settings), differing(settings, after)
+    stale = readers.union(*(below[asset] for asset in readers))
+    assert {name.split("/")[0].removesuffix(".parquet") for name in altered} <= stale
+
+
+def test_lists_too_short_for_a_metric_leave_it_out_to_the_end(
+    copy: tuple[Settings, dict[str, pl.DataFrame]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = changed(copy[0], "coarse.top_k", 8)
+    assert settings.rerank_depth("cirr") == 6
+    run = run_job(settings, EVALUATION, ["fashioniq-val", "circo-val"])
+    assert run.success, run.failures
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "fashioniq-val"))
+    assert set(rows["stage"]) == {"random"}, "R@10 and R@50 are all that FashionIQ has"
+    page = (settings.report_root / "fashioniq-val" / "index.html").read_text(encoding="utf-8")
+    assert "left out: R@10" in page and "a ranking is only 8 long" in page
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "circo-val"))
+    measured = set(rows.filter(rows["stage"] != "random")["metric"])
+    assert {"mAP@5", "R@5"} <= measured and not {"mAP@10", "R@50"} & measured
+    assert main(["--config", str(settings.base_dir / "setr.toml"), "leaderboard"]) == 0
+    assert "fashioniq val" in capsys.readouterr().out

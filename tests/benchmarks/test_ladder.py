@@ -168,7 +168,7 @@ def test_a_perfect_judge_moves_targets_within_k_only() -> None:
     rows = [("q", "gallery", place, name, 0.0, 0.0, None) for place, name in enumerate(names, 1)]
     rankings = pl.DataFrame(rows, schema=RANKINGS, orient="row")
     queries = pl.DataFrame({"query_id": ["q"], "target_ids": [["c", "d"]]})
-    material = Material("circo", queries, pl.DataFrame(), None, [], None, 0.1, 50)  # pyright: ignore[reportArgumentType]
+    material = Material("circo", queries, pl.DataFrame(), None, None, None, 50)  # pyright: ignore[reportArgumentType]
     for k, expected in ((3, "cabd"), (4, "cdab"), (2, "abcd")):
         ordered = material.perfectly_judged(rankings, k).sort("rank")
         assert "".join(ordered["image_id"]) == expected

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from setr_lib.cli import main
-from setr_lib.composing.compose import CACHE_KIND, caption_key, composition_key
-from setr_lib.composing.portable import time_text
 from setr_lib.datasets import evaluation_sets, inspect_gallery, load_gallery, load_queries
 from setr_lib.settings import load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
+from setr_lib.texts.exchange_files import time_text
+from setr_lib.texts.generation import CACHE_KIND, caption_key, composition_key
 from setr_lib.workbench import Workbench
 
 NAMES = [f"dev-{number}-img0" for number in range(8)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from setr_lib.cli import main
 from setr_lib.commands import setup_checks
 from setr_lib.miniature.worlds import write_miniature
 from setr_lib.settings import load_settings
+from setr_lib.texts.prompts import BUILT_IN
 
 SETTINGS = """
 [models.encoder]
@@ -84,6 +86,23 @@ def test_all_is_well(doctor: Callable[..., Any]) -> None:
     assert found["training"] == {"images": 1, "missing": 0, "broken": 0, "problems": []}
     assert found["disk"]["missing_images_bytes"] == 0
     assert found["disk"]["vectors_bytes"] == 2 * (4 * 32 + 200)
+
+
+def test_a_judge_prompt_that_is_not_used_is_a_warning_and_no_fault(
+    doctor: Callable[..., Any], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(BUILT_IN / "miniature", config.parent / "prompts")
+    config.write_text(SETTINGS.replace('prompts = "miniature"', 'prompts = "prompts"'), encoding="utf-8")
+    assert statuses(doctor()[1])["prompts"] == "ok"
+    unused = config.parent / "prompts" / "judge.fashioniq.jinja"
+    unused.write_text("<reference>{{ modification }}<candidate>is it ?")
+    status, found = doctor()
+    assert (status, found["status"], found["problems"]) == (0, "ok", [])
+    check = next(each for each in found["configured"] if each["what"] == "prompts")
+    assert check["status"] == "warning"
+    assert check["detail"].startswith(f"{unused} is not used: a re-ranker has one judge prompt")
+    assert main(["--config", str(config), "doctor"]) == 0
+    assert "warning" in capsys.readouterr().out
 
 
 def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:
@@ -167,19 +186,26 @@ def test_dimension_of_a_named_encoder(tmp_path: Path) -> None:
     assert setup_checks.embedding_dimension(load_settings(path)) == 768
 
 
-def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy(tmp_path: Path) -> None:
+def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_path: Path) -> None:
     path = tmp_path / "setr.toml"
-    path.write_text('[models]\njudge.name = "nobody/has-this-model"\n[coarse]\ndefault = "none"\n')
+    path.write_text(
+        '[models]\njudge.name = "nobody/has-this-model"\n'
+        '[coarse]\nstrategies = ["captions_text"]\ndefault = "captions_text"\n'
+    )
     checks = {check.what: check for check in setup_checks.configured(load_settings(path), {"cirr"})}
     assert checks["multimodal LLM"].status == "later"
     assert checks["strategies"].status == "broken"
+    assert "no images to judge" in checks["strategies"].detail
 
 
 @pytest.mark.parametrize(
     ("coarse", "words"),
     [
         ('caption_strategies = ["captions_txt"]\ncaption_default = "captions_txt"', "'captions_txt'"),
-        ('caption_default = "captions_all"', "[coarse] caption_default, 'captions_all', is not among them"),
+        (
+            'caption_strategies = ["image"]\ncaption_default = "image"',
+            "'image' searches vectors, not captions",
+        ),
     ],
 )
 def test_caption_strategies_are_looked_at_too(

@@ -71,7 +71,8 @@ def test_any_split_of_a_data_set_can_be_asked_for(three: Settings) -> None:
     for name, split, gallery, reason in (
         ("coco", "val", None, "only circo, cirr, fashioniq, mine"),
         ("cirr", "test", None, "'test' is no split of cirr"),
-        ("cirr", "val", "val", "FashionIQ's alone"),
+        ("cirr", "val", "val", "'val' is not a gallery of cirr: it has one only, 'all'"),
+        ("fashioniq", "val", "all", "'all' is not a gallery of fashioniq: use original or val"),
     ):
         with pytest.raises(DatasetError, match=reason):
             set_of_split(three, name, split, gallery)
@@ -81,9 +82,13 @@ def test_any_split_of_a_data_set_can_be_asked_for(three: Settings) -> None:
     ("datasets", "reason"),
     [
         ({"cirr": {"kind": "cirr", "root": "c", "splits": ["test"]}}, "'test' is no split of cirr"),
-        ({"cirr": {"kind": "cirr", "root": "c", "splits": ["val", "val"]}}, "named twice"),
-        ({"cirr": {"kind": "cirr", "root": "c", "gallery": "val"}}, "FashionIQ's alone"),
-        ({"cirr": {"kind": "cirr", "root": "c", "queries": "q.csv"}}, "only a data set of kind 'folder'"),
+        ({"cirr": {"kind": "cirr", "root": "c", "gallery": "val"}}, "'val' is not one of CIRR's"),
+        (
+            {"fashioniq": {"root": "f", "gallery": "all"}},
+            "'all' is not one of FashionIQ's: use original or val",
+        ),
+        ({"cirr": {"root": "c", "options": {"speed": 3}}}, "CIRR has no 'speed'; there is none"),
+        ({"cirr": {"kind": "cirr", "root": "c", "queries": "q.csv"}}, "CIRR does not read that key"),
         (
             {"cirr": {"kind": "cirr", "root": "c"}, "cirr-val": {"kind": "folder", "root": "c"}},
             "both make the set 'cirr-val'",

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from setr_lib.benchmarks import DatasetError
 from setr_lib.evaluation.metrics import evaluate
-from setr_lib.evaluation.protocols import ProtocolError
 from setr_lib.evaluation.rankings import RankingError
 from setr_lib.tables import QUERIES
 
@@ -87,7 +87,7 @@ def test_fashioniq_of_fewer_categories_and_short_lists_says_both(queries_of: Mak
     queries = queries_of([{"query_id": "0", "reference_id": "r", "target_ids": ["t"], "gallery": "shirt"}])
     found = evaluate("fashioniq", queries, rankings_of({"0": with_hits({1: "t"}, length=20)}))
     assert list(found.summary) == ["R@10/shirt"]
-    assert "mean of three categories; there is only shirt" in found.left_out["R@10"]
+    assert "mean of 3 categories; there is only shirt" in found.left_out["R@10"]
     assert found.left_out["R@50"] == "a ranking is only 20 long"
 
 
@@ -214,7 +214,10 @@ def _row(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
             lambda frame: _row(frame, query_id="0", pool="gallery", rank=51, image_id="r"),
             "takes the reference out",
         ),
-        (lambda frame: _row(frame, query_id="0", pool="subset", rank=6, image_id="n1"), "five other members"),
+        (
+            lambda frame: _row(frame, query_id="0", pool="subset", rank=6, image_id="n1"),
+            "none of the members of its subset",
+        ),
         (
             lambda frame: frame.filter((pl.col("query_id") != "2") | (pl.col("pool") != "gallery")),
             "1 queries have no gallery",
@@ -254,7 +257,7 @@ def test_a_query_without_ranking_can_count_as_a_miss(cirr: pl.DataFrame, ranking
 
 
 def test_unknown_kind_is_refused(cirr: pl.DataFrame, rankings_of: Make) -> None:
-    with pytest.raises(ProtocolError, match="no data set kind 'coco'"):
+    with pytest.raises(DatasetError, match="no benchmark 'coco'; known: circo, cirr, fashioniq, folder"):
         evaluate("coco", cirr, rankings_of({}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from setr_lib.datasets import EvaluationSet
+from setr_lib.benchmarks import EvaluationSet, benchmark_of
+from setr_lib.benchmarks.cirr import CIRR_FILE_LIMIT
 from setr_lib.evaluation.ranking_files import (
-    CIRR_FILE_LIMIT,
     RankingFileError,
     ReadRankings,
     read_ranking_files,
@@ -23,12 +24,13 @@ from setr_lib.tables import QUERIES
 
 KINDS = ("cirr", "circo", "fashioniq", "folder")
 SETS = {
-    "cirr": EvaluationSet("cirr-val", "cirr", "cirr", "val", "all", Path("root"), None),
-    "circo": EvaluationSet("circo-val", "circo", "circo", "val", "all", Path("root"), None),
-    "fashioniq": EvaluationSet(
-        "fashioniq-val", "fashioniq", "fashioniq", "val", "original", Path("root"), None
-    ),
-    "folder": EvaluationSet("mine", "mine", "folder", "all", "all", Path("root"), None),
+    kind: EvaluationSet(key, kind, benchmark_of(kind), split, gallery, Path("root"), None)
+    for kind, key, split, gallery in (
+        ("cirr", "cirr-val", "val", "all"),
+        ("circo", "circo-val", "val", "all"),
+        ("fashioniq", "fashioniq-val", "val", "original"),
+        ("folder", "mine", "all", "all"),
+    )
 }
 FIVE = ["12", "13", "14", "15", "16"]
 IMAGES = [str(number) for number in range(10, 70)]
@@ -57,7 +59,7 @@ def queries_of(kind: str) -> pl.DataFrame:
 
 def read(kind: str, *files: Path, hidden: bool = False, listed: bool = True) -> ReadRankings:
     split = {"cirr": "test1", "circo": "test"}[kind] if hidden else SETS[kind].split
-    each = EvaluationSet(SETS[kind].key, kind, SETS[kind].kind, split, SETS[kind].gallery, Path("root"), None)
+    each = replace(SETS[kind], split=split)
     galleries = ["dress", "shirt"] if kind == "fashioniq" else ["all"]
     gallery = pl.DataFrame({"image_id": IMAGES, "galleries": [galleries] * len(IMAGES)})
     return read_ranking_files(each, list(files), queries_of(kind), gallery if listed else None)

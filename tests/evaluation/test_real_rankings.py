@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from setr_lib.benchmarks.cirr import CIRR_FILE_LIMIT
+from setr_lib.benchmarks.loading import read_queries
 from setr_lib.datasets import EvaluationSet, set_of_split
-from setr_lib.datasets.loading import read_queries
 from setr_lib.evaluation.external import ExternalScores, listed_gallery, score_files
 from setr_lib.evaluation.floor import random_intervals, random_rankings
-from setr_lib.evaluation.ranking_files import CIRR_FILE_LIMIT, RankingFileError
+from setr_lib.evaluation.ranking_files import RankingFileError
 from setr_lib.evaluation.submissions import write_submission
 from setr_lib.settings import EvaluationSettings, Settings
 

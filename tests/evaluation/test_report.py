@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from setr_lib.benchmarks import benchmark_of
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order, nice_ticks
 from setr_lib.evaluation.report import ReportError, ReportOptions, write_report
@@ -116,6 +117,24 @@ def test_every_thumbnail_is_embedded_once_and_every_use_finds_it(sample: Sample,
     for uri in uris:
         image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
         assert image.format == "WEBP" and max(image.size) <= 112
+
+
+def test_the_protocol_is_the_benchmarks_own_and_its_marked_words_are_bold(
+    sample: Sample, tmp_path: Path
+) -> None:
+    html = write(sample, tmp_path / "own", options=ReportOptions(protocol="**R@K** of <two> things."))
+    assert "<p><b>R@K</b> of &lt;two&gt; things.</p>" in html
+    assert "Gallery: original ." in Page(html).text
+    for kind, said in (("cirr", "look-alikes"), ("fashioniq", "garment"), ("circo", "ground truths")):
+        options = ReportOptions(protocol=benchmark_of(kind).protocol_text)
+        assert said in Page(write(sample, tmp_path / kind, options=options)).text
+
+
+def test_the_headline_is_the_benchmarks_own(sample: Sample, tmp_path: Path) -> None:
+    page = Page(write(sample, tmp_path, options=ReportOptions(headline=("R_subset@1", "R@1"))))
+    assert page.having("ladder") == 2
+    order = [page.text.index(f"{name} in percent") for name in ("R_subset@1", "R@1")]
+    assert order == sorted(order)
 
 
 def test_each_picture_has_an_alternative_text_that_tells_rank_and_role(

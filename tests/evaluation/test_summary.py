@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from setr_lib.datasets import EvaluationSet
-from setr_lib.datasets.sets import OFFICIAL_IMAGES, OFFICIAL_QUERIES
+from setr_lib.benchmarks import EvaluationSet, benchmark_of
+from setr_lib.benchmarks.circo import CIRCO
 from setr_lib.evaluation import leaderboard
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.metrics import evaluate
@@ -23,7 +23,7 @@ Make = Callable[..., pl.DataFrame]
 
 
 def set_of(kind: Any, split: str = "val", gallery: str = "all") -> EvaluationSet:
-    return EvaluationSet(f"{kind}-{split}", kind, kind, split, gallery, Path("root"), None)
+    return EvaluationSet(f"{kind}-{split}", kind, benchmark_of(kind), split, gallery, Path("root"), None)
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_an_incomplete_gallery_alone_marks_every_row(
     circo: tuple[pl.DataFrame, pl.DataFrame], gallery_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries, whole = circo
-    monkeypatch.setitem(OFFICIAL_QUERIES, ("circo", "val"), queries.height)
-    monkeypatch.setitem(OFFICIAL_IMAGES, ("circo", "val"), {"all": whole.height})
+    monkeypatch.setattr(CIRCO, "official_queries", lambda *_: queries.height)
+    monkeypatch.setattr(CIRCO, "official_images", lambda *_: {"all": whole.height})
     partial = gallery_of(dict.fromkeys(whole["image_id"], ("all",)), broken=["i1", "i2"])
 
     def rows_over(gallery: pl.DataFrame) -> pl.DataFrame:
@@ -125,6 +125,9 @@ def test_only_the_official_set_is_comparable(queries_of: Make, gallery_of: Make)
     assert why_not_comparable(set_of("folder", "all"), official) == ["not a benchmark"]
     reasons = why_not_comparable(set_of("fashioniq", gallery="val"), official)
     assert reasons[0] == "gallery of references and targets only"
+    listed = gallery_of({"a": ["dress"], "b": ["dress", "shirt"]})
+    reasons = why_not_comparable(set_of("fashioniq", gallery="val"), official, listed)
+    assert "gallery of 3 images (official: 8,619)" in reasons, "the small gallery has official counts, too"
 
 
 def test_unranked_queries_are_noted(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:

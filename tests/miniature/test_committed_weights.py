@@ -11,18 +11,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.composing.compose import compose_queries
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.miniature import __file__ as package
 from setr_lib.miniature.drawing import draw_picture
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.pictures import Modification, describe_modification, satisfies
-from setr_lib.models.judge import IMAGE, MultimodalModel, Picture
+from setr_lib.models.multimodal import IMAGE, MultimodalModel, Picture
 from setr_lib.reranking.held_out import area_under_curve
-from setr_lib.reranking.scorer import JudgedQuery, score_queries
+from setr_lib.reranking.scorer import JudgedQuery
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.generation import compose_queries
+from setr_lib.texts.prompts import PromptSet, load_prompts
 
 WEIGHTS = Path(package).parent / "weights"
 QUERIES = 40
@@ -136,7 +137,7 @@ def test_near_misses_are_judged_better_than_by_chance(
         JudgedQuery(_shown(each.reference), each.modification.text, tuple(map(_shown, each.candidates)))
         for each in queries
     ]
-    scores = np.concatenate(score_queries(judge, prompts, asked))
+    scores = np.concatenate(YesNoJudge(judge, prompts.get("judge")).score(asked))
     right = np.array([answer for each in queries for answer in each.right])
     assert area_under_curve(scores[right], scores[~right]) > 0.6
 

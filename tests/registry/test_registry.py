@@ -16,15 +16,17 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from setr_lib.models.judge import MultimodalModel
 from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.serving import PairScorer
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.reranking.held_out import judge_pair_frame, measure
-from setr_lib.reranking.training import AdapterResult, train_adapter
+from setr_lib.reranking.training import train_adapter
+from setr_lib.reranking.training_result import AdapterResult
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.prompts import PromptTemplate
 from tests.reranking import judge_worlds as worlds
 
 
@@ -32,7 +34,7 @@ class Made(NamedTuple):
     """What the tests of this module share: a judge, a good and a poor adapter, and a registry of their own."""
 
     judge: Path
-    base: MultimodalModel
+    base: YesNoJudge
     good: AdapterResult
     poor: AdapterResult
     registry: MlflowRegistry
@@ -44,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     base = worlds.load_tiny_judge(root / "judge")
     good, poor = (
         train_adapter(
-            base, worlds.prompts(), worlds.pairs(), worlds.pictures(), worlds.settings(epochs=epochs), root / name
+            base, worlds.pairs(), worlds.pictures(), worlds.settings(epochs=epochs), root / name
         )
         for name, epochs in (("good", 5.0), ("poor", 0.6))
     )  # fmt: skip
@@ -53,12 +55,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(root / "judge", base, good, poor, registry)
 
 
-def log(made: Made, result: AdapterResult) -> str:
+def log(made: Made, result: AdapterResult, template: PromptTemplate | None = None) -> str:
     with made.registry.training_run("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
-        reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-        return made.registry.log_adapter(run, result, reference, worlds.prompts(), worlds.pictures())
+        reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+        template = template or made.base.template
+        return made.registry.log_adapter(run, result, reference, template, worlds.pictures())
 
 
 def sound(uri: str) -> RoundTripReport:
@@ -82,8 +85,8 @@ def rows(made: Made) -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.fixture
 def bundle(made: Made, tmp_path: Path) -> dict[str, str]:
     """The stored folders of the good adapter, to be damaged."""
-    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-    folders = write_bundle(tmp_path / "bundle", made.good, reference, worlds.prompts(), worlds.pictures())
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "bundle", made.good, reference, made.base.template, worlds.pictures())
     return {name: str(path) for name, path in folders.items()}
 
 
@@ -121,7 +124,7 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     better = registry.promote(second)
     assert (better.champion, better.previous) == (second, first)
     assert registry.version(first).tags["setr.superseded_by"] == second
-    assert registry.adapter_folder(second).joinpath("adapter_model.safetensors").is_file()
+    assert registry.bundle(second).adapter.joinpath("adapter_model.safetensors").is_file()
 
     # As a user would, from another folder: only the alias and the tracking URI are known.
     frame, expected = rows(made)
@@ -166,18 +169,56 @@ def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Pa
     registry.promote(registry.register(uri, sound(uri)))
     newer_uri = log(own, made.poor)
     newer = registry.register(newer_uri, sound(newer_uri))
-    asked: list[Path] = []
+    asked: list[Bundle] = []
 
-    def score(adapter: Path):
-        asked.append(adapter)
-        model = MultimodalModel.load(JudgeSettings(name=str(made.judge)), adapter=adapter, device="cpu")
+    def score(bundle: Bundle):
+        asked.append(bundle)
         held_out = worlds.pairs().filter(split="held_out")
-        return measure(held_out, judge_pair_frame(model, worlds.prompts(), held_out, worlds.pictures()))
+        return measure(held_out, judge_pair_frame(bundle.load_judge(), held_out, worlds.pictures()))
 
     decision = registry.promote(newer, score)
     assert len(asked) == 1
     assert not decision.promoted
     assert "on the same pairs" in decision.reason
+
+
+OTHER_PROMPT = "<reference>{{ modification }}<candidate>match the query ?"
+
+
+def test_a_version_that_answers_another_prompt_is_not_compared_and_takes_over(
+    made: Made, tmp_path: Path
+) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    own = made._replace(registry=registry)
+    uri = log(own, made.good)
+    first = registry.register(uri, sound(uri))
+    registry.promote(first)
+    template = PromptTemplate(tmp_path / "judge.jinja", OTHER_PROMPT)
+    poorer = replace(made.poor, run="other prompt", prompt_hash=template.hash)
+    assert poorer.held_out_digest == made.good.held_out_digest
+    newer_uri = log(own, poorer, template)
+    newer = registry.register(newer_uri, sound(newer_uri))
+    decision = registry.promote(newer, lambda bundle: pytest.fail(f"compared with {bundle}"))
+    assert (decision.champion, decision.previous) == (newer, first)
+    assert decision.reason == f"version {first} answers another prompt, {made.good.prompt_hash}"
+    assert registry.bundle(newer).judge_prompt.source == OTHER_PROMPT
+    assert registry.bundle(first).judge_prompt.source == made.base.template.source
+
+
+def test_a_bundle_is_fetched_whole_where_the_store_is_no_folder_of_this_machine(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    uri = log(made._replace(registry=registry), made.good)
+    version = registry.register(uri, sound(uri))
+    here = registry.bundle(version)
+    monkeypatch.setattr(registry, "_local_folder", lambda info: None)
+    fetched = registry.bundle(version)
+    assert fetched.adapter != here.adapter
+    assert fetched.adapter.is_relative_to(registry.artifact_root / "fetched")
+    assert fetched.judge_prompt.hash == made.good.prompt_hash
+    shutil.rmtree(fetched.judge)  # as a fetch that was killed leaves it
+    assert registry.bundle(version).record == here.record
 
 
 def test_a_failed_training_is_a_failed_run(made: Made) -> None:
@@ -222,6 +263,29 @@ def test_a_sound_bundle_scores_as_in_training(made: Made, bundle: dict[str, str]
     assert scorer.predict(frame.head(0)).empty
 
 
+def test_a_bundle_holds_the_one_prompt_and_those_of_data_sets_in_older_ones_are_not_used(
+    made: Made, bundle: dict[str, str]
+) -> None:
+    prompts = Path(bundle[JUDGE]) / "prompts"
+    assert [path.name for path in prompts.iterdir()] == ["judge.jinja"]
+    (prompts / "judge.fashioniq.jinja").write_text(OTHER_PROMPT)
+    scorer = PairScorer.load(bundle)
+    assert scorer.judge.template.source == made.base.template.source
+    assert scorer.check_examples() == []
+
+
+def test_a_prompt_that_is_not_that_of_the_training_is_refused(
+    made: Made, bundle: dict[str, str], tmp_path: Path
+) -> None:
+    (Path(bundle[JUDGE]) / "prompts" / "judge.jinja").write_text(OTHER_PROMPT)
+    with pytest.raises(RegistryError, match="changed since the adapter was trained under it"):
+        PairScorer.load(bundle)
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    other = PromptTemplate(tmp_path / "judge.jinja", OTHER_PROMPT)
+    with pytest.raises(RegistryError, match="trained under another judge prompt"):
+        write_bundle(tmp_path / "wrong", made.good, reference, other, worlds.pictures())
+
+
 def test_missing_keys_are_an_error(bundle: dict[str, str]) -> None:
     weights = Path(bundle[ADAPTER]) / "adapter_model.safetensors"
     tensors = load_file(weights)
@@ -241,8 +305,8 @@ def test_changed_weights_are_noticed(bundle: dict[str, str], factor: float, prob
 
 def test_an_adapter_that_changes_nothing_is_noticed(made: Made, tmp_path: Path) -> None:
     idle = replace(made.good, held_out=made.good.held_out.with_columns(after="before"))
-    reference = base_reference(made.base, JudgeSettings(name=str(made.judge)), str(made.judge))
-    folders = write_bundle(tmp_path / "idle", idle, reference, worlds.prompts(), worlds.pictures())
+    reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+    folders = write_bundle(tmp_path / "idle", idle, reference, made.base.template, worlds.pictures())
     problems = PairScorer.load({name: str(path) for name, path in folders.items()}).check_examples()
     assert any("changes no score" in problem for problem in problems)
 

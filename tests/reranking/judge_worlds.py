@@ -9,26 +9,33 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.models.judge import MultimodalModel, Picture
+from setr_lib.models.multimodal import MultimodalModel, Picture
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings, JudgeSettings
 from setr_lib.tables import PAIRS
+from setr_lib.texts.prompts import PromptTemplate, load_prompts
 from tests.tiny_judges import write_tiny_judge
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGES, TRAINED_ON = 60, 45
 
 
-def load_tiny_judge(folder: Path, kind: str = "llava") -> MultimodalModel:
+def load_tiny_judge(folder: Path, kind: str = "llava") -> YesNoJudge:
     """The tiny judge in ``folder``, written there first if need be."""
     if not (folder / "config.json").is_file():
         write_tiny_judge(kind, folder)
-    return MultimodalModel.load(JudgeSettings(name=str(folder)), device="cpu")
+    return judge_of(folder)
 
 
-def prompts() -> PromptSet:
-    return load_prompts("miniature")
+def judge_of(folder: Path, adapter: Path | None = None) -> YesNoJudge:
+    """The model in ``folder``, with ``adapter`` if given, under the miniature's judge prompt."""
+    model = MultimodalModel.load(JudgeSettings(name=str(folder)), adapter=adapter, device="cpu")
+    return YesNoJudge(model, prompt())
+
+
+def prompt() -> PromptTemplate:
+    return load_prompts("miniature").get("judge")
 
 
 def settings(**changes: object) -> AdapterSettings:

@@ -310,9 +310,3 @@ def test_what_cannot_become_pairs_is_said() -> None:
         synthesise_pairs(images, ["a", "b", "c"], np.eye(3, dtype=np.float32), PairSettings(groups=4))
     with pytest.raises(PairError, match="0 of them with a vector"):
         synthesise_pairs(images, [], np.zeros((0, 3), np.float32), PairSettings(groups=4))
-    with pytest.raises(PairError, match="negatives_per_group"):
-        world = a_world(60)
-        ids, texts = world["image_id"].to_list(), world["caption"].to_list()
-        synthesise_pairs(
-            world, ids, word_vectors(texts), PairSettings(groups=9, negatives_per_group={"hard": 1})
-        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch  # noqa: TID253
 
-from setr_lib.composing.prompts import PromptSet, load_prompts
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
-from setr_lib.hashing import fingerprint_file
-from setr_lib.models.judge import MultimodalModel, Picture
-from setr_lib.reranking import rerank as module
+from setr_lib.hashing import digest_strings, fingerprint_file
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.reranking.fusion import Fusion
-from setr_lib.reranking.rerank import CACHE_KIND, rerank
-from setr_lib.reranking.scorer import JudgedQuery, score_query
+from setr_lib.reranking.rerank import CACHE_KIND, judge_pairs, rerank
+from setr_lib.reranking.scorer import JudgedQuery, ScoreError
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+from setr_lib.texts.prompts import PromptTemplate, load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 IMAGES, QUERY_COUNT, DEPTH = 12, 6, 9
@@ -67,14 +70,10 @@ def write_world(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
+def judge(tmp_path_factory: pytest.TempPathFactory) -> YesNoJudge:
     folder = write_tiny_judge("llava", tmp_path_factory.mktemp("judges") / "judge")
-    return MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=16), device="cpu")
-
-
-@pytest.fixture
-def prompts() -> PromptSet:
-    return load_prompts("miniature")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=16), device="cpu")
+    return YesNoJudge(model, load_prompts("miniature").get("judge"))
 
 
 @pytest.fixture
@@ -89,10 +88,10 @@ def ids(frame: pl.DataFrame, query: str, pool: str) -> list[str]:
 @pytest.mark.parametrize("fusion", ["judge", "cosine_judge", "reciprocal_rank"])
 @pytest.mark.parametrize("k", [1, 4, DEPTH, 50])
 def test_the_top_k_is_reordered_and_the_rest_stays(
-    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path, fusion: Fusion, k: int
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path, fusion: Fusion, k: int
 ) -> None:
     gallery, queries, coarse = write_world(tmp_path)
-    made = rerank(coarse, queries, gallery, model, prompts, cache, fusion=fusion, k=k)
+    made = rerank(coarse, queries, gallery, judge, cache, fusion=fusion, k=k)
     assert made.schema == RANKINGS
     assert made.select("query_id", "pool", "rank").equals(coarse.select("query_id", "pool", "rank"))
     for query in queries["query_id"]:
@@ -113,46 +112,38 @@ def test_the_top_k_is_reordered_and_the_rest_stays(
     assert falls is None or falls <= 0
 
 
-def test_scores_are_the_scorers(
-    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
-) -> None:
+def test_scores_are_the_scorers(judge: YesNoJudge, cache: ContentCache, tmp_path: Path) -> None:
     gallery, queries, coarse = write_world(tmp_path)
-    made = rerank(coarse, queries, gallery, model, prompts, cache, k=5).filter(query_id="q3").drop_nulls()
+    made = rerank(coarse, queries, gallery, judge, cache, k=5).filter(query_id="q3").drop_nulls()
     pictures = {row["image_id"]: Picture(row["fingerprint"], Path(row["path"])) for row in gallery.to_dicts()}
-    wanted = score_query(
-        model, prompts, pictures["i3"], "red 3 circle", [pictures[image] for image in made["image_id"]]
-    )
+    candidates = tuple(pictures[image] for image in made["image_id"])
+    (wanted,) = judge.score([JudgedQuery(pictures["i3"], "red 3 circle", candidates)])
     assert np.allclose(made["judge_score"].to_numpy(), wanted, atol=1e-4)
     assert made["score"].to_list() == made["judge_score"].to_list()
 
 
 def test_a_second_run_judges_nothing_and_a_deeper_one_only_the_new(
-    model: MultimodalModel,
-    prompts: PromptSet,
+    judge: YesNoJudge,
     cache: ContentCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judged: list[int] = []
-    score = module.score_queries
+    score = YesNoJudge.score
 
-    def counted(
-        model: MultimodalModel, prompts: PromptSet, queries: list[JudgedQuery], *, dataset: str | None
-    ):
+    def counted(judge: YesNoJudge, queries: list[JudgedQuery]):
         judged.append(sum(len(query.candidates) for query in queries))
-        return score(model, prompts, queries, dataset=dataset)
+        return score(judge, queries)
 
-    monkeypatch.setattr(module, "score_queries", counted)
+    monkeypatch.setattr(YesNoJudge, "score", counted)
     gallery, queries, coarse = write_world(tmp_path)
     seen: list[tuple[int, int]] = []
-    first = rerank(
-        coarse, queries, gallery, model, prompts, cache, k=4, progress=lambda d, t, w: seen.append((d, t))
-    )
+    first = rerank(coarse, queries, gallery, judge, cache, k=4, progress=lambda d, t, w: seen.append((d, t)))
     assert sum(judged) == QUERY_COUNT * 7 and seen[-1] == (QUERY_COUNT * 7, QUERY_COUNT * 7)
     judged.clear()
-    assert rerank(coarse, queries, gallery, model, prompts, cache, k=4).equals(first)
+    assert rerank(coarse, queries, gallery, judge, cache, k=4).equals(first)
     assert judged == []
-    deeper = rerank(coarse, queries, gallery, model, prompts, cache, k=6)
+    deeper = rerank(coarse, queries, gallery, judge, cache, k=6)
     pairs = QUERY_COUNT * 2
     overlap = sum(
         len(set(ids(coarse, q, "subset")) & set(ids(coarse, q, "gallery")[4:6])) for q in queries["query_id"]
@@ -161,41 +152,134 @@ def test_a_second_run_judges_nothing_and_a_deeper_one_only_the_new(
     assert deeper.height == first.height
 
 
+LISTED = "<reference>{% for caption in captions %}{{ caption }} . {% endfor %}<candidate>match ?"
+
+
+def kept_before(
+    judge: YesNoJudge, queries: pl.DataFrame, gallery: pl.DataFrame, shown: list[str]
+) -> dict[str, str]:
+    """A score of 7 for q0 and each image, kept under the key that says the prompt was rendered with ``shown``."""
+    prints = dict(gallery.select("image_id", "fingerprint").iter_rows())
+    query = queries.row(0, named=True)
+    text = digest_strings([query["modification"], *shown])
+    head = (judge.model.id, judge.prompt_hash, prints[query["reference_id"]], text)
+    return {ContentCache.key_of(*head, found): "7.0" for found in prints.values()}
+
+
+def test_scores_that_earlier_runs_kept_are_found_with_a_data_sets_raw_captions(
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, _ = write_world(tmp_path)
+    queries = queries.head(1).with_columns(captions=pl.lit(["red", "0 circle"]))
+    cache.put_many(kept_before(judge, queries, gallery, ["red", "0 circle"]))
+    found = judge_pairs({"q0": ["i1", "i2"]}, queries, gallery, judge, cache)
+    assert found == {("q0", "i1"): 7.0, ("q0", "i2"): 7.0}
+
+
+def test_a_prompt_that_lists_captions_sees_the_modification_text_and_takes_no_score_of_raw_captions(
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, _ = write_world(tmp_path)
+    queries = queries.head(1)
+    raw = queries.with_columns(captions=pl.lit(["red", "0 circle"]))
+    listing = YesNoJudge(judge.model, PromptTemplate(Path("judge.jinja"), LISTED))
+    cache.put_many(kept_before(listing, queries, gallery, ["red", "0 circle"]))
+    plain = judge_pairs(
+        {"q0": ["i1", "i2"]}, queries, gallery, listing, ContentCache(tmp_path / "other.sqlite", CACHE_KIND)
+    )
+    found = judge_pairs({"q0": ["i1", "i2"]}, raw, gallery, listing, cache)
+    assert found == pytest.approx(plain, abs=1e-5)
+    assert 7.0 not in found.values()
+    assert judge_pairs({"q0": ["i1", "i2"]}, queries, gallery, listing, cache) == found, "the same key"
+
+
 def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_the_coarse_order(
-    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+    judge: YesNoJudge, cache: ContentCache, tmp_path: Path
 ) -> None:
     gallery, queries, coarse = write_world(tmp_path)
     lost = ids(coarse, "q1", "gallery")[0]
     broken = ids(coarse, "q1", "gallery")[1]
     assert "i0" not in (lost, broken)
     (tmp_path / f"{broken[1:]}.png").write_bytes(b"broken since it was listed")
-    model._vision.clear()
+    judge.model.vision.memory.clear()
     gallery = gallery.with_columns(
         status=pl.when(pl.col("image_id").is_in([lost, "i0"])).then(pl.lit("broken")).otherwise("status")
     )
-    made = rerank(coarse, queries, gallery, model, prompts, cache, k=5)
+    made = rerank(coarse, queries, gallery, judge, cache, k=5)
     assert ids(made, "q1", "gallery")[3:5] == [lost, broken]
     assert made.filter(query_id="q1", pool="gallery")["judge_score"].is_null().sum() == 4 + 2
     assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
 
 
-def test_an_unknown_query_is_named(
-    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "not a number", ""])
+def test_a_kept_score_that_is_no_number_is_judged_anew_and_said_once(
+    judge: YesNoJudge,
+    cache: ContentCache,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    bad: str,
 ) -> None:
     gallery, queries, coarse = write_world(tmp_path)
+    first = rerank(coarse, queries, gallery, judge, cache, k=4)
+    with sqlite3.connect(cache.path) as connection:
+        (total,) = connection.execute(f"SELECT count(*) FROM {CACHE_KIND}").fetchone()
+        connection.execute(
+            f"UPDATE {CACHE_KIND} SET value = ? WHERE key IN (SELECT key FROM {CACHE_KIND} LIMIT 3)", (bad,)
+        )
+    connection.close()
+    seen: list[int] = []
+    again = rerank(coarse, queries, gallery, judge, cache, k=4, progress=lambda done, *_: seen.append(done))
+    assert (seen[0], seen[-1]) == (total - 3, total), "three are judged now"
+    keys = ["query_id", "pool", "image_id"]
+    both = first.join(again, on=keys, suffix="_again")
+    assert both.height == first.height
+    for column in ("rank", "judge_score"):
+        np.testing.assert_allclose(both[column].cast(float), both[f"{column}_again"].cast(float), atol=1e-5)
+    warnings = [record.getMessage() for record in caplog.records if "anew" in record.getMessage()]
+    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are no finite numbers" in warnings[0]
+    caplog.clear()
+    assert rerank(coarse, queries, gallery, judge, cache, k=4).equals(again)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("caches_are_exact", [True, False])
+def test_a_judge_that_gives_no_number_is_stopped_with_the_pair(
+    cache: ContentCache, tmp_path: Path, value: float, caches_are_exact: bool
+) -> None:
+    folder = write_tiny_judge("llava", tmp_path / "judge")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=16), device="cpu")
+    model.caches_are_exact = caches_are_exact
+    judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
+    gallery, queries, coarse = write_world(tmp_path)
+    rerank(coarse.filter(query_id="q1"), queries, gallery, judge, cache, k=4)
+    with torch.no_grad():  # as half precision does where a number outgrows it
+        model.model.get_output_embeddings().weight[model.yes_id] = value
+    with pytest.raises(ScoreError, match=r"query 'q0' and image 'i\d+'.*models.judge.dtype"):
+        rerank(coarse, queries, gallery, judge, cache, k=4)
+    pictures = [Picture(row["fingerprint"], Path(row["path"])) for row in gallery.to_dicts()]
+    with pytest.raises(ScoreError, match=re.escape(str(tmp_path / "2.png"))):
+        judge.score([JudgedQuery(pictures[0], "red circle", tuple(pictures[2:3]))])
+    with sqlite3.connect(cache.path) as connection:
+        kept = [float(text) for (text,) in connection.execute(f"SELECT value FROM {CACHE_KIND}")]
+    connection.close()
+    assert kept and np.isfinite(kept).all()
+
+
+def test_an_unknown_query_is_named(judge: YesNoJudge, cache: ContentCache, tmp_path: Path) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
     with pytest.raises(SetrError, match="'q0'"):
-        rerank(coarse, queries[1:], gallery, model, prompts, cache)
+        rerank(coarse, queries[1:], gallery, judge, cache)
 
 
 def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
     """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is stored."""
     model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=24), device="cpu")
-    score, log = module.score_queries, folder / "log"
+    judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
+    score, log = YesNoJudge.score, folder / "log"
 
-    def logged(
-        model: MultimodalModel, prompts: PromptSet, queries: list[JudgedQuery], *, dataset: str | None
-    ) -> list[np.ndarray]:
-        scores = score(model, prompts, queries, dataset=dataset)
+    def logged(judge: YesNoJudge, queries: list[JudgedQuery]) -> list[np.ndarray]:
+        scores = score(judge, queries)
         with log.open("a") as file:
             file.write(f"{sum(len(query.candidates) for query in queries)}\n")
         if len(log.read_text().split()) == last_batch:
@@ -207,8 +291,8 @@ def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
     )
     cache = ContentCache(folder / "cache.sqlite", CACHE_KIND)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "score_queries", logged)
-        return rerank(coarse, queries, gallery, model, load_prompts("miniature"), cache)
+        patch.setattr(YesNoJudge, "score", logged)
+        return rerank(coarse, queries, gallery, judge, cache)
 
 
 def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:

@@ -7,22 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setr_lib.composing.prompts import load_prompts
-from setr_lib.models.judge import CANDIDATE, REFERENCE, MultimodalModel, Picture
-from setr_lib.reranking.scorer import (
-    JudgedQuery,
-    batches_of_queries,
-    judge_prompt,
-    score_queries,
-    score_query,
-)
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture
+from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries
+from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
+from setr_lib.texts.prompts import load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 PICTURES = [Picture(f"p{seed}", tiny_picture(seed, (32 + 16 * (seed % 2), 48))) for seed in range(5)]
 QUERIES = [
     JudgedQuery(PICTURES[0], "make it red", tuple(PICTURES)),
-    JudgedQuery(PICTURES[1], "blue and the square without it", tuple(PICTURES[2:4]), ("blue", "without it")),
+    JudgedQuery(PICTURES[1], "blue and the square without it", tuple(PICTURES[2:4])),
     JudgedQuery(PICTURES[1], "blue", ()),
     JudgedQuery(PICTURES[2], "a dress", (PICTURES[4],)),
 ]
@@ -33,41 +28,48 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return write_tiny_judge(request.param, tmp_path_factory.mktemp("judge") / request.param)
 
 
-def load(folder: Path, pairs: int) -> MultimodalModel:
-    return MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=pairs), device="cpu")
+def load(folder: Path, pairs: int, prompts: str = "miniature") -> YesNoJudge:
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), pair_batch_size=pairs), device="cpu")
+    return YesNoJudge(model, load_prompts(prompts).get("judge"))
 
 
 @pytest.mark.parametrize("name", ["miniature", "standard"])
 @pytest.mark.parametrize("pairs", [1, 3, 100])
 def test_scores_are_those_of_the_plain_forward_pass(folder: Path, name: str, pairs: int) -> None:
-    model, prompts = load(folder, pairs), load_prompts(name)
-    scores = score_queries(model, prompts, QUERIES, dataset="fashioniq")
-    template = prompts.get("judge", "fashioniq")
+    judge = load(folder, pairs, name)
+    scores = judge.score(QUERIES)
     assert [len(found) for found in scores] == [5, 2, 0, 1]
     for query, found in zip(QUERIES, scores, strict=True):
         requests = [
-            (judge_prompt(template, query), {REFERENCE: query.reference, CANDIDATE: candidate})
+            (judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
             for candidate in query.candidates
         ]
         assert found.dtype == np.float32
-        assert np.allclose(found, model.plain_answer_scores(requests), atol=1e-4)
-    assert model.economical
+        assert np.allclose(found, judge.model.plain_answer_scores(requests), atol=1e-4)
+    assert judge.model.caches_are_exact
 
 
 def test_the_plain_way_gives_the_same(folder: Path) -> None:
-    model, prompts = load(folder, 4), load_prompts("miniature")
-    expected = score_queries(model, prompts, QUERIES)
-    model.economical = False
-    for found, wanted in zip(score_queries(model, prompts, QUERIES), expected, strict=True):
+    judge = load(folder, 4)
+    expected = judge.score(QUERIES)
+    judge.model.caches_are_exact = False
+    for found, wanted in zip(judge.score(QUERIES), expected, strict=True):
         assert np.allclose(found, wanted, atol=1e-4)
 
 
 def test_one_query(folder: Path) -> None:
-    model, prompts = load(folder, 4), load_prompts("miniature")
-    alone = score_query(model, prompts, QUERIES[0].reference, QUERIES[0].modification, QUERIES[0].candidates)
-    assert np.allclose(alone, score_queries(model, prompts, QUERIES)[0], atol=1e-5)
-    assert score_queries(model, prompts, QUERIES[2:3])[0].shape == (0,)
-    assert score_queries(model, prompts, []) == []
+    judge = load(folder, 4)
+    assert np.allclose(judge.score(QUERIES[:1])[0], judge.score(QUERIES)[0], atol=1e-5)
+    assert judge.score(QUERIES[2:3])[0].shape == (0,)
+    assert judge.score([]) == []
+
+
+def test_the_same_model_under_another_prompt_is_another_reranker(folder: Path) -> None:
+    judge, other = load(folder, 4), load(folder, 4, "standard")
+    assert judge.model.id == other.model.id
+    assert judge.id != other.id
+    assert judge.id == load(folder, 2).id, "how it is run is no part of what it is"
+    assert not np.allclose(judge.score(QUERIES)[0], other.score(QUERIES)[0], atol=1e-3)
 
 
 def test_batches_keep_queries_whole_and_in_order() -> None:

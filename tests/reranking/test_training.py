@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,14 @@ import pytest
 import torch  # noqa: TID253
 from safetensors.torch import load_file
 
-from setr_lib.models.judge import MultimodalModel
 from setr_lib.reranking import training
+from setr_lib.reranking.checkpoint import FolderBusyError, only_trainer
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
-from setr_lib.reranking.scorer import judge_prompt
-from setr_lib.reranking.training import (
-    AdapterError,
-    AdapterResult,
-    learning_rate_at,
-    lora_targets,
-    train_adapter,
-)
-from setr_lib.settings import AdapterSettings, JudgeSettings
+from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
+from setr_lib.reranking.training import learning_rate_at, train_adapter
+from setr_lib.reranking.training_result import AdapterResult
+from setr_lib.reranking.yes_no_judge import YesNoJudge
+from setr_lib.settings import AdapterSettings
 from tests.reranking import judge_worlds as worlds
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,14 +39,12 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def base(judge_folder: Path) -> MultimodalModel:
+def base(judge_folder: Path) -> YesNoJudge:
     return worlds.load_tiny_judge(judge_folder)
 
 
-def train(base: MultimodalModel, folder: Path, **changes: object) -> AdapterResult:
-    return train_adapter(
-        base, worlds.prompts(), worlds.pairs(), worlds.pictures(), worlds.settings(**changes), folder
-    )
+def train(base: YesNoJudge, folder: Path, **changes: object) -> AdapterResult:
+    return train_adapter(base, worlds.pairs(), worlds.pictures(), worlds.settings(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,30 +69,27 @@ def test_the_saved_adapter_scores_as_in_training_and_the_base_as_before(
     trained: AdapterResult, judge_folder: Path, tmp_path: Path
 ) -> None:
     base = worlds.load_tiny_judge(judge_folder)
-    weights = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in base.model.model.state_dict().items()}
     again = train(base, tmp_path, epochs=0.5)
-    assert set(base.model.state_dict()) == set(weights)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in base.model.state_dict().items())
+    assert set(base.model.model.state_dict()) == set(weights)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in base.model.model.state_dict().items())
     held_out = worlds.pairs().filter(split="held_out")
-    now = judge_pair_frame(base, worlds.prompts(), held_out, worlds.pictures())
+    now = judge_pair_frame(base, held_out, worlds.pictures())
     np.testing.assert_allclose(now, again.held_out["before"].to_numpy(), atol=1e-5)
-    adapted = MultimodalModel.load(
-        JudgeSettings(name=str(judge_folder)), adapter=trained.folder, device="cpu"
-    )
-    scores = judge_pair_frame(adapted, worlds.prompts(), held_out, worlds.pictures())
+    adapted = worlds.judge_of(judge_folder, trained.folder)
+    scores = judge_pair_frame(adapted, held_out, worlds.pictures())
     np.testing.assert_allclose(scores, trained.held_out["after"].to_numpy(), atol=1e-4)
     assert np.abs(scores - now).max() > 0.5
 
 
 def test_the_same_seed_trains_the_same_adapter_and_a_finished_one_is_reused(
-    trained: AdapterResult, base: MultimodalModel, tmp_path: Path
+    trained: AdapterResult, base: YesNoJudge, tmp_path: Path
 ) -> None:
     again = train(base, tmp_path)
     assert _largest_gap(again.folder, trained.folder) < 1e-6
     told: list[int] = []
     reused = train_adapter(
         base,
-        worlds.prompts(),
         worlds.pairs(),
         worlds.pictures(),
         worlds.settings(checkpoint_every=9),  # how often it saves is no part of what it is
@@ -112,7 +105,7 @@ def test_the_same_seed_trains_the_same_adapter_and_a_finished_one_is_reused(
 
 
 def test_killed_it_goes_on_from_its_last_checkpoint_to_the_same_end(
-    trained: AdapterResult, base: MultimodalModel, judge_folder: Path, tmp_path: Path
+    trained: AdapterResult, base: YesNoJudge, judge_folder: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "tests.reranking.train_in_process", str(judge_folder), str(tmp_path)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
@@ -134,6 +127,60 @@ def test_killed_it_goes_on_from_its_last_checkpoint_to_the_same_end(
     np.testing.assert_allclose(resumed.held_out["after"], trained.held_out["after"], atol=1e-4)
 
 
+def test_two_trainings_of_one_folder_train_once(
+    trained: AdapterResult, base: YesNoJudge, judge_folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.reranking.train_in_process", str(judge_folder), str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("step 2"):
+                break
+        with pytest.raises(FolderBusyError, match=rf"{tmp_path}: another training \(process {first.pid}\)"):
+            train(base, tmp_path, seed=12)
+        assert first.poll() is None, "another training does not wait"
+        told: list[str] = []
+        second = train_adapter(
+            base,
+            worlds.pairs(),
+            worlds.pictures(),
+            worlds.settings(),
+            tmp_path,
+            progress=lambda done, total, what: told.append(what),
+        )
+        first.stdout.read()
+    assert first.returncode == 0
+    assert second.reused and second.steps == trained.steps
+    assert told and all(f"process {first.pid} trains this very adapter" in words for words in told)
+    assert _largest_gap(second.folder, trained.folder) < 1e-5
+
+
+def test_a_lock_goes_with_its_thread_and_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    entered = threading.Event()
+
+    def other(run: str) -> str:
+        try:
+            with only_trainer(folder, run, lambda *_: entered.set()):
+                return "trains"
+        except FolderBusyError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        with only_trainer(folder, "a"), only_trainer(folder, "a"):
+            same, another = pool.submit(other, "a"), pool.submit(other, "b")
+            assert str(folder) in another.result(timeout=30)
+            assert entered.wait(timeout=30) and not same.done()
+        assert same.result(timeout=30) == "trains"
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from setr_lib.reranking.checkpoint import only_trainer\n"
+        "with only_trainer(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=False)
+    assert other("b") == "trains", "what a killed training leaves behind stops nobody"
+
+
 def test_nothing_is_written_but_safetensors_json_and_tables(trained: AdapterResult) -> None:
     files = [path for path in trained.folder.parent.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".parquet"}
@@ -143,27 +190,27 @@ def test_nothing_is_written_but_safetensors_json_and_tables(trained: AdapterResu
 @pytest.mark.parametrize("kind", ["llava", "llava_qwen2", "qwen3_vl", "qwen2_5_vl"])
 def test_only_the_language_model_is_adapted(kind: str, tmp_path: Path) -> None:
     base = worlds.load_tiny_judge(tmp_path, kind)
-    with training._adapted(base, AdapterSettings()):
-        adapted = {name.partition(".lora_")[0] for name in training._trainable(base.model)}
+    with lora_layers(base.model, AdapterSettings()):
+        adapted = {name.partition(".lora_")[0] for name in trainable_parameters(base.model.model)}
     assert (
         len(adapted) == 3 * 7
     )  # layers x target modules: all of the text decoder's, none of the vision tower's
     assert all(".language_model." in name for name in adapted)
-    assert not any("lora_" in name for name, _ in base.model.named_parameters())
+    assert not any("lora_" in name for name, _ in base.model.model.named_parameters())
 
 
-def test_unknown_target_modules_are_refused_by_name(base: MultimodalModel) -> None:
+def test_unknown_target_modules_are_refused_by_name(base: YesNoJudge) -> None:
     with pytest.raises(AdapterError, match=r"\['qkv'\].*'down_proj'.*'q_proj'"):
-        lora_targets(base.model, ["qkv"])
+        lora_targets(base.model.model, ["qkv"])
 
 
-def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalModel, tmp_path: Path) -> None:
+def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
     train_pairs = worlds.pairs().filter(split="train")
-    with training._adapted(base, options):
+    with lora_layers(base.model, options):
         groups = training._groups_of(train_pairs, worlds.pictures())
-        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
-        assert job.economical
+        job = training._TrainingLoop(base, groups, options, tmp_path, "run")
+        assert job.caches_are_exact
         batch = job.batch_at(0)
         job._backward(batch, batch)
         shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
@@ -171,11 +218,9 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalM
         def whole(queries):
             rows = []
             for query in queries:
-                prefix, ends = base.judge_rows(
-                    judge_prompt(job.template, query), query.reference, query.candidates
-                )
+                prefix, ends = base.model.judge_rows(base.prompt(query), query.reference, query.candidates)
                 rows += [prefix + end for end in ends]
-            return base.full_differences(rows)
+            return base.model.full_differences(rows)
 
         for differences in (whole, job._plain_differences):
             job.optimiser.zero_grad(set_to_none=True)
@@ -185,11 +230,11 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: MultimodalM
                 torch.testing.assert_close(parameter.grad, shared[name], atol=1e-5, rtol=1e-3)
 
 
-def test_a_batch_that_does_not_fit_is_taken_in_parts(base: MultimodalModel, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_is_taken_in_parts(base: YesNoJudge, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
-    with training._adapted(base, options):
+    with lora_layers(base.model, options):
         groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
-        job = training._Job(base, worlds.prompts().get("judge"), groups, options, tmp_path, "run")
+        job = training._TrainingLoop(base, groups, options, tmp_path, "run")
         loss = job._accumulate(job.batch_at(0), 0)
         gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
         fits = job._differences
@@ -214,26 +259,26 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert 0 < rates[-1] < 0.02
 
 
-def test_what_cannot_be_trained_on_is_said(base: MultimodalModel, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_on_is_said(base: YesNoJudge, tmp_path: Path) -> None:
     only_train = worlds.pairs().filter(split="train")
     with pytest.raises(AdapterError, match="0 held-out pairs"):
-        train_adapter(base, worlds.prompts(), only_train, worlds.pictures(), worlds.settings(), tmp_path)
+        train_adapter(base, only_train, worlds.pictures(), worlds.settings(), tmp_path)
     few = {name: picture for name, picture in worlds.pictures().items() if name != "i0"}
     with pytest.raises(HeldOutError, match=r"1 images.*'i0'"):
-        train_adapter(base, worlds.prompts(), worlds.pairs(), few, worlds.settings(), tmp_path)
+        train_adapter(base, worlds.pairs(), few, worlds.settings(), tmp_path)
     with pytest.raises(AdapterError, match="learning_rate"):
-        train(base, tmp_path, learning_rate=1e30, epochs=1.0)
-    assert not any("lora_" in name for name, _ in base.model.named_parameters()), (
+        # More than settings allow: no small model loses its head as quickly at less.
+        wild = worlds.settings(epochs=1.0).model_copy(update={"learning_rate": 1e30})
+        train_adapter(base, worlds.pairs(), worlds.pictures(), wild, tmp_path)
+    assert not any("lora_" in name for name, _ in base.model.model.named_parameters()), (
         "the base is given back clean"
     )
 
 
-def test_checkpoints_of_another_training_are_not_continued(base: MultimodalModel, tmp_path: Path) -> None:
+def test_checkpoints_of_another_training_are_not_continued(base: YesNoJudge, tmp_path: Path) -> None:
     train(base, tmp_path, epochs=0.5)
     fewer = worlds.pairs().filter(pl.col("group") != "g0")
-    result = train_adapter(
-        base, worlds.prompts(), fewer, worlds.pictures(), worlds.settings(epochs=0.5), tmp_path
-    )
+    result = train_adapter(base, fewer, worlds.pictures(), worlds.settings(epochs=0.5), tmp_path)
     assert (result.resumed_from, result.reused) == (0, False)
 
 

@@ -15,7 +15,7 @@ CAPTIONS = [("a red cube", "a blue cube"), ("a red cube", "a red vase"), ("a red
 
 @pytest.mark.parametrize("kind", ["llava", "qwen3_vl"])
 def test_a_real_model_is_asked_once_per_pair_of_captions(kind: str, tmp_path: Path) -> None:
-    model = worlds.load_tiny_judge(tmp_path / "judge", kind)
+    model = worlds.load_tiny_judge(tmp_path / "judge", kind).model
     cache = ContentCache(tmp_path / "cache.sqlite", writer.CACHE_KIND)
     told: list[tuple[int, int]] = []
     texts = writer.model_writer(model, cache, lambda done, total, what: told.append((done, total)))(CAPTIONS)

@@ -23,7 +23,6 @@ def main() -> None:
     base = worlds.load_tiny_judge(judge)
     train_adapter(
         base,
-        worlds.prompts(),
         worlds.pairs(),
         worlds.pictures(),
         worlds.settings(),

@@ -1,0 +1,377 @@
+"""What of an evaluation set is here: its files and images, held against the official counts, and what they suffice for.
+
+For people whose data is incomplete: nothing here raises because something is missing or broken; it is told instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from setr_lib.benchmarks.annotations import Unique, read_json, read_rows
+from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
+from setr_lib.benchmarks.loading import read_gallery, read_queries
+from setr_lib.benchmarks.sets import EvaluationSet
+
+Look = Callable[[pl.DataFrame], pl.DataFrame]
+"""From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
+World = Literal["official", "miniature", "own"]
+
+MINIATURE_STAMP = "miniature.json"
+"""What the miniature leaves beside data sets that it has drawn: their counts are its own."""
+
+_EXAMPLES = 3
+_SIZES = 200
+"""Files whose sizes stand for all."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """One annotation file as it was found."""
+
+    file: OfficialFile
+    status: Literal["ok", "missing", "broken", "other count"]
+    entries: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """The images of a gallery as they were found; numbers are images."""
+
+    listed: dict[str, int]
+    """By gallery name, as the annotation files list them; an image may be in two galleries."""
+    official: dict[str, int] | None
+    ok: int
+    missing: int
+    broken: int
+    examples: tuple[str, ...]
+    """A few of those that cannot be used, with the reason."""
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.missing + self.broken
+
+    @property
+    def coverage(self) -> float:
+        """Share (0 to 1) of the gallery that can be ranked."""
+        return self.ok / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Something that can, or cannot yet, be done with what is here."""
+
+    what: str
+    possible: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything found out about one evaluation set."""
+
+    evaluation_set: EvaluationSet
+    world: World
+    files: tuple[FileState, ...]
+    queries: int | None
+    """``None`` where they cannot be read."""
+    scored: int
+    """Queries with known targets."""
+    images: ImageState | None
+    """``None`` where the gallery cannot even be listed."""
+    source: ImageSource
+    bytes_each: float | None
+    """About what an image takes on disk; ``None`` where nothing tells."""
+    basis: str
+    """What that number rests on."""
+    captions: FileState | None
+    """The file of gallery captions, where there is one."""
+    captioned: int
+    """Gallery images with a caption in that file."""
+    problems: tuple[str, ...]
+    """What is missing or broken, one line each; empty where all is here."""
+
+    @property
+    def gallery_size(self) -> int | None:
+        """Images of the gallery; the official number where it cannot be listed yet."""
+        if self.images is not None:
+            return self.images.total
+        official = self.evaluation_set.official_images if self.world == "official" else None
+        return None if official is None else sum(official.values())
+
+    @property
+    def bytes_to_come(self) -> int | None:
+        """About what the images that are missing will take; ``None`` where nothing tells."""
+        missing = self.gallery_size if self.images is None else self.images.missing
+        if missing == 0:
+            return 0
+        return None if missing is None or self.bytes_each is None else round(missing * self.bytes_each)
+
+
+def examine(evaluation_set: EvaluationSet, look: Look, miniature_root: Path | None = None) -> Examination:
+    """Read every annotation file, list the gallery, and ``look`` for its images. Never raises because of them.
+
+    Data sets under ``miniature_root``, and those with the miniature's stamp, are drawn by this project.
+    """
+    world = _world(evaluation_set, miniature_root)
+    benchmark = evaluation_set.benchmark
+    files, source = benchmark.files(evaluation_set), benchmark.image_source(evaluation_set)
+    if world == "miniature":
+        files, source = _drawn(evaluation_set, files, source)
+    queries, query_fault = _attempt(read_queries, evaluation_set)
+    gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
+    states = [_file_state(file, world) for file in files]
+    states, loose = _blame(states, [query_fault, gallery_fault])
+    looked = None if gallery is None else look(gallery)
+    images = None if looked is None else _image_state(evaluation_set, looked, world)
+    size, basis = _mean_size(looked, source)
+    captions, captioned = _captions(evaluation_set, gallery)
+    problems = [*_file_problems(states, captions), *loose, *_image_problems(images, source, states)]
+    return Examination(
+        evaluation_set=evaluation_set,
+        world=world,
+        files=tuple(states),
+        queries=None if queries is None else queries.height,
+        scored=0 if queries is None else queries.filter(pl.col("target_ids").list.len() > 0).height,
+        images=images,
+        source=source,
+        bytes_each=size,
+        basis=basis,
+        captions=captions,
+        captioned=captioned,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def capabilities(found: Examination) -> list[Capability]:
+    """What can be done with what is here, from the least demanding to the most."""
+    return [_scoring(found), _caption_search(found), _image_search(found)]
+
+
+def _scoring(found: Examination) -> Capability:
+    each = found.evaluation_set
+    what = "score rankings of any system (annotations only)"
+    if not found.queries:
+        return Capability(
+            what, False, "the queries cannot be read" if found.queries is None else "no queries"
+        )
+    command = f"setr score {each.dataset} --split {each.split} FILE"
+    if each.hidden:
+        return Capability(
+            what, True, f"{command}: the targets are hidden, so a file is validated, not scored"
+        )
+    if not found.scored:
+        return Capability(what, False, "no query names a target")
+    unlisted = each.benchmark.unlisted_gallery(each)
+    note = "" if unlisted is None else f"; {unlisted}"
+    return Capability(what, True, f"{command}: {found.scored:,} queries{note}")
+
+
+def _caption_search(found: Examination) -> Capability:
+    what = "search the gallery by captions (no images)"
+    if found.captions is None:
+        file = found.evaluation_set.root / CAPTIONS_FILE
+        source = found.evaluation_set.benchmark.captions_source
+        told = found.world == "official" and source != YOUR_OWN
+        return Capability(what, False, f"there is no {file}" + (f" ({source})" if told else ""))
+    if not found.captioned:
+        why = "is missing" if found.captions.status == "missing" else "has no caption of a gallery image"
+        return Capability(what, False, f"{found.captions.file.path} {why}")
+    total = "?" if found.images is None else f"{found.images.total:,}"
+    return Capability(what, True, f"{found.captioned:,} of {total} gallery images have captions")
+
+
+def _image_search(found: Examination) -> Capability:
+    what = "search the images"
+    images = found.images
+    if images is None:
+        return Capability(what, False, "the gallery cannot be listed")
+    if not images.ok:
+        return Capability(
+            what, False, f"none of its {images.total:,} images can be read in {found.source.folder}"
+        )
+    if images.ok < images.total:
+        return Capability(
+            what,
+            True,
+            f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row carries that "
+            "coverage and is marked not comparable",
+        )
+    return Capability(what, True, f"the whole gallery, {images.total:,} images")
+
+
+def _world(evaluation_set: EvaluationSet, miniature_root: Path | None) -> World:
+    if evaluation_set.official_queries is None and evaluation_set.official_images is None:
+        return "own"
+    root = evaluation_set.root
+    drawn = miniature_root is not None and root.is_relative_to(miniature_root)
+    return "miniature" if drawn or _is_there(root / MINIATURE_STAMP) else "official"
+
+
+def _drawn(
+    evaluation_set: EvaluationSet, files: Sequence[OfficialFile], source: ImageSource
+) -> tuple[list[OfficialFile], ImageSource]:
+    """The same files and images where they come from this project's own brush."""
+    stamp = evaluation_set.root / MINIATURE_STAMP
+    first = f"delete {stamp}, then " if _is_there(stamp) else ""
+    words = f"the miniature: {first}`make demo`, or `setr miniature write`, draws it"
+    images = replace(
+        source, source=words, elsewhere=None, bytes_each=11_000, basis="the miniature's usual size"
+    )
+    return [replace(file, source=words) for file in files], images
+
+
+def _attempt(
+    read: Callable[[EvaluationSet], pl.DataFrame], evaluation_set: EvaluationSet
+) -> tuple[pl.DataFrame | None, DatasetError | None]:
+    try:
+        return read(evaluation_set), None
+    except DatasetError as error:
+        return None, error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True  # there, but not for us: reading it will say why
+    return True
+
+
+def _file_state(file: OfficialFile, world: World) -> FileState:
+    if not _is_there(file.path):
+        return FileState(file, "missing")
+    if file.path.suffix != ".json":
+        return FileState(file, "ok")
+    try:
+        entries = _entries(read_json(file.path, file.what))
+    except DatasetError as error:
+        return FileState(file, "broken", None, error.reason)
+    if world == "official" and file.entries is not None and entries != file.entries:
+        found = "no list" if entries is None else f"{entries:,} entries"
+        return FileState(file, "other count", entries, f"{found}, officially {file.entries:,}")
+    return FileState(file, "ok", entries)
+
+
+def _entries(value: Any) -> int | None:
+    """How many entries a file holds: a list, an object of images, or COCO's object around a list of them."""
+    if isinstance(value, dict) and isinstance(value.get("images"), list):
+        return len(value["images"])
+    return len(value) if isinstance(value, (list, dict)) else None
+
+
+def _blame(
+    states: list[FileState], faults: Sequence[DatasetError | None]
+) -> tuple[list[FileState], list[str]]:
+    """``states`` with each reader's complaint at the file that it names; complaints about anything else apart."""
+    loose: list[str] = []
+    for fault in faults:
+        if fault is None:
+            continue
+        named = [number for number, state in enumerate(states) if state.file.path == fault.file]
+        for number in named:
+            if states[number].status in ("ok", "other count"):
+                detail = fault.reason if fault.row is None else f"{fault.row}: {fault.reason}"
+                states[number] = replace(states[number], status="broken", detail=detail)
+        if not named:
+            loose.append(str(fault))
+    return states, loose
+
+
+def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, world: World) -> ImageState:
+    counts = dict(looked["status"].value_counts().iter_rows())
+    faulty = looked.filter(pl.col("status") != "ok").head(_EXAMPLES)
+    return ImageState(
+        listed=dict(sorted(looked["galleries"].explode().drop_nulls().value_counts().iter_rows())),
+        official=evaluation_set.official_images if world == "official" else None,
+        ok=counts.get("ok", 0),
+        missing=counts.get("missing", 0),
+        broken=counts.get("broken", 0),
+        examples=tuple(f"{path}: {detail}" for path, detail in faulty.select("path", "detail").iter_rows()),
+    )
+
+
+def _mean_size(looked: pl.DataFrame | None, source: ImageSource) -> tuple[float | None, str]:
+    """Bytes per image, measured where images are here, and what that rests on."""
+    sizes: list[int] = []
+    paths = [] if looked is None else looked.filter(status="ok")["path"].to_list()
+    for path in paths[:: max(1, len(paths) // _SIZES)]:
+        try:
+            sizes.append(Path(path).stat().st_size)
+        except OSError:
+            continue
+    if not sizes:
+        return source.bytes_each, source.basis
+    return sum(sizes) / len(sizes), "the mean of images that are here"
+
+
+def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tuple[FileState | None, int]:
+    """The state of the gallery's captions file, if there is one, and how many gallery images it captions."""
+    path = captions_file(evaluation_set)
+    if path is None:
+        return None, 0
+    source = evaluation_set.benchmark.captions_source
+    file = OfficialFile(path, "captions of gallery images", None, source)
+    if not _is_there(path):
+        return FileState(file, "missing"), 0
+    try:
+        rows, images = read_rows(path, file.what), Unique("image")
+        captioned = {
+            images.claim(row, row.text("candidate")): row.texts("captions", blank=True) for row in rows
+        }
+        named = {image for image, captions in captioned.items() if any(map(str.strip, captions))}
+    except DatasetError as error:
+        detail = error.reason if error.row is None else f"{error.row}: {error.reason}"
+        return FileState(file, "broken", None, detail), 0
+    known = named if gallery is None else named & set(gallery["image_id"])
+    return FileState(file, "ok", len(rows)), len(known)
+
+
+def _file_problems(states: Sequence[FileState], captions: FileState | None) -> list[str]:
+    problems: list[str] = []
+    for state in [*states, *([captions] if captions is not None else [])]:
+        match state.status:
+            case "missing":
+                problems.append(
+                    f"{state.file.path} is missing ({state.file.what}): it comes from {state.file.source}"
+                )
+            case "broken" | "other count":
+                problems.append(f"{state.file.path}: {state.detail}")
+            case "ok":
+                pass
+    return problems
+
+
+def _image_problems(images: ImageState | None, source: ImageSource, states: Sequence[FileState]) -> list[str]:
+    if images is None:
+        return []
+    problems: list[str] = []
+    if images.official not in (None, images.listed) and all(state.status == "ok" for state in states):
+        problems.append(f"galleries of {_sizes(images.listed)} images, officially {_sizes(images.official)}")
+    if not images.total:
+        problems.append(f"{source.folder}: there is no image")
+    if images.missing:
+        counted = f"{images.missing:,} of {images.total:,} images are missing"
+        problems.append(f"{source.folder}: {counted}: {_where_from(source)}")
+    if images.broken:
+        problems.append(f"{source.folder}: {images.broken:,} of {images.total:,} images are broken")
+    return problems
+
+
+def _where_from(source: ImageSource) -> str:
+    if source.elsewhere is not None and source.elsewhere.is_dir():
+        return f"but there is {source.elsewhere}: set image_root to it if they are there"
+    return f"they come from {source.source}"
+
+
+def _sizes(galleries: dict[str, int] | None) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted((galleries or {}).items()))

@@ -1,0 +1,256 @@
+"""A benchmark: all that SETR must know of one kind of data set, in one class.
+
+``queries`` is the one method that a benchmark must have, ``kind`` the one attribute; everything else has a default
+that suits a folder of images with a file of queries. ``cirr.py``, ``fashioniq.py``, ``circo.py`` and ``folder.py`` are
+examples; ``registry.py`` says how settings name a benchmark of one's own. Instances hold no state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
+from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, images_in
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.benchmarks.sets import EvaluationSet
+    from setr_lib.settings import DatasetSettings
+
+YOUR_OWN = "your own"
+"""Where files come from that are nobody's download."""
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """One annotation file: where it belongs, what it holds, how many entries, and where it comes from."""
+
+    path: Path
+    what: str
+    entries: int | None
+    """The official number; ``None`` where there is none."""
+    source: str
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a data set belong and come from, and about how large one is."""
+
+    folder: Path
+    source: str
+    bytes_each: int | None
+    basis: str
+    """What ``bytes_each`` rests on."""
+    elsewhere: Path | None = None
+    """Where people often have them instead."""
+
+
+class Benchmark(ABC):
+    """One kind of data set: how it is read, measured, described and submitted."""
+
+    # What it is.
+    kind: ClassVar[str]
+    """The word for it in settings (``kind = ...``) and in the names of prompt overrides (``compose.KIND.jinja``)."""
+    title: ClassVar[str] = ""
+    """The name in messages and reports; ``kind`` by default."""
+    protocol: ClassVar[str] = ""
+    """How it is measured, for a report; ``**`` around a word makes it bold. By default told from the metrics."""
+
+    # What it consists of.
+    splits: ClassVar[tuple[str, ...]] = ("all",)
+    """Every split that there is; ``all`` stands for a data set that has none."""
+    hidden_splits: ClassVar[tuple[str, ...]] = ()
+    """Splits whose targets only the benchmark's own server knows; the first is the one that is submitted."""
+    default_splits: ClassVar[tuple[str, ...]] = ()
+    """What is evaluated where settings name no splits; all that are not hidden by default."""
+    galleries: ClassVar[tuple[str, ...]] = ("all",)
+    """Names of the protocols that choose the gallery, the usual one first."""
+    categories: ClassVar[tuple[str, ...]] = ()
+    """Galleries (``QueryRecord.gallery``) that are searched each on its own: metrics are the unweighted mean of theirs
+    and also reported for each (``R@10/dress``), and a ranking file may answer only some of them."""
+    settings_keys: ClassVar[tuple[str, ...]] = ()
+    """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, and keys of ``options``."""
+
+    # How it is measured.
+    removes_reference: ClassVar[bool] = False
+    """Whether a query's reference is taken out of its ranking."""
+    metrics: ClassVar[tuple[Metric, ...]] = recalls(1, 5, 10)
+    """In the order of its tables."""
+    aspect_metrics: ClassVar[tuple[str, ...]] = ()
+    """Names of metrics that are also reported for each of the queries' ``aspects`` (``mAP@10/negation``)."""
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Names of the few metrics that it is known by; the first ranks the rows of tables. By default the first three."""
+    stage_1_metric: ClassVar[str] = ""
+    """The metric by which coarse retrieval is compared with rivals; the first headline by default."""
+    stage_2_metric: ClassVar[str] = ""
+    """The metric by which re-ranking is compared with coarse retrieval; the first headline by default."""
+
+    # What its files and its test server look like.
+    ranking_format: ClassVar[str] = "an object from query id to a list of image ids"
+    """What a JSON ranking file holds (see :meth:`read_rankings`)."""
+    server: ClassVar[str | None] = None
+    """The address of the test server that scores the hidden splits."""
+    submitted_lengths: ClassVar[Mapping[str, int]] = {}
+    """Pool (``gallery``, ``subset``) -> how many images a submission names for each query."""
+    submission_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys of a submission file that are not queries."""
+    captions_source: ClassVar[str] = YOUR_OWN
+    """Where captions of the gallery's images can be had."""
+
+    @abstractmethod
+    def queries(self, evaluation_set: EvaluationSet) -> Sequence[QueryRecord] | pl.DataFrame:
+        """The queries of ``evaluation_set.split``, in the official order; no image is opened.
+
+        Args:
+            evaluation_set: What is asked for: its ``split``, ``root``, ``queries`` and ``options`` say where to read.
+
+        Returns:
+            Records, or a frame with the columns of ``tables.QUERIES``. Hidden targets are left empty.
+
+        Raises:
+            DatasetError: A file is missing or wrong; it names file, row and reason.
+        """
+
+    def gallery(self, evaluation_set: EvaluationSet) -> Sequence[ImageRecord] | pl.DataFrame:
+        """The images that are searched; by default all images of the image folder, each named by its path in there.
+
+        Args:
+            evaluation_set: As for :meth:`queries`; its ``gallery`` is one of ``galleries``.
+
+        Returns:
+            Records, or a frame of ``image_id``, ``path`` (absolute) and ``galleries`` (list). No image is opened.
+
+        Raises:
+            DatasetError: A file is missing or wrong; it names file, row and reason.
+        """
+        return images_in(self.image_folder(evaluation_set), evaluation_set.dataset)
+
+    def image_folder(self, evaluation_set: EvaluationSet) -> Path:
+        """The folder of the images: ``image_root`` of the settings, else by default the data set's root."""
+        return evaluation_set.image_root or evaluation_set.root
+
+    def image_source(self, evaluation_set: EvaluationSet) -> ImageSource:
+        """Where the images are looked for, and where they can be had."""
+        folder = self.image_folder(evaluation_set)
+        return ImageSource(folder, YOUR_OWN, None, "not known before they are there")
+
+    def files(self, evaluation_set: EvaluationSet) -> list[OfficialFile]:
+        """The annotation files that ``evaluation_set`` is read from, for ``setr doctor``."""
+        return []
+
+    def official_queries(self, split: str) -> int | None:
+        """How many queries the official files of ``split`` hold; None where there is no such number."""
+        return None
+
+    def official_images(self, split: str, gallery: str) -> Mapping[str, int] | None:
+        """Official sizes of the galleries of ``split`` under protocol ``gallery``, by name; None where there are none."""
+        return None
+
+    def gallery_key(self, evaluation_set: EvaluationSet) -> str:
+        """A name for the gallery, the same for sets that share one; one gallery per split by default."""
+        usual = evaluation_set.gallery == self.galleries[0]
+        return evaluation_set.key if usual else f"{evaluation_set.key}-{evaluation_set.gallery}"
+
+    def unlisted_gallery(self, evaluation_set: EvaluationSet) -> str | None:
+        """Why the gallery cannot be listed though rankings can be scored; None, as by default, where it can."""
+        return None
+
+    def image_id_fault(self, image_id: str) -> str | None:
+        """Why ``image_id`` cannot be an image's, told without a gallery; None where it can."""
+        return None
+
+    def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
+        """What sets this set apart from published numbers, besides its counts."""
+        return []
+
+    def ranking_notes(
+        self, evaluation_set: EvaluationSet, queries: pl.DataFrame, rankings: pl.DataFrame
+    ) -> list[str]:
+        """What is suspicious about rankings from elsewhere; each note makes their rows not comparable.
+
+        Args:
+            evaluation_set: The set that they answer.
+            queries: The queries that are answered (``tables.QUERIES``).
+            rankings: ``query_id``, ``pool``, ``rank``, ``image_id`` of ``tables.RANKINGS``.
+        """
+        return []
+
+    def check_settings(self, name: str, settings: DatasetSettings) -> None:
+        """Refuse keys of ``[datasets.NAME]`` that this benchmark does not know.
+
+        Raises:
+            DatasetError: It names the key and what to do.
+        """
+        if settings.gallery is not None and settings.gallery not in self.galleries:
+            known = " or ".join(self.galleries)
+            what = f"use {known}" if len(self.galleries) > 1 else "there is one gallery only: remove it"
+            raise DatasetError(
+                f"[datasets.{name}] gallery = {settings.gallery!r} is not one of {self.name}'s: {what}"
+            )
+        if settings.queries is not None and "queries" not in self.settings_keys:
+            raise DatasetError(f"[datasets.{name}] queries: {self.name} does not read that key: remove it")
+        for key in settings.options:
+            if key not in self.settings_keys:
+                known = ", ".join(each for each in self.settings_keys if each != "queries") or "none"
+                raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
+
+    def read_rankings(self, file: RankingFile) -> RankingLists:
+        """The lists of a JSON ranking file in the benchmark's own format, by default that of ``ranking_format``.
+
+        Raises:
+            RankingFileError: The file has another format; it names query and reason.
+        """
+        lists = {query: file.image_names(query) for query in file.content}
+        return RankingLists(lists, submission=bool(self.submitted_lengths))
+
+    def submission(self, name: str, lists: Mapping[str, Mapping[str, list[str]]]) -> dict[str, object]:
+        """What the test server takes.
+
+        Args:
+            name: What file names begin with.
+            lists: Pool -> query id -> image ids, best first, as many as ``submitted_lengths`` says.
+
+        Returns:
+            File name -> JSON value.
+        """
+        return {f"{name}.json": dict(lists[GALLERY])}
+
+    # What follows from the above.
+
+    @property
+    def name(self) -> str:
+        """``title``, or ``kind`` without one."""
+        return self.title or self.kind
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools of images that a query has a ranking of: ``gallery``, ``subset``, in this order."""
+        needed = frozenset[str]().union(*(metric.pools for metric in self.metrics))
+        return tuple(pool for pool in (GALLERY, SUBSET) if pool in needed)
+
+    @property
+    def headline_metrics(self) -> tuple[str, ...]:
+        """The names in ``headline``, or its default."""
+        return self.headline or tuple(metric.name for metric in self.metrics[:3])
+
+    @property
+    def compared_metrics(self) -> tuple[str, str]:
+        """The metric of stage 1's comparisons and of stage 2's."""
+        first = self.headline_metrics[0]
+        return self.stage_1_metric or first, self.stage_2_metric or first
+
+    @property
+    def protocol_text(self) -> str:
+        """``protocol``, or its default."""
+        if self.protocol:
+            return self.protocol
+        told = dict.fromkeys(metric.explanation for metric in self.metrics if metric.explanation)
+        reference = ["The reference is taken out of every ranking."] if self.removes_reference else []
+        return " ".join(["A query is a reference image and a modification text.", *reference, *told])

@@ -1,0 +1,59 @@
+"""Captions of a gallery's images, made by anyone: a JSON list of ``{"candidate": image, "captions": [text, ...]}``.
+
+The layout is that of the caption files that go with CIRR (three captions an image; a few images have many more, of
+which the first three count). Images of other splits are passed over. That a data set has captions changes nothing of
+its protocol: they are one more thing to search, never a query input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from setr_lib.benchmarks.annotations import Row, Unique, read_rows
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.loading import read_gallery
+from setr_lib.benchmarks.sets import EvaluationSet
+
+CAPTIONS_FILE = "image_captions.json"
+"""Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text, ...]}``."""
+CAPTIONS_USED = 3
+"""Of each image, in the file's order."""
+
+_PURPOSE = "captions of the gallery's images"
+_SCHEMA = pl.Schema({"image_id": pl.String(), "captions": pl.List(pl.String())})
+
+
+def captions_file(evaluation_set: EvaluationSet) -> Path | None:
+    """The caption file that is there, or that settings name; None where there is none and none was asked for."""
+    if evaluation_set.image_captions is not None:
+        return evaluation_set.image_captions
+    usual = evaluation_set.root / CAPTIONS_FILE
+    return usual if usual.is_file() else None
+
+
+def _captions(row: Row) -> list[str]:
+    texts = [" ".join(text.split()) for text in row.texts("captions", blank=True)]
+    return [text for text in texts if text][:CAPTIONS_USED]
+
+
+def read_image_captions(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
+    """``image_id`` and ``captions`` of the gallery's images that have any, in the gallery's order; None without a file.
+
+    Raises ``DatasetError`` for a malformed file, an image named twice, or a file that knows none of the images.
+    """
+    file = captions_file(evaluation_set)
+    if file is None:
+        return None
+    names, found = Unique("image"), {}
+    for row in read_rows(file, _PURPOSE):
+        found[names.claim(row, row.text("candidate"))] = _captions(row)
+    images = read_gallery(evaluation_set)["image_id"].to_list()
+    rows = [(image, found[image]) for image in images if found.get(image)]
+    if images and not rows:
+        raise DatasetError(
+            f"has a caption of none of the {len(images):,} images of {evaluation_set.key}: is it another data set's?",
+            file=file,
+        )
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

@@ -1,0 +1,102 @@
+"""The two kinds of row that every data set is read into, the frames made of them, and the listing of image folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.benchmarks.annotations import clean_text
+from setr_lib.benchmarks.errors import DatasetError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LISTED_COLUMNS = ("image_id", "path", "galleries")
+"""The columns of a gallery before anyone has opened its images; types as in ``tables.GALLERY``."""
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+"""What image files of a folder end with, in lower case."""
+
+
+@dataclass(slots=True)
+class QueryRecord:
+    """One query; the fields are those of ``tables.QUERIES``."""
+
+    query_id: str
+    reference_id: str
+    modification: str
+    """The text that models read."""
+    captions: list[str] = field(default_factory=list)
+    """The modification texts as the file has them; ``[modification]`` by default."""
+    target_ids: list[str] = field(default_factory=list)
+    """Empty where targets are hidden. The first is *the* target where a metric knows a single one."""
+    subset_ids: list[str] = field(default_factory=list)
+    """The few images that the query also ranks by themselves (CIRR's subset, without the reference)."""
+    gallery: str = "all"
+    """The gallery that it searches: one of ``ImageRecord.galleries``."""
+    aspects: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.captions = self.captions or [self.modification]
+
+
+@dataclass(slots=True)
+class ImageRecord:
+    """One gallery image: its id, absolute path, and the galleries that hold it."""
+
+    image_id: str
+    path: str
+    galleries: list[str] = field(default_factory=lambda: ["all"])
+
+
+def query_frame(records: Sequence[QueryRecord]) -> pl.DataFrame:
+    """A ``tables.QUERIES`` frame in the records' order."""
+    import polars as pl
+
+    from setr_lib.tables import QUERIES
+
+    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in QUERIES}, schema=QUERIES)
+
+
+def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
+    """A frame of :data:`LISTED_COLUMNS` in the records' order."""
+    import polars as pl
+
+    from setr_lib.tables import GALLERY
+
+    schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
+    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in schema}, schema=schema)
+
+
+def image_names(folder: Path, dataset: str) -> list[str]:
+    """Paths of all images under ``folder``, relative to it, with ``/``, sorted; hidden files and folders are left out.
+
+    Args:
+        folder: The image folder.
+        dataset: The data set's name, for the message.
+
+    Raises:
+        DatasetError: There is no such folder, or a file name that UTF-8 cannot hold.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"[datasets.{dataset}]: there is no such image folder", file=folder)
+    names: list[str] = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (
+            name for name in files if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+        )
+        names += [(Path(base) / name).relative_to(folder).as_posix() for name in images]
+    for name in names:
+        try:
+            clean_text(name)
+        except ValueError as error:
+            raise DatasetError(f"a file name {error}: rename it", file=folder) from None
+    return sorted(names)
+
+
+def images_in(folder: Path, dataset: str) -> list[ImageRecord]:
+    """All images under ``folder`` as one gallery, by name; see :func:`image_names`."""
+    return [ImageRecord(name, f"{folder}/{name}") for name in image_names(folder, dataset)]

@@ -1,0 +1,106 @@
+"""Which benchmarks there are, by the name that settings give them (``kind``).
+
+Three ways to add one: as an entry point of the group ``setr.benchmarks`` in an installed package (its name is the
+kind), as ``kind = "package.module:NAME"`` in ``[datasets.*]``, or here, in :data:`BUILT_IN`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.benchmarks.benchmark import Benchmark
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.metrics import GALLERY
+from setr_lib.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from setr_lib.settings import Settings
+
+ENTRY_POINTS = "setr.benchmarks"
+BUILT_IN = ("cirr", "fashioniq", "circo", "folder")
+"""The kinds that come with SETR. Adding one is its module, its name here, and a line in ``_load_built_in``."""
+
+_PLAIN = re.compile(r"[a-z0-9_-]+")
+
+
+def benchmark_kinds() -> list[str]:
+    """Every kind that :func:`benchmark_of` knows without a module's name: built in, and installed as entry points."""
+    return CATALOGUE.names()
+
+
+def built_in_benchmarks() -> list[Benchmark]:
+    """The benchmarks that come with SETR."""
+    return [benchmark_of(kind) for kind in BUILT_IN]
+
+
+def benchmark_of(kind: Benchmark | str, settings: Settings | None = None) -> Benchmark:
+    """The benchmark called ``kind``; the same object for the same class, always.
+
+    Args:
+        kind: A kind, ``package.module:NAME`` of a class, or a benchmark, which is returned as it is.
+        settings: Those that name it; its module may lie beside their file.
+
+    Raises:
+        DatasetError: There is none, listing the known kinds; or it cannot be loaded, or contradicts itself.
+    """
+    return kind if isinstance(kind, Benchmark) else CATALOGUE.get(kind, settings)
+
+
+def _load_built_in() -> dict[str, Benchmark]:
+    from setr_lib.benchmarks.circo import CIRCO
+    from setr_lib.benchmarks.cirr import CIRR
+    from setr_lib.benchmarks.fashioniq import FashionIQ
+    from setr_lib.benchmarks.folder import Folder
+
+    classes = dict(zip(BUILT_IN, (CIRR, FashionIQ, CIRCO, Folder), strict=True))
+    return {kind: _made(candidate, kind) for kind, candidate in classes.items()}
+
+
+def _made(candidate: Any, where: str) -> Benchmark:
+    """The object of the class, checked."""
+    if not (isinstance(candidate, type) and issubclass(candidate, Benchmark)):
+        raise DatasetError(f"{where} is not a subclass of setr_lib.benchmarks.Benchmark")
+    if not _PLAIN.fullmatch(getattr(candidate, "kind", "")):
+        raise DatasetError(f"{where}: 'kind' must be a name of lower-case letters, digits, '-' and '_'")
+    try:
+        made = _instance(candidate)
+    except TypeError as error:  # a method is missing
+        raise DatasetError(f"{where}: {error}") from error
+    if fault := _contradiction(made):
+        raise DatasetError(f"{where}: {fault}")
+    return made
+
+
+@cache
+def _instance(benchmark: type[Benchmark]) -> Benchmark:
+    return benchmark()
+
+
+def _contradiction(made: Benchmark) -> str | None:
+    """What of a benchmark's attributes cannot be; None where all is well."""
+    names = [metric.name for metric in made.metrics]
+    if not names or len(set(names)) < len(names) or any("/" in name for name in names):
+        return f"'metrics' must be metrics of different names without '/', not {names}"
+    if not made.splits or not all(_PLAIN.fullmatch(split) for split in made.splits):
+        return f"'splits' must be names of lower-case letters, digits, '-' and '_', not {made.splits}"
+    if not made.galleries:
+        return "'galleries' must name one protocol at least"
+    if made.server is not None and not (made.hidden_splits and GALLERY in made.submitted_lengths):
+        return "'server' needs 'hidden_splits' and 'submitted_lengths' of the gallery"
+    known = (
+        ("hidden_splits", made.hidden_splits, made.splits),
+        ("default_splits", made.default_splits, made.splits),
+        ("headline", made.headline, names),
+        ("aspect_metrics", made.aspect_metrics, names),
+        ("stage_1_metric and stage_2_metric", made.compared_metrics, names),
+        ("submitted_lengths", tuple(made.submitted_lengths), made.pools),
+    )
+    for attribute, values, allowed in known:
+        if unknown := [value for value in values if value not in allowed]:
+            return f"{attribute!r} names {unknown[0]!r}, which is not one of {list(allowed)}"
+    return None
+
+
+CATALOGUE: Catalogue[Benchmark] = Catalogue("benchmark", (ENTRY_POINTS,), _made, DatasetError, _load_built_in)

@@ -1,0 +1,174 @@
+"""Evaluation sets: the (data set, split) pairs that settings ask for, each with its benchmark and where its files are.
+
+Light on purpose: Dagster's partitions are made from this at every import of the code location, without data present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from setr_lib.benchmarks.benchmark import Benchmark
+from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.registry import benchmark_of
+from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One partition: a data set and a split of it. Paths are absolute; nothing is checked to exist."""
+
+    key: str
+    """``cirr-val``, ``circo-test``, ...; the data set's name alone for one without splits."""
+    dataset: str
+    """The name under ``[datasets.*]``."""
+    benchmark: Benchmark
+    """How its files are read, what is measured, and all else that depends on the kind of data set."""
+    split: str
+    """``val``, ``test1``, ...; ``all`` for a data set without splits."""
+    gallery: str
+    """The protocol that a leaderboard row names: one of the benchmark's ``galleries``."""
+    root: Path
+    image_root: Path | None
+    """Where settings say the images are; ``None`` means the benchmark's own place under ``root``."""
+    queries: Path | None = None
+    """The query file that settings name, for benchmarks that read one."""
+    image_captions: Path | None = None
+    """Where settings say the images' captions are; ``None`` means ``image_captions.json`` under ``root``."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings that only the benchmark understands."""
+
+    @property
+    def kind(self) -> str:
+        """The benchmark's word in settings, by which prompts are overridden."""
+        return self.benchmark.kind
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the split's targets are known to the benchmark's server only."""
+        return self.split in self.benchmark.hidden_splits
+
+    @property
+    def gallery_key(self) -> str:
+        """A name for the gallery, the same for sets that share one (CIRCO's val and test)."""
+        return self.benchmark.gallery_key(self)
+
+    @property
+    def official_queries(self) -> int | None:
+        """How many queries the official files hold; ``None`` where there is no such number."""
+        return self.benchmark.official_queries(self.split)
+
+    @property
+    def official_images(self) -> dict[str, int] | None:
+        """Official gallery sizes by gallery name; ``None`` where there is no such number."""
+        found = self.benchmark.official_images(self.split, self.gallery)
+        return None if found is None else dict(found)
+
+
+def _benchmark(name: str, dataset: DatasetSettings, settings: Settings) -> Benchmark:
+    try:
+        return benchmark_of(dataset.kind, settings)
+    except DatasetError as error:
+        raise DatasetError(f"[datasets.{name}] kind: {error.reason}") from error
+
+
+def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[str]:
+    open_splits = [split for split in benchmark.splits if split not in benchmark.hidden_splits]
+    splits = dataset.splits or [*benchmark.default_splits] or open_splits or [*benchmark.splits]
+    for split in splits:
+        if split not in benchmark.splits:
+            raise DatasetError(
+                f"[datasets.{name}] splits: {split!r} is no split of {benchmark.kind}: use {benchmark.splits}"
+            )
+    return splits
+
+
+def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[EvaluationSet]:
+    benchmark = _benchmark(name, dataset, settings)
+    benchmark.check_settings(name, dataset)
+
+    def resolved(path: Path | None) -> Path | None:
+        return None if path is None else settings.resolve(path)
+
+    return [
+        EvaluationSet(
+            key=name if split == "all" else f"{name}-{split}",
+            dataset=name,
+            benchmark=benchmark,
+            split=split,
+            gallery=dataset.gallery or benchmark.galleries[0],
+            root=settings.resolve(dataset.root),
+            image_root=resolved(dataset.image_root),
+            queries=resolved(dataset.queries),
+            image_captions=resolved(dataset.image_captions),
+            options=dataset.options,
+        )
+        for split in _splits(name, dataset, benchmark)
+    ]
+
+
+def evaluation_sets(settings: Settings) -> list[EvaluationSet]:
+    """Every evaluation set that ``[datasets.*]`` asks for: those with targets first, then the hidden test splits.
+
+    No data is opened. Raises ``DatasetError`` for a benchmark that there is not, a split that it does not have, a key
+    that it does not know, or two sets with one key.
+    """
+    sets = [each for name, dataset in settings.datasets.items() for each in _sets_of(name, dataset, settings)]
+    seen: dict[str, str] = {}
+    for each in sets:
+        if each.key in seen:
+            raise DatasetError(
+                f"data sets {seen[each.key]!r} and {each.dataset!r} both make the set {each.key!r}: rename one"
+            )
+        seen[each.key] = each.dataset
+    return sorted(sets, key=lambda each: each.hidden)  # a stable sort: settings' order within each half
+
+
+def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
+    """The set named ``key``. Raises ``DatasetError`` listing the configured ones where there is none."""
+    sets = {each.key: each for each in evaluation_sets(settings)}
+    if key not in sets:
+        raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
+    return sets[key]
+
+
+def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | None = None) -> EvaluationSet:
+    """The set of ``split`` of data set ``dataset``, whether or not its ``splits`` ask for it.
+
+    ``gallery`` replaces the settings' choice of protocol (FashionIQ's ``val``). Raises ``DatasetError`` for an unknown
+    data set, split or gallery, naming the known ones.
+    """
+    if dataset not in settings.datasets:
+        hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""
+        known = ", ".join(sorted(settings.datasets)) or "none"
+        raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
+    benchmark = _benchmark(dataset, settings.datasets[dataset], settings)
+    # Said here, because what `_sets_of` says is meant for settings, and these are none.
+    if split not in benchmark.splits:
+        raise DatasetError(f"{split!r} is no split of {dataset}: use {' or '.join(benchmark.splits)}")
+    if gallery is not None and gallery not in benchmark.galleries:
+        known = " or ".join(benchmark.galleries)
+        only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
+        raise DatasetError(f"{gallery!r} is not a gallery of {dataset}: {only}")
+    changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
+    return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
+
+
+def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
+    """The set with key ``name``, or all sets of data set ``name``; every set for ``None``.
+
+    Raises ``DatasetError`` listing what may be named.
+    """
+    every = evaluation_sets(settings)
+    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    if not chosen and name is not None:
+        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
+    return chosen
+
+
+def headlines(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The headline metrics of each configured data set, by its name; the first one ranks rows."""
+    return {each.dataset: each.benchmark.headline_metrics for each in evaluation_sets(settings)}

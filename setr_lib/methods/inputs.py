@@ -1,0 +1,396 @@
+"""What a retrieval method may read: the queries (their vectors and generated texts) and the gallery that they search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.methods.similarity import mean_vector, unit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CAPTIONS, COMPOSITIONS = "captions", "compositions"
+"""The generated texts that every prompt set brings: of reference images, and of queries."""
+IMAGE_CAPTIONS = "image_captions"
+"""Captions of the gallery's images, which came with the data set."""
+MODIFICATION, UNION, TARGET = "modification", "union", "target_caption"
+"""The texts of a query that are encoded for all methods together."""
+
+_ENOUGH_TEXTS = 16
+"""Fewer texts than this have no mean worth subtracting: with one, nothing of the query would be left."""
+_MADE_BY = {CAPTIONS: "reference_captions", COMPOSITIONS: "query_compositions"}
+
+
+def made_by(kind: str) -> str:
+    """The asset that makes the generated texts of ``kind``."""
+    return _MADE_BY.get(kind, "method_texts")
+
+
+class MethodError(SetrError):
+    """Stage 1 misses something that it needs: a generated text, a gallery, a method."""
+
+
+class TextEncoder(Protocol):
+    """What stage 1 needs of an embedding space to encode texts."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def count_truncated(self, texts: Sequence[str]) -> int: ...
+
+
+class CaptionSearch(Protocol):
+    """What stage 1 needs of a gallery's captions; :class:`setr_lib.gallery.captions.CaptionIndex` has it."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The images that have captions, sorted."""
+        ...
+
+    def captions(self, image_id: str) -> Sequence[str]:
+        """An image's captions; none for an image without."""
+        ...
+
+    def term(self, word: str) -> str | None:
+        """What ``word`` is searched as (its stem); None for what no caption can be searched for."""
+        ...
+
+    def matches(self, term: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The rows of ``ids`` whose captions have ``term``, and how well each fits (BM25)."""
+        ...
+
+
+class TextVectors:
+    """Text to vector, each distinct text encoded once, however many methods ask for it.
+
+    Args:
+        encoder: The text side of an embedding space.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.encoder = encoder
+        self.truncated = 0
+        """Distinct texts that were longer than the encoder's context and lost their end."""
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors ``float32[n, d]`` of ``texts``."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self.truncated += self.encoder.count_truncated(new)
+            self._known.update(zip(new, self.encoder.encode_texts(new), strict=True))
+        if not texts:
+            return np.zeros((0, self.encoder.dimension), dtype=np.float32)
+        return np.stack([self._known[text] for text in texts])
+
+
+TextsOf = Callable[["EncodedQueries"], Sequence[str]]
+"""Gives one text for each query."""
+
+
+@dataclass(frozen=True)
+class EncodedQueries:
+    """The queries of an evaluation set, or a block of them, as methods read them. Made by :func:`encode_queries`.
+
+    Row i of every part is query i. Vectors are ``float32[q, d]``, norm 1. A reference image without a vector (missing or
+    broken) has a zero row and is named in ``missing_references``: methods then go by the text alone.
+    """
+
+    frame: pl.DataFrame
+    """The QUERIES table."""
+    reference_vectors: NDArray[np.float32]
+    text_center: NDArray[np.float32]
+    """``float32[d]``: what all texts have in common; zeros when there were too few to tell."""
+    encode: TextVectors
+    texts: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """Generated texts by kind (``captions``, ``compositions``, ...): a row for each query, nulls where one has none."""
+    missing_references: tuple[str, ...] = ()
+    """Query ids."""
+    _vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    _whole: EncodedQueries | None = field(default=None, repr=False)
+    _numbers: NDArray[np.intp] | None = field(default=None, repr=False)
+
+    def text(self, kind: str) -> pl.DataFrame:
+        """The generated texts of one kind, a row for each query.
+
+        Args:
+            kind: ``captions``, ``compositions``, or a kind that a method has added.
+
+        Returns:
+            The table of that kind in the order of the queries; a query without a text has nulls.
+
+        Raises:
+            MethodError: There are none; the message names the asset that makes them.
+        """
+        if kind not in self.texts:
+            raise MethodError(f"this method needs {kind}, which are not there: materialise {made_by(kind)!r}")
+        return self.texts[kind]
+
+    def vectors_of(self, name: str, texts_of: TextsOf) -> NDArray[np.float32]:
+        """The vectors of a text that each query has, encoded once for the whole evaluation set and kept by name.
+
+        Args:
+            name: What the text is called, e.g. ``"target_caption"``.
+            texts_of: Gives one text for each query of what it is called with: the whole evaluation set.
+
+        Returns:
+            ``float32[q, d]``, norm 1.
+        """
+        whole = self._whole or self
+        if name not in whole._vectors:
+            whole._vectors[name] = self.encode(texts_of(whole))
+        vectors = whole._vectors[name]
+        return vectors if self._numbers is None else vectors[self._numbers]
+
+    def with_vectors(self, name: str, vectors: NDArray[np.float32]) -> EncodedQueries:
+        """The same queries with other vectors of one text.
+
+        Args:
+            name: What the text is called, as in :meth:`vectors_of`.
+            vectors: ``float32[q, d]``, norm 1.
+
+        Returns:
+            A copy.
+        """
+        known = (self._whole or self)._vectors
+        own = known if self._numbers is None else {key: value[self._numbers] for key, value in known.items()}
+        return replace(self, _vectors={**own, name: vectors}, _whole=None, _numbers=None)
+
+    @property
+    def modification_vectors(self) -> NDArray[np.float32]:
+        """The modification texts' vectors, ``float32[q, d]``."""
+        return self.vectors_of(MODIFICATION, lambda whole: whole.frame["modification"].to_list())
+
+    @property
+    def reference_captions(self) -> list[str]:
+        """The caption of each query's reference; empty where describing failed."""
+        frame = self.text(CAPTIONS)
+        good = pl.when(pl.col("status") == "ok").then(pl.col("caption")).fill_null("")
+        return frame.select(good.alias("caption"))["caption"].to_list()
+
+    @property
+    def union_texts(self) -> list[str]:
+        """The reference's caption and the modification text in one sentence, for each query."""
+        pairs = zip(self.reference_captions, self.frame["modification"], strict=True)
+        return [union_text(caption, text) for caption, text in pairs]
+
+    @property
+    def union_vectors(self) -> NDArray[np.float32]:
+        """The vectors of :attr:`union_texts`, ``float32[q, d]``."""
+        return self.vectors_of(UNION, lambda whole: whole.union_texts)
+
+    @property
+    def target_captions(self) -> list[str]:
+        """The ``target_caption`` of each query's composition; the modification text where that is empty."""
+        target = pl.col("target_caption").fill_null("")
+        chosen = pl.when(target.str.strip_chars() == "").then(self.frame["modification"]).otherwise(target)
+        return self.text(COMPOSITIONS).select(chosen.alias("text"))["text"].to_list()
+
+    @property
+    def target_vectors(self) -> NDArray[np.float32]:
+        """The vectors of :attr:`target_captions`, ``float32[q, d]``."""
+        return self.vectors_of(TARGET, lambda whole: whole.target_captions)
+
+    def rows(self, rows: NDArray[np.intp]) -> EncodedQueries:
+        """The same for a selection of queries; encoded texts stay shared.
+
+        Args:
+            rows: Row numbers, in the order wanted.
+
+        Returns:
+            The selection.
+        """
+        frame = self.frame[rows]
+        chosen = set(frame["query_id"])
+        return EncodedQueries(
+            frame=frame,
+            reference_vectors=self.reference_vectors[rows],
+            text_center=self.text_center,
+            encode=self.encode,
+            texts={kind: table[rows] for kind, table in self.texts.items()},
+            missing_references=tuple(q for q in self.missing_references if q in chosen),
+            _whole=self._whole or self,
+            _numbers=rows if self._numbers is None else self._numbers[rows],
+        )
+
+
+class SearchedGallery:
+    """The images that a group of queries searches (all, or one category); what is derived is computed once.
+
+    Args:
+        vectors: ``float32[g, d]``, norm 1; ``[g, 0]`` where captions are searched and not vectors.
+        ids: The images, in the order of the rows.
+        captions: The captions of the gallery's images, where a method searches them.
+    """
+
+    def __init__(
+        self, vectors: NDArray[np.float32], ids: Sequence[str] = (), captions: CaptionSearch | None = None
+    ) -> None:
+        self.vectors, self.ids, self.captions = vectors, ids, captions
+
+    @cached_property
+    def center(self) -> NDArray[np.float32]:
+        """The mean vector, ``float32[d]``."""
+        return mean_vector(self.vectors)
+
+    @cached_property
+    def centered(self) -> NDArray[np.float32]:
+        """The vectors less their mean, norm 1 again: ``float32[g, d]``."""
+        return unit(self.vectors - self.center)
+
+
+@dataclass(frozen=True)
+class MethodInputs:
+    """What a method's ``scores`` gets: a block of queries, and the gallery (or category) that they search."""
+
+    queries: EncodedQueries
+    gallery: SearchedGallery
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of this method."""
+    statistics: Any = None
+    """What the method's ``statistics`` made of the gallery."""
+
+
+@dataclass(frozen=True)
+class GalleryIndex:
+    """A gallery's images as stage 1 searches them: ids, vectors and, where there are any, captions."""
+
+    ids: Sequence[str]
+    vectors: NDArray[np.float32]
+    """``float32[n, d]``, norm 1; ``[n, 0]`` where only captions are searched."""
+    captions: CaptionSearch | None = None
+
+
+def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
+    """Queries without any vector, for methods that search captions and need no model.
+
+    Args:
+        queries: A QUERIES table.
+
+    Returns:
+        The queries; encoding a text raises ``MethodError``.
+    """
+    return EncodedQueries(
+        frame=queries,
+        reference_vectors=np.zeros((len(queries), 0), dtype=np.float32),
+        text_center=np.zeros(0, dtype=np.float32),
+        encode=TextVectors(_NoEncoder()),
+    )
+
+
+class _NoEncoder:
+    """Takes the place of an encoder where no text is encoded."""
+
+    dimension = 0
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise MethodError("these queries were made without an encoder: use encode_queries")
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return 0
+
+
+def encode_queries(
+    queries: pl.DataFrame,
+    encoder: TextEncoder,
+    ids: Sequence[str],
+    vectors: NDArray[np.float32],
+    *,
+    texts: Mapping[str, pl.DataFrame] | None = None,
+    center_texts: Sequence[str] | None = None,
+    reference_vectors: NDArray[np.float32] | None = None,
+    encode: TextVectors | None = None,
+) -> EncodedQueries:
+    """The queries of an evaluation set with everything that methods read of them.
+
+    Args:
+        queries: A QUERIES table.
+        encoder: The text side of the embedding space that the gallery lies in.
+        ids: The gallery's images, as ``GalleryStore.read`` gives them.
+        vectors: Their vectors, ``float32[n, d]``, norm 1; references are looked up here.
+        texts: Generated texts by kind: tables with a ``query_id``, or with an ``image_id`` for texts of references. A
+            reference without a good caption leaves the modification text alone; compositions have a row for every query, and
+            an empty ``target_caption`` falls back to the modification text.
+        center_texts: The texts whose mean ``product`` subtracts from a text. By default the distinct modification texts of
+            ``queries`` (so a query's score depends, a little, on its fellow queries; pass a fixed list to avoid that, or to
+            rank a single query like those of its set); with fewer than 16, nothing is subtracted.
+        reference_vectors: The references' vectors, ``float32[q, d]``, norm 1, where they are not in the gallery.
+        encode: Encoded texts to share with other evaluation sets.
+
+    Returns:
+        The encoded queries.
+
+    Raises:
+        MethodError: Queries have no composition, though compositions are given; the message names them.
+    """
+    encoded = encode or TextVectors(encoder)
+    modifications = queries["modification"].to_list()
+    references, known = _references(queries, ids, vectors, encoder.dimension)
+    if reference_vectors is not None:
+        references, known = reference_vectors, np.ones(len(queries), dtype=bool)
+    modification_vectors = encoded(modifications)
+    centers = sorted(set(modifications if center_texts is None else center_texts))
+    found = EncodedQueries(
+        frame=queries,
+        reference_vectors=references,
+        text_center=mean_vector(encoded(centers if len(centers) >= _ENOUGH_TEXTS else [])),
+        encode=encoded,
+        texts={kind: _aligned(queries, kind, table) for kind, table in (texts or {}).items()},
+        missing_references=tuple(queries.filter(pl.Series(~known))["query_id"]),
+        _vectors={MODIFICATION: modification_vectors},
+    )
+    # In one order whatever methods ask for: a text's last digits depend on what it is encoded with.
+    for kind, vectors_of in ((CAPTIONS, "union_vectors"), (COMPOSITIONS, "target_vectors")):
+        if kind in found.texts:
+            getattr(found, vectors_of)
+    return found
+
+
+def union_text(caption: str, modification: str) -> str:
+    """A reference's whole caption and a modification text in one sentence.
+
+    Args:
+        caption: The caption; may be empty.
+        modification: The modification text.
+
+    Returns:
+        ``caption, modification``, or the modification text alone.
+    """
+    described = caption.strip().rstrip(".")
+    return f"{described}, {modification}" if described else modification
+
+
+def _references(
+    queries: pl.DataFrame, ids: Sequence[str], vectors: NDArray[np.float32], dimension: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Each query's reference vector, zero where there is none, and which there are."""
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    rows = np.array([row_of.get(reference, -1) for reference in queries["reference_id"]], dtype=np.intp)
+    references = np.zeros((len(queries), dimension), dtype=np.float32)
+    references[rows >= 0] = vectors[rows[rows >= 0]]
+    return references, rows >= 0
+
+
+def _aligned(queries: pl.DataFrame, kind: str, table: pl.DataFrame) -> pl.DataFrame:
+    """``table`` with a row for each query, in their order."""
+    if "query_id" not in table.columns:
+        by_image = table.rename({"image_id": "reference_id"}).unique("reference_id", keep="last")
+        wanted = queries.select("query_id", "reference_id")
+        return wanted.join(by_image, on="reference_id", how="left", maintain_order="left")
+    lacking = queries.join(table, on="query_id", how="anti")["query_id"]
+    if len(lacking):
+        raise MethodError(
+            f"{len(lacking)} of {len(queries)} queries have no {kind.removesuffix('s')}, e.g. {', '.join(lacking[:5])}; "
+            f"materialise {made_by(kind)} for this evaluation set again"
+        )
+    latest = table.unique("query_id", keep="last")
+    return queries.select("query_id").join(latest, on="query_id", how="left", maintain_order="left")

@@ -1,0 +1,191 @@
+"""What a retrieval method is, and how one is found by its name.
+
+A method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by ``register``, by an
+entry point of the group ``setr.methods``, or by ``package.module:NAME`` in the place of a name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from setr_lib.catalogue import Catalogue
+from setr_lib.methods.inputs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    IMAGE_CAPTIONS,
+    MethodError,
+    MethodInputs,
+    SearchedGallery,
+)
+from setr_lib.methods.similarity import similarity, unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from setr_lib.settings import Settings
+    from setr_lib.texts.kind import TextKind
+
+TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
+"""What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
+ENTRY_POINTS = ("setr.methods", "setr.strategies")
+NEEDS = frozenset({CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS})
+"""What a method may ask for in ``needs``."""
+
+
+class Method(ABC):
+    """A way to score the images of a gallery for composed queries."""
+
+    name: str
+    """Its name in settings, tables and reports."""
+    needs: frozenset[str] = frozenset()
+    """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the queries (both
+    generated texts), ``image_captions`` (of the gallery's images, searched in place of vectors)."""
+    texts: tuple[TextKind, ...] = ()
+    """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
+    label: str = TRAINING_FREE
+    """What it has learned from, as reports say it."""
+    source: str = ""
+    """Where it was published; a reconstruction says so."""
+    is_cosine: bool = True
+    """Whether its scores are cosines, or as small: only then may a re-ranker's probability be added to them."""
+
+    def statistics(self, gallery: SearchedGallery) -> Any:
+        """What the method must know of the whole gallery before it scores: a first pass, made once per gallery.
+
+        Args:
+            gallery: The images that a group of queries searches.
+
+        Returns:
+            Anything; ``scores`` finds it as ``inputs.statistics``.
+        """
+        return None
+
+    @abstractmethod
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """Score every image of the gallery for every query of a block.
+
+        Args:
+            inputs: A block of queries, and the gallery (or category of it) that they search.
+
+        Returns:
+            ``float32[queries, gallery]``, finite, higher is better. A query's row must not depend on the other queries of
+            the block: blocks are cut by memory.
+        """
+
+
+@dataclass(frozen=True)
+class VectorMethod(Method):
+    """A method that makes one vector of a query and ranks images by its cosine with theirs."""
+
+    name: str
+    query_vectors: Callable[[MethodInputs], NDArray[np.floating]]
+    """The queries' vectors ``[q, d]``; normalised here."""
+    needs: frozenset[str] = frozenset()
+    label: str = TRAINING_FREE
+    source: str = ""
+
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
+
+
+class _Adopted(Method):
+    """An object with ``name``, ``needs`` and ``scores`` that does not derive from :class:`Method`."""
+
+    def __init__(self, adopted: Any) -> None:
+        self.adopted = adopted
+        self.name, self.needs = str(adopted.name), frozenset(getattr(adopted, "needs", ()))
+        self.texts = tuple(getattr(adopted, "texts", ()))
+        self.label = str(getattr(adopted, "label", TRAINING_FREE))
+        self.source = str(getattr(adopted, "source", ""))
+        self.is_cosine = bool(getattr(adopted, "is_cosine", True))
+
+    def statistics(self, gallery: SearchedGallery) -> Any:
+        own = getattr(self.adopted, "statistics", None)
+        return None if own is None else own(gallery)
+
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        return self.adopted.scores(inputs)
+
+
+def as_method(candidate: Any, where: str) -> Method:
+    """``candidate`` as a method.
+
+    Args:
+        candidate: A method, a class of one, or any object with ``name`` and ``scores``.
+        where: Where it was found, for the message.
+
+    Returns:
+        The method.
+
+    Raises:
+        MethodError: It has no ``name`` or ``scores``, or needs what there is not.
+    """
+    made = candidate() if isinstance(candidate, type) else candidate
+    if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
+        raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
+    method = made if isinstance(made, Method) else _Adopted(made)
+    unknown = set(method.needs) - NEEDS
+    if unknown:
+        raise MethodError(
+            f"retrieval method {method.name!r} needs {sorted(unknown)}; known are {sorted(NEEDS)}"
+        )
+    return method
+
+
+def _built_in() -> dict[str, Method]:
+    from setr_lib.methods import baselines, captions, intersection, product
+
+    every = (*baselines.METHODS, *product.METHODS, *intersection.METHODS, *captions.METHODS)
+    return {method.name: method for method in every}
+
+
+CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", ENTRY_POINTS, as_method, MethodError, _built_in)
+
+Registered = TypeVar("Registered")
+
+
+def register(method: Registered) -> Registered:
+    """Make a method known by its ``name`` in this process; usable as a decorator of a class.
+
+    Args:
+        method: A method, or a class of one that is made without arguments.
+
+    Returns:
+        ``method`` itself. Registering a name again replaces it, so a notebook cell can be run twice.
+
+    Raises:
+        MethodError: It is not a method.
+    """
+    made = as_method(method, getattr(method, "__name__", repr(method)))
+    CATALOGUE.register(made.name, made)
+    return method
+
+
+def ranks_captions(method: Method) -> bool:
+    """Whether ``method`` searches the captions of the gallery's images, and so ranks images without a vector, too."""
+    return IMAGE_CAPTIONS in method.needs
+
+
+def method_names() -> list[str]:
+    """Every name that :func:`get_method` knows: built in, registered, and installed as entry points."""
+    return CATALOGUE.names()
+
+
+def get_method(name: str, settings: Settings | None = None) -> Method:
+    """The method called ``name``, or at ``package.module:NAME``.
+
+    Args:
+        name: A name of :func:`method_names`, or a path with a colon.
+        settings: Those that name it; a module may lie beside their file.
+
+    Returns:
+        The method.
+
+    Raises:
+        MethodError: There is no such method; the message lists the known names. Or it cannot be loaded.
+    """
+    return CATALOGUE.get(name, settings)

@@ -1,0 +1,49 @@
+"""The multimodal LLM that describes images, composes queries and judges candidates.
+
+``MultimodalModel`` (in ``model``) is what the rest of the project uses: any image-text-to-text model of
+transformers. It keeps the vision outputs of images and the attention keys and values of shared prompt
+beginnings, so that nothing is computed twice. What a prompt says, and what is done with an answer, belongs to
+``composing`` and ``reranking``.
+
+==================  ====================================================================================
+``model``           ``MultimodalModel``: loads a model and puts the parts below together
+``loading``         transformers' processor and model, a PEFT adapter, the identity of the weights
+``special_tokens``  token ids by role: image placeholder, padding, end of text, Yes and No
+``pictures``        ``Picture``: an image file or its bytes
+``prompt``          ``RenderedPrompt``: texts and picture slots
+``token_rows``      chat template, tokenising, image placeholders: prompts to ``TokenRow``
+``vision``          the vision tower in batches, and the memory of its outputs
+``forward``         the language model over token rows, continued from cached prefixes; Yes/No scores
+``generation``      greedy answers over token rows
+``plain_pass``      the same by transformers' own means: the yardstick, and for other architectures
+``caching_check``   whether the cached passes and the plain one give the same scores
+``errors``          ``JudgeError``
+==================  ====================================================================================
+"""
+
+from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.multimodal.model import MultimodalModel
+from setr_lib.models.multimodal.pictures import Picture, PictureError
+from setr_lib.models.multimodal.prompt import (
+    CANDIDATE,
+    IMAGE,
+    REFERENCE,
+    ImageSlot,
+    RenderedPrompt,
+    Request,
+)
+from setr_lib.models.multimodal.token_rows import TokenRow
+
+__all__ = [
+    "CANDIDATE",
+    "IMAGE",
+    "REFERENCE",
+    "ImageSlot",
+    "JudgeError",
+    "MultimodalModel",
+    "Picture",
+    "PictureError",
+    "RenderedPrompt",
+    "Request",
+    "TokenRow",
+]

@@ -1,0 +1,284 @@
+"""``MultimodalModel``: a loaded image-text-to-text model that scores, answers, and can be trained.
+
+For training an adapter, the same pieces are differentiable in the language model::
+
+    base = MultimodalModel.load(settings.models.judge, name=settings.judge_name)
+    peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
+    base.precompute(pictures)                             # frozen vision tower: once, without gradient
+    prefix, suffixes = base.judge_rows(prompt, reference, candidates)
+    prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
+    d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
+    loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
+
+This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the
+same quantity from whole sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from setr_lib.models.device import run_in_batches
+from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
+from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
+from setr_lib.models.multimodal.generation import GreedyGeneration
+from setr_lib.models.multimodal.loading import LoadedModel, load_model
+from setr_lib.models.multimodal.pictures import Picture
+from setr_lib.models.multimodal.plain_pass import PlainPass
+from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
+from setr_lib.models.multimodal.token_rows import PromptTokenizer, PromptTokens, RowBuilder, TokenRow
+from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionFeatures, VisionTower
+from setr_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from setr_lib.settings import JudgeSettings
+
+_PLAIN_BATCH = 16
+"""Requests per batch of the plain pass at most: each runs its images through the vision tower anew."""
+
+
+class MultimodalModel:
+    """A multimodal LLM with caches of vision outputs and prompt beginnings. Make one with :meth:`load`.
+
+    Args:
+        loaded: The model, its processor and identity.
+        batch_size: Images, or requests to generate for, per forward pass.
+        pair_batch_size: Pairs to score per forward pass.
+        max_new_tokens: Tokens at most in a generated answer.
+        vision_cache_bytes: Memory for vision outputs.
+
+    Attributes:
+        model, processor, tokenizer, device: Those of transformers and torch.
+        id, base_id: Identity of the weights with and without adapter, independent of where they are stored;
+            ``id`` is part of every cache key.
+        image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
+        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
+            pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
+            forward pass: slower, the same answer.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        batch_size: int = 64,
+        pair_batch_size: int = 128,
+        max_new_tokens: int = 256,
+        vision_cache_bytes: int = VISION_CACHE_BYTES,
+    ) -> None:
+        special = loaded.special_tokens
+        self.model, self.processor, self.tokenizer = loaded.model, loaded.processor, loaded.tokenizer
+        self.device, self.id, self.base_id = loaded.device, loaded.id, loaded.base_id
+        self.image_token, self.image_token_id = special.image_token, special.image_token_id
+        self.pad_id, self.eos_ids = special.pad_id, special.eos_ids
+        self.yes_id, self.no_id = special.yes_id, special.no_id
+        self.batch_size, self.pair_batch_size = batch_size, pair_batch_size
+        self.max_new_tokens = max_new_tokens
+        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes)
+        self.forward = LanguageModelPass(loaded)
+        self._prompts = PromptTokenizer(loaded)
+        self._rows = RowBuilder(loaded, self._prompts, self.vision)
+        self.plain = PlainPass(loaded, self._prompts)
+        self._generation = GreedyGeneration(loaded, self.forward)
+        self._loaded = loaded
+        self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
+
+    @classmethod
+    def load(
+        cls,
+        judge: JudgeSettings,
+        *,
+        adapter: Path | None = None,
+        device: str = "auto",
+        name: str | None = None,
+        merge_adapter: bool = True,
+    ) -> MultimodalModel:
+        """Load a model and, if given, a LoRA adapter.
+
+        Args:
+            judge: The settings section ``models.judge``. ``dtype = "auto"`` is the checkpoint's own, and
+                float32 on a CPU.
+            adapter: A PEFT LoRA adapter folder.
+            device: A torch device, or ``auto``: CUDA, then MPS, then CPU.
+            name: A local folder or a hub id, in place of ``judge.name``.
+            merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in
+                float32 only, as half precision would round it away.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            JudgeError: Model, chat template, answer tokens or adapter cannot be had.
+            DeviceError: The device does not exist on this machine.
+        """
+        loaded = load_model(judge, adapter=adapter, device=device, name=name, merge_adapter=merge_adapter)
+        return cls(
+            loaded,
+            batch_size=judge.batch_size,
+            pair_batch_size=judge.pair_batch_size,
+            max_new_tokens=judge.max_new_tokens,
+        )
+
+    # -------------------------------------------------------------------------- prompts, pictures, token rows
+
+    def tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
+        """Token ids of a prompt in the chat template; see :meth:`PromptTokenizer.tokenise`."""
+        return self._prompts.tokenise(prompt)
+
+    def expand(self, tokens: PromptTokens, pictures: Mapping[str, Picture]) -> TokenRow:
+        """A tokenised prompt with its pictures' tokens; see :meth:`RowBuilder.expand`."""
+        return self._rows.expand(tokens, pictures)
+
+    def judge_rows(
+        self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
+    ) -> tuple[TokenRow, list[TokenRow]]:
+        """A judge prompt as one prefix and a suffix per candidate; see :meth:`RowBuilder.judge_rows`."""
+        return self._rows.judge_rows(prompt, reference, candidates)
+
+    def vision_features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
+        """Vision outputs of pictures, from memory or the tower; see :meth:`VisionTower.features`."""
+        return self.vision.features(pictures)
+
+    def has_vision_features(self, picture: Picture) -> bool:
+        """Whether the vision outputs of a picture are in memory."""
+        return picture in self.vision
+
+    def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> None:
+        """Run the vision tower for all pictures not in memory; see :meth:`VisionTower.precompute`."""
+        self.vision.precompute(pictures, progress)
+
+    def share_vision(self, other: MultimodalModel) -> bool:
+        """Use one memory of vision outputs with another model, where both make the same ones.
+
+        Args:
+            other: A model; typically the same one with another adapter.
+
+        Returns:
+            Whether the memory is shared now; see :meth:`VisionTower.share_memory`.
+        """
+        return self.vision.share_memory(other.vision)
+
+    # -------------------------------------------------------------------------- differentiable forward passes
+
+    def encode_prefixes(self, prefixes: Sequence[TokenRow]) -> PrefixCache:
+        """Attention keys and values of prefixes, shared by all their suffixes; gradients flow if enabled.
+
+        Args:
+            prefixes: The beginnings of prompts.
+
+        Returns:
+            The cache for :meth:`answer_differences`.
+        """
+        return self.forward.run(prefixes)[1]
+
+    def answer_differences(
+        self, prefixes: PrefixCache, owners: Sequence[int], suffixes: Sequence[TokenRow]
+    ) -> Tensor:
+        """logit(Yes) - logit(No) after prefix and suffix; one batch, gradients flow if enabled.
+
+        Args:
+            prefixes: The cached prefixes.
+            owners: For each suffix, the index of its prefix.
+            suffixes: The ends of prompts.
+
+        Returns:
+            float32 [suffixes].
+        """
+        return self.forward.answer_differences(self.forward.run(suffixes, prefixes, owners)[0])
+
+    def full_differences(self, rows: Sequence[TokenRow]) -> Tensor:
+        """logit(Yes) - logit(No) after whole sequences; one batch, gradients flow if enabled.
+
+        Args:
+            rows: Whole prompts.
+
+        Returns:
+            float32 [rows].
+        """
+        return self.forward.answer_differences(self.forward.run(rows)[0])
+
+    def plain_answer_differences(self, requests: Sequence[Request]) -> Tensor:
+        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`."""
+        return self.plain.answer_differences(requests)
+
+    # ------------------------------------------------------------------------------------- scores and answers
+
+    def answer_scores(self, requests: Sequence[Request]) -> np.ndarray:
+        """logit(Yes) - logit(No) as the first answer token; any number of requests, no gradient.
+
+        Args:
+            requests: Prompts with their pictures.
+
+        Returns:
+            float32 [requests].
+
+        Raises:
+            PictureError: A picture cannot be read.
+            JudgeError: A prompt shows a picture that was not given.
+            DeviceError: Not even one request fits in memory; larger batches are halved before.
+        """
+        if not self.check_caches(requests):
+            return self.plain_answer_scores(requests)
+        scores = run_in_batches(requests, self._cached_scores, self.pair_batch_size)
+        return np.asarray(scores, dtype=np.float32)
+
+    def plain_answer_scores(self, requests: Sequence[Request]) -> np.ndarray:
+        """The same as :meth:`answer_scores` by transformers' own forward pass: nothing cached, slow."""
+        scores = run_in_batches(requests, self._plain_scores, min(self.pair_batch_size, _PLAIN_BATCH))
+        return np.asarray(scores, dtype=np.float32)
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[str]:
+        """Greedy answers; any number of requests.
+
+        Args:
+            requests: Prompts with their pictures.
+            max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
+
+        Returns:
+            One answer per request, special tokens removed.
+
+        Raises:
+            PictureError, JudgeError, DeviceError: As in :meth:`answer_scores`.
+        """
+        limit = max_new_tokens or self.max_new_tokens
+        if not self.check_caches(requests):
+            size = min(self.batch_size, _PLAIN_BATCH)
+            return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
+        return run_in_batches(
+            requests, lambda batch: self._generation.generate(self._rows.rows(batch), limit), self.batch_size
+        )
+
+    def check_caches(self, requests: Sequence[Request]) -> bool:
+        """Whether caches reproduce the model's own forward pass; compared at the first call, then known.
+
+        Args:
+            requests: Requests to compare on; where there are none, nothing is found out.
+
+        Returns:
+            ``caches_are_exact``, False where that is unknown.
+        """
+        if self.caches_are_exact is None and requests:
+            self.caches_are_exact = caches_reproduce_plain_scores(
+                requests, self._loaded, self.vision, self.plain_answer_scores, self._cached_scores
+            )
+        return bool(self.caches_are_exact)
+
+    def _cached_scores(self, requests: Sequence[Request]) -> list[float]:
+        import torch
+
+        rows = self._rows.rows(requests)
+        with torch.inference_mode():
+            return self.full_differences(rows).tolist()
+
+    def _plain_scores(self, requests: Sequence[Request]) -> list[float]:
+        import torch
+
+        with torch.inference_mode():
+            return self.plain.answer_differences(requests).tolist()

@@ -1,0 +1,137 @@
+"""The result of an adapter's training: what it holds, storing it beside the adapter, and loading it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+
+from setr_lib.reranking.checkpoint import read_json, write_json
+from setr_lib.reranking.held_out import HeldOutReport
+from setr_lib.settings import AdapterSettings
+from setr_lib.tables import write_parquet_atomically
+
+_RESULT, _HELD_OUT, ADAPTER_FOLDER = "result.json", "held_out.parquet", "adapter"
+
+
+@dataclass(frozen=True)
+class AdapterResult:
+    """A finished training of an adapter.
+
+    Attributes:
+        folder: A PEFT adapter folder (``adapter_model.safetensors``, ``adapter_config.json``).
+        run: Digest of everything that determines the result.
+        base_id: Identity of the base model.
+        prompt_hash: Identity of the judge prompt.
+        pairs_digest: Digest of all pairs.
+        held_out_digest: Digest of the held-out pairs.
+        steps: Optimiser steps.
+        seconds: Time of training, that of interrupted runs included.
+        trainable_parameters: Number of LoRA weights.
+        resumed_from: The step of the checkpoint that the training continued, or 0.
+        reused: Nothing was trained: the same run had been finished before.
+        before: Held-out measures of the base judge.
+        after: Held-out measures of the adapted judge.
+        curve: One row per step: step, loss, learning_rate.
+        held_out: The held-out pairs: the columns of ``PAIRS``, ``before`` and ``after`` (float32, logit
+            differences).
+        settings: The training's settings.
+        versions: Versions of the libraries, by name.
+    """
+
+    folder: Path
+    run: str
+    base_id: str
+    prompt_hash: str
+    pairs_digest: str
+    held_out_digest: str
+    steps: int
+    seconds: float
+    trainable_parameters: int
+    resumed_from: int
+    reused: bool
+    before: HeldOutReport
+    after: HeldOutReport
+    curve: pl.DataFrame
+    held_out: pl.DataFrame
+    settings: AdapterSettings
+    versions: dict[str, str]
+
+
+def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:
+    """Load a finished training.
+
+    Args:
+        checkpoint_dir: The folder that was given to ``train_adapter``.
+        run: The digest of the training wanted; ``None`` for any.
+
+    Returns:
+        The result, marked as ``reused``; ``None`` where there is no finished training, or that of another
+        run.
+    """
+    stored = read_json(checkpoint_dir / _RESULT)
+    if stored is None or (run is not None and stored["run"] != run):
+        return None
+    if not (checkpoint_dir / ADAPTER_FOLDER / "adapter_model.safetensors").is_file():
+        return None
+    curve = curve_frame(stored.pop("curve"))
+    return AdapterResult(
+        **{
+            **stored,
+            "folder": checkpoint_dir / ADAPTER_FOLDER,
+            "reused": True,
+            "before": HeldOutReport(**stored["before"]),
+            "after": HeldOutReport(**stored["after"]),
+            "settings": AdapterSettings(**stored["settings"]),
+            "curve": curve,
+            "held_out": pl.read_parquet(checkpoint_dir / _HELD_OUT),
+        }
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries on which an adapter's scores depend.
+
+    Returns:
+        Versions by the name of the distribution.
+    """
+    return {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
+
+
+def store_result(result: AdapterResult, folder: Path) -> None:
+    """Write a result beside its adapter, for :func:`load_result`.
+
+    Args:
+        result: The finished training; its adapter is in ``folder`` already.
+        folder: The training's checkpoint folder.
+    """
+    write_parquet_atomically(result.held_out, folder / _HELD_OUT)
+    stored = {
+        name: getattr(result, name)
+        for name in AdapterResult.__dataclass_fields__
+        if name not in ("folder", "reused", "before", "after", "curve", "held_out", "settings")
+    }
+    stored |= {
+        "before": result.before.as_dict(),
+        "after": result.after.as_dict(),
+        "settings": result.settings.model_dump(),
+        "curve": [list(row) for row in result.curve.rows()],
+    }
+    # Last: its presence says that all the rest is there.
+    write_json(folder / _RESULT, stored)
+
+
+def curve_frame(curve: Iterable[Sequence[float]]) -> pl.DataFrame:
+    """The training curve as a table.
+
+    Args:
+        curve: (step, loss, learning rate) of each step.
+
+    Returns:
+        The columns step (Int64), loss and learning_rate (Float64).
+    """
+    schema = {"step": pl.Int64(), "loss": pl.Float64(), "learning_rate": pl.Float64()}
+    return pl.DataFrame([tuple(row) for row in curve], schema=schema, orient="row")

@@ -1,0 +1,287 @@
+"""Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole, read strictly.
+
+A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``, ``query_id``,
+``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows may be left out, and is
+checked where it is there: ``split`` (compositions; needed where two splits know the query id), ``fingerprint`` (of the
+picture's bytes; of a composition's reference), ``reference_id`` and ``modification`` (compositions), ``made_at`` (ISO
+8601 with its zone).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from setr_lib.benchmarks import DatasetError
+from setr_lib.benchmarks.annotations import Row, Unique, line_row, numbered_lines, shown
+from setr_lib.errors import SetrError
+from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
+from setr_lib.texts.answers import LISTS, CompositionError, composition_of
+
+_T = TypeVar("_T")
+_SHOWN_PROBLEMS = 20
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+_CAPTION_KEYS = ("dataset", "image_id", "caption", "model", "prompt_hash")
+_COMPOSITION_KEYS = ("dataset", "query_id", "composition", "model", "prompt_hash")
+_EVIDENCE = ("fingerprint", "made_at")
+_QUERY_EVIDENCE = ("split", "reference_id", "modification")
+_CLOCK_ERROR = timedelta(days=1)
+
+ImagesOf = Callable[[str], Container[str] | None]
+"""Data set -> its image ids; ``None`` where there is no such data set."""
+FingerprintOf = Callable[[str, str], str | None]
+"""(data set, image id) -> fingerprint of the picture that is here; ``None`` where it is not."""
+
+
+@dataclass(frozen=True)
+class KnownQuery:
+    """What a carried composition is checked against."""
+
+    reference_id: str
+    modification: str
+
+
+QueriesOf = Callable[[str, str], Mapping[str, KnownQuery] | None]
+"""(data set, split) -> its queries by id; ``None`` where there is no such evaluation set."""
+
+
+SplitsOf = Callable[[str], Sequence[str]]
+"""Data set -> its configured splits."""
+
+
+class ImportRefusedError(SetrError):
+    """A file has rows that cannot be taken, so none was. ``problems`` has one ``DatasetError`` per row."""
+
+    def __init__(self, file: Path, problems: list[DatasetError]) -> None:
+        self.problems = problems
+        lines = [f"  {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+        if len(problems) > _SHOWN_PROBLEMS:
+            lines.append(f"  and {len(problems) - _SHOWN_PROBLEMS:,} more")
+        counted = f"{len(problems):,} row{'s' if len(problems) > 1 else ''}"
+        super().__init__("\n".join([f"{file}: {counted} cannot be taken, so nothing was imported:", *lines]))
+
+
+def time_text(seconds: float) -> str:
+    """Seconds since 1970 as files and tables spell a time; the order of such texts is that of the times."""
+    return _spelled(datetime.fromtimestamp(seconds, UTC))
+
+
+def caption_line(dataset: str, row: Mapping[str, Any]) -> str:
+    """One line (without its end) for a row of an ``IMPORTED_CAPTIONS`` frame."""
+    return _line({"dataset": dataset, **{name: row[name] for name in IMPORTED_CAPTIONS}})
+
+
+def composition_line(dataset: str, split: str, row: Mapping[str, Any]) -> str:
+    """One line (without its end) for a row of an ``IMPORTED_COMPOSITIONS`` frame."""
+    inner = (*LISTS, "target_caption")
+    return _line(
+        {
+            "dataset": dataset,
+            "split": split,
+            "query_id": row["query_id"],
+            "composition": {name: row[name] for name in inner},
+            **{name: row[name] for name in IMPORTED_COMPOSITIONS if name not in ("query_id", *inner)},
+        }
+    )
+
+
+def read_captions(
+    file: Path,
+    images_of: ImagesOf,
+    fingerprint_of: FingerprintOf,
+    *,
+    dataset: str | None = None,
+    other_pictures: bool = False,
+) -> dict[str, pl.DataFrame]:
+    """Data set -> an ``IMPORTED_CAPTIONS`` frame of the file's rows.
+
+    ``dataset`` replaces every row's own name. ``other_pictures`` takes captions of pictures with other bytes than those
+    here. Raises ``ImportRefusedError`` with every row at fault, ``DatasetError`` where the file cannot be read at all.
+    """
+    ids: dict[str, Unique] = {}
+
+    def read(row: Row) -> tuple[str, dict[str, Any]]:
+        _check_keys(row, _CAPTION_KEYS, _EVIDENCE)
+        name = dataset or row.text("dataset")
+        known = images_of(name)
+        if known is None:
+            raise row.error(f"'dataset' {shown(name)} is not configured: see [datasets] of setr.toml")
+        image_id = row.known("image_id", row.text("image_id"), known, f"the galleries of {name}")
+        ids.setdefault(name, Unique("caption of image")).claim(row, image_id)
+        caption = " ".join(row.text("caption").split())
+        made_from = _fingerprint(row, fingerprint_of(name, image_id), other_pictures)
+        return name, {"image_id": image_id, "caption": caption, "fingerprint": made_from, **_origin(row)}
+
+    return _frames(_collect(file, "captions to import", read), IMPORTED_CAPTIONS)
+
+
+def read_compositions(
+    file: Path,
+    queries_of: QueriesOf,
+    fingerprint_of: FingerprintOf,
+    *,
+    splits_of: SplitsOf = lambda dataset: (),
+    dataset: str | None = None,
+    other_pictures: bool = False,
+) -> dict[tuple[str, str], pl.DataFrame]:
+    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as :func:`read_captions`.
+
+    A row without a split is of the one among ``splits_of`` its data set that knows its query.
+    """
+    ids: dict[tuple[str, str], Unique] = {}
+
+    def read(row: Row) -> tuple[tuple[str, str], dict[str, Any]]:
+        _check_keys(row, _COMPOSITION_KEYS, (*_EVIDENCE, *_QUERY_EVIDENCE))
+        name = dataset or row.text("dataset")
+        key = (
+            name,
+            row.text("split") if "split" in row.values else _split_of(row, name, queries_of, splits_of),
+        )
+        known = queries_of(*key)
+        if known is None:
+            raise row.error(f"split {shown(key[1])} of data set {shown(key[0])} is not configured")
+        query_id = row.text("query_id")
+        if query_id not in known:
+            raise row.error(f"'query_id' {shown(query_id)} is no query of {' '.join(key)}")
+        ids.setdefault(key, Unique("composition of query")).claim(row, query_id)
+        query = known[query_id]
+        _check_query(row, query)
+        here = fingerprint_of(key[0], query.reference_id)
+        values = {
+            "query_id": query_id,
+            **_composition(row),
+            "reference_id": query.reference_id,
+            "modification": query.modification,
+            "fingerprint": _fingerprint(row, here, other_pictures),
+            **_origin(row),
+        }
+        return key, values
+
+    return _frames(_collect(file, "compositions to import", read), IMPORTED_COMPOSITIONS)
+
+
+def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf) -> str:
+    query_id = row.text("query_id")
+    found = [split for split in splits_of(dataset) if query_id in (queries_of(dataset, split) or ())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise row.error(
+            f"'query_id' {shown(query_id)} is in {' and '.join(found)} of {dataset}: add the key 'split'"
+        )
+    raise row.error(f"'query_id' {shown(query_id)} is no query of any configured split of {shown(dataset)}")
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    # What is unknown is left out: an empty fingerprint would be a wrong one.
+    return json.dumps({name: value for name, value in values.items() if value != ""}, ensure_ascii=False)
+
+
+def _collect(file: Path, purpose: str, read: Callable[[Row], _T]) -> list[_T]:
+    """Every row as ``read`` makes it. Raises ``ImportRefusedError`` with all that it refuses."""
+    taken: list[_T] = []
+    refused: list[DatasetError] = []
+    for where, line in numbered_lines(file, purpose):
+        try:
+            taken.append(read(line_row(file, where, line)))
+        except DatasetError as error:
+            if error.file != file:  # the data set itself cannot be read: no row's fault
+                raise
+            refused.append(error)
+    if refused:
+        raise ImportRefusedError(file, refused)
+    if not taken:
+        raise DatasetError(f"holds no row ({purpose})", file=file)
+    return taken
+
+
+def _frames(rows: list[tuple[_T, dict[str, Any]]], schema: pl.Schema) -> dict[_T, pl.DataFrame]:
+    grouped: dict[_T, list[dict[str, Any]]] = {}
+    for key, values in rows:
+        grouped.setdefault(key, []).append(values)
+    return {key: pl.DataFrame(values, schema=schema) for key, values in grouped.items()}
+
+
+def _check_keys(row: Row, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    for key in required:
+        if key not in row.values:
+            raise row.error(f"the key {key!r} is missing")
+    if unknown := [key for key in row.values if key not in (*required, *optional)]:
+        raise row.error(
+            f"unknown key {shown(unknown[0])}: a row may have {', '.join((*required, *optional))}"
+        )
+
+
+def _check_query(row: Row, query: KnownQuery) -> None:
+    """Raise ``DatasetError`` where the row was made from another query of that id."""
+    if "reference_id" in row.values and (given := row.text("reference_id")) != query.reference_id:
+        raise row.error(f"was made for reference {shown(given)}; the query's is {shown(query.reference_id)}")
+    if "modification" not in row.values:
+        return
+    given = row.text("modification", blank=True)
+    if given.split() != query.modification.split():
+        raise row.error(f"was made for the text {shown(given)}; the query's is {shown(query.modification)}")
+
+
+def _composition(row: Row) -> dict[str, Any]:
+    fields = row.row("composition").values
+    try:
+        made = composition_of(fields)
+    except CompositionError as error:
+        raise row.error(f"'composition': {error}") from None
+    for text in (made.target_caption, *(phrase for name in LISTS for phrase in getattr(made, name))):
+        if "\x00" in text:
+            raise row.error(f"'composition': {shown(text)} holds a NUL character")
+    return {**{name: list(getattr(made, name)) for name in LISTS}, "target_caption": made.target_caption}
+
+
+def _origin(row: Row) -> dict[str, str]:
+    return {"model": row.text("model"), "prompt_hash": row.text("prompt_hash"), "made_at": _made_at(row)}
+
+
+def _fingerprint(row: Row, here: str | None, other_pictures: bool) -> str:
+    """The fingerprint that the row was made from; empty where it says none, or another picture's was accepted."""
+    if "fingerprint" not in row.values:
+        return ""
+    given = row.text("fingerprint")
+    if not _FINGERPRINT.fullmatch(given):
+        raise row.error(
+            f"'fingerprint' must be 32 hexadecimal digits, not {shown(given)}; leave the key out if unknown"
+        )
+    if here in (None, given):
+        return given
+    if other_pictures:
+        return ""
+    raise row.error(
+        f"was made from another picture (fingerprint {given}, the one here has {here}); "
+        "--other-pictures takes it all the same"
+    )
+
+
+def _made_at(row: Row) -> str:
+    if "made_at" not in row.values:
+        return ""
+    given = row.text("made_at")
+    try:
+        time = datetime.fromisoformat(given)
+        if time.tzinfo is None:
+            raise ValueError
+        time = time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise row.error(
+            f"'made_at' must be a time with its zone, like 2026-01-31T08:00:00Z, not {shown(given)}"
+        ) from None
+    if time > datetime.now(UTC) + _CLOCK_ERROR:
+        raise row.error(f"'made_at' {shown(given)} lies in the future")
+    return _spelled(time)
+
+
+def _spelled(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")

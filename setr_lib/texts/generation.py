@@ -1,0 +1,356 @@
+"""Texts from the multimodal LLM: one call per unique input, kept by content, resumable, failures counted.
+
+A kept entry is the model's raw answer, so that a better reading of it needs no new call. Batches are stored as they come: a
+killed run repeats at most one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from setr_lib.content_cache import ContentCache
+from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_strings
+from setr_lib.models.multimodal import IMAGE, REFERENCE, MultimodalModel, Picture, PictureError, Request
+from setr_lib.progress import Progress, silent
+from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
+from setr_lib.texts.answers import AnswerError, Caption, Composition
+from setr_lib.texts.kind import DERIVED, FAILED, FALLBACK, OK, TextKind, TextKindError, empty_fields
+from setr_lib.texts.prompts import PromptSet, PromptTemplate
+
+CACHE_KIND = "composing"
+"""The ``ContentCache`` kind of all generated texts."""
+
+CAPTION_TEXTS = TextKind(
+    "captions",
+    task="describe",
+    per="image",
+    answer=Caption,
+    variables=lambda row, texts: {},
+    done="images described",
+)
+"""A caption of each reference image."""
+COMPOSITION_TEXTS = TextKind(
+    "compositions",
+    task="compose",
+    per="query",
+    answer=Composition,
+    replacement=lambda row: {"target_caption": row["modification"]},
+    done="queries composed",
+)
+"""What each query keeps, adds, removes and drops of its reference, and the caption of the wanted image."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Who writes texts: a model, its prompts, and where answers are kept.
+
+    ``dataset`` (the kind of data set, e.g. ``fashioniq``) selects the prompt files of that kind.
+    """
+
+    model: MultimodalModel
+    prompts: PromptSet
+    cache: ContentCache
+    dataset: str | None = None
+    progress: Progress = silent
+
+    def template(self, kind: TextKind) -> PromptTemplate | None:
+        """The prompt of ``kind``: the prompt set's, else the kind's own; None where neither is there.
+
+        Raises ``PromptError`` for a prompt file that is not right.
+        """
+        if self.prompts.has(kind.task, self.dataset):
+            return self.prompts.get(kind.task, self.dataset)
+        return None if kind.prompt is None else self.prompts.own(kind.task, kind.prompt)
+
+
+def generate(
+    kind: TextKind,
+    generator: Generator,
+    rows: pl.DataFrame,
+    images: pl.DataFrame,
+    texts: Mapping[str, pl.DataFrame] | None = None,
+) -> pl.DataFrame:
+    """The texts of one kind, one for each image or query.
+
+    Args:
+        kind: What is asked.
+        generator: The model, prompts and cache.
+        rows: A QUERIES table for a kind per query; for a kind per image, the images (columns as ``images``).
+        images: ``image_id``, ``path``, ``status``, ``fingerprint`` of the pictures that prompts show, and ``detail``.
+        texts: Tables of other kinds, by kind, for prompts that are made from them (``kind.after``).
+
+    Returns:
+        A frame with ``kind.schema`` in the order of ``rows``. An image that cannot be read, or an answer that is refused,
+        gives a row of status ``failed`` (or ``fallback``, where the kind has a replacement) that says why.
+
+    Raises:
+        TextKindError: There is no prompt for this kind and no way to derive it, or a kind that it is made from is missing.
+    """
+    asked = _Asked(kind, rows, images, texts or {})
+    template = generator.template(kind)
+    made = asked.derived() if template is None else asked.answered(generator, template)
+    return conform(pl.DataFrame(made, schema=kind.schema), kind.schema, kind.name)
+
+
+class _Asked:
+    """The rows of one request for texts, with the pictures and other texts of each."""
+
+    def __init__(
+        self, kind: TextKind, rows: pl.DataFrame, images: pl.DataFrame, texts: Mapping[str, pl.DataFrame]
+    ) -> None:
+        self.kind, self.rows = kind, rows.to_dicts()
+        self.images = {row["image_id"]: row for row in images.to_dicts()}
+        self.texts: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {}
+        for name in kind.after:
+            if name not in texts:
+                raise TextKindError(f"generated text {kind.name!r} is made from {name!r}, which is not there")
+            key = "image_id" if "query_id" not in texts[name].columns else "query_id"
+            self.texts[name] = (key, {row[key]: row for row in texts[name].to_dicts()})
+
+    def derived(self) -> list[dict[str, Any]]:
+        """The rows made from other texts, without the model."""
+        kind = self.kind
+        if kind.derive is None:
+            raise TextKindError(
+                f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set has not; write it, "
+                "or use a prompt set that has it"
+            )
+        source = f"derived from {', '.join(kind.after) or 'the modification text'}"
+        made: list[dict[str, Any]] = []
+        for row in self.rows:
+            fields = {**empty_fields(kind), **kind.derive(row, self._other_texts(row))}
+            made.append(self._row(row, fields, DERIVED, "", source, ""))
+        return made
+
+    def answered(self, generator: Generator, template: PromptTemplate) -> list[dict[str, Any]]:
+        """The rows made from the model's answers, kept or new."""
+        model, wanted = generator.model, dict[str, Request]()
+        keys = [self._request(row, model, template, wanted) for row in self.rows]
+        answers, failures = _answers(
+            model, wanted, generator.cache, generator.progress, self.kind.done or self.kind.name
+        )
+        made: list[dict[str, Any]] = []
+        for row, key in zip(self.rows, keys, strict=True):
+            fields, detail = self._unreadable(row), ""
+            if key is not None:
+                fields, detail = self._read(answers.get(key), failures.get(key, ""))
+            if isinstance(fields, str):
+                fields, detail = None, fields
+            status = OK
+            if fields is None:
+                replacement = self.kind.replacement
+                status = FAILED if replacement is None else FALLBACK
+                fields = {**empty_fields(self.kind), **({} if replacement is None else replacement(row))}
+            made.append(self._row(row, fields, status, detail, model.id, template.hash))
+        return made
+
+    def _row(
+        self,
+        row: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        status: str,
+        detail: str,
+        model: str,
+        prompt_hash: str,
+    ) -> dict[str, Any]:
+        return {
+            self.kind.key: row[self.kind.key],
+            **fields,
+            "status": status,
+            "detail": detail,
+            "model": model,
+            "prompt_hash": prompt_hash,
+        }
+
+    def _image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        return self.images.get(row["image_id" if self.kind.per == "image" else "reference_id"])
+
+    def _unreadable(self, row: Mapping[str, Any]) -> str:
+        if self.kind.per == "image":
+            return f"image {row['status']}: {row['detail'] or ''}"
+        return f"the reference image {row['reference_id']} is not readable"
+
+    def _other_texts(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for name, (key, by_id) in self.texts.items():
+            image = row["image_id"] if self.kind.per == "image" else row["reference_id"]
+            found[name] = by_id.get(row["query_id"] if key == "query_id" else image, {})
+        return found
+
+    def _request(
+        self,
+        row: Mapping[str, Any],
+        model: MultimodalModel,
+        template: PromptTemplate,
+        wanted: dict[str, Request],
+    ) -> str | None:
+        """The cache key of the row's text, its request put into ``wanted``; None where its image cannot be shown."""
+        image = self._image(row)
+        if image is None or image["status"] != "ok":
+            return None
+        variables = self.kind.variables(row, self._other_texts(row))
+        key = text_key(model, template.hash, image["fingerprint"], self.kind, row, variables)
+        if key not in wanted:
+            picture = Picture(image["fingerprint"], Path(image["path"]))
+            shown = {IMAGE: picture} if self.kind.per == "image" else {REFERENCE: picture, IMAGE: picture}
+            wanted[key] = (template.render(**variables), shown)
+        return key
+
+    def _read(self, answer: str | None, failure: str) -> tuple[dict[str, Any] | None, str]:
+        if answer is None:
+            return None, failure
+        try:
+            fields = self.kind.answer.from_answer(answer).model_dump()
+        except AnswerError as error:
+            return None, str(error) if not answer.strip() else f"{error}; the model wrote: {answer[:200]}"
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+        }, ""
+
+
+def text_key(
+    model: MultimodalModel,
+    prompt_hash: str,
+    fingerprint: str,
+    kind: TextKind,
+    row: Mapping[str, Any],
+    variables: Mapping[str, str | list[str]],
+) -> str:
+    """The cache key of a text: everything that determines the model's answer.
+
+    Args:
+        model: Who answers.
+        prompt_hash: Digest of the prompt file.
+        fingerprint: Of the image's bytes.
+        kind: What is asked.
+        row: The image or query.
+        variables: What the prompt is filled with.
+
+    Returns:
+        A digest.
+    """
+    if kind is CAPTION_TEXTS:
+        return caption_key(model.id, model.max_new_tokens, prompt_hash, fingerprint)
+    if kind is COMPOSITION_TEXTS:
+        return composition_key(
+            model.id, model.max_new_tokens, prompt_hash, fingerprint, row["modification"], row["captions"]
+        )
+    texts = [part for name in sorted(variables) for part in (name, *_listed(variables[name]))]
+    return ContentCache.key_of(
+        model.id, str(model.max_new_tokens), prompt_hash, fingerprint, digest_strings(texts)
+    )
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else [str(len(value)), *value]
+
+
+def describe_images(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    images: pl.DataFrame,
+    cache: ContentCache,
+    progress: Progress = silent,
+    dataset: str | None = None,
+) -> pl.DataFrame:
+    """One caption per image.
+
+    Args:
+        model: Who describes.
+        prompts: The prompt set.
+        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same fingerprint share one call.
+        cache: Where answers are kept.
+        progress: Told how many images are described.
+        dataset: The kind of data set, which selects the prompt.
+
+    Returns:
+        A CAPTIONS frame. An image that cannot be read, or an empty answer, gives a row of status ``failed`` that says why.
+    """
+    made = generate(CAPTION_TEXTS, Generator(model, prompts, cache, dataset, progress), images, images)
+    fingerprints = images.select("image_id", pl.col("fingerprint").fill_null(""))["fingerprint"]
+    return conform(made.with_columns(fingerprints), CAPTIONS, "captions")
+
+
+def compose_queries(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    cache: ContentCache,
+    dataset: str | None = None,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """One composition per query.
+
+    Args:
+        model: Who composes.
+        prompts: The prompt set.
+        queries: A QUERIES table.
+        gallery: ``image_id``, ``path``, ``status``, ``fingerprint`` of the reference images.
+        cache: Where answers are kept.
+        dataset: The kind of data set, which selects the prompt.
+        progress: Told how many queries are composed.
+
+    Returns:
+        A COMPOSITIONS frame in the order of ``queries``. A composition that cannot be made (unreadable reference) or read
+        (answer refused) has status ``fallback``: its target caption is the modification text, its lists are empty, ``detail``
+        says why.
+    """
+    made = generate(COMPOSITION_TEXTS, Generator(model, prompts, cache, dataset, progress), queries, gallery)
+    return conform(made, COMPOSITIONS, "compositions")
+
+
+def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, fingerprint: str) -> str:
+    """The cache key of an image's caption."""
+    # The limit on new tokens is part of what determines an answer: a longer one may complete a cut-off JSON.
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, digest_strings([]))
+
+
+def composition_key(
+    model_id: str,
+    max_new_tokens: int,
+    prompt_hash: str,
+    fingerprint: str,
+    modification: str,
+    captions: Sequence[str],
+) -> str:
+    """The cache key of a query's composition; ``fingerprint`` is that of the reference image."""
+    texts = digest_strings([modification, *(captions or [modification])])
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, texts)
+
+
+def _answers(
+    model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Answers by key, from the cache or the model, and the reasons of those that could not be had."""
+    answers = cache.get_many(wanted)
+    missing = [key for key in wanted if key not in answers]
+    failures: dict[str, str] = {}
+    progress(len(answers), len(wanted), what)
+    for start in range(0, len(missing), model.batch_size):
+        batch = missing[start : start + model.batch_size]
+        made = _generate(model, [wanted[key] for key in batch])
+        fresh = {key: answer for key, answer in zip(batch, made, strict=True) if isinstance(answer, str)}
+        failures.update(
+            {key: str(answer) for key, answer in zip(batch, made, strict=True) if not isinstance(answer, str)}
+        )
+        cache.put_many(fresh)
+        answers.update(fresh)
+        progress(len(answers) + len(failures), len(wanted), what)
+    return answers, failures
+
+
+def _generate(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
+    """The answers; where one picture of a batch cannot be opened, each request alone, so that only that one fails."""
+    try:
+        return list(model.generate(requests))
+    except PictureError as error:
+        if len(requests) == 1:
+            return [error]
+        return [answer for request in requests for answer in _generate(model, [request])]

@@ -1,0 +1,97 @@
+"""A kind of generated text: what the multimodal LLM is asked, once per image or per query, and what a good answer is.
+
+A method brings kinds of its own as objects (``Method.texts``); the two that every prompt set has are in ``generation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_origin
+
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.texts.answers import Answer
+
+Variables = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, str | list[str]]]
+"""(row of the image or query, its texts of other kinds by kind) -> the variables of the prompt."""
+Derive = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
+"""(row of the image or query, its texts of other kinds by kind) -> the fields of an answer, made without the model."""
+
+OK, FAILED, FALLBACK, DERIVED = "ok", "failed", "fallback", "derived"
+"""What the column ``status`` of a table of texts says: good; none to be had; replaced; made from another kind of text."""
+
+
+class TextKindError(SetrError):
+    """A kind of generated text cannot be made: its prompt is missing, or another kind that it is made from."""
+
+
+def modification_only(
+    row: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str | list[str]]:
+    """The variables of a prompt per query: ``modification``, and ``captions`` (its raw texts, one by one)."""
+    return {"modification": row["modification"], "captions": list(row["captions"] or [row["modification"]])}
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """What is asked of the multimodal LLM once per image or query."""
+
+    name: str
+    """The name in a method's inputs (``inputs.queries.text(name)``), in tables and in files."""
+    task: str
+    """The prompt file ``TASK.jinja`` of the prompt set; ``TASK.KIND.jinja`` for a kind of data set."""
+    per: Literal["image", "query"]
+    """Whether it is of each reference image, or of each query."""
+    answer: type[Answer]
+    """Reads and checks an answer; its fields are the columns of the table."""
+    variables: Variables = modification_only
+    after: tuple[str, ...] = ()
+    """Kinds of text that the prompt, or ``derive``, is made from."""
+    prompt: str | None = None
+    """The text of the prompt where a prompt set has no such file."""
+    derive: Derive | None = None
+    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row then says *derived*."""
+    replacement: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, compare=False)
+    """Row -> fields in place of an answer that is not good: the row says *fallback*. By default it says *failed*."""
+    done: str = ""
+    """What progress says, e.g. ``"images described"``."""
+
+    @property
+    def key(self) -> str:
+        """The id column of its table: ``image_id`` or ``query_id``."""
+        return f"{self.per}_id"
+
+    @property
+    def fields(self) -> dict[str, pl.DataType]:
+        """The columns that an answer fills, with their types."""
+        return {
+            name: _column_type(self.name, name, each.annotation)
+            for name, each in self.answer.model_fields.items()
+        }
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The table of its texts: id, the answer's fields, ``status``, ``detail``, ``model``, ``prompt_hash``."""
+        texts = {name: pl.String() for name in ("status", "detail", "model", "prompt_hash")}
+        return pl.Schema({self.key: pl.String(), **self.fields, **texts})
+
+
+_TYPES: dict[Any, pl.DataType] = {str: pl.String(), float: pl.Float64(), int: pl.Int64(), bool: pl.Boolean()}
+
+
+def _column_type(kind: str, name: str, annotation: Any) -> pl.DataType:
+    if annotation in _TYPES:
+        return _TYPES[annotation]
+    if get_origin(annotation) in (tuple, list):
+        return pl.List(pl.String())
+    raise TextKindError(
+        f"generated text {kind!r}: the field {name!r} is a {annotation}; a column holds str, float, int, bool or a list of str"
+    )
+
+
+def empty_fields(kind: TextKind) -> dict[str, Any]:
+    """The fields of a row without an answer: empty texts and lists, else null."""
+    empty: dict[Any, Any] = {pl.String: "", pl.List: []}
+    return {name: empty.get(type(dtype)) for name, dtype in kind.fields.items()}

@@ -1,0 +1,239 @@
+"""What each strategy scores by, and how strategies of one's own become known."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from setr_lib import catalogue
+from setr_lib.methods import method as module
+from setr_lib.methods.inputs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    EncodedQueries,
+    MethodError,
+    MethodInputs,
+    SearchedGallery,
+    encode_queries,
+)
+from setr_lib.methods.method import get_method, method_names, ranks_captions, register
+from setr_lib.methods.similarity import similarity, unit
+from tests.methods.worlds import (
+    DIMENSION,
+    TableEncoder,
+    captions_of,
+    compositions_of,
+    queries_of,
+    random_unit,
+)
+
+GALLERY = random_unit(30, seed=1)
+IDS = [f"i{i:02d}" for i in range(30)]
+
+
+def inputs_of(
+    encoder: TableEncoder | None = None, references: Sequence[str] = ("i03", "i07", "i11")
+) -> MethodInputs:
+    encoder = encoder or TableEncoder()
+    queries = queries_of(references)
+    encoded = encode_queries(
+        queries,
+        encoder,
+        IDS,
+        GALLERY,
+        texts={CAPTIONS: captions_of(queries), COMPOSITIONS: compositions_of(queries)},
+    )
+    return MethodInputs(encoded, SearchedGallery(GALLERY), {"anchor_share": 0.25})
+
+
+def expected_vectors(inputs: MethodInputs, name: str) -> np.ndarray:
+    encoder, queries = TableEncoder(), inputs.queries.frame
+    image = GALLERY[[IDS.index(r) for r in queries["reference_id"]]]
+    text = encoder.encode_texts(queries["modification"].to_list())
+    target = encoder.encode_texts([f"target of {q}" for q in queries["query_id"]])
+    union = encoder.encode_texts(
+        [f"picture {r}, {m}" for r, m in queries.select("reference_id", "modification").rows()]
+    )
+    return {
+        "image": image,
+        "text": text,
+        "sum": image + text,
+        "union_text": union,
+        "intersection": target,
+        "intersection_anchor": 0.75 * target + 0.25 * image,
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["image", "text", "sum", "union_text", "intersection", "intersection_anchor"]
+)
+def test_vector_strategies_are_cosines_of_the_documented_vector(name: str) -> None:
+    inputs = inputs_of()
+    scores = get_method(name).scores(inputs)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, unit(expected_vectors(inputs, name)) @ GALLERY.T, atol=1e-6)
+
+
+def test_product_is_the_rectified_product_of_centred_cosines() -> None:
+    inputs = inputs_of()
+    encoder, mean = TableEncoder(), GALLERY.mean(axis=0)
+    gallery = unit(GALLERY - mean)
+    by_image = unit(GALLERY[[3, 7, 11]] - mean) @ gallery.T
+    by_text = unit(encoder.encode_texts(inputs.queries.frame["modification"].to_list())) @ gallery.T
+    scores = get_method("product").scores(inputs)
+    both = (by_image > 1e-6) & (by_text > 1e-6)
+    assert both.any() and not both.all()
+    np.testing.assert_allclose(scores[both], (by_image * by_text)[both], atol=1e-6)
+    assert scores[both].min() > scores[~both].max()
+
+
+def test_product_subtracts_the_mean_text_when_there_are_enough() -> None:
+    encoder, queries = TableEncoder(), queries_of(["i03", "i07"])
+    texts = [f"text {i}" for i in range(20)]
+
+    def center(given: list[str] | None) -> np.ndarray:
+        encoded = encode_queries(queries, encoder, IDS, GALLERY, center_texts=given)
+        return encoded.text_center
+
+    np.testing.assert_allclose(center(texts), encoder.encode_texts(texts).mean(axis=0), atol=1e-6)
+    assert not center(texts[:15]).any() and not center(None).any()
+
+
+def test_texts_are_encoded_once_for_all_strategies() -> None:
+    encoder = TableEncoder()
+    inputs = inputs_of(encoder, references=["i03", "i03", "i07"])
+    for strategy in map(get_method, method_names()):
+        if not ranks_captions(strategy):
+            strategy.scores(inputs)
+    assert max(encoder.encoded.values()) == 1
+
+
+def test_needs_are_declared() -> None:
+    needs = {name: set(get_method(name).needs) for name in method_names()}
+    assert needs == {
+        "image": set(),
+        "text": set(),
+        "sum": set(),
+        "product": set(),
+        "union_text": {"captions"},
+        "intersection": {"compositions"},
+        "intersection_anchor": {"compositions"},
+        "captions_text": {"image_captions"},
+        "captions_union": {"image_captions"},
+        "captions_intersection": {"image_captions"},
+    }
+
+
+def test_what_is_missing_falls_back_to_the_modification_text() -> None:
+    encoder, queries = TableEncoder(), queries_of(["i03", "absent"])
+    captions = captions_of(queries).with_columns(pl.lit("failed").alias("status"))
+    compositions = compositions_of(queries).with_columns(pl.lit(" ").alias("target_caption"))
+    encoded = encode_queries(
+        queries,
+        encoder,
+        IDS,
+        GALLERY,
+        texts={CAPTIONS: captions, COMPOSITIONS: compositions},
+    )
+    assert encoded.missing_references == (queries["query_id"][1],)
+    text = encoder.encode_texts(queries["modification"].to_list())
+    for vectors in (encoded.union_vectors, encoded.target_vectors):
+        np.testing.assert_array_equal(vectors, text)
+    inputs = MethodInputs(encoded, SearchedGallery(GALLERY))
+    for name in ("sum", "product", "intersection_anchor"):
+        best = get_method(name).scores(inputs)[1].argmax()
+        against = unit(GALLERY - GALLERY.mean(axis=0)) if name == "product" else GALLERY
+        assert best == (against @ text[1]).argmax()
+
+
+def test_a_query_without_composition_is_named() -> None:
+    queries = queries_of(["i03", "i07"])
+    with pytest.raises(MethodError, match=queries["query_id"][0]):
+        encode_queries(
+            queries,
+            TableEncoder(),
+            IDS,
+            GALLERY,
+            texts={COMPOSITIONS: compositions_of(queries)[:1]},  # in reverse: that of the last query
+        )
+
+
+def test_references_may_come_from_outside_the_gallery() -> None:
+    own = random_unit(1, seed=8)
+    encoded = encode_queries(
+        queries_of(["my picture"]),
+        TableEncoder(),
+        IDS,
+        GALLERY,
+        reference_vectors=own,
+    )
+    assert encoded.missing_references == ()
+    np.testing.assert_array_equal(encoded.reference_vectors, own)
+
+
+class ByName:
+    """A strategy of one's own: the text decides, plus what the caller passed on."""
+
+    name = "by_name"
+    needs: frozenset[str] = frozenset()
+
+    def scores(self, inputs: MethodInputs) -> np.ndarray:
+        texts = [f"a photo of {m}" for m in inputs.queries.frame["modification"]]
+        return similarity(inputs.queries.encode(texts), inputs.gallery.vectors)
+
+
+def test_a_strategy_of_ones_own_by_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.CATALOGUE, "_own", {})
+    assert register(ByName) is ByName
+    assert "by_name" in method_names()
+    assert get_method("by_name").scores(inputs_of()).shape == (3, 30)
+    assert register(ByName()).name == "by_name"
+
+
+def test_a_strategy_of_ones_own_by_entry_point_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    for group in ("setr.methods", "setr.strategies"):  # the second is the earlier name of the first
+        point = importlib.metadata.EntryPoint("by_name", f"{__name__}:ByName", group)
+        monkeypatch.setattr(
+            catalogue, "entry_points", lambda group, point=point: [point] if group == point.group else []
+        )
+        assert "by_name" in method_names()
+        assert get_method("by_name").scores(inputs_of()).shape == (3, 30)
+    assert get_method(f"{__name__}:ByName").scores(inputs_of()).shape == (3, 30)
+
+
+def test_bad_strategies_are_explained() -> None:
+    with pytest.raises(MethodError, match=r"no retrieval method 'nonsense'; known: .*intersection"):
+        get_method("nonsense")
+    with pytest.raises(MethodError, match="cannot be loaded"):
+        get_method("no.such.module:Strategy")
+    with pytest.raises(MethodError, match="is not a retrieval method"):
+        register(object())
+    wishful = type("Wishful", (ByName,), {"needs": frozenset({"miracles"})})
+    with pytest.raises(MethodError, match="miracles"):
+        register(wishful)
+
+
+def test_blocks_do_not_change_a_score() -> None:
+    queries, gallery = random_unit(40, seed=2), random_unit(500, seed=3)
+    whole = similarity(queries, gallery)
+    np.testing.assert_array_equal(whole[7:8], similarity(queries[7:8], gallery))
+    np.testing.assert_array_equal(whole[:, 99:132], similarity(queries, gallery[99:132]))
+
+
+def test_a_selection_of_queries_keeps_its_parts_together() -> None:
+    queries: EncodedQueries = inputs_of().queries
+    chosen = queries.rows(np.array([2, 0]))
+    assert chosen.frame["query_id"].to_list() == [queries.frame["query_id"][2], queries.frame["query_id"][0]]
+    assert chosen.union_texts[0] == queries.union_texts[2]
+    np.testing.assert_array_equal(chosen.target_vectors, queries.target_vectors[[2, 0]])
+    assert chosen.text(COMPOSITIONS)["query_id"].to_list() == chosen.frame["query_id"].to_list()
+    np.testing.assert_array_equal(chosen.rows(np.array([1])).union_vectors, queries.union_vectors[:1])
+    turned = chosen.with_vectors("target_caption", queries.target_vectors[:2])
+    np.testing.assert_array_equal(turned.rows(np.array([1])).target_vectors, queries.target_vectors[1:2])
+    np.testing.assert_array_equal(turned.modification_vectors, chosen.modification_vectors)
+    assert chosen.encode is queries.encode
+    assert chosen.reference_vectors.shape == (2, DIMENSION)

@@ -1,0 +1,83 @@
+"""Small worlds for the tests of stage 1: tables of queries, and an encoder whose vectors follow from the text alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from setr_lib.hashing import fingerprint_bytes
+from setr_lib.methods.similarity import unit
+from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, conform
+
+DIMENSION = 8
+
+
+def random_unit(count: int, seed: int) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(count, DIMENSION)))
+
+
+class TableEncoder:
+    """Encodes a text as a direction drawn from its hash, and counts how often it was asked to."""
+
+    dimension = DIMENSION
+
+    def __init__(self) -> None:
+        self.encoded: Counter[str] = Counter()
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.encoded.update(texts)
+        seeds = [int(fingerprint_bytes(text.encode())[:8], 16) for text in texts]
+        return np.concatenate([random_unit(1, seed) for seed in seeds]) if texts else np.zeros((0, DIMENSION))
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return sum(len(text.split()) > 20 for text in texts)
+
+
+def queries_of(
+    references: Sequence[str],
+    galleries: Sequence[str] | None = None,
+    subsets: Sequence[Sequence[str]] | None = None,
+) -> pl.DataFrame:
+    count = len(references)
+    frame = pl.DataFrame(
+        {
+            "query_id": [f"q{(7 * i) % 101:03d}" for i in range(count)],  # not in the order of the rows
+            "reference_id": list(references),
+            "modification": [f"make it number {i % 5}" for i in range(count)],
+            "captions": [[f"make it number {i % 5}"] for i in range(count)],
+            "target_ids": [[] for _ in range(count)],
+            "subset_ids": [list(subset) for subset in subsets or [[]] * count],
+            "gallery": list(galleries or ["all"] * count),
+            "aspects": [[] for _ in range(count)],
+        },
+        schema_overrides=dict(QUERIES),
+    )
+    return conform(frame, QUERIES, "queries")
+
+
+def captions_of(queries: pl.DataFrame) -> pl.DataFrame:
+    images = queries["reference_id"].unique(maintain_order=True)
+    return pl.DataFrame(
+        {
+            "image_id": images,
+            "caption": [f"picture {image}." for image in images],
+            "status": "ok",
+            "detail": "",
+            "model": "m",
+            "prompt_hash": "p",
+            "fingerprint": "f",
+        },
+        schema=CAPTIONS,
+    )
+
+
+def compositions_of(queries: pl.DataFrame) -> pl.DataFrame:
+    lists = {name: [[] for _ in range(len(queries))] for name in ("keep", "add", "remove", "drop")}
+    targets = [f"target of {query}" for query in queries["query_id"]]
+    frame = pl.DataFrame({"query_id": queries["query_id"], "target_caption": targets, **lists}).with_columns(
+        status=pl.lit("ok"), detail=pl.lit(""), model=pl.lit("m"), prompt_hash=pl.lit("p")
+    )
+    return conform(frame.select(list(COMPOSITIONS)).reverse(), COMPOSITIONS, "compositions")
