@@ -95,9 +95,8 @@ class Laboratory:
 
     @cached_property
     def _training(self) -> tuple[pl.DataFrame, list[str], Any]:
-        note = self.bench.read_note("training_embeddings")
-        self.bench.check_encoder(note, "the training images")
-        ids, vectors = self.bench.gallery_store.read(note["table"], note["version"])
+        stored = self.bench.vectors_of("training_embeddings", "the training images' table")
+        ids, vectors = self.bench.gallery_store.read(stored.table, stored.version)
         return self.bench.read_table("training_images", TRAINING_IMAGES), ids, vectors
 
     def pairs(self, variant: Variant) -> pl.DataFrame:

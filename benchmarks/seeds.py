@@ -20,6 +20,7 @@ from benchmarks.comparison import CLAIMS, name_of
 from benchmarks.material import STAGE_1, STAGE_2, TITLES
 from setr_lib.assessing import latest_scores
 from setr_lib.errors import SetrError
+from setr_lib.records import RegisteredRecord
 from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import Workbench
@@ -60,7 +61,7 @@ def world_of(settings: Settings) -> World:
     for kind in TITLES:
         require_current_world(settings.miniature_root, kind, settings.miniature)
     bench = Workbench(settings)
-    trained = load_result(Path(bench.read_note("registered_reranker")["checkpoints"]))
+    trained = load_result(Path(bench.read_record("registered_reranker", RegisteredRecord).checkpoints))
     if trained is None:
         raise SetrError(
             f"{settings.checkpoint_root}: the adapter's training has left no result; run the demo again"

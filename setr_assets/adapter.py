@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.checks import better_than_champion, round_trip
+from setr_assets.code_versions import default_needs, when
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_lib.records import AdapterRecord, PairsRecord, PromotedRecord, RegisteredRecord, content_digest
+from setr_lib.settings import AdapterSettings
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -22,11 +25,16 @@ if TYPE_CHECKING:
     from setr_lib.reranking.training_result import AdapterResult
 
 GROUP = "reranker"
+ADAPTER_SETTINGS = tuple(
+    f"reranking.adapter.{name}" for name in AdapterSettings.model_fields if name != "checkpoint_every"
+)
+"""What a training depends on, as in ``training_run_digest``."""
 
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("model:judge", "prompts:judge", *ADAPTER_SETTINGS),
     kinds={"pytorch", "huggingface", "mlflow"},
     deps=["training_images", "reranker_pairs"],
     pool=POOL,
@@ -73,14 +81,14 @@ def reranker_adapter(
                 )
                 reference = base_reference(judge.model, setr.settings.models.judge, setr.settings.judge_name)
                 model_uri = setr.registry.log_adapter(run, result, reference, judge.template, pictures)
-    note = {"run": run_digest, "model_uri": model_uri, "checkpoints": folder, "label": _label(pairs)}
-    setr.write_note("reranker_adapter", note)
+    record = AdapterRecord(run=run_digest, model_uri=model_uri, checkpoints=str(folder), label=_label(pairs))
+    setr.write_record("reranker_adapter", record)
     say(
         context,
         "the same training is in MLflow already: nothing trained" if result is None else _in_words(result),
     )
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(run_digest),
+        data_version=dg.DataVersion(content_digest(record)),
         metadata={
             "model": model_uri,
             "run": run_digest,
@@ -91,7 +99,8 @@ def reranker_adapter(
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("registry.model",),
     kinds={"mlflow"},
     deps=["reranker_adapter"],
     check_specs=[round_trip("registered_reranker")],
@@ -101,38 +110,42 @@ def registered_reranker(
 ) -> dg.MaterializeResult:
     """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given the very scores
     of the training process. An adapter that fails this is not registered, and nothing is promoted."""
-    note = setr.read_note("reranker_adapter")
+    adapter = setr.read_record("reranker_adapter", AdapterRecord)
     registry = setr.registry
-    known = next((info for info in registry.versions() if info.tags.get("setr.run") == note["run"]), None)
+    known = next((info for info in registry.versions() if info.tags.get("setr.run") == adapter.run), None)
     if known is not None:
-        setr.write_note("registered_reranker", {**note, "version": known.version})
+        record = RegisteredRecord(**adapter.stated(), version=known.version)
+        setr.write_record("registered_reranker", record)
         say(context, f"version {known.version} was registered before: its round trip is not repeated")
-        return _registered(known.version, note, True, f"passed when version {known.version} was registered")
-    report = registry.round_trip(note["model_uri"])
+        return _registered(record, True, f"passed when version {known.version} was registered")
+    report = registry.round_trip(adapter.model_uri)
     if not report.ok:
         problems = "; ".join(report.problems)
         say(context, f"not registered: {problems}", warning=True)
-        return _registered(None, note, False, problems)
-    version = registry.register(note["model_uri"], report)
-    registry.client.set_model_version_tag(registry.model, version, LABEL_TAG, note["label"])
-    setr.write_note("registered_reranker", {**note, "version": version})
+        return _registered(adapter, False, problems)
+    version = registry.register(adapter.model_uri, report)
+    registry.client.set_model_version_tag(registry.model, version, LABEL_TAG, adapter.label)
+    record = RegisteredRecord(**adapter.stated(), version=version)
+    setr.write_record("registered_reranker", record)
     say(context, f"registered as version {version}; reloaded in a fresh process in {report.seconds:.0f} s")
-    return _registered(version, note, True, f"{len(report.scores)} scores were the same in a fresh process")
+    return _registered(record, True, f"{len(report.scores)} scores were the same in a fresh process")
 
 
 LABEL_TAG = "setr.label"
 """What a leaderboard row of this version must say: zero-shot, or trained on triplets."""
 
 
-def _registered(version: str | None, note: dict[str, Any], passed: bool, words: str) -> dg.MaterializeResult:
+def _registered(record: AdapterRecord, passed: bool, words: str) -> dg.MaterializeResult:
+    version = record.version if isinstance(record, RegisteredRecord) else "not registered"
     return dg.MaterializeResult(
-        metadata={"version": version or "not registered", "model": note["model_uri"], "run": note["run"]},
+        metadata={"version": version, "model": record.model_uri, "run": record.run},
+        data_version=dg.DataVersion(content_digest(record)),
         check_results=[
             dg.AssetCheckResult(
                 passed=passed,
                 check_name="reloads_in_a_fresh_process",
                 description=words,
-                metadata={"model": note["model_uri"]},
+                metadata={"model": record.model_uri},
             )
         ],
     )
@@ -140,7 +153,8 @@ def _registered(version: str | None, note: dict[str, Any], passed: bool, words: 
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("registry.model", "model:judge"),
     kinds={"mlflow"},
     deps=["registered_reranker", "reranker_pairs", "training_images"],
     check_specs=[better_than_champion("promoted_reranker")],
@@ -152,9 +166,11 @@ def promoted_reranker(
     """The champion alias: moved to the newest version if it is the first, or better than the champion on held-out
     synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say in it. Otherwise the
     version becomes the challenger, with the reason."""
-    version = setr.read_note("registered_reranker")["version"]
+    version = setr.read_record("registered_reranker", RegisteredRecord).version
     promotion = setr.registry.promote(version, lambda bundle: _held_out_report(context, setr, bundle))
-    setr.write_note("promoted_reranker", {"champion": promotion.champion, "reason": promotion.reason})
+    record = PromotedRecord(champion=promotion.champion, reason=promotion.reason)
+    setr.write_record("promoted_reranker", record)
+    champion.report(context, setr)
     say(context, f"champion: version {promotion.champion} ({promotion.reason})")
     return dg.MaterializeResult(
         metadata={
@@ -164,6 +180,7 @@ def promoted_reranker(
             "reason": promotion.reason,
             **_auc_by_version(setr),
         },
+        data_version=dg.DataVersion(content_digest(record)),
         check_results=[
             dg.AssetCheckResult(
                 passed=promotion.promoted,
@@ -177,7 +194,18 @@ def promoted_reranker(
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=(
+        "model:judge",
+        "model:encoder",
+        "prompts:judge",
+        "coarse.default",
+        "reranking.top_k",
+        when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
+        when(default_needs("captions"), "prompts:describe", "models.judge.max_new_tokens"),
+        when(default_needs("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
+        when(default_needs("anchor_share"), "coarse.anchor_share"),
+    ),
     kinds={"polars", "parquet"},
     deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],
     pool=POOL,
@@ -211,14 +239,16 @@ def reranking_fusion(
         )
     table = pl.concat(frames)
     path = setr.write_table("reranking_fusion", table, FUSIONS)
+    champion.report(context, setr)
     return dg.MaterializeResult(
+        data_version=dg.DataVersion(content_digest(table)),
         metadata={
             "dagster/row_count": table.height,
             "dagster/column_schema": previews.columns(table),
             "trials": previews.rows(table, 40),
             "queries": rehearsal.queries.height,
             "table": dg.MetadataValue.path(path),
-        }
+        },
     )
 
 
@@ -243,8 +273,8 @@ def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, bundle:
 
     pairs = setr.read_table("reranker_pairs", PAIRS).filter(split="held_out")
     pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    champion = YesNoJudge(setr.fresh_judge(bundle.adapter), bundle.judge_prompt)
-    return measure(pairs, judge_pair_frame(champion, pairs, pictures, progress=reporter(context)))
+    judge = YesNoJudge(setr.fresh_judge(bundle.adapter), bundle.judge_prompt)
+    return measure(pairs, judge_pair_frame(judge, pairs, pictures, progress=reporter(context)))
 
 
 def _auc_by_version(setr: Workbench) -> dict[str, Any]:
@@ -257,17 +287,17 @@ def _auc_by_version(setr: Workbench) -> dict[str, Any]:
 
 def _parameters(setr: Workbench, base_id: str) -> dict[str, object]:
     """What MLflow shows of a training: the settings, the base, the pairs and what these were made from."""
-    note = setr.read_note("reranker_pairs")
+    made = setr.read_record("reranker_pairs", PairsRecord)
     options = setr.settings.reranking.adapter.model_dump()
     pairs = setr.settings.reranking.pairs.model_dump()
     return {
         **{name: str(value) for name, value in options.items()},
         **{f"pairs.{name}": str(value) for name, value in pairs.items()},
         "base": base_id,
-        "pairs_digest": note["digest"],
-        "encoder": note["encoder"],
-        "training_table": note["table"],
-        "training_table_version": note["version"],
+        "pairs_digest": made.digest,
+        "encoder": made.encoder,
+        "training_table": made.table,
+        "training_table_version": made.version,
     }
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
+from setr_assets.code_versions import CodeVersions, Reads
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import step
 from setr_lib.errors import SetrError
 
@@ -26,14 +28,29 @@ class Blueprint:
 
     function: Callable[..., Any]
     partitioned: bool
+    number: str
+    """Of the code: raised when it computes something else."""
+    reads: Reads
+    """What the result depends on in the settings."""
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, partitions: dg.PartitionsDefinition, place: int) -> dg.AssetsDefinition:
+    @property
+    def name(self) -> str:
+        """The asset's name."""
+        return self.function.__name__
+
+    def build(
+        self, partitions: dg.PartitionsDefinition, place: int, versions: CodeVersions
+    ) -> dg.AssetsDefinition:
         """The Dagster asset; several partitions of it run as one run, in one process.
 
         ``place`` is the asset's place in the order of the data: of the steps that could run, the first in it does.
         """
-        options = {**self.options, "op_tags": {"dagster/priority": str(-place)}}
+        options = {
+            **self.options,
+            "code_version": versions.version(self.number, self.reads),
+            "op_tags": {"dagster/priority": str(-place)},
+        }
         if self.partitioned:
             options |= {"partitions_def": partitions, "backfill_policy": dg.BackfillPolicy.single_run()}
         return dg.asset(owners=OWNERS, **options)(_explained(self.function))
@@ -42,41 +59,47 @@ class Blueprint:
 def evaluation_asset(
     *,
     group: str,
-    code_version: str,
+    number: str,
+    reads: Reads,
     kinds: set[str],
     deps: Sequence[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
-    """Declares an asset with one partition per evaluation set."""
-    shared = {"group_name": group, "code_version": code_version, "kinds": kinds, "deps": list(deps)}
-    return lambda function: Blueprint(function, True, shared | options)
+    """Declares an asset with one partition per evaluation set; its function returns ``PartitionResults``."""
+    shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
+    return lambda function: Blueprint(function, True, number, reads, shared | options)
 
 
 def single_asset(
     *,
     group: str,
-    code_version: str,
+    number: str,
+    reads: Reads,
     kinds: set[str],
     deps: Sequence[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
-    """Declares an asset without partitions."""
-    shared = {"group_name": group, "code_version": code_version, "kinds": kinds, "deps": list(deps)}
-    return lambda function: Blueprint(function, False, shared | options)
+    """Declares an asset without partitions; its function returns a ``MaterializeResult`` with a data version."""
+    shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
+    return lambda function: Blueprint(function, False, number, reads, shared | options)
 
 
 def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
     # An error meant for a person stays one: no retry can help it, and its text is the run's failure message.
     @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(context: dg.AssetExecutionContext, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
             with step(function.__name__):
-                return function(*args, **kwargs)
+                made = function(context, *args, **kwargs)
         except SetrError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
+        if isinstance(made, PartitionResults):
+            yield from made.events(context)
+        else:
+            yield made
 
     # Dagster compares the context's annotation with the class itself; our modules keep annotations as text.
-    signature = inspect.signature(function, eval_str=True)
+    signature = inspect.signature(function, eval_str=True).replace(return_annotation=dg.MaterializeResult)
     wrapper.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     wrapper.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
     return wrapper

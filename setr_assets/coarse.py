@@ -9,7 +9,10 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
+from setr_assets.code_versions import needs, when
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter
+from setr_lib.records import CoarseRecord, SourceRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -22,38 +25,51 @@ if TYPE_CHECKING:
 
 @evaluation_asset(
     group="coarse_retrieval",
-    code_version="1",
+    number="1",
+    reads=(
+        "model:encoder",
+        "coarse.strategies",
+        "coarse.caption_strategies",
+        "coarse.top_k",
+        when(
+            lambda settings: any(needs(each, "anchor_share") for each in settings.coarse.strategies),
+            "coarse.anchor_share",
+        ),
+    ),
     kinds={"polars", "numpy"},
     deps=["queries", "gallery_images", "gallery_embeddings", "reference_captions", "query_compositions"],
 )
-def coarse_rankings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
     over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
     gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
     from setr_lib.methods.method import ranks_captions
 
+    results = PartitionResults()
     for key in context.partition_keys:
         methods = setr.methods(key)
         by_vectors = [each for each in methods if not ranks_captions(each)]
         by_captions = [each for each in methods if ranks_captions(each)]
         shown: dict[str, pl.DataFrame] = {}
+        records: dict[str, CoarseRecord] = {}
         facts: dict[str, Any] = {}
         if by_vectors:
             encoded, index, source = setr.encoded_queries(key)
-            _rank(context, setr, key, by_vectors, (encoded, index, source), shown)
+            _rank(context, setr, key, by_vectors, (encoded, index, source), shown, records)
             facts |= {
                 "queries without a reference vector": len(encoded.missing_references),
                 "texts cut at the encoder's context": encoded.encode.truncated,
-                **{name: str(value) for name, value in source.items()},
+                **{name: str(value) for name, value in source.stated().items()},
             }
         if by_captions:
             # Every image is ranked, those without a caption last.
             queries, index, source = setr.captioned_queries(key)
-            _rank(context, setr, key, by_captions, (queries, index, source), shown)
-            facts |= {name: str(value) for name, value in source.items()}
-        context.add_asset_metadata(
+            _rank(context, setr, key, by_captions, (queries, index, source), shown, records)
+            facts |= {name: str(value) for name, value in source.stated().items()}
+        parts = [part for name in sorted(shown) for part in (name, shown[name], records[name])]
+        results.add(
+            key,
+            content_digest(*parts),
             {
                 "dagster/partition_row_count": sum(each.height for each in shown.values()),
                 "strategies": ", ".join(shown),
@@ -61,9 +77,8 @@ def coarse_rankings(
                 "R@10": previews.table(["strategy", "a target in the first 10, %"], _hits(setr, key, shown)),
                 **facts,
             },
-            partition_key=key,
         )
-    return dg.MaterializeResult()
+    return results
 
 
 def _rank(
@@ -71,10 +86,11 @@ def _rank(
     setr: Workbench,
     key: str,
     methods: Sequence[Method],
-    material: tuple[EncodedQueries, GalleryIndex, dict[str, Any]],
+    material: tuple[EncodedQueries, GalleryIndex, SourceRecord],
     shown: dict[str, pl.DataFrame],
+    records: dict[str, CoarseRecord],
 ) -> None:
-    """Rank by each method and store; ``shown`` gets the rankings by method."""
+    """Rank by each method and store; ``shown`` and ``records`` get the rankings and what made them, by method."""
     from setr_lib.methods.ranking import rank
 
     benchmark, top_k, gallery = _benchmark(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)
@@ -91,8 +107,16 @@ def _rank(
             options=options,
             progress=reporter(context, key),
         )
-        note = {**source, "strategy": method.name, "top_k": top_k, "dataset_kind": benchmark.kind, **options}
-        _store(setr, key, method.name, shown[method.name], note)
+        records[method.name] = CoarseRecord(
+            **{
+                **source.stated(),
+                "strategy": method.name,
+                "top_k": top_k,
+                "dataset_kind": benchmark.kind,
+                **options,
+            }
+        )
+        _store(setr, key, method.name, shown[method.name], records[method.name])
 
 
 def _benchmark(setr: Workbench, key: str) -> Benchmark:
@@ -107,10 +131,10 @@ def _gallery(setr: Workbench, key: str) -> pl.DataFrame:
     return setr.read_table("gallery_images", GALLERY, key)
 
 
-def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, note: dict[str, Any]) -> None:
+def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, record: CoarseRecord) -> None:
     from setr_lib.tables import RANKINGS
 
-    setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=note)
+    setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=record)
 
 
 def _hits(setr: Workbench, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:

@@ -9,7 +9,9 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_lib.records import TextRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -23,14 +25,15 @@ POOL = "accelerator"
 
 @evaluation_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("model:judge", "models.judge.max_new_tokens", "prompts:describe"),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
     pool=POOL,
 )
 def reference_captions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+) -> PartitionResults:
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
     content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline.
     Where captions stand in for the images, theirs."""
@@ -38,9 +41,10 @@ def reference_captions(
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import describe_with
 
+    results = PartitionResults()
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
-            _captions_from_words(context, setr, key)
+            _captions_from_words(context, setr, key, results)
             continue
         references = setr.read_table("queries", QUERIES, key).select(image_id="reference_id").unique()
         images = setr.read_table("gallery_images", GALLERY, key)
@@ -49,27 +53,28 @@ def reference_captions(
         describe = partial(_describe, setr, each.kind, progress)
         filled = describe_with(setr.imported_captions(each.dataset), images, describe)
         captions = filled.frame
-        setr.write_table("reference_captions", captions, CAPTIONS, key, made_by=_made_by(captions))
+        setr.write_table("reference_captions", captions, CAPTIONS, key, made_by=_record(captions))
         failed = captions.filter(captions["status"] != "ok")
         metadata = _metadata(filled, failed, progress)
         paths = images.select("image_id", "path").join(captions, on="image_id", how="inner").head(8)
         metadata["captions"] = previews.pictures(paths["path"].to_list(), paths["caption"].to_list())
         metadata["first rows"] = previews.rows(captions.select("image_id", "caption"), 10)
-        context.add_asset_metadata(metadata, partition_key=key)
+        results.add(key, _data_version("reference_captions", captions), metadata)
         _report(context, key, "images described", failed, progress, filled)
-    return dg.MaterializeResult()
+    return results
 
 
 @evaluation_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("model:judge", "models.judge.max_new_tokens", "prompts:compose"),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
     pool=POOL,
 )
 def query_compositions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+) -> PartitionResults:
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
     caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer that cannot be read
     falls back to the modification text, and is counted. Where captions stand in for the images, no model is asked."""
@@ -77,9 +82,10 @@ def query_compositions(
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import compose_with
 
+    results = PartitionResults()
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
-            _compositions_from_words(context, setr, key)
+            _compositions_from_words(context, setr, key, results)
             continue
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
@@ -87,18 +93,16 @@ def query_compositions(
         compose = partial(_compose, setr, evaluation_set(setr.settings, key).kind, gallery, progress)
         filled = compose_with(setr.imported_compositions(key), queries, gallery, compose)
         compositions = filled.frame
-        setr.write_table(
-            "query_compositions", compositions, COMPOSITIONS, key, made_by=_made_by(compositions)
-        )
+        setr.write_table("query_compositions", compositions, COMPOSITIONS, key, made_by=_record(compositions))
         fallen = compositions.filter(compositions["status"] != "ok")
         metadata = _metadata(filled, fallen, progress)
         shown = queries.select("query_id", "modification").join(compositions, on="query_id", how="left")
         metadata["first rows"] = previews.rows(
             shown.select("query_id", "modification", "keep", "add", "remove", "drop", "target_caption"), 10
         )
-        context.add_asset_metadata(metadata, partition_key=key)
+        results.add(key, _data_version("query_compositions", compositions), metadata)
         _report(context, key, "queries composed", fallen, progress, filled)
-    return dg.MaterializeResult()
+    return results
 
 
 def _describe(setr: Workbench, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
@@ -116,24 +120,28 @@ def _compose(
     return compose_queries(setr.judge(), setr.prompts(), queries, gallery, cache, kind, progress)
 
 
-def _captions_from_words(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+def _captions_from_words(
+    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+) -> None:
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import CAPTIONS, QUERIES
     from setr_lib.texts.from_image_captions import caption_rows
 
     references = setr.read_table("queries", QUERIES, key)["reference_id"].unique(maintain_order=True)
     captions = caption_rows(references, load_image_captions(setr.settings, key))
-    _write_words(context, setr, key, "reference_captions", captions, CAPTIONS)
+    _write_words(context, setr, key, "reference_captions", captions, CAPTIONS, results)
 
 
-def _compositions_from_words(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+def _compositions_from_words(
+    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+) -> None:
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import COMPOSITIONS, QUERIES
     from setr_lib.texts.from_image_captions import composition_rows
 
     queries = setr.read_table("queries", QUERIES, key)
     composed = composition_rows(queries, load_image_captions(setr.settings, key))
-    _write_words(context, setr, key, "query_compositions", composed, COMPOSITIONS)
+    _write_words(context, setr, key, "query_compositions", composed, COMPOSITIONS, results)
 
 
 def _write_words(
@@ -143,20 +151,21 @@ def _write_words(
     asset: str,
     frame: pl.DataFrame,
     schema: pl.Schema,
+    results: PartitionResults,
 ) -> None:
     """Store rows that took no model, as those of a model are stored."""
-    made_by = {name: frame.item(0, name) if frame.height else "" for name in ("model", "prompt_hash")}
-    setr.write_table(asset, frame, schema, key, made_by=made_by)
+    record = _record(frame)
+    setr.write_table(asset, frame, schema, key, made_by=record)
     failed = frame.filter(frame["status"] != "ok")
     metadata = {
         "dagster/partition_row_count": frame.height,
         "dagster/column_schema": previews.columns(frame),
         "failed": failed.height,
         "model calls": 0,
-        **made_by,
+        **record.stated(),
         "first rows": previews.rows(frame.drop("status", "detail", "model", "prompt_hash"), 10),
     }
-    context.add_asset_metadata(metadata, partition_key=key)
+    results.add(key, _data_version(asset, frame), metadata)
     say(
         context, f"{key}: {frame.height:,} rows of {asset} from captions alone, {failed.height:,} without any"
     )
@@ -182,9 +191,19 @@ class CallCounter:
         return self.total - (self.kept or 0)
 
 
-def _made_by(frame: pl.DataFrame) -> dict[str, str]:
+def _record(frame: pl.DataFrame) -> TextRecord:
     """The models and prompts of a table: one each, or more where rows were imported."""
-    return {name: ", ".join(frame[name].unique(maintain_order=True)) for name in ("model", "prompt_hash")}
+    models, prompts = (
+        ", ".join(frame[name].unique(maintain_order=True)) for name in ("model", "prompt_hash")
+    )
+    return TextRecord(model=models, prompt_hash=prompts)
+
+
+def _data_version(asset: str, frame: pl.DataFrame) -> str:
+    """Digest of what is read of a table below: the records of rankings name a composition's prompt, not a caption's."""
+    if asset == "reference_captions":
+        return content_digest(frame.drop("model", "prompt_hash"))
+    return content_digest(frame, _record(frame))
 
 
 def _metadata(filled: Filled, failed: pl.DataFrame, calls: CallCounter) -> dict[str, Any]:
@@ -197,7 +216,7 @@ def _metadata(filled: Filled, failed: pl.DataFrame, calls: CallCounter) -> dict[
         "model calls": calls.new,
         "kept from before": calls.kept or 0,
         "imported": filled.imported,
-        **_made_by(frame),
+        **_record(frame).stated(),
     }
     if filled.unfit:
         metadata["imported, but left aside: the picture or query has changed"] = filled.unfit

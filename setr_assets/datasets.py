@@ -8,7 +8,9 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_lib.records import GalleryRecord, QueriesRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -17,24 +19,25 @@ if TYPE_CHECKING:
 GROUP = "datasets"
 
 
-@evaluation_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
-def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
+@evaluation_asset(group=GROUP, number="1", reads=("evaluation.limit",), kinds={"polars", "parquet"})
+def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
     """The queries of an evaluation set, one row each: reference image, modification text, targets (none on hidden
     splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
     from setr_lib.datasets import load_queries, take_queries
     from setr_lib.hashing import digest_strings
     from setr_lib.tables import QUERIES
 
-    total = 0
+    total, results = 0, PartitionResults()
     for key in context.partition_keys:
         every = load_queries(setr.settings, key)
         kept = take_queries(every, setr.settings.evaluation.limit)
         digest = digest_strings([kept.write_json()])
-        setr.write_table(
-            "queries", kept, QUERIES, key, made_by={"of": every.height, "kept": kept.height, "digest": digest}
-        )
+        record = QueriesRecord(of=every.height, kept=kept.height, digest=digest)
+        setr.write_table("queries", kept, QUERIES, key, made_by=record)
         total += kept.height
-        context.add_asset_metadata(
+        results.add(
+            key,
+            content_digest(kept, record),
             {
                 "dagster/partition_row_count": kept.height,
                 "dagster/column_schema": previews.columns(kept),
@@ -46,30 +49,35 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
                 ),
                 "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
             },
-            partition_key=key,
         )
-    return dg.MaterializeResult(metadata={"queries of this run": total})
+    results.metadata["queries of this run"] = total
+    return results
 
 
-@evaluation_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
-def gallery_images(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+@evaluation_asset(group=GROUP, number="1", reads=("datasets.*.gallery",), kinds={"polars", "parquet"})
+def gallery_images(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
     """The images that an evaluation set ranks: path, size, content fingerprint and a status per image. Missing and
     broken images stay in the table, counted; they make every later number "not comparable"."""
     from setr_lib.datasets import coverage, inspect_gallery, load_gallery
     from setr_lib.tables import GALLERY
 
-    faults = 0
+    faults, results = 0, PartitionResults()
     for key in context.partition_keys:
         gallery = inspect_gallery(load_gallery(setr.settings, key), reporter(context, key))
-        setr.write_table("gallery_images", gallery, GALLERY, key, made_by={"coverage": coverage(gallery)})
-        context.add_asset_metadata(_image_metadata(context, gallery, key), partition_key=key)
+        record = GalleryRecord(coverage=coverage(gallery))
+        setr.write_table("gallery_images", gallery, GALLERY, key, made_by=record)
+        results.add(key, content_digest(gallery, record), _image_metadata(context, gallery, key))
         faults += gallery.height - gallery.filter(status="ok").height
-    return dg.MaterializeResult(metadata={"missing or broken images of this run": faults})
+    results.metadata["missing or broken images of this run"] = faults
+    return results
 
 
-@single_asset(group=GROUP, code_version="1", kinds={"polars", "parquet"})
+@single_asset(
+    group=GROUP,
+    number="1",
+    reads=("training.captions", "training.image_root", "training.triplets"),
+    kinds={"polars", "parquet"},
+)
 def training_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
@@ -82,7 +90,7 @@ def training_images(
     setr.write_table("training_images", images, TRAINING_IMAGES)
     metadata = _image_metadata(context, images, "training images")
     metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
-    return dg.MaterializeResult(metadata=metadata)
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content_digest(images)))
 
 
 def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:

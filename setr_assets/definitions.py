@@ -1,7 +1,7 @@
 """The code location: everything that Dagster knows of SETR, assembled from one settings object.
 
 Importing this module reads ``setr.toml`` and builds the graph; it opens no data set, no store and no model, prints
-nothing and writes nothing.
+nothing and writes nothing. Prompt files and the small files of a local model are read for their digests.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dagster as dg
 from setr_assets import (
     adapter,
     automation,
+    champion,
     coarse,
     composing,
     datasets,
@@ -22,7 +23,8 @@ from setr_assets import (
     jobs,
     pairs,
 )
-from setr_assets.blueprints import Blueprint
+from setr_assets.blueprints import OWNERS, Blueprint
+from setr_assets.code_versions import CodeVersions
 from setr_assets.partitions import evaluation_set_partitions
 from setr_assets.resources import workbench_resource
 from setr_lib.settings import Settings, load_settings
@@ -44,14 +46,18 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """Assets, checks, jobs, schedules and resources for ``settings``; a fresh object on every call."""
     partitions = evaluation_set_partitions(settings)
     with warnings.catch_warnings():
-        # Backfill policies are "beta" to Dagster; a person who starts it can do nothing about that.
+        # Backfill policies and observable sources are "beta" to Dagster; a person who starts it can do nothing about that.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return _assemble(settings, partitions)
 
 
 def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Definitions:
+    versions = CodeVersions(settings)
     return dg.Definitions(
-        assets=[each.build(partitions, place) for place, each in enumerate(blueprints())],
+        assets=[
+            champion.build_sources(OWNERS),
+            *(each.build(partitions, place, versions) for place, each in enumerate(blueprints())),
+        ],
         jobs=jobs.build_jobs(),
         schedules=automation.build_schedules(settings),
         resources={"setr": workbench_resource(settings)},

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
+from setr_assets.code_versions import when
 from setr_assets.composing import POOL, CallCounter
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_lib.records import CoarseRecord, JudgedBy, Record, RerankedRecord, content_digest
+from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -23,6 +27,13 @@ if TYPE_CHECKING:
 GROUP = "evaluation"
 ADAPTED = "adapter"
 """The leaderboard's word for the stage of the adapted judge."""
+
+
+def _is_cut(settings: Settings) -> bool:
+    """Whether some data set asks the judge for more candidates than stage 1 keeps."""
+    return any(
+        settings.rerank_depth(each) < settings.rerank_asked(each) for each in (None, *settings.datasets)
+    )
 
 
 class RerankingConfig(dg.Config):
@@ -39,14 +50,25 @@ class RerankingConfig(dg.Config):
 
 @evaluation_asset(
     group=GROUP,
-    code_version="3",
+    number="3",
+    reads=(
+        "model:judge",
+        "prompts:judge",
+        "coarse.default",
+        "coarse.caption_default",
+        "reranking.top_k",
+        "datasets.*.rerank_top_k",
+        when(_is_cut, "coarse.top_k"),
+        "reranking.fusion",
+        when(lambda settings: settings.reranking.fusion == "cosine_judge", "reranking.judge_weight"),
+    ),
     kinds={"huggingface", "polars"},
-    deps=["queries", "gallery_images", "coarse_rankings"],
+    deps=["queries", "gallery_images", "coarse_rankings", champion.CHAMPION, champion.FUSION],
     pool=POOL,
 )
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+) -> PartitionResults:
     """The default strategy's candidates in the order of the judge: by the base model, and by the champion adapter where
     there is one. Every pair's score is kept by content, so a killed or repeated run judges no pair twice."""
     from setr_lib.datasets import evaluation_set
@@ -58,9 +80,14 @@ def reranked_rankings(
         if version is None:
             say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
         warn_of_unused_prompts(context, setr)
+    champion.report(context, setr)
+    results = PartitionResults(
+        metadata={"champion": version or "none yet"},
+        tags=champion.input_tags(champion.in_use(setr, version)),
+    )
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
-            _leave_out(context, setr, key)
+            _leave_out(context, setr, key, results)
             continue
         strategy = setr.default_method(key).name
         each = evaluation_set(setr.settings, key)
@@ -73,15 +100,17 @@ def reranked_rankings(
         queries = setr.read_table("queries", QUERIES, key)
         gallery = setr.read_table("gallery_images", GALLERY, key)
         coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
-        note = {
-            **setr.read_note(setr.coarse_table(key, strategy)),
+        made = setr.read_record(setr.coarse_table(key, strategy), CoarseRecord)
+        note: dict[str, Any] = {
+            **made.stated(),
             "adapter_version": version,
             "adapter_label": setr.adapter_label(version),
             "rerank_top_k": depth,
-            "bootstrap_seed": setr.settings.evaluation.seed,
             "setr": version_of("setr"),
         }
         metadata: dict[str, Any] = {}
+        judged: dict[str, JudgedBy] = {}
+        parts: list[Record | pl.DataFrame | str] = []
         for stage in _stages(version):
             progress = CallCounter(reporter(context, key))
             adapter = version if stage == ADAPTED else None
@@ -98,27 +127,32 @@ def reranked_rankings(
                 k=depth,
                 progress=progress,
             )
-            facts = {"judge": judge.model.id, "judge_prompt": judge.prompt_hash}
             fused = f"{fusion}{f', w = {weight:g}' if fusion == 'cosine_judge' else ''} ({how})"
-            setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by={**note, **facts})
-            note |= {
-                f"{stage} model": facts["judge"],
-                f"{stage} prompt": facts["judge_prompt"],
-                f"{stage} fusion": fused,
-            }
+            judged[stage] = JudgedBy(model=judge.model.id, prompt=judge.prompt_hash, fusion=fused)
+            of_stage = RerankedRecord(
+                **note,
+                judge=judge.model.id,
+                judge_prompt=judge.prompt_hash,
+                judged={stage: judged[stage]},
+            )
+            setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by=of_stage)
+            parts += [stage, ranked]
             metadata |= {
                 f"{stage}: pairs": progress.total,
                 f"{stage}: judged now": progress.new,
-                f"{stage}: model": facts["judge"],
-                f"{stage}: prompt": facts["judge_prompt"],
+                f"{stage}: model": judge.model.id,
+                f"{stage}: prompt": judge.prompt_hash,
                 f"{stage}: fusion": fused,
             }
             say(
                 context,
                 f"{key}: {stage}: {progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept",
             )
-        setr.write_note("reranked_rankings", {**note, "stages": _stages(version)}, key)
-        context.add_asset_metadata(
+        record = RerankedRecord(**note, judged=judged, stages=_stages(version))
+        setr.write_record("reranked_rankings", record, key)
+        results.add(
+            key,
+            content_digest(*parts, record),
             {
                 "dagster/partition_row_count": coarse.height * len(_stages(version)),
                 "champion": version or "none yet",
@@ -126,19 +160,21 @@ def reranked_rankings(
                 "K": depth,
                 **metadata,
             },
-            partition_key=key,
         )
-    return dg.MaterializeResult(metadata={"champion": version or "none yet"})
+    return results
 
 
-def _leave_out(context: dg.AssetExecutionContext, setr: Workbench, key: str) -> None:
+def _leave_out(
+    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+) -> None:
     """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
     strategy = setr.default_method(key).name
-    coarse = setr.read_note(setr.coarse_table(key, strategy))
-    note = {**coarse, "adapter_version": None, "stage_2": "none: there are captions, and no image to judge"}
-    setr.write_note("reranked_rankings", {**note, "stages": []}, key)
-    metadata = {"dagster/partition_row_count": 0, "strategy": strategy, "stage 2": note["stage_2"]}
-    context.add_asset_metadata(metadata, partition_key=key)
+    coarse = setr.read_record(setr.coarse_table(key, strategy), CoarseRecord)
+    why = "none: there are captions, and no image to judge"
+    record = RerankedRecord(**coarse.stated(), adapter_version=None, stage_2=why, stages=[])
+    setr.write_record("reranked_rankings", record, key)
+    metadata = {"dagster/partition_row_count": 0, "strategy": strategy, "stage 2": why}
+    results.add(key, content_digest(record), metadata)
     say(context, f"{key}: not re-ranked: there are captions, and no image to judge")
 
 
@@ -148,19 +184,36 @@ def _stages(version: str | None) -> list[str]:
 
 @evaluation_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=(
+        "coarse.strategies",
+        "coarse.caption_strategies",
+        "datasets.*.gallery",
+        "evaluation.bootstrap_samples",
+        "evaluation.seed",
+        "evaluation.contact_sheet_queries",
+    ),
     kinds={"polars", "html"},
-    deps=["queries", "gallery_images", "query_compositions", "coarse_rankings", "reranked_rankings"],
+    deps=[
+        "queries",
+        "gallery_images",
+        "gallery_embeddings",
+        "reference_captions",
+        "query_compositions",
+        "coarse_rankings",
+        "reranked_rankings",
+    ],
 )
 def evaluation_report(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+) -> PartitionResults:
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with contact sheets.
     Hidden splits get the page without scores."""
     from setr_lib.assessing import assess, contact_sheet, write_page
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.tables import METRICS
 
+    results = PartitionResults()
     for key in context.partition_keys:
         assessment = assess(setr, key)
         page = write_page(setr, key, assessment)
@@ -170,7 +223,7 @@ def evaluation_report(
             "dagster/partition_row_count": assessment.rows.height,
             "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
-            "champion": assessment.note["adapter_version"] or "none yet",
+            "champion": assessment.note.adapter_version or "none yet",
             **_scores(assessment.rows, headline),
         }
         if assessment.comparisons:
@@ -180,11 +233,11 @@ def evaluation_report(
             )
         if (sheet := contact_sheet(setr, key, assessment)) is not None:
             metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
-        context.add_asset_metadata(metadata, partition_key=key)
+        results.add(key, content_digest(assessment.rows, assessment.note), metadata)
         say(context, f"{key}: {_best(assessment.rows, headline, page)}")
         for sentence in left_out_sentences(assessment.left_out):
             say(context, f"{key}: {sentence}", warning=True)
-    return dg.MaterializeResult()
+    return results
 
 
 def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
@@ -219,7 +272,8 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=(),
     kinds={"polars", "json"},
     deps=["evaluation_report"],
 )
@@ -233,12 +287,13 @@ def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbe
     frame = latest_scores(setr)
     path = setr.write_table("leaderboard", frame, METRICS)
     return dg.MaterializeResult(
+        data_version=dg.DataVersion(content_digest(frame)),
         metadata={
             "dagster/row_count": frame.height,
             "dagster/column_schema": previews.columns(frame),
             "table": dg.MetadataValue.path(path),
             **_best_of_each_set(frame, headlines(setr.settings)),
-        }
+        },
     )
 
 

@@ -9,7 +9,10 @@ import dagster as dg
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.checks import no_lost_or_doubled_images, unique_ids
+from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.records import EmbeddingsRecord, content_digest
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ POOL = "lancedb_write"
 
 @evaluation_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("model:encoder",),
     kinds={"lancedb", "pytorch"},
     deps=["gallery_images"],
     pool=POOL,
@@ -31,7 +35,7 @@ POOL = "lancedb_write"
 )
 def gallery_embeddings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
-) -> dg.MaterializeResult:
+) -> PartitionResults:
     """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a gallery
     share the table. Only new or changed images are embedded; what is gone is removed; a killed run goes on where it
     stopped. Where the images have captions, these lie beside the vectors with a full-text index; captions without any
@@ -40,28 +44,31 @@ def gallery_embeddings(
     from setr_lib.tables import GALLERY
 
     faults: dict[str, str] = {}
-    embedded = 0
+    embedded, results = 0, PartitionResults()
     for key in context.partition_keys:
         gallery = setr.read_table("gallery_images", GALLERY, key)
         gallery_key = evaluation_set(setr.settings, key).gallery_key
-        note = _store_captions(context, setr, key, gallery_key, gallery.height)
+        stated, content = _store_captions(context, setr, key, gallery_key, gallery.height)
         if setr.is_caption_proxy(key):
             metadata: dict[str, Any] = {"embedded": 0}
         else:
             report = _synchronise(context, setr, gallery_key, gallery, key)
             faults |= no_lost_or_doubled_images(setr, report, gallery, key)
             embedded += report.embedded
-            metadata, note = _metadata(report, setr), {**_note(report, setr), **note}
-        context.add_asset_metadata({**metadata, **note}, partition_key=key)
-        setr.write_note("gallery_embeddings", note, key)
-    return dg.MaterializeResult(
-        metadata={"images embedded by this run": embedded}, check_results=[_check(faults)]
-    )
+            metadata, stated = _metadata(report, setr), {**_stated(report, setr), **stated}
+            content = content_digest(_content(report, setr), content)
+        record = EmbeddingsRecord(**stated, content=content)
+        setr.write_record("gallery_embeddings", record, key)
+        results.add(key, content_digest(record), {**metadata, **stated})
+    results.metadata["images embedded by this run"] = embedded
+    results.check_results = [_check(faults)]
+    return results
 
 
 @single_asset(
     group=GROUP,
-    code_version="1",
+    number="1",
+    reads=("model:encoder",),
     kinds={"lancedb", "pytorch"},
     deps=["training_images"],
     pool=POOL,
@@ -77,29 +84,35 @@ def training_embeddings(
     images = setr.read_table("training_images", TRAINING_IMAGES)
     report = _synchronise(context, setr, "training", images)
     faults = no_lost_or_doubled_images(setr, report, images, "training images")
-    setr.write_note("training_embeddings", _note(report, setr))
-    return dg.MaterializeResult(metadata=_metadata(report, setr), check_results=[_check(faults)])
+    record = EmbeddingsRecord(**_stated(report, setr), content=_content(report, setr))
+    setr.write_record("training_embeddings", record)
+    return dg.MaterializeResult(
+        metadata=_metadata(report, setr),
+        data_version=dg.DataVersion(content_digest(record)),
+        check_results=[_check(faults)],
+    )
 
 
 def _store_captions(
     context: dg.AssetExecutionContext, setr: Workbench, key: str, gallery_key: str, images: int
-) -> dict[str, Any]:
-    """Index the captions of the images of ``key``; what the note says of them, nothing where there are none."""
+) -> tuple[dict[str, Any], str]:
+    """Index the captions of the images of ``key``; what the record says of them, nothing where there are none."""
     from setr_lib.datasets import load_image_captions
 
     captions = load_image_captions(setr.settings, key)
     if captions is None:
-        return {}
+        return {}, ""
     report = setr.caption_store.write(setr.caption_store.table_name(gallery_key), captions)
     without = images - report.rows
     done = "indexed now" if report.written else "kept"
     say(context, f"{key}: captions of {report.rows:,} images {done}, {without:,} images without")
-    return {
+    stated = {
         "captions_table": report.table,
         "captions_version": report.version,
         "images_with_captions": report.rows,
         "images_without_captions": without,
     }
+    return stated, content_digest(captions)
 
 
 def _synchronise(
@@ -122,7 +135,13 @@ def _synchronise(
     return report
 
 
-def _note(report: SyncReport, setr: Workbench) -> dict[str, Any]:
+def _content(report: SyncReport, setr: Workbench) -> str:
+    """Digest of the ids and vectors, wherever they lie."""
+    ids, vectors = setr.gallery_store.read(report.table, report.version)
+    return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
+
+
+def _stated(report: SyncReport, setr: Workbench) -> dict[str, Any]:
     encoder = setr.encoder()
     return {
         "table": report.table,
@@ -135,7 +154,7 @@ def _note(report: SyncReport, setr: Workbench) -> dict[str, Any]:
 
 def _metadata(report: SyncReport, setr: Workbench) -> dict[str, Any]:
     metadata = {
-        **_note(report, setr),
+        **_stated(report, setr),
         "embedded": report.embedded,
         "kept": report.kept,
         "removed": report.removed,

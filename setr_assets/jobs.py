@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from setr_assets.champion import CHAMPION, FUSION
 from setr_lib.workbench import Workbench
 
 FULL_PIPELINE = "full_pipeline"
@@ -24,7 +25,8 @@ TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 def build_jobs() -> list[Any]:
     """Every job of the code location (of two kinds, which Dagster has no public common name for)."""
     trained = dg.AssetSelection.assets(TRAINED).upstream()
-    everything = dg.AssetSelection.all()
+    observed = dg.AssetSelection.assets(CHAMPION, FUSION)
+    everything = dg.AssetSelection.all() | observed
     return [
         dg.define_asset_job(
             FULL_PIPELINE,

@@ -8,7 +8,9 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import single_asset
+from setr_assets.code_versions import when
 from setr_assets.progress import reporter, say
+from setr_lib.records import PairsRecord
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -20,7 +22,22 @@ if TYPE_CHECKING:
 
 @single_asset(
     group="reranker",
-    code_version="1",
+    number="1",
+    reads=(
+        "model:encoder",
+        "training.triplets",
+        "reranking.pairs.groups",
+        "reranking.pairs.held_out_share",
+        "reranking.pairs.negatives_per_group",
+        "reranking.pairs.near_duplicate_cosine",
+        "reranking.pairs.writer",
+        "reranking.pairs.seed",
+        when(
+            lambda settings: settings.reranking.pairs.writer == "model",
+            "model:judge",
+            "prompts:write_modification",
+        ),
+    ),
     kinds={"polars", "parquet"},
     deps=["training_images", "training_embeddings"],
 )
@@ -35,9 +52,8 @@ def reranker_pairs(
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     images = setr.read_table("training_images", TRAINING_IMAGES)
-    embeddings = setr.read_note("training_embeddings")
-    setr.check_encoder(embeddings, "the training images")
-    ids, vectors = setr.gallery_store.read(embeddings["table"], embeddings["version"])
+    stored = setr.vectors_of("training_embeddings", "the training images' table")
+    ids, vectors = setr.gallery_store.read(stored.table, stored.version)
     options = setr.settings.reranking.pairs
     pairs = synthesise_pairs(
         images,
@@ -50,8 +66,10 @@ def reranker_pairs(
         progress=reporter(context),
     )
     digest = pairs_digest(pairs)
-    note = {"digest": digest, "seed": options.seed, "writer": options.writer, **embeddings}
-    setr.write_table("reranker_pairs", pairs, PAIRS, made_by=note)
+    record = PairsRecord(
+        digest=digest, seed=options.seed, writer=options.writer, rows=len(ids), **stored._asdict()
+    )
+    setr.write_table("reranker_pairs", pairs, PAIRS, made_by=record)
     held_out = pairs.filter(split="held_out").height
     say(
         context,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Assessment:
     comparisons: list[PairedDifference]
     left_out: dict[str, str]
     """Metric -> why it could not be computed."""
-    note: dict[str, Any]
+    note: ReportRecord
     """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, SETR's version."""
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is ranked."""
@@ -62,7 +63,8 @@ def assess(bench: Workbench, key: str) -> Assessment:
     proxy = bench.is_caption_proxy(key)
     if proxy:
         gallery = _as_ranked(gallery)
-    note = bench.read_note("reranked_rankings", key)
+    reranked = bench.read_record("reranked_rankings", RerankedRecord, key)
+    note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": bench.settings.evaluation.seed})
     rankings = _rankings(bench, key, note)
     evaluations = {} if each.hidden else _evaluations(bench, each, queries, gallery, rankings)
     return Assessment(
@@ -71,7 +73,7 @@ def assess(bench: Workbench, key: str) -> Assessment:
         gallery=gallery,
         rankings=rankings,
         rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.benchmark, evaluations, note["strategy"]),
+        comparisons=_comparisons(bench, each.benchmark, evaluations, note.strategy),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -110,11 +112,11 @@ def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
         bench.read_table("query_compositions", COMPOSITIONS, key),
         assessment.rankings,
         assessment.rows,
-        {name.replace("_", " "): str(value) for name, value in assessment.note.items()},
+        {name.replace("_", " "): str(value) for name, value in assessment.note.facts().items()},
         ReportOptions(
             protocol=assessment.evaluation_set.benchmark.protocol_text,
             headline=assessment.evaluation_set.benchmark.headline_metrics,
-            strategy=assessment.note["strategy"],
+            strategy=assessment.note.strategy,
             caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
@@ -143,7 +145,7 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
 
     if assessment.caption_proxy:
         return None
-    strategy = assessment.note["strategy"]
+    strategy = assessment.note.strategy
     shown = {stage: frame for (name, stage), frame in assessment.rankings.items() if name == strategy}
     after = shown.get("adapter", shown.get("base judge"))
     groups = choose_cases(
@@ -175,15 +177,15 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
     )
 
 
-def _rankings(bench: Workbench, key: str, note: dict[str, Any]) -> dict[Ranker, pl.DataFrame]:
+def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Ranker, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
     names = [method.name for method in bench.methods(key)]
     found: dict[Ranker, pl.DataFrame] = {
         (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
     }
-    for stage in note["stages"]:
-        found[note["strategy"], stage] = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+    for stage in note.stages:
+        found[note.strategy, stage] = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
     return found
 
 
@@ -216,7 +218,7 @@ def _rows(
     gallery: pl.DataFrame,
     rankings: dict[Ranker, pl.DataFrame],
     evaluations: dict[Ranker, Evaluation],
-    note: dict[str, Any],
+    note: RerankedRecord,
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -224,7 +226,7 @@ def _rows(
 
     options = bench.settings.evaluation
     caveats = _caption_caveats(bench, each.key, gallery.height)
-    proxy = _by_captions(bench, note["strategy"])
+    proxy = _by_captions(bench, note.strategy)
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for (strategy, stage), found in evaluations.items():
         adapted, captioned = stage == "adapter", _by_captions(bench, strategy)
@@ -238,8 +240,8 @@ def _rows(
                 strategy=strategy,
                 stage=stage,
                 settings=options,
-                adapter_version=note["adapter_version"] if adapted else None,
-                label=note.get("adapter_label") or zero_shot if adapted else zero_shot,
+                adapter_version=note.adapter_version if adapted else None,
+                label=note.adapter_label or zero_shot if adapted else zero_shot,
                 evaluation=found,
                 caveats=caveats if captioned else (),
             )
@@ -249,7 +251,7 @@ def _rows(
 
 def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
     """What a reader of a ranking over captions must know."""
-    without = bench.read_note("gallery_embeddings", key).get("images_without_captions", 0)
+    without = bench.read_record("gallery_embeddings", EmbeddingsRecord, key).images_without_captions or 0
     lacking = f"{without:,} of {images:,} images have no caption and rank last"
     return ["captions were ranked, no image was looked at", *([lacking] if without else [])]
 

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import xxhash
 
+ABOUT_A_MODEL = frozenset({"scores.json"})
+"""Files beside a model that say something of it and are no part of it: correcting a card makes no other model."""
+_MODEL_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json", ".jinja", ".txt", ".model"})
+_SMALL = 32 << 20  # bytes that are hashed within some milliseconds
+
 
 def fingerprint_bytes(content: bytes) -> str:
     """32 hexadecimal digits (XXH3, 128 bits) of ``content``."""
@@ -21,6 +26,21 @@ def fingerprint_file(path: Path) -> str:
         while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def fingerprint_model_folder(folder: Path) -> str:
+    """A cheap fingerprint of a model folder: small files by their content, larger ones (weights) by name and size.
+
+    Modification times don't count: a fresh checkout of the same files is the same model. Raises ``OSError`` where the
+    folder cannot be read.
+    """
+    parts: list[str] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _MODEL_FILES or path.name in ABOUT_A_MODEL:
+            continue
+        size = path.stat().st_size
+        parts += [path.name, str(size) if size > _SMALL else fingerprint_file(path)]
+    return digest_strings(parts)
 
 
 def digest_strings(strings: Iterable[str]) -> str:

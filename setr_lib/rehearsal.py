@@ -49,9 +49,8 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     images = bench.read_table("training_images", TRAINING_IMAGES)
     queries = held_out_queries(bench.read_table("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    embeddings = bench.read_note("training_embeddings")
-    bench.check_encoder(embeddings, "the training images")
-    ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
+    stored = bench.vectors_of("training_embeddings", "the training images' table")
+    ids, vectors = bench.gallery_store.read(stored.table, stored.version)
     method = bench.method(settings.coarse.default)
     cache, texts = bench.cache(CACHE_KIND), {}
     if CAPTIONS in method.needs:

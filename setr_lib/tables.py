@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_json, digest_strings, fingerprint_bytes
 
 _TEXTS = pl.List(pl.String())
+_DIGESTED_ROWS = 100_000  # at a time: some tens of MB of text
 
 QUERIES = pl.Schema(
     {
@@ -170,6 +173,16 @@ def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
         return frame.select([pl.col(name).cast(kind, strict=True) for name, kind in schema.items()])
     except (pl.exceptions.InvalidOperationError, pl.exceptions.SchemaError) as error:
         raise SetrError(f"the table of {what} does not fit its schema: {error}") from error
+
+
+def digest_table(frame: pl.DataFrame) -> str:
+    """Digest of a table's columns, types and rows in their order: the same on every machine and library version."""
+    digests = [digest_json([[name, str(kind)] for name, kind in frame.schema.items()])]
+    for rows in frame.iter_slices(_DIGESTED_ROWS):
+        buffer = io.BytesIO()
+        rows.write_ndjson(buffer)
+        digests.append(fingerprint_bytes(buffer.getvalue()))
+    return digest_strings(digests)
 
 
 def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> None:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.errors import SetrError
+from setr_lib.records import (
+    EmbeddingsRecord,
+    QueriesRecord,
+    Record,
+    SourceRecord,
+    TextRecord,
+    Vectors,
+)
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
     import polars as pl
+    from pydantic import ValidationError
 
     from setr_lib.content_cache import ContentCache
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
@@ -32,6 +40,9 @@ if TYPE_CHECKING:
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.spaces.vector_store import GalleryStore
     from setr_lib.texts.prompts import PromptSet
+
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class NotMadeYetError(SetrError):
@@ -269,7 +280,7 @@ class Workbench:
         from setr_lib.methods.method import ranks_captions
 
         proxy = self.is_caption_proxy(key)
-        captioned = "captions_table" in self.read_note("gallery_embeddings", key)
+        captioned = self.read_record("gallery_embeddings", EmbeddingsRecord, key).has_captions
         every = self.configured_methods.values()
         return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
 
@@ -286,30 +297,35 @@ class Workbench:
             {ANCHOR_SHARE: self.settings.coarse.anchor_share} if method.name == "intersection_anchor" else {}
         )
 
-    def captioned_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, dict[str, Any]]:
+    def captioned_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
 
-        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its captions; and a note
-        of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
+        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its captions; and a
+        record of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
         """
         import numpy as np
 
         from setr_lib.methods.inputs import GalleryIndex, plain_queries
         from setr_lib.tables import GALLERY, QUERIES
 
-        stored = self.read_note("gallery_embeddings", key)
+        stored = self.read_record("gallery_embeddings", EmbeddingsRecord, key)
         ids = self.read_table("gallery_images", GALLERY, key)["image_id"].to_list()
-        captions = self.caption_store.open(stored["captions_table"], stored["captions_version"])
-        names = ("captions_table", "captions_version", "images_without_captions")
-        note = {name: stored[name] for name in names}
-        note["queries_digest"] = self.read_note("queries", key)["digest"]
+        if stored.captions_table is None:
+            raise SetrError(f"the images of {key} have no captions: they cannot be ranked by captions")
+        captions = self.caption_store.open(stored.captions_table, stored.captions_version)
+        record = SourceRecord(
+            captions_table=stored.captions_table,
+            captions_version=stored.captions_version,
+            images_without_captions=stored.images_without_captions,
+            queries_digest=self.read_record("queries", QueriesRecord, key).digest,
+        )
         queries = plain_queries(self.read_table("queries", QUERIES, key))
-        return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), note
+        return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), record
 
-    def encoded_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, dict[str, Any]]:
+    def encoded_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of an evaluation set.
 
-        The queries, encoded; the gallery's ids and vectors; and a note of what these were made by. Raises
+        The queries, encoded; the gallery's ids and vectors; and a record of what these were made by. Raises
         ``NotMadeYetError`` naming what is to be materialized first.
         """
         from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
@@ -317,9 +333,8 @@ class Workbench:
         from setr_lib.methods.inputs import GalleryIndex, encode_queries
         from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES
 
-        embeddings = self.read_note("gallery_embeddings", key)
-        self.check_encoder(embeddings, key)
-        ids, vectors = self.gallery_store.read(embeddings["table"], embeddings["version"])
+        stored = self.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
+        ids, vectors = self.gallery_store.read(stored.table, stored.version)
         encoded = encode_queries(
             self.read_table("queries", QUERIES, key),
             self.encoder(),
@@ -330,23 +345,28 @@ class Workbench:
                 COMPOSITION_TEXTS: self.read_table("query_compositions", COMPOSITIONS, key),
             },
         )
-        note = {
-            **{name: embeddings[name] for name in ("table", "version", "encoder", "preprocessing")},
-            "queries_digest": self.read_note("queries", key)["digest"],
-            "composition_prompt": self.read_note("query_compositions", key)["prompt_hash"],
-            "composition_model": self.read_note("query_compositions", key)["model"],
-        }
-        return encoded, GalleryIndex(ids, vectors), note
+        composed = self.read_record("query_compositions", TextRecord, key)
+        record = SourceRecord(
+            **stored._asdict(),
+            queries_digest=self.read_record("queries", QueriesRecord, key).digest,
+            composition_prompt=composed.prompt_hash,
+            composition_model=composed.model,
+        )
+        return encoded, GalleryIndex(ids, vectors), record
 
-    def check_encoder(self, embeddings: Mapping[str, Any], key: str) -> None:
-        """Raises ``SetrError`` where ``key`` has no vectors, or another encoder's than the configured one's."""
-        if "encoder" not in embeddings:
-            raise SetrError(f"{key} has captions and no image: it can be ranked by its captions only")
-        if embeddings["encoder"] != self.encoder().id:
+    def vectors_of(self, asset: str, what: str, key: str | None = None) -> Vectors:
+        """Where ``asset`` (``gallery_embeddings`` of ``key``, ``training_embeddings``) has stored its vectors.
+
+        Raises ``NotMadeYetError``, or ``SetrError`` where ``what`` has no vectors, or another encoder's than the
+        configured one's.
+        """
+        stored = self.read_record(asset, EmbeddingsRecord, key).vectors(key or what)
+        if stored.encoder != self.encoder().id:
             raise SetrError(
-                f"the gallery of {key} was embedded by {embeddings['encoder']}, settings now name "
-                f"{self.encoder().id}: materialize gallery_embeddings of {key} again"
+                f"{what} was embedded by {stored.encoder}, settings now name {self.encoder().id}: "
+                f"materialize {_named(asset, key)} again"
             )
+        return stored
 
     def write_table(
         self,
@@ -354,9 +374,9 @@ class Workbench:
         frame: pl.DataFrame,
         schema: pl.Schema,
         partition: str | None = None,
-        made_by: Mapping[str, Any] | None = None,
+        made_by: Record | None = None,
     ) -> Path:
-        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a note beside it of what made it.
+        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a record beside it of what made it.
 
         Raises ``SetrError`` naming the column where the frame does not fit ``schema``.
         """
@@ -365,7 +385,7 @@ class Workbench:
         path = self.settings.table_path(asset, partition)
         write_parquet_atomically(conform(frame, schema, _named(asset, partition)), path)
         if made_by is not None:
-            self.write_note(asset, made_by, partition)
+            self.write_record(asset, made_by, partition)
         return path
 
     def read_table(self, asset: str, schema: pl.Schema, partition: str | None = None) -> pl.DataFrame:
@@ -383,24 +403,46 @@ class Workbench:
             raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
         return conform(frame, schema, _named(asset, partition))
 
-    def write_note(self, asset: str, note: Mapping[str, Any], partition: str | None = None) -> Path:
+    def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table."""
         path = self.settings.table_path(asset, partition).with_suffix(".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(note, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+        partial.write_text(json.dumps(record.stated(), indent=1, ensure_ascii=False), encoding="utf-8")
         partial.replace(path)
         return path
 
-    def read_note(self, asset: str, partition: str | None = None) -> dict[str, Any]:
-        """The note beside a table. Raises ``NotMadeYetError`` where there is none."""
+    def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
+        """The record beside a table, of class ``kind``.
+
+        Raises ``NotMadeYetError`` where there is none, ``SetrError`` naming the asset to materialise again where it is
+        damaged or lacks what ``kind`` requires.
+        """
+        from pydantic import ValidationError
+
         path = self.settings.table_path(asset, partition).with_suffix(".json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise NotMadeYetError(_not_made(asset, partition, path)) from None
-        except ValueError as error:
-            raise SetrError(f"{path}: not valid JSON ({error}): materialize {asset!r} again") from error
+        except ValidationError as error:
+            raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+
+
+def _faults(error: ValidationError) -> str:
+    """What is wrong with a record, in words."""
+    faults = error.errors(include_url=False)
+    if faults[0]["type"] == "json_invalid":
+        return f"not valid JSON ({faults[0]['msg']})"
+    missing = [".".join(map(str, each["loc"])) for each in faults if each["type"] == "missing"]
+    if len(missing) == len(faults):
+        return f"written by another version of SETR, without {', '.join(missing)}"
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+
+
+def _step(asset: str) -> str:
+    """The asset that writes the table ``asset`` (which may be one of several of it)."""
+    return asset.split("/")[0]
 
 
 def _named(asset: str, partition: str | None) -> str:
@@ -408,8 +450,10 @@ def _named(asset: str, partition: str | None) -> str:
 
 
 def _not_made(asset: str, partition: str | None, path: Path) -> str:
-    name = asset.split("/")[0]
-    return f"{_named(asset, partition)} not made yet ({path} is missing): materialize {name!r} first, or run `make demo`"
+    return (
+        f"{_named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} first, "
+        "or run `make demo`"
+    )
 
 
 _benches: dict[str, Workbench] = {}

@@ -12,6 +12,7 @@ import pytest
 from setr_lib.cli import main
 from setr_lib.datasets import load_gallery, load_queries
 from setr_lib.evaluation.floor import random_rankings
+from setr_lib.records import CoarseRecord, RerankedRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import RANKINGS
 from setr_lib.workbench import Workbench
@@ -42,11 +43,11 @@ def materialise(
     for seed, (strategy, stage) in enumerate(rankers):
         frame = random_rankings(queries, gallery, seed, k=k)
         table = bench.coarse_table(key, strategy) if stage == "coarse" else bench.reranked_table(key, stage)
-        bench.write_table(table, frame, RANKINGS, made_by={"strategy": strategy})
+        bench.write_table(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
         made[strategy, stage] = frame
     if stages:
-        note = {"strategy": "intersection", "stages": list(stages), "adapter_version": "3"}
-        bench.write_note("reranked_rankings", note, key)
+        record = RerankedRecord(strategy="intersection", stages=list(stages), adapter_version="3")
+        bench.write_record("reranked_rankings", record, key)
     return made
 
 

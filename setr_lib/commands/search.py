@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
+from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
@@ -85,10 +86,10 @@ def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
         raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
     for each in named:
         try:
-            stored = bench.read_note("gallery_embeddings", each.key)
+            stored = bench.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
         except NotMadeYetError:
             continue
-        if "table" in stored:  # captions alone have no vectors to search
+        if stored.has_vectors:  # captions alone have no vectors to search
             return each
     raise NotMadeYetError(
         f"the gallery of {', '.join(each.key for each in named)} is not embedded yet: materialize "
@@ -158,9 +159,8 @@ def _encoded(
     composed = compose_queries(
         bench.judge(), bench.prompts(), query, reference, cache, dataset=kind, progress=progress
     )
-    embeddings = bench.read_note("gallery_embeddings", key)
-    bench.check_encoder(embeddings, key)
-    ids, vectors = bench.gallery_store.read(embeddings["table"], embeddings["version"])
+    stored = bench.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
+    ids, vectors = bench.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
         query,
         bench.encoder(),

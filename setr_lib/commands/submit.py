@@ -6,9 +6,10 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
+from setr_lib.records import RerankedRecord
 from setr_lib.settings import Settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
@@ -93,16 +94,16 @@ def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str 
     """
     wanted = None if strategy is None else bench.method(strategy).name
     if stage != "coarse":
-        note = _reranked_note(bench, key, required=stage is not None)
-        if note is not None and (found := _reranked(bench, key, note, stage, wanted)):
+        record = _reranked_record(bench, key, required=stage is not None)
+        if record is not None and (found := _reranked(bench, key, record, stage, wanted)):
             return found
     name = wanted or bench.method(bench.settings.coarse.default).name
     return Chosen(name, "coarse", bench.coarse_table(key, name))
 
 
-def _reranked_note(bench: Workbench, key: str, *, required: bool) -> dict[str, Any] | None:
+def _reranked_record(bench: Workbench, key: str, *, required: bool) -> RerankedRecord | None:
     try:
-        return bench.read_note("reranked_rankings", key)
+        return bench.read_record("reranked_rankings", RerankedRecord, key)
     except NotMadeYetError:
         if required:
             raise
@@ -111,10 +112,10 @@ def _reranked_note(bench: Workbench, key: str, *, required: bool) -> dict[str, A
 
 
 def _reranked(
-    bench: Workbench, key: str, note: dict[str, Any], stage: str | None, strategy: str | None
+    bench: Workbench, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    made, there = bench.method(note["strategy"]).name, [each for each in STAGES if each in note["stages"]]
+    made, there = bench.method(record.strategy).name, [each for each in STAGES if each in record.stages]
     if strategy not in (None, made):
         if stage is None:
             return None
@@ -125,7 +126,7 @@ def _reranked(
     if stage is not None and stage not in there:
         raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, 'coarse'])}")
     picked = stage or there[0]
-    version = note["adapter_version"] if picked == "adapter" else None
+    version = record.adapter_version if picked == "adapter" else None
     return Chosen(made, picked, bench.reranked_table(key, picked), version)
 
 

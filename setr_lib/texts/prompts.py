@@ -21,8 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import CANDIDATE, IMAGE, REFERENCE, ImageSlot, RenderedPrompt
+from setr_lib.texts.folders import BUILT_IN, prompt_folder
 
-BUILT_IN = Path(__file__).parent / "prompts"
 TASKS = ("describe", "compose", "judge", "yes_no")
 
 # In a source, markers become characters that no value can contain: a modification text that says "<candidate>" stays text.
@@ -168,8 +168,7 @@ def load_prompts(name: str, base_dir: Path | None = None) -> PromptSet:
 
     Raises ``PromptError`` when there is no such set; the files are read, and checked, when first asked for.
     """
-    built_in = BUILT_IN / name
-    folder = built_in if re.fullmatch(r"\w+", name) and built_in.is_dir() else (base_dir or Path.cwd()) / name
+    folder = prompt_folder(name, base_dir or Path.cwd())
     if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in BUILT_IN.iterdir() if path.is_dir()))
         raise PromptError(

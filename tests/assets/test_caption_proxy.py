@@ -12,6 +12,7 @@ from tiny_world import Run, run_job, tables, write_world
 from setr_assets.jobs import EVALUATION
 from setr_lib.assessing import assess
 from setr_lib.cli import main
+from setr_lib.records import RerankedRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, RANKINGS
 from setr_lib.workbench import Workbench, workbench_for
@@ -147,7 +148,7 @@ def test_the_page_shows_captions_and_says_what_they_are(settings: Settings, firs
 
 def test_stage_2_is_left_out_in_words(first: Run, bench: Workbench) -> None:
     assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
-    assert bench.read_note("reranked_rankings", "cirr-val")["stages"] == []
+    assert bench.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
     comparisons = {(c.a, c.b, c.metric) for c in assess(bench, "cirr-val").comparisons}
     union = "captions_union · coarse"
     assert ("captions_intersection · coarse", union, "R_subset@1") in comparisons

@@ -13,6 +13,7 @@ import pytest
 import stored_figures
 
 from setr_lib.assessing import assess, latest_scores
+from setr_lib.records import RegisteredRecord
 from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 from setr_lib.workbench import workbench_for
@@ -95,7 +96,9 @@ def test_no_gain_may_be_chance(settings: Settings, dataset: str) -> None:
 
 
 def test_the_base_judge_is_not_starved(settings: Settings) -> None:
-    checkpoints = Path(workbench_for(settings).read_note("registered_reranker")["checkpoints"])
+    checkpoints = Path(
+        workbench_for(settings).read_record("registered_reranker", RegisteredRecord).checkpoints
+    )
     result = load_result(checkpoints)
     assert result is not None
     assert result.before.auc >= 0.65

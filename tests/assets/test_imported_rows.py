@@ -13,6 +13,7 @@ from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION
 from setr_assets.partitions import range_tags
 from setr_lib.cli import main
+from setr_lib.records import TextRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS
 from setr_lib.workbench import workbench_for
@@ -94,5 +95,6 @@ def test_a_run_uses_imported_rows_and_loads_no_model(settings: Settings) -> None
         assert set(table.select("model", "prompt_hash", "status", "detail").iter_rows()) == {
             ("theirs", "their prompt", "ok", "imported")
         }
-        assert bench.read_note(asset, "cirr-val") == {"model": "theirs", "prompt_hash": "their prompt"}
+        made_by = TextRecord(model="theirs", prompt_hash="their prompt")
+        assert bench.read_record(asset, TextRecord, "cirr-val") == made_by
         assert (metadata[asset]["imported"].value, metadata[asset]["model calls"].value) == (2, 0)

@@ -15,6 +15,7 @@ from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.progress import listening
 from setr_lib.cli import main
 from setr_lib.models.multimodal import Picture
+from setr_lib.records import RerankedRecord
 from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import Settings, load_settings
@@ -124,10 +125,11 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
 def test_every_stage_says_which_prompt_it_used(settings: Settings, ran: tuple[Run, object]) -> None:
     bench = workbench_for(settings)
     general = load_prompts("prompts", settings.base_dir).hash("judge")
-    note = bench.read_note("reranked_rankings", KEY)
+    judged_by = bench.read_record("reranked_rankings", RerankedRecord, KEY).judged
     for stage in ("base judge", "adapter"):
-        assert bench.read_note(bench.reranked_table(KEY, stage))["judge_prompt"] == general
-        assert note[f"{stage} prompt"] == general
+        table = bench.reranked_table(KEY, stage)
+        assert bench.read_record(table, RerankedRecord).judge_prompt == general
+        assert judged_by[stage].prompt == general
     assert bench.registry.version("1").tags["setr.prompt_hash"] == general
     assert bench.registry.bundle("1").judge_prompt.source == GENERAL
     stored = (bench.registry.bundle("1").judge / "prompts").iterdir()
@@ -171,6 +173,6 @@ def test_other_settings_change_the_base_judges_prompt_and_not_the_adapters(
     columns = ["query_id", "pool", "image_id", "judge_score"]
     assert after["adapter"].select(columns).equals(before["adapter"].select(columns))
     assert not after["base judge"].select(columns).equals(before["base judge"].select(columns))
-    note = workbench_for(other).read_note("reranked_rankings", KEY)
-    assert note["base judge prompt"] == load_prompts("miniature").hash("judge")
-    assert note["adapter prompt"] == load_prompts("prompts", settings.base_dir).hash("judge")
+    judged_by = workbench_for(other).read_record("reranked_rankings", RerankedRecord, KEY).judged
+    assert judged_by["base judge"].prompt == load_prompts("miniature").hash("judge")
+    assert judged_by["adapter"].prompt == load_prompts("prompts", settings.base_dir).hash("judge")

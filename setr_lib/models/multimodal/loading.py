@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.hashing import digest_strings, fingerprint_file
+from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import pick_device
 from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.special_tokens import SpecialTokens, read_special_tokens
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODEL_NAMES = frozenset({"language_model", "text_model"})
 """What transformers calls the language model inside an image-text-to-text model."""
-
-_NOT_PART_OF_THE_MODEL = frozenset({"scores.json"})
-"""Files that only describe a model: a corrected description must not change the model's identity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +128,7 @@ def folder_digest(folder: Path) -> str:
         JudgeError: There are no model files in the folder.
     """
     kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-    parts = (
-        path for path in folder.iterdir() if path.suffix in kinds and path.name not in _NOT_PART_OF_THE_MODEL
-    )
+    parts = (path for path in folder.iterdir() if path.suffix in kinds and path.name not in ABOUT_A_MODEL)
     files = sorted(path for path in parts if path.is_file())
     if not files:
         raise JudgeError(f"{folder}: no model files there")

@@ -1,0 +1,216 @@
+"""Code versions: what Dagster compares to say that an asset was made by other code, prompts, models or settings.
+
+A code version is the number of the asset's code, raised by hand when the code computes something else, and a digest of
+what the asset reads of the settings. Each asset declares that as ``reads``: settings keys (``coarse.top_k``), prompts
+(``prompts:describe``) and models (``model:judge``). A setting that changes no result is in :data:`NOT_READ`.
+
+Digests are made when the code location loads: no model is opened, and a folder that is missing or unreadable is marked
+as such; the run that needs it says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
+from setr_lib.settings import Settings
+from setr_lib.texts.folders import prompt_folder
+
+
+@dataclass(frozen=True)
+class When:
+    """Reads that depend on other settings: ``reads`` count where ``holds(settings)``."""
+
+    holds: Callable[[Settings], bool]
+    reads: tuple[str, ...]
+
+
+def when(holds: Callable[[Settings], bool], *reads: str) -> When:
+    """``reads``, where ``holds(settings)``."""
+    return When(holds, reads)
+
+
+Reads = Sequence[str | When]
+"""What an asset reads of the settings."""
+
+MODELS = {
+    "judge": ("models.judge.name", "models.judge.revision", "models.judge.dtype"),
+    "encoder": ("models.encoder.name", "models.encoder.pretrained"),
+}
+"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder."""
+PROMPTS = "models.judge.prompts"
+"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its overrides per kind
+of data set, which the judge has none of."""
+JUDGE = "judge"
+"""The task whose prompt is the same for every data set."""
+WRITER_PROMPT = "write_modification"
+"""A prompt of the code's own, in no prompt set."""
+
+_PLACE = "where files are, not what they hold"
+_SPEED = "how fast, not what"
+_DATA_SET = (
+    "what a data set is and where: a code version is of all partitions, and a new data set must leave the others "
+    "current; the data version of queries and gallery_images tells whether a changed one reads otherwise"
+)
+_MINIATURE = "what `setr miniature write` draws, outside of the graph; seen as other files are"
+NOT_READ = {
+    "storage.root": _PLACE,
+    "datasets.*.kind": _DATA_SET,
+    "datasets.*.root": _DATA_SET,
+    "datasets.*.image_root": _DATA_SET,
+    "datasets.*.splits": _DATA_SET,
+    "datasets.*.queries": _DATA_SET,
+    "datasets.*.options": _DATA_SET,
+    "datasets.*.image_captions": _DATA_SET,
+    "models.device": _SPEED,
+    "models.encoder.batch_size": _SPEED,
+    "models.judge.batch_size": _SPEED,
+    "models.judge.pair_batch_size": _SPEED,
+    "models.judge.trust_remote_code": "whether a model may load, not what it answers",
+    "reranking.adapter.checkpoint_every": "how much a kill can cost",
+    "registry.tracking_uri": _PLACE,
+    "registry.experiment": "the heading that trainings stand under",
+    "miniature.seed": _MINIATURE,
+    "miniature.size": _MINIATURE,
+    "miniature.models_seed": _MINIATURE,
+    "miniature.training_images": _MINIATURE,
+    "miniature.objects_per_scene": _MINIATURE,
+    "miniature.near_misses": _MINIATURE,
+    "miniature.background_correlation": _MINIATURE,
+}
+"""Settings that no asset's code version holds, and why."""
+
+NEEDS = {
+    "image": frozenset[str](),
+    "text": frozenset[str](),
+    "sum": frozenset[str](),
+    "product": frozenset[str](),
+    "union_text": frozenset({"captions"}),
+    "intersection": frozenset({"compositions"}),
+    "intersection_anchor": frozenset({"compositions", "anchor_share"}),
+}
+"""What the built-in strategies need, said again here: asking the strategies themselves would import NumPy."""
+
+
+def needs(strategy: str, need: str) -> bool:
+    """Whether ``strategy`` needs ``captions``, ``compositions`` or ``anchor_share``; one that is not built in may."""
+    return need in NEEDS.get(strategy, frozenset({need}))
+
+
+def default_needs(need: str) -> Callable[[Settings], bool]:
+    """A condition for :func:`when`: whether the default strategy needs ``need``."""
+    return lambda settings: needs(settings.coarse.default, need)
+
+
+def keys_behind(read: str) -> tuple[str, ...]:
+    """The settings keys that an entry of ``reads`` stands for."""
+    kind, _, name = read.partition(":")
+    if not name:
+        return (kind,)
+    if kind == "prompts":
+        return () if name == WRITER_PROMPT else (PROMPTS,)
+    return MODELS[name]
+
+
+def reads_of(reads: Reads, settings: Settings) -> Iterator[str]:
+    """The entries of ``reads`` that count with these settings."""
+    for each in reads:
+        if isinstance(each, str):
+            yield each
+        elif each.holds(settings):
+            yield from each.reads
+
+
+class CodeVersions:
+    """Makes code versions of one settings object; every file is read once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._values = settings.model_dump(mode="json")
+        self._known: dict[str, Any] = {}
+
+    def version(self, number: str, reads: Reads) -> str:
+        """The code version of an asset.
+
+        Args:
+            number: The number of the asset's code.
+            reads: What the asset reads of the settings.
+
+        Returns:
+            ``number``, and where something is read ``number-digest``.
+
+        Raises:
+            KeyError: An entry of ``reads`` is not a settings key.
+        """
+        found = sorted(set(reads_of(reads, self.settings)))
+        if not found:
+            return number
+        return f"{number}-{digest_json([[each, self.value(each)] for each in found])[:12]}"
+
+    def value(self, read: str) -> Any:
+        """What an entry of ``reads`` is now, as plain values."""
+        if read not in self._known:
+            self._known[read] = self._find(read)
+        return self._known[read]
+
+    def _find(self, read: str) -> Any:
+        kind, _, name = read.partition(":")
+        if kind == "prompts":
+            return _marked(functools.partial(self._prompts, name))
+        if name == "judge":
+            return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
+        if name == "encoder":
+            prefix, folder = "local-dir:", self.settings.encoder_name
+            local = Path(folder.removeprefix(prefix)) if folder.startswith(prefix) else None
+            known = folder if local is None else self._local(local, expected=True)
+            return [known, *map(self._setting, MODELS["encoder"][1:])]
+        if ".*." in kind:
+            return self._of_data_sets(kind)
+        return self._setting(kind)
+
+    def _setting(self, key: str) -> Any:
+        value: Any = self._values
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def _of_data_sets(self, key: str) -> dict[str, Any]:
+        """The values of ``datasets.*.KEY`` that are not the default: a data set without one changes nothing."""
+        name = key.rpartition(".")[2]
+        return {
+            dataset: getattr(each, name)
+            for dataset, each in self.settings.datasets.items()
+            if getattr(each, name) != type(each).model_fields[name].default
+        }
+
+    def _prompts(self, task: str) -> dict[str, str]:
+        if task == WRITER_PROMPT:
+            import setr_lib
+
+            folder = Path(setr_lib.__file__ or "").parent / "reranking"
+        else:
+            folder = prompt_folder(self.settings.models.judge.prompts, self.settings.base_dir)
+        overrides = folder.glob(f"{task}.*.jinja") if task != JUDGE else ()
+        return _digests([*folder.glob(f"{task}.jinja"), *overrides])
+
+    def _local(self, folder: Path, *, expected: bool = False) -> Any:
+        """A model's folder by its name and content, or the name of one that is not a folder here."""
+        if not expected and not folder.is_dir():
+            return str(self.settings.models.judge.name)
+        return [folder.name, _marked(lambda: fingerprint_model_folder(folder))]
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    return {path.name: fingerprint_file(path) for path in sorted(files)}
+
+
+def _marked(find: Callable[[], Any]) -> Any:
+    """What ``find`` finds; a mark where it cannot be read, which is told by the run that needs it."""
+    try:
+        return find()
+    except OSError as error:
+        return f"unreadable: {type(error).__name__}"

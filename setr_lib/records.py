@@ -1,0 +1,232 @@
+"""Records: what made a result (digests, versions, settings), stored as JSON beside its table, one class per asset.
+
+The digest of a record (:func:`content_digest`) covers what a result *is*; fields that only say where it lies (a table's
+version, a model's URI, a folder) are left out, so that the same result made anew has the same digest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_json, digest_strings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Record(BaseModel):
+    """What made a result. Fields that an earlier version of SETR did not write have a default, or reading one fails."""
+
+    # Built on first use: importing the code location stays fast.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    ELSEWHERE: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say where a result lies, or comment on it; no part of its digest."""
+
+    def stated(self) -> dict[str, Any]:
+        """The fields that were given, in plain values: what is stored, and what a report shows."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def fingerprint(self) -> str:
+        """Digest of the stated fields, those of :attr:`ELSEWHERE` left out."""
+        return digest_json(
+            {name: value for name, value in self.stated().items() if name not in self.ELSEWHERE}
+        )
+
+
+def content_digest(*parts: Record | pl.DataFrame | str) -> str:
+    """Digest of a result: its tables, records and other digests, in this order."""
+    return digest_strings(_digest(part) for part in parts)
+
+
+def _digest(part: Record | pl.DataFrame | str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Record):
+        return part.fingerprint()
+    from setr_lib.tables import digest_table
+
+    return digest_table(part)
+
+
+class QueriesRecord(Record):
+    """Of ``queries``."""
+
+    of: int
+    """Queries in the annotation file."""
+    kept: int
+    """Of these, the first so many are used (``evaluation.limit``)."""
+    digest: str
+
+
+class GalleryRecord(Record):
+    """Of ``gallery_images``."""
+
+    coverage: float
+    """Share of the images that are there and readable."""
+
+
+class Vectors(NamedTuple):
+    """Where a gallery's vectors are, and what made them."""
+
+    table: str
+    version: int
+    encoder: str
+    preprocessing: str
+
+
+class EmbeddingsRecord(Record):
+    """Of ``gallery_embeddings`` and ``training_embeddings``: vectors, captions, or both."""
+
+    ELSEWHERE = frozenset({"table", "version", "captions_table", "captions_version"})
+
+    table: str | None = None
+    """LanceDB table of the vectors, and the version of it that holds exactly the result."""
+    version: int | None = None
+    rows: int | None = None
+    encoder: str | None = None
+    preprocessing: str | None = None
+    captions_table: str | None = None
+    captions_version: int | None = None
+    images_with_captions: int | None = None
+    images_without_captions: int | None = None
+    content: str | None = None
+    """Digest of the ids, vectors and captions; earlier versions of SETR did not write it."""
+
+    @property
+    def has_vectors(self) -> bool:
+        return self.table is not None
+
+    @property
+    def has_captions(self) -> bool:
+        return self.captions_table is not None
+
+    def vectors(self, what: str) -> Vectors:
+        """Where the vectors of ``what`` are. Raises ``SetrError`` where there are none."""
+        if self.table is None or self.version is None or self.encoder is None:
+            raise SetrError(f"{what} has captions and no image: it can be ranked by its captions only")
+        return Vectors(self.table, self.version, self.encoder, self.preprocessing or "")
+
+
+class TextRecord(Record):
+    """Of ``reference_captions`` and ``query_compositions``: the models and prompts, several where rows were imported."""
+
+    model: str
+    prompt_hash: str
+
+
+class SourceRecord(Record):
+    """What the rankings of stage 1 were made from: vectors, captions, or both; fields of what was not read are unset."""
+
+    ELSEWHERE = frozenset({"table", "version", "captions_table", "captions_version"})
+
+    table: str | None = None
+    version: int | None = None
+    encoder: str | None = None
+    preprocessing: str | None = None
+    captions_table: str | None = None
+    captions_version: int | None = None
+    images_without_captions: int | None = None
+    queries_digest: str | None = None
+    composition_prompt: str | None = None
+    composition_model: str | None = None
+
+
+class CoarseRecord(SourceRecord):
+    """Of one strategy's table of ``coarse_rankings``."""
+
+    strategy: str
+    top_k: int | None = None
+    dataset_kind: str | None = None
+    anchor_share: float | None = None
+
+
+class JudgedBy(BaseModel):
+    """The judge of one stage, and how its score and stage 1's became one order."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    model: str
+    prompt: str | None = None
+    """Digest of the judge's prompt; earlier versions of SETR did not write it."""
+    fusion: str
+
+
+class RerankedRecord(CoarseRecord):
+    """Of ``reranked_rankings``."""
+
+    adapter_version: str | None = None
+    adapter_label: str | None = None
+    rerank_top_k: int | None = None
+    setr: str | None = None
+    """SETR's version."""
+    judged: dict[str, JudgedBy] = {}
+    """By stage; earlier versions of SETR did not write it."""
+    judge: str | None = None
+    """The judge of this table, in the record of one stage's table."""
+    judge_prompt: str | None = None
+    stage_2: str | None = None
+    """Why there is no re-ranking, where there is none."""
+    stages: list[str] = []
+
+    def facts(self) -> dict[str, Any]:
+        """The stated fields as a flat table for a report."""
+        facts = self.stated()
+        judged = facts.pop("judged", {})
+        stages = facts.pop("stages", [])
+        for stage, by in judged.items():
+            facts |= {f"{stage} {name}": value for name, value in by.items()}
+        return {**facts, "stages": stages}
+
+
+class ReportRecord(RerankedRecord):
+    """Of ``evaluation_report``."""
+
+    bootstrap_seed: int | None = None
+
+
+class PairsRecord(Record):
+    """Of ``reranker_pairs``."""
+
+    ELSEWHERE = frozenset({"table", "version"})
+
+    digest: str
+    seed: int
+    writer: str
+    table: str
+    version: int
+    rows: int | None = None
+    encoder: str
+    preprocessing: str | None = None
+
+
+class AdapterRecord(Record):
+    """Of ``reranker_adapter``."""
+
+    ELSEWHERE = frozenset({"model_uri", "checkpoints"})
+
+    run: str
+    """Digest of all that determines the training."""
+    model_uri: str
+    checkpoints: str
+    """The training's folder."""
+    label: str
+    """What a score of this adapter must say of its training."""
+
+
+class RegisteredRecord(AdapterRecord):
+    """Of ``registered_reranker``."""
+
+    version: str
+
+
+class PromotedRecord(Record):
+    """Of ``promoted_reranker``."""
+
+    ELSEWHERE = frozenset({"reason"})
+
+    champion: str
+    reason: str
