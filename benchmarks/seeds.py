@@ -66,11 +66,11 @@ def world_of(settings: Settings) -> World:
         raise SetrError(
             f"{settings.checkpoint_root}: the adapter's training has left no result; run the demo again"
         )
-    rows = latest_scores(bench).select("dataset", "strategy", "stage", "metric", "value").iter_rows()
+    rows = latest_scores(bench).select("dataset", "method", "reranker", "metric", "value").iter_rows()
     values = {
-        (kind, strategy if stage == "coarse" else stage, metric): value
-        for kind, strategy, stage, metric, value in rows
-        if stage == "coarse" or strategy == "intersection"
+        (kind, reranker or method, metric): value
+        for kind, method, reranker, metric, value in rows
+        if not reranker or method == "intersection"
     }
     options = settings.miniature.model_dump(exclude={"seed"})
     made_by = f"miniature version {WORLD_VERSION}, {json.dumps(options)}; judge {trained.base_id}"

@@ -14,6 +14,7 @@ from setr_assets.code_versions import when
 from setr_assets.composing import POOL, CallCounter
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.records import CoarseRecord, JudgedBy, Record, RerankedRecord, content_digest
 from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench
@@ -192,6 +193,9 @@ def _stages(version: str | None) -> list[str]:
         "evaluation.bootstrap_samples",
         "evaluation.seed",
         "evaluation.contact_sheet_queries",
+        "evaluation.baselines",
+        "evaluation.caption_baselines",
+        "coarse.caption_default",
     ),
     kinds={"polars", "html"},
     deps=[
@@ -224,7 +228,7 @@ def evaluation_report(
             "dagster/column_schema": previews.columns(assessment.rows),
             "report": dg.MetadataValue.path(page.absolute()),
             "champion": assessment.note.adapter_version or "none yet",
-            **_scores(assessment.rows, headline),
+            **_scores(assessment.rows, headline, assessment.note.strategy),
         }
         if assessment.comparisons:
             metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
@@ -245,15 +249,15 @@ def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
 
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
-    measured = rows.filter(rows["stage"] != "random")
+    measured = rows.filter(rows["method"] != RANDOM.method)
     if measured.is_empty():
         return f"no metric could be computed, the page says why; {page}"
     metric = headline_metrics(measured["metric"], headline)[0]
     best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
-    return f"best {metric} {best['value']:.1f} % ({best['strategy']}, {best['stage']}); {page}"
+    return f"best {metric} {best['value']:.1f} % ({Row.of(best).title}); {page}"
 
 
-def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
+def _scores(rows: pl.DataFrame, headline: Sequence[str], method: str) -> dict[str, Any]:
     """The headline metrics as numbers (Dagster plots them over time) and the whole table to read."""
     from setr_lib.evaluation.leaderboard import headline_metrics
 
@@ -261,12 +265,11 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
         return {"scores": "none: the targets of this split are not public"}
     chosen = rows.filter(rows["metric"].is_in(headline_metrics(rows["metric"], headline)))
     numbers = {
-        f"{row['metric']} {row['strategy']} {row['stage']}": row["value"]
-        for row in chosen.iter_rows(named=True)
-        if row["stage"] in ("base judge", "adapter")
-        or row["strategy"] in ("intersection", "captions_intersection")
+        f"{line['metric']} {Row.of(line).title}": line["value"]
+        for line in chosen.iter_rows(named=True)
+        if line["reranker"] or line["method"] == method
     }
-    shown = chosen.select("strategy", "stage", "metric", "value", "ci_low", "ci_high")
+    shown = chosen.select(*COLUMNS, "metric", "value", "ci_low", "ci_high")
     return {**numbers, "scores": previews.rows(shown, 50)}
 
 
@@ -278,7 +281,7 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str]) -> dict[str, Any]:
     deps=["evaluation_report"],
 )
 def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
-    """The latest scores of every evaluation set, one row per set, strategy, stage and metric: what `setr leaderboard`
+    """The latest scores of every evaluation set, one row per set, method, re-ranker and metric: what `setr leaderboard`
     prints."""
     from setr_lib.assessing import latest_scores
     from setr_lib.benchmarks import headlines
@@ -302,11 +305,11 @@ def _best_of_each_set(frame: pl.DataFrame, headlines: Mapping[str, Sequence[str]
 
     shown: dict[str, Any] = {}
     for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
-        measured = rows.filter(rows["stage"] != "random")
+        measured = rows.filter(rows["method"] != RANDOM.method)
         names = (rows if measured.is_empty() else measured)["metric"]
         metric = headline_metrics(names, headlines.get(str(dataset), ()))[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
-            ordered.select("strategy", "stage", "metric", "value", "ci_low", "ci_high", "comparable"), 20
+            ordered.select(*COLUMNS, "metric", "value", "ci_low", "ci_high", "comparable"), 20
         )
     return shown

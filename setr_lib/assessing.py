@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.evaluation.row import Row
 from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
 from setr_lib.workbench import Workbench
 
@@ -20,13 +21,8 @@ if TYPE_CHECKING:
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
 
-Ranker = tuple[str, str]
-"""(strategy, stage), as in the leaderboard."""
-
-_STAGE_1_RIVALS = ("sum", "union_text")
-_CAPTION_RIVALS = ("captions_union", "captions_text")
-_CAPTION_METRICS = ("R@10", "R_subset@1", "mAP@10")
-
+ADAPTED = "adapter"
+"""The re-ranker whose rows carry the label of the champion's training."""
 CAPTION_PROXY = "caption proxy"
 """The label of a ranking that was made over captions."""
 
@@ -38,7 +34,7 @@ class Assessment:
     evaluation_set: EvaluationSet
     queries: pl.DataFrame
     gallery: pl.DataFrame
-    rankings: dict[Ranker, pl.DataFrame]
+    rankings: dict[Row, pl.DataFrame]
     rows: pl.DataFrame
     comparisons: list[PairedDifference]
     left_out: dict[str, str]
@@ -73,7 +69,7 @@ def assess(bench: Workbench, key: str) -> Assessment:
         gallery=gallery,
         rankings=rankings,
         rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.benchmark, evaluations, note.strategy),
+        comparisons=_comparisons(bench, each.benchmark, evaluations, Row(note.strategy)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -96,33 +92,38 @@ def _by_captions(bench: Workbench, method: str) -> bool:
 def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
     """The HTML page of an assessment; its path."""
     from setr_lib.evaluation.metrics import left_out_sentences
-    from setr_lib.evaluation.report import ReportOptions, write_report
+    from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
     settings = bench.settings
+    each = assessment.evaluation_set
     return write_report(
         settings.report_root / key,
-        key,
-        f"{assessment.evaluation_set.dataset} {assessment.evaluation_set.split}",
-        assessment.queries,
-        assessment.gallery,
-        _every_caption(bench, key, assessment)
-        if assessment.caption_proxy
-        else bench.read_table("reference_captions", CAPTIONS, key),
-        bench.read_table("query_compositions", COMPOSITIONS, key),
-        assessment.rankings,
-        assessment.rows,
-        {name.replace("_", " "): str(value) for name, value in assessment.note.facts().items()},
+        ReportData(
+            key,
+            f"{each.dataset} {each.split}",
+            assessment.queries,
+            assessment.gallery,
+            assessment.rankings,
+            assessment.rows,
+            captions=_every_caption(bench, key, assessment)
+            if assessment.caption_proxy
+            else bench.read_table("reference_captions", CAPTIONS, key),
+            compositions=bench.read_table("query_compositions", COMPOSITIONS, key),
+            provenance={
+                name.replace("_", " "): str(value) for name, value in assessment.note.facts().items()
+            },
+            paired=assessment.comparisons,
+        ),
         ReportOptions(
-            protocol=assessment.evaluation_set.benchmark.protocol_text,
-            headline=assessment.evaluation_set.benchmark.headline_metrics,
-            strategy=assessment.note.strategy,
+            protocol=each.benchmark.protocol_text,
+            headline=each.benchmark.headline_metrics,
+            method=assessment.note.strategy,
             caption_proxy=assessment.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
             notes=tuple(left_out_sentences(assessment.left_out)),
         ),
-        assessment.comparisons,
     )
 
 
@@ -145,12 +146,11 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
 
     if assessment.caption_proxy:
         return None
-    strategy = assessment.note.strategy
-    shown = {stage: frame for (name, stage), frame in assessment.rankings.items() if name == strategy}
-    after = shown.get("adapter", shown.get("base judge"))
-    groups = choose_cases(
-        assessment.queries, shown["coarse"], after, count=1, seed=bench.settings.evaluation.seed
-    )
+    coarse = Row(assessment.note.strategy)
+    shown = {row: frame for row, frame in assessment.rankings.items() if row.coarse == coarse}
+    after = next((frame for row, frame in reversed(shown.items()) if row.reranker), None)
+    seed = bench.settings.evaluation.seed
+    groups = choose_cases(assessment.queries, shown[coarse], after, count=1, seed=seed)
     if not groups or not groups[0].query_ids:
         return None
     query = assessment.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
@@ -158,7 +158,7 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
     paths = dict(assessment.gallery.select("image_id", "path").iter_rows())
     strips = [
         Strip(
-            f"{strategy} · {stage}",
+            row.title,
             tiles_of(
                 frame.filter(query_id=query["query_id"], pool="gallery"),
                 paths,
@@ -166,7 +166,7 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
                 reference_id=query["reference_id"],
             ),
         )
-        for stage, frame in shown.items()
+        for row, frame in shown.items()
     ]
     return draw_contact_sheet(
         paths.get(query["reference_id"]),
@@ -177,15 +177,15 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
     )
 
 
-def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Ranker, pl.DataFrame]:
+def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
     names = [method.name for method in bench.methods(key)]
-    found: dict[Ranker, pl.DataFrame] = {
-        (name, "coarse"): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
+    found: dict[Row, pl.DataFrame] = {
+        Row(name): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
     }
-    for stage in note.stages:
-        found[note.strategy, stage] = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+    for reranker in note.stages:
+        found[Row(note.strategy, reranker)] = bench.read_table(bench.reranked_table(key, reranker), RANKINGS)
     return found
 
 
@@ -194,20 +194,20 @@ def _evaluations(
     each: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    rankings: dict[Ranker, pl.DataFrame],
-) -> dict[Ranker, Evaluation]:
+    rankings: dict[Row, pl.DataFrame],
+) -> dict[Row, Evaluation]:
     from setr_lib.evaluation.metrics import evaluate
 
     every = _as_ranked(gallery)
     return {
-        ranker: evaluate(
+        row: evaluate(
             each.benchmark,
             queries,
             frame,
-            every if _by_captions(bench, ranker[0]) else gallery,
+            every if _by_captions(bench, row.method) else gallery,
             unranked="miss",
         )
-        for ranker, frame in rankings.items()
+        for row, frame in rankings.items()
     }
 
 
@@ -216,8 +216,8 @@ def _rows(
     each: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    rankings: dict[Ranker, pl.DataFrame],
-    evaluations: dict[Ranker, Evaluation],
+    rankings: dict[Row, pl.DataFrame],
+    evaluations: dict[Row, Evaluation],
     note: RerankedRecord,
 ) -> pl.DataFrame:
     import polars as pl
@@ -228,17 +228,16 @@ def _rows(
     caveats = _caption_caveats(bench, each.key, gallery.height)
     proxy = _by_captions(bench, note.strategy)
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
-    for (strategy, stage), found in evaluations.items():
-        adapted, captioned = stage == "adapter", _by_captions(bench, strategy)
+    for row, found in evaluations.items():
+        adapted, captioned = row.reranker == ADAPTED, _by_captions(bench, row.method)
         zero_shot = CAPTION_PROXY if captioned else "zero-shot"
         parts.append(
             metric_rows(
                 each,
                 queries,
-                rankings[strategy, stage],
+                rankings[row],
                 _as_ranked(gallery) if captioned else gallery,
-                strategy=strategy,
-                stage=stage,
+                row=row,
                 settings=options,
                 adapter_version=note.adapter_version if adapted else None,
                 label=note.adapter_label or zero_shot if adapted else zero_shot,
@@ -257,34 +256,29 @@ def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
 
 
 def _comparisons(
-    bench: Workbench, benchmark: Benchmark, evaluations: dict[Ranker, Evaluation], default: str
+    bench: Workbench, benchmark: Benchmark, evaluations: dict[Row, Evaluation], default: Row
 ) -> list[PairedDifference]:
-    """The margins that matter: the default strategy over the unions, the judges over stage 1 and over each other."""
+    """The margins that matter: the default method over the baselines, each re-ranker over stage 1 and over those before it."""
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 
     coarse_metric, judged_metric = benchmark.compared_metrics
-    pairs: list[tuple[Ranker, Ranker, str]] = [
-        ((default, "coarse"), (rival, "coarse"), coarse_metric)
-        for rival in _STAGE_1_RIVALS
-        if rival != default
-    ]
-    pairs += [
-        ((default, "base judge"), (default, "coarse"), judged_metric),
-        ((default, "adapter"), (default, "coarse"), judged_metric),
-        ((default, "adapter"), (default, "base judge"), judged_metric),
-    ]
-    pairs += [
-        (("captions_intersection", "coarse"), (rival, "coarse"), metric)
-        for rival in _CAPTION_RIVALS
-        for metric in _CAPTION_METRICS
-    ]
     options = bench.settings.evaluation
+    pairs = [(default, Row(name), coarse_metric) for name in options.baselines if Row(name) != default]
+    reranked = [row for row in evaluations if row.reranker and row.coarse == default]
+    for place, row in enumerate(reranked):
+        pairs += [(row, before, judged_metric) for before in (default, *reranked[:place])]
+    captions = Row(bench.method(bench.settings.coarse.caption_default).name)
+    pairs += [
+        (captions, Row(name), metric)
+        for name in options.caption_baselines
+        for metric in benchmark.headline_metrics
+    ]
     found: list[PairedDifference] = []
     for a, b, metric in pairs:
         if a not in evaluations or b not in evaluations:
             continue
-        if not all(metric in evaluations[ranker].summary for ranker in (a, b)):
+        if not all(metric in evaluations[row].summary for row in (a, b)):
             continue
         difference = paired_difference(
             evaluations[a].per_query,
@@ -294,7 +288,7 @@ def _comparisons(
             seed=options.seed,
         )
         value, low, high = (100 * float(part) for part in difference)
-        found.append(PairedDifference(" · ".join(a), " · ".join(b), metric, value, low, high))
+        found.append(PairedDifference(a.title, b.title, metric, value, low, high))
     return found
 
 

@@ -92,12 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("dataset", help="a data set whose benchmark has a test server, e.g. circo")
     submit.add_argument("--split", help="default: the one that the server scores (test1, test)")
     submit.add_argument(
+        "--reranker",
         "--stage",
+        dest="stage",
+        metavar="NAME",
         type=lambda text: text.replace("-", " "),
-        choices=("adapter", "base judge", "coarse"),
-        help="default: the first of these that is there",
+        help="whose order to submit: a re-ranker, or coarse for stage 1's (default: the last re-ranker that is there)",
     )
-    submit.add_argument("--strategy", help="a coarse strategy (default: that of the stage)")
+    submit.add_argument(
+        "--method", "--strategy", dest="strategy", help="a retrieval method (default: the re-ranked one)"
+    )
     submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
     submit.set_defaults(command=_submit)
 
@@ -107,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--dataset", help="an evaluation set or data set whose gallery is embedded (default: the first)"
     )
+    search.add_argument("--method", help="the retrieval method of stage 1 (default: [coarse] default)")
     search.add_argument("--gallery", help="FashionIQ: one category only, e.g. dress")
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
     search.add_argument(
@@ -242,6 +247,7 @@ def _search(settings: Settings, options: argparse.Namespace) -> int:
         text=options.text,
         dataset=options.dataset,
         gallery=options.gallery,
+        method=options.method,
         k=options.k,
         output=options.output,
     )

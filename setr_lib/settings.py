@@ -334,6 +334,10 @@ class EvaluationSettings(Section):
     seed: Seed = 5
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
     """Best and worst cases shown in a report, each."""
+    baselines: list[StrategyName] = ["sum", "union_text"]
+    """Methods over which the default method's margin is shown, where they are ranked."""
+    caption_baselines: list[StrategyName] = ["captions_union", "captions_text"]
+    """The same where captions are ranked: margins of ``[coarse] caption_default``."""
     limit: Count | None = None
     """Only the first N queries of each set (a trial run); such rows are marked not comparable."""
 

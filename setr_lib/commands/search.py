@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
     from setr_lib.progress import Progress
 
 _QUERY, _REFERENCE = "search", "(reference)"
@@ -43,6 +44,7 @@ def run(
     text: str,
     dataset: str | None,
     gallery: str | None,
+    method: str | None,
     k: int,
     output: Path | None,
 ) -> int:
@@ -60,12 +62,13 @@ def run(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
+    chosen = bench.method(method or settings.coarse.default)
     with progress_on_terminal() as progress:
-        found = search(bench, key, image, text.strip(), gallery, progress)
+        found = search(bench, key, image, text.strip(), gallery, progress, chosen)
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _sheet(image, text, found, settings.coarse.default, k).save(path)
+        _sheet(image, text, found, chosen.name, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
     _print(found, key, k, path)
@@ -98,15 +101,37 @@ def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
 
 
 def search(
-    bench: Workbench, key: str, image: Path, text: str, gallery_name: str | None, progress: Progress
+    bench: Workbench,
+    key: str,
+    image: Path,
+    text: str,
+    gallery_name: str | None,
+    progress: Progress,
+    method: Method | None = None,
 ) -> Found:
-    """Both stages on one query. ``gallery_name`` restricts FashionIQ to a category.
+    """Both stages on one query.
 
-    The reference itself is left out of the answer where it lies in the gallery. Raises ``SetrError``.
+    The reference itself is left out of the answer where it lies in the gallery.
+
+    Args:
+        bench: Settings, tables and models.
+        key: The evaluation set whose gallery is searched.
+        image: The reference image.
+        text: The modification text.
+        gallery_name: One gallery of several, e.g. a category of FashionIQ.
+        progress: Told how far the models are.
+        method: The retrieval method, one over vectors; the default one of the settings by default.
+
+    Returns:
+        The images before and after re-ranking.
+
+    Raises:
+        SetrError: Something is missing; the message says what to do.
     """
     import polars as pl
 
     from setr_lib.datasets import evaluation_set
+    from setr_lib.methods.method import ranks_captions
     from setr_lib.methods.ranking import rank
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
     from setr_lib.tables import GALLERY
@@ -119,7 +144,11 @@ def search(
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
     query = _query(text)
     encoded, index, caption = _encoded(bench, key, query, reference, image, progress)
-    method = bench.method(settings.coarse.default)
+    method = method or bench.method(settings.coarse.default)
+    if ranks_captions(method):
+        raise SetrError(
+            f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
+        )
     coarse = rank(
         method,
         encoded,

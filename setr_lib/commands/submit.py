@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.assessing import ADAPTED
 from setr_lib.errors import SetrError
+from setr_lib.evaluation.row import Row
 from setr_lib.records import RerankedRecord
 from setr_lib.settings import Settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
@@ -18,25 +20,22 @@ if TYPE_CHECKING:
 
     from setr_lib.datasets import EvaluationSet
 
-STAGES = ("adapter", "base judge", "coarse")
-"""Best first: what is submitted unless a person says otherwise."""
+COARSE = "coarse"
+"""What ``--stage`` calls the ranking of stage 1."""
 
 
 @dataclass(frozen=True)
 class Chosen:
     """A materialised ranking: ``table`` is its name at the workbench."""
 
-    strategy: str
-    stage: str
+    row: Row
     table: str
     adapter_version: str | None = None
 
     @property
     def title(self) -> str:
         """How it is called on the leaderboard."""
-        return f"{self.strategy} · {self.stage}" + (
-            f" v{self.adapter_version}" if self.adapter_version else ""
-        )
+        return self.row.title + (f" v{self.adapter_version}" if self.adapter_version else "")
 
 
 def run(
@@ -59,7 +58,7 @@ def run(
     rankings = bench.read_table(chosen.table, RANKINGS)
     queries = read_queries(each)
     name = "-".join(
-        re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.strategy, chosen.stage)
+        re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.row.method, chosen.row.stage)
     )
     folder = output or settings.storage_root / "submissions"
     written = write_submission(each, queries, rankings, listed_gallery(each), folder, name)
@@ -87,18 +86,18 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
 
 def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
-    """The best materialised ranking of set ``key``: the adapter's, else the base judge's, else the coarse one.
+    """The best materialised ranking of set ``key``: the last re-ranker's that settings name, else the coarse one.
 
     ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking only. Raises
     ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
     wanted = None if strategy is None else bench.method(strategy).name
-    if stage != "coarse":
+    if stage != COARSE:
         record = _reranked_record(bench, key, required=stage is not None)
         if record is not None and (found := _reranked(bench, key, record, stage, wanted)):
             return found
     name = wanted or bench.method(bench.settings.coarse.default).name
-    return Chosen(name, "coarse", bench.coarse_table(key, name))
+    return Chosen(Row(name), bench.coarse_table(key, name))
 
 
 def _reranked_record(bench: Workbench, key: str, *, required: bool) -> RerankedRecord | None:
@@ -115,7 +114,7 @@ def _reranked(
     bench: Workbench, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    made, there = bench.method(record.strategy).name, [each for each in STAGES if each in record.stages]
+    made, there = bench.method(record.strategy).name, list(reversed(record.stages))
     if strategy not in (None, made):
         if stage is None:
             return None
@@ -124,10 +123,10 @@ def _reranked(
             "use --stage coarse"
         )
     if stage is not None and stage not in there:
-        raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, 'coarse'])}")
-    picked = stage or there[0]
-    version = record.adapter_version if picked == "adapter" else None
-    return Chosen(made, picked, bench.reranked_table(key, picked), version)
+        raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, COARSE])}")
+    picked = Row(made, stage or there[0])
+    version = record.adapter_version if picked.reranker == ADAPTED else None
+    return Chosen(picked, bench.reranked_table(key, picked.reranker), version)
 
 
 def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:

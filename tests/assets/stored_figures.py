@@ -18,7 +18,7 @@ SCORE_TOLERANCE = 1e-5
 """Of the judge's logit differences."""
 _QUERIES_WITH_SCORES = 40
 """Queries of each re-ranked table, the first ones, whose judge scores are stored."""
-_KEY = ["dataset", "split", "strategy", "stage", "metric"]
+_KEY = ["dataset", "split", "method", "reranker", "metric"]
 _LIST = ["query_id", "pool", "rank", "image_id"]
 
 

@@ -98,12 +98,12 @@ def test_the_run_succeeds_without_any_model(first: Run, settings: Settings) -> N
 
 def test_every_row_is_labelled_and_none_is_comparable(bench: Workbench) -> None:
     rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
-    assert set(rows["strategy"]) == {"random", *STRATEGIES}
-    assert set(rows["stage"]) == {"random", "coarse"}
+    assert set(rows["method"]) == {"random", *STRATEGIES}
+    assert set(rows["reranker"]) == {""}
     assert set(rows["n_queries"]) == {6}
     assert set(rows["coverage"]) == {1.0}, "every image is ranked"
     assert not rows["comparable"].any()
-    labels = rows.filter(stage="coarse")["label"].unique().to_list()
+    labels = rows.filter(pl.col("method") != "random")["label"].unique().to_list()
     assert len(labels) == 1 and labels[0].startswith(
         "caption proxy; captions were ranked, no image was looked at; "
     )
@@ -112,9 +112,9 @@ def test_every_row_is_labelled_and_none_is_comparable(bench: Workbench) -> None:
 
 def test_targets_are_found_by_their_words(bench: Workbench) -> None:
     rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
-    found = rows.filter(metric="R@1", strategy="captions_intersection")["value"].item()
+    found = rows.filter(metric="R@1", method="captions_intersection")["value"].item()
     assert found == 100.0, "the text names the target, and refuses the reference"
-    chance = rows.filter(metric="R@1", stage="random")["value"].item()
+    chance = rows.filter(metric="R@1", method="random")["value"].item()
     assert chance == pytest.approx(100 / 7)
 
 
@@ -150,8 +150,8 @@ def test_stage_2_is_left_out_in_words(first: Run, bench: Workbench) -> None:
     assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
     assert bench.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
     comparisons = {(c.a, c.b, c.metric) for c in assess(bench, "cirr-val").comparisons}
-    union = "captions_union · coarse"
-    assert ("captions_intersection · coarse", union, "R_subset@1") in comparisons
+    union = "captions_union"
+    assert ("captions_intersection", union, "R_subset@1") in comparisons
 
 
 def test_a_second_run_changes_no_table_and_no_version(settings: Settings, first: Run) -> None:
@@ -211,10 +211,10 @@ def test_images_and_captions_together_give_both_kinds_of_rows(tmp_path: Path) ->
     run = run_job(settings, EVALUATION, ["cirr-val"])
     assert run.failures == {}
     rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
-    assert {*STRATEGIES, "sum", "intersection"} <= set(rows["strategy"])
-    assert set(rows.filter(strategy="captions_union")["stage"]) == {"coarse"}
-    assert "base judge" in set(rows.filter(strategy="intersection")["stage"])
-    labels = dict(rows.filter(metric="R@1").select("strategy", "label").iter_rows())
+    assert {*STRATEGIES, "sum", "intersection"} <= set(rows["method"])
+    assert set(rows.filter(method="captions_union")["reranker"]) == {""}
+    assert "base judge" in set(rows.filter(method="intersection")["reranker"])
+    labels = dict(rows.filter(metric="R@1").select("method", "label").iter_rows())
     assert labels["captions_union"].startswith("caption proxy")
     assert labels["sum"].startswith("zero-shot") and "captions" not in labels["random"]
 
@@ -229,10 +229,11 @@ def test_cirr_val_by_its_real_captions(tmp_path: Path) -> None:
     assert set(rows["n_queries"]) == {4181}
     assert rows["label"].str.contains("2 of 2,297 images have no caption and rank last").all()
     assert run.metadata["gallery_embeddings", "cirr-val"]["images_with_captions"] == 2295
-    value = {(strategy, metric): found for strategy, metric, found in rows.select("strategy", "metric", "value").rows()}  # fmt: skip
+    found = rows.select("method", "metric", "value").rows()
+    value = {(method, metric): number for method, metric, number in found}
     for metric, floor in (("R@10", 44.0), ("R_subset@1", 43.7)):
         assert value["captions_intersection", metric] > value["captions_union", metric] > floor
     differences = assess(workbench_for(settings), "cirr-val").comparisons
     above = {(c.b, c.metric): c.low for c in differences if c.a.startswith("captions_intersection")}
-    assert above["captions_union · coarse", "R@10"] > 0
-    assert above["captions_union · coarse", "R_subset@1"] > 0
+    assert above["captions_union", "R@10"] > 0
+    assert above["captions_union", "R_subset@1"] > 0

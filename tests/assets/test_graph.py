@@ -210,7 +210,7 @@ def test_graph_runs_with_the_architectures_of_real_models(
     assert run.success
     assert all(run.checks.values())
     rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
-    assert set(rows["stage"]) == {"random", "coarse", "base judge", "adapter"}
+    assert set(rows["reranker"]) == {"", "base judge", "adapter"}
     assert set(rows["n_queries"]) == {2}
 
 

@@ -266,6 +266,8 @@ CHANGES: dict[str, object] = {
     "reranking.adapter.seed": 12,
     "evaluation.bootstrap_samples": 200,
     "evaluation.seed": 6,
+    "evaluation.baselines": ["text"],
+    "evaluation.caption_baselines": ["captions_text"],
     "evaluation.contact_sheet_queries": 2,
     "evaluation.limit": 1,
     "registry.model": "other",
@@ -551,11 +553,11 @@ def test_lists_too_short_for_a_metric_leave_it_out_to_the_end(
     run = run_job(settings, EVALUATION, ["fashioniq-val", "circo-val"])
     assert run.success, run.failures
     rows = pl.read_parquet(settings.table_path("evaluation_report", "fashioniq-val"))
-    assert set(rows["stage"]) == {"random"}, "R@10 and R@50 are all that FashionIQ has"
+    assert set(rows["method"]) == {"random"}, "R@10 and R@50 are all that FashionIQ has"
     page = (settings.report_root / "fashioniq-val" / "index.html").read_text(encoding="utf-8")
     assert "left out: R@10" in page and "a ranking is only 8 long" in page
     rows = pl.read_parquet(settings.table_path("evaluation_report", "circo-val"))
-    measured = set(rows.filter(rows["stage"] != "random")["metric"])
+    measured = set(rows.filter(rows["method"] != "random")["metric"])
     assert {"mAP@5", "R@5"} <= measured and not {"mAP@10", "R@50"} & measured
     assert main(["--config", str(settings.base_dir / "setr.toml"), "leaderboard"]) == 0
     assert "fashioniq val" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_it_is_measured_and_stands_on_the_leaderboard(garden: Settings) -> None:
         ]
     )
     assert rows["metric"].unique(maintain_order=True).to_list() == ["R@1", "R@5", "R@10"]
-    floor = dict(rows.filter(stage="random").select("metric", "value").iter_rows())
+    floor = dict(rows.filter(method="random").select("metric", "value").iter_rows())
     one, two = 1 / 12, 1 - (11 / 12) * (10 / 11)
     assert floor["R@1"] == pytest.approx(100 * (one + two) / 2)
     assert rows["comparable"].all()
