@@ -53,7 +53,7 @@ check: setup ## lint, format, types, layers, definitions
 soak: setup ## kill and resume every long step; the headlines on other worlds, SOAK_SEEDS="0 1 2" (slow)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
-mutants: setup ## change formulas and gates on purpose, one at a time: does a test notice? (ARGS="loss*" for some; slow)
+mutants: setup ## change formulas and gates one at a time: does a test notice? (ARGS="loss*" for some; slow)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
 clean: ## remove what runs made (var/, dagster_home/ but its dagster.yaml, caches); .venv stays

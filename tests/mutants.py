@@ -1,9 +1,9 @@
 """Mutation testing with mutants written down by hand: does a test notice when a formula or a gate is wrong?
 
-``python -m tests.mutants [PATTERN ...]`` copies the repository's files into temporary folders, checks that the named tests
-pass there, applies the mutants of ``mutants.toml`` one at a time and runs each one's test, which must fail. It prints a
-line for each mutant; exit status 1 where one survives or cannot be tried. A pattern (``loss*``, ``*pairs.py*``) selects
-mutants by name, file or test.
+``python -m tests.mutants [PATTERN ...]`` copies the repository's files into temporary folders, checks that the
+named tests pass there, applies the mutants of ``mutants.toml`` one at a time and runs each one's test, which must
+fail. It prints a line for each mutant; exit status 1 where one survives or cannot be tried.
+A pattern (``loss*``, ``*pairs.py*``) selects mutants by name, file or test.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Outcome:
     """What became of one mutant.
 
     Attributes:
-        state: ``noticed``: its test failed; ``SURVIVED``: its test passed; ``BROKEN``: its test could not be run.
+        state: ``noticed``: its test failed; ``SURVIVED``: it passed; ``BROKEN``: it could not be run.
         seconds: How long the test took.
         detail: The failure's line of pytest's summary; where it is broken, the end of pytest's output.
     """
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def read_mutants(file: Path = LIST) -> list[Mutant]:
-    """The mutants of a TOML file. Raises ``TypeError`` where one has other keys than :class:`Mutant` has fields."""
+    """The mutants of a TOML file. Raises ``TypeError`` where an entry lacks a field or has another."""
     return [Mutant(**entry) for entry in tomllib.loads(file.read_text(encoding="utf-8"))["mutant"]]
 
 
@@ -89,7 +89,7 @@ def selected(mutants: Sequence[Mutant], patterns: Sequence[str]) -> list[Mutant]
 
 
 def faults_of(mutants: Sequence[Mutant], root: Path = REPOSITORY) -> Iterator[str]:
-    """What is wrong with the list itself, a sentence each: found by reading files, without running anything."""
+    """What is wrong with the list itself, a sentence each; nothing is run to find it."""
     names = [mutant.name for mutant in mutants]
     yield from (f"{name}: the name is used twice" for name in sorted(set(names)) if names.count(name) > 1)
     for mutant in mutants:
@@ -172,7 +172,7 @@ def _copy(root: Path, tree: Path) -> Path:
 
 
 def _shares(mutants: Sequence[Mutant]) -> list[list[str]]:
-    """The tests in one share per worker; those of a file stay together, for they share what is slow to make."""
+    """The tests in one share per worker; those of a file stay together and share fixtures."""
     by_file: dict[str, dict[str, None]] = {}
     for mutant in mutants:
         by_file.setdefault(mutant.test.partition("::")[0], {})[mutant.test] = None
@@ -213,7 +213,7 @@ def _outcome(trees: SimpleQueue[Path], mutant: Mutant) -> Outcome:
 
 
 def _write(file: Path, source: str) -> None:
-    """Write a source file and drop its byte code, which Python might take for current (same second, same size)."""
+    """Write a source file and drop its byte code, which may look current (same second, same size)."""
     file.write_text(source, encoding="utf-8")
     Path(cache_from_source(str(file))).unlink(missing_ok=True)
 

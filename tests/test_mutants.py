@@ -70,7 +70,8 @@ def test_names_are_used_once(root: Path) -> None:
 
 
 def test_tests_may_have_parameters_and_a_class(root: Path) -> None:
-    named = [replace(HALF, name=test, test=f"test_mine.py::{test}") for test in ("test_half[1-2]", "TestOfTwo::test_two")]  # fmt: skip
+    tests = ("test_half[1-2]", "TestOfTwo::test_two")
+    named = [replace(HALF, name=test, test=f"test_mine.py::{test}") for test in tests]
     assert list(faults_of(named, root)) == []
 
 
@@ -96,5 +97,5 @@ def test_a_survivor_is_told_from_a_noticed_mutant_and_the_tree_is_left_alone(roo
 
 def test_a_test_that_fails_anyway_notices_nothing(root: Path) -> None:
     (root / "test_mine.py").write_text(TESTS.replace("== 2", "== 3"))
-    with pytest.raises(MutantError, match="(?s)fail without any mutant.*test_half"):
+    with pytest.raises(MutantError, match=r"(?s)fail without any mutant.*test_half"):
         list(try_mutants([HALF], root))
