@@ -327,8 +327,14 @@ def test_triplets_give_pairs_of_the_same_kinds() -> None:
     def encode(texts):
         return np.stack([np.random.default_rng(zlib.crc32(t.encode())).normal(size=16) for t in texts]).astype(np.float32)  # fmt: skip
 
+    wanted = {kind: 20 if kind == "shuffled_text_negative" else 1 for kind in NEGATIVE_KINDS}
     found = synthesise_pairs(
-        images, names, vectors, PairSettings(groups=60), triplets=triplets, encode_texts=encode
+        images,
+        names,
+        vectors,
+        PairSettings(groups=60, negatives_per_group=wanted),
+        triplets=triplets,
+        encode_texts=encode,
     )
     assert set(found["kind"]) == {"positive", *NEGATIVE_KINDS}
     assert found["source"].unique().to_list() == ["triplets"]
