@@ -22,7 +22,7 @@ from setr_lib.reranking.pairs import (
     synthesise_pairs,
 )
 from setr_lib.reranking.phrasing import phrase_edits, phrasings
-from setr_lib.settings import PairSettings
+from setr_lib.settings import NegativeKind, PairSettings
 from setr_lib.tables import PAIRS
 
 COLOURS, SHAPES, SIZES = ("red", "blue", "green", "amber"), ("cube", "vase", "lamp"), ("small", "large")
@@ -327,7 +327,9 @@ def test_triplets_give_pairs_of_the_same_kinds() -> None:
     def encode(texts):
         return np.stack([np.random.default_rng(zlib.crc32(t.encode())).normal(size=16) for t in texts]).astype(np.float32)  # fmt: skip
 
-    wanted = {kind: 20 if kind == "shuffled_text_negative" else 1 for kind in NEGATIVE_KINDS}
+    wanted: dict[NegativeKind, int] = {
+        kind: 20 if kind == "shuffled_text_negative" else 1 for kind in NEGATIVE_KINDS
+    }
     found = synthesise_pairs(
         images,
         names,
