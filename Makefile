@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test dev check soak clean
+.PHONY: help setup demo test dev check soak mutants clean
 
 help: ## list these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ check: setup ## lint, format, types, layers, definitions
 
 soak: setup ## kill and resume every long step; the headlines on other worlds, SOAK_SEEDS="0 1 2" (slow)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+mutants: setup ## change formulas and gates one at a time: does a test notice? (ARGS="loss*" for some; slow)
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 clean: ## remove what runs made (var/, dagster_home/ but its dagster.yaml, caches); .venv stays
 	@rm -rf var .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 
 # A busy machine is not a failing property; CI tries the same examples every time, a person new ones.
 hypothesis_settings.register_profile("setr", deadline=None, derandomize=bool(os.environ.get("CI")))
+# Of a mutant only whether it is noticed is asked: shrinking an example can take minutes.
+hypothesis_settings.register_profile(
+    "mutants", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 hypothesis_settings.load_profile("setr")
 
 # Before any test imports torch: two test processes with a thread per core each would slow one another down.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import permutations
+from math import comb
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from setr_lib.benchmarks.metrics import RandomPools, RecallAt
 from setr_lib.evaluation.floor import random_floor, random_intervals, random_rankings
 from setr_lib.evaluation.metrics import evaluate
 from setr_lib.tables import RANKINGS
@@ -40,6 +44,15 @@ def test_closed_form_is_the_mean_over_all_orders(
     exact = averaged_over_all_orders(kind, queries, gallery, rankings_of)
     floor = random_floor(kind, queries, gallery)
     assert {name: floor[name] for name in exact} == pytest.approx(exact)
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 60))
+def test_chance_of_any_target_is_hypergeometric(data: st.DataObject, size: int, depth: int) -> None:
+    targets = data.draw(st.integers(0, size))
+    pools = RandomPools(np.array([size]), [[True] * targets + [False]], np.zeros(1, dtype=np.int64))
+    drawn = min(depth, size)
+    expected = 1 - comb(size - targets, drawn) / comb(size, drawn)
+    assert RecallAt(depth).chance(pools) == pytest.approx(expected)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -78,12 +79,15 @@ def test_vector_strategies_are_cosines_of_the_documented_vector(name: str) -> No
     np.testing.assert_allclose(scores, unit(expected_vectors(inputs, name)) @ GALLERY.T, atol=1e-6)
 
 
-def test_product_is_the_rectified_product_of_centred_cosines() -> None:
-    inputs = inputs_of()
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_product_is_the_rectified_product_of_centred_cosines(share: float) -> None:
+    inputs, text_mean = inputs_of(), share * random_unit(1, seed=9)[0]
+    inputs = replace(inputs, queries=replace(inputs.queries, text_center=text_mean))
     encoder, mean = TableEncoder(), GALLERY.mean(axis=0)
     gallery = unit(GALLERY - mean)
     by_image = unit(GALLERY[[3, 7, 11]] - mean) @ gallery.T
-    by_text = unit(encoder.embed_texts(inputs.queries.frame["modification"].to_list())) @ gallery.T
+    texts = encoder.embed_texts(inputs.queries.frame["modification"].to_list())
+    by_text = unit(texts - text_mean) @ gallery.T
     scores = get_method("product").scores(inputs)
     both = (by_image > 1e-6) & (by_text > 1e-6)
     assert both.any() and not both.all()

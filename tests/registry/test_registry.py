@@ -182,6 +182,18 @@ def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Pa
     assert "on the same pairs" in decision.reason
 
 
+def test_an_equal_version_stays_behind(made: Made, tmp_path: Path) -> None:
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    own = made._replace(registry=registry)
+    first, second = (
+        registry.register(uri, sound(uri)) for uri in (log(own, made.good), log(own, replace(made.good, run="again")))
+    )  # fmt: skip
+    registry.promote(first)
+    decision = registry.promote(second)
+    assert (decision.promoted, decision.champion) == (False, first)
+    assert "not above" in decision.reason
+
+
 OTHER_PROMPT = "<reference>{{ modification }}<candidate>match the query ?"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from random import Random
 
@@ -21,7 +22,7 @@ from setr_lib.reranking.pairs import (
     synthesise_pairs,
 )
 from setr_lib.reranking.phrasing import phrase_edits, phrasings
-from setr_lib.settings import PairSettings
+from setr_lib.settings import NegativeKind, PairSettings
 from setr_lib.tables import PAIRS
 
 COLOURS, SHAPES, SIZES = ("red", "blue", "green", "amber"), ("cube", "vase", "lamp"), ("small", "large")
@@ -234,6 +235,42 @@ def test_each_kind_is_what_it_says(images: pl.DataFrame, pairs: pl.DataFrame) ->
             assert not same_core or any(" ".join(place.split()) in text for place in PLACES)
 
 
+def _certainly_fits(modification: str, image: str) -> bool:
+    """Whether the image's caption shows all that "before => after" brings in, and nothing of what it takes away."""
+    before, after = modification.split(" => ")
+    asked = [place for place in PLACES if after.endswith(place)]
+    mine, theirs, there = (
+        set(re.sub("|".join(f" {place}$" for place in PLACES), "", text).split(" above "))
+        for text in (before, after, image)
+    )
+    words = [{word for thing in things for word in thing.split()} for things in (mine, theirs, there)]
+    lost = words[0] - words[1]
+    return theirs - mine <= there and not lost & words[2] and (not asked or image.endswith(asked[0]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shuffled_text_never_fits_its_image(seed: int) -> None:
+    images = a_world(seed=seed)
+    ids, told = images["image_id"].to_list(), images["caption"].to_list()
+    found = synthesise_pairs(
+        images,
+        ids,
+        word_vectors(told),
+        PairSettings(groups=120, seed=seed, negatives_per_group={"shuffled_text_negative": 10}),
+        writer=lambda captions: [" => ".join(pair) for pair in captions],
+    )
+    caption_of = dict(zip(ids, told, strict=True))
+    fits = found.select(
+        pl.struct("modification", "candidate_id").map_elements(
+            lambda row: _certainly_fits(row["modification"], caption_of[row["candidate_id"]]), pl.Boolean
+        )
+    ).to_series()
+    assert fits.filter(found["kind"] == "positive").all()
+    assert (found["kind"] == "shuffled_text_negative").sum() > 500
+    wrong = found.filter(fits & (found["kind"] == "shuffled_text_negative"))
+    assert not wrong.height, wrong.row(0, named=True)
+
+
 def test_most_targets_are_in_another_place_that_the_text_does_not_name(
     images: pl.DataFrame, pairs: pl.DataFrame
 ) -> None:
@@ -290,14 +327,25 @@ def test_triplets_give_pairs_of_the_same_kinds() -> None:
     def encode(texts):
         return np.stack([np.random.default_rng(zlib.crc32(t.encode())).normal(size=16) for t in texts]).astype(np.float32)  # fmt: skip
 
+    wanted: dict[NegativeKind, int] = {
+        kind: 20 if kind == "shuffled_text_negative" else 1 for kind in NEGATIVE_KINDS
+    }
     found = synthesise_pairs(
-        images, names, vectors, PairSettings(groups=60), triplets=triplets, embed_texts=encode
+        images,
+        names,
+        vectors,
+        PairSettings(groups=60, negatives_per_group=wanted),
+        triplets=triplets,
+        embed_texts=encode,
     )
     assert set(found["kind"]) == {"positive", *NEGATIVE_KINDS}
     assert found["source"].unique().to_list() == ["triplets"]
     answers = {tuple(row) for row in triplets.iter_rows()}
     for row in found.iter_rows(named=True):
         assert row["label"] == ((row["reference_id"], row["modification"], row["candidate_id"]) in answers)
+        if row["kind"] == "shuffled_text_negative":
+            asked = row["modification"].split()[-1]
+            assert row["candidate_id"] != asked, "a text of another group with this very target"
     train, held_out = (found.filter(split=split) for split in ("train", "held_out"))
     assert not set(train["candidate_id"]) & set(held_out["candidate_id"])
 

@@ -15,12 +15,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch  # noqa: TID253
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from setr_lib.reranking import training
 from setr_lib.reranking.checkpoint import FolderBusyError, only_trainer
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
+from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.training import learning_rate_at, train_adapter
 from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -251,12 +254,76 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(base: YesNoJudge, tmp_path:
             torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-3)
 
 
+BATCHES = st.lists(
+    st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=1, max_size=4), min_size=1, max_size=5
+)
+
+
+def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tmp_path: Path) -> None:
+    picture = worlds.pictures()["i0"]
+    train_pairs = worlds.pairs().filter(split="train")
+    with lora_layers(base.model, AdapterSettings()):
+        groups = training._groups_of(train_pairs, worlds.pictures())
+        job = training._TrainingLoop(base, groups, worlds.settings(), tmp_path, "run")
+
+    count = {label: train_pairs.filter(label=label).height for label in (True, False)}
+    assert count[False] > count[True]
+    assert job.weights[True] * count[True] == pytest.approx(job.weights[False] * count[False])
+
+    @given(BATCHES)
+    @settings(deadline=None)
+    def holds(batch: list[list[tuple[float, bool]]]) -> None:
+        scores = [torch.tensor([d for d, _ in each], requires_grad=True) for each in batch]
+        made = [
+            (training._LabelledQuery(JudgedQuery(picture, str(n), (picture,) * len(each)), tuple(y for _, y in each)),)
+            for n, each in enumerate(batch)
+        ]  # fmt: skip
+        job._differences = lambda queries: torch.cat([scores[int(query.modification)] for query in queries])
+        d = np.array([score for each in batch for score, _ in each], dtype=np.float32).astype(float)
+        yes = np.array([label for each in batch for _, label in each])
+        weights = np.where(yes, job.weights[True], job.weights[False])
+        expected = (weights * np.logaddexp(0, np.where(yes, -d, d))).sum() / weights.sum()
+        slopes = weights * (1 / (1 + np.exp(-d)) - yes) / weights.sum()
+        for parts in ([made], [[group] for group in made]):
+            loss = sum(job._backward(part, made) for part in parts)
+            assert loss == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            gradients = torch.cat([score.grad for score in scores if score.grad is not None]).numpy()
+            np.testing.assert_allclose(gradients, slopes, rtol=1e-3, atol=1e-6)
+            for score in scores:
+                score.grad = None
+
+    holds()
+
+
+def test_each_epoch_has_every_group_once_in_an_order_of_its_own(base: YesNoJudge, tmp_path: Path) -> None:
+    groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+
+    def epochs(seed: int) -> list[list[int]]:
+        """The places of the groups in the order of the first two epochs."""
+        options = worlds.settings(seed=seed, groups_per_batch=7)
+        with lora_layers(base.model, options):
+            job = training._TrainingLoop(base, groups, options, tmp_path, "run")
+        places = {id(group): number for number, group in enumerate(groups)}
+        steps = [
+            places[id(group)] for step in range(2 * len(groups) // 7 + 1) for group in job.batch_at(step)
+        ]
+        return [steps[start : start + len(groups)] for start in range(0, 2 * len(groups), len(groups))]
+
+    first, second = epochs(1)
+    assert sorted(first) == sorted(second) == list(range(len(groups)))
+    assert first != second
+    assert epochs(1) == [first, second]
+    assert epochs(2)[0] != first
+
+
 def test_the_learning_rate_warms_up_and_falls() -> None:
     options = AdapterSettings(learning_rate=1.0, warmup_share=0.1)
     rates = [learning_rate_at(step, 100, options) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert 0 < rates[-1] < 0.02
+    assert rates[55] == pytest.approx(0.01 + 0.99 / 2), "half-way down, half of what there is to lose"
+    assert 0.01 < rates[-1] < 0.0104
+    assert learning_rate_at(100, 100, options) == pytest.approx(0.01)
 
 
 def test_what_cannot_be_trained_on_is_said(base: YesNoJudge, tmp_path: Path) -> None:
