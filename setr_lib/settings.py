@@ -191,6 +191,11 @@ class TrainingSettings(Section):
     triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether there is anything to train on; the base re-ranker needs nothing."""
+        return self.captions is not None or self.triplets is not None
+
 
 class EncoderSettings(Section):
     """The frozen CLIP of stage 1: any name that open_clip knows, by default the ViT-L/14 that most papers report."""

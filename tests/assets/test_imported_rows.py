@@ -28,6 +28,7 @@ splits = ["val"]
 
 [models.judge]
 name = "no/model/is/here"
+prompts = "miniature"
 """
 
 
