@@ -35,6 +35,7 @@ from benchmarks.material import (
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.commands.env import apply
 from setr_lib.errors import SetrError
+from setr_lib.miniature.source import Miniature
 from setr_lib.settings import Settings, StorageSettings, load_settings
 from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
@@ -124,7 +125,7 @@ def measured_world(
 ) -> Scores:
     """Draw a world and rank it by every stage."""
     place = Workbench(world)
-    place.write_miniature(progress)
+    Miniature(world).prepare(progress)
     options = (bench.settings.evaluation.bootstrap_samples, bench.settings.evaluation.seed)
     scores: Scores = {}
     for key in [key for key in KEYS if key.partition("-")[0] in kinds]:

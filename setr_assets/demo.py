@@ -22,9 +22,11 @@ from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
 from setr_lib.errors import SetrError
+from setr_lib.sources import sources_in_use
 from setr_lib.workbench import workbench_for
 
 if TYPE_CHECKING:
+    from setr_lib.benchmarks.source import DataSource
     from setr_lib.settings import Settings
 
 
@@ -59,12 +61,8 @@ def run(settings: Settings) -> int:
     quieten_libraries()
     begun = time.monotonic()
     with watcher() as watching, listening(watching):
-        if settings_use_miniature(settings):
-            watching.started("miniature data")
-            workbench_for(settings).write_miniature(
-                lambda done, total, what: watching.progressed("miniature data", "", done, total, what)
-            )
-            watching.finished("miniature data", time.monotonic() - begun, True)
+        for source in sources_in_use(settings):
+            _prepare(source, watching)
         succeeded, run_id = _materialize(settings, keys, watching)
     if succeeded:
         _show_leaderboard(settings)
@@ -72,11 +70,12 @@ def run(settings: Settings) -> int:
     return 0 if succeeded else 1
 
 
-def settings_use_miniature(settings: Settings) -> bool:
-    """Whether any configured data set, or the training set, is one that the miniature draws."""
-    training = settings.training.triplets or settings.training.captions
-    paths = [each.root for each in settings.datasets.values()] + ([training] if training else [])
-    return any(settings.resolve(path).is_relative_to(settings.miniature_root) for path in paths)
+def _prepare(source: DataSource, watching: Watcher) -> None:
+    """Bring the data of ``source`` up to date, as a step of its own."""
+    step, begun = f"{source.name} data", time.monotonic()
+    watching.started(step)
+    source.prepare(lambda done, total, what: watching.progressed(step, "", done, total, what))
+    watching.finished(step, time.monotonic() - begun, True)
 
 
 def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:

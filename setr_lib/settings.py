@@ -45,6 +45,8 @@ NegativeKind = Literal[
 _SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
+DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
+"""Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
 _NOT_KEYS = ("base_dir", "trusted")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -182,20 +184,36 @@ class DatasetSettings(Section):
 class TrainingSettings(Section):
     """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a benchmark's."""
 
-    captions: LocalPath | None = Path("var/miniature/training/captions.jsonl")
+    captions: LocalPath | None = None
     """JSON Lines of ``{"image": "relative/name.png", "caption": "one sentence"}``."""
     image_root: LocalPath | None = None
     """The folder that image names are relative to; the captions file's (or triplet file's) own folder by default."""
     triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether there is anything to train on; the base re-ranker needs nothing."""
+        return self.captions is not None or self.triplets is not None
+
 
 class EncoderSettings(Section):
-    """The frozen CLIP of stage 1: any name that open_clip knows."""
+    """The frozen CLIP of stage 1: any name that open_clip knows, by default the ViT-L/14 that most papers report."""
 
-    name: str = "local-dir:setr_lib/miniature/weights/clip"
+    name: str = DEFAULT_ENCODER
+    """An architecture of open_clip, ``hf-hub:...``, or ``local-dir:`` and a folder."""
     pretrained: str | None = None
+    """The tag or file of an architecture's weights. By default those of the default ``name``; none with any other
+    ``name``, which brings its own weights or gets random ones."""
     batch_size: Count = 64
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_weights(cls, values: object) -> object:
+        """The default model's weights, where settings name neither them nor another model."""
+        if isinstance(values, dict) and values.get("name", DEFAULT_ENCODER) == DEFAULT_ENCODER:
+            return {"pretrained": DEFAULT_PRETRAINED, **values}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -209,11 +227,11 @@ class EncoderSettings(Section):
 class JudgeSettings(Section):
     """The multimodal LLM that describes, composes and judges: any image-text-to-text model of transformers."""
 
-    name: str = "setr_lib/miniature/weights/mllm"
-    """A local folder or a hub id, e.g. ``Qwen/Qwen3-VL-2B-Instruct``."""
+    name: str = "Qwen/Qwen3-VL-2B-Instruct"
+    """A local folder or a hub id."""
     revision: str | None = None
-    prompts: str = "miniature"
-    """``standard``, ``miniature``, or a folder of your own prompt files."""
+    prompts: str = "standard"
+    """``standard``, ``miniature`` (for the miniature's model only), or a folder of your own prompt files."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
     batch_size: Count = 64
@@ -307,7 +325,8 @@ class AdapterSettings(Section):
     target_modules: list[ModuleName] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    """The highest rate, after the warm-up. The default is a usual one for LoRA, chosen by this project; no paper's."""
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     epochs: float = Field(default=2.0, gt=0, le=10_000)

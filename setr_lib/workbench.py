@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
     from setr_lib.models.multimodal import MultimodalModel
-    from setr_lib.progress import Progress
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
     from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -136,37 +135,6 @@ class Workbench:
         from setr_lib.texts.prompts import load_prompts
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
-
-    def write_miniature(self, progress: Progress) -> None:
-        """Draw the miniature's data sets where they are not current."""
-        from setr_lib.miniature.difficulty import Difficulty
-        from setr_lib.miniature.worlds import write_miniature
-
-        options = self.settings.miniature
-        write_miniature(
-            self.settings.miniature_root,
-            options.seed,
-            options.size,
-            options.training_images,
-            progress,
-            difficulty=Difficulty(
-                options.objects_per_scene, options.near_misses, options.background_correlation
-            ),
-        )
-
-    def train_miniature_models(
-        self, progress: Progress, output: Path | None = None, device: str | None = None, anew: bool = False
-    ) -> tuple[Path, list[str]]:
-        """Train the miniature's two models where they are not there, or both ``anew``; their folder, and which were trained."""
-        from setr_lib.miniature import __file__ as package
-        from setr_lib.miniature.train import start_anew, train_models
-        from setr_lib.models.device import pick_device
-
-        folder = output or Path(package).parent / "weights"
-        place = str(pick_device(device or self.settings.models.device))
-        if anew:
-            start_anew(folder)
-        return folder, train_models(folder, self.settings.miniature.models_seed, progress, place)
 
     def champion_version(self) -> str | None:
         """The registry version that holds the champion alias now; None where nothing was promoted yet."""

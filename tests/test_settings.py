@@ -20,7 +20,15 @@ from setr_lib.methods.method import get_method
 from setr_lib.plugins import PluginError, load_object
 from setr_lib.registry.bundle import BASE_VARIABLE
 from setr_lib.registry.serving import ROOTS_VARIABLE
-from setr_lib.settings import OTHER_VARIABLES, DatasetSettings, Settings, SettingsError, load_settings
+from setr_lib.settings import (
+    OTHER_VARIABLES,
+    AdapterSettings,
+    DatasetSettings,
+    EncoderSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 NOBODY = 65534
@@ -200,6 +208,74 @@ def test_numbers_within_their_bounds_are_taken_as_they_are(
     assert (made.reranking.judge_weight, made.reranking.adapter.epochs) == (weight, epochs)
     assert made.reranking.adapter.seed == seed
     assert made.rerank_depth() == min(50, k)
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text within ``value``."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_the_defaults_name_nothing_of_the_repository() -> None:
+    made = Settings().model_dump(mode="json")
+    assert made.pop("storage") == {"root": "var"}, "what is made here; nothing is read from it"
+    found = list(texts(made))
+    assert len(found) > 20
+    inside = [text for text in found if (REPOSITORY / text.removeprefix("local-dir:")).exists()]
+    assert not inside
+    assert [text for text in found if "/" in text or "\\" in text] == ["Qwen/Qwen3-VL-2B-Instruct"], (
+        "a hub id"
+    )
+
+
+def test_the_defaults_are_the_real_thing() -> None:
+    made = Settings()
+    encoder, judge = made.models.encoder, made.models.judge
+    assert (encoder.name, encoder.pretrained) == ("ViT-L-14", "laion2b_s32b_b82k")
+    assert (judge.name, judge.prompts) == ("Qwen/Qwen3-VL-2B-Instruct", "standard")
+    assert not made.training.is_named
+    assert made.reranking.adapter.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("said", "pretrained"),
+    [
+        ({}, "laion2b_s32b_b82k"),
+        ({"name": "ViT-L-14"}, "laion2b_s32b_b82k"),
+        ({"name": "ViT-L-14", "pretrained": "openai"}, "openai"),
+        ({"pretrained": "openai"}, "openai"),
+        ({"name": "local-dir:clip"}, None),
+        ({"name": "ViT-B-32"}, None),
+    ],
+)
+def test_the_default_weights_are_those_of_the_default_model_only(
+    said: dict[str, str], pretrained: str | None
+) -> None:
+    options = EncoderSettings.model_validate(said)
+    assert options.pretrained == pretrained
+    assert EncoderSettings.model_validate(options.model_dump()) == options
+
+
+def test_the_default_weights_leave_with_the_default_model_that_a_variable_replaces(
+    monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    config.write_text("[models.encoder]\nbatch_size = 3\n", encoding="utf-8")
+    monkeypatch.setenv("SETR_MODELS__ENCODER__NAME", "local-dir:clip")
+    found = load_settings(config).models.encoder
+    assert (found.name, found.pretrained, found.batch_size) == ("local-dir:clip", None, 3)
+
+
+def test_the_committed_file_is_the_whole_profile_of_the_miniature() -> None:
+    made = load_settings(REPOSITORY / "setr.toml")
+    weights = REPOSITORY / "setr_lib" / "miniature" / "weights"
+    assert (made.encoder_name, made.judge_name) == (f"local-dir:{weights / 'clip'}", str(weights / "mllm"))
+    assert (made.models.encoder.pretrained, made.models.judge.prompts) == (None, "miniature")
+    assert made.training.captions == Path("var/miniature/training/captions.jsonl")
+    assert made.reranking.adapter == AdapterSettings(learning_rate=1e-3)
+    assert {each.root.parent for each in made.datasets.values()} == {Path("var/miniature")}
 
 
 def test_the_judge_sees_no_more_than_stage_1_keeps(config: Path) -> None:

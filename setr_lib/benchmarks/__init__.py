@@ -27,10 +27,12 @@ from setr_lib.benchmarks.sets import (
     named_sets,
     set_of_split,
 )
+from setr_lib.benchmarks.source import DataSource
 
 __all__ = [
     "Average",
     "Benchmark",
+    "DataSource",
     "DatasetError",
     "EvaluationSet",
     "ImageRecord",

@@ -45,6 +45,17 @@ def _parse(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at ``path``, readable or not; never raises."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True  # there, but not for us: reading it will say why
+    return True
+
+
 def read_text(path: Path, purpose: str) -> str:
     """The UTF-8 text of ``path``. Raises ``DatasetError`` where it is missing or unreadable; ``purpose`` says what it is."""
     try:

@@ -12,19 +12,16 @@ from typing import Any, Literal
 
 import polars as pl
 
-from setr_lib.benchmarks.annotations import Unique, read_json, read_rows
+from setr_lib.benchmarks.annotations import Unique, is_there, read_json, read_rows
 from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.sets import EvaluationSet
+from setr_lib.benchmarks.source import DataSource, maker_of
 
 Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
-World = Literal["official", "miniature", "own"]
-
-MINIATURE_STAMP = "miniature.json"
-"""What the miniature leaves beside data sets that it has drawn: their counts are its own."""
 
 _EXAMPLES = 3
 _SIZES = 200
@@ -78,7 +75,8 @@ class Examination:
     """Everything found out about one evaluation set."""
 
     evaluation_set: EvaluationSet
-    world: World
+    maker: DataSource | None
+    """What makes this data, where it is neither a download nor a person's own."""
     files: tuple[FileState, ...]
     queries: int | None
     """``None`` where they cannot be read."""
@@ -99,11 +97,23 @@ class Examination:
     """What is missing or broken, one line each; empty where all is here."""
 
     @property
+    def is_official(self) -> bool:
+        """Whether the benchmark's official counts are what should be here."""
+        return self.maker is None and _has_official_counts(self.evaluation_set)
+
+    @property
+    def counts_of(self) -> str:
+        """Whose counts are expected: ``official``, ``own`` (a person's), or the name of the data source."""
+        if self.maker is not None:
+            return self.maker.name
+        return "official" if self.is_official else "own"
+
+    @property
     def gallery_size(self) -> int | None:
         """Images of the gallery; the official number where it cannot be listed yet."""
         if self.images is not None:
             return self.images.total
-        official = self.evaluation_set.official_images if self.world == "official" else None
+        official = self.evaluation_set.official_images if self.is_official else None
         return None if official is None else sum(official.values())
 
     @property
@@ -115,28 +125,35 @@ class Examination:
         return None if missing is None or self.bytes_each is None else round(missing * self.bytes_each)
 
 
-def examine(evaluation_set: EvaluationSet, look: Look, miniature_root: Path | None = None) -> Examination:
-    """Read every annotation file, list the gallery, and ``look`` for its images. Never raises because of them.
+def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSource] = ()) -> Examination:
+    """Read every annotation file, list the gallery, and look for its images. Never raises because of them.
 
-    Data sets under ``miniature_root``, and those with the miniature's stamp, are drawn by this project.
+    Args:
+        evaluation_set: The set to look at.
+        look: Gives the listed gallery's images their status.
+        sources: The data sources that may have made it; their data has counts of its own.
+
+    Returns:
+        Everything that was found out.
     """
-    world = _world(evaluation_set, miniature_root)
+    maker = maker_of(evaluation_set.root, sources)
+    official = maker is None and _has_official_counts(evaluation_set)
     benchmark = evaluation_set.benchmark
     files, source = benchmark.files(evaluation_set), benchmark.image_source(evaluation_set)
-    if world == "miniature":
-        files, source = _drawn(evaluation_set, files, source)
+    if maker is not None:
+        files, source = _made_by(maker, evaluation_set, files, source)
     queries, query_fault = _attempt(read_queries, evaluation_set)
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
-    states = [_file_state(file, world) for file in files]
+    states = [_file_state(file, official) for file in files]
     states, loose = _blame(states, [query_fault, gallery_fault])
     looked = None if gallery is None else look(gallery)
-    images = None if looked is None else _image_state(evaluation_set, looked, world)
+    images = None if looked is None else _image_state(evaluation_set, looked, official)
     size, basis = _mean_size(looked, source)
     captions, captioned = _captions(evaluation_set, gallery)
     problems = [*_file_problems(states, captions), *loose, *_image_problems(images, source, states)]
     return Examination(
         evaluation_set=evaluation_set,
-        world=world,
+        maker=maker,
         files=tuple(states),
         queries=None if queries is None else queries.height,
         scored=0 if queries is None else queries.filter(pl.col("target_ids").list.len() > 0).height,
@@ -179,7 +196,7 @@ def _caption_search(found: Examination) -> Capability:
     if found.captions is None:
         file = found.evaluation_set.root / CAPTIONS_FILE
         source = found.evaluation_set.benchmark.captions_source
-        told = found.world == "official" and source != YOUR_OWN
+        told = found.is_official and source != YOUR_OWN
         return Capability(what, False, f"there is no {file}" + (f" ({source})" if told else ""))
     if not found.captioned:
         why = "is missing" if found.captions.status == "missing" else "has no caption of a gallery image"
@@ -207,23 +224,22 @@ def _image_search(found: Examination) -> Capability:
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
 
 
-def _world(evaluation_set: EvaluationSet, miniature_root: Path | None) -> World:
-    if evaluation_set.official_queries is None and evaluation_set.official_images is None:
-        return "own"
-    root = evaluation_set.root
-    drawn = miniature_root is not None and root.is_relative_to(miniature_root)
-    return "miniature" if drawn or _is_there(root / MINIATURE_STAMP) else "official"
+def _has_official_counts(evaluation_set: EvaluationSet) -> bool:
+    return evaluation_set.official_queries is not None or evaluation_set.official_images is not None
 
 
-def _drawn(
-    evaluation_set: EvaluationSet, files: Sequence[OfficialFile], source: ImageSource
+def _made_by(
+    maker: DataSource, evaluation_set: EvaluationSet, files: Sequence[OfficialFile], source: ImageSource
 ) -> tuple[list[OfficialFile], ImageSource]:
-    """The same files and images where they come from this project's own brush."""
-    stamp = evaluation_set.root / MINIATURE_STAMP
-    first = f"delete {stamp}, then " if _is_there(stamp) else ""
-    words = f"the miniature: {first}`make demo`, or `setr miniature write`, draws it"
+    """The same files and images, which come from ``maker`` instead of the benchmark's own places."""
+    words = maker.remedy(evaluation_set.root)
+    size, basis = maker.image_bytes, f"{maker.shown_name}'s usual size"
     images = replace(
-        source, source=words, elsewhere=None, bytes_each=11_000, basis="the miniature's usual size"
+        source,
+        source=words,
+        elsewhere=None,
+        bytes_each=size,
+        basis=source.basis if size is None else basis,
     )
     return [replace(file, source=words) for file in files], images
 
@@ -237,18 +253,8 @@ def _attempt(
         return None, error
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True  # there, but not for us: reading it will say why
-    return True
-
-
-def _file_state(file: OfficialFile, world: World) -> FileState:
-    if not _is_there(file.path):
+def _file_state(file: OfficialFile, official: bool) -> FileState:
+    if not is_there(file.path):
         return FileState(file, "missing")
     if file.path.suffix != ".json":
         return FileState(file, "ok")
@@ -256,7 +262,7 @@ def _file_state(file: OfficialFile, world: World) -> FileState:
         entries = _entries(read_json(file.path, file.what))
     except DatasetError as error:
         return FileState(file, "broken", None, error.reason)
-    if world == "official" and file.entries is not None and entries != file.entries:
+    if official and file.entries is not None and entries != file.entries:
         found = "no list" if entries is None else f"{entries:,} entries"
         return FileState(file, "other count", entries, f"{found}, officially {file.entries:,}")
     return FileState(file, "ok", entries)
@@ -287,12 +293,12 @@ def _blame(
     return states, loose
 
 
-def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, world: World) -> ImageState:
+def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, official: bool) -> ImageState:
     counts = dict(looked["status"].value_counts().iter_rows())
     faulty = looked.filter(pl.col("status") != "ok").head(_EXAMPLES)
     return ImageState(
         listed=dict(sorted(looked["galleries"].explode().drop_nulls().value_counts().iter_rows())),
-        official=evaluation_set.official_images if world == "official" else None,
+        official=evaluation_set.official_images if official else None,
         ok=counts.get("ok", 0),
         missing=counts.get("missing", 0),
         broken=counts.get("broken", 0),
@@ -321,7 +327,7 @@ def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tu
         return None, 0
     source = evaluation_set.benchmark.captions_source
     file = OfficialFile(path, "captions of gallery images", None, source)
-    if not _is_there(path):
+    if not is_there(path):
         return FileState(file, "missing"), 0
     try:
         rows, images = read_rows(path, file.what), Unique("image")

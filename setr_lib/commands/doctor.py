@@ -28,6 +28,7 @@ from setr_lib.datasets import (
 from setr_lib.errors import SetrError
 from setr_lib.progress import Progress
 from setr_lib.settings import Settings
+from setr_lib.sources import data_sources
 from setr_lib.workbench import workbench_for
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Training:
     missing: int
     broken: int
     problem: str = ""
+    is_named: bool = True
+    """False where settings name none: nothing is missing then, and no adapter can be trained."""
 
     @property
     def problems(self) -> list[str]:
@@ -149,10 +152,9 @@ def diagnose(
     """Look at everything that ``chosen`` needs; ``quick`` looks for images without opening them."""
     from setr_lib.benchmarks.audit import examine
 
+    sources = data_sources(settings)
     galleries: dict[str, pl.DataFrame] = {}
-    examinations = [
-        examine(each, _look(each, galleries, quick, progress), settings.miniature_root) for each in chosen
-    ]
+    examinations = [examine(each, _look(each, galleries, quick, progress), sources) for each in chosen]
     return Diagnosis(
         settings=settings,
         opened=not quick,
@@ -189,6 +191,8 @@ def _named(progress: Progress, name: str) -> Progress:
 def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     from setr_lib.datasets.images import find_images
 
+    if not settings.training.is_named:
+        return Training(0, 0, 0, is_named=False)
     try:
         images = load_training_images(settings)
     except DatasetError as error:
@@ -279,11 +283,11 @@ def _set_document(found: Examination) -> dict[str, Any]:
         "split": each.split,
         "gallery": each.gallery,
         "root": str(each.root),
-        "counts_of": found.world,
+        "counts_of": found.counts_of,
         "status": "incomplete" if found.problems else "ok",
         "problems": list(found.problems),
         "queries": found.queries,
-        "official_queries": each.official_queries if found.world == "official" else None,
+        "official_queries": each.official_queries if found.is_official else None,
         "queries_with_targets": found.scored,
         "files": [
             {
@@ -291,7 +295,7 @@ def _set_document(found: Examination) -> dict[str, Any]:
                 "what": state.file.what,
                 "status": state.status,
                 "entries": state.entries,
-                "official_entries": state.file.entries if found.world == "official" else None,
+                "official_entries": state.file.entries if found.is_official else None,
                 "detail": state.detail,
                 "source": state.file.source,
             }

@@ -14,9 +14,8 @@ from setr_lib.benchmarks.audit import Examination, FileState, capabilities
 from setr_lib.commands.console import size_words
 
 if TYPE_CHECKING:
-    from setr_lib.commands.doctor import Diagnosis, Disk
+    from setr_lib.commands.doctor import Diagnosis, Disk, Training
 
-_COUNTS_OF = {"official": "official", "miniature": "the miniature's own", "own": "your own"}
 _STYLES = {
     "ok": "green",
     "later": "dim",
@@ -36,8 +35,7 @@ def print_page(found: Diagnosis) -> None:
     for each in found.examinations:
         _print_set(console, found, each)
     if found.training is not None:
-        text = "; ".join(found.training.problems) or f"{found.training.images:,}, all here"
-        _line(console, "training images", text, indent=0)
+        _line(console, "training images", _training(found.training), indent=0)
     _print_disk(console, found.disk)
     _print_verdict(console, found)
 
@@ -65,7 +63,7 @@ def _sets(examinations: Iterable[Examination]) -> Table:
         images = each.images
         table.add_row(
             each.evaluation_set.key,
-            _COUNTS_OF[each.world],
+            _counts_of(each),
             Text(f"{fine} of {len(each.files)}", style="green" if fine == len(each.files) else "red"),
             Text("unreadable", style="red") if each.queries is None else f"{each.queries:,}",
             Text("not listed", style="red")
@@ -73,6 +71,18 @@ def _sets(examinations: Iterable[Examination]) -> Table:
             else Text(f"{images.ok:,} of {images.total:,}", style="green" if images.coverage == 1 else "red"),
         )
     return table
+
+
+def _training(training: Training) -> str:
+    if not training.is_named:
+        return "none: no adapter can be trained before [training] names captions or triplets"
+    return "; ".join(training.problems) or f"{training.images:,}, all here"
+
+
+def _counts_of(each: Examination) -> str:
+    if each.maker is not None:
+        return f"{each.maker.shown_name}'s own"
+    return "official" if each.is_official else "your own"
 
 
 def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
@@ -83,9 +93,9 @@ def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
         detail = f" ({state.file.what})" if state.status == "missing" else detail
         _line(console, _status(state.status), f"{state.file.path}{detail}")
     sources = dict.fromkeys(state.file.source for state in files)
-    if each.world == "official" or any(state.status != "ok" for state in files):
+    if each.is_official or any(state.status != "ok" for state in files):
         _line(console, "from", "; ".join(sources), indent=6)
-    if each.images is None or each.images.missing or each.world == "official":
+    if each.images is None or each.images.missing or each.is_official:
         to_come = each.bytes_to_come
         size = f", about {size_words(to_come)} to come ({each.basis})" if to_come else ""
         _line(console, "images", f"{each.source.folder}{size}")
@@ -102,7 +112,7 @@ def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
 
 
 def _contents(each: Examination, state: FileState) -> str:
-    official = state.file.entries if each.world == "official" else None
+    official = state.file.entries if each.is_official else None
     entries = "" if state.entries is None else f", {state.entries:,} entries"
     return state.file.what + entries + ("" if official is None else f" (official: {official:,})")
 

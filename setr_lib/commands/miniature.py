@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from setr_lib.commands.console import progress_on_terminal
+from setr_lib.miniature.source import Miniature
 from setr_lib.settings import Settings
-from setr_lib.workbench import workbench_for
 
 
 def write(settings: Settings) -> int:
     """Draw the data sets under the storage root; says where they are."""
     with progress_on_terminal() as progress:
-        workbench_for(settings).write_miniature(progress)
+        Miniature(settings).prepare(progress)
     print(
         f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in {settings.miniature_root}"
     )
@@ -21,8 +21,10 @@ def write(settings: Settings) -> int:
 
 def train(settings: Settings, *, output: Path | None, device: str | None, anew: bool) -> int:
     """Train the models that are not there, or both; says which were trained, and where the weights are."""
+    from setr_lib.miniature.train import train_configured
+
     with progress_on_terminal() as progress:
-        folder, trained = workbench_for(settings).train_miniature_models(progress, output, device, anew)
+        folder, trained = train_configured(settings, progress, output, device, anew)
     if trained:
         print(f"trained {' and '.join(trained)}; the two models are in {folder}")
     else:

@@ -95,6 +95,8 @@ def count_training(settings: Settings) -> TrainingPlan:
         images, problem = load_training_images(settings).height, ""
     except SetrError as error:
         images, problem = 0, str(error)
+        if not settings.training.is_named:
+            return TrainingPlan(0, 0, 0, 0, problem)
     return TrainingPlan(images, rehearsed, round(taught), 2 * held_out * per_group, problem)
 
 

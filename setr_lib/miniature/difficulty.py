@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from setr_lib.settings import MiniatureSettings
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,11 @@ class Difficulty:
     objects_per_scene: float = 1.6
     near_misses: float = 1.0
     background_correlation: float | None = None
+
+    @classmethod
+    def of(cls, options: MiniatureSettings) -> Difficulty:
+        """The dials as ``[miniature]`` in the settings turns them."""
+        return cls(options.objects_per_scene, options.near_misses, options.background_correlation)
 
     def distractors(self, documented: int, share: float = 1.0) -> int:
         """How many distractors a gallery gets: the documented number, or more where its near misses need the room.

@@ -18,7 +18,7 @@ from setr_lib.settings import MiniatureSettings
 
 def planned_pictures(dataset: str, options: MiniatureSettings) -> dict[str, AnyPicture]:
     """What each image file of ``dataset`` shows, by its name: the world is a function of its settings, so none is read."""
-    plan = plan_dataset(dataset, Path(dataset), options.seed, options.size, _difficulty(options))
+    plan = plan_dataset(dataset, Path(dataset), options.seed, options.size, Difficulty.of(options))
     return {drawing.path.name: drawing.picture for drawing in plan.drawings}
 
 
@@ -31,10 +31,6 @@ def require_current_world(root: Path, dataset: str, options: MiniatureSettings) 
     """Raises ``SetrError`` where ``dataset`` under ``root`` was drawn by other settings, or by another version."""
     path = root / dataset / "miniature.json"
     drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    expected = dataset_stamp(dataset, options.seed, options.size, _difficulty(options))
+    expected = dataset_stamp(dataset, options.seed, options.size, Difficulty.of(options))
     if drawn != expected:
         raise SetrError(f"{path}: this world was drawn as {drawn}, not as {expected}: run `make demo` first")
-
-
-def _difficulty(options: MiniatureSettings) -> Difficulty:
-    return Difficulty(options.objects_per_scene, options.near_misses, options.background_correlation)

@@ -13,6 +13,7 @@ from setr_lib.miniature.corpus import FAMILY_SIZE, build_corpus
 from setr_lib.miniature.mllm_training import train_mllm
 from setr_lib.miniature.tokenizer import write_json
 from setr_lib.progress import Progress, silent
+from setr_lib.settings import Settings
 
 FAMILIES = 12_500
 CLIP_STEPS, CLIP_BATCH = 2000, 256
@@ -59,6 +60,34 @@ def train_models(
     return list(wanted)
 
 
+def train_configured(
+    settings: Settings,
+    progress: Progress = silent,
+    output: Path | None = None,
+    device: str | None = None,
+    anew: bool = False,
+) -> tuple[Path, list[str]]:
+    """Train the two models where they are not there, with the seed and on the device that settings name.
+
+    Args:
+        settings: ``[miniature] models_seed`` and ``[models] device`` are read.
+        progress: Told how far it is.
+        output: The folder of both models' folders; the package's own by default, which the miniature uses.
+        device: A torch device, instead of the settings' own.
+        anew: Train both from nothing, in the place of those that are there.
+
+    Returns:
+        The folder, and the names of the models that were trained.
+    """
+    from setr_lib.models.device import pick_device
+
+    folder = output or Path(__file__).parent / "weights"
+    place = str(pick_device(device or settings.models.device))
+    if anew:
+        start_anew(folder)
+    return folder, train_models(folder, settings.miniature.models_seed, progress, place)
+
+
 def start_anew(out_dir: Path) -> None:
     """Let the next :func:`train_models` train both models from nothing. Their weights stay until it writes its own."""
     for name in NAMES:
@@ -100,4 +129,4 @@ def write_card(folder: Path, title: str, text: str, facts: dict[str, Any]) -> No
     write_json(folder / "scores.json", facts)
 
 
-__all__ = ["start_anew", "train_models"]
+__all__ = ["start_anew", "train_configured", "train_models"]

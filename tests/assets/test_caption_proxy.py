@@ -31,6 +31,7 @@ name = "no-such-encoder"
 
 [models.judge]
 name = "no/such-judge"
+prompts = "miniature"
 
 [evaluation]
 bootstrap_samples = 200

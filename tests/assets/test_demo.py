@@ -11,7 +11,12 @@ import pytest
 from setr_assets import definitions, demo
 from setr_assets.progress import listening, step
 from setr_assets.watching import LineWatcher
-from setr_lib.settings import DatasetSettings, Settings, TrainingSettings
+from setr_lib import sources
+from setr_lib.benchmarks.source import DataSource
+from setr_lib.catalogue import Catalogue
+from setr_lib.errors import SetrError
+from setr_lib.progress import Progress
+from setr_lib.settings import DatasetSettings, Settings
 
 
 def status_after(process: str, run_by: str = "make demo") -> dg.DagsterRunStatus:
@@ -53,18 +58,48 @@ def test_demo_without_a_scored_set_says_what_is_missing(
     assert "[datasets]" in capsys.readouterr().err
 
 
-def test_miniature_is_drawn_only_where_a_data_set_is_of_it(tmp_path: Path) -> None:
-    def settings(root: str, captions: str) -> Settings:
-        return Settings(
-            base_dir=tmp_path,
-            datasets={"cirr": DatasetSettings(kind="cirr", root=Path(root))},
-            training=TrainingSettings(captions=Path(captions)),
-        )
+class Scratch(DataSource):
+    """A source that writes one file, and tells of it."""
 
-    drawn, given = "var/miniature/training/captions.jsonl", "/data/captions.jsonl"
-    assert demo.settings_use_miniature(settings("var/miniature/cirr", given))
-    assert demo.settings_use_miniature(settings("/data/cirr", drawn)), "the training set is one of it too"
-    assert not demo.settings_use_miniature(settings("/data/cirr", given))
+    name = "scratch"
+    advice = "`scratch --write` writes it"
+
+    def owns(self, path: Path) -> bool:
+        return path.is_relative_to(self.settings.storage_root / "scratch")
+
+    def prepare(self, progress: Progress) -> None:
+        folder = self.settings.storage_root / "scratch"
+        folder.mkdir(parents=True)
+        (folder / self.stamp).write_text("{}")
+        progress(1, 1, "files written")
+
+
+@pytest.fixture
+def catalogue(monkeypatch: pytest.MonkeyPatch) -> Catalogue[type[DataSource]]:
+    """The catalogue of data sources, as it was again after the test."""
+    monkeypatch.setattr(sources.CATALOGUE, "_own", {})
+    return sources.CATALOGUE
+
+
+@pytest.mark.parametrize(("root", "written"), [("var/scratch/cirr", True), ("/data/cirr", False)])
+def test_a_source_is_prepared_only_where_a_data_set_is_of_it(
+    tmp_path: Path,
+    catalogue: Catalogue[type[DataSource]],
+    monkeypatch: pytest.MonkeyPatch,
+    root: str,
+    written: bool,
+) -> None:
+    catalogue.register("scratch", Scratch)
+    (tmp_path / "file").write_text("no folder")
+    for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+        monkeypatch.setenv(
+            name, str(tmp_path / "file")
+        )  # the run of the graph, which comes next, must not begin
+    datasets = {"cirr": DatasetSettings(kind="cirr", root=Path(root))}
+    with pytest.raises(SetrError, match="DAGSTER_HOME"):
+        demo.run(Settings(base_dir=tmp_path, datasets=datasets))
+    assert (tmp_path / "var" / "scratch" / "scratch.json").is_file() == written
+    assert not (tmp_path / "var" / "miniature").exists()
 
 
 def test_lines_tell_start_progress_and_end_of_a_step() -> None:

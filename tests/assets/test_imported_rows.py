@@ -29,6 +29,7 @@ splits = ["val"]
 
 [models.judge]
 name = "no/model/is/here"
+prompts = "miniature"
 """
 
 

@@ -59,6 +59,7 @@ top_k = 6
 groups = 20
 
 [reranking.adapter]
+learning_rate = 1e-3
 rank = 2
 epochs = 1.0
 groups_per_batch = 4

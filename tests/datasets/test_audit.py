@@ -14,18 +14,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from setr_lib.benchmarks import benchmark_of
-from setr_lib.benchmarks.audit import MINIATURE_STAMP, Examination, capabilities, examine
+from setr_lib.benchmarks.audit import Examination, capabilities, examine
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE
 from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
 from setr_lib.datasets.images import find_images
 from setr_lib.settings import Settings
+from setr_lib.sources import data_sources
 
 Build = Callable[..., Settings]
+STAMP = "miniature.json"
+"""What the miniature leaves in each folder that it has drawn."""
 CIRR_CAPTIONS = "captions/cap.rc2.val.json"
 
 
 def found_in(settings: Settings, key: str) -> Examination:
-    return examine(evaluation_set(settings, key), inspect_gallery)
+    return examine(evaluation_set(settings, key), inspect_gallery, data_sources(settings))
 
 
 def draw_gallery(settings: Settings, key: str) -> list[Path]:
@@ -49,9 +52,9 @@ def test_a_whole_miniature_has_no_problem(
     root = request.getfixturevalue(f"{kind}_root")
     settings = settings_for(kind, root, splits=["val"])
     draw_gallery(settings, f"{kind}-val")
-    (root / MINIATURE_STAMP).write_text("{}")
+    (root / STAMP).write_text("{}")
     found = found_in(settings, f"{kind}-val")
-    assert (found.world, found.problems) == ("miniature", ())
+    assert (found.counts_of, found.problems) == ("miniature", ())
     assert {state.status for state in found.files} == {"ok"}
     assert found.images is not None and found.images.coverage == 1
     assert found.bytes_to_come == 0
@@ -62,7 +65,7 @@ def test_other_counts_than_the_official_ones_are_told(settings_for: Build, cirr_
     settings = settings_for("cirr", cirr_root)
     draw_gallery(settings, "cirr-val")
     found = found_in(settings, "cirr-val")
-    assert found.world == "official"
+    assert found.counts_of == "official"
     assert [(state.status, state.entries) for state in found.files] == [
         ("other count", 2),
         ("other count", 8),
@@ -78,7 +81,7 @@ def test_missing_and_broken_images_are_counted_and_some_named(settings_for: Buil
     paths = draw_gallery(settings, "cirr-val")
     paths[0].unlink()
     paths[1].write_bytes(b"no image")
-    (cirr_root / MINIATURE_STAMP).write_text("{}")
+    (cirr_root / STAMP).write_text("{}")
     found = found_in(settings, "cirr-val")
     assert found.images is not None
     assert (found.images.ok, found.images.missing, found.images.broken) == (6, 1, 1)
@@ -94,13 +97,15 @@ def test_missing_and_broken_images_are_counted_and_some_named(settings_for: Buil
 
 
 def test_a_miniature_that_is_not_drawn_yet_says_how(settings_for: Build, tmp_path: Path) -> None:
-    settings = settings_for("cirr", tmp_path / "drawn" / "cirr")
-    found = examine(evaluation_set(settings, "cirr-val"), find_images, tmp_path / "drawn")
-    assert found.world == "miniature"
+    settings = settings_for("cirr", tmp_path / "var" / "miniature" / "cirr")
+    sources = data_sources(settings)
+    found = examine(evaluation_set(settings, "cirr-val"), find_images, sources)
+    assert found.counts_of == "miniature"
     assert [state.status for state in found.files] == ["missing", "missing"]
     assert all(each.endswith("`make demo`, or `setr miniature write`, draws it") for each in found.problems)
-    elsewhere = examine(evaluation_set(settings, "cirr-val"), find_images, tmp_path / "other")
-    assert elsewhere.world == "official" and "github.com/Cuberick-Orion/CIRR" in elsewhere.problems[0]
+    elsewhere = settings_for("cirr", tmp_path / "var" / "other" / "cirr")
+    elsewhere = examine(evaluation_set(elsewhere, "cirr-val"), find_images, data_sources(elsewhere))
+    assert elsewhere.counts_of == "official" and "github.com/Cuberick-Orion/CIRR" in elsewhere.problems[0]
 
 
 def test_looking_without_opening_finds_what_is_missing_only(settings_for: Build, cirr_root: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_broken_row_is_told_at_its_file(settings_for: Build, cirr_root: Path) 
     rows = json.loads(path.read_text())
     del rows[1]["reference"]
     path.write_text(json.dumps(rows))
-    (cirr_root / MINIATURE_STAMP).write_text("{}")
+    (cirr_root / STAMP).write_text("{}")
     found = found_in(settings_for("cirr", cirr_root), "cirr-val")
     assert [state.status for state in found.files] == ["broken", "ok"]
     assert "row 1" in found.files[0].detail and "reference" in found.files[0].detail
@@ -162,7 +167,7 @@ def test_a_hidden_split_is_validated_only(settings_for: Build, cirr_root: Path) 
 def test_a_folder_of_ones_own(settings_for: Build, folder_root: Path) -> None:
     settings = settings_for("folder", folder_root)
     found = found_in(settings, "folder")
-    assert (found.world, found.problems, found.queries) == ("own", (), 0)
+    assert (found.counts_of, found.problems, found.queries) == ("own", (), 0)
     assert possible(found) == [False, False, True]
     (folder_root / "queries.csv").write_text("reference,modification,target\na.png,red,sub/b.JPG\n")
     found = found_in(settings, "folder")

@@ -1,0 +1,67 @@
+"""Which data sources there are: the miniature, and those of installed packages (entry points ``setr.sources``).
+
+An entry point names a subclass of ``setr_lib.benchmarks.source.DataSource``; its name is the source's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.benchmarks.source import DataSource
+from setr_lib.catalogue import Catalogue
+from setr_lib.errors import SetrError
+
+if TYPE_CHECKING:
+    from setr_lib.settings import Settings
+
+ENTRY_POINTS = "setr.sources"
+_PLAIN = re.compile(r"[a-z0-9_-]+")
+
+
+class SourceError(SetrError):
+    """A data source of an installed package cannot be used; the message names its entry point."""
+
+
+def data_sources(settings: Settings) -> list[DataSource]:
+    """Every data source, made for ``settings``.
+
+    Raises:
+        SourceError: One of an installed package cannot be loaded, or is not a data source.
+    """
+    return [CATALOGUE.get(name)(settings) for name in CATALOGUE.names()]
+
+
+def sources_in_use(settings: Settings) -> list[DataSource]:
+    """The data sources that make a configured data set, or what the re-ranker is trained on.
+
+    Raises:
+        SourceError: As for :func:`data_sources`.
+    """
+    training = settings.training.triplets or settings.training.captions
+    named = [each.root for each in settings.datasets.values()] + ([training] if training else [])
+    paths = [settings.resolve(path) for path in named]
+    return [source for source in data_sources(settings) if any(map(source.owns, paths))]
+
+
+def _load_built_in() -> dict[str, type[DataSource]]:
+    from setr_lib.miniature.source import Miniature
+
+    return {Miniature.name: Miniature}
+
+
+def _checked(candidate: Any, where: str) -> type[DataSource]:
+    if not (isinstance(candidate, type) and issubclass(candidate, DataSource)):
+        raise SourceError(f"{where} is not a subclass of setr_lib.benchmarks.source.DataSource")
+    if missing := sorted(candidate.__abstractmethods__):
+        raise SourceError(f"{where} lacks {', '.join(missing)}")
+    if not _PLAIN.fullmatch(getattr(candidate, "name", "")):
+        raise SourceError(f"{where}: 'name' must consist of lower-case letters, digits, '-' and '_'")
+    if not getattr(candidate, "advice", ""):
+        raise SourceError(f"{where}: 'advice' must say what makes the data")
+    return candidate
+
+
+CATALOGUE: Catalogue[type[DataSource]] = Catalogue(
+    "data source", (ENTRY_POINTS,), _checked, SourceError, _load_built_in
+)
