@@ -37,7 +37,14 @@ if TYPE_CHECKING:
         ),
     ),
     kinds={"polars", "numpy"},
-    deps=["queries", "gallery_images", "gallery_embeddings", "reference_captions", "query_compositions"],
+    deps=[
+        "queries",
+        "gallery_images",
+        "gallery_embeddings",
+        "reference_captions",
+        "query_compositions",
+        "method_texts",
+    ],
 )
 def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search

@@ -9,9 +9,11 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
+from setr_assets.code_versions import NEEDS, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.records import TextRecord, content_digest
+from setr_lib.settings import Settings
 from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 GROUP = "composing"
 POOL = "accelerator"
+
+
+def _has_methods_of_ones_own(settings: Settings) -> bool:
+    """Whether settings name a method that is not built in: only such a one may bring texts of its own."""
+    return any(name not in NEEDS for name in settings.coarse.strategies)
 
 
 @evaluation_asset(
@@ -102,6 +109,58 @@ def query_compositions(
         )
         results.add(key, _data_version("query_compositions", compositions), metadata)
         _report(context, key, "queries composed", fallen, progress, filled)
+    return results
+
+
+@evaluation_asset(
+    group=GROUP,
+    number="1",
+    reads=(
+        when(
+            _has_methods_of_ones_own,
+            "model:judge",
+            "models.judge.max_new_tokens",
+            "models.judge.prompts",
+            "coarse.strategies",
+        ),
+    ),
+    kinds={"huggingface", "polars"},
+    deps=["queries", "gallery_images", "reference_captions", "query_compositions"],
+    pool=POOL,
+)
+def method_texts(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
+    """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table for each kind,
+    made by the multimodal LLM or derived. Nothing to do where no method brings any."""
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.pipeline.method_texts import make_texts, text_kinds
+    from setr_lib.tables import GALLERY, QUERIES
+
+    results = PartitionResults()
+    for key in context.partition_keys:
+        kinds = [] if setr.is_caption_proxy(key) else text_kinds(setr.methods(key))
+        made: dict[str, pl.DataFrame] = {}
+        if kinds:
+            queries, gallery = (
+                setr.read_table("queries", QUERIES, key),
+                setr.read_table("gallery_images", GALLERY, key),
+            )
+            kind = evaluation_set(setr.settings, key).kind
+            texts = setr.built_in_texts(key)
+            made = make_texts(setr, kinds, queries, gallery, texts, kind, reporter(context, key))
+        metadata: dict[str, Any] = {
+            "dagster/partition_row_count": sum(frame.height for frame in made.values())
+        }
+        for kind in kinds:
+            frame = made[kind.name]
+            record = TextRecord(
+                **{name: ", ".join(frame[name].unique()) for name in ("model", "prompt_hash")}
+            )
+            setr.write_table(setr.method_texts_table(key, kind.name), frame, kind.schema, made_by=record)
+            counts = dict(frame["status"].value_counts(sort=True).iter_rows())
+            metadata[kind.name] = previews.rows(frame, 10)
+            metadata[f"{kind.name}: status"] = previews.counts(counts)
+            say(context, f"{key}: {frame.height:,} {kind.name}: {previews.counts(counts)}")
+        results.add(key, content_digest(*made.values()), metadata)
     return results
 
 

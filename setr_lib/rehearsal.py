@@ -42,6 +42,7 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
 
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
     from setr_lib.methods.ranking import rank
+    from setr_lib.pipeline.method_texts import make_texts, text_kinds
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
@@ -52,14 +53,17 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     stored = bench.vectors_of("training_embeddings", "the training images' table")
     ids, vectors = bench.gallery_store.read(stored.table, stored.version)
     method = bench.method(settings.coarse.default)
+    kinds = text_kinds([method])
+    needed = set(method.needs).union(*(kind.after for kind in kinds))
     cache, texts = bench.cache(CACHE_KIND), {}
-    if CAPTIONS in method.needs:
+    if CAPTIONS in needed:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
         texts[CAPTIONS] = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
-    if COMPOSITIONS in method.needs:
+    if COMPOSITIONS in needed:
         texts[COMPOSITIONS] = compose_queries(
             bench.judge(), bench.prompts(), queries, gallery, cache, progress=progress
         )
+    texts |= make_texts(bench, kinds, queries, gallery, texts, progress=progress)
     rankings = rank(
         method,
         encode_queries(queries, bench.encoder(), ids, vectors, texts=texts),

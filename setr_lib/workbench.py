@@ -290,16 +290,44 @@ class Workbench:
         queries = plain_queries(self.read_table("queries", QUERIES, key))
         return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), record
 
+    def built_in_texts(self, key: str) -> dict[str, pl.DataFrame]:
+        """The captions of the references and the compositions of the queries of ``key``, by kind of text.
+
+        Raises ``NotMadeYetError`` where they are not made.
+        """
+        from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
+        from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
+        from setr_lib.tables import CAPTIONS, COMPOSITIONS
+
+        return {
+            CAPTION_TEXTS: self.read_table("reference_captions", CAPTIONS, key),
+            COMPOSITION_TEXTS: self.read_table("query_compositions", COMPOSITIONS, key),
+        }
+
+    def method_texts(self, key: str) -> dict[str, pl.DataFrame]:
+        """The texts that configured methods bring themselves for ``key``, by kind.
+
+        Raises ``NotMadeYetError`` where they are not made.
+        """
+        kinds = {kind.name: kind for method in self.methods(key) for kind in method.texts}
+        return {
+            name: self.read_table(self.method_texts_table(key, name), kind.schema)
+            for name, kind in kinds.items()
+        }
+
+    @staticmethod
+    def method_texts_table(key: str, kind: str) -> str:
+        """The table of one kind of text that a method brings, for an evaluation set."""
+        return f"method_texts/{key}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', kind)}"
+
     def encoded_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of an evaluation set.
 
         The queries, encoded; the gallery's ids and vectors; and a record of what these were made by. Raises
         ``NotMadeYetError`` naming what is to be materialized first.
         """
-        from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
-        from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
         from setr_lib.methods.inputs import GalleryIndex, encode_queries
-        from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES
+        from setr_lib.tables import QUERIES
 
         stored = self.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
         ids, vectors = self.gallery_store.read(stored.table, stored.version)
@@ -308,10 +336,7 @@ class Workbench:
             self.encoder(),
             ids,
             vectors,
-            texts={
-                CAPTION_TEXTS: self.read_table("reference_captions", CAPTIONS, key),
-                COMPOSITION_TEXTS: self.read_table("query_compositions", COMPOSITIONS, key),
-            },
+            texts={**self.built_in_texts(key), **self.method_texts(key)},
         )
         composed = self.read_record("query_compositions", TextRecord, key)
         record = SourceRecord(

@@ -101,7 +101,7 @@ def test_a_folder_of_pictures_is_evaluated_far_from_the_tree(installed: Path, pr
     report = project / "var" / "reports" / "mine" / "index.html"
     assert "make it red" in report.read_text(encoding="utf-8")
     rows = pl.read_parquet(project / "var" / "tables" / "evaluation_report" / "mine.parquet")
-    assert {"coarse", "base judge"} <= set(rows["stage"])
+    assert {"", "base judge"} <= set(rows["reranker"])
 
 
 def test_the_command_answers_far_from_the_tree(installed: Path, project: Path) -> None:

@@ -143,12 +143,12 @@ def search(
     reference = _reference_row(image)
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
     query = _query(text)
-    encoded, index, caption = _encoded(bench, key, query, reference, image, progress)
     method = method or bench.method(settings.coarse.default)
     if ranks_captions(method):
         raise SetrError(
             f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
         )
+    encoded, index, caption = _encoded(bench, key, query, reference, method, progress)
     coarse = rank(
         method,
         encoded,
@@ -175,10 +175,16 @@ def search(
 
 
 def _encoded(
-    bench: Workbench, key: str, query: pl.DataFrame, reference: pl.DataFrame, image: Path, progress: Progress
+    bench: Workbench,
+    key: str,
+    query: pl.DataFrame,
+    reference: pl.DataFrame,
+    method: Method,
+    progress: Progress,
 ) -> tuple[EncodedQueries, GalleryIndex, str]:
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
+    from setr_lib.pipeline.method_texts import make_texts, text_kinds
     from setr_lib.spaces.images import open_image
     from setr_lib.tables import QUERIES
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
@@ -188,6 +194,8 @@ def _encoded(
     composed = compose_queries(
         bench.judge(), bench.prompts(), query, reference, cache, dataset=kind, progress=progress
     )
+    texts = {CAPTIONS: captions, COMPOSITIONS: composed}
+    texts |= make_texts(bench, text_kinds([method]), query, reference, texts, kind, progress)
     stored = bench.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
     ids, vectors = bench.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
@@ -195,9 +203,9 @@ def _encoded(
         bench.encoder(),
         ids,
         vectors,
-        texts={CAPTIONS: captions, COMPOSITIONS: composed},
+        texts=texts,
         center_texts=bench.read_table("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=bench.encoder().embed_images([open_image(image)]),
+        reference_vectors=bench.encoder().embed_images([open_image(reference.item(0, "path"))]),
     )
     return encoded, GalleryIndex(ids, vectors), composed.item(0, "target_caption")
 

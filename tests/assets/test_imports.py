@@ -44,7 +44,7 @@ def test_definitions_need_neither_data_nor_dagster_home_and_write_nothing(tmp_pa
     code = "import setr_assets.definitions as d; print(len(list(d.defs.resolve_all_asset_specs())))"
     done = fresh_python(code, tmp_path, SETR_CONFIG=str(settings))
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 18
+    assert int(done.stdout) == 19
     assert [path.name for path in tmp_path.iterdir()] == ["setr.toml"]
 
 

@@ -364,8 +364,9 @@ def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
-    "coarse_rankings: coarse.caption_default",
-    "coarse_rankings: coarse.default",
+    "method_texts: coarse.caption_default",
+    "method_texts: coarse.caption_strategies",
+    "method_texts: coarse.default",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
     "reranked_rankings: coarse.caption_strategies",

@@ -1,0 +1,149 @@
+"""Every file that docs/extending.md shows is run: its methods, text and benchmark reach the leaderboard, page and commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from setr_assets.jobs import EVALUATION
+from setr_lib.cli import main
+from setr_lib.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = REPOSITORY / "docs" / "extending.md"
+OWN = ("photo_of", "intersection_elsewhere", "headline")
+RUN = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {assets!r}]
+from tiny_world import run_job
+from setr_lib.settings import load_settings
+run = run_job(load_settings(Path("setr.toml")), {job!r}, {keys!r})
+assert run.failures == {{}}, run.failures
+"""
+
+
+def shown_files() -> dict[str, str]:
+    """The Python files that the page shows, by name."""
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return dict(blocks)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A world whose settings name what the page shows, evaluated once in a process that knows only its folder."""
+    from tests.assets.tiny_world import write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    path = write_world(folder)
+    for name, text in shown_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    strategies = [
+        "sum",
+        "intersection",
+        "my_methods:PhotoOf",
+        "my_filter:NotTheReference",
+        "my_texts:ByHeadline",
+    ]
+    text = path.read_text(encoding="utf-8").replace(
+        "[coarse]", f"[coarse]\nstrategies = {json.dumps(strategies)}"
+    )
+    text = text.replace("[reranking]\ntop_k = 6", '[reranking]\ntop_k = 6\nfusion = "judge"')
+    text += '\n[datasets.wishes]\nkind = "my_benchmark:Wishes"\nroot = "wishes"\n'
+    path.write_text(text, encoding="utf-8")
+    write_wishes(folder)
+    code = RUN.format(
+        tests=str(REPOSITORY / "tests"),
+        assets=str(REPOSITORY / "tests" / "assets"),
+        job=EVALUATION,
+        keys=["circo-val", "wishes"],
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return load_settings(path)
+
+
+def write_wishes(folder: Path) -> None:
+    """A few images of the drawn world, and wishes about them."""
+    pictures = sorted((folder / "data" / "circo").rglob("*.jpg"))[:6]
+    (folder / "wishes").mkdir()
+    for picture in pictures:
+        (folder / "wishes" / picture.name).write_bytes(picture.read_bytes())
+    names = [picture.name for picture in pictures]
+    rows = [{"reference": names[n], "text": f"make it number {n}", "target": names[n + 1]} for n in range(4)]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (folder / "wishes" / "wishes.jsonl").write_text(lines + "\n", encoding="utf-8")
+
+
+def test_every_class_of_the_page_is_short() -> None:
+    files = shown_files()
+    assert files.keys() == {"my_methods.py", "my_filter.py", "my_texts.py", "my_benchmark.py"}
+    assert all(len(text.splitlines()) <= 45 for text in files.values())
+
+
+@pytest.mark.parametrize("key", ["circo-val", "wishes"])
+def test_methods_of_ones_own_reach_the_report_and_the_leaderboard(settings: Settings, key: str) -> None:
+    rows = pl.read_parquet(settings.table_path("evaluation_report", key))
+    assert {*OWN, "sum", "intersection", "random"} == set(rows["method"])
+    assert set(rows.filter(pl.col("method").is_in(OWN))["reranker"]) == {""}
+    page = (settings.report_root / key / "index.html").read_text(encoding="utf-8")
+    assert all(name.split("_")[-1] in page for name in OWN)
+    board = pl.read_parquet(settings.table_path("leaderboard"))
+    assert {*OWN} <= set(board["method"])
+
+
+def test_a_benchmark_of_ones_own_has_its_own_metrics(settings: Settings) -> None:
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "wishes"))
+    assert rows["metric"].unique(maintain_order=True).to_list() == ["R@1", "R@10"]
+    assert set(rows.filter(metric="R@10", method="sum")["value"]) == {100.0}, (
+        "six images, all among the first ten"
+    )
+
+
+def test_texts_of_a_method_are_a_table_with_counted_failures(settings: Settings) -> None:
+    path = settings.storage_root / "tables" / "method_texts" / "wishes" / "headlines.parquet"
+    texts = pl.read_parquet(path)
+    assert texts.height == 4 and set(texts["status"]) <= {"ok", "fallback"}
+    fallen = texts.filter(status="fallback")
+    assert all(text.startswith("make it number") for text in fallen["headline"])
+
+
+def test_search_takes_a_method_of_ones_own(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    image = next((settings.base_dir / "wishes").glob("*.jpg"))
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    for method in ("photo_of", "my_texts:ByHeadline"):
+        arguments = [
+            "search",
+            str(image),
+            "make it red",
+            "--dataset",
+            "wishes",
+            "--k",
+            "3",
+            "--method",
+            method,
+        ]
+        assert main([*config, *arguments]) == 0
+        assert "base judge" in capsys.readouterr().out
+
+
+def test_score_takes_a_benchmark_of_ones_own(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rankings = {
+        str(number): [path.name]
+        for number, path in enumerate(sorted((settings.base_dir / "wishes").glob("*.jpg"))[1:5])
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(rankings), encoding="utf-8")
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "score", "wishes", "--split", "all", str(tmp_path / "mine.json"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["metric"]: row["value"] for row in rows}["R@1"] == 100.0
