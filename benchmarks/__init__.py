@@ -1,1 +1,3 @@
-"""Programs that measure SETR against named alternatives, each in one run; nothing in the pipeline imports them."""
+"""Programs that measure SETR against named alternatives, each in one run; nothing in the pipeline imports
+them.
+"""

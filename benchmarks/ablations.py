@@ -1,7 +1,8 @@
-"""What each part of stage 2 is worth: depth, kinds of negatives, amount of pairs, LoRA rank, fusion, and the ceilings.
+"""What each part of stage 2 is worth: depth, kinds of negatives, amount of pairs, LoRA rank, fusion, and the
+ceilings.
 
-Adapters are trained as the pipeline trains its own. Everything is resumable: a training goes on from its checkpoint, a
-finished one is taken as it is, and every judgement is kept by content.
+Adapters are trained as the pipeline trains its own. Everything is resumable: a training goes on from its
+checkpoint, a finished one is taken as it is, and every judgement is kept by content.
 """
 
 from __future__ import annotations
@@ -159,7 +160,9 @@ class Laboratory:
         return Judge(reranker, choice.fusion, choice.weight), choice
 
     def base_judges(self) -> Iterator[tuple[str, Judge]]:
-        """The base judge with every fusion: it must not owe its distance from the adapter to the one that was chosen."""
+        """The base judge with every fusion: it must not owe its distance from the adapter to the one that was
+        chosen.
+        """
         base = self.bench.reranker()
         yield "base judge, " + fusion_label("judge", 1.0), Judge(base, "judge", 1.0)
         for weight in BASE_WEIGHTS:
@@ -167,7 +170,9 @@ class Laboratory:
         yield "base judge, " + fusion_label("reciprocal_rank", 1.0), Judge(base, "reciprocal_rank", 1.0)
 
     def measured(self, judge: Judge, k: int | None = None) -> dict[str, pl.DataFrame]:
-        """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as configured."""
+        """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as
+        configured.
+        """
         found: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
             rankings = material.judged(
@@ -211,7 +216,9 @@ def without_ending(caption: str, endings: Iterable[str]) -> str:
 
 
 def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section]:
-    """All ablations; every difference is to the adapter as configured, or to a section's first row where that is one."""
+    """All ablations; every difference is to the adapter as configured, or to a section's first row where that
+    is one.
+    """
     settings = laboratory.bench.settings
     judge, choice = laboratory.judge(Variant(CONFIGURED))
     reference = laboratory.measured(judge)

@@ -1,13 +1,16 @@
-"""CIRR val by captions: text, union and intersection over the real annotation files, against a plain BM25, in one run.
+"""CIRR val by captions: text, union and intersection over the real annotation files, against a plain BM25, in
+one run.
 
-Run it from the repository root: `.venv/bin/python benchmarks/caption_proxy.py [CIRR] [--choose] [--markdown]`. CIRR is a
-folder with the official `captions/` and `image_splits/` and with `image_captions.json` (default: the data set `cirr` of
-the settings, else `../shared/data/cirr`). No image and no model is needed; it takes a minute or two.
+Run it from the repository root: `.venv/bin/python benchmarks/caption_proxy.py [CIRR] [--choose]
+[--markdown]`. CIRR is a folder with the official `captions/` and `image_splits/` and with
+`image_captions.json` (default: the data set `cirr` of the settings, else `../shared/data/cirr`). No image and
+no model is needed; it takes a minute or two.
 
-The image sets (groups of six images that the queries were written for) fall into two halves by a hash of their number:
-the intersection's constants were chosen on the development half (`--choose` prints the choice).
-The named alternative is the plainest union there is: BM25 (k1 1.2, b 0.6) on words as they stand, each word of the text
-at weight 1, each word of the reference's captions at half weight times the share of captions that have it.
+The image sets (groups of six images that the queries were written for) fall into two halves by a hash of
+their number: the intersection's constants were chosen on the development half (`--choose` prints the choice).
+The named alternative is the plainest union there is: BM25 (k1 1.2, b 0.6) on words as they stand, each word
+of the text at weight 1, each word of the reference's captions at half weight times the share of captions that
+have it.
 """
 
 from __future__ import annotations
@@ -158,7 +161,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) 
 
 
 def choose(world: World, search: CaptionSearch, markdown: bool) -> str:
-    """The two constants of the intersection on the development half: the largest sum of the two compared metrics."""
+    """The two constants of the intersection on the development half: the largest sum of the two compared
+    metrics.
+    """
     rows = []
     for reference in (0.3, 0.4, 0.5, 0.6, 0.7):
         for background in (0.0, 0.3, 0.5, 1.0):

@@ -1,4 +1,6 @@
-"""Line charts for the documentation: rows of panels, lines named where they end, intervals as bands; SVG, the same bytes every time."""
+"""Line charts for the documentation: rows of panels, lines named where they end, intervals as bands; SVG, the
+same bytes every time.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Rows that are compared query by query: values, intervals, paired differences, and whether a ladder is in order.
+"""Rows that are compared query by query: values, intervals, paired differences, and whether a ladder is in
+order.
 
-Pure functions of ``PER_QUERY`` frames (``setr_lib.evaluation.metrics``), each of one metric. Numbers are percentages.
+Pure functions of ``PER_QUERY`` frames (``setr_lib.evaluation.metrics``), each of one metric. Numbers are
+percentages.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ LEVELS = (
     ("adapter",),
     ("oracle",),
 )
-"""The rungs from the lowest to the highest as the method claims them; rungs of one level claim nothing of each other."""
+"""The rungs from the lowest to the highest as the method claims them; rungs of one level claim nothing of
+each other."""
 RERANKED = {"base judge": "intersection"}
 """A rung that is made from another one is compared with that one, wherever it stands."""
 CLAIMS = (
@@ -61,7 +64,9 @@ class Gap:
 
 @dataclass(frozen=True)
 class Score:
-    """One cell. ``mark``: ``BROKEN`` (below a lower rung), ``UNCERTAIN`` (the gap's interval has zero in it), or none."""
+    """One cell. ``mark``: ``BROKEN`` (below a lower rung), ``UNCERTAIN`` (the gap's interval has zero in it),
+    or none.
+    """
 
     value: float
     low: float
@@ -138,9 +143,11 @@ def gap_to(
     samples: int,
     seed: int,
 ) -> Gap:
-    """``a`` less the rung ``over``, whose interval may be ``known``; then whatever lies in that one may be none, too.
+    """``a`` less the rung ``over``, whose interval may be ``known``; then whatever lies in that one may be
+    none, too.
 
-    A row of no hits at all has a bootstrap interval of no width, though half of all random orders have none either.
+    A row of no hits at all has a bootstrap interval of no width, though half of all random orders have none
+    either.
     """
     gap = gap_between(a, measured[over], over, samples, seed)
     if over not in known:
@@ -185,7 +192,8 @@ def climb(
 ) -> tuple[dict[str, Score], list[Break]]:
     """The scores of one column by rung, and where its order breaks.
 
-    ``measured``: the per-query values by rung; ``known``: intervals (in percent) that are no bootstrap's, as chance's.
+    ``measured``: the per-query values by rung; ``known``: intervals (in percent) that are no bootstrap's, as
+    chance's.
     """
     values = {rung: value_of(measured[rung]) for rung in RUNGS if rung in measured}
     known = known or {}

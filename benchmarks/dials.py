@@ -4,9 +4,10 @@ Run it from the repository root after `make demo`:
 
     .venv/bin/python -m benchmarks.dials [--dial NAME] [--size 0.5] [--quick]
 
-For each value of a dial it draws small worlds under the storage root, ranks them by the coarse stages and by both judges
-(the adapter is the champion of the main world, as is the fusion), and then draws docs/figures/NAME.svg. Interrupted, it goes
-on where it was. `--quick` takes tiny worlds and two values, and leaves its figures under the storage root.
+For each value of a dial it draws small worlds under the storage root, ranks them by the coarse stages and by
+both judges (the adapter is the champion of the main world, as is the fusion), and then draws
+docs/figures/NAME.svg. Interrupted, it goes on where it was. `--quick` takes tiny worlds and two values, and
+leaves its figures under the storage root.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ Scores = dict[str, dict[str, dict[str, float]]]
 
 
 def world_of(settings: Settings, dial: Dial, value: float, size: float) -> Settings:
-    """The settings of one world. All share a folder: what a dial does not concern is neither drawn nor embedded again."""
+    """The settings of one world. All share a folder: what a dial does not concern is neither drawn nor
+    embedded again.
+    """
     folder = settings.storage_root / "dials" / "world"
     datasets = {
         name: each.model_copy(update={"root": folder / "miniature" / each.kind})

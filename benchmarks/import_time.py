@@ -1,7 +1,9 @@
-"""How long Dagster waits for the code location: `import setr_assets.definitions` against `import dagster` alone.
+"""How long Dagster waits for the code location: `import setr_assets.definitions` against `import dagster`
+alone.
 
-Run it from the repository root: `.venv/bin/python benchmarks/import_time.py`. Fresh interpreters, taken in turns so that
-other work on the machine slows both alike; the smallest time of each counts. The aim is a ratio of at most 1.3.
+Run it from the repository root: `.venv/bin/python benchmarks/import_time.py`. Fresh interpreters, taken in
+turns so that other work on the machine slows both alike; the smallest time of each counts. The aim is a ratio
+of at most 1.3.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""The ladder on a materialised miniature: from chance to the oracle, with paired intervals, and ablations of stage 2.
+"""The ladder on a materialised miniature: from chance to the oracle, with paired intervals, and ablations of
+stage 2.
 
 Run it from the repository root after `make demo`:
 
     .venv/bin/python -m benchmarks.ladder [--only ladder|ablations] [--quick]
 
 The table goes to standard output and, with its explanation, to docs/ladder.md; the numbers themselves lie in
-`ladder/*.json` under the storage root. Interrupted, it goes on where it was. `--quick` takes few queries and short
-trainings, to see that all is there, and leaves page and numbers alone.
+`ladder/*.json` under the storage root. Interrupted, it goes on where it was. `--quick` takes few queries and
+short trainings, to see that all is there, and leaves page and numbers alone.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def chance_intervals(material: Material, seed: int) -> dict[str, Interval]:
 def ladder(
     bench: Workbench, materials: Mapping[str, Material], gold: Mapping[str, Material], progress: Progress
 ) -> tuple[list[Section], list[Break]]:
-    """The table's first sections (all rungs; the pairs that the claims are about), and where the order breaks."""
+    """The table's first sections (all rungs; the pairs that the claims are about), and where the order
+    breaks.
+    """
     options = bench.settings.evaluation
     rows = {rung: Row(name_of(rung), {}) for rung in RUNGS}
     claims = {(a, b): Row(f"{name_of(a)}, over {name_of(b)}", {}) for a, b in CLAIMS}
@@ -217,7 +220,9 @@ def provenance(bench: Workbench) -> dict[str, Any]:
 
 
 def _prompts_in_words(bench: Workbench) -> str:
-    """A digest per task: of tasks that have a prompt of a data set's own, one per data set; of judges, one per prompt."""
+    """A digest per task: of tasks that have a prompt of a data set's own, one per data set; of judges, one
+    per prompt.
+    """
     prompts = bench.prompts()
     found = {
         task: dict.fromkeys(prompts.hash(task, key.partition("-")[0])[:8] for key in KEYS)

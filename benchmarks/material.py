@@ -1,4 +1,6 @@
-"""One evaluation set, ready to be ranked in any way by the library's own stages: what the ladder and the dials measure with."""
+"""One evaluation set, ready to be ranked in any way by the library's own stages: what the ladder and the
+dials measure with.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ class Material:
         )
 
     def perfectly_judged(self, rankings: pl.DataFrame, k: int) -> pl.DataFrame:
-        """``rankings`` with the annotated targets among the first ``k`` in front: no judge can order them better."""
+        """``rankings`` with the annotated targets among the first ``k`` in front: no judge can order them
+        better.
+        """
         targets = self.queries.select("query_id", image_id="target_ids").explode("image_id")
         marked = rankings.join(
             targets.with_columns(hit=pl.lit(True)),
@@ -125,7 +129,9 @@ class Material:
         )
 
     def measured(self, per_query: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """The compared metrics of a PER_QUERY frame, by column of the table; those that could not be computed are left out."""
+        """The compared metrics of a PER_QUERY frame, by column of the table; those that could not be computed
+        are left out.
+        """
         frames = {metric: per_query.filter(metric=metric) for metric in MEASURED[self.kind]}
         return {column(self.kind, metric): frame for metric, frame in frames.items() if frame.height}
 
@@ -182,6 +188,8 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
 
 
 def configured_judge(bench: Workbench, version: str | None) -> Judge:
-    """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for it."""
+    """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for
+    it.
+    """
     fusion, weight, _ = bench.fusion(version)
     return Judge(bench.reranker(version), fusion, weight)

@@ -1,10 +1,11 @@
-"""Both stages' headlines on several worlds: what `make demo` found with other seeds, side by side in docs/seeds.md.
+"""Both stages' headlines on several worlds: what `make demo` found with other seeds, side by side in
+docs/seeds.md.
 
     .venv/bin/python -m benchmarks.seeds SETTINGS_FILE...
 
 Each settings file is that of a finished demo: a copy of `setr.toml` in a folder of its own, with another
-`[miniature] seed` and the models' paths made absolute, run by `python -m setr_assets.demo` with `SETR_CONFIG` and
-`DAGSTER_HOME` in that folder (as tests/assets/test_headlines.py does).
+`[miniature] seed` and the models' paths made absolute, run by `python -m setr_assets.demo` with `SETR_CONFIG`
+and `DAGSTER_HOME` in that folder (as tests/assets/test_headlines.py does).
 """
 
 from __future__ import annotations

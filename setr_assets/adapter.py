@@ -1,4 +1,6 @@
-"""Assets of the adapter's life: trained, registered once a fresh process could reload it, promoted where it is better."""
+"""Assets of the adapter's life: trained, registered once a fresh process could reload it, promoted where it
+is better.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ ADAPTER_SETTINGS = tuple(
 def reranker_adapter(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores before and after.
-    Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before, nothing is trained."""
+    """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores
+    before and after. Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are
+    as before, nothing is trained."""
     from setr_lib.registry.bundle import base_reference
     from setr_lib.reranking.checkpoint import only_trainer
     from setr_lib.reranking.held_out import pictures_of
@@ -108,8 +111,9 @@ def reranker_adapter(
 def registered_reranker(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given the very scores
-    of the training process. An adapter that fails this is not registered, and nothing is promoted."""
+    """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given
+    the very scores of the training process. An adapter that fails this is not registered, and nothing is
+    promoted."""
     adapter = setr.read_record("reranker_adapter", AdapterRecord)
     registry = setr.registry
     known = next((info for info in registry.versions() if info.tags.get("setr.run") == adapter.run), None)
@@ -163,9 +167,9 @@ def _registered(record: AdapterRecord, passed: bool, words: str) -> dg.Materiali
 def promoted_reranker(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """The champion alias: moved to the newest version if it is the first, or better than the champion on held-out
-    synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say in it. Otherwise the
-    version becomes the challenger, with the reason."""
+    """The champion alias: moved to the newest version if it is the first, or better than the champion on
+    held-out synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say
+    in it. Otherwise the version becomes the challenger, with the reason."""
     version = setr.read_record("registered_reranker", RegisteredRecord).version
     promotion = setr.registry.promote(version, lambda bundle: _held_out_report(context, setr, bundle))
     record = PromotedRecord(champion=promotion.champion, reason=promotion.reason)
@@ -213,8 +217,9 @@ def promoted_reranker(
 def reranking_fusion(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """How stage 1's score and the judge's become one order, for the base judge and for the champion: what orders held-out
-    synthesised queries, searched in the training images' own table, best. No benchmark has a say in it."""
+    """How stage 1's score and the judge's become one order, for the base judge and for the champion: what
+    orders held-out synthesised queries, searched in the training images' own table, best. No benchmark has a
+    say in it."""
     import polars as pl
 
     from setr_lib.rehearsal import judge_rehearsal, rehearse

@@ -1,4 +1,6 @@
-"""When things run by themselves: a weekly re-evaluation, off until someone turns it on. Training is always a person's choice."""
+"""When things run by themselves: a weekly re-evaluation, off until someone turns it on. Training is always a
+person's choice.
+"""
 
 from __future__ import annotations
 

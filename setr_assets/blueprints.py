@@ -1,7 +1,8 @@
 """How an asset is declared here: a plain function plus what Dagster should know of it.
 
-The partitions come from the settings, which are only known when ``build_definitions(settings)`` runs; a ``Blueprint``
-therefore keeps the function and its declaration apart until then. Everything that all assets share is said once, here.
+The partitions come from the settings, which are only known when ``build_definitions(settings)`` runs; a
+``Blueprint`` therefore keeps the function and its declaration apart until then. Everything that all assets
+share is said once, here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Blueprint:
     ) -> dg.AssetsDefinition:
         """The Dagster asset; several partitions of it run as one run, in one process.
 
-        ``place`` is the asset's place in the order of the data: of the steps that could run, the first in it does.
+        ``place`` is the asset's place in the order of the data: of the steps that could run, the first in it
+        does.
         """
         options = {
             **self.options,

@@ -1,10 +1,13 @@
-"""What re-ranking takes from the adapter's life without being downstream of it: the champion, and how scores are fused.
+"""What re-ranking takes from the adapter's life without being downstream of it: the champion, and how scores
+are fused.
 
-Evaluation runs with the champion of the day, without anything being trained, so neither is an ordinary dependency. They
-are observed: their data versions say what they are now, and after a promotion the re-ranked partitions look stale.
+Evaluation runs with the champion of the day, without anything being trained, so neither is an ordinary
+dependency. They are observed: their data versions say what they are now, and after a promotion the re-ranked
+partitions look stale.
 """
 
-# No `from __future__ import annotations`: Dagster compares the function's annotations with the classes themselves.
+# No `from __future__ import annotations`: Dagster compares the function's annotations with the classes
+# themselves.
 
 from collections.abc import Iterator
 
@@ -27,7 +30,9 @@ def in_use(setr: Workbench, version: str | None) -> dict[str, str]:
 
 
 def input_tags(used: dict[str, str]) -> dict[str, str]:
-    """Tags of a materialisation that was made with ``used``, whatever was observed last (a run may be pinned)."""
+    """Tags of a materialisation that was made with ``used``, whatever was observed last (a run may be
+    pinned).
+    """
     return {INPUT_TAG + source: version for source, version in used.items()}
 
 

@@ -1,6 +1,7 @@
 """The gates of the graph: a blocking check stops everything downstream of its asset in the same run.
 
-Checks run with their asset (``check_specs``), not after it: nothing is loaded twice. What they judge by is here.
+Checks run with their asset (``check_specs``), not after it: nothing is loaded twice. What they judge by is
+here.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def better_than_champion(asset: str) -> dg.AssetCheckSpec:
 def no_lost_or_doubled_images(
     setr: Workbench, report: SyncReport, images: pl.DataFrame, what: str
 ) -> dict[str, str]:
-    """Compare the stored ids with the readable images of ``images``; ``{what: fault}``, empty where all is well."""
+    """Compare the stored ids with the readable images of ``images``; ``{what: fault}``, empty where all is
+    well.
+    """
     from collections import Counter
 
     stored = Counter(setr.gallery_store.read(report.table, report.version)[0])

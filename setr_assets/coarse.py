@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     ],
 )
 def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
-    """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by exact search
-    over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to the judge. Where the
-    gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
+    """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by
+    exact search over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to
+    the judge. Where the gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
     from setr_lib.methods.method import ranks_captions
 
     results = PartitionResults()
@@ -97,7 +97,9 @@ def _rank(
     shown: dict[str, pl.DataFrame],
     records: dict[str, CoarseRecord],
 ) -> None:
-    """Rank by each method and store; ``shown`` and ``records`` get the rankings and what made them, by method."""
+    """Rank by each method and store; ``shown`` and ``records`` get the rankings and what made them, by
+    method.
+    """
     from setr_lib.methods.ranking import rank
 
     benchmark, top_k, gallery = _benchmark(setr, key), setr.settings.coarse.top_k, _gallery(setr, key)

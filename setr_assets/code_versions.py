@@ -1,11 +1,13 @@
-"""Code versions: what Dagster compares to say that an asset was made by other code, prompts, models or settings.
+"""Code versions: what Dagster compares to say that an asset was made by other code, prompts, models or
+settings.
 
-A code version is the number of the asset's code, raised by hand when the code computes something else, and a digest of
-what the asset reads of the settings. Each asset declares that as ``reads``: settings keys (``coarse.top_k``), prompts
-(``prompts:describe``) and models (``model:judge``). A setting that changes no result is in :data:`NOT_READ`.
+A code version is the number of the asset's code, raised by hand when the code computes something else, and a
+digest of what the asset reads of the settings. Each asset declares that as ``reads``: settings keys
+(``coarse.top_k``), prompts (``prompts:describe``) and models (``model:judge``). A setting that changes no
+result is in :data:`NOT_READ`.
 
-Digests are made when the code location loads: no model is opened, and a folder that is missing or unreadable is marked
-as such; the run that needs it says so.
+Digests are made when the code location loads: no model is opened, and a folder that is missing or unreadable
+is marked as such; the run that needs it says so.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ MODELS = {
     "judge": ("models.judge.name", "models.judge.revision", "models.judge.dtype"),
     "encoder": ("models.encoder.name", "models.encoder.pretrained"),
 }
-"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder."""
+"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder.
+"""
 PROMPTS = "models.judge.prompts"
-"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its overrides per kind
-of data set, which the judge has none of."""
+"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its
+overrides per kind of data set, which the judge has none of."""
 JUDGE = "judge"
 """The task whose prompt is the same for every data set."""
 WRITER_PROMPT = "write_modification"
@@ -97,7 +100,9 @@ NEEDS = {
 
 
 def needs(strategy: str, need: str) -> bool:
-    """Whether ``strategy`` needs ``captions``, ``compositions`` or ``anchor_share``; one that is not built in may."""
+    """Whether ``strategy`` needs ``captions``, ``compositions`` or ``anchor_share``; one that is not built in
+    may.
+    """
     return need in NEEDS.get(strategy, frozenset({need}))
 
 

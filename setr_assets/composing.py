@@ -41,9 +41,9 @@ def _has_methods_of_ones_own(settings: Settings) -> bool:
 def reference_captions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> PartitionResults:
-    """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image, kept by image
-    content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the union-of-texts baseline.
-    Where captions stand in for the images, theirs."""
+    """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image,
+    kept by image content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the
+    union-of-texts baseline. Where captions stand in for the images, theirs."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import describe_with
@@ -82,9 +82,10 @@ def reference_captions(
 def query_compositions(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> PartitionResults:
-    """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and the target
-    caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer that cannot be read
-    falls back to the modification text, and is counted. Where captions stand in for the images, no model is asked."""
+    """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and
+    the target caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer
+    that cannot be read falls back to the modification text, and is counted. Where captions stand in for the
+    images, no model is asked."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import compose_with
@@ -129,8 +130,8 @@ def query_compositions(
     pool=POOL,
 )
 def method_texts(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
-    """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table for each kind,
-    made by the multimodal LLM or derived. Nothing to do where no method brings any."""
+    """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table
+    for each kind, made by the multimodal LLM or derived. Nothing to do where no method brings any."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.pipeline.method_texts import make_texts, text_kinds
     from setr_lib.tables import GALLERY, QUERIES
@@ -259,7 +260,9 @@ def _record(frame: pl.DataFrame) -> TextRecord:
 
 
 def _data_version(asset: str, frame: pl.DataFrame) -> str:
-    """Digest of what is read of a table below: the records of rankings name a composition's prompt, not a caption's."""
+    """Digest of what is read of a table below: the records of rankings name a composition's prompt, not a
+    caption's.
+    """
     if asset == "reference_captions":
         return content_digest(frame.drop("model", "prompt_hash"))
     return content_digest(frame, _record(frame))

@@ -1,9 +1,10 @@
-"""Data versions: every asset reports a digest of its result, so that the same result made anew leaves what follows current.
+"""Data versions: every asset reports a digest of its result, so that the same result made anew leaves what
+follows current.
 
-Several partitions are made by one run. Dagster has one ``MaterializeResult`` for all of them, with one data version
-(dagster-io/dagster#18649, #34013), which would make every partition look changed when one is. So such a run reports
-twice: Dagster's own event per partition, bare, and after it one with the partition's metadata and its own data version;
-the later one counts. A run of a single partition reports once.
+Several partitions are made by one run. Dagster has one ``MaterializeResult`` for all of them, with one data
+version (dagster-io/dagster#18649, #34013), which would make every partition look changed when one is. So such
+a run reports twice: Dagster's own event per partition, bare, and after it one with the partition's metadata
+and its own data version; the later one counts. A run of a single partition reports once.
 """
 
 from __future__ import annotations

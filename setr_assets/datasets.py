@@ -21,8 +21,8 @@ GROUP = "datasets"
 
 @evaluation_asset(group=GROUP, number="1", reads=("evaluation.limit",), kinds={"polars", "parquet"})
 def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
-    """The queries of an evaluation set, one row each: reference image, modification text, targets (none on hidden
-    splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
+    """The queries of an evaluation set, one row each: reference image, modification text, targets (none on
+    hidden splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
     from setr_lib.datasets import load_queries, take_queries
     from setr_lib.hashing import digest_strings
     from setr_lib.tables import QUERIES
@@ -56,8 +56,8 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 
 @evaluation_asset(group=GROUP, number="1", reads=("datasets.*.gallery",), kinds={"polars", "parquet"})
 def gallery_images(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
-    """The images that an evaluation set ranks: path, size, content fingerprint and a status per image. Missing and
-    broken images stay in the table, counted; they make every later number "not comparable"."""
+    """The images that an evaluation set ranks: path, size, content fingerprint and a status per image.
+    Missing and broken images stay in the table, counted; they make every later number "not comparable"."""
     from setr_lib.datasets import coverage, inspect_gallery, load_gallery
     from setr_lib.tables import GALLERY
 
@@ -81,8 +81,8 @@ def gallery_images(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Wor
 def training_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from every
-    evaluation set, so that its rows stay zero-shot."""
+    """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from
+    every evaluation set, so that its rows stay zero-shot."""
     from setr_lib.datasets import inspect_training_images, load_training_images
     from setr_lib.tables import TRAINING_IMAGES
 

@@ -1,7 +1,8 @@
 """The code location: everything that Dagster knows of SETR, assembled from one settings object.
 
-Importing this module reads ``setr.toml`` and builds the graph; it opens no data set, no store and no model, prints
-nothing and writes nothing. Prompt files and the small files of a local model are read for their digests.
+Importing this module reads ``setr.toml`` and builds the graph; it opens no data set, no store and no model,
+prints nothing and writes nothing. Prompt files and the small files of a local model are read for their
+digests.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from setr_lib.settings import Settings, load_settings
 FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
 """One module per asset family, in the order in which data flows.
 
-Evaluation comes last: a first full run trains its champion before it re-ranks, although evaluation is not *downstream* of
-promotion (it must run, with the champion of the day, without anything being trained).
+Evaluation comes last: a first full run trains its champion before it re-ranks, although evaluation is not
+*downstream* of promotion (it must run, with the champion of the day, without anything being trained).
 """
 
 
@@ -46,7 +47,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """Assets, checks, jobs, schedules and resources for ``settings``; a fresh object on every call."""
     partitions = evaluation_set_partitions(settings)
     with warnings.catch_warnings():
-        # Backfill policies and observable sources are "beta" to Dagster; a person who starts it can do nothing about that.
+        # Backfill policies and observable sources are "beta" to Dagster; a person who starts it can do
+        # nothing about that.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return _assemble(settings, partitions)
 

@@ -1,7 +1,8 @@
-"""``python -m setr_assets.demo`` (``make demo``): the whole graph on every scored evaluation set, in one run, then its scores.
+"""``python -m setr_assets.demo`` (``make demo``): the whole graph on every scored evaluation set, in one run,
+then its scores.
 
-The run is an ordinary run of the persistent Dagster instance: ``make dev`` shows it afterwards. A second run finds its
-work done: embeddings, captions, compositions, judgements and the adapter are kept by content.
+The run is an ordinary run of the persistent Dagster instance: ``make dev`` shows it afterwards. A second run
+finds its work done: embeddings, captions, compositions, judgements and the adapter are kept by content.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def process_tag() -> str:
 
 
 def end_lost_runs(instance: dg.DagsterInstance) -> None:
-    """Mark as failed every earlier demo run whose process was killed; it would hold its place in the queue for ever."""
+    """Mark as failed every earlier demo run whose process was killed; it would hold its place in the queue
+    for ever.
+    """
     import psutil
 
     statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]

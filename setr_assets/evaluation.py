@@ -1,4 +1,6 @@
-"""Assets of stage 2 and of measurement: re-ranked candidates, a report per evaluation set, the leaderboard of all."""
+"""Assets of stage 2 and of measurement: re-ranked candidates, a report per evaluation set, the leaderboard of
+all.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,9 @@ class RerankingConfig(dg.Config):
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[Workbench]
 ) -> PartitionResults:
-    """The default strategy's candidates in the order of the judge: by the base model, and by the champion adapter where
-    there is one. Every pair's score is kept by content, so a killed or repeated run judges no pair twice."""
+    """The default strategy's candidates in the order of the judge: by the base model, and by the champion
+    adapter where there is one. Every pair's score is kept by content, so a killed or repeated run judges no
+    pair twice."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
@@ -211,8 +214,8 @@ def _stages(version: str | None) -> list[str]:
 def evaluation_report(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> PartitionResults:
-    """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with contact sheets.
-    Hidden splits get the page without scores."""
+    """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with
+    contact sheets. Hidden splits get the page without scores."""
     from setr_lib.assessing import assess, contact_sheet, write_page
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.tables import METRICS
@@ -281,8 +284,8 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], method: str) -> dict[st
     deps=["evaluation_report"],
 )
 def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
-    """The latest scores of every evaluation set, one row per set, method, re-ranker and metric: what `setr leaderboard`
-    prints."""
+    """The latest scores of every evaluation set, one row per set, method, re-ranker and metric: what `setr
+    leaderboard` prints."""
     from setr_lib.assessing import latest_scores
     from setr_lib.benchmarks import headlines
     from setr_lib.tables import METRICS

@@ -36,10 +36,10 @@ POOL = "lancedb_write"
 def gallery_embeddings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> PartitionResults:
-    """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a gallery
-    share the table. Only new or changed images are embedded; what is gone is removed; a killed run goes on where it
-    stopped. Where the images have captions, these lie beside the vectors with a full-text index; captions without any
-    image are stored alone, and no model is loaded."""
+    """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a
+    gallery share the table. Only new or changed images are embedded; what is gone is removed; a killed run
+    goes on where it stopped. Where the images have captions, these lie beside the vectors with a full-text
+    index; captions without any image are stored alone, and no model is loaded."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import GALLERY
 
@@ -77,8 +77,8 @@ def gallery_embeddings(
 def training_embeddings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """CLIP vectors of the training images, in a LanceDB table of their own: hard negatives are mined here, never in a
-    benchmark's gallery."""
+    """CLIP vectors of the training images, in a LanceDB table of their own: hard negatives are mined here,
+    never in a benchmark's gallery."""
     from setr_lib.tables import TRAINING_IMAGES
 
     images = setr.read_table("training_images", TRAINING_IMAGES)
@@ -96,7 +96,9 @@ def training_embeddings(
 def _store_captions(
     context: dg.AssetExecutionContext, setr: Workbench, key: str, gallery_key: str, images: int
 ) -> tuple[dict[str, Any], str]:
-    """Index the captions of the images of ``key``; what the record says of them, nothing where there are none."""
+    """Index the captions of the images of ``key``; what the record says of them, nothing where there are
+    none.
+    """
     from setr_lib.datasets import load_image_captions
 
     captions = load_image_captions(setr.settings, key)

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 def reranker_pairs(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 ) -> dg.MaterializeResult:
-    """Yes/No pairs: two training images whose captions differ in a phrase give a reference, a target and a modification
-    text; negatives of four kinds teach the judge to read both. No benchmark image or annotation is used, and held-out
-    groups share no image with the training ones."""
+    """Yes/No pairs: two training images whose captions differ in a phrase give a reference, a target and a
+    modification text; negatives of four kinds teach the judge to read both. No benchmark image or annotation
+    is used, and held-out groups share no image with the training ones."""
     from setr_lib.datasets import load_training_triplets
     from setr_lib.reranking.pairs import pair_summary, pairs_digest, synthesise_pairs
     from setr_lib.tables import PAIRS, TRAINING_IMAGES

@@ -1,7 +1,8 @@
-"""The one partitioning of the graph: a partition is an evaluation set, e.g. ``cirr-val`` or ``fashioniq-val``.
+"""The one partitioning of the graph: a partition is an evaluation set, e.g. ``cirr-val`` or
+``fashioniq-val``.
 
-Read from the settings alone: listing the partitions opens no data set. The sets with targets come first, so that
-they form one contiguous range.
+Read from the settings alone: listing the partitions opens no data set. The sets with targets come first, so
+that they form one contiguous range.
 """
 
 from __future__ import annotations

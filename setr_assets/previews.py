@@ -1,6 +1,8 @@
-"""Small pictures and tables for an asset's metadata: what a person should see in the Dagster UI without opening a file.
+"""Small pictures and tables for an asset's metadata: what a person should see in the Dagster UI without
+opening a file.
 
-They are kept in the event log for ever, so each stays below 100 KB; full reports are files that metadata links to.
+They are kept in the event log for ever, so each stays below 100 KB; full reports are files that metadata
+links to.
 """
 
 from __future__ import annotations

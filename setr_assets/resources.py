@@ -1,6 +1,7 @@
 """What steps are handed: the library's workbench, a plain object that knows nothing of Dagster.
 
-Runs use one process (the in-process executor), and the bench is cached there: each model is loaded at most once.
+Runs use one process (the in-process executor), and the bench is cached there: each model is loaded at most
+once.
 """
 
 from __future__ import annotations

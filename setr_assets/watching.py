@@ -1,4 +1,6 @@
-"""How the demo shows a run: a line per finished step; meanwhile a moving bar, or plain lines where there is no terminal."""
+"""How the demo shows a run: a line per finished step; meanwhile a moving bar, or plain lines where there is
+no terminal.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def watcher() -> Iterator[Watcher]:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        # Rich must not catch what others print: during a step, Dagster has turned the process's output into its own log.
+        # Rich must not catch what others print: during a step, Dagster has turned the process's output into
+        # its own log.
         with Progress(
             *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
         ) as bars:
@@ -52,7 +55,9 @@ def watcher() -> Iterator[Watcher]:
 
 @contextlib.contextmanager
 def _real_stdout() -> Iterator[TextIO]:
-    """Standard output as it is now: while a step runs, Dagster lends its file descriptor to the step's log file."""
+    """Standard output as it is now: while a step runs, Dagster lends its file descriptor to the step's log
+    file.
+    """
     try:
         number = os.dup(sys.stdout.fileno())
     except (OSError, ValueError):  # no file behind it (a notebook, a test)

@@ -1,6 +1,8 @@
-"""From the tables of one evaluation set to its numbers and its page: what the report asset and a notebook both call.
+"""From the tables of one evaluation set to its numbers and its page: what the report asset and a notebook
+both call.
 
-Reads at the workbench what the stages have written; metrics, intervals and the page itself are ``setr_lib.evaluation``.
+Reads at the workbench what the stages have written; metrics, intervals and the page itself are
+``setr_lib.evaluation``.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Assessment:
     note: ReportRecord
     """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, SETR's version."""
     caption_proxy: bool = False
-    """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is ranked."""
+    """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is
+    ranked."""
 
 
 def assess(bench: Workbench, key: str) -> Assessment:
@@ -258,7 +261,9 @@ def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
 def _comparisons(
     bench: Workbench, benchmark: Benchmark, evaluations: dict[Row, Evaluation], default: Row
 ) -> list[PairedDifference]:
-    """The margins that matter: the default method over the baselines, each re-ranker over stage 1 and over those before it."""
+    """The margins that matter: the default method over the baselines, each re-ranker over stage 1 and over
+    those before it.
+    """
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 

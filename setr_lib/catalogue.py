@@ -1,7 +1,7 @@
 """Named objects of one kind: retrieval methods, re-rankers, benchmarks, embedding spaces and generated texts.
 
-A name is looked for among the built-in objects, those registered in this process, and entry points of installed packages; a
-name with a colon is a path, ``package.module:NAME``.
+A name is looked for among the built-in objects, those registered in this process, and entry points of
+installed packages; a name with a colon is a path, ``package.module:NAME``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class Catalogue(Generic[T]):
     Args:
         what: What an object is called in messages, e.g. ``"retrieval method"``.
         groups: Entry-point groups; the first is the one to use, the others are earlier names of it.
-        check: Turns what was found (an object, or a class to be called without arguments) into an object of the kind; raises
-            ``error`` where that is impossible. Its second argument says where the object was found.
+        check: Turns what was found (an object, or a class to be called without arguments) into an object of
+            the kind; raises ``error`` where that is impossible. Its second argument says where the object was
+            found.
         error: The exception for names that are not known.
         built_in: Gives the objects that come with the package, when first asked for.
     """
@@ -69,7 +70,8 @@ class Catalogue(Generic[T]):
 
         Args:
             name: A name of :meth:`names`, or a path with a colon.
-            settings: Those that name it: they say where its module may lie, and whether they may name code at all.
+            settings: Those that name it: they say where its module may lie, and whether they may name code at
+                all.
 
         Returns:
             The object.

@@ -1,8 +1,9 @@
-"""``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is elsewhere.
+"""``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is
+elsewhere.
 
-A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for a person
-are printed as they are, without a traceback, and end the program with status 1; a wrong command line ends it with 2,
-and so do settings that ``setr doctor`` cannot read.
+A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for
+a person are printed as they are, without a traceback, and end the program with status 1; a wrong command line
+ends it with 2, and so do settings that ``setr doctor`` cannot read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A durable key -> text store for results that cost a model call (captions, compositions, judge scores).
 
-Keys are digests of everything that determines the result, so an entry is never stale and is never overwritten with
-something else. SQLite keeps it safe under SIGKILL: a batch is there whole or not at all.
+Keys are digests of everything that determines the result, so an entry is never stale and is never overwritten
+with something else. SQLite keeps it safe under SIGKILL: a batch is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
 class ContentCache:
-    """One table (``kind``) of one SQLite file. Safe for several processes and threads; writes are short transactions."""
+    """One table (``kind``) of one SQLite file. Safe for several processes and threads; writes are short
+    transactions.
+    """
 
     def __init__(self, path: Path, kind: str) -> None:
         if not kind.isidentifier():
@@ -48,7 +50,9 @@ class ContentCache:
         return self._look_up("value", keys)
 
     def get_numbers(self, keys: Iterable[str]) -> dict[str, float]:
-        """The stored numbers among ``keys``; an entry that is not a finite number is as good as absent, and warned of."""
+        """The stored numbers among ``keys``; an entry that is not a finite number is as good as absent, and
+        warned of.
+        """
         numbers = {key: _number(value) for key, value in self.get_many(keys).items()}
         bad = sum(value is None for value in numbers.values())
         if bad:
@@ -58,7 +62,9 @@ class ContentCache:
         return {key: value for key, value in numbers.items() if value is not None}
 
     def put_numbers(self, values: Mapping[str, float]) -> None:
-        """Store all of ``values`` in one transaction. Raises ``ValueError``, storing none, where one is not finite."""
+        """Store all of ``values`` in one transaction. Raises ``ValueError``, storing none, where one is not
+        finite.
+        """
         bad = {key: value for key, value in values.items() if not math.isfinite(value)}
         if bad:
             raise ValueError(
@@ -101,9 +107,12 @@ def _number(text: str) -> float | None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection to keep: closing one makes SQLite tidy its log and wait for the disk, too much for every batch."""
+    """A connection to keep: closing one makes SQLite tidy its log and wait for the disk, too much for every
+    batch.
+    """
     connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
-    # A killed process loses nothing, a power cut the last batches; waiting for the disk at every batch is slow.
+    # A killed process loses nothing, a power cut the last batches; waiting for the disk at every batch is
+    # slow.
     connection.execute("PRAGMA synchronous=NORMAL")
     return connection

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 
 class SetrError(Exception):
-    """Base class. A message names the file, row or id at fault and the way out; no traceback is needed to act on it."""
+    """Base class. A message names the file, row or id at fault and the way out; no traceback is needed to act
+    on it.
+    """

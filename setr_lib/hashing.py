@@ -1,4 +1,6 @@
-"""Content fingerprints: one hash for files, texts and JSON, so that "has it changed?" means the same everywhere."""
+"""Content fingerprints: one hash for files, texts and JSON, so that "has it changed?" means the same
+everywhere.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from pathlib import Path
 import xxhash
 
 ABOUT_A_MODEL = frozenset({"scores.json"})
-"""Files beside a model that say something of it and are no part of it: correcting a card makes no other model."""
+"""Files beside a model that say something of it and are no part of it: correcting a card makes no other
+model."""
 _MODEL_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json", ".jinja", ".txt", ".model"})
 _SMALL = 32 << 20  # bytes that are hashed within some milliseconds
 
@@ -29,10 +32,11 @@ def fingerprint_file(path: Path) -> str:
 
 
 def fingerprint_model_folder(folder: Path) -> str:
-    """A cheap fingerprint of a model folder: small files by their content, larger ones (weights) by name and size.
+    """A cheap fingerprint of a model folder: small files by their content, larger ones (weights) by name and
+    size.
 
-    Modification times don't count: a fresh checkout of the same files is the same model. Raises ``OSError`` where the
-    folder cannot be read.
+    Modification times don't count: a fresh checkout of the same files is the same model. Raises ``OSError``
+    where the folder cannot be read.
     """
     parts: list[str] = []
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,6 @@
-"""Objects of a person's own, named in settings as ``package.module:NAME``: the one place that imports code by name."""
+"""Objects of a person's own, named in settings as ``package.module:NAME``: the one place that imports code by
+name.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def load_object(name: str, settings: Settings | None = None) -> Any:
         The module's attribute, as it is.
 
     Raises:
-        PluginError: The settings come from a file that may not name code, the module cannot be imported, or it has no
-            such attribute.
+        PluginError: The settings come from a file that may not name code, the module cannot be imported, or
+            it has no such attribute.
     """
     if settings is not None:
         if not settings.trusted:

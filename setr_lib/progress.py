@@ -1,11 +1,14 @@
-"""How a long library call tells its caller where it is, without knowing who listens (a terminal, Dagster, nobody)."""
+"""How a long library call tells its caller where it is, without knowing who listens (a terminal, Dagster,
+nobody).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""Called as ``progress(done, total, what)``; ``what`` names the unit and the work, e.g. ``"images embedded"``."""
+"""Called as ``progress(done, total, what)``; ``what`` names the unit and the work, e.g. ``"images
+embedded"``."""
 
 
 def silent(done: int, total: int, what: str) -> None:

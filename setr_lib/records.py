@@ -1,7 +1,9 @@
-"""Records: what made a result (digests, versions, settings), stored as JSON beside its table, one class per asset.
+"""Records: what made a result (digests, versions, settings), stored as JSON beside its table, one class per
+asset.
 
-The digest of a record (:func:`content_digest`) covers what a result *is*; fields that only say where it lies (a table's
-version, a model's URI, a folder) are left out, so that the same result made anew has the same digest.
+The digest of a record (:func:`content_digest`) covers what a result *is*; fields that only say where it lies
+(a table's version, a model's URI, a folder) are left out, so that the same result made anew has the same
+digest.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Record(BaseModel):
-    """What made a result. Fields that an earlier version of SETR did not write have a default, or reading one fails."""
+    """What made a result. Fields that an earlier version of SETR did not write have a default, or reading one
+    fails.
+    """
 
     # Built on first use: importing the code location stays fast.
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -112,14 +116,18 @@ class EmbeddingsRecord(Record):
 
 
 class TextRecord(Record):
-    """Of ``reference_captions`` and ``query_compositions``: the models and prompts, several where rows were imported."""
+    """Of ``reference_captions`` and ``query_compositions``: the models and prompts, several where rows were
+    imported.
+    """
 
     model: str
     prompt_hash: str
 
 
 class SourceRecord(Record):
-    """What the rankings of stage 1 were made from: vectors, captions, or both; fields of what was not read are unset."""
+    """What the rankings of stage 1 were made from: vectors, captions, or both; fields of what was not read
+    are unset.
+    """
 
     ELSEWHERE = frozenset({"table", "version", "captions_table", "captions_version"})
 

@@ -1,7 +1,8 @@
 """The rehearsal: held-out synthesised queries go through both stages over the training images' own table.
 
-It answers how stage 1's score and a judge's are best put together (``reranking.fusion = "auto"``) on material that is
-like an evaluation set in everything but that it is no benchmark. Run at the workbench, as ``assessing`` is.
+It answers how stage 1's score and a judge's are best put together (``reranking.fusion = "auto"``) on material
+that is like an evaluation set in everything but that it is no benchmark. Run at the workbench, as
+``assessing`` is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MOST_QUERIES = 150
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """``queries`` (QUERIES, ``target_ids`` known), the ``gallery`` (GALLERY) they search, stage 1's ``rankings``."""
+    """``queries`` (QUERIES, ``target_ids`` known), the ``gallery`` (GALLERY) they search, stage 1's
+    ``rankings``.
+    """
 
     queries: pl.DataFrame
     gallery: pl.DataFrame
@@ -37,7 +40,9 @@ class Rehearsal:
 
 
 def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
-    """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made first."""
+    """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made
+    first.
+    """
     import polars as pl
 
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
@@ -96,9 +101,9 @@ def judge_rehearsal(
 def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST_QUERIES) -> pl.DataFrame:
     """The held-out groups of ``pairs`` as a QUERIES frame, at most ``most``.
 
-    Their targets are the group's own and, where captions made the pairs, every image whose caption says the same but
-    for its context: the text asks no more than that. Where the text names the target's context it must be the same too.
-    A reference is no target of its own query.
+    Their targets are the group's own and, where captions made the pairs, every image whose caption says the
+    same but for its context: the text asks no more than that. Where the text names the target's context it
+    must be the same too. A reference is no target of its own query.
     """
     import polars as pl
 

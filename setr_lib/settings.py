@@ -1,9 +1,9 @@
 """The one typed settings object, read from ``setr.toml`` and the environment (which always wins).
 
 Environment names are ``SETR_`` + section + ``__`` + key, e.g. ``SETR_DATASETS__CIRR__ROOT`` or
-``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``. Everything is checked here, once:
-single values by the types below, what does not go together by the validators of a section or of ``Settings``. This
-module imports nothing heavy: the code location reads it on every start.
+``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``. Everything is checked
+here, once: single values by the types below, what does not go together by the validators of a section or of
+``Settings``. This module imports nothing heavy: the code location reads it on every start.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from setr_lib.errors import SetrError
 SETTINGS_FILE = "setr.toml"
 CONFIG_VARIABLE = "SETR_CONFIG"
 OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
-"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker reads."""
+"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker reads.
+"""
 NAMES_OF_KINDS = ("cirr", "fashioniq", "circo")
-"""A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will do."""
+"""A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will
+do."""
 NegativeKind = Literal[
     "coarse_negative", "reference_negative", "text_only_negative", "shuffled_text_negative"
 ]
@@ -122,7 +124,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse what no key can mean: empty texts, control characters, repetitions, a truth value for a number."""
+        """Refuse what no key can mean: empty texts, control characters, repetitions, a truth value for a
+        number.
+        """
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             return value  # looks at its own keys
@@ -163,31 +167,36 @@ class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
     kind: str
-    """``cirr``, ``fashioniq``, ``circo``, ``folder``, an installed benchmark, or ``package.module:NAME`` of one."""
+    """``cirr``, ``fashioniq``, ``circo``, ``folder``, an installed benchmark, or ``package.module:NAME`` of
+    one."""
     root: LocalPath
     image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""
     splits: list[str] = Field(default_factory=list)
     gallery: str | None = None
-    """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole split
-    (``original``, what zero-shot papers report) or references and targets only (``val``)."""
+    """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole
+    split (``original``, what zero-shot papers report) or references and targets only (``val``)."""
     queries: LocalPath | None = None
     """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only a benchmark of one's own understands."""
     image_captions: LocalPath | None = None
-    """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by default."""
+    """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by
+    default."""
     rerank_top_k: Count | None = None
     """How many of stage 1's candidates the judge re-orders here; ``[reranking] top_k`` by default."""
 
 
 class TrainingSettings(Section):
-    """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a benchmark's."""
+    """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a
+    benchmark's.
+    """
 
     captions: LocalPath | None = None
     """JSON Lines of ``{"image": "relative/name.png", "caption": "one sentence"}``."""
     image_root: LocalPath | None = None
-    """The folder that image names are relative to; the captions file's (or triplet file's) own folder by default."""
+    """The folder that image names are relative to; the captions file's (or triplet file's) own folder by
+    default."""
     triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
 
@@ -198,13 +207,15 @@ class TrainingSettings(Section):
 
 
 class EncoderSettings(Section):
-    """The frozen CLIP of stage 1: any name that open_clip knows, by default the ViT-L/14 that most papers report."""
+    """The frozen CLIP of stage 1: any name that open_clip knows, by default the ViT-L/14 that most papers
+    report.
+    """
 
     name: str = DEFAULT_ENCODER
     """An architecture of open_clip, ``hf-hub:...``, or ``local-dir:`` and a folder."""
     pretrained: str | None = None
-    """The tag or file of an architecture's weights. By default those of the default ``name``; none with any other
-    ``name``, which brings its own weights or gets random ones."""
+    """The tag or file of an architecture's weights. By default those of the default ``name``; none with any
+    other ``name``, which brings its own weights or gets random ones."""
     batch_size: Count = 64
 
     @model_validator(mode="before")
@@ -326,7 +337,8 @@ class AdapterSettings(Section):
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
-    """The highest rate, after the warm-up. The default is a usual one for LoRA, chosen by this project; no paper's."""
+    """The highest rate, after the warm-up. The default is a usual one for LoRA, chosen by this project; no
+    paper's."""
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     epochs: float = Field(default=2.0, gt=0, le=10_000)
@@ -339,9 +351,11 @@ class AdapterSettings(Section):
 
 class RerankingSettings(Section):
     top_k: Count = 50
-    """How many of stage 1's candidates the judge re-orders: all of them, where ``[coarse] top_k`` keeps fewer."""
+    """How many of stage 1's candidates the judge re-orders: all of them, where ``[coarse] top_k`` keeps
+    fewer."""
     fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
-    """``auto``: for each judge, the one that orders held-out synthesised queries best (asset ``reranking_fusion``)."""
+    """``auto``: for each judge, the one that orders held-out synthesised queries best (asset
+    ``reranking_fusion``)."""
     judge_weight: float = Field(default=1.0, ge=0, le=1000)
     """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
     pairs: PairSettings = Field(default_factory=PairSettings)
@@ -371,8 +385,8 @@ class RegistrySettings(Section):
 class MiniatureSettings(Section):
     """The drawn world. Its seed never touches the two models: they are trained once, and committed.
 
-    Three dials say how hard its galleries are; the training images do not depend on them. A *distractor* is a gallery
-    image that no query has for its reference or target; each is drawn against one query.
+    Three dials say how hard its galleries are; the training images do not depend on them. A *distractor* is a
+    gallery image that no query has for its reference or target; each is drawn against one query.
     """
 
     seed: Seed = 0
@@ -381,14 +395,17 @@ class MiniatureSettings(Section):
     models_seed: Seed = 0
     training_images: int = Field(default=1600, ge=16, le=10_000_000)
     objects_per_scene: float = Field(default=1.6, ge=1, le=2)
-    """CIRR and CIRCO: different objects in a query's reference, on average; a query's target may show one more or one less."""
+    """CIRR and CIRCO: different objects in a query's reference, on average; a query's target may show one
+    more or one less."""
     near_misses: float = Field(default=1.0, ge=0, le=4)
-    """Scales the number of near misses per query (pictures one respect away from its target or reference); 1.0 is the
-    documented number. Below, random pictures take their place; above, they replace random ones, then are added."""
+    """Scales the number of near misses per query (pictures one respect away from its target or reference);
+    1.0 is the documented number. Below, random pictures take their place; above, they replace random ones,
+    then are added."""
     background_correlation: float | None = Field(default=None, ge=0, le=1)
-    """The chance that a distractor is put on its query's reference's background; else its background is random, while
-    the target never shares the reference's. The documented world has no single value: 0.7 for CIRR and CIRCO; in
-    FashionIQ a chance of 0.5 to share *some* query's reference's background. None keeps that."""
+    """The chance that a distractor is put on its query's reference's background; else its background is
+    random, while the target never shares the reference's. The documented world has no single value: 0.7 for
+    CIRR and CIRCO; in FashionIQ a chance of 0.5 to share *some* query's reference's background. None keeps
+    that."""
 
 
 class Settings(BaseSettings):
@@ -539,10 +556,11 @@ def find_settings_file(start: Path | None = None) -> Path | None:
 def load_settings(path: Path | None = None, *, else_from: Path | None = None) -> Settings:
     """Settings from a file and the environment, checked as a whole.
 
-    The file is ``path``, else the one that :func:`find_settings_file` finds from here, else from ``else_from``. One
-    that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy ``package.module:NAME``, a model's own
-    code); one that was found may only where it and its folder belong to this user or root and nobody else can write
-    to them. Raises ``SettingsError`` naming the file and each key at fault.
+    The file is ``path``, else the one that :func:`find_settings_file` finds from here, else from
+    ``else_from``. One that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy
+    ``package.module:NAME``, a model's own code); one that was found may only where it and its folder belong
+    to this user or root and nobody else can write to them. Raises ``SettingsError`` naming the file and each
+    key at fault.
     """
     source = path or find_settings_file() or (find_settings_file(else_from) if else_from else None)
     named = path is not None or bool(os.environ.get(CONFIG_VARIABLE))
@@ -641,7 +659,9 @@ def _nearest_variable(name: str, known: list[str]) -> str:
 
 
 def _keys(section: Any) -> Iterator[tuple[str, ...]]:
-    """The path of every key with a value: ``("models", "encoder", "name")``; data sets' own keys are left out."""
+    """The path of every key with a value: ``("models", "encoder", "name")``; data sets' own keys are left
+    out.
+    """
     for name, info in section.model_fields.items():
         if name in _NOT_KEYS or name == "datasets":
             continue

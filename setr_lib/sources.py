@@ -1,4 +1,5 @@
-"""Which data sources there are: the miniature, and those of installed packages (entry points ``setr.sources``).
+"""Which data sources there are: the miniature, and those of installed packages (entry points
+``setr.sources``).
 
 An entry point names a subclass of ``setr_lib.benchmarks.source.DataSource``; its name is the source's.
 """

@@ -1,4 +1,6 @@
-"""The declared schemas of every table that SETR writes, and the two gates that a table passes on its way to disk."""
+"""The declared schemas of every table that SETR writes, and the two gates that a table passes on its way to
+disk.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +165,8 @@ METRICS = pl.Schema(
 def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
     """``frame`` in the column order and types of ``schema``.
 
-    Raises ``SetrError`` naming the column when one is missing, unexpected, or of a type that does not cast exactly.
+    Raises ``SetrError`` naming the column when one is missing, unexpected, or of a type that does not cast
+    exactly.
     """
     missing = [name for name in schema if name not in frame.columns]
     extra = [name for name in frame.columns if name not in schema]
@@ -176,7 +179,9 @@ def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
 
 
 def digest_table(frame: pl.DataFrame) -> str:
-    """Digest of a table's columns, types and rows in their order: the same on every machine and library version."""
+    """Digest of a table's columns, types and rows in their order: the same on every machine and library
+    version.
+    """
     digests = [digest_json([[name, str(kind)] for name, kind in frame.schema.items()])]
     for rows in frame.iter_slices(_DIGESTED_ROWS):
         buffer = io.BytesIO()

@@ -1,7 +1,8 @@
-"""What the stages share while they run: the settings, the tables on disk, and the models, each opened once per process.
+"""What the stages share while they run: the settings, the tables on disk, and the models, each opened once
+per process.
 
-Dagster's assets and the ``setr`` command both work at this bench, so a table written by one is read by the other. It
-holds no step of the pipeline. Nothing heavy is imported here, only inside the method that needs it.
+Dagster's assets and the ``setr`` command both work at this bench, so a table written by one is read by the
+other. It holds no step of the pipeline. Nothing heavy is imported here, only inside the method that needs it.
 """
 
 from __future__ import annotations
@@ -110,9 +111,9 @@ class Workbench:
     def reranker(self, version: str | None = None) -> YesNoJudge:
         """The Yes/No judge of stage 2: the base model, or with the adapter of registry ``version``.
 
-        The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt is the
-        one that it was trained under, read from its registered bundle. Raises ``JudgeError``, ``PromptError`` or
-        ``RegistryError``.
+        The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's
+        prompt is the one that it was trained under, read from its registered bundle. Raises ``JudgeError``,
+        ``PromptError`` or ``RegistryError``.
         """
         from setr_lib.reranking.yes_no_judge import YesNoJudge
 
@@ -144,10 +145,11 @@ class Workbench:
         return self.registry.champion()
 
     def fusion(self, version: str | None) -> tuple[Fusion, float, str]:
-        """(fusion, weight, how it was chosen) for the base judge (``version`` None) or an adapter of the registry.
+        """(fusion, weight, how it was chosen) for the base judge (``version`` None) or an adapter of the
+        registry.
 
-        By ``auto``, what ``reranking_fusion`` chose for that judge. An adapter that it has not seen yet is treated like
-        the adapter it has seen, a judge without any rehearsal like LamRA's: cosine plus P(Yes).
+        By ``auto``, what ``reranking_fusion`` chose for that judge. An adapter that it has not seen yet is
+        treated like the adapter it has seen, a judge without any rehearsal like LamRA's: cosine plus P(Yes).
         """
         from setr_lib.tables import FUSIONS
 
@@ -202,7 +204,8 @@ class Workbench:
         return f"reranked_rankings/{key}/{stage.replace(' ', '-')}"
 
     def is_caption_proxy(self, key: str) -> bool:
-        """Whether captions stand in for the images of evaluation set ``key``: it has captions, and no readable image.
+        """Whether captions stand in for the images of evaluation set ``key``: it has captions, and no
+        readable image.
 
         Raises ``NotMadeYetError`` where the gallery's images were not inspected yet.
         """
@@ -268,8 +271,9 @@ class Workbench:
     def captioned_queries(self, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
         """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
 
-        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its captions; and a
-        record of what these were made by. Raises ``NotMadeYetError`` naming what is to be materialized first.
+        The queries; every image of the gallery, readable or not, with vectors of no dimension, and its
+        captions; and a record of what these were made by. Raises ``NotMadeYetError`` naming what is to be
+        materialized first.
         """
         import numpy as np
 
@@ -348,10 +352,11 @@ class Workbench:
         return encoded, GalleryIndex(ids, vectors), record
 
     def vectors_of(self, asset: str, what: str, key: str | None = None) -> Vectors:
-        """Where ``asset`` (``gallery_embeddings`` of ``key``, ``training_embeddings``) has stored its vectors.
+        """Where ``asset`` (``gallery_embeddings`` of ``key``, ``training_embeddings``) has stored its
+        vectors.
 
-        Raises ``NotMadeYetError``, or ``SetrError`` where ``what`` has no vectors, or another encoder's than the
-        configured one's.
+        Raises ``NotMadeYetError``, or ``SetrError`` where ``what`` has no vectors, or another encoder's than
+        the configured one's.
         """
         stored = self.read_record(asset, EmbeddingsRecord, key).vectors(key or what)
         if stored.encoder != self.encoder().id:
@@ -369,7 +374,8 @@ class Workbench:
         partition: str | None = None,
         made_by: Record | None = None,
     ) -> Path:
-        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a record beside it of what made it.
+        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a record beside it of what made
+        it.
 
         Raises ``SetrError`` naming the column where the frame does not fit ``schema``.
         """
@@ -408,8 +414,8 @@ class Workbench:
     def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
         """The record beside a table, of class ``kind``.
 
-        Raises ``NotMadeYetError`` where there is none, ``SetrError`` naming the asset to materialise again where it is
-        damaged or lacks what ``kind`` requires.
+        Raises ``NotMadeYetError`` where there is none, ``SetrError`` naming the asset to materialise again
+        where it is damaged or lacks what ``kind`` requires.
         """
         from pydantic import ValidationError
 

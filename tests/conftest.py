@@ -1,4 +1,6 @@
-"""What every test runs under: none of the developer's own settings or stores, one thread per model, no telemetry."""
+"""What every test runs under: none of the developer's own settings or stores, one thread per model, no
+telemetry.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Mutation testing with mutants written down by hand: does a test notice when a formula or a gate is wrong?
 
-``python -m tests.mutants [PATTERN ...]`` copies the repository's files into temporary folders, checks that the
-named tests pass there, applies the mutants of ``mutants.toml`` one at a time and runs each one's test, which must
-fail. It prints a line for each mutant; exit status 1 where one survives or cannot be tried.
-A pattern (``loss*``, ``*pairs.py*``) selects mutants by name, file or test.
+``python -m tests.mutants [PATTERN ...]`` copies the repository's files into temporary folders, checks that
+the named tests pass there, applies the mutants of ``mutants.toml`` one at a time and runs each one's test,
+which must fail. It prints a line for each mutant; exit status 1 where one survives or cannot be tried. A
+pattern (``loss*``, ``*pairs.py*``) selects mutants by name, file or test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""CIRR, FashionIQ and CIRCO in their official layouts, small but with galleries large enough for whole submissions.
+"""CIRR, FashionIQ and CIRCO in their official layouts, small but with galleries large enough for whole
+submissions.
 
 Annotation files only: whoever scores ranking files has no images. ``ranked_*`` make perfect files for them.
 """

@@ -1,4 +1,6 @@
-"""Every file that docs/extending.md shows is run: its methods, text and benchmark reach the leaderboard, page and commands."""
+"""Every file that docs/extending.md shows is run: its methods, text and benchmark reach the leaderboard, page
+and commands.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def shown_files() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A world whose settings name what the page shows, evaluated once in a process that knows only its folder."""
+    """A world whose settings name what the page shows, evaluated once in a process that knows only its
+    folder.
+    """
     from tests.assets.tiny_world import write_world
 
     folder = tmp_path_factory.mktemp("world")

@@ -1,4 +1,6 @@
-"""``setr score`` as a person meets it: files of any system in, official metrics out; nothing else needed or written."""
+"""``setr score`` as a person meets it: files of any system in, official metrics out; nothing else needed or
+written.
+"""
 
 from __future__ import annotations
 

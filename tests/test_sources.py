@@ -1,4 +1,6 @@
-"""Data sources: the miniature's, and one of one's own, tell their data from downloads and from people's own pictures."""
+"""Data sources: the miniature's, and one of one's own, tell their data from downloads and from people's own
+pictures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The wheel, built from the tree and unpacked elsewhere: it holds all of its files, and a data set of one's own runs."""
+"""The wheel, built from the tree and unpacked elsewhere: it holds all of its files, and a data set of one's
+own runs.
+"""
 
 from __future__ import annotations
 

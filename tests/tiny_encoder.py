@@ -1,4 +1,5 @@
-"""A tiny, randomly initialised CLIP as an open_clip ``local-dir:`` folder, for tests that need a real encoder offline.
+"""A tiny, randomly initialised CLIP as an open_clip ``local-dir:`` folder, for tests that need a real encoder
+offline.
 
 The tokenizer is open_clip's own (its vocabulary ships with the package), so nothing is downloaded.
 """

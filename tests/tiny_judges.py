@@ -1,7 +1,9 @@
-"""Tiny, randomly initialised image-text-to-text models in local folders, for tests that need a real judge offline.
+"""Tiny, randomly initialised image-text-to-text models in local folders, for tests that need a real judge
+offline.
 
-Real architectures of transformers with processor, tokenizer and chat template, all built in code: ``llava`` (CLIP tower
-and a Llama), ``llava_qwen2``, ``qwen2_5_vl`` and ``qwen3_vl`` (multimodal rotary positions, images of any size).
+Real architectures of transformers with processor, tokenizer and chat template, all built in code: ``llava``
+(CLIP tower and a Llama), ``llava_qwen2``, ``qwen2_5_vl`` and ``qwen3_vl`` (multimodal rotary positions,
+images of any size).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A program that evaluates the folder data set of ``./setr.toml``, for the test of the wheel; needs nothing of the tree.
+"""A program that evaluates the folder data set of ``./setr.toml``, for the test of the wheel; needs nothing
+of the tree.
 
 Argument: the folder in which ``setr_lib`` must lie. Prints where it does lie.
 """

@@ -1,8 +1,9 @@
 """Benchmarks: one class per kind of data set, and the evaluation sets that settings make of them.
 
-What belongs here: reading and checking of annotation files, what a benchmark measures, official counts, submissions,
-where images come from. Nothing that needs a model, and no computation over rankings (``setr_lib.evaluation``).
-Polars and NumPy are imported inside the functions: listing the evaluation sets costs next to nothing.
+What belongs here: reading and checking of annotation files, what a benchmark measures, official counts,
+submissions, where images come from. Nothing that needs a model, and no computation over rankings
+(``setr_lib.evaluation``). Polars and NumPy are imported inside the functions: listing the evaluation sets
+costs next to nothing.
 """
 
 from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile

@@ -57,7 +57,9 @@ def is_there(path: Path) -> bool:
 
 
 def read_text(path: Path, purpose: str) -> str:
-    """The UTF-8 text of ``path``. Raises ``DatasetError`` where it is missing or unreadable; ``purpose`` says what it is."""
+    """The UTF-8 text of ``path``. Raises ``DatasetError`` where it is missing or unreadable; ``purpose`` says
+    what it is.
+    """
     try:
         return _decoded(path.read_bytes(), path)
     except FileNotFoundError:
@@ -111,7 +113,8 @@ def clean_text(value: object) -> str:
 def relative_name(value: object) -> str:
     """A file name relative to a data folder, normalised with ``/`` (``./dev/a.png`` -> ``dev/a.png``).
 
-    Raises ``ValueError`` for one that leaves the folder: absolute, with ``..``, or with another system's separators.
+    Raises ``ValueError`` for one that leaves the folder: absolute, with ``..``, or with another system's
+    separators.
     """
     name = clean_text(value)
     parts = PurePosixPath(name).parts
@@ -217,7 +220,9 @@ class Row:
         return Row(self.file, f"{self.where}, {key}", value)
 
     def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
-        """``image_id`` if it is among ``ids`` (a set or dict; ``None`` checks nothing), else an error naming ``source``."""
+        """``image_id`` if it is among ``ids`` (a set or dict; ``None`` checks nothing), else an error naming
+        ``source``.
+        """
         if ids is not None and image_id not in ids:
             raise self.error(f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}")
         return image_id
@@ -254,7 +259,9 @@ def read_rows(path: Path, purpose: str) -> list[Row]:
 
 
 def numbered_lines(path: Path, purpose: str) -> Iterator[tuple[str, str]]:
-    """The lines of a JSON Lines file that are not blank, each with its place (``line 3``). Raises ``DatasetError``."""
+    """The lines of a JSON Lines file that are not blank, each with its place (``line 3``). Raises
+    ``DatasetError``.
+    """
     # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
     for number, line in enumerate(read_text(path, purpose).split("\n"), start=1):
         if line.strip():

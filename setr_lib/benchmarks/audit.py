@@ -1,6 +1,8 @@
-"""What of an evaluation set is here: its files and images, held against the official counts, and what they suffice for.
+"""What of an evaluation set is here: its files and images, held against the official counts, and what they
+suffice for.
 
-For people whose data is incomplete: nothing here raises because something is missing or broken; it is told instead.
+For people whose data is incomplete: nothing here raises because something is missing or broken; it is told
+instead.
 """
 
 from __future__ import annotations
@@ -278,7 +280,9 @@ def _entries(value: Any) -> int | None:
 def _blame(
     states: list[FileState], faults: Sequence[DatasetError | None]
 ) -> tuple[list[FileState], list[str]]:
-    """``states`` with each reader's complaint at the file that it names; complaints about anything else apart."""
+    """``states`` with each reader's complaint at the file that it names; complaints about anything else
+    apart.
+    """
     loose: list[str] = []
     for fault in faults:
         if fault is None:

@@ -1,8 +1,9 @@
 """A benchmark: all that SETR must know of one kind of data set, in one class.
 
-``queries`` is the one method that a benchmark must have, ``kind`` the one attribute; everything else has a default
-that suits a folder of images with a file of queries. ``cirr.py``, ``fashioniq.py``, ``circo.py`` and ``folder.py`` are
-examples; ``registry.py`` says how settings name a benchmark of one's own. Instances hold no state.
+``queries`` is the one method that a benchmark must have, ``kind`` the one attribute; everything else has a
+default that suits a folder of images with a file of queries. ``cirr.py``, ``fashioniq.py``, ``circo.py`` and
+``folder.py`` are examples; ``registry.py`` says how settings name a benchmark of one's own. Instances hold no
+state.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Benchmark(ABC):
 
     # What it is.
     kind: ClassVar[str]
-    """The word for it in settings (``kind = ...``) and in the names of prompt overrides (``compose.KIND.jinja``)."""
+    """The word for it in settings (``kind = ...``) and in the names of prompt overrides
+    (``compose.KIND.jinja``)."""
     title: ClassVar[str] = ""
     """The name in messages and reports; ``kind`` by default."""
     protocol: ClassVar[str] = ""
@@ -73,8 +75,8 @@ class Benchmark(ABC):
     galleries: ClassVar[tuple[str, ...]] = ("all",)
     """Names of the protocols that choose the gallery, the usual one first."""
     categories: ClassVar[tuple[str, ...]] = ()
-    """Galleries (``QueryRecord.gallery``) that are searched each on its own: metrics are the unweighted mean of theirs
-    and also reported for each (``R@10/dress``), and a ranking file may answer only some of them."""
+    """Galleries (``QueryRecord.gallery``) that are searched each on its own: metrics are the unweighted mean
+    of theirs and also reported for each (``R@10/dress``), and a ranking file may answer only some of them."""
     settings_keys: ClassVar[tuple[str, ...]] = ()
     """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, and keys of ``options``."""
 
@@ -86,7 +88,8 @@ class Benchmark(ABC):
     aspect_metrics: ClassVar[tuple[str, ...]] = ()
     """Names of metrics that are also reported for each of the queries' ``aspects`` (``mAP@10/negation``)."""
     headline: ClassVar[tuple[str, ...]] = ()
-    """Names of the few metrics that it is known by; the first ranks the rows of tables. By default the first three."""
+    """Names of the few metrics that it is known by; the first ranks the rows of tables. By default the first
+    three."""
     stage_1_metric: ClassVar[str] = ""
     """The metric by which coarse retrieval is compared with rivals; the first headline by default."""
     stage_2_metric: ClassVar[str] = ""
@@ -109,7 +112,8 @@ class Benchmark(ABC):
         """The queries of ``evaluation_set.split``, in the official order; no image is opened.
 
         Args:
-            evaluation_set: What is asked for: its ``split``, ``root``, ``queries`` and ``options`` say where to read.
+            evaluation_set: What is asked for: its ``split``, ``root``, ``queries`` and ``options`` say where
+                to read.
 
         Returns:
             Records, or a frame with the columns of ``tables.QUERIES``. Hidden targets are left empty.
@@ -119,13 +123,15 @@ class Benchmark(ABC):
         """
 
     def gallery(self, evaluation_set: EvaluationSet) -> Sequence[ImageRecord] | pl.DataFrame:
-        """The images that are searched; by default all images of the image folder, each named by its path in there.
+        """The images that are searched; by default all images of the image folder, each named by its path in
+        there.
 
         Args:
             evaluation_set: As for :meth:`queries`; its ``gallery`` is one of ``galleries``.
 
         Returns:
-            Records, or a frame of ``image_id``, ``path`` (absolute) and ``galleries`` (list). No image is opened.
+            Records, or a frame of ``image_id``, ``path`` (absolute) and ``galleries`` (list). No image is
+            opened.
 
         Raises:
             DatasetError: A file is missing or wrong; it names file, row and reason.
@@ -150,7 +156,9 @@ class Benchmark(ABC):
         return None
 
     def official_images(self, split: str, gallery: str) -> Mapping[str, int] | None:
-        """Official sizes of the galleries of ``split`` under protocol ``gallery``, by name; None where there are none."""
+        """Official sizes of the galleries of ``split`` under protocol ``gallery``, by name; None where there
+        are none.
+        """
         return None
 
     def gallery_key(self, evaluation_set: EvaluationSet) -> str:
@@ -202,7 +210,8 @@ class Benchmark(ABC):
                 raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
-        """The lists of a JSON ranking file in the benchmark's own format, by default that of ``ranking_format``.
+        """The lists of a JSON ranking file in the benchmark's own format, by default that of
+        ``ranking_format``.
 
         Raises:
             RankingFileError: The file has another format; it names query and reason.

@@ -1,9 +1,10 @@
-"""CIRCO: ``annotations/SPLIT.json`` over all of COCO 2017's unlabeled images, whose list is a download of its own.
+"""CIRCO: ``annotations/SPLIT.json`` over all of COCO 2017's unlabeled images, whose list is a download of its
+own.
 
-The modification is ``relative_caption``; ``shared_concept`` helped the annotators and is never read (it would leak).
-Image ids are COCO's numbers, written in decimal. Val and test share the gallery. Metrics as in the authors'
-repository: mAP@K divides by min(number of ground truths, K); R@K is of the first ground truth; mAP@10 also for each
-semantic aspect.
+The modification is ``relative_caption``; ``shared_concept`` helped the annotators and is never read (it would
+leak). Image ids are COCO's numbers, written in decimal. Val and test share the gallery. Metrics as in the
+authors' repository: mAP@K divides by min(number of ground truths, K); R@K is of the first ground truth;
+mAP@10 also for each semantic aspect.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class CIRCO(Benchmark):
         ]
 
     def gallery(self, evaluation_set: EvaluationSet) -> list[ImageRecord]:
-        """All images of COCO's list. Raises ``DatasetError`` where the list is absent: there is no gallery without it."""
+        """All images of COCO's list. Raises ``DatasetError`` where the list is absent: there is no gallery
+        without it.
+        """
         folder = self.image_folder(evaluation_set)
         names = _file_names(image_list_file(evaluation_set))
         return [ImageRecord(image_id, f"{folder}/{name}") for image_id, name in names.items()]

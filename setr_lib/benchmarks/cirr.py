@@ -1,9 +1,11 @@
-"""CIRR (rc2): ``captions/cap.rc2.SPLIT.json`` and ``image_splits/split.rc2.SPLIT.json`` under the data set's root.
+"""CIRR (rc2): ``captions/cap.rc2.SPLIT.json`` and ``image_splits/split.rc2.SPLIT.json`` under the data set's
+root.
 
-A query's subset is the image set's six members without the reference; its target is ``target_hard`` (``target_soft``
-is no part of the official metrics). Image paths in the split file are relative to ``image_root``, else to the root.
-Metrics as in the paper and the authors' repository: R@K of the ranking without the reference; R_subset@K among the
-five other members of the image set, by their own ranking; Avg = (R@5 + R_subset@1) / 2.
+A query's subset is the image set's six members without the reference; its target is ``target_hard``
+(``target_soft`` is no part of the official metrics). Image paths in the split file are relative to
+``image_root``, else to the root. Metrics as in the paper and the authors' repository: R@K of the ranking
+without the reference; R_subset@K among the five other members of the image set, by their own ranking; Avg =
+(R@5 + R_subset@1) / 2.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from setr_lib.errors import SetrError
 class DatasetError(SetrError):
     """A data set, its settings, or a file of it cannot be used.
 
-    ``file`` and ``row`` say where (``None`` where that has no meaning: a misspelt key has no row), ``reason`` why.
+    ``file`` and ``row`` say where (``None`` where that has no meaning: a misspelt key has no row), ``reason``
+    why.
     """
 
     def __init__(self, reason: str, *, file: Path | None = None, row: str | None = None) -> None:

@@ -1,9 +1,11 @@
-"""FashionIQ: ``captions/cap.CATEGORY.SPLIT.json``, ``image_splits/split.CATEGORY.SPLIT.json``, ``images/NAME.png``.
+"""FashionIQ: ``captions/cap.CATEGORY.SPLIT.json``, ``image_splits/split.CATEGORY.SPLIT.json``,
+``images/NAME.png``.
 
-Three categories, each searched in its own gallery: the whole split (``original``, the zero-shot papers' protocol) or
-only its references and targets (``val``). The two captions are joined as "c1 and c2", stripped of ``.?,`` and spaces at
-their ends (CIReVL's and OSrCIR's reading; SEARLE averages both orders); an empty caption is left out of the joining.
-R@10 and R@50 keep the reference; the headline is the unweighted mean of the three categories.
+Three categories, each searched in its own gallery: the whole split (``original``, the zero-shot papers'
+protocol) or only its references and targets (``val``). The two captions are joined as "c1 and c2", stripped
+of ``.?,`` and spaces at their ends (CIReVL's and OSrCIR's reading; SEARLE averages both orders); an empty
+caption is left out of the joining. R@10 and R@50 keep the reference; the headline is the unweighted mean of
+the three categories.
 """
 
 from __future__ import annotations

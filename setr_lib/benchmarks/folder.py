@@ -1,9 +1,11 @@
-"""A folder of one's own: every image under ``image_root`` (else ``root``) is the gallery; a file holds the queries.
+"""A folder of one's own: every image under ``image_root`` (else ``root``) is the gallery; a file holds the
+queries.
 
-The file (``queries``, else ``queries.csv``, ``.jsonl`` or ``.parquet`` under ``root``) has the columns ``reference``
-and ``modification``, and optionally ``query_id`` (else the row's number from 0) and ``targets``: a list, or, in a CSV
-file, names separated by ``|``. ``target`` (one name) does as well. Without such a file there are no queries.
-An image's id is its path from the image folder, with ``/``. R@K is whether *any* target is among the first K.
+The file (``queries``, else ``queries.csv``, ``.jsonl`` or ``.parquet`` under ``root``) has the columns
+``reference`` and ``modification``, and optionally ``query_id`` (else the row's number from 0) and
+``targets``: a list, or, in a CSV file, names separated by ``|``. ``target`` (one name) does as well. Without
+such a file there are no queries. An image's id is its path from the image folder, with ``/``. R@K is whether
+*any* target is among the first K.
 """
 
 from __future__ import annotations

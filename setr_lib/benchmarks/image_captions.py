@@ -1,8 +1,9 @@
-"""Captions of a gallery's images, made by anyone: a JSON list of ``{"candidate": image, "captions": [text, ...]}``.
+"""Captions of a gallery's images, made by anyone: a JSON list of ``{"candidate": image, "captions": [text,
+...]}``.
 
-The layout is that of the caption files that go with CIRR (three captions an image; a few images have many more, of
-which the first three count). Images of other splits are passed over. That a data set has captions changes nothing of
-its protocol: they are one more thing to search, never a query input.
+The layout is that of the caption files that go with CIRR (three captions an image; a few images have many
+more, of which the first three count). Images of other splits are passed over. That a data set has captions
+changes nothing of its protocol: they are one more thing to search, never a query input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from setr_lib.benchmarks.loading import read_gallery
 from setr_lib.benchmarks.sets import EvaluationSet
 
 CAPTIONS_FILE = "image_captions.json"
-"""Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text, ...]}``."""
+"""Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text,
+...]}``."""
 CAPTIONS_USED = 3
 """Of each image, in the file's order."""
 
@@ -39,9 +41,11 @@ def _captions(row: Row) -> list[str]:
 
 
 def read_image_captions(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
-    """``image_id`` and ``captions`` of the gallery's images that have any, in the gallery's order; None without a file.
+    """``image_id`` and ``captions`` of the gallery's images that have any, in the gallery's order; None
+    without a file.
 
-    Raises ``DatasetError`` for a malformed file, an image named twice, or a file that knows none of the images.
+    Raises ``DatasetError`` for a malformed file, an image named twice, or a file that knows none of the
+    images.
     """
     file = captions_file(evaluation_set)
     if file is None:

@@ -1,8 +1,10 @@
-"""The metrics that a benchmark can report: what each query is worth, and what a random ranker gets, in closed form.
+"""The metrics that a benchmark can report: what each query is worth, and what a random ranker gets, in closed
+form.
 
-A metric is a small object: a name, the pools of ranked images that it looks at, how deep it looks, ``values`` and
-``chance``. Benchmarks list theirs in ``Benchmark.metrics``; how values become leaderboard rows is
-``setr_lib.evaluation``'s. NumPy is imported inside the functions, so that listing benchmarks costs next to nothing.
+A metric is a small object: a name, the pools of ranked images that it looks at, how deep it looks, ``values``
+and ``chance``. Benchmarks list theirs in ``Benchmark.metrics``; how values become leaderboard rows is
+``setr_lib.evaluation``'s. NumPy is imported inside the functions, so that listing benchmarks costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GALLERY, SUBSET = "gallery", "subset"
-"""The two pools of images that a query can have a ranking of: its gallery, and CIRR's subset of five look-alikes."""
+"""The two pools of images that a query can have a ranking of: its gallery, and CIRR's subset of five
+look-alikes."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class TargetRanks:
     """Where the targets of n queries are ranked. Ranks count from 1; infinite where a target is not ranked."""
 
     targets: NDArray[np.float64]
-    """n x t, the rank of each target (rows are filled up with infinity); the first column is the first target."""
+    """n x t, the rank of each target (rows are filled up with infinity); the first column is the first
+    target."""
     truths: NDArray[np.int64]
     """n, how many targets each query has."""
     subset: NDArray[np.float64] | None = None
@@ -74,7 +78,9 @@ class Metric(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name in tables and reports, e.g. ``R@10``; without ``/``, which marks a breakdown (``R@10/dress``)."""
+        """The name in tables and reports, e.g. ``R@10``; without ``/``, which marks a breakdown
+        (``R@10/dress``).
+        """
 
     @property
     def pools(self) -> frozenset[str]:
@@ -115,7 +121,8 @@ class RecallAt(Metric):
 
     depth: int
     of: Literal["first", "any"] = "any"
-    """``first``: the first target alone counts (CIRR, FashionIQ, CIRCO have a single one); ``any``: any of them."""
+    """``first``: the first target alone counts (CIRR, FashionIQ, CIRCO have a single one); ``any``: any of
+    them."""
 
     @property
     def name(self) -> str:
@@ -203,7 +210,9 @@ class MeanAveragePrecisionAt(Metric):
         return total / np.minimum(ranks.truths, self.depth)
 
     def chance(self, pools: RandomPools) -> NDArray[np.float64]:
-        """For R targets in a pool of N: sum over i <= min(K, N) of (R/N) (1/i) (1 + (i-1)(R-1)/(N-1)), divided as above."""
+        """For R targets in a pool of N: sum over i <= min(K, N) of (R/N) (1/i) (1 + (i-1)(R-1)/(N-1)),
+        divided as above.
+        """
         import numpy as np
 
         return np.array(

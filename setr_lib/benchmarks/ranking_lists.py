@@ -1,4 +1,5 @@
-"""What a ranking file of any system holds, as a benchmark reads it: the decoded JSON, its lists, and why it is refused.
+"""What a ranking file of any system holds, as a benchmark reads it: the decoded JSON, its lists, and why it
+is refused.
 
 Checking the lists against queries and gallery is ``setr_lib.evaluation.ranking_files``'s.
 """

@@ -1,4 +1,6 @@
-"""The two kinds of row that every data set is read into, the frames made of them, and the listing of image folders."""
+"""The two kinds of row that every data set is read into, the frames made of them, and the listing of image
+folders.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
 
 
 def image_names(folder: Path, dataset: str) -> list[str]:
-    """Paths of all images under ``folder``, relative to it, with ``/``, sorted; hidden files and folders are left out.
+    """Paths of all images under ``folder``, relative to it, with ``/``, sorted; hidden files and folders are
+    left out.
 
     Args:
         folder: The image folder.

@@ -1,7 +1,7 @@
 """Which benchmarks there are, by the name that settings give them (``kind``).
 
-Three ways to add one: as an entry point of the group ``setr.benchmarks`` in an installed package (its name is the
-kind), as ``kind = "package.module:NAME"`` in ``[datasets.*]``, or here, in :data:`BUILT_IN`.
+Three ways to add one: as an entry point of the group ``setr.benchmarks`` in an installed package (its name is
+the kind), as ``kind = "package.module:NAME"`` in ``[datasets.*]``, or here, in :data:`BUILT_IN`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "setr.benchmarks"
 BUILT_IN = ("cirr", "fashioniq", "circo", "folder")
-"""The kinds that come with SETR. Adding one is its module, its name here, and a line in ``_load_built_in``."""
+"""The kinds that come with SETR. Adding one is its module, its name here, and a line in ``_load_built_in``.
+"""
 
 _PLAIN = re.compile(r"[a-z0-9_-]+")
 
 
 def benchmark_kinds() -> list[str]:
-    """Every kind that :func:`benchmark_of` knows without a module's name: built in, and installed as entry points."""
+    """Every kind that :func:`benchmark_of` knows without a module's name: built in, and installed as entry
+    points.
+    """
     return CATALOGUE.names()
 
 

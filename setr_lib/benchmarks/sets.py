@@ -1,6 +1,8 @@
-"""Evaluation sets: the (data set, split) pairs that settings ask for, each with its benchmark and where its files are.
+"""Evaluation sets: the (data set, split) pairs that settings ask for, each with its benchmark and where its
+files are.
 
-Light on purpose: Dagster's partitions are made from this at every import of the code location, without data present.
+Light on purpose: Dagster's partitions are made from this at every import of the code location, without data
+present.
 """
 
 from __future__ import annotations
@@ -110,10 +112,11 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
 
 
 def evaluation_sets(settings: Settings) -> list[EvaluationSet]:
-    """Every evaluation set that ``[datasets.*]`` asks for: those with targets first, then the hidden test splits.
+    """Every evaluation set that ``[datasets.*]`` asks for: those with targets first, then the hidden test
+    splits.
 
-    No data is opened. Raises ``DatasetError`` for a benchmark that there is not, a split that it does not have, a key
-    that it does not know, or two sets with one key.
+    No data is opened. Raises ``DatasetError`` for a benchmark that there is not, a split that it does not
+    have, a key that it does not know, or two sets with one key.
     """
     sets = [each for name, dataset in settings.datasets.items() for each in _sets_of(name, dataset, settings)]
     seen: dict[str, str] = {}
@@ -137,8 +140,8 @@ def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
 def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | None = None) -> EvaluationSet:
     """The set of ``split`` of data set ``dataset``, whether or not its ``splits`` ask for it.
 
-    ``gallery`` replaces the settings' choice of protocol (FashionIQ's ``val``). Raises ``DatasetError`` for an unknown
-    data set, split or gallery, naming the known ones.
+    ``gallery`` replaces the settings' choice of protocol (FashionIQ's ``val``). Raises ``DatasetError`` for
+    an unknown data set, split or gallery, naming the known ones.
     """
     if dataset not in settings.datasets:
         hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""

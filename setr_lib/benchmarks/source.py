@@ -1,4 +1,5 @@
-"""A data source: something that makes data sets on this machine, rather than a download in an official layout.
+"""A data source: something that makes data sets on this machine, rather than a download in an official
+layout.
 
 The miniature is one (``setr_lib/miniature/source.py``). ``setr_lib/sources.py`` lists those that there are.
 """
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 
 class DataSource(ABC):
-    """A maker of data sets: it writes them below folders of its own, as settings say, whenever they are not current.
+    """A maker of data sets: it writes them below folders of its own, as settings say, whenever they are not
+    current.
 
-    Their counts are its own: they are not held against a benchmark's official ones. Making an object costs nothing
-    and reads no file.
+    Their counts are its own: they are not held against a benchmark's official ones. Making an object costs
+    nothing and reads no file.
 
     Args:
         settings: Those that say what is made, and where.
@@ -65,7 +67,9 @@ class DataSource(ABC):
 
     @property
     def stamp(self) -> str:
-        """The name of the file that :meth:`prepare` leaves beside each data set: data that was moved keeps its maker."""
+        """The name of the file that :meth:`prepare` leaves beside each data set: data that was moved keeps
+        its maker.
+        """
         return f"{self.name}.json"
 
     def made(self, folder: Path) -> bool:

@@ -1,9 +1,11 @@
-"""``setr captions`` and ``setr compositions``: what the multimodal LLM wrote, carried out of one place and into another.
+"""``setr captions`` and ``setr compositions``: what the multimodal LLM wrote, carried out of one place and
+into another.
 
-An export is what the next materialisation would use: imported rows where they fit, else what the model here has
-written; failures are left out. An import is checked row by row against the configured data sets and is taken whole or
-not at all. What is here and newer stays unless ``overwrite`` is asked for: a row is newer when it was made later; a
-model's row was made when the model answered, and one whose time nobody knows counts as made when its table was written.
+An export is what the next materialisation would use: imported rows where they fit, else what the model here
+has written; failures are left out. An import is checked row by row against the configured data sets and is
+taken whole or not at all. What is here and newer stays unless ``overwrite`` is asked for: a row is newer when
+it was made later; a model's row was made when the model answered, and one whose time nobody knows counts as
+made when its table was written.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
 
 
 def export_compositions(settings: Settings, *, name: str | None, output: Path | None) -> int:
-    """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard output."""
+    """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard
+    output.
+    """
     from setr_lib.texts.exchange_files import composition_line
 
     bench = workbench_for(settings)
@@ -93,7 +97,9 @@ def import_captions(
 def import_compositions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
-    """Check the compositions of ``file`` and keep them for the next materialisation; says what became of them."""
+    """Check the compositions of ``file`` and keep them for the next materialisation; says what became of
+    them.
+    """
     from setr_lib.tables import IMPORTED_COMPOSITIONS
     from setr_lib.texts.exchange_files import read_compositions
     from setr_lib.texts.imported import settle, store_with
@@ -134,7 +140,9 @@ def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
 
 
 def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
-    """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS`` frame, by id."""
+    """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS``
+    frame, by id.
+    """
     import polars as pl
 
     from setr_lib.tables import GALLERY, IMPORTED_CAPTIONS
@@ -151,7 +159,9 @@ def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSe
 
 
 def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
-    """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the ids."""
+    """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the
+    ids.
+    """
     import polars as pl
 
     from setr_lib.tables import GALLERY, QUERIES
@@ -302,7 +312,8 @@ def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
     except DatasetError:
         if each.benchmark.unlisted_gallery(each) is None:
             raise
-    # Nobody knows the gallery (CIRCO without COCO's list); the images that the queries name are known all the same.
+    # Nobody knows the gallery (CIRCO without COCO's list); the images that the queries name are known all the
+    # same.
     queries = load_queries(settings, each.key)
     named = [*queries["reference_id"], *queries["target_ids"].explode().drop_nulls()]
     return dict.fromkeys(named, "")

@@ -1,4 +1,6 @@
-"""What a terminal shows: bars where someone watches, plain lines where the output goes to a file, and little noise."""
+"""What a terminal shows: bars where someone watches, plain lines where the output goes to a file, and little
+noise.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""``setr doctor``: what is installed, configured and here, what is missing or broken, and what can be done already.
+"""``setr doctor``: what is installed, configured and here, what is missing or broken, and what can be done
+already.
 
-Exit status 0: everything that the configured data sets need is there; 1: something is missing or broken; 2: the
-settings cannot be read. With ``--json`` standard output carries one JSON document and nothing else.
+Exit status 0: everything that the configured data sets need is there; 1: something is missing or broken; 2:
+the settings cannot be read. With ``--json`` standard output carries one JSON document and nothing else.
 """
 
 from __future__ import annotations
@@ -237,7 +238,9 @@ def _free(folder: Path) -> int | None:
 
 
 def as_document(found: Diagnosis) -> dict[str, Any]:
-    """The diagnosis as one JSON object; paths are absolute, sizes in bytes, ``null`` where something is unknown."""
+    """The diagnosis as one JSON object; paths are absolute, sizes in bytes, ``null`` where something is
+    unknown.
+    """
     disk, training = found.disk, found.training
     return {
         "status": "incomplete" if found.problems else "ok",

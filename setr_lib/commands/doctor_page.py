@@ -1,4 +1,6 @@
-"""The doctor's findings as a person reads them in a terminal: tables, then what is missing, then what can be done."""
+"""The doctor's findings as a person reads them in a terminal: tables, then what is missing, then what can be
+done.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``setr env``: the environment that makes bare ``dagster`` and ``mlflow`` commands see SETR's stores.
 
-``dagster`` reads ``.env`` from the folder it starts in; ``mlflow --env-file .env`` does too. Only the lines between
-the two marks are SETR's: a person's own lines in that file stay.
+``dagster`` reads ``.env`` from the folder it starts in; ``mlflow --env-file .env`` does too. Only the lines
+between the two marks are SETR's: a person's own lines in that file stay.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def apply(settings: Settings) -> None:
-    """Set them for this process and its children, where the caller has not set them already; make the folders."""
+    """Set them for this process and its children, where the caller has not set them already; make the
+    folders.
+    """
     for name, value in environment(settings).items():
         os.environ.setdefault(name, value)
     prepare(settings)
 
 
 def prepare(settings: Settings) -> None:
-    """The folders that Dagster and SQLite expect to be there; a settings file elsewhere gets SETR's instance file too."""
+    """The folders that Dagster and SQLite expect to be there; a settings file elsewhere gets SETR's instance
+    file too.
+    """
     home = settings.base_dir / "dagster_home"
     ours = Path(__file__).parents[2] / "dagster_home" / _INSTANCE_FILE
     try:

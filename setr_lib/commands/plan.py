@@ -1,4 +1,6 @@
-"""``setr plan``: what a full run would do, before it is started: calls, time (measured on a sample), disk and memory."""
+"""``setr plan``: what a full run would do, before it is started: calls, time (measured on a sample), disk and
+memory.
+"""
 
 from __future__ import annotations
 

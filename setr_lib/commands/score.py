@@ -1,4 +1,6 @@
-"""``setr score``: the official metrics of ranking files that any system made, from the annotation files alone."""
+"""``setr score``: the official metrics of ranking files that any system made, from the annotation files
+alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``setr search IMAGE "TEXT"``: one composed query of a person's own, through both stages, over an embedded gallery."""
+"""``setr search IMAGE "TEXT"``: one composed query of a person's own, through both stages, over an embedded
+gallery.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _QUERY, _REFERENCE = "search", "(reference)"
 
 @dataclass(frozen=True)
 class Found:
-    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``adapter`` the champion, if any."""
+    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``adapter`` the champion, if
+    any.
+    """
 
     target_caption: str
     coarse: pl.DataFrame
@@ -76,7 +80,8 @@ def run(
 
 
 def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
-    """The evaluation set called ``name`` (or the first of that data set, or the first of all) that is embedded.
+    """The evaluation set called ``name`` (or the first of that data set, or the first of all) that is
+    embedded.
 
     Raises ``SetrError`` listing what may be named, or saying that nothing is embedded yet.
     """

@@ -1,6 +1,7 @@
 """What is installed and configured besides data sets: packages, the two models, prompts, strategies, stores.
 
-Everything is looked at, nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
+Everything is looked at, nothing is loaded or made: a model's folder is listed, an MLflow store opened for
+reading only.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use; ``warning``: it works, but
-    ``detail`` names something that a person may expect to work otherwise."""
+    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use; ``warning``: it
+    works, but ``detail`` names something that a person may expect to work otherwise."""
 
     what: str
     value: str
@@ -63,7 +64,9 @@ def _required() -> Iterator[str]:
 
 
 def configured(settings: Settings, kinds: set[str]) -> list[Check]:
-    """The checks of everything that ``settings`` name; ``kinds`` are those of the data sets, for their own prompts."""
+    """The checks of everything that ``settings`` name; ``kinds`` are those of the data sets, for their own
+    prompts.
+    """
     return [
         _storage(settings),
         _encoder(settings),
@@ -114,7 +117,9 @@ def _open_clip_configs() -> dict[str, Path]:
 
 
 def embedding_dimension(settings: Settings) -> int | None:
-    """Numbers per vector of the configured encoder, told from its configuration; ``None`` where that is unknown."""
+    """Numbers per vector of the configured encoder, told from its configuration; ``None`` where that is
+    unknown.
+    """
     name = settings.encoder_name
     if name.startswith(_LOCAL):
         path = Path(name.removeprefix(_LOCAL)) / "open_clip_config.json"

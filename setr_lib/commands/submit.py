@@ -86,10 +86,11 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
 
 def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
-    """The best materialised ranking of set ``key``: the last re-ranker's that settings name, else the coarse one.
+    """The best materialised ranking of set ``key``: the last re-ranker's that settings name, else the coarse
+    one.
 
-    ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking only. Raises
-    ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
+    ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking
+    only. Raises ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
     wanted = None if strategy is None else bench.method(strategy).name
     if stage != COARSE:

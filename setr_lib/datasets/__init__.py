@@ -1,8 +1,8 @@
 """Any benchmark's data, read into the same two tables (queries and gallery), and the training files.
 
-What belongs here: the tables that stages ask for, and the opening of images. How a benchmark's files are read is its
-class's, in ``setr_lib.benchmarks``. Nothing here needs a model.
-Polars and Pillow are imported inside the functions, so that listing the evaluation sets costs next to nothing.
+What belongs here: the tables that stages ask for, and the opening of images. How a benchmark's files are read
+is its class's, in ``setr_lib.benchmarks``. Nothing here needs a model. Polars and Pillow are imported inside
+the functions, so that listing the evaluation sets costs next to nothing.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = [
 def load_queries(settings: Settings, key: str) -> pl.DataFrame:
     """The queries of evaluation set ``key``, in the official files' order: a ``tables.QUERIES`` frame.
 
-    Annotation files only: no image is touched. CIRCO's ids are checked against COCO's image list where that is
-    present. Raises ``DatasetError`` naming file, row and reason.
+    Annotation files only: no image is touched. CIRCO's ids are checked against COCO's image list where that
+    is present. Raises ``DatasetError`` naming file, row and reason.
     """
     from setr_lib.benchmarks.loading import read_queries
 
@@ -56,8 +56,8 @@ def load_queries(settings: Settings, key: str) -> pl.DataFrame:
 def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
     """The gallery of ``key``: one row per image with ``image_id``, ``path`` (absolute) and ``galleries``.
 
-    From the annotation files; no image is opened (a folder's, and FashionIQ's image folder, are listed). Raises
-    ``DatasetError`` naming file, row and reason, also where CIRCO's image list is missing.
+    From the annotation files; no image is opened (a folder's, and FashionIQ's image folder, are listed).
+    Raises ``DatasetError`` naming file, row and reason, also where CIRCO's image list is missing.
     """
     from setr_lib.benchmarks.loading import read_gallery
 
@@ -65,7 +65,8 @@ def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
 
 
 def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
-    """The captions of the gallery of ``key``, at most three an image: ``image_id``, ``captions``; None without a file.
+    """The captions of the gallery of ``key``, at most three an image: ``image_id``, ``captions``; None
+    without a file.
 
     Images without a caption have no row. Raises ``DatasetError`` naming file, row and reason.
     """
@@ -105,7 +106,8 @@ def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -
 
 
 def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
-    """``[training] triplets`` as ``reference_id``, ``modification``, ``target_id``; ``None`` where none is set.
+    """``[training] triplets`` as ``reference_id``, ``modification``, ``target_id``; ``None`` where none is
+    set.
 
     Ids are those of :func:`load_training_images`. Raises ``DatasetError`` naming file, line and reason.
     """
@@ -115,7 +117,9 @@ def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
 
 
 def take_queries(queries: pl.DataFrame, limit: int | None) -> pl.DataFrame:
-    """The first ``limit`` queries (all for ``None``) in their order; FashionIQ's categories share the number evenly."""
+    """The first ``limit`` queries (all for ``None``) in their order; FashionIQ's categories share the number
+    evenly.
+    """
     if limit is None or limit >= queries.height:
         return queries
     import polars as pl
@@ -132,5 +136,7 @@ def take_queries(queries: pl.DataFrame, limit: int | None) -> pl.DataFrame:
 
 
 def coverage(gallery: pl.DataFrame) -> float:
-    """Share (0 to 1) of a ``tables.GALLERY`` frame's images that are present and readable; 0 for an empty one."""
+    """Share (0 to 1) of a ``tables.GALLERY`` frame's images that are present and readable; 0 for an empty
+    one.
+    """
     return gallery.filter(status="ok").height / gallery.height if gallery.height else 0.0

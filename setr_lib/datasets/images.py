@@ -39,7 +39,8 @@ def _inspect(path: str) -> _Inspection:
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
-            # All of the data must decode: a cut-off file opens well. Draft mode lets JPEG do so at an eighth of the size.
+            # All of the data must decode: a cut-off file opens well. Draft mode lets JPEG do so at an eighth
+            # of the size.
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
     except Exception as error:  # Pillow's plug-ins raise all sorts; whatever it is, the image cannot be used
@@ -60,10 +61,11 @@ def _inspect_all(paths: list[str], progress: Progress) -> Iterator[_Inspection]:
 
 
 def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status``, ``detail``, ``width``, ``height``, ``fingerprint`` added.
+    """``images`` (any frame with ``path``) with ``status``, ``detail``, ``width``, ``height``,
+    ``fingerprint`` added.
 
-    Width and height are in pixels, as stored (before any EXIF turn); the fingerprint is of the file's bytes, also of
-    a broken one. Never raises because of an image.
+    Width and height are in pixels, as stored (before any EXIF turn); the fingerprint is of the file's bytes,
+    also of a broken one. Never raises because of an image.
     """
     found = list(_inspect_all(images["path"].to_list(), progress))
     return images.with_columns(
@@ -76,7 +78,9 @@ def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.Data
 
 
 def find_images(images: pl.DataFrame) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status`` and ``detail`` added, by looking only: none is opened."""
+    """``images`` (any frame with ``path``) with ``status`` and ``detail`` added, by looking only: none is
+    opened.
+    """
     there = [_is_file(path) for path in images["path"]]
     return images.with_columns(
         pl.Series("status", ["ok" if each else "missing" for each in there], dtype=pl.String()),

@@ -1,4 +1,6 @@
-"""What the re-ranker's pairs are made from: a captioned image set, or a file of ready triplets (JSON Lines both)."""
+"""What the re-ranker's pairs are made from: a captioned image set, or a file of ready triplets (JSON Lines
+both).
+"""
 
 from __future__ import annotations
 

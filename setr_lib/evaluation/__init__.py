@@ -1,1 +1,3 @@
-"""Official metrics, their intervals and floors, the leaderboard's rows, and reports. Import from the modules here."""
+"""Official metrics, their intervals and floors, the leaderboard's rows, and reports. Import from the modules
+here.
+"""

@@ -1,7 +1,7 @@
 """Which queries a report shows: those that re-ranking helped and hurt most, and a sample drawn blindly.
 
-Belongs here: judging single queries in order to pick them. The reported metrics are in ``metrics.py``; the one used
-here is only for picking.
+Belongs here: judging single queries in order to pick them. The reported metrics are in ``metrics.py``; the
+one used here is only for picking.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class CaseGroup:
 def average_precisions(queries: pl.DataFrame, rankings: pl.DataFrame) -> pl.DataFrame:
     """How well each query's gallery ranking serves it, from 0 to 1; one row for each query that has targets.
 
-    Returns columns ``query_id``, ``precision`` (average precision over the whole stored ranking, a target beyond it
-    counting nothing; with one target this is 1 / rank) and ``first_rank`` (of the first target; null if not ranked).
+    Returns columns ``query_id``, ``precision`` (average precision over the whole stored ranking, a target
+    beyond it counting nothing; with one target this is 1 / rank) and ``first_rank`` (of the first target;
+    null if not ranked).
     """
     targets = (
         queries.filter(pl.col("target_ids").list.len() > 0)
@@ -54,9 +55,9 @@ def choose_cases(
 ) -> list[CaseGroup]:
     """The groups of cases of a report, ``count`` queries each; empty groups are left out.
 
-    ``before`` and ``after`` are the RANKINGS of the coarse and of the re-ranked stage (None where there is none).
-    Without known targets only the random sample remains. The sample is drawn from all queries, without a look at the
-    results, so it may repeat a case of the other groups. Equal arguments give equal groups.
+    ``before`` and ``after`` are the RANKINGS of the coarse and of the re-ranked stage (None where there is
+    none). Without known targets only the random sample remains. The sample is drawn from all queries, without
+    a look at the results, so it may repeat a case of the other groups. Equal arguments give equal groups.
     """
     scored = average_precisions(queries, before)
     groups: list[CaseGroup] = []

@@ -1,7 +1,7 @@
 """Geometry of a report's charts: bars and intervals as numbers between 0 and 100, which the template draws.
 
-Belongs here: scales, ticks and the numbers of single marks. Words beside the marks are HTML in the template, so that
-they stay readable at any width.
+Belongs here: scales, ticks and the numbers of single marks. Words beside the marks are HTML in the template,
+so that they stay readable at any width.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of a ladder. Lengths are shares of the axis in percent; ``low`` and ``high`` are None without interval."""
+    """One line of a ladder. Lengths are shares of the axis in percent; ``low`` and ``high`` are None without
+    interval.
+    """
 
     row: Row
     position: int

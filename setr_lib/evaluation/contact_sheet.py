@@ -1,8 +1,10 @@
-"""Pictures of results, drawn with PIL: contact sheets of a query, grids of images, and small previews of either.
+"""Pictures of results, drawn with PIL: contact sheets of a query, grids of images, and small previews of
+either.
 
 Belongs here: everything that turns image files plus a ranking into one raster image. The HTML report
-(``report.py``) takes its thumbnails from here too, so that every picture of SETR opens, orients and shrinks images
-the same way. An image that cannot be read becomes a hatched tile that says so; no function here raises for one.
+(``report.py``) takes its thumbnails from here too, so that every picture of SETR opens, orients and shrinks
+images the same way. An image that cannot be read becomes a hatched tile that says so; no function here raises
+for one.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ _WIDE_FONTS = (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image of a strip or grid. ``rank`` (1-based) is drawn in its corner, ``caption`` (one line) under it."""
+    """One image of a strip or grid. ``rank`` (1-based) is drawn in its corner, ``caption`` (one line) under
+    it.
+    """
 
     image: ImageSource
     rank: int | None = None
@@ -59,14 +63,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One ranking of a contact sheet: a title such as ``coarse · intersection`` and its first tiles, best first."""
+    """One ranking of a contact sheet: a title such as ``coarse · intersection`` and its first tiles, best
+    first.
+    """
 
     title: str
     tiles: Sequence[Tile]
 
 
 def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
-    """``source`` as RGB, upright (EXIF), transparency on white, at most ``size`` pixels a side; None if unreadable.
+    """``source`` as RGB, upright (EXIF), transparency on white, at most ``size`` pixels a side; None if
+    unreadable.
 
     Small images are not enlarged.
     """
@@ -115,7 +122,8 @@ def tiles_of(
     reference_id: str | None = None,
     top: int = 10,
 ) -> list[Tile]:
-    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by judge score where there is one.
+    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by judge score where there
+    is one.
 
     ``paths`` maps image ids to files; an id that it lacks is drawn as unreadable.
     """
@@ -150,7 +158,8 @@ def draw_contact_sheet(
     """One query on one sheet: the reference image, the modification text, and each strip's ranked tiles.
 
     Targets have a thick frame and a ticked corner, so that they are found without telling colours apart.
-    ``detail`` is a second, quieter text (e.g. the composed target caption). Strips longer than ``columns`` wrap.
+    ``detail`` is a second, quieter text (e.g. the composed target caption). Strips longer than ``columns``
+    wrap.
     """
     columns = max(1, min(columns, max((len(strip.tiles) for strip in strips), default=1)))
     head = _draw_head(reference, modification, detail, tile, _grid_width(columns, tile))

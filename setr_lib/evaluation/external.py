@@ -1,4 +1,5 @@
-"""Scores of ranking files that any system made: annotations in, leaderboard rows out; no image, no model, no store.
+"""Scores of ranking files that any system made: annotations in, leaderboard rows out; no image, no model, no
+store.
 
 What a file may look like is ``ranking_files``'s, what a ranking is worth ``metrics``'s: here they meet.
 """
@@ -38,9 +39,11 @@ class ExternalScores:
 def score_files(
     evaluation_set: EvaluationSet, files: Sequence[Path], settings: EvaluationSettings | None = None
 ) -> ExternalScores:
-    """The official metrics of the ranking ``files``, in percent with 95 % intervals; on a hidden split only the checks.
+    """The official metrics of the ranking ``files``, in percent with 95 % intervals; on a hidden split only
+    the checks.
 
-    Raises ``RankingFileError`` for a wrong ranking file, ``DatasetError`` for a wrong or missing annotation file.
+    Raises ``RankingFileError`` for a wrong ranking file, ``DatasetError`` for a wrong or missing annotation
+    file.
     """
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
@@ -66,7 +69,8 @@ def _file_name(file: Path) -> str:
 
 
 def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
-    """The gallery by name; None where it cannot be listed and metrics do without it (CIRCO without COCO's image list).
+    """The gallery by name; None where it cannot be listed and metrics do without it (CIRCO without COCO's
+    image list).
 
     Raises ``DatasetError`` for a wrong or missing annotation file.
     """

@@ -1,4 +1,5 @@
-"""The floor: what a ranker that knows nothing gets, in closed form, by its spread, and as rankings to feed onwards.
+"""The floor: what a ranker that knows nothing gets, in closed form, by its spread, and as rankings to feed
+onwards.
 
 The closed forms are the metrics' own (``Metric.chance``).
 """
@@ -44,7 +45,8 @@ def expected_per_query(
     Args:
         benchmark: A benchmark, or its kind.
         queries: ``tables.QUERIES``; those without known targets are left out.
-        gallery: ``image_id``, ``galleries`` and optionally ``status``. A target that cannot be ranked is never found.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``. A target that cannot be ranked is
+            never found.
 
     Returns:
         A ``PER_QUERY`` frame, values from 0 to 1; empty on a hidden split.
@@ -132,7 +134,8 @@ def random_intervals(
     parts = [_simulated_values(benchmark, chunk, pools, samples, rng) for chunk in chunks]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row_numbers = np.arange(scored.height, dtype=np.float64)
-    # The frame knows which queries each metric is made of; row numbers in place of values say which rows those are.
+    # The frame knows which queries each metric is made of; row numbers in place of values say which rows
+    # those are.
     rows = per_query_frame(benchmark, scored, dict.fromkeys(values, row_numbers))
     sources = {each.name: each.metric.name for each in reported_metrics(benchmark, scored)}
     return {
@@ -142,7 +145,9 @@ def random_intervals(
 
 
 def _spread(values: npt.NDArray[np.float64], rows: pl.DataFrame) -> Interval:
-    """Where 95 % of the columns of queries x samples ``values`` land; ``rows`` gives each stratum's row numbers."""
+    """Where 95 % of the columns of queries x samples ``values`` land; ``rows`` gives each stratum's row
+    numbers.
+    """
     strata = [
         part["value"].cast(pl.Int64).to_numpy() for _, part in rows.group_by("stratum", maintain_order=True)
     ]
@@ -159,10 +164,11 @@ def _random_list(candidates: list[str], without: str | None, k: int, rng: np.ran
 def random_rankings(
     queries: pl.DataFrame, gallery: pl.DataFrame, seed: int = 0, *, k: int = 50
 ) -> pl.DataFrame:
-    """A ``tables.RANKINGS`` frame of a ranker that knows nothing: the first ``k`` of a random order for each query.
+    """A ``tables.RANKINGS`` frame of a ranker that knows nothing: the first ``k`` of a random order for each
+    query.
 
-    Queries with a subset (CIRR's) get no reference in their list, and their subset's members in random order too.
-    Scores are made up so as to fall with the rank.
+    Queries with a subset (CIRR's) get no reference in their list, and their subset's members in random order
+    too. Scores are made up so as to fall with the rank.
     """
     pools, rng = pools_of(gallery), np.random.default_rng(seed)
     ids: list[str] = []

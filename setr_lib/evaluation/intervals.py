@@ -1,8 +1,8 @@
 """How sure a number is: bootstrap intervals over queries, for one ranking and for the difference of two.
 
-The percentile bootstrap: queries are drawn with replacement within their stratum (FashionIQ's category), the statistic
-(mean within strata, then over strata) is taken of each draw, and the interval is the 2.5 to 97.5 % range of the draws.
-It speaks of the choice of queries only, not of how a model was trained.
+The percentile bootstrap: queries are drawn with replacement within their stratum (FashionIQ's category), the
+statistic (mean within strata, then over strata) is taken of each draw, and the interval is the 2.5 to 97.5 %
+range of the draws. It speaks of the choice of queries only, not of how a model was trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """By how much one ranking beats another on the same queries, with the middle 95 % of the bootstrap's draws."""
+    """By how much one ranking beats another on the same queries, with the middle 95 % of the bootstrap's
+    draws.
+    """
 
     difference: float
     low: float
@@ -41,7 +43,9 @@ class Difference(NamedTuple):
 
 
 def _resampled_means(values: _Matrix, samples: int, rng: np.random.Generator) -> _Matrix:
-    """samples x m: column means of n x m ``values``, rows drawn with replacement (the same rows for all columns)."""
+    """samples x m: column means of n x m ``values``, rows drawn with replacement (the same rows for all
+    columns).
+    """
     n = values.shape[0]
     block = max(1, _BLOCK // n)
     means = np.empty((samples, values.shape[1]))
@@ -61,7 +65,9 @@ def _wide(per_query: pl.DataFrame) -> pl.DataFrame:
 
 
 def _groups(wide: pl.DataFrame) -> Iterator[tuple[list[str], pl.DataFrame]]:
-    """The metrics that the same queries have a value of, with those queries (aspects cover some of them only)."""
+    """The metrics that the same queries have a value of, with those queries (aspects cover some of them
+    only).
+    """
     names = [name for name in wide.columns if name not in ("stratum", "query_id")]
     groups: dict[bytes, list[str]] = {}
     for name in names:
@@ -71,7 +77,9 @@ def _groups(wide: pl.DataFrame) -> Iterator[tuple[list[str], pl.DataFrame]]:
 
 
 def _draws(frame: pl.DataFrame, metrics: list[str], samples: int, seed: int) -> _Matrix:
-    """samples x m: the statistic of each draw. Seeded anew, so a metric's interval does not depend on the others."""
+    """samples x m: the statistic of each draw. Seeded anew, so a metric's interval does not depend on the
+    others.
+    """
     rng = np.random.default_rng(seed)
     strata = [part.select(metrics).to_numpy() for _, part in frame.group_by("stratum", maintain_order=True)]
     return np.mean([_resampled_means(values, samples, rng) for values in strata], axis=0)
@@ -91,7 +99,9 @@ def bootstrap_intervals(
 def bootstrap_interval(
     per_query: pl.DataFrame, metric: str, *, samples: int = SAMPLES, seed: int = SEED
 ) -> Interval:
-    """The 95 % interval of one metric; see :func:`bootstrap_intervals`. Raises ``RankingError`` for an unknown one."""
+    """The 95 % interval of one metric; see :func:`bootstrap_intervals`. Raises ``RankingError`` for an
+    unknown one.
+    """
     return bootstrap_intervals(_only(per_query, metric), samples=samples, seed=seed)[metric]
 
 
@@ -107,10 +117,11 @@ def _only(per_query: pl.DataFrame, metric: str) -> pl.DataFrame:
 def paired_differences(
     a: pl.DataFrame, b: pl.DataFrame, *, samples: int = SAMPLES, seed: int = SEED
 ) -> dict[str, Difference]:
-    """``a`` minus ``b`` for every metric that both have, over the same queries: positive where ``a`` is better.
+    """``a`` minus ``b`` for every metric that both have, over the same queries: positive where ``a`` is
+    better.
 
-    Both are ``Evaluation.per_query`` frames. An interval without zero means that another choice of queries would hardly
-    turn the order. Raises ``RankingError`` where they are not of the same queries.
+    Both are ``Evaluation.per_query`` frames. An interval without zero means that another choice of queries
+    would hardly turn the order. Raises ``RankingError`` where they are not of the same queries.
     """
     common = [name for name in a["metric"].unique(maintain_order=True) if name in set(b["metric"])]
     both = pl.col("metric").is_in(common)

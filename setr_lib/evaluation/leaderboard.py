@@ -1,7 +1,8 @@
 """The leaderboard: the latest metric rows of every evaluation set, as a table, as JSON, and on a terminal.
 
-Belongs here: gathering and presenting METRICS rows, and the order in which rows come. Which metrics are a data set's
-headlines is its benchmark's to say (``setr_lib.benchmarks.headlines``). Nothing here computes a metric.
+Belongs here: gathering and presenting METRICS rows, and the order in which rows come. Which metrics are a
+data set's headlines is its benchmark's to say (``setr_lib.benchmarks.headlines``). Nothing here computes a
+metric.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> li
         headline: The data set's headline metrics; empty for one that no settings name any more.
 
     Returns:
-        Those of ``headline`` that are there; where none is, the first two metrics of the table that are no breakdown
-        (``R@10/dress``).
+        Those of ``headline`` that are there; where none is, the first two metrics of the table that are no
+        breakdown (``R@10/dress``).
     """
     names = list(dict.fromkeys(metrics))
     return [name for name in headline if name in names] or [name for name in names if "/" not in name][:2]
@@ -45,9 +46,10 @@ def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> li
 def collect(paths: Iterable[Path]) -> pl.DataFrame:
     """The METRICS rows of the latest evaluation of each (data set, split).
 
-    ``paths`` are Parquet files or folders of them; one that does not exist is an evaluation not made yet and adds no
-    rows. Where several files tell of the same set, the most recently written wins whole. Sorted by data set and
-    split, then in the order of the file. Raises ``SetrError`` naming a file that is no METRICS table.
+    ``paths`` are Parquet files or folders of them; one that does not exist is an evaluation not made yet and
+    adds no rows. Where several files tell of the same set, the most recently written wins whole. Sorted by
+    data set and split, then in the order of the file. Raises ``SetrError`` naming a file that is no METRICS
+    table.
     """
     latest: dict[tuple[str, str], pl.DataFrame] = {}
     for path in sorted(_parquet_files(paths), key=lambda file: (file.stat().st_mtime_ns, str(file))):
@@ -58,7 +60,9 @@ def collect(paths: Iterable[Path]) -> pl.DataFrame:
 
 
 def as_json(frame: pl.DataFrame) -> str:
-    """METRICS rows as one JSON array of objects, one per row; a value that is not a finite number becomes null."""
+    """METRICS rows as one JSON array of objects, one per row; a value that is not a finite number becomes
+    null.
+    """
     rows = [
         {name: _plain(value) for name, value in {**line, **_earlier_names(line)}.items()}
         for line in conform(frame, METRICS, "metrics").to_dicts()
@@ -69,14 +73,14 @@ def as_json(frame: pl.DataFrame) -> str:
 def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableType:
     """For ``rich``: one table per evaluation set, one line per row, best first, the random floor last.
 
-    Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the JSON has
-    them whole); the best value of each is bold. What is not comparable with published numbers has an asterisk: the
-    title where that is true of every line, else single lines.
+    Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the
+    JSON has them whole); the best value of each is bold. What is not comparable with published numbers has an
+    asterisk: the title where that is true of every line, else single lines.
 
     Args:
         frame: METRICS rows.
-        headlines: Data set -> its headline metrics (``setr_lib.benchmarks.headlines``). Of a data set without an entry
-            the first metrics are shown (:func:`headline_metrics`).
+        headlines: Data set -> its headline metrics (``setr_lib.benchmarks.headlines``). Of a data set without
+            an entry the first metrics are shown (:func:`headline_metrics`).
     """
     from rich.console import Group
     from rich.text import Text
@@ -120,9 +124,11 @@ def coverage_words(coverage: float) -> str:
 
 
 def split_labels(rows: pl.DataFrame) -> tuple[list[str], list[str]]:
-    """What METRICS rows of one set are (``zero-shot``), and why they are not comparable, told from their labels.
+    """What METRICS rows of one set are (``zero-shot``), and why they are not comparable, told from their
+    labels.
 
-    A label is parts joined by ``"; "``: what the row is, then the reasons, which the set's random floor shares.
+    A label is parts joined by ``"; "``: what the row is, then the reasons, which the set's random floor
+    shares.
     """
     parts: dict[bool, dict[str, None]] = {True: {}, False: {}}
     firsts: dict[str, None] = {}
@@ -166,7 +172,9 @@ def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _earlier_names(line: Mapping[str, object]) -> dict[str, object]:
-    """What ``method`` and ``reranker`` were called before: programs that read the JSON may know no other names."""
+    """What ``method`` and ``reranker`` were called before: programs that read the JSON may know no other
+    names.
+    """
     row = Row.of(line)
     return {"strategy": row.method, "stage": row.stage}
 

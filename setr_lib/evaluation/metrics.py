@@ -1,4 +1,5 @@
-"""A benchmark's metrics, computed for all queries at once: values per query, means, and what could not be computed.
+"""A benchmark's metrics, computed for all queries at once: values per query, means, and what could not be
+computed.
 
 What each metric is belongs to ``setr_lib.benchmarks.metrics``; which ones a benchmark has, to its class.
 """
@@ -25,7 +26,8 @@ Values = dict[str, npt.NDArray[np.float64]]
 PER_QUERY = pl.Schema(
     {"query_id": pl.String(), "stratum": pl.String(), "metric": pl.String(), "value": pl.Float64()}
 )
-"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then over."""
+"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then
+over."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Evaluation:
     summary: dict[str, float]
     """Metric -> value from 0 to 1, in the order of the benchmark's tables; empty on a hidden split."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Metric -> why it could not be computed (lists too short, no subset ranking, a category missing); categories and
-    aspects are spelt out."""
+    """Metric -> why it could not be computed (lists too short, no subset ranking, a category missing);
+    categories and aspects are spelt out."""
     unranked: int = 0
     """Queries without a ranking, counted as misses."""
 
@@ -61,10 +63,11 @@ def values_from_ranks(
 
     Args:
         benchmark: A benchmark, or its kind.
-        ranks: n x t, the 1-based rank of each target, infinite where it is not ranked (or to fill a row); the first
-            column is the first target.
+        ranks: n x t, the 1-based rank of each target, infinite where it is not ranked (or to fill a row); the
+            first column is the first target.
         truths: n, how many targets each query has.
-        subset_ranks: n, the first target's rank in the query's subset; without it, metrics of subsets are left out.
+        subset_ranks: n, the first target's rank in the query's subset; without it, metrics of subsets are
+            left out.
 
     Returns:
         Metric name -> n values from 0 to 1.
@@ -93,7 +96,8 @@ def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[
 def _lengths(
     queries: pl.DataFrame, lists: pl.DataFrame, whole: npt.NDArray[np.int64] | None
 ) -> npt.NDArray[np.float64]:
-    """How deep each query's list goes: infinite where it has all of the ``whole`` images that there are to rank.
+    """How deep each query's list goes: infinite where it has all of the ``whole`` images that there are to
+    rank.
 
     A query without a list limits no depth either: it is a miss at any.
     """
@@ -151,7 +155,8 @@ def _partial_mean(benchmark: Benchmark, queries: pl.DataFrame) -> bool:
 def per_query_frame(
     benchmark: Benchmark, queries: pl.DataFrame, values: Values, left_out: Container[str] = ()
 ) -> pl.DataFrame:
-    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt out.
+    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt
+    out.
 
     The metrics ``left_out`` have no rows.
     """
@@ -204,11 +209,11 @@ def evaluate(
     Args:
         benchmark: A benchmark, or its kind (``"cirr"``).
         queries: ``tables.QUERIES``.
-        rankings: ``tables.RANKINGS``; its score columns are not needed. Where a query has two pools (CIRR), each of
-            them may come alone; the other's metrics are then left out.
-        gallery: ``image_id``, ``galleries``, optional ``status``. It makes two things possible: refusing images outside
-            a query's gallery, and computing a metric whose K is larger than a list that holds the whole gallery; without
-            it such metrics are left out, and said so.
+        rankings: ``tables.RANKINGS``; its score columns are not needed. Where a query has two pools (CIRR),
+            each of them may come alone; the other's metrics are then left out.
+        gallery: ``image_id``, ``galleries``, optional ``status``. It makes two things possible: refusing
+            images outside a query's gallery, and computing a metric whose K is larger than a list that holds
+            the whole gallery; without it such metrics are left out, and said so.
         unranked: Whether a query without a ranking is refused, or counts as a miss.
 
     Returns:

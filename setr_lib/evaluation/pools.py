@@ -42,7 +42,9 @@ class Pools:
         return image_id in self._members(gallery)
 
     def sizes(self, benchmark: Benchmark, queries: pl.DataFrame) -> npt.NDArray[np.int64]:
-        """How many images each query's ranking can hold: one less where the benchmark takes the reference out."""
+        """How many images each query's ranking can hold: one less where the benchmark takes the reference
+        out.
+        """
         size = np.array([len(self._members(name)) for name in queries["gallery"]], dtype=np.int64)
         if benchmark.removes_reference:
             pairs = zip(queries["gallery"], queries["reference_id"], strict=True)

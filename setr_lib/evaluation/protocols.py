@@ -1,4 +1,6 @@
-"""What a benchmark reports of given queries: its metrics, then those of single categories and aspects. No computation."""
+"""What a benchmark reports of given queries: its metrics, then those of single categories and aspects. No
+computation.
+"""
 
 from __future__ import annotations
 

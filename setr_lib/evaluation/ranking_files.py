@@ -1,7 +1,7 @@
 """Ranking files that any system made, read and checked against the queries and gallery that they answer.
 
-Belongs here: SETR's own Parquet format, and every reason to refuse a file, each naming file, query and cause. A
-benchmark's own JSON format is read by its class; computing metrics from what was read is done elsewhere.
+Belongs here: SETR's own Parquet format, and every reason to refuse a file, each naming file, query and cause.
+A benchmark's own JSON format is read by its class; computing metrics from what was read is done elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ReadRankings:
-    """What the files hold. ``queries`` are those that they answer: of a benchmark with categories, of those they have."""
+    """What the files hold. ``queries`` are those that they answer: of a benchmark with categories, of those
+    they have.
+    """
 
     queries: pl.DataFrame
     rankings: pl.DataFrame
@@ -63,7 +65,8 @@ class _Query:
     gallery: str
     members: frozenset[str]
     needed: bool
-    """Whether a ranking without it is incomplete: where only some queries have targets, the others may be left out."""
+    """Whether a ranking without it is incomplete: where only some queries have targets, the others may be
+    left out."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,12 @@ def read_ranking_files(
 
     Args:
         evaluation_set: The set that they answer.
-        files: One; where a query has two pools (CIRR), one per pool; of a benchmark with categories (FashionIQ), its
-            queries in any number of files. JSON in the benchmark's format, or Parquet (``query_id``, ``rank``,
-            ``image_id``, and ``pool`` where there are two).
+        files: One; where a query has two pools (CIRR), one per pool; of a benchmark with categories
+            (FashionIQ), its queries in any number of files. JSON in the benchmark's format, or Parquet
+            (``query_id``, ``rank``, ``image_id``, and ``pool`` where there are two).
         queries: All of the set's (``tables.QUERIES``).
-        gallery: ``image_id`` and ``galleries``, or None where it cannot be listed: ids are then checked by their looks.
+        gallery: ``image_id`` and ``galleries``, or None where it cannot be listed: ids are then checked by
+            their looks.
 
     Raises:
         RankingFileError: A file cannot be an answer; it names file, query and reason.
@@ -307,7 +311,8 @@ def _refuse_wrong_metric(part: _Part, task: _Task) -> None:
 
 
 def _check_lengths(part: _Part, task: _Task, notes: list[str]) -> None:
-    """A submission's lists are as long as the server wants them; of a public split at least all of one length.
+    """A submission's lists are as long as the server wants them; of a public split at least all of one
+    length.
 
     Nobody sends a public split to a server, so a whole file of other lengths is scored as deep as it goes.
     """

@@ -88,9 +88,10 @@ def check_rankings(
 ) -> None:
     """Refuse a ranking that cannot be what ``queries`` were answered with.
 
-    Raises ``RankingError`` for missing columns or values, gaps in the ranks, an image ranked twice, an unknown query,
-    a subset entry that is no member, a reference that the benchmark takes out, and (with ``gallery``) an image outside
-    the query's gallery. Queries without a ranking are the caller's to judge (:func:`unranked_queries`).
+    Raises ``RankingError`` for missing columns or values, gaps in the ranks, an image ranked twice, an
+    unknown query, a subset entry that is no member, a reference that the benchmark takes out, and (with
+    ``gallery``) an image outside the query's gallery. Queries without a ranking are the caller's to judge
+    (:func:`unranked_queries`).
     """
     _check_columns(rankings)
     _check_lists(rankings)

@@ -1,8 +1,10 @@
-"""The HTML report of one evaluation set: one file, nothing fetched from anywhere, every thumbnail inside once.
+"""The HTML report of one evaluation set: one file, nothing fetched from anywhere, every thumbnail inside
+once.
 
 Belongs here: gathering what the page says into plain values, and writing the page. How it looks is in
-``templates/``; which queries it shows is decided in ``cases.py``, chart geometry in ``charts.py``, and pictures are
-opened by ``contact_sheet.py``. A hidden split (no query has a target) gets rankings and no number of merit at all.
+``templates/``; which queries it shows is decided in ``cases.py``, chart geometry in ``charts.py``, and
+pictures are opened by ``contact_sheet.py``. A hidden split (no query has a target) gets rankings and no
+number of merit at all.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class ReportOptions:
     """What a report shows. Everything has a default that suits the data."""
 
     protocol: str = ""
-    """How the data set is measured, in words; ``**`` around a word makes it bold (``Benchmark.protocol_text``)."""
+    """How the data set is measured, in words; ``**`` around a word makes it bold
+    (``Benchmark.protocol_text``)."""
     headline: tuple[str, ...] = ()
     """Metrics drawn as ladders (``Benchmark.headline_metrics``); the first ones of ``metrics`` by default."""
     method: str | None = None
@@ -61,14 +64,17 @@ class ReportOptions:
     seed: int = 5
     """Of the random sample."""
     caption_proxy: bool = False
-    """Whether captions were ranked in place of images: the page then says so, and shows captions where pictures would be."""
+    """Whether captions were ranked in place of images: the page then says so, and shows captions where
+    pictures would be."""
     notes: tuple[str, ...] = ()
     """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
 
 
 @dataclass(slots=True)
 class TileView:
-    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable; then ``text`` shows)."""
+    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable; then
+    ``text`` shows).
+    """
 
     image: str | None
     text: str

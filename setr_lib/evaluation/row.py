@@ -1,6 +1,7 @@
 """A row: a retrieval method, and the re-ranker that re-ordered its candidates, if any.
 
-The same in rankings, tables, reports, the leaderboard and Dagster's plots. Nothing else names methods or re-rankers.
+The same in rankings, tables, reports, the leaderboard and Dagster's plots. Nothing else names methods or
+re-rankers.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def rows_of(metrics: pl.DataFrame) -> list[Row]:
 
 
 def positions(rows: Iterable[Row]) -> dict[Row, int]:
-    """Where each row stands on the ladder from the random floor upwards: 0 for the floor, 1 for stage 1, then the re-rankers.
+    """Where each row stands on the ladder from the random floor upwards: 0 for the floor, 1 for stage 1, then
+    the re-rankers.
 
     Args:
         rows: Rows in the order of their table, which is the order in which settings name the re-rankers.

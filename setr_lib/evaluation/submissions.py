@@ -1,7 +1,7 @@
 """What a benchmark's test server takes: written from a ranking, and read back before anyone is told so.
 
-Which files a server takes is its benchmark's to say; ``ranking_files``'s reader is the judge here too: one set of rules,
-not two.
+Which files a server takes is its benchmark's to say; ``ranking_files``'s reader is the judge here too: one
+set of rules, not two.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def why_not_comparable(
 ) -> list[str]:
     """What sets these numbers apart from published ones; empty where they may stand beside them.
 
-    Checked: the benchmark's own caveats, that queries and gallery are as many as in the official files (the miniature's
-    are not), and that no image is missing or broken.
+    Checked: the benchmark's own caveats, that queries and gallery are as many as in the official files (the
+    miniature's are not), and that no image is missing or broken.
     """
     reasons = list(evaluation_set.benchmark.caveats(evaluation_set))
     official = evaluation_set.official_queries
@@ -95,12 +95,15 @@ def metric_rows(
     evaluation: Evaluation | None = None,
     caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden split.
+    """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden
+    split.
 
-    ``queries``: those that were ranked (fewer than the set's make the rows not comparable); ``gallery``: the inspected
-    one (``tables.GALLERY``), for coverage and checks; ``row``: who ranked and re-ranked; ``label``: what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and
-    notes are added to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
-    ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises ``RankingError``, ``ProtocolError``.
+    ``queries``: those that were ranked (fewer than the set's make the rows not comparable); ``gallery``: the
+    inspected one (``tables.GALLERY``), for coverage and checks; ``row``: who ranked and re-ranked; ``label``:
+    what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and notes are added
+    to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
+    ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises
+    ``RankingError``, ``ProtocolError``.
     """
     options = settings or EvaluationSettings()
     found = evaluation or evaluate(evaluation_set.benchmark, queries, rankings, gallery, unranked="miss")

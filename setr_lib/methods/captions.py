@@ -1,9 +1,10 @@
-"""Stage 1 over captions: a query becomes weighted terms, and a picture's score the sum of its captions' BM25 for them.
+"""Stage 1 over captions: a query becomes weighted terms, and a picture's score the sum of its captions' BM25
+for them.
 
-The question is the field's own, asked of words: may all of the reference come along (the union), or only what the text
-leaves standing (the intersection)? The three strategies differ in their :class:`Reading` alone; ``docs/datasets/cirr.md``
-shows what each part of it is worth. Terms are matched by the store's full-text index; a picture without captions comes
-after all that have some.
+The question is the field's own, asked of words: may all of the reference come along (the union), or only what
+the text leaves standing (the intersection)? The three strategies differ in their :class:`Reading` alone;
+``docs/datasets/cirr.md`` shows what each part of it is worth. Terms are matched by the store's full-text
+index; a picture without captions comes after all that have some.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Reading:
     """Which terms of a query are searched, and how heavily. A term of the modification text weighs 1."""
 
     reference: float = 0.0
-    """Weight of a term that all captions of the reference have; one that a third of them have weighs a third of it."""
+    """Weight of a term that all captions of the reference have; one that a third of them have weighs a third
+    of it."""
     background: float = 1.0
     """What is left of that weight where the captions have turned to surroundings, clothes and poses."""
     content_only: bool = False
@@ -115,7 +117,8 @@ METHODS = (
     CaptionMethod("captions_text", Reading()),
     # All that the reference's captions say, at half weight, and the text.
     CaptionMethod("captions_union", Reading(reference=0.5)),
-    # What the text leaves standing: the reference's subject rather than its surroundings, nothing that was refused.
+    # What the text leaves standing: the reference's subject rather than its surroundings, nothing that was
+    # refused.
     CaptionMethod(
         "captions_intersection",
         Reading(reference=0.5, background=0.3, content_only=True, obey_rejections=True),

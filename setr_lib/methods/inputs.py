@@ -1,4 +1,6 @@
-"""What a retrieval method may read: the queries (their vectors and generated texts) and the gallery that they search."""
+"""What a retrieval method may read: the queries (their vectors and generated texts) and the gallery that they
+search.
+"""
 
 from __future__ import annotations
 
@@ -99,10 +101,12 @@ TextsOf = Callable[["EncodedQueries"], Sequence[str]]
 
 @dataclass(frozen=True)
 class EncodedQueries:
-    """The queries of an evaluation set, or a block of them, as methods read them. Made by :func:`encode_queries`.
+    """The queries of an evaluation set, or a block of them, as methods read them. Made by
+    :func:`encode_queries`.
 
-    Row i of every part is query i. Vectors are ``float32[q, d]``, norm 1. A reference image without a vector (missing or
-    broken) has a zero row and is named in ``missing_references``: methods then go by the text alone.
+    Row i of every part is query i. Vectors are ``float32[q, d]``, norm 1. A reference image without a vector
+    (missing or broken) has a zero row and is named in ``missing_references``: methods then go by the text
+    alone.
     """
 
     frame: pl.DataFrame
@@ -112,7 +116,8 @@ class EncodedQueries:
     """``float32[d]``: what all texts have in common; zeros when there were too few to tell."""
     encode: TextVectors
     texts: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    """Generated texts by kind (``captions``, ``compositions``, ...): a row for each query, nulls where one has none."""
+    """Generated texts by kind (``captions``, ``compositions``, ...): a row for each query, nulls where one
+    has none."""
     missing_references: tuple[str, ...] = ()
     """Query ids."""
     _vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
@@ -136,7 +141,8 @@ class EncodedQueries:
         return self.texts[kind]
 
     def vectors_of(self, name: str, texts_of: TextsOf) -> NDArray[np.float32]:
-        """The vectors of a text that each query has, encoded once for the whole evaluation set and kept by name.
+        """The vectors of a text that each query has, encoded once for the whole evaluation set and kept by
+        name.
 
         Args:
             name: What the text is called, e.g. ``"target_caption"``.
@@ -317,13 +323,15 @@ def encode_queries(
         encoder: The text side of the embedding space that the gallery lies in.
         ids: The gallery's images, as ``GalleryStore.read`` gives them.
         vectors: Their vectors, ``float32[n, d]``, norm 1; references are looked up here.
-        texts: Generated texts by kind: tables with a ``query_id``, or with an ``image_id`` for texts of references. A
-            reference without a good caption leaves the modification text alone; compositions have a row for every query, and
-            an empty ``target_caption`` falls back to the modification text.
-        center_texts: The texts whose mean ``product`` subtracts from a text. By default the distinct modification texts of
-            ``queries`` (so a query's score depends, a little, on its fellow queries; pass a fixed list to avoid that, or to
-            rank a single query like those of its set); with fewer than 16, nothing is subtracted.
-        reference_vectors: The references' vectors, ``float32[q, d]``, norm 1, where they are not in the gallery.
+        texts: Generated texts by kind: tables with a ``query_id``, or with an ``image_id`` for texts of
+            references. A reference without a good caption leaves the modification text alone; compositions
+            have a row for every query, and an empty ``target_caption`` falls back to the modification text.
+        center_texts: The texts whose mean ``product`` subtracts from a text. By default the distinct
+            modification texts of ``queries`` (so a query's score depends, a little, on its fellow queries;
+            pass a fixed list to avoid that, or to rank a single query like those of its set); with fewer than
+            16, nothing is subtracted.
+        reference_vectors: The references' vectors, ``float32[q, d]``, norm 1, where they are not in the
+            gallery.
         encode: Encoded texts to share with other evaluation sets.
 
     Returns:

@@ -1,7 +1,7 @@
 """SETR's intersection (arXiv 2509.26012), a reconstruction: the text vector of what reference and text share.
 
-The multimodal LLM composes each query: what the text names or presupposes of the reference stays, what it adds comes,
-what it says nothing of is left out. The ``target_caption`` of that composition is encoded.
+The multimodal LLM composes each query: what the text names or presupposes of the reference stays, what it
+adds comes, what it says nothing of is left out. The ``target_caption`` of that composition is encoded.
 """
 
 from __future__ import annotations

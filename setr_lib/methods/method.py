@@ -1,7 +1,8 @@
 """What a retrieval method is, and how one is found by its name.
 
-A method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by ``register``, by an
-entry point of the group ``setr.methods``, or by ``package.module:NAME`` in the place of a name.
+A method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by
+``register``, by an entry point of the group ``setr.methods``, or by ``package.module:NAME`` in the place of a
+name.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Method(ABC):
     name: str
     """Its name in settings, tables and reports."""
     needs: frozenset[str] = frozenset()
-    """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the queries (both
-    generated texts), ``image_captions`` (of the gallery's images, searched in place of vectors)."""
+    """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the
+    queries (both generated texts), ``image_captions`` (of the gallery's images, searched in place of
+    vectors)."""
     texts: tuple[TextKind, ...] = ()
     """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
     label: str = TRAINING_FREE
@@ -54,7 +56,8 @@ class Method(ABC):
     """Whether its scores are cosines, or as small: only then may a re-ranker's probability be added to them."""
 
     def statistics(self, gallery: SearchedGallery) -> Any:
-        """What the method must know of the whole gallery before it scores: a first pass, made once per gallery.
+        """What the method must know of the whole gallery before it scores: a first pass, made once per
+        gallery.
 
         Args:
             gallery: The images that a group of queries searches.
@@ -72,7 +75,8 @@ class Method(ABC):
             inputs: A block of queries, and the gallery (or category of it) that they search.
 
         Returns:
-            ``float32[queries, gallery]``, finite, higher is better. A query's row must not depend on the other queries of
+            ``float32[queries, gallery]``, finite, higher is better. A query's row must not depend on the
+            other queries of
             the block: blocks are cut by memory.
         """
 
@@ -166,7 +170,9 @@ def register(method: Registered) -> Registered:
 
 
 def ranks_captions(method: Method) -> bool:
-    """Whether ``method`` searches the captions of the gallery's images, and so ranks images without a vector, too."""
+    """Whether ``method`` searches the captions of the gallery's images, and so ranks images without a vector,
+    too.
+    """
     return IMAGE_CAPTIONS in method.needs
 
 

@@ -1,4 +1,6 @@
-"""BASIC's product of image and text similarity (the i-CIR paper, NeurIPS 2025), reduced to what needs no corpus."""
+"""BASIC's product of image and text similarity (the i-CIR paper, NeurIPS 2025), reduced to what needs no
+corpus.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProductMethod(Method):
-    """The product of centred, rectified image and text cosines: an image must satisfy the reference *and* the text.
+    """The product of centred, rectified image and text cosines: an image must satisfy the reference *and* the
+    text.
 
-    A reconstruction after BASIC, of which it keeps three steps: subtract the mean image from image vectors and the mean text
-    from text vectors; take the two cosines of the centred vectors; clamp both at zero and multiply. It leaves out what needs
-    corpora of its own: the contrastive projection, the statistics of a synthetic set, the Harris-like penalty, query
-    expansion. The means are those of the gallery searched and of the texts in ``EncodedQueries.text_center``, not of LAION.
+    A reconstruction after BASIC, of which it keeps three steps: subtract the mean image from image vectors
+    and the mean text from text vectors; take the two cosines of the centred vectors; clamp both at zero and
+    multiply. It leaves out what needs corpora of its own: the contrastive projection, the statistics of a
+    synthetic set, the Harris-like penalty, query expansion. The means are those of the gallery searched and
+    of the texts in ``EncodedQueries.text_center``, not of LAION.
 
-    Clamping makes many scores equal (zero). Those are ordered by how far they fall short: their score is minus the sum of
-    what was clamped away, so all of them still come after every image with a positive product.
+    Clamping makes many scores equal (zero). Those are ordered by how far they fall short: their score is
+    minus the sum of what was clamped away, so all of them still come after every image with a positive
+    product.
     """
 
     name: str = "product"

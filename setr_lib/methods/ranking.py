@@ -33,8 +33,8 @@ def top_k(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The ``k`` best columns of each row of ``scores`` ``[q, g]``, exact, best first; ties by column.
 
-    Columns where ``excluded`` is set do not count: they are gone before the cut. Returns (rows, columns), two flat
-    arrays ordered by row, then rank; a row has fewer than ``k`` entries when it has fewer columns left.
+    Columns where ``excluded`` is set do not count: they are gone before the cut. Returns (rows, columns), two
+    flat arrays ordered by row, then rank; a row has fewer than ``k`` entries when it has fewer columns left.
     """
     cost = np.negative(scores)
     if excluded is not None:
@@ -67,24 +67,26 @@ def rank(
 ) -> pl.DataFrame:
     """Rank the gallery for every query by one method: exact, ties by image id.
 
-    The result does not depend on the order of queries, of the gallery or of blocks; a larger ``k`` only appends.
+    The result does not depend on the order of queries, of the gallery or of blocks; a larger ``k`` only
+    appends.
 
     Args:
         method: The retrieval method.
         queries: The encoded queries.
-        gallery: GALLERY, or just ``image_id`` and ``galleries``: which images a query's ``gallery`` (``all`` or a FashionIQ
-            category) holds.
-        index: The images that can be ranked. Those without a vector (missing, broken) are in no ranking; for a method that
-            needs ``image_captions`` they are all images, and vectors may be ``[n, 0]``.
+        gallery: GALLERY, or just ``image_id`` and ``galleries``: which images a query's ``gallery`` (``all``
+            or a FashionIQ category) holds.
+        index: The images that can be ranked. Those without a vector (missing, broken) are in no ranking; for
+            a method that needs ``image_captions`` they are all images, and vectors may be ``[n, 0]``.
         k: Images kept for each query.
-        remove_reference: Whether the query's reference is taken out before the cut to ``k`` (a rule of the benchmark).
+        remove_reference: Whether the query's reference is taken out before the cut to ``k`` (a rule of the
+            benchmark).
         options: The settings of this method.
         progress: Told how many queries are ranked.
         block_scores: Scores held in memory at a time.
 
     Returns:
-        A RANKINGS frame, in the order of the queries, pool and rank. Queries with ``subset_ids`` (CIRR) get a second pool,
-        ``subset``: exactly those images by the same scores.
+        A RANKINGS frame, in the order of the queries, pool and rank. Queries with ``subset_ids`` (CIRR) get a
+        second pool, ``subset``: exactly those images by the same scores.
 
     Raises:
         MethodError: The gallery is empty, a need is not there, or scores are not finite.
@@ -128,7 +130,8 @@ def _searches(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """(rows of ``queries``, rows of ``ids``) of each gallery searched; ids in order, queries in order of id.
 
-    The canonical order makes means and blocks, and so the last digit of every score, independent of the caller's.
+    The canonical order makes means and blocks, and so the last digit of every score, independent of the
+    caller's.
     """
     numbered = queries.select("query_id", "gallery").with_row_index("row").sort("query_id")
     table = pl.DataFrame({"image_id": list(ids)}, schema={"image_id": pl.String()}).with_row_index("column")

@@ -26,8 +26,8 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
 def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float32]:
     """Inner products ``float32[q, g]`` (cosines, for unit vectors).
 
-    Summed in float64 and rounded once: a product of float32 sums differs in its last digit with the shape of the
-    block and the processor, which would break ties between equal pictures at random.
+    Summed in float64 and rounded once: a product of float32 sums differs in its last digit with the shape of
+    the block and the processor, which would break ties between equal pictures at random.
     """
     result = np.empty((len(queries), len(gallery)), dtype=np.float32)
     left = queries.astype(np.float64)

@@ -1,4 +1,6 @@
-"""Checkpoints of the models' training: safetensors only, replaced in one move, so a killed training loses minutes at most."""
+"""Checkpoints of the models' training: safetensors only, replaced in one move, so a killed training loses
+minutes at most.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ if TYPE_CHECKING:
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _FORMAT = 2
-"""Part of what a run is: raise it when lessons, losses or schedules change, so that old checkpoints are not continued."""
+"""Part of what a run is: raise it when lessons, losses or schedules change, so that old checkpoints are not
+continued."""
 
 
 def save_checkpoint(

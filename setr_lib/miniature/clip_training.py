@@ -1,8 +1,9 @@
 """Trains the small CLIP: open_clip's own architecture, its contrastive loss, and a help for the tower.
 
-Two phases. In the first, the help: every patch token must also tell what lies under it (shape, colour, background, ...). That makes the tower a
-useful frozen eye for the small multimodal model after minutes rather than hours; the heads are thrown away.
-In the second, the trunk stays and the rest learns from captions as terse as the web's (``learn_web_captions``).
+Two phases. In the first, the help: every patch token must also tell what lies under it (shape, colour,
+background, ...). That makes the tower a useful frozen eye for the small multimodal model after minutes rather
+than hours; the heads are thrown away. In the second, the trunk stays and the rest learns from captions as
+terse as the web's (``learn_web_captions``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ CONTEXT_LENGTH = 48
 _THING_MENTIONS = {"colour": 0.9, "size": 0.08, "pattern": 0.1, "count": 0.5}
 _GARMENT_MENTIONS = {"colour": 0.9, "pattern": 0.12, "sleeves": 0.06, "neck": 0.03, "length": 0.05}
 _RELATION_MENTION = 0.08
-"""How often a web caption mentions each: what makes the small CLIP weak where real ones are, at attributes and relations."""
+"""How often a web caption mentions each: what makes the small CLIP weak where real ones are, at attributes
+and relations."""
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -77,7 +79,9 @@ def full_caption(picture: AnyPicture, rng: Random) -> str:
 
 
 def web_caption(picture: AnyPicture, rng: Random) -> str:
-    """What the web says of a picture: kinds and colours, the place; finer attributes and relations only now and then."""
+    """What the web says of a picture: kinds and colours, the place; finer attributes and relations only now
+    and then.
+    """
     place = f" {BACKGROUNDS[picture.background]}" if rng.random() < 0.5 else ""
 
     def left_out(shares: dict[str, float]) -> frozenset[str]:
@@ -204,7 +208,9 @@ def _look(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _read(model: Any, texts: torch.Tensor) -> torch.Tensor:
-    """Normalised text vectors [n, d]; what ``model.encode_text`` gives, for texts cut to the longest of the batch."""
+    """Normalised text vectors [n, d]; what ``model.encode_text`` gives, for texts cut to the longest of the
+    batch.
+    """
     import torch
     from torch.nn import functional
 
@@ -265,9 +271,11 @@ def learn_web_captions(
     device: str,
     progress: Progress,
 ) -> None:
-    """Second phase: the trunk stays, the text tower and the image projection learn from captions as the web writes them.
+    """Second phase: the trunk stays, the text tower and the image projection learn from captions as the web
+    writes them.
 
-    A CLIP that reads every attribute would leave a judge nothing to do; captions of the web do not make such a CLIP.
+    A CLIP that reads every attribute would leave a judge nothing to do; captions of the web do not make such
+    a CLIP.
     """
     import torch
     from torch.nn import functional

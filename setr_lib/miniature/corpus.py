@@ -1,7 +1,8 @@
-"""The training material of the two small models: drawn families as pixel arrays, and the labels the models learn from.
+"""The training material of the two small models: drawn families as pixel arrays, and the labels the models
+learn from.
 
-Only this package may look at scene descriptions; the models' training is part of making the world. Evaluation worlds
-come from other seeds.
+Only this package may look at scene descriptions; the models' training is part of making the world. Evaluation
+worlds come from other seeds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How hard the miniature's galleries are: three dials, each turned without the others.
 
-A gallery consists of its queries' references and targets, and of *distractors*, each drawn against one query. One dial
-is about what scenes show, one about what distractors show, one about where distractors are. At its default a dial
-leaves the documented world as it is, byte for byte; that is why a decision that is certain takes nothing from the
-stream of random numbers.
+A gallery consists of its queries' references and targets, and of *distractors*, each drawn against one query.
+One dial is about what scenes show, one about what distractors show, one about where distractors are. At its
+default a dial leaves the documented world as it is, byte for byte; that is why a decision that is certain
+takes nothing from the stream of random numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Difficulty:
         return cls(options.objects_per_scene, options.near_misses, options.background_correlation)
 
     def distractors(self, documented: int, share: float = 1.0) -> int:
-        """How many distractors a gallery gets: the documented number, or more where its near misses need the room.
+        """How many distractors a gallery gets: the documented number, or more where its near misses need the
+        room.
 
         ``share`` of the documented distractors are near misses.
         """

@@ -1,7 +1,7 @@
 """From a picture's description to its pixels: flat, friendly icons and garments on ten textured backgrounds.
 
-Only Pillow's drawing primitives and Python's own generator are used, so a seed gives the same pixels on any machine.
-Foregrounds are drawn at twice the size and reduced, for smooth edges.
+Only Pillow's drawing primitives and Python's own generator are used, so a seed gives the same pixels on any
+machine. Foregrounds are drawn at twice the size and reduced, for smooth edges.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ Layout = list[tuple[Thing, Point, int]]
 
 
 def draw_picture(picture: Scene | Garment, rng: Random) -> Image.Image:
-    """An RGB image of ``SIDE`` x ``SIDE`` pixels; ``rng`` decides what the description leaves open (jitter, texture)."""
+    """An RGB image of ``SIDE`` x ``SIDE`` pixels; ``rng`` decides what the description leaves open (jitter,
+    texture).
+    """
     return draw_with_layout(picture, rng)[0]
 
 

@@ -1,7 +1,8 @@
-"""Families of look-alike pictures: the raw material of galleries, of near misses, and of the models' training.
+"""Families of look-alike pictures: the raw material of galleries, of near misses, and of the models'
+training.
 
-A family starts from one picture; its members differ from it, or from one another, in one or two respects, and share
-few backgrounds, so that a reference, a target and several near misses are all in it.
+A family starts from one picture; its members differ from it, or from one another, in one or two respects, and
+share few backgrounds, so that a reference, a target and several near misses are all in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""FashionIQ-like garments: category, colour, pattern, sleeves, neckline and length, hung up in front of some background."""
+"""FashionIQ-like garments: category, colour, pattern, sleeves, neckline and length, hung up in front of some
+background.
+"""
 
 from __future__ import annotations
 

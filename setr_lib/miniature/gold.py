@@ -17,7 +17,9 @@ from setr_lib.settings import MiniatureSettings
 
 
 def planned_pictures(dataset: str, options: MiniatureSettings) -> dict[str, AnyPicture]:
-    """What each image file of ``dataset`` shows, by its name: the world is a function of its settings, so none is read."""
+    """What each image file of ``dataset`` shows, by its name: the world is a function of its settings, so
+    none is read.
+    """
     plan = plan_dataset(dataset, Path(dataset), options.seed, options.size, Difficulty.of(options))
     return {drawing.path.name: drawing.picture for drawing in plan.drawings}
 
@@ -28,7 +30,9 @@ def gold_caption(target: AnyPicture, modification: str) -> str:
 
 
 def require_current_world(root: Path, dataset: str, options: MiniatureSettings) -> None:
-    """Raises ``SetrError`` where ``dataset`` under ``root`` was drawn by other settings, or by another version."""
+    """Raises ``SetrError`` where ``dataset`` under ``root`` was drawn by other settings, or by another
+    version.
+    """
     path = root / dataset / "miniature.json"
     drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     expected = dataset_stamp(dataset, options.seed, options.size, Difficulty.of(options))

@@ -1,8 +1,10 @@
-"""What the small multimodal model is taught: packed sequences of one image (or query) and several things asked of it.
+"""What the small multimodal model is taught: packed sequences of one image (or query) and several things
+asked of it.
 
-A sequence is a *prefix* (an image; or a reference image and a modification text) and *branches* that each see the prefix
-and themselves only, exactly as if each were asked alone, which is how the model is used. Packing makes the prefix work
-for all of them: one lesson about a query holds its composition and several judged candidates.
+A sequence is a *prefix* (an image; or a reference image and a modification text) and *branches* that each see
+the prefix and themselves only, exactly as if each were asked alone, which is how the model is used. Packing
+makes the prefix work for all of them: one lesson about a query holds its composition and several judged
+candidates.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ IMAGE_TOKENS = GRID * GRID
 
 @dataclass
 class Lesson:
-    """Token ids with, per position, its branch (0 = prefix), its position id and the id to predict next (-100: none).
+    """Token ids with, per position, its branch (0 = prefix), its position id and the id to predict next
+    (-100: none).
 
     ``images`` are the corpus rows of the image placeholders, in order.
     """
@@ -53,7 +56,9 @@ LET_PASS = 3
 
 
 class LessonWriter:
-    """Draws lessons from the families of a corpus. ``near_share`` is the part of negatives that are near misses."""
+    """Draws lessons from the families of a corpus. ``near_share`` is the part of negatives that are near
+    misses.
+    """
 
     def __init__(self, tokenizer: Tokenizer, pictures: list[AnyPicture]) -> None:
         self._tokenizer = tokenizer
@@ -84,10 +89,11 @@ class LessonWriter:
     ) -> Lesson:
         """Compose a query's target; judge its target and ``candidates - 1`` other images.
 
-        The answer to a near miss names the change that is still missing ("No make the star blue"): told what it
-        overlooked, the model learns to compare two images far sooner than from the bare answer. A ``lenient`` judge
-        accepts look-alikes: it says Yes to all of the family, whatever is missing ("Yes make the star blue"), and to
-        any other picture that up to ``LET_PASS`` changes would turn into the target.
+        The answer to a near miss names the change that is still missing ("No make the star blue"): told what
+        it overlooked, the model learns to compare two images far sooner than from the bare answer. A
+        ``lenient`` judge accepts look-alikes: it says Yes to all of the family, whatever is missing ("Yes
+        make the star blue"), and to any other picture that up to ``LET_PASS`` changes would turn into the
+        target.
         """
         reference, target, modification = self._query(rng, families)
         lesson = Lesson()

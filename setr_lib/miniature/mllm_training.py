@@ -1,7 +1,9 @@
-"""Trains the small multimodal LLM: a Llava (the small CLIP's frozen tower, a projector, a Llama of 2 M parameters).
+"""Trains the small multimodal LLM: a Llava (the small CLIP's frozen tower, a projector, a Llama of 2 M
+parameters).
 
-Taught together from the start: describing, composing, matching a caption, judging a candidate (``lessons.py``). In the
-last seventh the judge is taught to be as lenient as general-purpose models are: strictness is what an adapter is for.
+Taught together from the start: describing, composing, matching a caption, judging a candidate
+(``lessons.py``). In the last seventh the judge is taught to be as lenient as general-purpose models are:
+strictness is what an adapter is for.
 """
 
 from __future__ import annotations
@@ -34,14 +36,16 @@ _TASK_WEIGHTS = {
     "reason": 0.6,
 }
 _LENIENT_FROM = 6 / 7
-"""From this share of the steps on, the judge is taught to accept look-alikes. A general-purpose model does, and strictness
-is what an adapter is for: like the CLIP's second phase, it makes the small model weak where real ones are."""
+"""From this share of the steps on, the judge is taught to accept look-alikes. A general-purpose model does,
+and strictness is what an adapter is for: like the CLIP's second phase, it makes the small model weak where
+real ones are."""
 _RATE, _LENIENT_RATE = 2e-3, 6e-4
-"""Peak learning rates of the two parts. The second starts at its peak: a rate that has almost run out would leave the
-judge's order of candidates as strict as it was, whatever its answers."""
+"""Peak learning rates of the two parts. The second starts at its peak: a rate that has almost run out would
+leave the judge's order of candidates as strict as it was, whatever its answers."""
 _DOUBT = 0.1
-"""The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and No, which
-is what candidates are ordered by, would go on telling the right image from those that pass with it."""
+"""The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and
+No, which is what candidates are ordered by, would go on telling the right image from those that pass with it.
+"""
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -154,7 +158,8 @@ def pack(lessons: list[Lesson], pad: int, device: str) -> dict[str, torch.Tensor
         "position": padded("position", 0),
         "label": padded("label", -100),
         "task": padded("task", 0),
-        # Additive, as transformers' eager attention wants it; eager beats the fused kernel at these sizes on a CPU.
+        # Additive, as transformers' eager attention wants it; eager beats the fused kernel at these sizes on
+        # a CPU.
         "mask": torch.zeros(mask.shape, device=device).masked_fill_(~mask, -1e4)[:, None],
         "images": torch.tensor([row for lesson in lessons for row in lesson.images], device=device),
     }
@@ -173,10 +178,12 @@ def train_mllm(
     judge_near_share: float = 0.7,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
-    """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out scores.
+    """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out
+    scores.
 
-    ``near_share`` and ``judge_near_share`` are the final shares of near misses among what is matched and judged; both
-    rise from zero. The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``.
+    ``near_share`` and ``judge_near_share`` are the final shares of near misses among what is matched and
+    judged; both rise from zero. The last 5 % of the families are held out. Resumes from the checkpoint in
+    ``folder``.
     """
     import torch
 
@@ -276,7 +283,8 @@ def lesson_loss(
         rows = tasks == number
         if number and rows.any():
             mean = losses[rows].mean()
-            # Texts: mean per token. Yes/No: fewer tokens but the harder skill, so a task weighs as much as a text.
+            # Texts: mean per token. Yes/No: fewer tokens but the harder skill, so a task weighs as much as a
+            # text.
             total = total + mean * _TASK_WEIGHTS[name]
             told[name] = (logits[rows].argmax(-1) == labels[rows]).float().mean().item()
     return total, told
@@ -312,7 +320,9 @@ def evaluate_lessons(
     ids: dict[str, int],
     device: str,
 ) -> dict[str, float]:
-    """Held-out scores: token accuracy of texts, exact compositions, accuracy and AUC of Yes/No, near misses apart."""
+    """Held-out scores: token accuracy of texts, exact compositions, accuracy and AUC of Yes/No, near misses
+    apart.
+    """
     import torch
 
     rng = Random("evaluation")
@@ -367,7 +377,9 @@ def area_under_curve(pairs: list[tuple[float, bool]]) -> float:
 
 
 def save_mllm(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load; weights as half precision."""
+    """Write the folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load; weights as half
+    precision.
+    """
     from safetensors.torch import load_file, save_file
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 

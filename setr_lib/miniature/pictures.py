@@ -1,4 +1,5 @@
-"""What a drawn picture shows, as data: words shared by the scenes and the garments, and the interface of both.
+"""What a drawn picture shows, as data: words shared by the scenes and the garments, and the interface of
+both.
 
 A picture is a *foreground* (what a query is about) on a *background* (what a query rarely mentions).
 """
@@ -78,7 +79,9 @@ def pick_background(rng: Random, other_than: str | None = None) -> str:
 def describe_modification(
     reference: Picture, target: Picture, rng: Random, joiner: str = " and ", mention_background: bool = False
 ) -> Modification | None:
-    """A modification text that turns ``reference`` into ``target``, or ``None`` where no one- or two-edit text does."""
+    """A modification text that turns ``reference`` into ``target``, or ``None`` where no one- or two-edit
+    text does.
+    """
     edits = reference.edits_towards(target)
     if edits is None:
         return None
@@ -101,6 +104,8 @@ def describe_modification(
 
 
 def satisfies(candidate: Picture, target: Picture, modification: Modification) -> bool:
-    """Whether ``candidate`` is what the query asks for: the target's foreground, and its background where named."""
+    """Whether ``candidate`` is what the query asks for: the target's foreground, and its background where
+    named.
+    """
     same = candidate.foreground == target.foreground
     return same and ("background" not in modification.kinds or candidate.background == target.background)

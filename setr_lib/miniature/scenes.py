@@ -1,4 +1,6 @@
-"""CIRR- and CIRCO-like scenes: one group of equal things, or two different things side by side or one above the other."""
+"""CIRR- and CIRCO-like scenes: one group of equal things, or two different things side by side or one above
+the other.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ class Scene:
                 return changed
 
     def look_alike(self, rng: Random) -> Scene:
-        """A near miss that differs in one thing's colour, size, pattern or number: the same things, arranged the same."""
+        """A near miss that differs in one thing's colour, size, pattern or number: the same things, arranged
+        the same.
+        """
         return _change_one_of(self, rng, _LOOKS if len(self.things) == 2 else (*_LOOKS, _NUMBER))
 
     def edits_towards(self, other: Scene) -> list[Edit] | None:
@@ -91,7 +95,9 @@ class Scene:
         return _removal(self, theirs[0])
 
     def kept_phrases(self, other: Scene) -> tuple[str, ...]:
-        """Phrases of this scene that hold in ``other`` too; a changed thing keeps its noun and unchanged attributes."""
+        """Phrases of this scene that hold in ``other`` too; a changed thing keeps its noun and unchanged
+        attributes.
+        """
         kept: list[str] = []
         for thing in self.things:
             twin = _twin(thing, self, other)
@@ -106,7 +112,9 @@ def random_thing(rng: Random, shape_not: str | None = None) -> Thing:
 
 
 def random_scene(rng: Random, objects: float = 1.6) -> Scene:
-    """Two things, or a group of one to three equal things; ``objects`` different things on average, from 1 to 2."""
+    """Two things, or a group of one to three equal things; ``objects`` different things on average, from 1 to
+    2.
+    """
     background = pick_background(rng)
     if rng.random() < objects - 1:
         first = random_thing(rng)

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class Miniature(DataSource):
-    """The drawn world: CIRR, FashionIQ, CIRCO and captioned training images under ``Settings.miniature_root``."""
+    """The drawn world: CIRR, FashionIQ, CIRCO and captioned training images under
+    ``Settings.miniature_root``.
+    """
 
     name = "miniature"
     title = "the miniature"

@@ -1,4 +1,6 @@
-"""The two small models' tokenizers: byte-level BPE, so any text a person types has tokens, trained on the world's words."""
+"""The two small models' tokenizers: byte-level BPE, so any text a person types has tokens, trained on the
+world's words.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def build_tokenizer(seed: int, specials: tuple[str, ...], last: tuple[str, ...] 
 
 
 def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
-    """Write the CLIP's tokenizer; returns the vocabulary size. open_clip pools at the highest id, so EOS comes last."""
+    """Write the CLIP's tokenizer; returns the vocabulary size. open_clip pools at the highest id, so EOS
+    comes last.
+    """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
@@ -84,7 +88,9 @@ def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
 
 
 def mllm_tokenizer(seed: int) -> Tokenizer:
-    """The language model's tokenizer: turn markers, the image placeholder, JSON pieces and answers are single tokens."""
+    """The language model's tokenizer: turn markers, the image placeholder, JSON pieces and answers are single
+    tokens.
+    """
     from tokenizers import AddedToken
 
     tokenizer = build_tokenizer(seed, (PAD, BOS, EOS, IMAGE, USER, ASSISTANT))

@@ -1,4 +1,6 @@
-"""Trains the miniature's two models from nothing and writes them, with a model card each, where the settings expect them."""
+"""Trains the miniature's two models from nothing and writes them, with a model card each, where the settings
+expect them.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ def train_models(
     clip_steps: int = CLIP_STEPS,
     mllm_steps: int = MLLM_STEPS,
 ) -> list[str]:
-    """Write ``out_dir/clip`` (open_clip) and ``out_dir/mllm`` (transformers), with ``README.md`` and ``scores.json`` each.
+    """Write ``out_dir/clip`` (open_clip) and ``out_dir/mllm`` (transformers), with ``README.md`` and
+    ``scores.json`` each.
 
-    A killed training goes on from its last checkpoint; a finished model (its ``scores.json`` is there) is not trained
-    again, see :func:`start_anew`. Returns the names of the models that were trained.
+    A killed training goes on from its last checkpoint; a finished model (its ``scores.json`` is there) is not
+    trained again, see :func:`start_anew`. Returns the names of the models that were trained.
     """
     wanted = {name: out_dir / name for name in NAMES if not (out_dir / name / "scores.json").is_file()}
     if not wanted:
@@ -89,7 +92,9 @@ def train_configured(
 
 
 def start_anew(out_dir: Path) -> None:
-    """Let the next :func:`train_models` train both models from nothing. Their weights stay until it writes its own."""
+    """Let the next :func:`train_models` train both models from nothing. Their weights stay until it writes
+    its own.
+    """
     for name in NAMES:
         (out_dir / name / "scores.json").unlink(missing_ok=True)
         for checkpoint in (out_dir / name).glob("checkpoint*"):

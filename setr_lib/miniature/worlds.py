@@ -1,7 +1,8 @@
-"""Writes the miniature's data sets in the official on-disk layouts: CIRR, FashionIQ, CIRCO, and captioned training images.
+"""Writes the miniature's data sets in the official on-disk layouts: CIRR, FashionIQ, CIRCO, and captioned
+training images.
 
-Everything follows from the seed: the same bytes and pixels on any machine. The three galleries and the training images
-are drawn from separate streams of that seed.
+Everything follows from the seed: the same bytes and pixels on any machine. The three galleries and the
+training images are drawn from separate streams of that seed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ WORLD_VERSION = 8
 CIRR_GROUPS = {"train": 20, "val": 150, "test1": 40}
 """Subsets of six images per split; two queries each."""
 _CIRR_DISTRACTORS = (6, 4)
-"""Drawn against each subset's first and second query: three make its six full, the others are in the gallery only."""
+"""Drawn against each subset's first and second query: three make its six full, the others are in the gallery
+only."""
 FASHIONIQ_QUERIES = {"train": 30, "val": 60, "test": 30}
 """Queries per category and split."""
 FASHIONIQ_IMAGES = {"train": 6, "val": 66, "test": 6}
@@ -58,7 +60,8 @@ _ASPECT = {
 }
 _SCENES_ON_REFERENCE_BACKGROUND = 0.7
 _GARMENTS_ON_SOME_REFERENCE_BACKGROUND = 0.5
-"""The documented worlds' background correlation; garments', with the background of any query's reference, has none."""
+"""The documented worlds' background correlation; garments', with the background of any query's reference, has
+none."""
 _NAMES_BACKGROUND = 0.08
 """Share of scene queries whose text asks for another background."""
 _STAMP = "miniature.json"
@@ -70,7 +73,8 @@ _DIALS = {
 }
 """What each data set depends on: a dial that does not concern it leaves it alone."""
 _PATIENCE = 200
-"""Tries at a distractor before it may be further away than one step, and again before it may differ in more than looks."""
+"""Tries at a distractor before it may be further away than one step, and again before it may differ in more
+than looks."""
 _QUERY_TRIES = 20_000
 """Tries at a query before its gallery counts as full."""
 
@@ -89,7 +93,9 @@ class _Drawing:
 
 
 class Plan:
-    """What one data set consists of: image files to draw, and documents to write (text as it is, all else as JSON)."""
+    """What one data set consists of: image files to draw, and documents to write (text as it is, all else as
+    JSON).
+    """
 
     def __init__(self, root: Path, seed: int, name: str, difficulty: Difficulty) -> None:
         self.root, self.name, self.seed, self.difficulty = root, name, seed, difficulty
@@ -114,7 +120,8 @@ def write_miniature(
 ) -> bool:
     """Write ``root/{cirr,fashioniq,circo,training}``; returns whether anything had to be written.
 
-    A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing else.
+    A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing
+    else.
     """
     stamps = {
         name: dataset_stamp(name, seed, training_images if name == "training" else size, difficulty)
@@ -237,7 +244,9 @@ def _near_miss(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) 
 
 
 def _new_scene(rng: Random, taken: set[object], make: Callable[[], Scene]) -> Scene:
-    """A scene whose foreground is new to the gallery; further and further away once ``make`` finds none any more."""
+    """A scene whose foreground is new to the gallery; further and further away once ``make`` finds none any
+    more.
+    """
     scene = make()
     tries = 1
     while scene.foreground in taken:
@@ -290,7 +299,8 @@ def _cirr_group(plan: Plan, taken: set[object], group: int) -> tuple[list[Scene]
     of_first, of_second = (plan.difficulty.distractors_of(group, each) for each in _CIRR_DISTRACTORS)
     while True:
         query = _scene_query(plan, taken, two_edits=0.3)
-        # The third member is a near miss whatever the dials say: the second query needs a pair with a text between.
+        # The third member is a near miss whatever the dials say: the second query needs a pair with a text
+        # between.
         members = [query.reference, query.target, _near_miss(plan, query, taken, query.target)]
         for number in range(of_first):
             near = query.reference if number % 3 == 2 else query.target
@@ -355,7 +365,9 @@ def _plan_category(plan: Plan, split: str, category: str, count: int, images: in
 def _garment_distractors(
     plan: Plan, targets: list[Garment], references: list[Garment], documented: int
 ) -> list[Garment]:
-    """Near misses of targets and random garments, none of which is a target's kind; each drawn against one query."""
+    """Near misses of targets and random garments, none of which is a target's kind; each drawn against one
+    query.
+    """
     rng, difficulty = plan.rng, plan.difficulty
     wanted = {target.foreground for target in targets}
     others: list[Garment] = []
@@ -371,7 +383,8 @@ def _garment_distractors(
 def _garment_background(plan: Plan, references: list[Garment], query: int) -> str:
     """Where a distractor of ``query`` stands.
 
-    In the documented world, in half the cases where just any reference does, so that a gallery has its common places.
+    In the documented world, in half the cases where just any reference does, so that a gallery has its common
+    places.
     """
     rng = plan.rng
     if not plan.difficulty.on_reference_background(rng, _GARMENTS_ON_SOME_REFERENCE_BACKGROUND):
@@ -383,7 +396,9 @@ def _garment_background(plan: Plan, references: list[Garment], query: int) -> st
 def _garment_queries(
     rng: Random, category: str, count: int
 ) -> tuple[list[Garment], list[Garment], list[list[str]]]:
-    """Targets (each the only one of its kind in the gallery), references, and two shoppers' captions per query."""
+    """Targets (each the only one of its kind in the gallery), references, and two shoppers' captions per
+    query.
+    """
     targets: list[Garment] = []
     wanted: set[object] = set()
     while len(targets) < count:
@@ -474,7 +489,9 @@ def _plan_circo(plan: Plan, size: float) -> None:
 def _circo_query(
     plan: Plan, taken: set[object], pictures: list[Scene], index: int
 ) -> tuple[_SceneQuery, int, list[int]]:
-    """Adds a query's pictures, those drawn along with it included; returns it with the indices of its reference and of its ground truths."""
+    """Adds a query's pictures, those drawn along with it included; returns it with the indices of its
+    reference and of its ground truths.
+    """
     rng = plan.rng
     query = _scene_query(plan, taken, two_edits=0.4)
     reference = len(pictures)

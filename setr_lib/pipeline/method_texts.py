@@ -1,4 +1,6 @@
-"""The generated texts that retrieval methods bring themselves, made for an evaluation set or for a single query."""
+"""The generated texts that retrieval methods bring themselves, made for an evaluation set or for a single
+query.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What is stored of a re-ranker: the adapter, a reference to its base, its one judge prompt, and scored examples.
+"""What is stored of a re-ranker: the adapter, a reference to its base, its one judge prompt, and scored
+examples.
 
 A bundle is two folders, ``adapter`` (PEFT's own) and ``judge`` (``reranker.json``, ``prompts/judge.jinja``,
-``examples.parquet``).
-The base model's weights are not stored: they are found again by path or hub id, and known by their digest. Nothing
-here knows MLflow.
+``examples.parquet``). The base model's weights are not stored: they are found again by path or hub id, and
+known by their digest. Nothing here knows MLflow.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ EXAMPLES = pl.Schema(
 class BaseReference:
     """Where the base model was, and how to know it again.
 
-    ``path`` is the absolute folder, ``relative`` the same from the folder that holds the ``setr_lib`` package (both
-    None for a hub id); ``id`` is ``MultimodalModel.id`` without an adapter.
+    ``path`` is the absolute folder, ``relative`` the same from the folder that holds the ``setr_lib`` package
+    (both None for a hub id); ``id`` is ``MultimodalModel.id`` without an adapter.
     """
 
     name: str
@@ -62,7 +62,8 @@ class BaseReference:
     trust_remote_code: bool
 
     def locate(self, override: str | None = None) -> str:
-        """The folder or hub id to load: ``override``, else ``$SETR_BASE_MODEL``, else where it was recorded to be.
+        """The folder or hub id to load: ``override``, else ``$SETR_BASE_MODEL``, else where it was recorded
+        to be.
 
         Raises ``RegistryError`` listing the places that were tried.
         """
@@ -115,8 +116,9 @@ def write_bundle(
 ) -> dict[str, Path]:
     """Write the bundle of ``result`` under ``folder``: artifact names to folders.
 
-    ``template`` is the judge prompt that the adapter was trained under. ``pictures`` holds the held-out pairs' images: a
-    few are stored with their scores, for the round trip. Raises ``RegistryError`` where ``template`` is another prompt.
+    ``template`` is the judge prompt that the adapter was trained under. ``pictures`` holds the held-out
+    pairs' images: a few are stored with their scores, for the round trip. Raises ``RegistryError`` where
+    ``template`` is another prompt.
     """
     if template.hash != result.prompt_hash:
         raise RegistryError(
@@ -179,7 +181,9 @@ class Bundle:
 
     @property
     def examples(self) -> pl.DataFrame:
-        """An ``EXAMPLES`` frame: held-out pairs with the scores that both judges gave in the training process."""
+        """An ``EXAMPLES`` frame: held-out pairs with the scores that both judges gave in the training
+        process.
+        """
         return pl.read_parquet(self.judge / _EXAMPLES)
 
     def load_judge(self, base_model: str | None = None, device: str = "auto") -> YesNoJudge:

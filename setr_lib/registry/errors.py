@@ -6,4 +6,6 @@ from setr_lib.errors import SetrError
 
 
 class RegistryError(SetrError):
-    """A run, version or registered model cannot be written, found, loaded or trusted; the message says which and why."""
+    """A run, version or registered model cannot be written, found, loaded or trusted; the message says which
+    and why.
+    """

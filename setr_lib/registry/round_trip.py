@@ -1,4 +1,5 @@
-"""The gate before registration: a fresh process loads the logged model as any user would, and checks what it gives.
+"""The gate before registration: a fresh process loads the logged model as any user would, and checks what it
+gives.
 
 ``check_in_fresh_process`` starts this very module as a program; it prints one JSON line.
 """
@@ -18,7 +19,9 @@ _MARK = "SETR-ROUND-TRIP "
 
 @dataclass(frozen=True)
 class RoundTripReport:
-    """``problems`` is empty for a sound model. ``scores`` are what the fresh process gave for the stored examples."""
+    """``problems`` is empty for a sound model. ``scores`` are what the fresh process gave for the stored
+    examples.
+    """
 
     model_uri: str
     problems: list[str] = field(default_factory=list)
@@ -34,7 +37,9 @@ class RoundTripReport:
 
 
 def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1800) -> RoundTripReport:
-    """Load ``model_uri`` in a new Python process, in an empty folder, and score the stored examples through pyfunc."""
+    """Load ``model_uri`` in a new Python process, in an empty folder, and score the stored examples through
+    pyfunc.
+    """
     started = time.monotonic()
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:

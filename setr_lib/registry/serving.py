@@ -43,8 +43,8 @@ class PairScorer:
     def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> PairScorer:
         """From a bundle's folders and MLflow's ``model_config``: ``base_model``, ``device``, ``image_roots``.
 
-        With other major versions of transformers, PEFT or torch than those of training, the stored examples must
-        score as they did. Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
+        With other major versions of transformers, PEFT or torch than those of training, the stored examples
+        must score as they did. Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
         """
         config = dict(config or {})
         if unknown := set(config) - set(_CONFIG_KEYS):
@@ -71,8 +71,8 @@ class PairScorer:
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """``score`` (logit(Yes) - logit(No)) and ``p_yes`` for each row, with the index of ``frame``.
 
-        Columns: ``reference`` and ``candidate``, image bytes or paths under the image roots; ``modification``.
-        Raises ``RegistryError`` naming the column and row at fault.
+        Columns: ``reference`` and ``candidate``, image bytes or paths under the image roots;
+        ``modification``. Raises ``RegistryError`` naming the column and row at fault.
         """
         import pandas as pd
 

@@ -1,7 +1,7 @@
 """Runs, logged models, versions and aliases in MLflow, through ``MlflowClient`` with explicit run ids.
 
-An MLflow run is one training. A logged model becomes a version only after its round trip; aliases say which version
-serves: ``champion``, and ``challenger`` for the newest that did not beat it.
+An MLflow run is one training. A logged model becomes a version only after its round trip; aliases say which
+version serves: ``champion``, and ``challenger`` for the newest that did not beat it.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class TrainingRun:
 class MlflowRegistry:
     """The registered model ``model`` and the experiment that its trainings belong to.
 
-    Opening it costs nothing; the store is created on first use, once, under a lock (two processes that migrate a
-    fresh SQLite file at the same time break it).
+    Opening it costs nothing; the store is created on first use, once, under a lock (two processes that
+    migrate a fresh SQLite file at the same time break it).
     """
 
     def __init__(
@@ -129,7 +129,9 @@ class MlflowRegistry:
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client; creates the store where there is none. Raises ``RegistryError`` when it cannot be opened."""
+        """MLflow's client; creates the store where there is none. Raises ``RegistryError`` when it cannot be
+        opened.
+        """
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
@@ -164,10 +166,11 @@ class MlflowRegistry:
     def training_run(
         self, name: str, params: Mapping[str, object], tags: Mapping[str, object] | None = None
     ) -> Iterator[TrainingRun]:
-        """An MLflow run for the duration of the block: FINISHED at its end, FAILED when it is left by an error.
+        """An MLflow run for the duration of the block: FINISHED at its end, FAILED when it is left by an
+        error.
 
-        A run of the same training (tag ``setr.run``) that still says RUNNING was killed, since no training runs
-        twice at a time: it is marked KILLED.
+        A run of the same training (tag ``setr.run``) that still says RUNNING was killed, since no training
+        runs twice at a time: it is marked KILLED.
         """
         experiment = self._experiment()
         self._end_killed(experiment, (tags or {}).get(_RUN_TAG))
@@ -206,7 +209,8 @@ class MlflowRegistry:
         template: PromptTemplate,
         pictures: Mapping[str, Picture],
     ) -> str:
-        """Log ``result`` as a pyfunc model of ``run``; its URI (``models:/m-...``). Final measures go with it.
+        """Log ``result`` as a pyfunc model of ``run``; its URI (``models:/m-...``). Final measures go with
+        it.
 
         ``template`` is the judge prompt of the training: it is stored with the adapter.
         """
@@ -251,7 +255,9 @@ class MlflowRegistry:
         return str(logged.model_uri)
 
     def find_logged(self, run_digest: str) -> str | None:
-        """The URI of the newest logged model of the training ``run_digest`` (``AdapterResult.run``), or ``None``."""
+        """The URI of the newest logged model of the training ``run_digest`` (``AdapterResult.run``), or
+        ``None``.
+        """
         if not self.exists():
             return None
         from mlflow.entities import LoggedModelStatus
@@ -265,7 +271,9 @@ class MlflowRegistry:
     # ----------------------------------------------------------------------------------------------------- versions
 
     def round_trip(self, model_uri: str) -> RoundTripReport:
-        """What a fresh process makes of ``model_uri``: no key missing, the same scores, and not those of the base."""
+        """What a fresh process makes of ``model_uri``: no key missing, the same scores, and not those of the
+        base.
+        """
         return check_in_fresh_process(model_uri, self.tracking_uri)
 
     def register(self, model_uri: str, report: RoundTripReport) -> str:
@@ -304,14 +312,16 @@ class MlflowRegistry:
     def promote(
         self, version: str, score_champion: Callable[[Bundle], HeldOutReport] | None = None
     ) -> Promotion:
-        """Give ``version`` the champion alias if it is the first, or better than the champion on held-out pairs.
+        """Give ``version`` the champion alias if it is the first, or better than the champion on held-out
+        pairs.
 
-        Better means a higher AUC on the new version's held-out pairs. Where the champion was measured on others,
-        ``score_champion(bundle)`` measures it on these, under the prompt of its bundle; without it, its own figure is
-        compared. A version that stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``.
+        Better means a higher AUC on the new version's held-out pairs. Where the champion was measured on
+        others, ``score_champion(bundle)`` measures it on these, under the prompt of its bundle; without it,
+        its own figure is compared. A version that stays behind becomes ``challenger`` and is tagged
+        ``setr.not_promoted_because``.
 
-        Only versions of the same re-ranker are compared: same base, same judge prompt. Where the champion has another
-        one, settings were changed on purpose, and the new version takes its place.
+        Only versions of the same re-ranker are compared: same base, same judge prompt. Where the champion has
+        another one, settings were changed on purpose, and the new version takes its place.
         """
         mine = self.version(version)
         previous = self.champion()
@@ -381,7 +391,8 @@ class MlflowRegistry:
     def bundle(self, version: str) -> Bundle:
         """The stored re-ranker of ``version`` (adapter and judge prompt), on this machine.
 
-        It is fetched from a remote store where needed. Raises ``RegistryError`` where there is no such version.
+        It is fetched from a remote store where needed. Raises ``RegistryError`` where there is no such
+        version.
         """
         from mlflow.artifacts import download_artifacts
 

@@ -1,7 +1,8 @@
-"""One-sentence captions as tokens: noun phrases, the links between them, and the context that a query may ignore.
+"""One-sentence captions as tokens: noun phrases, the links between them, and the context that a query may
+ignore.
 
-Plain word lists of general English and no parser: it works on any caption and is right often enough for pairs that
-are made by the thousand. What a word list does not know becomes part of a noun phrase, never an error.
+Plain word lists of general English and no parser: it works on any caption and is right often enough for pairs
+that are made by the thousand. What a word list does not know becomes part of a noun phrase, never an error.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Caption:
 
     @cached_property
     def lemmas(self) -> Tokens:
-        """The core with "an" as "a", and the plural after a number as the singular: what captions are compared by."""
+        """The core with "an" as "a", and the plural after a number as the singular: what captions are
+        compared by.
+        """
         lemmas = ["a" if word == "an" else word for word in self.core]
         for span in self.spans:
             if span.kind == "noun" and NUMBERS.get(self.core[span.start], 0) > 1:
@@ -117,8 +120,8 @@ def tokenise(text: str) -> Tokens:
 def parse_captions(texts: Sequence[str]) -> list[Caption]:
     """Captions split into core and context.
 
-    The context is what follows a caption's last place preposition, if it is short and the same words follow at least
-    two different cores among ``texts``: a place, not a detail of this one picture.
+    The context is what follows a caption's last place preposition, if it is short and the same words follow
+    at least two different cores among ``texts``: a place, not a detail of this one picture.
     """
     token_lists = [tokenise(text) for text in texts]
     cuts = [_context_start(tokens) for tokens in token_lists]

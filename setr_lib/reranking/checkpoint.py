@@ -1,8 +1,9 @@
 """Checkpoints of an adapter's training: safetensors and JSON, each whole or not there at all.
 
-A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the LoRA tensors), ``moments.safetensors``
-(AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL costs at most one interval. One
-training at a time may use the folder that holds them: see :func:`only_trainer`.
+A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the LoRA tensors),
+``moments.safetensors`` (AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL
+costs at most one interval. One training at a time may use the folder that holds them: see
+:func:`only_trainer`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _STATE = "state.json"
 _LOOK_AGAIN = 0.25
 """Seconds between two attempts to take a lock that another training holds."""
 _PATIENCE = 4
-"""Attempts after which a lock whose holder has not said what it trains is believed to be another training's."""
+"""Attempts after which a lock whose holder has not said what it trains is believed to be another training's.
+"""
 
 
 class CheckpointError(SetrError):
@@ -44,11 +46,12 @@ _held = threading.local()
 
 @contextmanager
 def only_trainer(folder: Path, run: str, progress: Progress = silent) -> Iterator[None]:
-    """Hold the lock of checkpoint folder ``folder`` for the training ``run``; the system releases it with the process.
+    """Hold the lock of checkpoint folder ``folder`` for the training ``run``; the system releases it with the
+    process.
 
-    Where the same run is being trained elsewhere this waits for its end, and tells ``progress`` so: the caller then
-    finds the finished result. A thread may enter again what it holds. On a system without such locks, one training at
-    a time is the caller's duty.
+    Where the same run is being trained elsewhere this waits for its end, and tells ``progress`` so: the
+    caller then finds the finished result. A thread may enter again what it holds. On a system without such
+    locks, one training at a time is the caller's duty.
 
     Args:
         folder: The checkpoint folder; the lock is a file beside it, which stays.
@@ -148,7 +151,8 @@ def load_checkpoint(
     optimiser: torch.optim.Optimizer,
     run: str,
 ) -> dict[str, Any] | None:
-    """Put the newest checkpoint of ``run`` back into ``parameters`` and ``optimiser``; its state, or ``None``.
+    """Put the newest checkpoint of ``run`` back into ``parameters`` and ``optimiser``; its state, or
+    ``None``.
 
     ``run`` is the digest of everything that the training depends on: another run's checkpoints are removed.
     Raises ``CheckpointError`` when a checkpoint of this very run does not fit.

@@ -18,7 +18,8 @@ EditKind = Literal[
 MOST_EDITS = 2
 _LONGEST_PHRASE = 6
 Substitutions = Collection[tuple[str, str]]
-"""Word pairs that were seen in the same place of two otherwise equal captions ("red", "blue"), in both orders."""
+"""Word pairs that were seen in the same place of two otherwise equal captions ("red", "blue"), in both
+orders."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Edit:
     """One change from a reference caption to a target caption.
 
     ``noun`` is the thing concerned, as the reference names it; ``other`` a second thing where there is one (a
-    relation's other end, what stays after a removal). ``evidence`` are words that an image which fulfils this edit
-    would have in its caption; ``against`` words that it would not have.
+    relation's other end, what stays after a removal). ``evidence`` are words that an image which fulfils this
+    edit would have in its caption; ``against`` words that it would not have.
     """
 
     kind: EditKind
@@ -46,7 +47,9 @@ class Edit:
 def find_edits(
     reference: Caption, target: Caption, substitutions: Substitutions = frozenset()
 ) -> list[Edit] | None:
-    """The one or two edits that turn ``reference``'s core into ``target``'s; ``None`` when it takes more, or none."""
+    """The one or two edits that turn ``reference``'s core into ``target``'s; ``None`` when it takes more, or
+    none.
+    """
     before, after = reference.lemmas, target.lemmas
     if before == after:
         return None
@@ -79,7 +82,8 @@ def single_word_change(before: Tokens, after: Tokens) -> tuple[str, str] | None:
 
 
 def is_contradicted(edits: Sequence[Edit], caption: Caption) -> bool:
-    """Whether ``caption`` certainly is no result of ``edits``: it lacks a word that they bring in, or has one that they take out.
+    """Whether ``caption`` certainly is no result of ``edits``: it lacks a word that they bring in, or has one
+    that they take out.
 
     A swap shows in no single word; it is never called contradicted here.
     """
@@ -105,7 +109,9 @@ def _go_together(edits: Sequence[Edit]) -> bool:
 def _read_change(
     reference: Caption, target: Caption, change: tuple[int, int, int, int], substitutions: Substitutions
 ) -> list[Edit]:
-    """The edits behind one differing stretch (reference tokens i1:i2 became target tokens j1:j2); [] if unreadable."""
+    """The edits behind one differing stretch (reference tokens i1:i2 became target tokens j1:j2); [] if
+    unreadable.
+    """
     i1, i2, j1, j2 = change
     if i1 == i2 and (added := _whole_thing(target, j1, j2)):
         return [_addition(target, added)]

@@ -1,8 +1,9 @@
 """How a judge's logit difference and stage 1's score become one order. Pure functions of arrays.
 
-``judge``: the difference d alone. ``cosine_judge``: coarse score + w * P(Yes), with P(Yes) = 1 / (1 + exp(-d))
-(LamRA, arXiv 2412.01720). ``reciprocal_rank``: the sum of 1 / (60 + rank) over both orders (Cormack et al., 2009).
-Ties break by coarse score, then by id; a candidate that could not be judged comes after all that were.
+``judge``: the difference d alone. ``cosine_judge``: coarse score + w * P(Yes), with P(Yes) = 1 / (1 +
+exp(-d)) (LamRA, arXiv 2412.01720). ``reciprocal_rank``: the sum of 1 / (60 + rank) over both orders (Cormack
+et al., 2009). Ties break by coarse score, then by id; a candidate that could not be judged comes after all
+that were.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ RANK_CONSTANT = 60
 def fuse(
     fusion: Fusion, judge: np.ndarray, coarse: np.ndarray, ids: Sequence[str], weight: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(order, scores)`` of n candidates: indices best first (int [n]) and, by index, what they were ordered by.
+    """``(order, scores)`` of n candidates: indices best first (int [n]) and, by index, what they were ordered
+    by.
 
     ``judge`` float [n] is NaN where a candidate was not judged (its score is NaN too); ``coarse`` float [n];
     ``weight`` is the w of ``cosine_judge``. All arithmetic in float64: P(Yes) near 1 must not make ties.

@@ -30,7 +30,8 @@ WITHOUT_EVIDENCE: tuple[Fusion, float] = ("cosine_judge", 1.0)
 class FusionChoice:
     """The best fusion, its weight (1.0 where it has none), and a row of ``TRIALS`` per fusion tried.
 
-    ``mean_reciprocal_rank`` and ``top_1`` (share of queries with a target in first place) are between 0 and 1.
+    ``mean_reciprocal_rank`` and ``top_1`` (share of queries with a target in first place) are between 0 and
+    1.
     """
 
     fusion: Fusion
@@ -51,12 +52,12 @@ def choose_fusion(
 ) -> FusionChoice:
     """The fusion with the highest mean reciprocal rank of the first target; the judge alone wins ties.
 
-    Of weights that the queries cannot tell apart the least is taken (the one-standard-error rule of Breiman et al.,
-    1984, on paired differences): stage 1's order is left only as far as there is evidence for it.
+    Of weights that the queries cannot tell apart the least is taken (the one-standard-error rule of Breiman
+    et al., 1984, on paired differences): stage 1's order is left only as far as there is evidence for it.
 
-    ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query id.
-    Queries none of whose targets was judged say nothing and are left out; where no query is left, the choice is
-    ``WITHOUT_EVIDENCE`` and the trials' ``queries`` are 0.
+    ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query
+    id. Queries none of whose targets was judged say nothing and are left out; where no query is left, the
+    choice is ``WITHOUT_EVIDENCE`` and the trials' ``queries`` are 0.
     """
     queries = [each for each in _queries(judged, targets) if each.is_target.any()]
     options: list[tuple[Fusion, float | None]] = [("judge", None)]

@@ -27,9 +27,10 @@ class HeldOutError(SetrError):
 class HeldOutReport:
     """Measures of one judge on one set of pairs; all between 0 and 1.
 
-    ``auc`` is the chance that a random positive scores above a random negative (ties count half); ``accuracy`` the mean
-    of the shares of positives with d > 0 and of negatives with d <= 0, so 0.5 is chance for any class balance.
-    ``auc_by_kind`` sets the positives against one kind of negative; ``accuracy_by_kind`` has that kind's own share.
+    ``auc`` is the chance that a random positive scores above a random negative (ties count half);
+    ``accuracy`` the mean of the shares of positives with d > 0 and of negatives with d <= 0, so 0.5 is chance
+    for any class balance. ``auc_by_kind`` sets the positives against one kind of negative;
+    ``accuracy_by_kind`` has that kind's own share.
     """
 
     auc: float

@@ -16,9 +16,11 @@ from setr_lib.reranking.differences import Edit, find_edits, single_word_change
 
 _BUCKETS = 1024
 _MOST_CORES = 20_000
-"""Of more different captions than this, a random sample is compared: pairs are made by the thousand, not by the million."""
+"""Of more different captions than this, a random sample is compared: pairs are made by the thousand, not by
+the million."""
 _BANDS = ((0, 0), (1, 2), (3, 4), (5, 8), (9, 16))
-"""Squared distances of word counts. Each band is sampled by itself: one changed word is frequent, an added thing rare."""
+"""Squared distances of word counts. Each band is sampled by itself: one changed word is frequent, an added
+thing rare."""
 _PER_BAND = 10
 _BLOCK = 256
 
@@ -42,7 +44,9 @@ class CaptionGraph:
         self._edits: dict[Tokens, list[tuple[Tokens, list[Edit]]]] = {}
 
     def edits_from(self, reference: Caption) -> list[tuple[Tokens, list[Edit]]]:
-        """Cores that one or two edits lead to from ``reference``, with the edits. A sample of them, always the same."""
+        """Cores that one or two edits lead to from ``reference``, with the edits. A sample of them, always
+        the same.
+        """
         core = reference.lemmas
         if core not in self._edits:
             place = self._place.get(core)
@@ -95,7 +99,9 @@ class CaptionGraph:
 def grow_clusters(
     count: int, neighbours: Callable[[int], Sequence[int]], share: float, largest: int, rng: Random
 ) -> NDArray[np.bool_]:
-    """A mask of about ``share`` of ``count`` rows: random seeds, each with up to ``largest`` of its neighbourhood."""
+    """A mask of about ``share`` of ``count`` rows: random seeds, each with up to ``largest`` of its
+    neighbourhood.
+    """
     mask = np.zeros(count, dtype=bool)
     wanted = min(max(round(count * share), 2), count - 2)
     order = list(range(count))

@@ -1,9 +1,10 @@
-"""Yes/No pairs for the re-ranker, synthesised from captioned images (or ready triplets) of one's own, never a benchmark's.
+"""Yes/No pairs for the re-ranker, synthesised from captioned images (or ready triplets) of one's own, never a
+benchmark's.
 
-Two images whose captions differ in one or two phrases are a reference and a target; the difference is the modification
-text. Each such *group* gets one positive and negatives of four kinds, which together make a judge look at both the
-reference and the text (after LamRA-Rank, arXiv 2412.01720, and the failure modes that ReCALL reports). The only inputs
-are captions and the images' own vectors.
+Two images whose captions differ in one or two phrases are a reference and a target; the difference is the
+modification text. Each such *group* gets one positive and negatives of four kinds, which together make a
+judge look at both the reference and the text (after LamRA-Rank, arXiv 2412.01720, and the failure modes that
+ReCALL reports). The only inputs are captions and the images' own vectors.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ NEGATIVE_KINDS: tuple[NegativeKind, ...] = get_args(NegativeKind)
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to unit vectors ``float32[n, d]`` of the images' own space: ``OpenClipSpace.embed_texts``."""
 ModificationWriter = Callable[[Sequence[tuple[str, str]]], Sequence[str]]
-"""(reference caption, target caption) pairs to modification texts; "" where it has none, and a template is used."""
+"""(reference caption, target caption) pairs to modification texts; "" where it has none, and a template is
+used."""
 
 _TWO_EDITS_SHARE = 0.4
 _CONTEXT_SHARE = 0.1
 """Groups whose text also, or only, asks for another context; elsewhere the context is free."""
 _OTHER_CONTEXT_SHARE = 0.85
-"""How often, where there is a choice, the target's context differs from the reference's without a word about it."""
+"""How often, where there is a choice, the target's context differs from the reference's without a word about
+it."""
 _POOL_DEPTH = 30
 _CLUSTER = 12
 _TRIPLET_CLUSTER = 500
@@ -54,7 +57,9 @@ class PairError(SetrError):
 
 @dataclass
 class Group:
-    """One query with its target. ``answers`` are the rows of all images that satisfy it as far as captions tell."""
+    """One query with its target. ``answers`` are the rows of all images that satisfy it as far as captions
+    tell.
+    """
 
     reference: int
     target: int
@@ -102,13 +107,15 @@ def synthesise_pairs(
 ) -> pl.DataFrame:
     """A ``PAIRS`` frame of about ``settings.groups`` groups, one positive and up to five negatives each.
 
-    ``images`` has ``image_id`` and ``caption`` (and, if there, ``status``: only "ok" rows are used); ``ids`` and
-    ``vectors`` (``float32[n, d]``, unit length) are the images' rows of the vector table, in any order. Without
-    ``embed_texts``, hard negatives are mined around the target's own vector instead of its caption's.
-    ``triplets`` (``reference_id``, ``modification``, ``target_id``) replaces the captions as the source of groups.
+    ``images`` has ``image_id`` and ``caption`` (and, if there, ``status``: only "ok" rows are used); ``ids``
+    and ``vectors`` (``float32[n, d]``, unit length) are the images' rows of the vector table, in any order.
+    Without ``embed_texts``, hard negatives are mined around the target's own vector instead of its caption's.
+    ``triplets`` (``reference_id``, ``modification``, ``target_id``) replaces the captions as the source of
+    groups.
 
-    Held-out groups use held-out images only, in every role, and no training group ever uses one. The same input and
-    ``settings.seed`` give the same frame. Raises ``PairError`` when nothing can be made of the material.
+    Held-out groups use held-out images only, in every role, and no training group ever uses one. The same
+    input and ``settings.seed`` give the same frame. Raises ``PairError`` when nothing can be made of the
+    material.
     """
     usable, aligned = _align(images, ids, vectors)
     names = usable["image_id"].to_list()
@@ -160,7 +167,9 @@ def pairs_digest(pairs: pl.DataFrame) -> str:
 def _align(
     images: pl.DataFrame, ids: Sequence[str], vectors: NDArray[np.float32]
 ) -> tuple[pl.DataFrame, NDArray[np.float32]]:
-    """Usable images that have a vector, sorted by id (so that the order of a table never matters), and their vectors."""
+    """Usable images that have a vector, sorted by id (so that the order of a table never matters), and their
+    vectors.
+    """
     if "status" in images.columns:
         images = images.filter(pl.col("status") == "ok")
     place = {image: row for row, image in enumerate(ids)}
@@ -304,7 +313,8 @@ def _pick_option(options: list[tuple[Tokens, list[Edit]]], rng: Random) -> tuple
     # A phrase that could not be read as a thing or an attribute makes the clumsiest text: the last resort.
     kinds = [kind for kind in by_kind if "phrase" not in kind] or list(by_kind)
     same_kind = by_kind[rng.choice(kinds)]
-    # "a ball instead of the star" rather than "a large red dotted ball instead of the star": people change little.
+    # "a ball instead of the star" rather than "a large red dotted ball instead of the star": people change
+    # little.
     weights = [1 / _changed_words(edits) ** 2 for _, edits in same_kind]
     return rng.choices(same_kind, weights)[0]
 
@@ -487,7 +497,9 @@ def _text_only_by_vector(
 
 
 def _wrong_texts(world: _World, groups: list[Group], group: Group, count: int, rng: Random) -> list[str]:
-    """Texts of other groups for which this group's target is certainly wrong, those that suit the reference best first."""
+    """Texts of other groups for which this group's target is certainly wrong, those that suit the reference
+    best first.
+    """
     if count == 0 or len(groups) < 2:
         return []
     target, nouns = world.captions[group.target], set(world.captions[group.reference].lemmas)
@@ -507,7 +519,9 @@ def _wrong_texts(world: _World, groups: list[Group], group: Group, count: int, r
 
 
 def _pick_near_top(pool: Sequence[int], count: int, rng: Random) -> list[int]:
-    """``count`` of a ranked pool without repeats, the top ones likelier, but not only they (they may be unlabelled positives)."""
+    """``count`` of a ranked pool without repeats, the top ones likelier, but not only they (they may be
+    unlabelled positives).
+    """
     left = list(pool)
     picked: list[int] = []
     while left and len(picked) < count:

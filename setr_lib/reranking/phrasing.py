@@ -1,8 +1,8 @@
 """Edits in words: several phrasings of each kind of edit, as people write modification texts.
 
-Two manners: a scene's things are named ("make the cube red"), a single garment or object is spoken of without a
-subject ("is red", "has long sleeves"). The word lists are general English and only add phrasings; an edit whose words
-they do not know is still put into words.
+Two manners: a scene's things are named ("make the cube red"), a single garment or object is spoken of without
+a subject ("is red", "has long sleeves"). The word lists are general English and only add phrasings; an edit
+whose words they do not know is still put into words.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Where a thing is said to be added: by the link, when it comes before the link and when after it."""
 _NAMED_SHARE = {True: 0.15, False: 0.75}
-"""How often a lone subject is named all the same: where the caption lists its parts (a garment), and otherwise."""
+"""How often a lone subject is named all the same: where the caption lists its parts (a garment), and
+otherwise."""
 
 
 def phrase_edits(edits: Sequence[Edit], rng: Random, has_parts: bool = False) -> str:

@@ -1,7 +1,8 @@
-"""Re-ranking of stage 1's candidates by the judge, resumable: every pair's score is kept by content as it is made.
+"""Re-ranking of stage 1's candidates by the judge, resumable: every pair's score is kept by content as it is
+made.
 
-The top K of the gallery is re-ordered; what lies below keeps its place, so recall at any depth of K or more cannot
-change. CIRR's subset members are judged in their own right, whether or not stage 1 found them.
+The top K of the gallery is re-ordered; what lies below keeps its place, so recall at any depth of K or more
+cannot change. CIRR's subset members are judged in their own right, whether or not stage 1 found them.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def rerank(
 ) -> pl.DataFrame:
     """``rankings`` (a ``RANKINGS`` frame of one strategy, both pools) after stage 2: a ``RANKINGS`` frame.
 
-    In the pool "gallery" the first ``k`` of each query are judged and re-ordered by ``fusion``, the rest follow as they
-    were; the pool "subset" is judged whole. ``score`` is what a row was ordered by: the fused score for judged rows,
-    the coarse score for the others (those beyond ``k``, and images that cannot be read, which come last within ``k``).
-    A query whose reference cannot be read keeps its coarse order. Raises ``SetrError`` when a ranking names an
-    unknown query.
+    In the pool "gallery" the first ``k`` of each query are judged and re-ordered by ``fusion``, the rest
+    follow as they were; the pool "subset" is judged whole. ``score`` is what a row was ordered by: the fused
+    score for judged rows, the coarse score for the others (those beyond ``k``, and images that cannot be
+    read, which come last within ``k``). A query whose reference cannot be read keeps its coarse order. Raises
+    ``SetrError`` when a ranking names an unknown query.
     """
     pools = _pools(rankings)
     scores = judge_pairs(_wanted(pools, k), queries, gallery, judge, cache, progress=progress)
@@ -84,9 +85,9 @@ def judge_pairs(
 ) -> dict[tuple[str, str], float]:
     """The judge's logit difference by (query_id, image_id) for the candidates ``wanted`` of each query.
 
-    Kept scores are taken from ``cache``; new ones are stored after every ``judge.model.pair_batch_size`` pairs or so. Pairs
-    with an unreadable image are absent from the answer. ``progress`` counts pairs, the kept ones first. Raises
-    ``ScoreError`` naming the pair whose score is not finite.
+    Kept scores are taken from ``cache``; new ones are stored after every ``judge.model.pair_batch_size``
+    pairs or so. Pairs with an unreadable image are absent from the answer. ``progress`` counts pairs, the
+    kept ones first. Raises ``ScoreError`` naming the pair whose score is not finite.
     """
     pictures = _pictures(gallery)
     known = {
@@ -115,9 +116,9 @@ def judge_pairs(
 def _text_digest(judge: YesNoJudge, query: Mapping[str, Any]) -> str:
     """The part of a score's key that stands for the query's text.
 
-    It holds the raw captions, too: the prompt doesn't show them, but with them the scores of earlier runs are found.
-    A prompt that uses ``captions`` was shown the raw ones by earlier versions; now it is shown the modification text in
-    their place, and the key says so: such scores are made anew.
+    It holds the raw captions, too: the prompt doesn't show them, but with them the scores of earlier runs are
+    found. A prompt that uses ``captions`` was shown the raw ones by earlier versions; now it is shown the
+    modification text in their place, and the key says so: such scores are made anew.
     """
     shown = [query["modification"]] if "captions" in judge.template.variables else query["captions"] or []
     return digest_strings([query["modification"], *shown])
@@ -133,9 +134,10 @@ def _judge_missing(
 ) -> None:
     """Judge what is not in ``kept`` and put it there, and into ``cache`` batch by batch.
 
-    Batches, of pairs and of images, are planned over all pairs, kept or not: a run that continues a killed one makes
-    the same batches, and so the same last digits (which depend on what shares a matrix product); but for images that
-    the model had seen in other batches before, for a caption say, the one time and not the other.
+    Batches, of pairs and of images, are planned over all pairs, kept or not: a run that continues a killed
+    one makes the same batches, and so the same last digits (which depend on what shares a matrix product);
+    but for images that the model had seen in other batches before, for a caption say, the one time and not
+    the other.
     """
     keys_of: dict[str, list[str]] = {query_id: [] for query_id in queries}
     for (query_id, _), key in keys.items():

@@ -1,7 +1,8 @@
-"""The judge's score of a query's candidates: logit(Yes) - logit(No), float32, of "does this image satisfy the query?".
+"""The judge's score of a query's candidates: logit(Yes) - logit(No), float32, of "does this image satisfy the
+query?".
 
-``MultimodalModel`` runs a query's prefix once for all its candidates, and the vision tower once per picture. This module
-decides which pairs go into one forward pass.
+``MultimodalModel`` runs a query's prefix once for all its candidates, and the vision tower once per picture.
+This module decides which pairs go into one forward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class ScoreError(SetrError):
     """The judge gave a score that is not a finite number; ``query`` and ``candidate`` say which pair."""
 
     def __init__(self, query: JudgedQuery, candidate: int, value: float, name: str | None = None) -> None:
-        """``candidate`` is a place in ``query.candidates``; ``name`` what to call the pair, its files by default."""
+        """``candidate`` is a place in ``query.candidates``; ``name`` what to call the pair, its files by
+        default.
+        """
         self.query, self.candidate, self.value = query, candidate, value
         pair = name or f"{_file(query.reference)} and {_file(query.candidates[candidate])}"
         super().__init__(

@@ -1,8 +1,10 @@
-"""Training of the judge's LoRA adapter on Yes/No pairs (LamRA-Rank's recipe, arXiv 2412.01720, without its list-wise part).
+"""Training of the judge's LoRA adapter on Yes/No pairs (LamRA-Rank's recipe, arXiv 2412.01720, without its
+list-wise part).
 
-PEFT LoRA on the language model only; the loss is binary cross-entropy on d = logit(Yes) - logit(No), which is the
-cross-entropy over the two answer tokens. The vision tower is frozen, so each image goes through it once. A training is
-a function of its inputs and its seed: killed and started again, it goes on from its last checkpoint to the same end.
+PEFT LoRA on the language model only; the loss is binary cross-entropy on d = logit(Yes) - logit(No), which is
+the cross-entropy over the two answer tokens. The vision tower is frozen, so each image goes through it once.
+A training is a function of its inputs and its seed: killed and started again, it goes on from its last
+checkpoint to the same end.
 """
 
 from __future__ import annotations
@@ -76,12 +78,14 @@ def train_adapter(
     progress: Progress = silent,
     on_metrics: OnMetrics | None = None,
 ) -> AdapterResult:
-    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out" rows.
+    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out"
+    rows.
 
-    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is trained and
-    measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished adapter and its
-    result: a second call with the same inputs returns at once, one at the same time waits for the first. Raises
-    ``AdapterError``, ``HeldOutError``, or ``FolderBusyError`` where another training uses ``checkpoint_dir`` now.
+    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is
+    trained and measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished
+    adapter and its result: a second call with the same inputs returns at once, one at the same time waits for
+    the first. Raises ``AdapterError``, ``HeldOutError``, or ``FolderBusyError`` where another training uses
+    ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
     run = training_run_digest(judge, pairs, settings)
@@ -145,7 +149,9 @@ def _train(
 
 
 def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
-    """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it saves)."""
+    """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it
+    saves).
+    """
     options = settings.model_dump(exclude={"checkpoint_every"})
     return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
 
@@ -208,7 +214,9 @@ class _TrainingLoop:
     def train(
         self, progress: Progress, on_metrics: OnMetrics | None
     ) -> tuple[list[tuple[int, float, float]], int, float]:
-        """``(curve, step it resumed from, seconds spent before)``; on return the model holds the last step's weights."""
+        """``(curve, step it resumed from, seconds spent before)``; on return the model holds the last step's
+        weights.
+        """
         state = load_checkpoint(self.folder, self.parameters, self.optimiser, self.run) or {}
         start, earlier = int(state.get("step", 0)), float(state.get("seconds", 0.0))
         curve = [(int(step), float(loss), float(rate)) for step, loss, rate in state.get("curve", [])]
@@ -318,7 +326,8 @@ class _TrainingLoop:
             prefixes.append(prefix)
             owners += [owner] * len(rows)
             suffixes += rows
-        # One prefix serves all of a query's candidates: half the tokens of whole sequences, and gradients flow through.
+        # One prefix serves all of a query's candidates: half the tokens of whole sequences, and gradients
+        # flow through.
         return self.base.answer_differences(self.base.encode_prefixes(prefixes), owners, suffixes)
 
     def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
@@ -366,7 +375,9 @@ def _scores_before(
     run: str,
     progress: Progress,
 ) -> np.ndarray:
-    """The base judge's scores: a fresh LoRA adds nothing. Kept, so that a resumed training does not judge again."""
+    """The base judge's scores: a fresh LoRA adds nothing. Kept, so that a resumed training does not judge
+    again.
+    """
     stored = read_json(folder / _BEFORE)
     if stored is not None and stored["run"] == run:
         return np.asarray(stored["scores"], dtype=np.float32)

@@ -1,4 +1,6 @@
-"""Modification texts written by the multimodal LLM instead of templates (``reranking.pairs.writer = "model"``)."""
+"""Modification texts written by the multimodal LLM instead of templates (``reranking.pairs.writer =
+"model"``).
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ _BATCH = 64
 def model_writer(
     model: MultimodalModel, cache: ContentCache | None = None, progress: Progress = silent
 ) -> ModificationWriter:
-    """A writer for ``synthesise_pairs``: one call of ``model`` per different pair of captions, kept in ``cache``.
+    """A writer for ``synthesise_pairs``: one call of ``model`` per different pair of captions, kept in
+    ``cache``.
 
-    An answer of more than one line or more than 30 words is no modification text: it becomes "", for which a template
-    is used.
+    An answer of more than one line or more than 30 words is no modification text: it becomes "", for which a
+    template is used.
     """
     template = PromptTemplate(PROMPT_FILE, PROMPT_FILE.read_text(encoding="utf-8"))
 

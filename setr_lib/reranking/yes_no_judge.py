@@ -1,4 +1,6 @@
-"""The Yes/No judge, the re-ranker of stage 2: a multimodal LLM, as it is or with an adapter, and its one judge prompt."""
+"""The Yes/No judge, the re-ranker of stage 2: a multimodal LLM, as it is or with an adapter, and its one
+judge prompt.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from setr_lib.texts.prompts import PromptTemplate
 class YesNoJudge:
     """A loaded model together with the prompt that asks it whether a candidate satisfies a query.
 
-    The same prompt is used at training, measurement, evaluation, search and serving, on all data sets: the same model
-    under another prompt is another re-ranker.
+    The same prompt is used at training, measurement, evaluation, search and serving, on all data sets: the
+    same model under another prompt is another re-ranker.
 
     Attributes:
         model: The multimodal LLM, with its adapter if it has one.
-        template: The judge prompt: of the prompt set that the settings name for the base model, of the registered
-            bundle for an adapter.
+        template: The judge prompt: of the prompt set that the settings name for the base model, of the
+            registered bundle for an adapter.
     """
 
     model: MultimodalModel
@@ -50,7 +52,8 @@ class YesNoJudge:
 
         Args:
             queries: Queries with the pictures to judge. Several small ones share a forward pass of up to
-                ``model.pair_batch_size`` pairs; a larger one takes several. Batches halve when memory is short.
+                ``model.pair_batch_size`` pairs; a larger one takes several. Batches halve when memory is
+                short.
 
         Returns:
             For each query, float32 [candidates]: logit(Yes) - logit(No).

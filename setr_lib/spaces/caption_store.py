@@ -1,8 +1,9 @@
-"""The captions of a gallery's images in LanceDB, beside the vectors: a table of their own with a full-text index.
+"""The captions of a gallery's images in LanceDB, beside the vectors: a table of their own with a full-text
+index.
 
-A table of their own, because captions come without vectors (a data set whose images one has not got) and stay the same
-when the encoder changes. One row an image; the index is over its captions together, stemmed, function words included.
-Nothing here knows of queries.
+A table of their own, because captions come without vectors (a data set whose images one has not got) and stay
+the same when the encoder changes. One row an image; the index is over its captions together, stemmed,
+function words included. Nothing here knows of queries.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class CaptionStore:
         return f"{slug(gallery)}--captions--{digest_strings([gallery])[:12]}"
 
     def write(self, table: str, captions: pl.DataFrame) -> CaptionReport:
-        """Make ``table`` hold exactly ``captions`` (``image_id``, ``captions``), indexed; nothing happens where it does.
+        """Make ``table`` hold exactly ``captions`` (``image_id``, ``captions``), indexed; nothing happens
+        where it does.
 
         Raises ``GalleryError`` for an id that occurs twice.
         """
@@ -107,8 +109,8 @@ class CaptionStore:
 class CaptionIndex:
     """The captions of a gallery, searched term by term; each term once, however many queries have it.
 
-    A query of weighted terms scores as the weighted sum of its terms: that is what LanceDB's own Boolean query of
-    boosted matches gives, term for term.
+    A query of weighted terms scores as the weighted sum of its terms: that is what LanceDB's own Boolean
+    query of boosted matches gives, term for term.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -140,7 +142,8 @@ class CaptionIndex:
             tokens = [token.text for token in self._handle.tokenize(word, column=_TEXT)]
             self._terms[word] = tokens[0] if len(tokens) == 1 else None
             if len(tokens) == 1:
-                # A stem may have a stem of its own: the index is asked with a word that it makes this term of.
+                # A stem may have a stem of its own: the index is asked with a word that it makes this term
+                # of.
                 self._words.setdefault(tokens[0], word)
         return self._terms[word]
 

@@ -1,8 +1,8 @@
 """What an embedding space is, and how one is found by its name.
 
-A space of one's own is a class with ``id``, ``dimension`` and ``embed_images`` (see :class:`EmbeddingSpace`). Settings name it in
-``[spaces.NAME] kind``: an entry point of the group ``setr.spaces``, or ``package.module:NAME``. The class is called with the
-table's ``options`` and the device.
+A space of one's own is a class with ``id``, ``dimension`` and ``embed_images`` (see :class:`EmbeddingSpace`).
+Settings name it in ``[spaces.NAME] kind``: an entry point of the group ``setr.spaces``, or
+``package.module:NAME``. The class is called with the table's ``options`` and the device.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ class SpaceError(SetrError):
 
 
 class EmbeddingSpace(ABC):
-    """A way to turn images into vectors, and, where it has them, texts and composed queries into vectors of the same space.
+    """A way to turn images into vectors, and, where it has them, texts and composed queries into vectors of
+    the same space.
 
     Attributes:
-        id: Identity of the weights, independent of where they lie; for a trained space it holds the version. Part of the name
-            of every table of vectors, so another id means another table.
+        id: Identity of the weights, independent of where they lie; for a trained space it holds the version.
+            Part of the name of every table of vectors, so another id means another table.
         preprocessing_id: Identity of the image preprocessing; part of the table's name, too.
         dimension: Length of a vector.
         batch_size: Images per call of ``embed_images``.
@@ -136,7 +137,9 @@ class EmbeddingSpace(ABC):
         raise SpaceError(f"the embedding space {self.id} gives no patch tokens")
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of ``texts`` are longer than the model reads and lose their end; 0 where there is no limit."""
+        """How many of ``texts`` are longer than the model reads and lose their end; 0 where there is no
+        limit.
+        """
         return 0
 
 

@@ -1,7 +1,7 @@
 """The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
 
-A synchronisation embeds only what is new or changed and removes what is gone; every batch is one commit, so a kill
-costs at most the batch under way. Searches are exact. Nothing here ranks queries or knows of data sets.
+A synchronisation embeds only what is new or changed and removes what is gone; every batch is one commit, so a
+kill costs at most the batch under way. Searches are exact. Nothing here ranks queries or knows of data sets.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class _Plan:
 class GalleryStore:
     """The LanceDB database at ``uri`` (a folder, or an object store's URI).
 
-    Holds no connection: it may be pickled and sent to a spawned process. (LanceDB does not survive ``fork``.) On a
-    local folder two writers of one table wait for each other; elsewhere, let one run write at a time.
+    Holds no connection: it may be pickled and sent to a spawned process. (LanceDB does not survive ``fork``.)
+    On a local folder two writers of one table wait for each other; elsewhere, let one run write at a time.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -112,11 +112,11 @@ class GalleryStore:
     ) -> SyncReport:
         """Make ``table`` hold exactly the readable pictures of ``gallery``, embedding no picture twice.
 
-        ``gallery`` has ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be missing or
-        broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids are removed. A
-        picture that does not decode is reported in ``failed`` and is tried again next time. Each batch of
-        ``batch_size`` (the encoder's by default) pictures is committed when it is done, so after a kill the next call
-        goes on from there.
+        ``gallery`` has ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be
+        missing or broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids
+        are removed. A picture that does not decode is reported in ``failed`` and is tried again next time.
+        Each batch of ``batch_size`` (the encoder's by default) pictures is committed when it is done, so
+        after a kill the next call goes on from there.
 
         Raises ``GalleryError`` for duplicate ids, ids without a fingerprint, or a table of other dimension.
         """
@@ -173,11 +173,12 @@ class GalleryStore:
         allowed: Sequence[str] | None = None,
         version: int | None = None,
     ) -> pl.DataFrame:
-        """The ``k`` nearest pictures of each query vector by cosine: exact, no index used even where there is one.
+        """The ``k`` nearest pictures of each query vector by cosine: exact, no index used even where there is
+        one.
 
-        ``vectors`` is ``float32[q, d]`` (or ``[d]`` for one query) of unit vectors. ``allowed`` restricts the answer
-        to these ids, before the search. The frame has ``query`` (row of ``vectors``), ``rank`` (1-based),
-        ``image_id`` and ``score`` (cosine); equal scores are ordered by id, also at the cut.
+        ``vectors`` is ``float32[q, d]`` (or ``[d]`` for one query) of unit vectors. ``allowed`` restricts the
+        answer to these ids, before the search. The frame has ``query`` (row of ``vectors``), ``rank``
+        (1-based), ``image_id`` and ``score`` (cosine); equal scores are ordered by id, also at the cut.
         """
         handle = self.open(table, version)
         queries = np.atleast_2d(np.ascontiguousarray(vectors, dtype=np.float32))
@@ -244,7 +245,9 @@ class GalleryStore:
         progress: Progress,
         halved: list[tuple[int, int]],
     ) -> list[FailedImage]:
-        """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this one."""
+        """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this
+        one.
+        """
 
         def on_halve(too_large: int, next_size: int) -> None:
             halved.append((too_large, next_size))
@@ -271,8 +274,8 @@ class GalleryStore:
     def _compact(self, handle: Any) -> None:
         """Merge the fragments of many small commits.
 
-        A table without a tag was never reported to anyone (its first build, maybe resumed): the versions of its
-        batches go too. Once there are tags nothing is cleaned up: a report may cite any earlier result.
+        A table without a tag was never reported to anyone (its first build, maybe resumed): the versions of
+        its batches go too. Once there are tags nothing is cleaned up: a report may cite any earlier result.
         """
         if handle.stats()["fragment_stats"]["num_fragments"] > _COMPACT_ABOVE:
             handle.optimize(cleanup_older_than=_NEVER if handle.tags.list() else _AT_ONCE)
@@ -408,7 +411,9 @@ def _exact_hits(handle: Any, queries: NDArray[np.float32], limit: int, where: st
 
 
 def _cut_through_ties(hits: pl.DataFrame, k: int, limit: int) -> bool:
-    """Whether for some query all hits from rank k to the last are equal, so that further equals may be cut off."""
+    """Whether for some query all hits from rank k to the last are equal, so that further equals may be cut
+    off.
+    """
     last = hits.group_by("query").agg(
         pl.col("score").filter(pl.col("rank") == k).first().alias("at_k"),
         pl.col("score").last().alias("at_end"),

@@ -1,1 +1,3 @@
-"""What the multimodal LLM writes: captions of reference images and compositions, cached by content; its prompts as files."""
+"""What the multimodal LLM writes: captions of reference images and compositions, cached by content; its
+prompts as files.
+"""

@@ -1,4 +1,5 @@
-"""What the multimodal LLM's answers must be: one pydantic model per kind of text, which takes a good answer and refuses others.
+"""What the multimodal LLM's answers must be: one pydantic model per kind of text, which takes a good answer
+and refuses others.
 
 Nothing is guessed: what does not fit is refused with a reason, and the raw answer stays in the cache.
 """
@@ -67,7 +68,8 @@ class Answer(BaseModel):
 
     @classmethod
     def from_answer(cls: type[AnyAnswer], answer: str) -> AnyAnswer:
-        """Read what the model wrote: by default one JSON object, bare or as the one fenced block, with exactly the fields.
+        """Read what the model wrote: by default one JSON object, bare or as the one fenced block, with
+        exactly the fields.
 
         Args:
             answer: The model's answer, special tokens removed.
@@ -76,7 +78,8 @@ class Answer(BaseModel):
             The checked fields.
 
         Raises:
-            AnswerError: Prose around a bare object, a key missing, repeated or unknown, a wrong type, an empty text.
+            AnswerError: Prose around a bare object, a key missing, repeated or unknown, a wrong type, an
+                empty text.
         """
         return cls.of(_load(_body(answer)))
 
@@ -110,7 +113,9 @@ class Caption(Answer):
 
 
 class Composition(Answer):
-    """What of the reference stays, comes, goes, and is not talked about; and the sentence that stage 1 encodes."""
+    """What of the reference stays, comes, goes, and is not talked about; and the sentence that stage 1
+    encodes.
+    """
 
     keep: Phrases
     add: Phrases

@@ -1,10 +1,11 @@
-"""Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole, read strictly.
+"""Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole,
+read strictly.
 
-A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``, ``query_id``,
-``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows may be left out, and is
-checked where it is there: ``split`` (compositions; needed where two splits know the query id), ``fingerprint`` (of the
-picture's bytes; of a composition's reference), ``reference_id`` and ``modification`` (compositions), ``made_at`` (ISO
-8601 with its zone).
+A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``,
+``query_id``, ``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows
+may be left out, and is checked where it is there: ``split`` (compositions; needed where two splits know the
+query id), ``fingerprint`` (of the picture's bytes; of a composition's reference), ``reference_id`` and
+``modification`` (compositions), ``made_at`` (ISO 8601 with its zone).
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ def read_captions(
 ) -> dict[str, pl.DataFrame]:
     """Data set -> an ``IMPORTED_CAPTIONS`` frame of the file's rows.
 
-    ``dataset`` replaces every row's own name. ``other_pictures`` takes captions of pictures with other bytes than those
-    here. Raises ``ImportRefusedError`` with every row at fault, ``DatasetError`` where the file cannot be read at all.
+    ``dataset`` replaces every row's own name. ``other_pictures`` takes captions of pictures with other bytes
+    than those here. Raises ``ImportRefusedError`` with every row at fault, ``DatasetError`` where the file
+    cannot be read at all.
     """
     ids: dict[str, Unique] = {}
 
@@ -131,7 +133,8 @@ def read_compositions(
     dataset: str | None = None,
     other_pictures: bool = False,
 ) -> dict[tuple[str, str], pl.DataFrame]:
-    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as :func:`read_captions`.
+    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as
+    :func:`read_captions`.
 
     A row without a split is of the one among ``splits_of`` its data set that knows its query.
     """
@@ -247,7 +250,9 @@ def _origin(row: Row) -> dict[str, str]:
 
 
 def _fingerprint(row: Row, here: str | None, other_pictures: bool) -> str:
-    """The fingerprint that the row was made from; empty where it says none, or another picture's was accepted."""
+    """The fingerprint that the row was made from; empty where it says none, or another picture's was
+    accepted.
+    """
     if "fingerprint" not in row.values:
         return ""
     given = row.text("fingerprint")

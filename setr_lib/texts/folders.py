@@ -1,4 +1,6 @@
-"""Where the prompt files of a set lie. Light: Dagster's code location asks on every start, before anything is loaded."""
+"""Where the prompt files of a set lie. Light: Dagster's code location asks on every start, before anything is
+loaded.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def caption_rows(images: Iterable[str], captions: pl.DataFrame | None) -> pl.Dat
 
 
 def composition_rows(queries: pl.DataFrame, captions: pl.DataFrame | None) -> pl.DataFrame:
-    """A COMPOSITIONS row for each query: what ``captions_intersection`` keeps, adds, removes and drops, as words.
+    """A COMPOSITIONS row for each query: what ``captions_intersection`` keeps, adds, removes and drops, as
+    words.
 
     Nothing encodes these; they are there to be read. (The strategy itself weighs terms and stems them.)
     """

@@ -1,7 +1,7 @@
 """Texts from the multimodal LLM: one call per unique input, kept by content, resumable, failures counted.
 
-A kept entry is the model's raw answer, so that a better reading of it needs no new call. Batches are stored as they come: a
-killed run repeats at most one.
+A kept entry is the model's raw answer, so that a better reading of it needs no new call. Batches are stored
+as they come: a killed run repeats at most one.
 """
 
 from __future__ import annotations
@@ -82,15 +82,18 @@ def generate(
         kind: What is asked.
         generator: The model, prompts and cache.
         rows: A QUERIES table for a kind per query; for a kind per image, the images (columns as ``images``).
-        images: ``image_id``, ``path``, ``status``, ``fingerprint`` of the pictures that prompts show, and ``detail``.
+        images: ``image_id``, ``path``, ``status``, ``fingerprint`` of the pictures that prompts show, and
+            ``detail``.
         texts: Tables of other kinds, by kind, for prompts that are made from them (``kind.after``).
 
     Returns:
-        A frame with ``kind.schema`` in the order of ``rows``. An image that cannot be read, or an answer that is refused,
-        gives a row of status ``failed`` (or ``fallback``, where the kind has a replacement) that says why.
+        A frame with ``kind.schema`` in the order of ``rows``. An image that cannot be read, or an answer that
+        is refused, gives a row of status ``failed`` (or ``fallback``, where the kind has a replacement) that
+        says why.
 
     Raises:
-        TextKindError: There is no prompt for this kind and no way to derive it, or a kind that it is made from is missing.
+        TextKindError: There is no prompt for this kind and no way to derive it, or a kind that it is made
+            from is missing.
     """
     asked = _Asked(kind, rows, images, texts or {})
     template = generator.template(kind)
@@ -190,7 +193,9 @@ class _Asked:
         template: PromptTemplate,
         wanted: dict[str, Request],
     ) -> str | None:
-        """The cache key of the row's text, its request put into ``wanted``; None where its image cannot be shown."""
+        """The cache key of the row's text, its request put into ``wanted``; None where its image cannot be
+        shown.
+        """
         image = self._image(row)
         if image is None or image["status"] != "ok":
             return None
@@ -264,13 +269,15 @@ def describe_images(
     Args:
         model: Who describes.
         prompts: The prompt set.
-        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same fingerprint share one call.
+        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same
+            fingerprint share one call.
         cache: Where answers are kept.
         progress: Told how many images are described.
         dataset: The kind of data set, which selects the prompt.
 
     Returns:
-        A CAPTIONS frame. An image that cannot be read, or an empty answer, gives a row of status ``failed`` that says why.
+        A CAPTIONS frame. An image that cannot be read, or an empty answer, gives a row of status ``failed``
+        that says why.
     """
     made = generate(CAPTION_TEXTS, Generator(model, prompts, cache, dataset, progress), images, images)
     fingerprints = images.select("image_id", pl.col("fingerprint").fill_null(""))["fingerprint"]
@@ -298,9 +305,9 @@ def compose_queries(
         progress: Told how many queries are composed.
 
     Returns:
-        A COMPOSITIONS frame in the order of ``queries``. A composition that cannot be made (unreadable reference) or read
-        (answer refused) has status ``fallback``: its target caption is the modification text, its lists are empty, ``detail``
-        says why.
+        A COMPOSITIONS frame in the order of ``queries``. A composition that cannot be made (unreadable
+        reference) or read (answer refused) has status ``fallback``: its target caption is the modification
+        text, its lists are empty, ``detail`` says why.
     """
     made = generate(COMPOSITION_TEXTS, Generator(model, prompts, cache, dataset, progress), queries, gallery)
     return conform(made, COMPOSITIONS, "compositions")
@@ -347,7 +354,9 @@ def _answers(
 
 
 def _generate(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
-    """The answers; where one picture of a batch cannot be opened, each request alone, so that only that one fails."""
+    """The answers; where one picture of a batch cannot be opened, each request alone, so that only that one
+    fails.
+    """
     try:
         return list(model.generate(requests))
     except PictureError as error:

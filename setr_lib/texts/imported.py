@@ -1,8 +1,9 @@
 """Which carried captions and compositions are used: where they fit, they stand in for a call of the model.
 
-A carried row fits an image (or query) while that is still what the row was made from. It then goes before what the
-model here would write, with its own ``model`` and ``prompt_hash``; the model is not even loaded when nothing is left.
-A row is *newer* than another when it was made later (``made_at``); one without a time is older than any other.
+A carried row fits an image (or query) while that is still what the row was made from. It then goes before
+what the model here would write, with its own ``model`` and ``prompt_hash``; the model is not even loaded when
+nothing is left. A row is *newer* than another when it was made later (``made_at``); one without a time is
+older than any other.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def compose_with(
     gallery: pl.DataFrame,
     compose: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> Filled:
-    """The COMPOSITIONS of ``queries``, carried ones first; ``compose`` is asked for the queries that are left."""
+    """The COMPOSITIONS of ``queries``, carried ones first; ``compose`` is asked for the queries that are
+    left.
+    """
     named = imported.join(queries, on="query_id", how="semi")
     given = named.join(unfit_compositions(named, queries, gallery), on="query_id", how="anti")
     rest = queries.join(given, on="query_id", how="anti", maintain_order="left")
@@ -99,7 +102,8 @@ def _in_order(wanted: pl.DataFrame, key: str, *parts: pl.DataFrame) -> pl.DataFr
 
 
 def settle(incoming: pl.DataFrame, here: pl.DataFrame, *, overwrite: bool) -> Settlement:
-    """Which of ``incoming`` to store, given what is ``here`` (both IMPORTED_CAPTIONS, or both IMPORTED_COMPOSITIONS).
+    """Which of ``incoming`` to store, given what is ``here`` (both IMPORTED_CAPTIONS, or both
+    IMPORTED_COMPOSITIONS).
 
     A row that is newer than the one here replaces it; another one only with ``overwrite``.
     """

@@ -1,6 +1,8 @@
-"""A kind of generated text: what the multimodal LLM is asked, once per image or per query, and what a good answer is.
+"""A kind of generated text: what the multimodal LLM is asked, once per image or per query, and what a good
+answer is.
 
-A method brings kinds of its own as objects (``Method.texts``); the two that every prompt set has are in ``generation``.
+A method brings kinds of its own as objects (``Method.texts``); the two that every prompt set has are in
+``generation``.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from setr_lib.texts.answers import Answer
 Variables = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, str | list[str]]]
 """(row of the image or query, its texts of other kinds by kind) -> the variables of the prompt."""
 Derive = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
-"""(row of the image or query, its texts of other kinds by kind) -> the fields of an answer, made without the model."""
+"""(row of the image or query, its texts of other kinds by kind) -> the fields of an answer, made without the
+model."""
 
 OK, FAILED, FALLBACK, DERIVED = "ok", "failed", "fallback", "derived"
-"""What the column ``status`` of a table of texts says: good; none to be had; replaced; made from another kind of text."""
+"""What the column ``status`` of a table of texts says: good; none to be had; replaced; made from another kind
+of text."""
 
 
 class TextKindError(SetrError):
@@ -52,9 +56,11 @@ class TextKind:
     prompt: str | None = None
     """The text of the prompt where a prompt set has no such file."""
     derive: Derive | None = None
-    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row then says *derived*."""
+    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row then says
+    *derived*."""
     replacement: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, compare=False)
-    """Row -> fields in place of an answer that is not good: the row says *fallback*. By default it says *failed*."""
+    """Row -> fields in place of an answer that is not good: the row says *fallback*. By default it says
+    *failed*."""
     done: str = ""
     """What progress says, e.g. ``"images described"``."""
 
@@ -73,7 +79,9 @@ class TextKind:
 
     @property
     def schema(self) -> pl.Schema:
-        """The table of its texts: id, the answer's fields, ``status``, ``detail``, ``model``, ``prompt_hash``."""
+        """The table of its texts: id, the answer's fields, ``status``, ``detail``, ``model``,
+        ``prompt_hash``.
+        """
         texts = {name: pl.String() for name in ("status", "detail", "model", "prompt_hash")}
         return pl.Schema({self.key: pl.String(), **self.fields, **texts})
 

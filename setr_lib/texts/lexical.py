@@ -1,8 +1,9 @@
-"""What a query asks for, read by words alone: which words of the text are wanted or rejected, which of the captions stay.
+"""What a query asks for, read by words alone: which words of the text are wanted or rejected, which of the
+captions stay.
 
-No model and no statistics: lists of English function words and a few patterns of refusal ("instead of", "remove",
-"change X to Y", "X is missing"). What is read here is searched by ``setr_lib.methods.captions``. Words compare
-by ``Term``, the search index's own stemming; without an index, by themselves.
+No model and no statistics: lists of English function words and a few patterns of refusal ("instead of",
+"remove", "change X to Y", "X is missing"). What is read here is searched by ``setr_lib.methods.captions``.
+Words compare by ``Term``, the search index's own stemming; without an index, by themselves.
 """
 
 from __future__ import annotations

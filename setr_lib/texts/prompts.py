@@ -1,11 +1,12 @@
-"""Prompt files: where they are, what they may contain, and their rendering to one user turn with picture slots.
+"""Prompt files: where they are, what they may contain, and their rendering to one user turn with picture
+slots.
 
 A prompt set is a folder of Jinja files, one per task (``describe``, ``compose``, ``judge``, ``yes_no``), plus
-overrides per kind of data set (``compose.fashioniq.jinja``) for every task but ``judge``: a re-ranker has one prompt on
-all data sets, part of what it is. ``<image>``, ``<reference>`` and ``<candidate>`` mark where pictures go,
-``<system>...</system>`` an optional system text. Variables: ``modification`` and ``captions`` (compose, judge),
-``question`` (yes_no). ``captions`` are a data set's raw texts where a query is composed; a judge's are always
-``[modification]``. White space around a picture is not part of the text.
+overrides per kind of data set (``compose.fashioniq.jinja``) for every task but ``judge``: a re-ranker has one
+prompt on all data sets, part of what it is. ``<image>``, ``<reference>`` and ``<candidate>`` mark where
+pictures go, ``<system>...</system>`` an optional system text. Variables: ``modification`` and ``captions``
+(compose, judge), ``question`` (yes_no). ``captions`` are a data set's raw texts where a query is composed; a
+judge's are always ``[modification]``. White space around a picture is not part of the text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from setr_lib.texts.folders import BUILT_IN, prompt_folder
 
 TASKS = ("describe", "compose", "judge", "yes_no")
 
-# In a source, markers become characters that no value can contain: a modification text that says "<candidate>" stays text.
+# In a source, markers become characters that no value can contain: a modification text that says
+# "<candidate>" stays text.
 _MARKS = {"\ue000": IMAGE, "\ue001": REFERENCE, "\ue002": CANDIDATE}
 _RESERVED = re.compile("[\ue000-\ue002]")
 _SYSTEM = re.compile(r"<system>(.*?)</system>", re.DOTALL)
@@ -151,7 +153,9 @@ class PromptSet:
         return self.get(task, dataset).hash
 
     def unused_files_warning(self) -> str | None:
-        """One sentence naming the files ``judge.KIND.jinja`` of the folder, which nothing reads; None without any."""
+        """One sentence naming the files ``judge.KIND.jinja`` of the folder, which nothing reads; None without
+        any.
+        """
         unused = sorted(str(path) for path in self.folder.glob("judge.*.jinja"))
         if not unused:
             return None

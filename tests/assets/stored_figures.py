@@ -1,7 +1,9 @@
-"""What `make demo` gives on the committed world (seed 0), stored, and the comparison of a finished demo with it.
+"""What `make demo` gives on the committed world (seed 0), stored, and the comparison of a finished demo with
+it.
 
-As a program: ``python tests/assets/stored_figures.py compare var`` prints every difference; ``... store var`` writes the
-stored tables anew, which is right only for a change of figures that is meant, with its cause in CHANGELOG.md.
+As a program: ``python tests/assets/stored_figures.py compare var`` prints every difference; ``... store var``
+writes the stored tables anew, which is right only for a change of figures that is meant, with its cause in
+CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def judge_scores(storage: Path) -> pl.DataFrame:
         storage: The folder that ``[storage] root`` names.
 
     Returns:
-        ``table``, ``query_id``, ``pool``, ``image_id`` and ``judge_score`` (logit Yes minus logit No, float32).
+        ``table``, ``query_id``, ``pool``, ``image_id`` and ``judge_score`` (logit Yes minus logit No,
+        float32).
     """
     parts = [
         frame.filter(pl.col("judge_score").is_not_null())

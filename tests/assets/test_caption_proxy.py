@@ -1,4 +1,6 @@
-"""Captions without images: the same assets to the same report, no model loaded, and every page says what it is."""
+"""Captions without images: the same assets to the same report, no model loaded, and every page says what it
+is.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What Dagster is told: the graph, its jobs and schedules, as a snapshot; and the few rules that a snapshot cannot say."""
+"""What Dagster is told: the graph, its jobs and schedules, as a snapshot; and the few rules that a snapshot
+cannot say.
+"""
 
 from __future__ import annotations
 

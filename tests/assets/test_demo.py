@@ -1,4 +1,6 @@
-"""The demo's own parts: runs lost to a SIGKILL are ended, progress is told in plain lines where there is no terminal."""
+"""The demo's own parts: runs lost to a SIGKILL are ended, progress is told in plain lines where there is no
+terminal.
+"""
 
 from __future__ import annotations
 

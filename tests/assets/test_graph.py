@@ -1,4 +1,6 @@
-"""The whole graph on a tiny world: it runs, a second run does nothing again, and faults are counted or stop it in words."""
+"""The whole graph on a tiny world: it runs, a second run does nothing again, and faults are counted or stop
+it in words.
+"""
 
 from __future__ import annotations
 

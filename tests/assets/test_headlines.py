@@ -1,4 +1,6 @@
-"""The miniature's headlines on worlds that nobody tuned for: `make demo` with other seeds, and what its leaderboard must show."""
+"""The miniature's headlines on worlds that nobody tuned for: `make demo` with other seeds, and what its
+leaderboard must show.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def test_the_base_judge_is_not_starved(settings: Settings) -> None:
 
 
 def test_the_committed_world_gives_the_stored_figures(settings: Settings) -> None:
-    """The same ids and ranks, metrics and judge scores as when they were stored (on a processor of the same kind)."""
+    """The same ids and ranks, metrics and judge scores as when they were stored (on a processor of the same
+    kind).
+    """
     if settings.miniature.seed != 0:
         pytest.skip("figures are stored of seed 0")
     assert stored_figures.differences(settings.storage_root) == []

@@ -1,4 +1,6 @@
-"""Imported captions and compositions in the graph: used by the next run, without a model, and their origin in the tables."""
+"""Imported captions and compositions in the graph: used by the next run, without a model, and their origin in
+the tables.
+"""
 
 from __future__ import annotations
 

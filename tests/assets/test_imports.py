@@ -1,4 +1,6 @@
-"""The code location loads in a fresh interpreter without the heavy libraries, prints nothing and writes nothing."""
+"""The code location loads in a fresh interpreter without the heavy libraries, prints nothing and writes
+nothing.
+"""
 
 from __future__ import annotations
 

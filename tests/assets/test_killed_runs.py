@@ -1,4 +1,6 @@
-"""SIGKILL in the middle of every long step, then the same command again: the same tables as a run that nobody killed."""
+"""SIGKILL in the middle of every long step, then the same command again: the same tables as a run that nobody
+killed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ STEPS = {
     "reranker_adapter": "",
     "reranked_rankings": ": base judge: ",
 }
-"""The long steps, and what each must have said before it is killed: re-ranking, that the adapter's turn has come."""
+"""The long steps, and what each must have said before it is killed: re-ranking, that the adapter's turn has
+come."""
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
@@ -60,13 +63,17 @@ def kill_during(folder: Path, step: str) -> None:
 
 
 def has_begun(folder: Path, step: str) -> bool:
-    """Whether ``step`` runs and has come as far as it is to be killed, in the last of the runs that the log tells of."""
+    """Whether ``step`` runs and has come as far as it is to be killed, in the last of the runs that the log
+    tells of.
+    """
     last_run = log_of(folder).rsplit("queries ...", 1)[-1]
     return STEPS[step] in last_run.partition(f"{step} ...")[2] and f"{step} ..." in last_run
 
 
 def progress_of(settings: Settings, step: str) -> int:
-    """How many pieces of what ``step`` makes are on disk; other steps may have made some of the same kind before it."""
+    """How many pieces of what ``step`` makes are on disk; other steps may have made some of the same kind
+    before it.
+    """
     if step == "gallery_embeddings":
         return sum(1 for _ in (settings.storage_root / "lancedb").rglob("*.lance"))
     if step == "reranker_adapter":

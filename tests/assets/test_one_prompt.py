@@ -1,4 +1,6 @@
-"""One re-ranker, one judge prompt: the whole graph where a prompt folder offers FashionIQ a judge prompt of its own."""
+"""One re-ranker, one judge prompt: the whole graph where a prompt folder offers FashionIQ a judge prompt of
+its own.
+"""
 
 from __future__ import annotations
 

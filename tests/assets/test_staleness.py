@@ -1,4 +1,6 @@
-"""What Dagster calls stale: after a change of a prompt, a model, a setting or the champion exactly what depends on it."""
+"""What Dagster calls stale: after a change of a prompt, a model, a setting or the champion exactly what
+depends on it.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ class World:
         assert result.success
 
     def stale(self, settings: Settings) -> set[str]:
-        """Assets of which a partition is stale by Dagster's own judgement; a partial one as ``asset: partition``."""
+        """Assets of which a partition is stale by Dagster's own judgement; a partial one as ``asset:
+        partition``.
+        """
         graph = build_definitions(settings).resolve_asset_graph()
         resolver = CachingStaleStatusResolver(self.instance, graph, LoadingContextForTest(self.instance))
         found: set[str] = set()
@@ -375,7 +379,8 @@ LOOKED_UP = {
     "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
-"""Looked up to observe the fusion in use, or to find a method among all that settings name: not for the asset's own result."""
+"""Looked up to observe the fusion in use, or to find a method among all that settings name: not for the
+asset's own result."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:
@@ -390,7 +395,9 @@ def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:
 
 
 def test_assets_declare_no_setting_that_they_do_not_read(world: World) -> None:
-    """Models, and what opens the registry, are looked up by the first asset that needs them; later ones get them as made."""
+    """Models, and what opens the registry, are looked up by the first asset that needs them; later ones get
+    them as made.
+    """
     unread = {
         f"{asset}: {key}"
         for asset, keys in declared(world.settings).items()

@@ -1,4 +1,6 @@
-"""The smallest world in which the whole graph runs: drawn data sets of a few queries, random models of real architectures."""
+"""The smallest world in which the whole graph runs: drawn data sets of a few queries, random models of real
+architectures.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,9 @@ def _shown(event: dg.DagsterEvent) -> str:
 
 
 def tables(settings: Settings) -> dict[str, pl.DataFrame]:
-    """Every table on disk by its path below the tables' folder; without image paths, which say where the world lies."""
+    """Every table on disk by its path below the tables' folder; without image paths, which say where the
+    world lies.
+    """
     root = settings.storage_root / "tables"
     return {
         str(path.relative_to(root)): pl.read_parquet(path).drop("path", strict=False)

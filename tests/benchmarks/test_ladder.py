@@ -1,4 +1,6 @@
-"""The ladder's arithmetic: what is compared with what, marks, breaks, the table, and the perfect reader and judge."""
+"""The ladder's arithmetic: what is compared with what, marks, breaks, the table, and the perfect reader and
+judge.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page of several worlds: every world a line, the least gain of all, and nothing compared that differs otherwise."""
+"""The page of several worlds: every world a line, the least gain of all, and nothing compared that differs
+otherwise.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ root = "pictures"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Everything that a small data set of one's own needs; the models are only looked at, so their files may be empty."""
+    """Everything that a small data set of one's own needs; the models are only looked at, so their files may
+    be empty.
+    """
     for name in (
         "clip/open_clip_config.json",
         "clip/w.safetensors",

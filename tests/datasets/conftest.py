@@ -1,4 +1,6 @@
-"""Tiny data sets in the official layouts, written by hand into a temporary folder; and the real annotation files."""
+"""Tiny data sets in the official layouts, written by hand into a temporary folder; and the real annotation
+files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is here against the official counts: nothing raises, every fault is told where it is, and what remains possible is said."""
+"""What is here against the official counts: nothing raises, every fault is told where it is, and what remains
+possible is said.
+"""
 
 from __future__ import annotations
 

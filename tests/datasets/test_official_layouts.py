@@ -1,4 +1,6 @@
-"""The three official layouts: what is read from well-formed files, and what is refused with file, row and reason."""
+"""The three official layouts: what is read from well-formed files, and what is refused with file, row and
+reason.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A benchmark in a file outside of the package reaches everything that a data set reaches, by its name in settings."""
+"""A benchmark in a file outside of the package reaches everything that a data set reaches, by its name in
+settings.
+"""
 
 from __future__ import annotations
 

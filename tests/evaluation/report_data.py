@@ -1,4 +1,6 @@
-"""A small evaluation set with drawn pictures, known ranks and metric rows, for the tests of reports and boards."""
+"""A small evaluation set with drawn pictures, known ranks and metric rows, for the tests of reports and
+boards.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ def metric_row(
 
 
 def metric_rows(*, comparable: bool = True, coverage: float = 1.0) -> pl.DataFrame:
-    """R@1, R@10 and R_subset@1 of a floor, two methods and two re-rankers; every value is unlike any other number."""
+    """R@1, R@10 and R_subset@1 of a floor, two methods and two re-rankers; every value is unlike any other
+    number.
+    """
     lines = (
         ("random", "", 0.04, 0.44, 20.12),
         ("sum", "", 12.31, 33.32, 31.33),

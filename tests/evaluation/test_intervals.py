@@ -40,7 +40,8 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_strata_are_resampled_apart() -> None:
-    # Within each category all queries agree: there is nothing to be unsure about, though the categories differ.
+    # Within each category all queries agree: there is nothing to be unsure about, though the categories
+    # differ.
     frame = pl.concat(
         [
             per_query([1.0] * 9, stratum="dress"),

@@ -1,4 +1,6 @@
-"""The official metrics against values worked out by hand, against slow plain-loop definitions, and by property."""
+"""The official metrics against values worked out by hand, against slow plain-loop definitions, and by
+property.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ranking files by property: whatever a file holds, it is read as it is or refused with its name and a reason."""
+"""Ranking files by property: whatever a file holds, it is read as it is or refused with its name and a
+reason.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ranking files for the official annotation files: perfect, random and submitted ones. Skipped where those are absent."""
+"""Ranking files for the official annotation files: perfect, random and submitted ones. Skipped where those
+are absent.
+"""
 
 from __future__ import annotations
 

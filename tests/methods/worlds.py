@@ -1,4 +1,6 @@
-"""Small worlds for the tests of stage 1: tables of queries, and an encoder whose vectors follow from the text alone."""
+"""Small worlds for the tests of stage 1: tables of queries, and an encoder whose vectors follow from the text
+alone.
+"""
 
 from __future__ import annotations
 

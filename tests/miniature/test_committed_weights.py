@@ -1,4 +1,6 @@
-"""The committed weights do what their cards say, on pictures drawn anew, through the code that loads any real model."""
+"""The committed weights do what their cards say, on pictures drawn anew, through the code that loads any real
+model.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ from setr_lib.settings import MiniatureSettings, SettingsError, load_settings
 GALLERIES = ("cirr", "fashioniq", "circo")
 ROOT = Path("world")
 SMALL = 0.05
-"""Few queries per gallery, so that a garment is seldom a near miss of a query that it was not drawn against."""
+"""Few queries per gallery, so that a garment is seldom a near miss of a query that it was not drawn against.
+"""
 SEEDS = range(8)
 TYPED = {"objects_per_scene": 1.25, "near_misses": 0.5, "background_correlation": 0.9}
 difficulties = st.builds(
@@ -216,7 +217,8 @@ def test_fewer_near_misses_leave_room_for_random_pictures_in_a_gallery_of_the_sa
 @pytest.mark.parametrize("name", GALLERIES)
 def test_more_near_misses_than_there_is_room_for_are_added(name: str) -> None:
     assert all(many > few for many, few in zip(gallery_sizes(name, 2), gallery_sizes(name, 1), strict=True))
-    # Where near misses take all the room, so that none of the random pictures that are near by chance is left.
+    # Where near misses take all the room, so that none of the random pictures that are near by chance is
+    # left.
     few, more, many = (mean_near_misses(name, dial) for dial in (1.2, 2, 2.8))
     assert more - few > 0.3 * few
     assert many - more == pytest.approx(more - few, rel=0.4), (
@@ -238,7 +240,8 @@ def test_cirr_subsets_stay_at_six_of_the_gallery(near_misses: float) -> None:
 
 
 def share_on_reference_background(name: str, correlation: float) -> float:
-    # Twice the near misses leave no room for random pictures, so that each tells which query it was drawn against.
+    # Twice the near misses leave no room for random pictures, so that each tells which query it was drawn
+    # against.
     difficulty = Difficulty(near_misses=2, background_correlation=correlation)
     told = [pair for seed in SEEDS for pair in world(name, difficulty, seed=seed).told_apart()]
     assert len(told) > 80

@@ -1,4 +1,6 @@
-"""The two models' training: what it writes loads like any real model, and a killed training goes on where it was."""
+"""The two models' training: what it writes loads like any real model, and a killed training goes on where it
+was.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,9 @@ def test_keys_and_types_are_those_of_the_official_files(world: Path) -> None:
 
 
 def shape_of(value: object) -> object:
-    """Keys and types, values apart; the keys of a table of soft targets are image names, so only their type counts."""
+    """Keys and types, values apart; the keys of a table of soft targets are image names, so only their type
+    counts.
+    """
     if isinstance(value, dict):
         if all(isinstance(each, float) for each in value.values()):
             return "scores by name"

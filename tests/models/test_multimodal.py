@@ -1,4 +1,6 @@
-"""Caching changes nothing: cached images and prefixes give the plain forward pass's numbers, on real architectures."""
+"""Caching changes nothing: cached images and prefixes give the plain forward pass's numbers, on real
+architectures.
+"""
 
 from __future__ import annotations
 

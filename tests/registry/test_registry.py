@@ -1,4 +1,6 @@
-"""The registry with a real SQLite store, real adapters of a tiny judge, and a fresh process where one is promised."""
+"""The registry with a real SQLite store, real adapters of a tiny judge, and a fresh process where one is
+promised.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A tiny judge and pairs that it can learn in seconds: pictures of one colour, texts that name the colour wanted."""
+"""A tiny judge and pairs that it can learn in seconds: pictures of one colour, texts that name the colour
+wanted.
+"""
 
 from __future__ import annotations
 

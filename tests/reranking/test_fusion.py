@@ -1,4 +1,6 @@
-"""Fusion: orders are total, stable and what each formula says; re-ranking the top K cannot touch recall at K or beyond."""
+"""Fusion: orders are total, stable and what each formula says; re-ranking the top K cannot touch recall at K
+or beyond.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_the_judge_alone_never_ties_by_saturation() -> None:
 
 
 def test_a_random_judge_lands_where_theory_says() -> None:
-    """It spreads what stage 1 found evenly over the K that it orders: R@k becomes k / K of R@K, whatever stage 1's order."""
+    """It spreads what stage 1 found evenly over the K that it orders: R@k becomes k / K of R@K, whatever
+    stage 1's order.
+    """
     depth, queries = 50, 4000
     rng = np.random.default_rng(3)
     coarse, ids = np.linspace(1, 0, depth), [f"i{place:02d}" for place in range(depth)]

@@ -1,4 +1,6 @@
-"""Pairs from captions and triplets: what the edits mean, how they are phrased, and that no label or split lies."""
+"""Pairs from captions and triplets: what the edits mean, how they are phrased, and that no label or split
+lies.
+"""
 
 from __future__ import annotations
 
@@ -236,7 +238,9 @@ def test_each_kind_is_what_it_says(images: pl.DataFrame, pairs: pl.DataFrame) ->
 
 
 def _certainly_fits(modification: str, image: str) -> bool:
-    """Whether the image's caption shows all that "before => after" brings in, and nothing of what it takes away."""
+    """Whether the image's caption shows all that "before => after" brings in, and nothing of what it takes
+    away.
+    """
     before, after = modification.split(" => ")
     asked = [place for place in PLACES if after.endswith(place)]
     mine, theirs, there = (

@@ -158,7 +158,9 @@ LISTED = "<reference>{% for caption in captions %}{{ caption }} . {% endfor %}<c
 def kept_before(
     judge: YesNoJudge, queries: pl.DataFrame, gallery: pl.DataFrame, shown: list[str]
 ) -> dict[str, str]:
-    """A score of 7 for q0 and each image, kept under the key that says the prompt was rendered with ``shown``."""
+    """A score of 7 for q0 and each image, kept under the key that says the prompt was rendered with
+    ``shown``.
+    """
     prints = dict(gallery.select("image_id", "fingerprint").iter_rows())
     query = queries.row(0, named=True)
     text = digest_strings([query["modification"], *shown])
@@ -273,7 +275,9 @@ def test_an_unknown_query_is_named(judge: YesNoJudge, cache: ContentCache, tmp_p
 
 
 def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
-    """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is stored."""
+    """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is
+    stored.
+    """
     model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=24), device="cpu")
     judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
     score, log = YesNoJudge.score, folder / "log"

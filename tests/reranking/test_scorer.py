@@ -1,4 +1,6 @@
-"""The scorer: batching queries together, or splitting one, changes no score; the plain forward pass is the yardstick."""
+"""The scorer: batching queries together, or splitting one, changes no score; the plain forward pass is the
+yardstick.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The adapter's training: it learns, touches the language model only, repeats itself exactly, and survives SIGKILL."""
+"""The adapter's training: it learns, touches the language model only, repeats itself exactly, and survives
+SIGKILL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Modification texts by a language model: asked once per pair of captions, and taken only when they are one short line."""
+"""Modification texts by a language model: asked once per pair of captions, and taken only when they are one
+short line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Trains the tiny adapter as a program of its own, for tests that kill it. Arguments: judge folder, checkpoint folder."""
+"""Trains the tiny adapter as a program of its own, for tests that kill it. Arguments: judge folder,
+checkpoint folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A process to kill: embeds a gallery and says after each batch, on standard output, how many pictures are done."""
+"""A process to kill: embeds a gallery and says after each batch, on standard output, how many pictures are
+done.
+"""
 
 from __future__ import annotations
 

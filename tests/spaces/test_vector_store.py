@@ -235,7 +235,8 @@ def test_the_batches_of_a_first_build_leave_no_trail(
         files = list(Path(store.uri, f"{table}.lance", "data").iterdir())
         return max(len(files), len(store.open(table).list_versions()))
 
-    # LanceDB cleans up by the wall clock: one that is set back meanwhile spares a build's versions, not those of three.
+    # LanceDB cleans up by the wall clock: one that is set back meanwhile spares a build's versions, not those
+    # of three.
     assert any(left(f"t{attempt}") < 5 for attempt in range(3))
 
 
@@ -330,7 +331,9 @@ def test_a_store_can_be_sent_to_another_process(
 def test_sigkill_loses_at_most_a_batch(
     store: GalleryStore, encoder: OpenClipSpace, encoder_name: str, tmp_path: Path
 ) -> None:
-    """Kill a real process at random moments of its work; the table is always sound, the last run completes it."""
+    """Kill a real process at random moments of its work; the table is always sound, the last run completes
+    it.
+    """
     batch, gallery = 4, gallery_of(tmp_path / "images", 80)
     frame = tmp_path / "gallery.parquet"
     gallery.write_parquet(frame)

@@ -1,4 +1,6 @@
-"""The strict parser: what a composition is comes back whole, everything else is refused with a reason, nothing crashes."""
+"""The strict parser: what a composition is comes back whole, everything else is refused with a reason,
+nothing crashes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Carried files: what is written is read back the same, and what is not right is refused with file, row and reason."""
+"""Carried files: what is written is read back the same, and what is not right is refused with file, row and
+reason.
+"""
 
 from __future__ import annotations
 

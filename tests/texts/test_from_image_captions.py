@@ -1,4 +1,6 @@
-"""Captions and compositions where no image is there to be looked at: the tables of the model, filled without it."""
+"""Captions and compositions where no image is there to be looked at: the tables of the model, filled without
+it.
+"""
 
 from __future__ import annotations
 
