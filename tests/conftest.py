@@ -33,7 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: kills and resumes long steps; minutes; only with `make soak`")
 
 
+_LONGEST_FIRST = ("miniature/test_training", "assets/test_graph", "assets/test_staleness")
+"""Files that take minutes: where each process takes whole files, one that begins late ends late."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST_FIRST))
     if "soak" in (config.getoption("-m") or ""):
         return
     skip = pytest.mark.skip(reason="slow: run `make soak`")
