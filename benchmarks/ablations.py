@@ -16,13 +16,13 @@ import polars as pl
 
 from benchmarks.comparison import Row, Section, beside
 from benchmarks.material import COLUMNS, Judge, Material
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.fusion_calibration import Calibration, calibrate
 from setr_lib.progress import Progress
-from setr_lib.rehearsal import Rehearsal, rehearse
 from setr_lib.reranking.fusion_choice import FusionChoice, choose_fusion
 from setr_lib.reranking.pairs import NEGATIVE_KINDS, synthesise_pairs
 from setr_lib.settings import AdapterSettings, PairSettings
 from setr_lib.tables import TRAINING_IMAGES
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     from setr_lib.reranking.training_result import AdapterResult
@@ -83,22 +83,26 @@ class Laboratory:
     """Trains variants, chooses their fusion, and measures them on every evaluation set."""
 
     def __init__(
-        self, bench: Workbench, materials: Mapping[str, Material], epochs: float | None, progress: Progress
+        self,
+        context: PipelineContext,
+        materials: Mapping[str, Material],
+        epochs: float | None,
+        progress: Progress,
     ) -> None:
-        self.bench, self.materials, self.progress = bench, materials, progress
+        self.context, self.materials, self.progress = context, materials, progress
         self._epochs = {} if epochs is None else {"epochs": epochs}
         self._coarse = {key: each.coarse("intersection", max(DEPTHS)) for key, each in materials.items()}
 
     @cached_property
-    def rehearsal(self) -> Rehearsal:
+    def calibration(self) -> Calibration:
         """The held-out synthesised queries on which fusions are chosen: the same for every variant."""
-        return rehearse(self.bench, self.progress)
+        return calibrate(self.context, self.progress)
 
     @cached_property
     def _training(self) -> tuple[pl.DataFrame, list[str], Any]:
-        stored = self.bench.vectors_of("training_embeddings", "the training images' table")
-        ids, vectors = self.bench.gallery_store.read(stored.table, stored.version)
-        return self.bench.read_table("training_images", TRAINING_IMAGES), ids, vectors
+        stored = self.context.vectors_of("training_embeddings", "the training images' table")
+        ids, vectors = self.context.gallery_store.read(stored.table, stored.version)
+        return self.context.read_table("training_images", TRAINING_IMAGES), ids, vectors
 
     def pairs(self, variant: Variant) -> pl.DataFrame:
         """The pairs that ``variant`` learns from; the same images are held out for all."""
@@ -109,9 +113,9 @@ class Laboratory:
             images,
             ids,
             vectors,
-            self.bench.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
-            embed_texts=self.bench.encoder().embed_texts,
-            triplets=load_training_triplets(self.bench.settings),
+            self.context.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
+            embed_texts=self.context.encoder().embed_texts,
+            triplets=load_training_triplets(self.context.settings),
         )
 
     def trained(self, variant: Variant) -> AdapterResult:
@@ -120,40 +124,40 @@ class Laboratory:
         from setr_lib.reranking.training import train_adapter, training_run_digest
         from setr_lib.reranking.training_result import load_result
 
-        bench, pairs = self.bench, self.pairs(variant)
-        base = bench.reranker()
-        options = bench.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
+        context, pairs = self.context, self.pairs(variant)
+        base = context.reranker()
+        options = context.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
         run = training_run_digest(base, pairs, options)
-        made = load_result(bench.settings.checkpoint_root / run[:16], run)
+        made = load_result(context.settings.checkpoint_root / run[:16], run)
         if made is not None:
             return made
-        folder = bench.settings.storage_root / "ablations" / run[:16]
+        folder = context.settings.storage_root / "ablations" / run[:16]
         pictures = pictures_of(self._training[0])
         return train_adapter(base, pairs, pictures, options, folder, progress=self.progress)
 
     def choice(self, judge: Judge) -> FusionChoice:
-        """How the fusions do with ``judge`` on the rehearsal."""
+        """How the fusions do with ``judge`` on the calibration."""
         from setr_lib.reranking.rerank import CACHE_KIND, rerank
 
-        rehearsal, bench = self.rehearsal, self.bench
+        calibration, context = self.calibration, self.context
         judged = rerank(
-            rehearsal.rankings,
-            rehearsal.queries,
-            rehearsal.gallery,
+            calibration.rankings,
+            calibration.queries,
+            calibration.gallery,
             judge.reranker,
-            bench.cache(CACHE_KIND),
-            k=bench.settings.reranking.top_k,
+            context.cache(CACHE_KIND),
+            k=context.settings.reranking.top_k,
             progress=self.progress,
         )
-        return choose_fusion(judged, rehearsal.targets)
+        return choose_fusion(judged, calibration.targets)
 
     def judge(self, variant: Variant) -> tuple[Judge, FusionChoice]:
         """The trained judge of ``variant`` with its best fusion, unless the settings name one."""
         from setr_lib.reranking.yes_no_judge import YesNoJudge
 
-        adapter, template = self.trained(variant).folder, self.bench.reranker().template
-        reranker = YesNoJudge(self.bench.fresh_judge(adapter), template)
-        options = self.bench.settings.reranking
+        adapter, template = self.trained(variant).folder, self.context.reranker().template
+        reranker = YesNoJudge(self.context.fresh_judge(adapter), template)
+        options = self.context.settings.reranking
         choice = self.choice(Judge(reranker, "judge", 1.0))
         if options.fusion != "auto":
             return Judge(reranker, options.fusion, options.judge_weight), choice
@@ -163,7 +167,7 @@ class Laboratory:
         """The base judge with every fusion: it must not owe its distance from the adapter to the one that was
         chosen.
         """
-        base = self.bench.reranker()
+        base = self.context.reranker()
         yield "base judge, " + fusion_label("judge", 1.0), Judge(base, "judge", 1.0)
         for weight in BASE_WEIGHTS:
             yield "base judge, " + fusion_label("cosine_judge", weight), Judge(base, "cosine_judge", weight)
@@ -176,7 +180,7 @@ class Laboratory:
         found: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
             rankings = material.judged(
-                self.bench, self._coarse[key], judge, k or material.depth, self.progress
+                self.context, self._coarse[key], judge, k or material.depth, self.progress
             )
             found |= material.per_query(rankings)
         return found
@@ -219,7 +223,7 @@ def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section
     """All ablations; every difference is to the adapter as configured, or to a section's first row where that
     is one.
     """
-    settings = laboratory.bench.settings
+    settings = laboratory.context.settings
     judge, choice = laboratory.judge(Variant(CONFIGURED))
     reference = laboratory.measured(judge)
     options = (settings.evaluation.bootstrap_samples, settings.evaluation.seed)
@@ -268,7 +272,7 @@ def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section
 
 
 def _described(laboratory: Laboratory, judge: Judge) -> str:
-    options = laboratory.bench.settings.reranking
+    options = laboratory.context.settings.reranking
     fused = fusion_label(judge.fusion, judge.weight)
     depths = " / ".join(str(each.depth) for each in laboratory.materials.values())
     return f"K = {depths}, {options.pairs.groups:,} groups, rank {options.adapter.rank}, {fused}"
@@ -281,7 +285,7 @@ def fusion_label(fusion: str, weight: float) -> str:
 
 
 def fusions(judge: Judge, choice: FusionChoice) -> Iterator[tuple[str, Judge]]:
-    """Each fusion with the same judge; w is the rehearsal's choice, or where that is another fusion its best."""
+    """Each fusion with the same judge; w is the calibration's choice, or where that is another fusion its best."""
     cosine = choice.trials.filter(fusion="cosine_judge").sort("mean_reciprocal_rank", descending=True)
     yield fusion_label("judge", 1.0), Judge(judge.reranker, "judge", 1.0)
     weight = choice.weight if choice.fusion == "cosine_judge" else float(cosine["weight"][0])

@@ -37,8 +37,8 @@ from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.commands.env import apply
 from setr_lib.errors import SetrError
 from setr_lib.miniature.source import Miniature
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings, StorageSettings, load_settings
-from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -124,19 +124,23 @@ def world_of(settings: Settings, dial: Dial, value: float, size: float) -> Setti
 
 
 def measured_world(
-    bench: Workbench, world: Settings, kinds: Sequence[str], judges: Mapping[str, Judge], progress: Progress
+    context: PipelineContext,
+    world: Settings,
+    kinds: Sequence[str],
+    judges: Mapping[str, Judge],
+    progress: Progress,
 ) -> Scores:
     """Draw a world and rank it by every stage."""
-    place = Workbench(world)
+    place = PipelineContext(world)
     Miniature(world).prepare(progress)
-    options = (bench.settings.evaluation.bootstrap_samples, bench.settings.evaluation.seed)
+    options = (context.settings.evaluation.bootstrap_samples, context.settings.evaluation.seed)
     scores: Scores = {}
     for key in [key for key in KEYS if key.partition("-")[0] in kinds]:
-        material = from_files(bench, place, key, progress)
+        material = from_files(context, place, key, progress)
         k = material.depth
         rankings = {stage: material.coarse(stage, k) for stage in STAGES if stage not in judges}
         for stage, judge in judges.items():
-            rankings[stage] = material.judged(bench, rankings["intersection"], judge, k, progress)
+            rankings[stage] = material.judged(context, rankings["intersection"], judge, k, progress)
         for stage, frame in rankings.items():
             for name, values in material.per_query(frame).items():
                 scores.setdefault(name, {})[stage] = _numbers(values, *options)
@@ -149,35 +153,40 @@ def _numbers(per_query: pl.DataFrame, samples: int, seed: int) -> dict[str, floa
 
 
 def kept_world(
-    bench: Workbench, dial: Dial, value: float, size: float, judges: Mapping[str, Judge], progress: Progress
+    context: PipelineContext,
+    dial: Dial,
+    value: float,
+    size: float,
+    judges: Mapping[str, Judge],
+    progress: Progress,
 ) -> Scores:
     """The scores of one world: as they were measured before, where world and models are the same."""
     from setr_lib.reranking.checkpoint import read_json, write_json
 
-    world = world_of(bench.settings, dial, value, size)
-    made_by = _made_by(bench, world, judges)
-    path = bench.settings.storage_root / "dials" / f"{dial.setting}-{value:g}-at-{size:g}.json"
+    world = world_of(context.settings, dial, value, size)
+    made_by = _made_by(context, world, judges)
+    path = context.settings.storage_root / "dials" / f"{dial.setting}-{value:g}-at-{size:g}.json"
     known = read_json(path)
     if known is not None and known["made_by"] == made_by:
         return known["scores"]
-    scores = measured_world(bench, world, dial.kinds, judges, progress)
+    scores = measured_world(context, world, dial.kinds, judges, progress)
     write_json(path, {"made_by": made_by, "scores": scores})
     return scores
 
 
-def _made_by(bench: Workbench, world: Settings, judges: Mapping[str, Judge]) -> dict[str, Any]:
+def _made_by(context: PipelineContext, world: Settings, judges: Mapping[str, Judge]) -> dict[str, Any]:
     from setr_lib.miniature.worlds import WORLD_VERSION
 
-    prompts = bench.prompts()
+    prompts = context.prompts()
     return {
         "version": WORLD_VERSION,
         "miniature": json.loads(world.miniature.model_dump_json()),
-        "encoder": bench.encoder().id,
-        "composer": bench.judge().id,
+        "encoder": context.encoder().id,
+        "composer": context.judge().id,
         "prompts": [prompts.hash(task, kind) for task in ("describe", "compose") for kind in TITLES],
         "judges": {stage: [judge.reranker.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
-        "K": {name: bench.settings.rerank_depth(name) for name in world.datasets},
-        "evaluation": json.loads(bench.settings.evaluation.model_dump_json()),
+        "K": {name: context.settings.rerank_depth(name) for name in world.datasets},
+        "evaluation": json.loads(context.settings.evaluation.model_dump_json()),
     }
 
 
@@ -207,13 +216,13 @@ def _panel(title: str, name: str, stages: Sequence[str], worlds: Mapping[float, 
     return Panel(title, f"{name.split()[-1]}, %", lines)
 
 
-def both_judges(bench: Workbench) -> dict[str, Judge]:
+def both_judges(context: PipelineContext) -> dict[str, Judge]:
     """The base judge and the champion, each with the fusion that was chosen for it."""
-    version = bench.champion_version()
+    version = context.champion_version()
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
-    # The base first: of adapted models the bench keeps one only.
-    return {"base judge": configured_judge(bench, None), "adapter": configured_judge(bench, version)}
+    # The base first: of adapted models the context keeps one only.
+    return {"base judge": configured_judge(context, None), "adapter": configured_judge(context, version)}
 
 
 def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:
@@ -233,8 +242,8 @@ def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:
 
 def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> None:
     """Measure every world of the named dials, print the numbers, draw the figures."""
-    bench = workbench_for(settings)
-    judges = both_judges(bench)
+    context = pipeline_context(settings)
+    judges = both_judges(context)
     folder = settings.storage_root / "dials" / "figures" if quick else FIGURES
     for dial in [each for each in DIALS if each.setting in names]:
         values = (dial.values[0], dial.values[-1]) if quick else dial.values
@@ -242,7 +251,7 @@ def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> N
         with progress_on_terminal() as progress:
             for value in values:
                 print(f"{dial.setting} = {value:g}", file=sys.stderr)
-                worlds[value] = kept_world(bench, dial, value, size, judges, progress)
+                worlds[value] = kept_world(context, dial, value, size, judges, progress)
         path = folder / f"{dial.setting}.svg"
         draw(panels_of(dial, worlds), dial.title, f"{dial.axis}; worlds of size {size:g}", path)
         print(table(dial, worlds), f"{path}", sep="\n\n", end="\n\n")

@@ -45,8 +45,8 @@ from setr_lib.datasets import evaluation_sets
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
 from setr_lib.evaluation.intervals import Interval
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings, load_settings
-from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
     from setr_lib.progress import Progress
@@ -75,16 +75,16 @@ def with_gold(material: Material, settings: Settings) -> Material:
     )
 
 
-def rungs_of(bench: Workbench, material: Material, gold: Material, progress: Progress) -> Measured:
+def rungs_of(context: PipelineContext, material: Material, gold: Material, progress: Progress) -> Measured:
     """Every rung of one evaluation set."""
     k = material.depth
-    version = bench.champion_version()
+    version = context.champion_version()
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
     rankings = {strategy: material.coarse(strategy, max(DEPTHS)) for strategy in COARSE}
     for stage, judge in (("base judge", None), ("adapter", version)):
         rankings[stage] = material.judged(
-            bench, rankings["intersection"], configured_judge(bench, judge), k, progress
+            context, rankings["intersection"], configured_judge(context, judge), k, progress
         )
     rankings["oracle"] = material.perfectly_judged(gold.coarse("intersection", max(DEPTHS)), k)
     chance = material.measured(expected_per_query(material.kind, material.queries, material.gallery))
@@ -101,17 +101,20 @@ def chance_intervals(material: Material, seed: int) -> dict[str, Interval]:
 
 
 def ladder(
-    bench: Workbench, materials: Mapping[str, Material], gold: Mapping[str, Material], progress: Progress
+    context: PipelineContext,
+    materials: Mapping[str, Material],
+    gold: Mapping[str, Material],
+    progress: Progress,
 ) -> tuple[list[Section], list[Break]]:
     """The table's first sections (all rungs; the pairs that the claims are about), and where the order
     breaks.
     """
-    options = bench.settings.evaluation
+    options = context.settings.evaluation
     rows = {rung: Row(name_of(rung), {}) for rung in RUNGS}
     claims = {(a, b): Row(f"{name_of(a)}, over {name_of(b)}", {}) for a, b in CLAIMS}
     breaks: list[Break] = []
     for key, material in materials.items():
-        found = rungs_of(bench, material, gold[key], progress)
+        found = rungs_of(context, material, gold[key], progress)
         chance = chance_intervals(material, options.seed)
         for name in [each for each in COLUMNS if each in found["random"]]:
             measured = {rung: values[name] for rung, values in found.items()}
@@ -194,20 +197,20 @@ def written_by_hand(path: Path) -> str:
     return rest.partition(BY_HAND[1])[0].strip("\n") if begin else ""
 
 
-def provenance(bench: Workbench) -> dict[str, Any]:
+def provenance(context: PipelineContext) -> dict[str, Any]:
     """What made the numbers; parts of the page that were made by something else are left out."""
     from setr_lib.miniature.worlds import WORLD_VERSION
 
-    settings = bench.settings
+    settings = context.settings
     options, stages = settings.miniature, settings.reranking
     return {
         "miniature": f"version {WORLD_VERSION}, {options.model_dump_json()}",
-        "encoder": bench.encoder().id,
-        "judge": bench.judge().id,
-        "adapter": bench.judge(bench.champion_version()).id,
-        "prompts": _prompts_in_words(bench),
-        "fusion of the base judge": _fusion_in_words(bench, None),
-        "fusion of the adapter": _fusion_in_words(bench, bench.champion_version()),
+        "encoder": context.encoder().id,
+        "judge": context.judge().id,
+        "adapter": context.judge(context.champion_version()).id,
+        "prompts": _prompts_in_words(context),
+        "fusion of the base judge": _fusion_in_words(context, None),
+        "fusion of the adapter": _fusion_in_words(context, context.champion_version()),
         "K": ", ".join(
             f"{settings.rerank_depth(each.dataset)} ({each.key})"
             for each in evaluation_sets(settings)
@@ -215,26 +218,26 @@ def provenance(bench: Workbench) -> dict[str, Any]:
         ),
         "pairs": stages.pairs.model_dump_json(),
         "LoRA": stages.adapter.model_dump_json(),
-        "bootstrap": f"{bench.settings.evaluation.bootstrap_samples} samples, seed {bench.settings.evaluation.seed}",
+        "bootstrap": f"{context.settings.evaluation.bootstrap_samples} samples, seed {context.settings.evaluation.seed}",
     }
 
 
-def _prompts_in_words(bench: Workbench) -> str:
+def _prompts_in_words(context: PipelineContext) -> str:
     """A digest per task: of tasks that have a prompt of a data set's own, one per data set; of judges, one
     per prompt.
     """
-    prompts = bench.prompts()
+    prompts = context.prompts()
     found = {
         task: dict.fromkeys(prompts.hash(task, key.partition("-")[0])[:8] for key in KEYS)
         for task in ("describe", "compose")
     }
-    judges = [bench.reranker(version) for version in (None, bench.champion_version())]
+    judges = [context.reranker(version) for version in (None, context.champion_version())]
     found["judge"] = dict.fromkeys(judge.prompt_hash[:8] for judge in judges)
     return ", ".join(f"{task} {' '.join(digests)}" for task, digests in found.items())
 
 
-def _fusion_in_words(bench: Workbench, version: str | None) -> str:
-    fusion, weight, how = bench.fusion(version)
+def _fusion_in_words(context: PipelineContext, version: str | None) -> str:
+    fusion, weight, how = context.fusion(version)
     return f"{fusion_label(fusion, weight)}, {how}"
 
 
@@ -253,30 +256,32 @@ def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     return part if part is not None and part["made_by"] == json.loads(json.dumps(made_by)) else None
 
 
-def measure(bench: Workbench, only: str | None, quick: bool, progress: Progress) -> dict[str, dict[str, Any]]:
+def measure(
+    context: PipelineContext, only: str | None, quick: bool, progress: Progress
+) -> dict[str, dict[str, Any]]:
     """The wanted parts' numbers by name, as they are stored."""
     limit, epochs = (QUICK_QUERIES, QUICK_EPOCHS) if quick else (None, None)
-    configured = {each.key for each in evaluation_sets(bench.settings)}
+    configured = {each.key for each in evaluation_sets(context.settings)}
     keys = [key for key in KEYS if key in configured]
-    materials = {key: from_tables(bench, key, limit) for key in keys}
-    gold = {key: with_gold(each, bench.settings) for key, each in materials.items()}
+    materials = {key: from_tables(context, key, limit) for key in keys}
+    gold = {key: with_gold(each, context.settings) for key, each in materials.items()}
     parts: dict[str, dict[str, Any]] = {}
     if only != "ablations":
-        sections, breaks = ladder(bench, materials, gold, progress)
+        sections, breaks = ladder(context, materials, gold, progress)
         parts["ladder"] = {"sections": as_json(sections), "breaks": [asdict(each) for each in breaks]}
     if only != "ladder":
-        laboratory = Laboratory(bench, materials, epochs, progress)
+        laboratory = Laboratory(context, materials, epochs, progress)
         parts["ablations"] = {"sections": as_json(ablate(laboratory, gold)), "breaks": []}
     return parts
 
 
 def run(settings: Settings, only: str | None, quick: bool) -> None:
     """Measure, print, and write the page."""
-    bench = workbench_for(settings)
-    made_by = provenance(bench)
+    context = pipeline_context(settings)
+    made_by = provenance(context)
     folder = settings.storage_root / "ladder"
     with progress_on_terminal() as progress:
-        parts = measure(bench, only, quick, progress)
+        parts = measure(context, only, quick, progress)
     if not quick:
         for name, part in parts.items():
             store(folder / f"{name}.json", {"made_by": made_by, **part})

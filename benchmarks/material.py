@@ -25,9 +25,9 @@ from setr_lib.methods.inputs import (
 )
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     from setr_lib.reranking.fusion import Fusion
@@ -60,7 +60,7 @@ class Material:
     gallery: pl.DataFrame
     encoded: EncodedQueries
     index: GalleryIndex
-    bench: Workbench
+    context: PipelineContext
     depth: int
     """How many candidates stage 2 re-orders here, as configured."""
 
@@ -74,7 +74,7 @@ class Material:
             self.index,
             k,
             remove_reference=benchmark_of(self.kind).removes_reference,
-            options=self.bench.method_options(method),
+            options=self.context.method_options(method),
         )
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
@@ -88,9 +88,14 @@ class Material:
         return replace(self, encoded=self.encoded.with_vectors(UNION, self.encoded.encode(texts)))
 
     def judged(
-        self, bench: Workbench, rankings: pl.DataFrame, judge: Judge, k: int, progress: Progress = silent
+        self,
+        context: PipelineContext,
+        rankings: pl.DataFrame,
+        judge: Judge,
+        k: int,
+        progress: Progress = silent,
     ) -> pl.DataFrame:
-        """Stage 2 of ``rankings``; scores are kept in the cache of ``bench``, by content."""
+        """Stage 2 of ``rankings``; scores are kept in the cache of ``context``, by content."""
         from setr_lib.reranking.rerank import CACHE_KIND, rerank
 
         return rerank(
@@ -98,7 +103,7 @@ class Material:
             self.queries,
             self.gallery,
             judge.reranker,
-            bench.cache(CACHE_KIND),
+            context.cache(CACHE_KIND),
             fusion=judge.fusion,
             weight=judge.weight,
             k=k,
@@ -144,25 +149,27 @@ def column(kind: str, metric: str) -> str:
 COLUMNS = tuple(column(kind, metric) for kind, metrics in MEASURED.items() for metric in metrics)
 
 
-def from_tables(bench: Workbench, key: str, limit: int | None = None) -> Material:
+def from_tables(context: PipelineContext, key: str, limit: int | None = None) -> Material:
     """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
     import numpy as np
 
-    encoded, index, _ = bench.encoded_queries(key)
+    encoded, index, _ = context.encoded_queries(key)
     kept = take_queries(encoded.frame, limit)["query_id"].implode()
     encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
     return Material(
-        kind=evaluation_set(bench.settings, key).kind,
+        kind=evaluation_set(context.settings, key).kind,
         queries=encoded.frame,
-        gallery=bench.read_table("gallery_images", GALLERY, key),
+        gallery=context.read_table("gallery_images", GALLERY, key),
         encoded=encoded,
         index=index,
-        bench=bench,
-        depth=bench.settings.rerank_depth(evaluation_set(bench.settings, key).dataset),
+        context=context,
+        depth=context.settings.rerank_depth(evaluation_set(context.settings, key).dataset),
     )
 
 
-def from_files(models: Workbench, world: Workbench, key: str, progress: Progress = silent) -> Material:
+def from_files(
+    models: PipelineContext, world: PipelineContext, key: str, progress: Progress = silent
+) -> Material:
     """The evaluation set ``key`` of ``world``, read from its files with the models and caches of ``models``.
 
     Captions, compositions and vectors are kept, so a killed run goes on where it was.
@@ -187,9 +194,9 @@ def from_files(models: Workbench, world: Workbench, key: str, progress: Progress
     return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
 
 
-def configured_judge(bench: Workbench, version: str | None) -> Judge:
+def configured_judge(context: PipelineContext, version: str | None) -> Judge:
     """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for
     it.
     """
-    fusion, weight, _ = bench.fusion(version)
-    return Judge(bench.reranker(version), fusion, weight)
+    fusion, weight, _ = context.fusion(version)
+    return Judge(context.reranker(version), fusion, weight)

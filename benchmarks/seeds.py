@@ -19,12 +19,12 @@ from pathlib import Path
 
 from benchmarks.comparison import CLAIMS, name_of
 from benchmarks.material import STAGE_1, STAGE_2, TITLES
-from setr_lib.assessing import latest_scores
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.evaluation import latest_scores
 from setr_lib.records import RegisteredRecord
 from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
-from setr_lib.workbench import Workbench
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
 SHOWN = (("sum", "union_text", "intersection"), ("intersection", "base judge", "adapter"))
@@ -61,13 +61,13 @@ def world_of(settings: Settings) -> World:
 
     for kind in TITLES:
         require_current_world(settings.miniature_root, kind, settings.miniature)
-    bench = Workbench(settings)
-    trained = load_result(Path(bench.read_record("registered_reranker", RegisteredRecord).checkpoints))
+    context = PipelineContext(settings)
+    trained = load_result(Path(context.read_record("registered_reranker", RegisteredRecord).checkpoints))
     if trained is None:
         raise SetrError(
             f"{settings.checkpoint_root}: the adapter's training has left no result; run the demo again"
         )
-    rows = latest_scores(bench).select("dataset", "method", "reranker", "metric", "value").iter_rows()
+    rows = latest_scores(context).select("dataset", "method", "reranker", "metric", "value").iter_rows()
     values = {
         (kind, reranker or method, metric): value
         for kind, method, reranker, metric, value in rows

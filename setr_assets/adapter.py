@@ -14,9 +14,9 @@ from setr_assets.checks import better_than_champion, round_trip
 from setr_assets.code_versions import default_needs, when
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import AdapterRecord, PairsRecord, PromotedRecord, RegisteredRecord, content_digest
 from setr_lib.settings import AdapterSettings
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +42,7 @@ ADAPTER_SETTINGS = tuple(
     pool=POOL,
 )
 def reranker_adapter(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores
     before and after. Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are
@@ -109,7 +109,7 @@ def reranker_adapter(
     check_specs=[round_trip("registered_reranker")],
 )
 def registered_reranker(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given
     the very scores of the training process. An adapter that fails this is not registered, and nothing is
@@ -165,7 +165,7 @@ def _registered(record: AdapterRecord, passed: bool, words: str) -> dg.Materiali
     pool=POOL,
 )
 def promoted_reranker(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """The champion alias: moved to the newest version if it is the first, or better than the champion on
     held-out synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say
@@ -215,25 +215,25 @@ def promoted_reranker(
     pool=POOL,
 )
 def reranking_fusion(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """How stage 1's score and the judge's become one order, for the base judge and for the champion: what
     orders held-out synthesised queries, searched in the training images' own table, best. No benchmark has a
     say in it."""
     import polars as pl
 
-    from setr_lib.rehearsal import judge_rehearsal, rehearse
+    from setr_lib.pipeline.fusion_calibration import calibrate, rerank_calibration
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 
     warn_of_unused_prompts(context, setr)
-    rehearsal = rehearse(setr, reporter(context))
+    calibration = calibrate(setr, reporter(context))
     frames = []
     for stage, version in (("base judge", None), ("adapter", setr.champion_version())):
         if stage == "adapter" and version is None:
             continue
         choice = choose_fusion(
-            judge_rehearsal(setr, rehearsal, version, reporter(context)), rehearsal.targets
+            rerank_calibration(setr, calibration, version, reporter(context)), calibration.targets
         )
         frames.append(_marked(choice, stage, version))
         measured = int(choice.trials["queries"][0])
@@ -251,7 +251,7 @@ def reranking_fusion(
             "dagster/row_count": table.height,
             "dagster/column_schema": previews.columns(table),
             "trials": previews.rows(table, 40),
-            "queries": rehearsal.queries.height,
+            "queries": calibration.queries.height,
             "table": dg.MetadataValue.path(path),
         },
     )
@@ -270,7 +270,9 @@ def _marked(choice: FusionChoice, stage: str, version: str | None) -> pl.DataFra
     ).select(list(FUSIONS))
 
 
-def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, bundle: Bundle) -> HeldOutReport:
+def _held_out_report(
+    context: dg.AssetExecutionContext, setr: PipelineContext, bundle: Bundle
+) -> HeldOutReport:
     """How the champion does on the held-out pairs of today, under its own prompt."""
     from setr_lib.reranking.held_out import judge_pair_frame, measure, pictures_of
     from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -282,7 +284,7 @@ def _held_out_report(context: dg.AssetExecutionContext, setr: Workbench, bundle:
     return measure(pairs, judge_pair_frame(judge, pairs, pictures, progress=reporter(context)))
 
 
-def _auc_by_version(setr: Workbench) -> dict[str, Any]:
+def _auc_by_version(setr: PipelineContext) -> dict[str, Any]:
     lines = [
         (info.version, info.held_out_auc, ", ".join(setr.registry.version(info.version).aliases))
         for info in setr.registry.versions()[:20]
@@ -290,7 +292,7 @@ def _auc_by_version(setr: Workbench) -> dict[str, Any]:
     return {"held-out AUC by version": previews.table(["version", "held-out AUC", "aliases"], lines)}
 
 
-def _parameters(setr: Workbench, base_id: str) -> dict[str, object]:
+def _parameters(setr: PipelineContext, base_id: str) -> dict[str, object]:
     """What MLflow shows of a training: the settings, the base, the pairs and what these were made from."""
     made = setr.read_record("reranker_pairs", PairsRecord)
     options = setr.settings.reranking.adapter.model_dump()

@@ -10,8 +10,8 @@ import dagster as dg
 
 from setr_assets.jobs import EVALUATION, RERANKED
 from setr_assets.partitions import range_tags, scored_set_keys
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.settings import Settings
-from setr_lib.workbench import Workbench
 
 WEEKLY = "weekly_reevaluation"
 
@@ -34,7 +34,7 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
         ),
     )
     def weekly_reevaluation(
-        context: dg.ScheduleEvaluationContext, setr: dg.ResourceParam[Workbench]
+        context: dg.ScheduleEvaluationContext, setr: dg.ResourceParam[PipelineContext]
     ) -> dg.RunRequest:
         return dg.RunRequest(
             run_key=context.scheduled_execution_time.isoformat(),

@@ -15,7 +15,7 @@ import dagster as dg
 
 from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
 from setr_lib.hashing import digest_json
-from setr_lib.workbench import Workbench
+from setr_lib.pipeline.context import PipelineContext
 
 CHAMPION = "champion_reranker"
 FUSION = "fusion_in_use"
@@ -23,7 +23,7 @@ NONE = "none"
 """The data version of :data:`CHAMPION` before anything is promoted."""
 
 
-def in_use(setr: Workbench, version: str | None) -> dict[str, str]:
+def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
     """The data versions of both sources where registry ``version`` is the adapter to judge with."""
     fusions = {stage: setr.fusion(judge)[:2] for stage, judge in (("base", None), ("adapter", version))}
     return {CHAMPION: version or NONE, FUSION: digest_json(fusions)[:12]}
@@ -36,7 +36,7 @@ def input_tags(used: dict[str, str]) -> dict[str, str]:
     return {INPUT_TAG + source: version for source, version in used.items()}
 
 
-def report(context: dg.AssetExecutionContext, setr: Workbench) -> None:
+def report(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
     """Tell Dagster what is in use now, where that is not what it observed last."""
     for source, version in in_use(setr, setr.champion_version()).items():
         last = context.instance.fetch_observations(dg.AssetKey(source), limit=1).records
@@ -72,7 +72,7 @@ def build_sources(owners: list[str]) -> dg.AssetsDefinition:
 
     @dg.multi_observable_source_asset(name="in_use", specs=specs)
     def observe(
-        context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+        context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> Iterator[dg.ObserveResult]:
         for source, version in in_use(setr, setr.champion_version()).items():
             yield dg.ObserveResult(asset_key=source, data_version=dg.DataVersion(version))

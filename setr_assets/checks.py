@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from setr_lib.workbench import Workbench
+from setr_lib.pipeline.context import PipelineContext
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,7 @@ def better_than_champion(asset: str) -> dg.AssetCheckSpec:
 
 
 def no_lost_or_doubled_images(
-    setr: Workbench, report: SyncReport, images: pl.DataFrame, what: str
+    setr: PipelineContext, report: SyncReport, images: pl.DataFrame, what: str
 ) -> dict[str, str]:
     """Compare the stored ids with the readable images of ``images``; ``{what: fault}``, empty where all is
     well.

@@ -12,8 +12,8 @@ from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import needs, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import CoarseRecord, SourceRecord, content_digest
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
         "method_texts",
     ],
 )
-def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
+def coarse_rankings(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by
     exact search over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to
     the judge. Where the gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
@@ -90,7 +92,7 @@ def coarse_rankings(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Wo
 
 def _rank(
     context: dg.AssetExecutionContext,
-    setr: Workbench,
+    setr: PipelineContext,
     key: str,
     methods: Sequence[Method],
     material: tuple[EncodedQueries, GalleryIndex, SourceRecord],
@@ -128,25 +130,27 @@ def _rank(
         _store(setr, key, method.name, shown[method.name], records[method.name])
 
 
-def _benchmark(setr: Workbench, key: str) -> Benchmark:
+def _benchmark(setr: PipelineContext, key: str) -> Benchmark:
     from setr_lib.datasets import evaluation_set
 
     return evaluation_set(setr.settings, key).benchmark
 
 
-def _gallery(setr: Workbench, key: str) -> pl.DataFrame:
+def _gallery(setr: PipelineContext, key: str) -> pl.DataFrame:
     from setr_lib.tables import GALLERY
 
     return setr.read_table("gallery_images", GALLERY, key)
 
 
-def _store(setr: Workbench, key: str, strategy: str, rankings: pl.DataFrame, record: CoarseRecord) -> None:
+def _store(
+    setr: PipelineContext, key: str, strategy: str, rankings: pl.DataFrame, record: CoarseRecord
+) -> None:
     from setr_lib.tables import RANKINGS
 
     setr.write_table(setr.coarse_table(key, strategy), rankings, RANKINGS, made_by=record)
 
 
-def _hits(setr: Workbench, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:
+def _hits(setr: PipelineContext, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:
     """A first look, not the official metric: the share of queries with any target among the first ten."""
     import polars as pl
 

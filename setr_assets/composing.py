@@ -12,9 +12,9 @@ from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import NEEDS, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import TextRecord, content_digest
 from setr_lib.settings import Settings
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,7 +39,7 @@ def _has_methods_of_ones_own(settings: Settings) -> bool:
     pool=POOL,
 )
 def reference_captions(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image,
     kept by image content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the
@@ -80,7 +80,7 @@ def reference_captions(
     pool=POOL,
 )
 def query_compositions(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and
     the target caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer
@@ -129,7 +129,9 @@ def query_compositions(
     deps=["queries", "gallery_images", "reference_captions", "query_compositions"],
     pool=POOL,
 )
-def method_texts(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
+def method_texts(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+) -> PartitionResults:
     """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table
     for each kind, made by the multimodal LLM or derived. Nothing to do where no method brings any."""
     from setr_lib.datasets import evaluation_set
@@ -165,14 +167,14 @@ def method_texts(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workb
     return results
 
 
-def _describe(setr: Workbench, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
+def _describe(setr: PipelineContext, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
     from setr_lib.texts.generation import CACHE_KIND, describe_images
 
     return describe_images(setr.judge(), setr.prompts(), images, setr.cache(CACHE_KIND), progress, kind)
 
 
 def _compose(
-    setr: Workbench, kind: str, gallery: pl.DataFrame, progress: CallCounter, queries: pl.DataFrame
+    setr: PipelineContext, kind: str, gallery: pl.DataFrame, progress: CallCounter, queries: pl.DataFrame
 ) -> pl.DataFrame:
     from setr_lib.texts.generation import CACHE_KIND, compose_queries
 
@@ -181,7 +183,7 @@ def _compose(
 
 
 def _captions_from_words(
-    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
 ) -> None:
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import CAPTIONS, QUERIES
@@ -193,7 +195,7 @@ def _captions_from_words(
 
 
 def _compositions_from_words(
-    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
 ) -> None:
     from setr_lib.datasets import load_image_captions
     from setr_lib.tables import COMPOSITIONS, QUERIES
@@ -206,7 +208,7 @@ def _compositions_from_words(
 
 def _write_words(
     context: dg.AssetExecutionContext,
-    setr: Workbench,
+    setr: PipelineContext,
     key: str,
     asset: str,
     frame: pl.DataFrame,

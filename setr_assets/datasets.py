@@ -10,8 +10,8 @@ from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import GalleryRecord, QueriesRecord, content_digest
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +20,7 @@ GROUP = "datasets"
 
 
 @evaluation_asset(group=GROUP, number="1", reads=("evaluation.limit",), kinds={"polars", "parquet"})
-def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
+def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> PartitionResults:
     """The queries of an evaluation set, one row each: reference image, modification text, targets (none on
     hidden splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
     from setr_lib.datasets import load_queries, take_queries
@@ -55,7 +55,9 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
 
 
 @evaluation_asset(group=GROUP, number="1", reads=("datasets.*.gallery",), kinds={"polars", "parquet"})
-def gallery_images(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> PartitionResults:
+def gallery_images(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+) -> PartitionResults:
     """The images that an evaluation set ranks: path, size, content fingerprint and a status per image.
     Missing and broken images stay in the table, counted; they make every later number "not comparable"."""
     from setr_lib.datasets import coverage, inspect_gallery, load_gallery
@@ -79,7 +81,7 @@ def gallery_images(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Wor
     kinds={"polars", "parquet"},
 )
 def training_images(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from
     every evaluation set, so that its rows stay zero-shot."""

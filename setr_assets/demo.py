@@ -23,8 +23,8 @@ from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.sources import sources_in_use
-from setr_lib.workbench import workbench_for
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.source import DataSource
@@ -153,13 +153,13 @@ def _reason(event: dg.DagsterEvent) -> str:
 def _show_leaderboard(settings: Settings) -> None:
     from rich.console import Console
 
-    from setr_lib.assessing import latest_scores
     from setr_lib.benchmarks import headlines
     from setr_lib.evaluation.leaderboard import leaderboard_table
+    from setr_lib.pipeline.evaluation import latest_scores
 
     console = Console()
     console.print()
-    console.print(leaderboard_table(latest_scores(workbench_for(settings)), headlines(settings)))
+    console.print(leaderboard_table(latest_scores(pipeline_context(settings)), headlines(settings)))
 
 
 def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:

@@ -17,9 +17,9 @@ from setr_assets.composing import POOL, CallCounter
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import CoarseRecord, JudgedBy, Record, RerankedRecord, content_digest
 from setr_lib.settings import Settings
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class RerankingConfig(dg.Config):
     pool=POOL,
 )
 def reranked_rankings(
-    context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The default strategy's candidates in the order of the judge: by the base model, and by the champion
     adapter where there is one. Every pair's score is kept by content, so a killed or repeated run judges no
@@ -169,7 +169,7 @@ def reranked_rankings(
 
 
 def _leave_out(
-    context: dg.AssetExecutionContext, setr: Workbench, key: str, results: PartitionResults
+    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
 ) -> None:
     """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
     strategy = setr.default_method(key).name
@@ -212,37 +212,37 @@ def _stages(version: str | None) -> list[str]:
     ],
 )
 def evaluation_report(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with
     contact sheets. Hidden splits get the page without scores."""
-    from setr_lib.assessing import assess, contact_sheet, write_page
     from setr_lib.evaluation.metrics import left_out_sentences
+    from setr_lib.pipeline.evaluation import assess, contact_sheet, write_page
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
     for key in context.partition_keys:
-        assessment = assess(setr, key)
-        page = write_page(setr, key, assessment)
-        setr.write_table("evaluation_report", assessment.rows, METRICS, key, made_by=assessment.note)
-        headline = assessment.evaluation_set.benchmark.headline_metrics
+        result = assess(setr, key)
+        page = write_page(setr, key, result)
+        setr.write_table("evaluation_report", result.rows, METRICS, key, made_by=result.note)
+        headline = result.evaluation_set.benchmark.headline_metrics
         metadata: dict[str, Any] = {
-            "dagster/partition_row_count": assessment.rows.height,
-            "dagster/column_schema": previews.columns(assessment.rows),
+            "dagster/partition_row_count": result.rows.height,
+            "dagster/column_schema": previews.columns(result.rows),
             "report": dg.MetadataValue.path(page.absolute()),
-            "champion": assessment.note.adapter_version or "none yet",
-            **_scores(assessment.rows, headline, assessment.note.strategy),
+            "champion": result.note.adapter_version or "none yet",
+            **_scores(result.rows, headline, result.note.strategy),
         }
-        if assessment.comparisons:
+        if result.comparisons:
             metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
                 ["a", "b", "metric", "a - b", "low", "high"],
-                [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in assessment.comparisons],
+                [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in result.comparisons],
             )
-        if (sheet := contact_sheet(setr, key, assessment)) is not None:
+        if (sheet := contact_sheet(setr, key, result)) is not None:
             metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
-        results.add(key, content_digest(assessment.rows, assessment.note), metadata)
-        say(context, f"{key}: {_best(assessment.rows, headline, page)}")
-        for sentence in left_out_sentences(assessment.left_out):
+        results.add(key, content_digest(result.rows, result.note), metadata)
+        say(context, f"{key}: {_best(result.rows, headline, page)}")
+        for sentence in left_out_sentences(result.left_out):
             say(context, f"{key}: {sentence}", warning=True)
     return results
 
@@ -283,11 +283,13 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], method: str) -> dict[st
     kinds={"polars", "json"},
     deps=["evaluation_report"],
 )
-def leaderboard(context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]) -> dg.MaterializeResult:
+def leaderboard(
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+) -> dg.MaterializeResult:
     """The latest scores of every evaluation set, one row per set, method, re-ranker and metric: what `setr
     leaderboard` prints."""
-    from setr_lib.assessing import latest_scores
     from setr_lib.benchmarks import headlines
+    from setr_lib.pipeline.evaluation import latest_scores
     from setr_lib.tables import METRICS
 
     frame = latest_scores(setr)

@@ -12,8 +12,8 @@ from setr_assets.checks import no_lost_or_doubled_images, unique_ids
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import EmbeddingsRecord, content_digest
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +34,7 @@ POOL = "lancedb_write"
     check_specs=[unique_ids("gallery_embeddings")],
 )
 def gallery_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a
     gallery share the table. Only new or changed images are embedded; what is gone is removed; a killed run
@@ -75,7 +75,7 @@ def gallery_embeddings(
     check_specs=[unique_ids("training_embeddings")],
 )
 def training_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """CLIP vectors of the training images, in a LanceDB table of their own: hard negatives are mined here,
     never in a benchmark's gallery."""
@@ -94,7 +94,7 @@ def training_embeddings(
 
 
 def _store_captions(
-    context: dg.AssetExecutionContext, setr: Workbench, key: str, gallery_key: str, images: int
+    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, gallery_key: str, images: int
 ) -> tuple[dict[str, Any], str]:
     """Index the captions of the images of ``key``; what the record says of them, nothing where there are
     none.
@@ -119,7 +119,7 @@ def _store_captions(
 
 def _synchronise(
     context: dg.AssetExecutionContext,
-    setr: Workbench,
+    setr: PipelineContext,
     gallery_key: str,
     images: pl.DataFrame,
     partition: str = "",
@@ -137,13 +137,13 @@ def _synchronise(
     return report
 
 
-def _content(report: SyncReport, setr: Workbench) -> str:
+def _content(report: SyncReport, setr: PipelineContext) -> str:
     """Digest of the ids and vectors, wherever they lie."""
     ids, vectors = setr.gallery_store.read(report.table, report.version)
     return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
 
 
-def _stated(report: SyncReport, setr: Workbench) -> dict[str, Any]:
+def _stated(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
     encoder = setr.encoder()
     return {
         "table": report.table,
@@ -154,7 +154,7 @@ def _stated(report: SyncReport, setr: Workbench) -> dict[str, Any]:
     }
 
 
-def _metadata(report: SyncReport, setr: Workbench) -> dict[str, Any]:
+def _metadata(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
     metadata = {
         **_stated(report, setr),
         "embedded": report.embedded,

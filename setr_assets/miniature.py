@@ -9,7 +9,7 @@ import dagster as dg
 
 from setr_assets.progress import throttled
 from setr_lib.miniature.source import Miniature
-from setr_lib.workbench import Workbench
+from setr_lib.pipeline.context import PipelineContext
 
 MINIATURE = "miniature_rebuild"
 
@@ -18,7 +18,7 @@ MINIATURE = "miniature_rebuild"
     out=dg.Out(dg.Nothing),
     description="Draw the miniature's data sets in the official layouts; nothing happens where they are current.",
 )
-def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[Workbench]) -> None:
+def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> None:
     Miniature(setr.settings).prepare(throttled(context.log.info))
 
 
@@ -31,7 +31,7 @@ def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[
         "anew": dg.Field(bool, default_value=False, description="Both, in the place of those that are there.")
     },
 )
-def train_miniature_models(context: dg.OpExecutionContext, setr: dg.ResourceParam[Workbench]) -> None:
+def train_miniature_models(context: dg.OpExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> None:
     from setr_lib.miniature.train import train_configured
 
     progress = throttled(context.log.info)

@@ -10,8 +10,8 @@ from setr_assets import previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import when
 from setr_assets.progress import reporter, say
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import PairsRecord
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     deps=["training_images", "training_embeddings"],
 )
 def reranker_pairs(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[Workbench]
+    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """Yes/No pairs: two training images whose captions differ in a phrase give a reference, a target and a
     modification text; negatives of four kinds teach the judge to read both. No benchmark image or annotation
@@ -92,7 +92,7 @@ def reranker_pairs(
     )
 
 
-def _writer(context: dg.AssetExecutionContext, setr: Workbench) -> ModificationWriter | None:
+def _writer(context: dg.AssetExecutionContext, setr: PipelineContext) -> ModificationWriter | None:
     """Who phrases the modifications: the multimodal LLM where the settings say so, else templates."""
     from setr_lib.reranking.writer import CACHE_KIND, model_writer
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import dagster as dg
 
+    from setr_lib.pipeline.context import PipelineContext
     from setr_lib.progress import Progress
-    from setr_lib.workbench import Workbench
 
 LOG_INTERVAL = 15.0
 """Seconds between two progress lines of one step in Dagster's log."""
@@ -70,7 +70,7 @@ def say(context: dg.AssetExecutionContext, text: str, *, warning: bool = False) 
         listener.said(context.asset_key.to_user_string(), text, warning)
 
 
-def warn_of_unused_prompts(context: dg.AssetExecutionContext, setr: Workbench) -> None:
+def warn_of_unused_prompts(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
     """Say in one line which judge prompts of the prompt folder are not used; nothing where there are none."""
     if warning := setr.prompts().unused_files_warning():
         say(context, warning, warning=True)

@@ -1,6 +1,6 @@
 """What steps are handed: the library's workbench, a plain object that knows nothing of Dagster.
 
-Runs use one process (the in-process executor), and the bench is cached there: each model is loaded at most
+Runs use one process (the in-process executor), and the context is cached there: each model is loaded at most
 once.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dagster as dg
 
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
-from setr_lib.workbench import workbench_for
 
 
 def workbench_resource(settings: Settings) -> dg.ResourceDefinition:
     """The resource ``setr``: tables, caches and models of ``settings``."""
     return dg.ResourceDefinition(
-        resource_fn=lambda _: workbench_for(settings),
+        resource_fn=lambda _: pipeline_context(settings),
         description="SETR's workbench: settings, tables, caches, and the models, each loaded once per process.",
     )

@@ -140,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
     doctor.set_defaults(command=_doctor)
 
-    _add_carrying(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
-    _add_carrying(commands, "compositions", "what it composed for each query, as JSON Lines")
+    _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
+    _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
 
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_carrying(
+def _add_exchange(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], what: str, text: str
 ) -> None:
     parser = commands.add_parser(what, help=f"export or import {text}")
@@ -267,16 +267,16 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> int:
-    from setr_lib.commands import carry
+    from setr_lib.commands import exchange_texts
 
-    run = carry.export_captions if options.what == "captions" else carry.export_compositions
+    run = exchange_texts.export_captions if options.what == "captions" else exchange_texts.export_compositions
     return run(settings, name=options.dataset, output=options.output)
 
 
 def _import(settings: Settings, options: argparse.Namespace) -> int:
-    from setr_lib.commands import carry
+    from setr_lib.commands import exchange_texts
 
-    run = carry.import_captions if options.what == "captions" else carry.import_compositions
+    run = exchange_texts.import_captions if options.what == "captions" else exchange_texts.import_compositions
     return run(
         settings,
         file=options.file,

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext
 from setr_lib.records import (
     AdapterRecord,
     CoarseRecord,
@@ -20,18 +21,17 @@ from setr_lib.records import (
 )
 from setr_lib.settings import Settings
 from setr_lib.tables import digest_table
-from setr_lib.workbench import NotMadeYetError, Workbench
 
 ADAPTER = AdapterRecord(run="abc", model_uri="models:/m-1", checkpoints="here", label="zero-shot")
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return Workbench(Settings(base_dir=tmp_path))
+def context(tmp_path: Path) -> PipelineContext:
+    return PipelineContext(Settings(base_dir=tmp_path))
 
 
-def write(bench: Workbench, asset: str, text: str, partition: str | None = None) -> Path:
-    path = bench.settings.table_path(asset, partition).with_suffix(".json")
+def write(context: PipelineContext, asset: str, text: str, partition: str | None = None) -> Path:
+    path = context.settings.table_path(asset, partition).with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -56,12 +56,12 @@ def test_digest_of_a_table_sees_values_order_names_and_types() -> None:
     assert len({digest_table(each) for each in [frame, *others]}) == 1 + len(others)
 
 
-def test_stored_and_read_again(bench: Workbench) -> None:
+def test_stored_and_read_again(context: PipelineContext) -> None:
     record = RerankedRecord(
         strategy="sum", stages=["base judge"], judged={"base judge": JudgedBy(model="m", fusion="judge")}
     )
-    bench.write_record("reranked_rankings", record, "cirr-val")
-    assert bench.read_record("reranked_rankings", RerankedRecord, "cirr-val") == record
+    context.write_record("reranked_rankings", record, "cirr-val")
+    assert context.read_record("reranked_rankings", RerankedRecord, "cirr-val") == record
     assert record.facts() == {
         "strategy": "sum",
         "base judge model": "m",
@@ -70,12 +70,16 @@ def test_stored_and_read_again(bench: Workbench) -> None:
     }
 
 
-def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(bench: Workbench) -> None:
+def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(
+    context: PipelineContext,
+) -> None:
     old = {"table": "t", "version": 3, "rows": 7, "encoder": "e", "preprocessing": "p"}
-    write(bench, "training_embeddings", json.dumps(old))
-    assert bench.read_record("training_embeddings", EmbeddingsRecord).vectors("them").version == 3
-    write(bench, "reranked_rankings", json.dumps({"strategy": "sum", "stages": [], "base judge model": "m"}))
-    assert bench.read_record("reranked_rankings", RerankedRecord).judged == {}
+    write(context, "training_embeddings", json.dumps(old))
+    assert context.read_record("training_embeddings", EmbeddingsRecord).vectors("them").version == 3
+    write(
+        context, "reranked_rankings", json.dumps({"strategy": "sum", "stages": [], "base judge model": "m"})
+    )
+    assert context.read_record("reranked_rankings", RerankedRecord).judged == {}
 
 
 @pytest.mark.parametrize(
@@ -88,17 +92,17 @@ def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(be
     ],
 )
 def test_unusable_record_names_the_asset_to_materialise_again(
-    bench: Workbench, asset: str, kind: type[PairsRecord], text: str, words: list[str]
+    context: PipelineContext, asset: str, kind: type[PairsRecord], text: str, words: list[str]
 ) -> None:
-    path = write(bench, asset, text)
+    path = write(context, asset, text)
     with pytest.raises(SetrError) as caught:
-        bench.read_record(asset, kind)
+        context.read_record(asset, kind)
     assert all(each in str(caught.value) for each in [str(path), *words, "again"])
 
 
-def test_missing_record_names_the_asset_to_materialise_first(bench: Workbench) -> None:
+def test_missing_record_names_the_asset_to_materialise_first(context: PipelineContext) -> None:
     with pytest.raises(NotMadeYetError, match="materialize 'reranker_adapter' first"):
-        bench.read_record("reranker_adapter", AdapterRecord)
+        context.read_record("reranker_adapter", AdapterRecord)
 
 
 def test_captions_without_vectors_cannot_be_searched_by_vectors() -> None:

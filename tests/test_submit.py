@@ -12,10 +12,10 @@ import pytest
 from setr_lib.cli import main
 from setr_lib.datasets import load_gallery, load_queries
 from setr_lib.evaluation.floor import random_rankings
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import CoarseRecord, RerankedRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import RANKINGS
-from setr_lib.workbench import Workbench
 from tests.small_benchmarks import cirr_names, write_benchmarks, write_image_list
 
 Output = pytest.CaptureFixture[str]
@@ -37,17 +37,19 @@ def materialise(
     k: int = 50,
 ) -> dict[tuple[str, str], pl.DataFrame]:
     """What the ranking assets would have written, each by another random ranker."""
-    bench, made = Workbench(settings), {}
+    context, made = PipelineContext(settings), {}
     queries, gallery = load_queries(settings, key), load_gallery(settings, key)
     rankers = [(name, "coarse") for name in strategies] + [("intersection", stage) for stage in stages]
     for seed, (strategy, stage) in enumerate(rankers):
         frame = random_rankings(queries, gallery, seed, k=k)
-        table = bench.coarse_table(key, strategy) if stage == "coarse" else bench.reranked_table(key, stage)
-        bench.write_table(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
+        table = (
+            context.coarse_table(key, strategy) if stage == "coarse" else context.reranked_table(key, stage)
+        )
+        context.write_table(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
         made[strategy, stage] = frame
     if stages:
         record = RerankedRecord(strategy="intersection", stages=list(stages), adapter_version="3")
-        bench.write_record("reranked_rankings", record, key)
+        context.write_record("reranked_rankings", record, key)
     return made
 
 
@@ -159,8 +161,8 @@ def test_a_ranking_that_the_server_would_refuse_leaves_nothing_behind(
         frame = frame.filter(pl.col("query_id").is_in(["30", "31"]))
     if fault == "without subsets":
         frame = frame.filter(pool="gallery")
-    bench = Workbench(settings)
-    bench.write_table(bench.coarse_table("cirr-test1", "intersection"), frame, RANKINGS)
+    context = PipelineContext(settings)
+    context.write_table(context.coarse_table("cirr-test1", "intersection"), frame, RANKINGS)
     status, out, err = submit(settings, capsys, "cirr")
     assert (status, out) == (1, "")
     said = {"shallow": "has 40 images", "limited": "is missing", "without subsets": "is missing"}

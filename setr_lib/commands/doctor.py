@@ -27,10 +27,10 @@ from setr_lib.datasets import (
     named_sets,
 )
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.progress import Progress
 from setr_lib.settings import Settings
 from setr_lib.sources import data_sources
-from setr_lib.workbench import workbench_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -206,9 +206,9 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
 
 
 def _imported(settings: Settings, each: EvaluationSet) -> Imported:
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     return Imported(
-        bench.imported_captions(each.dataset).height, bench.imported_compositions(each.key).height
+        context.imported_captions(each.dataset).height, context.imported_compositions(each.key).height
     )
 
 

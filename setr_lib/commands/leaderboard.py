@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
-from setr_lib.workbench import workbench_for
 
 
 def run(settings: Settings, *, as_json: bool) -> int:
     """Print the leaderboard; with ``as_json``, one array and nothing else on standard output."""
-    from setr_lib.assessing import latest_scores
     from setr_lib.benchmarks import headlines
     from setr_lib.evaluation import leaderboard
+    from setr_lib.pipeline.evaluation import latest_scores
 
-    frame = latest_scores(workbench_for(settings))
+    frame = latest_scores(pipeline_context(settings))
     if as_json:
         print(leaderboard.as_json(frame))
     else:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import quieten_libraries, size_words
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import Settings
-from setr_lib.workbench import Workbench, workbench_for
 
 if TYPE_CHECKING:
     from setr_lib.reranking.scorer import JudgedQuery
@@ -43,7 +43,7 @@ class TrainingPlan:
     """What a new adapter asks for, at most."""
 
     images: int
-    rehearsed: int
+    calibrated: int
     """Held-out queries that the choice of fusion composes, and judges with both judges."""
     taught: int
     """Pairs in all epochs."""
@@ -68,7 +68,7 @@ class Speeds:
 def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     """Print the plan. Raises ``SetrError`` where no data set is there to be counted."""
     quieten_libraries()
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     plans = count_work(settings)
     _print_counts(plans, settings)
     present = [plan for plan in plans if not plan.problem]
@@ -79,27 +79,27 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
         raise SetrError("no evaluation set can be read: see the reasons above")
     if counts_only:
         return 0
-    _print_costs(settings, present, training, measure(bench, present[0].key, sample))
+    _print_costs(settings, present, training, measure(context, present[0].key, sample))
     return 0
 
 
 def count_training(settings: Settings) -> TrainingPlan:
     """What the adapter's training asks for, counted from the settings and the captions or triplets file."""
     from setr_lib.datasets import load_training_images
-    from setr_lib.rehearsal import MOST_QUERIES
+    from setr_lib.pipeline.fusion_calibration import MOST_QUERIES
 
     options = settings.reranking
     per_group = 1 + sum(options.pairs.negatives_per_group.values())
     held_out = round(options.pairs.groups * options.pairs.held_out_share)
     taught = (options.pairs.groups - held_out) * per_group * options.adapter.epochs
-    rehearsed = min(held_out, MOST_QUERIES) if options.fusion == "auto" else 0
+    calibrated = min(held_out, MOST_QUERIES) if options.fusion == "auto" else 0
     try:
         images, problem = load_training_images(settings).height, ""
     except SetrError as error:
         images, problem = 0, str(error)
         if not settings.training.is_named:
             return TrainingPlan(0, 0, 0, 0, problem)
-    return TrainingPlan(images, rehearsed, round(taught), 2 * held_out * per_group, problem)
+    return TrainingPlan(images, calibrated, round(taught), 2 * held_out * per_group, problem)
 
 
 def count_work(settings: Settings) -> list[SetPlan]:
@@ -121,23 +121,23 @@ def count_work(settings: Settings) -> list[SetPlan]:
     return plans
 
 
-def measure(bench: Workbench, key: str, sample: int) -> Speeds:
+def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
     """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
     from setr_lib.spaces.images import open_image
 
-    kind = evaluation_set(bench.settings, key).kind
+    kind = evaluation_set(context.settings, key).kind
     images = (
-        inspect_gallery(load_gallery(bench.settings, key).head(4 * sample)).filter(status="ok").head(sample)
+        inspect_gallery(load_gallery(context.settings, key).head(4 * sample)).filter(status="ok").head(sample)
     )
     if images.is_empty():
         raise SetrError(
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
-    texts = load_queries(bench.settings, key).head(sample)["modification"].to_list()
-    encoder, model, judge = bench.encoder(), bench.judge(), bench.reranker()
-    prompts = bench.prompts()
+    texts = load_queries(context.settings, key).head(sample)["modification"].to_list()
+    encoder, model, judge = context.encoder(), context.judge(), context.reranker()
+    prompts = context.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 
     def described(items: Sequence[Picture]) -> object:
@@ -231,7 +231,7 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
     galleries = {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    rehearsed = 2 * training.rehearsed * settings.rerank_depth()
+    calibrated = 2 * training.calibrated * settings.rerank_depth()
     lines = [
         ("embed the galleries", images, speeds.embed),
         ("embed the training images", training.images, speeds.embed),
@@ -239,8 +239,8 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
         ("compose the queries", queries, speeds.compose),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
-        ("choose the fusion: compose", training.rehearsed, speeds.compose),
-        ("choose the fusion: judge", rehearsed, speeds.judge),
+        ("choose the fusion: compose", training.calibrated, speeds.compose),
+        ("choose the fusion: judge", calibrated, speeds.judge),
         ("judge, base model", pairs, speeds.judge),
         ("judge, adapter", pairs, speeds.judge),
     ]
@@ -252,8 +252,8 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
         table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
     vectors = (images + training.images) * speeds.dimension * 4
-    answers = references + queries + training.rehearsed
-    kept = (2 * pairs + rehearsed) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
+    answers = references + queries + training.calibrated
+    kept = (2 * pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(

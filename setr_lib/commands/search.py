@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
-from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,19 +56,19 @@ def run(
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
     quieten_libraries()
-    bench = workbench_for(settings)
-    if warning := bench.prompts().unused_files_warning():
+    context = pipeline_context(settings)
+    if warning := context.prompts().unused_files_warning():
         print(f"setr: warning: {warning}", file=sys.stderr)
-    searched = embedded_set(bench, dataset)
+    searched = embedded_set(context, dataset)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     if k > depth:
         raise SetrError(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
-    chosen = bench.method(method or settings.coarse.default)
+    chosen = context.method(method or settings.coarse.default)
     with progress_on_terminal() as progress:
-        found = search(bench, key, image, text.strip(), gallery, progress, chosen)
+        found = search(context, key, image, text.strip(), gallery, progress, chosen)
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,7 +79,7 @@ def run(
     return 0
 
 
-def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
+def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
     """The evaluation set called ``name`` (or the first of that data set, or the first of all) that is
     embedded.
 
@@ -87,14 +87,14 @@ def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
     """
     from setr_lib.datasets import evaluation_sets
 
-    every = evaluation_sets(bench.settings)
+    every = evaluation_sets(context.settings)
     named = [each for each in every if name is None or name in (each.key, each.dataset)]
     if not named:
         known = ", ".join(sorted({each.key for each in every}))
         raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
     for each in named:
         try:
-            stored = bench.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
+            stored = context.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
         except NotMadeYetError:
             continue
         if stored.has_vectors:  # captions alone have no vectors to search
@@ -106,7 +106,7 @@ def embedded_set(bench: Workbench, name: str | None) -> EvaluationSet:
 
 
 def search(
-    bench: Workbench,
+    context: PipelineContext,
     key: str,
     image: Path,
     text: str,
@@ -119,7 +119,7 @@ def search(
     The reference itself is left out of the answer where it lies in the gallery.
 
     Args:
-        bench: Settings, tables and models.
+        context: Settings, tables and models.
         key: The evaluation set whose gallery is searched.
         image: The reference image.
         text: The modification text.
@@ -141,19 +141,19 @@ def search(
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
     from setr_lib.tables import GALLERY
 
-    settings = bench.settings
+    settings = context.settings
     each = evaluation_set(settings, key)
     depth = settings.rerank_depth(each.dataset)
-    gallery = bench.read_table("gallery_images", GALLERY, key)
+    gallery = context.read_table("gallery_images", GALLERY, key)
     reference = _reference_row(image)
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
     query = _query(text)
-    method = method or bench.method(settings.coarse.default)
+    method = method or context.method(settings.coarse.default)
     if ranks_captions(method):
         raise SetrError(
             f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
         )
-    encoded, index, caption = _encoded(bench, key, query, reference, method, progress)
+    encoded, index, caption = _encoded(context, key, query, reference, method, progress)
     coarse = rank(
         method,
         encoded,
@@ -161,16 +161,16 @@ def search(
         index,
         depth,
         remove_reference=False,
-        options=bench.method_options(method),
+        options=context.method_options(method),
     )
-    version = bench.champion_version()
-    fusion, weight, _ = bench.fusion(version)
+    version = context.champion_version()
+    fusion, weight, _ = context.fusion(version)
     judged = rerank(
         coarse,
         query,
         pl.concat([gallery, reference]),
-        bench.reranker(version),
-        bench.cache(CACHE_KIND),
+        context.reranker(version),
+        context.cache(CACHE_KIND),
         fusion=fusion,
         weight=weight,
         k=depth,
@@ -180,7 +180,7 @@ def search(
 
 
 def _encoded(
-    bench: Workbench,
+    context: PipelineContext,
     key: str,
     query: pl.DataFrame,
     reference: pl.DataFrame,
@@ -194,23 +194,23 @@ def _encoded(
     from setr_lib.tables import QUERIES
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
-    cache, kind = bench.cache(CACHE_KIND), evaluation_set(bench.settings, key).kind
-    captions = describe_images(bench.judge(), bench.prompts(), reference, cache, progress, dataset=kind)
+    cache, kind = context.cache(CACHE_KIND), evaluation_set(context.settings, key).kind
+    captions = describe_images(context.judge(), context.prompts(), reference, cache, progress, dataset=kind)
     composed = compose_queries(
-        bench.judge(), bench.prompts(), query, reference, cache, dataset=kind, progress=progress
+        context.judge(), context.prompts(), query, reference, cache, dataset=kind, progress=progress
     )
     texts = {CAPTIONS: captions, COMPOSITIONS: composed}
-    texts |= make_texts(bench, text_kinds([method]), query, reference, texts, kind, progress)
-    stored = bench.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
-    ids, vectors = bench.gallery_store.read(stored.table, stored.version)
+    texts |= make_texts(context, text_kinds([method]), query, reference, texts, kind, progress)
+    stored = context.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
+    ids, vectors = context.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
         query,
-        bench.encoder(),
+        context.encoder(),
         ids,
         vectors,
         texts=texts,
-        center_texts=bench.read_table("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=bench.encoder().embed_images([open_image(reference.item(0, "path"))]),
+        center_texts=context.read_table("queries", QUERIES, key)["modification"].to_list(),
+        reference_vectors=context.encoder().embed_images([open_image(reference.item(0, "path"))]),
     )
     return encoded, GalleryIndex(ids, vectors), composed.item(0, "target_caption")
 

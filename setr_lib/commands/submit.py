@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.assessing import ADAPTED
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.evaluation import ADAPTED
 from setr_lib.records import RerankedRecord
 from setr_lib.settings import Settings
-from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,16 +53,16 @@ def run(
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
 
-    bench, each = workbench_for(settings), submitted_set(settings, dataset, split)
-    chosen = choose_ranking(bench, each.key, stage, strategy)
-    rankings = bench.read_table(chosen.table, RANKINGS)
+    context, each = pipeline_context(settings), submitted_set(settings, dataset, split)
+    chosen = choose_ranking(context, each.key, stage, strategy)
+    rankings = context.read_table(chosen.table, RANKINGS)
     queries = read_queries(each)
     name = "-".join(
         re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.row.method, chosen.row.stage)
     )
     folder = output or settings.storage_root / "submissions"
     written = write_submission(each, queries, rankings, listed_gallery(each), folder, name)
-    for note in [*written.notes, *_warnings(bench, each, queries)]:
+    for note in [*written.notes, *_warnings(context, each, queries)]:
         print(f"setr: {note}", file=sys.stderr)
     _print(each, chosen, queries.height, written.files)
     return 0
@@ -85,25 +85,25 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
     return set_of_split(settings, dataset, split or scored)
 
 
-def choose_ranking(bench: Workbench, key: str, stage: str | None, strategy: str | None) -> Chosen:
+def choose_ranking(context: PipelineContext, key: str, stage: str | None, strategy: str | None) -> Chosen:
     """The best materialised ranking of set ``key``: the last re-ranker's that settings name, else the coarse
     one.
 
     ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking
     only. Raises ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
-    wanted = None if strategy is None else bench.method(strategy).name
+    wanted = None if strategy is None else context.method(strategy).name
     if stage != COARSE:
-        record = _reranked_record(bench, key, required=stage is not None)
-        if record is not None and (found := _reranked(bench, key, record, stage, wanted)):
+        record = _reranked_record(context, key, required=stage is not None)
+        if record is not None and (found := _reranked(context, key, record, stage, wanted)):
             return found
-    name = wanted or bench.method(bench.settings.coarse.default).name
-    return Chosen(Row(name), bench.coarse_table(key, name))
+    name = wanted or context.method(context.settings.coarse.default).name
+    return Chosen(Row(name), context.coarse_table(key, name))
 
 
-def _reranked_record(bench: Workbench, key: str, *, required: bool) -> RerankedRecord | None:
+def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> RerankedRecord | None:
     try:
-        return bench.read_record("reranked_rankings", RerankedRecord, key)
+        return context.read_record("reranked_rankings", RerankedRecord, key)
     except NotMadeYetError:
         if required:
             raise
@@ -112,10 +112,10 @@ def _reranked_record(bench: Workbench, key: str, *, required: bool) -> RerankedR
 
 
 def _reranked(
-    bench: Workbench, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
+    context: PipelineContext, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    made, there = bench.method(record.strategy).name, list(reversed(record.stages))
+    made, there = context.method(record.strategy).name, list(reversed(record.stages))
     if strategy not in (None, made):
         if stage is None:
             return None
@@ -127,10 +127,10 @@ def _reranked(
         raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, COARSE])}")
     picked = Row(made, stage or there[0])
     version = record.adapter_version if picked.reranker == ADAPTED else None
-    return Chosen(picked, bench.reranked_table(key, picked.reranker), version)
+    return Chosen(picked, context.reranked_table(key, picked.reranker), version)
 
 
-def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:
+def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:
     """Why the server may refuse the files, or its numbers may mislead."""
     from setr_lib.datasets import coverage
     from setr_lib.tables import GALLERY
@@ -144,7 +144,7 @@ def _warnings(bench: Workbench, each: EvaluationSet, queries: pl.DataFrame) -> l
             "the server will not take them"
         )
     try:
-        share = coverage(bench.read_table("gallery_images", GALLERY, each.key))
+        share = coverage(context.read_table("gallery_images", GALLERY, each.key))
     except NotMadeYetError:
         return found
     if share < 1:

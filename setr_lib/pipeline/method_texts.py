@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.methods.method import Method
-    from setr_lib.workbench import Workbench
+    from setr_lib.pipeline.context import PipelineContext
 
 ASSET = "method_texts"
 """The asset that makes them for an evaluation set."""
@@ -53,7 +53,7 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
 
 
 def make_texts(
-    bench: Workbench,
+    context: PipelineContext,
     kinds: Iterable[TextKind],
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
@@ -64,7 +64,7 @@ def make_texts(
     """Texts of several kinds for the same queries.
 
     Args:
-        bench: The model, prompts and cache.
+        context: The model, prompts and cache.
         kinds: What is asked, as :func:`text_kinds` orders it.
         queries: A QUERIES table.
         gallery: GALLERY rows of the reference images.
@@ -85,7 +85,9 @@ def make_texts(
     made: dict[str, pl.DataFrame] = {}
     references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))
     for kind in kinds:
-        generator = Generator(bench.judge(), bench.prompts(), bench.cache(CACHE_KIND), dataset, progress)
+        generator = Generator(
+            context.judge(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
+        )
         rows = queries if kind.per == "query" else references
         made[kind.name] = generate(kind, generator, rows, references, {**texts, **made})
     return made

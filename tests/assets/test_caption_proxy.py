@@ -12,12 +12,12 @@ import pytest
 from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION
-from setr_lib.assessing import assess
 from setr_lib.cli import main
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.pipeline.evaluation import assess
 from setr_lib.records import RerankedRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, RANKINGS
-from setr_lib.workbench import Workbench, workbench_for
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cirr"
 THINGS = ["dog", "cat", "boat", "sofa", "bird", "horse", "car", "tree"]
@@ -86,8 +86,8 @@ def first(settings: Settings) -> Run:
 
 
 @pytest.fixture
-def bench(settings: Settings, first: Run) -> Workbench:
-    return workbench_for(settings)
+def context(settings: Settings, first: Run) -> PipelineContext:
+    return pipeline_context(settings)
 
 
 def test_the_run_succeeds_without_any_model(first: Run, settings: Settings) -> None:
@@ -99,8 +99,8 @@ def test_the_run_succeeds_without_any_model(first: Run, settings: Settings) -> N
     assert first.metadata["gallery_images", "cirr-val"]["missing"] == 8
 
 
-def test_every_row_is_labelled_and_none_is_comparable(bench: Workbench) -> None:
-    rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
+def test_every_row_is_labelled_and_none_is_comparable(context: PipelineContext) -> None:
+    rows = pl.read_parquet(context.settings.table_path("evaluation_report", "cirr-val"))
     assert set(rows["method"]) == {"random", *STRATEGIES}
     assert set(rows["reranker"]) == {""}
     assert set(rows["n_queries"]) == {6}
@@ -113,27 +113,27 @@ def test_every_row_is_labelled_and_none_is_comparable(bench: Workbench) -> None:
     assert "1 of 8 images have no caption and rank last" in labels[0]
 
 
-def test_targets_are_found_by_their_words(bench: Workbench) -> None:
-    rows = pl.read_parquet(bench.settings.table_path("evaluation_report", "cirr-val"))
+def test_targets_are_found_by_their_words(context: PipelineContext) -> None:
+    rows = pl.read_parquet(context.settings.table_path("evaluation_report", "cirr-val"))
     found = rows.filter(metric="R@1", method="captions_intersection")["value"].item()
     assert found == 100.0, "the text names the target, and refuses the reference"
     chance = rows.filter(metric="R@1", method="random")["value"].item()
     assert chance == pytest.approx(100 / 7)
 
 
-def test_every_image_is_ranked_the_uncaptioned_last(bench: Workbench) -> None:
+def test_every_image_is_ranked_the_uncaptioned_last(context: PipelineContext) -> None:
     for name in STRATEGIES:
-        ranked = bench.read_table(bench.coarse_table("cirr-val", name), RANKINGS).filter(pool="gallery")
+        ranked = context.read_table(context.coarse_table("cirr-val", name), RANKINGS).filter(pool="gallery")
         for _, one in ranked.group_by("query_id"):
             assert one.height == 7
             assert one.sort("rank")["image_id"][-1] == "dev-7-img0"
 
 
-def test_captions_and_compositions_are_read_from_words(bench: Workbench) -> None:
-    queries = bench.read_table("queries", QUERIES, "cirr-val")
-    captions = bench.read_table("reference_captions", CAPTIONS, "cirr-val")
+def test_captions_and_compositions_are_read_from_words(context: PipelineContext) -> None:
+    queries = context.read_table("queries", QUERIES, "cirr-val")
+    captions = context.read_table("reference_captions", CAPTIONS, "cirr-val")
     assert set(captions["image_id"]) == set(queries["reference_id"])
-    composed = bench.read_table("query_compositions", COMPOSITIONS, "cirr-val")
+    composed = context.read_table("query_compositions", COMPOSITIONS, "cirr-val")
     assert composed["query_id"].to_list() == queries["query_id"].to_list()
     assert composed.row(0, named=True)["remove"] == ["dog"]
 
@@ -149,10 +149,10 @@ def test_the_page_shows_captions_and_says_what_they_are(settings: Settings, firs
     assert pl.read_parquet(settings.table_path("evaluation_report", "cirr-test1")).is_empty()
 
 
-def test_stage_2_is_left_out_in_words(first: Run, bench: Workbench) -> None:
+def test_stage_2_is_left_out_in_words(first: Run, context: PipelineContext) -> None:
     assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
-    assert bench.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
-    comparisons = {(c.a, c.b, c.metric) for c in assess(bench, "cirr-val").comparisons}
+    assert context.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
+    comparisons = {(c.a, c.b, c.metric) for c in assess(context, "cirr-val").comparisons}
     union = "captions_union"
     assert ("captions_intersection", union, "R_subset@1") in comparisons
 
@@ -236,7 +236,7 @@ def test_cirr_val_by_its_real_captions(tmp_path: Path) -> None:
     value = {(method, metric): number for method, metric, number in found}
     for metric, floor in (("R@10", 44.0), ("R_subset@1", 43.7)):
         assert value["captions_intersection", metric] > value["captions_union", metric] > floor
-    differences = assess(workbench_for(settings), "cirr-val").comparisons
+    differences = assess(pipeline_context(settings), "cirr-val").comparisons
     above = {(c.b, c.metric): c.low for c in differences if c.a.startswith("captions_intersection")}
     assert above["captions_union", "R@10"] > 0
     assert above["captions_union", "R_subset@1"] > 0

@@ -17,8 +17,8 @@ from setr_assets.champion import CHAMPION, FUSION
 from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE, TRAINING
 from setr_assets.partitions import evaluation_set_partitions, range_tags, scored_set_keys
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import Settings, load_settings
-from setr_lib.workbench import Workbench, workbench_for
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -118,12 +118,12 @@ def test_weekly_run_is_pinned_to_the_champion_of_its_start(
     champion: str | None,
     config: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(Workbench, "champion_version", lambda _: champion)
+    monkeypatch.setattr(PipelineContext, "champion_version", lambda _: champion)
     schedule = definitions.resolve_schedule_def(WEEKLY)
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_schedule_context(
             instance=instance,
-            resources={"setr": workbench_for(settings)},
+            resources={"setr": pipeline_context(settings)},
             scheduled_execution_time=__import__("datetime").datetime(2026, 11, 23, 3),
         )
         tick = schedule.evaluate_tick(context)

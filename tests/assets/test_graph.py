@@ -15,9 +15,9 @@ from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_lib.cli import main
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import EncoderSettings, Settings, load_settings
 from setr_lib.tables import RANKINGS
-from setr_lib.workbench import Workbench, workbench_for
 
 SCORED = ["cirr-val", "fashioniq-val", "circo-val"]
 EVERY = [*SCORED, "cirr-test1"]
@@ -35,8 +35,8 @@ def first(settings: Settings) -> Run:
 
 
 @pytest.fixture
-def bench(settings: Settings, first: Run) -> Workbench:
-    return workbench_for(settings)
+def context(settings: Settings, first: Run) -> PipelineContext:
+    return pipeline_context(settings)
 
 
 def test_everything_runs_and_every_gate_passes(first: Run) -> None:
@@ -56,24 +56,24 @@ def test_first_run_reranks_with_the_champion_that_it_trained(first: Run) -> None
     assert first.metadata["evaluation_report", "circo-val"]["champion"] == "1"
 
 
-def test_every_table_has_a_row_for_every_query(bench: Workbench) -> None:
+def test_every_table_has_a_row_for_every_query(context: PipelineContext) -> None:
     from setr_lib.tables import COMPOSITIONS, QUERIES
 
     for key in EVERY:
-        queries = bench.read_table("queries", QUERIES, key)["query_id"].to_list()
-        assert bench.read_table("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
+        queries = context.read_table("queries", QUERIES, key)["query_id"].to_list()
+        assert context.read_table("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
         for stage in ("base judge", "adapter"):
-            ranked = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+            ranked = context.read_table(context.reranked_table(key, stage), RANKINGS)
             assert ranked["query_id"].unique(maintain_order=True).to_list() == queries
             assert not ranked.select("query_id", "pool", "image_id").is_duplicated().any()
 
 
-def test_reranking_keeps_the_candidates_and_what_lies_below_k(bench: Workbench) -> None:
+def test_reranking_keeps_the_candidates_and_what_lies_below_k(context: PipelineContext) -> None:
     for key in EVERY:
         depth = 4 if key == "fashioniq-val" else 6  # as tiny_world says
-        coarse = bench.read_table(bench.coarse_table(key, "intersection"), RANKINGS)
+        coarse = context.read_table(context.coarse_table(key, "intersection"), RANKINGS)
         for stage in ("base judge", "adapter"):
-            ranked = bench.read_table(bench.reranked_table(key, stage), RANKINGS)
+            ranked = context.read_table(context.reranked_table(key, stage), RANKINGS)
             columns = ["query_id", "pool", "image_id"]
             assert ranked.select(columns).sort(columns).equals(coarse.select(columns).sort(columns))
             below = (pl.col("pool") == "gallery") & (pl.col("rank") > depth)
@@ -83,7 +83,9 @@ def test_reranking_keeps_the_candidates_and_what_lies_below_k(bench: Workbench) 
             assert judged["rank"].max() == depth
 
 
-def test_hidden_split_has_a_page_and_no_scores(bench: Workbench, settings: Settings, first: Run) -> None:
+def test_hidden_split_has_a_page_and_no_scores(
+    context: PipelineContext, settings: Settings, first: Run
+) -> None:
     page = (settings.report_root / "cirr-test1" / "index.html").read_text(encoding="utf-8")
     assert "cirr test1" in page
     assert pl.read_parquet(settings.table_path("evaluation_report", "cirr-test1")).is_empty()
@@ -257,27 +259,27 @@ class TestFaults:
 
     def test_step_without_its_input_says_what_to_materialize(self, damaged: Settings) -> None:
         shutil.rmtree(damaged.storage_root / "tables" / "query_compositions")
-        bench = workbench_for(damaged)
+        context = pipeline_context(damaged)
         with pytest.raises(Exception, match="materialize 'query_compositions' first"):
-            bench.encoded_queries("circo-val")
+            context.encoded_queries("circo-val")
 
     def test_damaged_adapter_is_not_promoted(self, damaged: Settings) -> None:
         # Another training (one more epoch), whose stored adapter is then damaged before the gate sees it.
         adapter = damaged.reranking.adapter.model_copy(update={"epochs": 2.0})
         reranking = damaged.reranking.model_copy(update={"adapter": adapter})
         changed = damaged.model_copy(update={"reranking": reranking})
-        bench = workbench_for(changed)
-        original = bench.registry.round_trip
+        context = pipeline_context(changed)
+        original = context.registry.round_trip
 
         def damage_first(model_uri: str):
-            folder = bench.registry.client.get_logged_model(model_uri.rpartition("/")[2]).artifact_location
+            folder = context.registry.client.get_logged_model(model_uri.rpartition("/")[2]).artifact_location
             weights = next(Path(folder.removeprefix("file://")).rglob("adapter_model.safetensors"))
             weights.write_bytes(weights.read_bytes()[:-64] + bytes(64))
             return original(model_uri)
 
-        bench.registry.round_trip = damage_first  # pyright: ignore[reportAttributeAccessIssue]
+        context.registry.round_trip = damage_first  # pyright: ignore[reportAttributeAccessIssue]
         run = run_job(changed, "reranker_training", ["circo-val"])
         assert not run.success
         assert run.checks["registered_reranker: reloads_in_a_fresh_process"] is False
         assert ("promoted_reranker", None) not in run.metadata
-        assert bench.champion_version() == "1"
+        assert context.champion_version() == "1"

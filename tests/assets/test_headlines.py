@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 import stored_figures
 
-from setr_lib.assessing import assess, latest_scores
+from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.evaluation import assess, latest_scores
 from setr_lib.records import RegisteredRecord
 from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
-from setr_lib.workbench import workbench_for
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
@@ -58,7 +58,7 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def scores(settings: Settings) -> pl.DataFrame:
-    return latest_scores(workbench_for(settings))
+    return latest_scores(pipeline_context(settings))
 
 
 def value(scores: pl.DataFrame, dataset: str, method: str, reranker: str, metric: str) -> float:
@@ -87,7 +87,7 @@ def test_the_champion_beats_stage_1_and_the_base_judge(
 @pytest.mark.parametrize("dataset", STAGE_2)
 def test_no_gain_may_be_chance(settings: Settings, dataset: str) -> None:
     """The paired 95 % intervals of both stages' gains lie above zero."""
-    found = assess(workbench_for(settings), f"{dataset}-val").comparisons
+    found = assess(pipeline_context(settings), f"{dataset}-val").comparisons
     wanted = {("intersection", "sum"), ("intersection", "union_text")}
     wanted |= {("intersection · adapter", below) for below in ("intersection", "intersection · base judge")}
     low = {(each.a, each.b): each.low for each in found}
@@ -97,7 +97,7 @@ def test_no_gain_may_be_chance(settings: Settings, dataset: str) -> None:
 
 def test_the_base_judge_is_not_starved(settings: Settings) -> None:
     checkpoints = Path(
-        workbench_for(settings).read_record("registered_reranker", RegisteredRecord).checkpoints
+        pipeline_context(settings).read_record("registered_reranker", RegisteredRecord).checkpoints
     )
     result = load_result(checkpoints)
     assert result is not None

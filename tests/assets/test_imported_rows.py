@@ -15,10 +15,10 @@ from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION
 from setr_assets.partitions import range_tags
 from setr_lib.cli import main
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.records import TextRecord
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS
-from setr_lib.workbench import workbench_for
 
 NAMES = [f"dev-{number}-img0" for number in range(8)]
 ASSETS = ["queries", "gallery_images", "reference_captions", "query_compositions"]
@@ -89,15 +89,15 @@ def test_a_run_uses_imported_rows_and_loads_no_model(settings: Settings) -> None
             if event.asset_key is not None
         }
     assert result.success
-    bench = workbench_for(settings)
-    captions = bench.read_table("reference_captions", CAPTIONS, "cirr-val")
+    context = pipeline_context(settings)
+    captions = context.read_table("reference_captions", CAPTIONS, "cirr-val")
     assert captions["caption"].to_list() == [f"a picture, {name}" for name in NAMES[:2]]
-    compositions = bench.read_table("query_compositions", COMPOSITIONS, "cirr-val")
+    compositions = context.read_table("query_compositions", COMPOSITIONS, "cirr-val")
     assert compositions["target_caption"].to_list() == ["a dog", "a dog"]
     for asset, table in (("reference_captions", captions), ("query_compositions", compositions)):
         assert set(table.select("model", "prompt_hash", "status", "detail").iter_rows()) == {
             ("theirs", "their prompt", "ok", "imported")
         }
         made_by = TextRecord(model="theirs", prompt_hash="their prompt")
-        assert bench.read_record(asset, TextRecord, "cirr-val") == made_by
+        assert context.read_record(asset, TextRecord, "cirr-val") == made_by
         assert (metadata[asset]["imported"].value, metadata[asset]["model calls"].value) == (2, 0)

@@ -17,13 +17,13 @@ from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.progress import listening
 from setr_lib.cli import main
 from setr_lib.models.multimodal import Picture
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.records import RerankedRecord
 from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 from setr_lib.texts.prompts import BUILT_IN, PromptTemplate, load_prompts
-from setr_lib.workbench import workbench_for
 
 KEY = "fashioniq-val"
 # FashionIQ's queries have two raw captions, so a judge that was shown these would see another text here.
@@ -71,10 +71,10 @@ def ran(settings: Settings) -> tuple[Run, list[tuple[str, str]]]:
 
 def judged(settings: Settings, stage: str) -> pl.DataFrame:
     """The judged rows of ``stage`` with the query's texts and the paths of both pictures."""
-    bench = workbench_for(settings)
-    images = bench.read_table("gallery_images", GALLERY, KEY).select("image_id", "path", "fingerprint")
-    queries = bench.read_table("queries", QUERIES, KEY).select("query_id", "reference_id", "modification")
-    rankings = bench.read_table(bench.reranked_table(KEY, stage), RANKINGS).drop_nulls("judge_score")
+    context = pipeline_context(settings)
+    images = context.read_table("gallery_images", GALLERY, KEY).select("image_id", "path", "fingerprint")
+    queries = context.read_table("queries", QUERIES, KEY).select("query_id", "reference_id", "modification")
+    rankings = context.read_table(context.reranked_table(KEY, stage), RANKINGS).drop_nulls("judge_score")
     return (
         rankings.join(queries, on="query_id")
         .join(images, on="image_id")
@@ -87,7 +87,7 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
 ) -> None:
     import mlflow.pyfunc
 
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     rows = judged(settings, "adapter")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
     frame = pd.DataFrame(
@@ -108,7 +108,7 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
     np.testing.assert_allclose(scores, served, atol=1e-5)
 
     def asked_with(template: PromptTemplate) -> np.ndarray:
-        judge = YesNoJudge(bench.judge("1"), template)
+        judge = YesNoJudge(context.judge("1"), template)
         queries = [
             JudgedQuery(
                 Picture(row["fingerprint_of_reference"], Path(row["path_of_reference"])),
@@ -125,16 +125,16 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
 
 
 def test_every_stage_says_which_prompt_it_used(settings: Settings, ran: tuple[Run, object]) -> None:
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     general = load_prompts("prompts", settings.base_dir).hash("judge")
-    judged_by = bench.read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = context.read_record("reranked_rankings", RerankedRecord, KEY).judged
     for stage in ("base judge", "adapter"):
-        table = bench.reranked_table(KEY, stage)
-        assert bench.read_record(table, RerankedRecord).judge_prompt == general
+        table = context.reranked_table(KEY, stage)
+        assert context.read_record(table, RerankedRecord).judge_prompt == general
         assert judged_by[stage].prompt == general
-    assert bench.registry.version("1").tags["setr.prompt_hash"] == general
-    assert bench.registry.bundle("1").judge_prompt.source == GENERAL
-    stored = (bench.registry.bundle("1").judge / "prompts").iterdir()
+    assert context.registry.version("1").tags["setr.prompt_hash"] == general
+    assert context.registry.bundle("1").judge_prompt.source == GENERAL
+    stored = (context.registry.bundle("1").judge / "prompts").iterdir()
     assert [path.name for path in stored] == ["judge.jinja"]
 
 
@@ -175,6 +175,6 @@ def test_other_settings_change_the_base_judges_prompt_and_not_the_adapters(
     columns = ["query_id", "pool", "image_id", "judge_score"]
     assert after["adapter"].select(columns).equals(before["adapter"].select(columns))
     assert not after["base judge"].select(columns).equals(before["base judge"].select(columns))
-    judged_by = workbench_for(other).read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = pipeline_context(other).read_record("reranked_rankings", RerankedRecord, KEY).judged
     assert judged_by["base judge"].prompt == load_prompts("miniature").hash("judge")
     assert judged_by["adapter"].prompt == load_prompts("prompts", settings.base_dir).hash("judge")

@@ -25,8 +25,8 @@ from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_lib.cli import main
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import CoarseSettings, DatasetSettings, Section, Settings, load_settings
-from setr_lib.workbench import workbench_for
 
 KEYS = ["cirr-val", "fashioniq-val"]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -478,7 +478,7 @@ class TestRuns:
     def test_moved_champion_makes_reranked_rankings_stale(self, world: World) -> None:
         import mlflow
 
-        registry = workbench_for(world.settings).registry
+        registry = pipeline_context(world.settings).registry
         first, client = registry.version("1"), registry.client
         before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(world.settings.tracking_uri)  # MLflow looks the model up in its global store

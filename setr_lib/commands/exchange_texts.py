@@ -28,8 +28,8 @@ from setr_lib.datasets import (
     named_sets,
 )
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings
-from setr_lib.workbench import NotMadeYetError, Workbench, workbench_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,10 +42,10 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
     """Write the captions of a data set (or of all) as JSON Lines, to ``output`` or standard output."""
     from setr_lib.texts.exchange_files import caption_line
 
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     lines: list[str] = []
     for dataset, sets in _by_dataset(named_sets(settings, name)).items():
-        rows = current_captions(bench, dataset, sets)
+        rows = current_captions(context, dataset, sets)
         lines += [caption_line(dataset, row) for row in rows.iter_rows(named=True)]
     if not lines:
         raise NotMadeYetError(_nothing("captions", name, "reference_captions"))
@@ -59,10 +59,10 @@ def export_compositions(settings: Settings, *, name: str | None, output: Path | 
     """
     from setr_lib.texts.exchange_files import composition_line
 
-    bench = workbench_for(settings)
+    context = pipeline_context(settings)
     lines: list[str] = []
     for each in named_sets(settings, name):
-        rows = current_compositions(bench, each)
+        rows = current_compositions(context, each)
         lines += [composition_line(each.dataset, each.split, row) for row in rows.iter_rows(named=True)]
     if not lines:
         raise NotMadeYetError(_nothing("compositions", name, "query_compositions"))
@@ -78,18 +78,18 @@ def import_captions(
     from setr_lib.texts.exchange_files import read_captions
     from setr_lib.texts.imported import settle, store_with
 
-    bench, here = workbench_for(settings), _Here(settings)
+    context, here = pipeline_context(settings), _Here(settings)
     _check_command(file, dataset, here)
     frames = read_captions(
         file, here.images_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
     )
     outcomes = {  # all before the first is stored: a table that cannot be read must not leave half an import
-        name: settle(incoming, current_captions(bench, name, here.sets[name]), overwrite=overwrite)
+        name: settle(incoming, current_captions(context, name, here.sets[name]), overwrite=overwrite)
         for name, incoming in frames.items()
     }
     for name, settled in outcomes.items():
-        stored = store_with(bench.imported_captions(name), settled.taken)
-        path = bench.write_table("imported_captions", stored, IMPORTED_CAPTIONS, name)
+        stored = store_with(context.imported_captions(name), settled.taken)
+        path = context.write_table("imported_captions", stored, IMPORTED_CAPTIONS, name)
         _tell(f"captions of {name}", settled, path, "reference_captions", here.sets[name])
     return 0
 
@@ -104,7 +104,7 @@ def import_compositions(
     from setr_lib.texts.exchange_files import read_compositions
     from setr_lib.texts.imported import settle, store_with
 
-    bench, here = workbench_for(settings), _Here(settings)
+    context, here = pipeline_context(settings), _Here(settings)
     _check_command(file, dataset, here)
     frames = read_compositions(
         file,
@@ -117,15 +117,17 @@ def import_compositions(
     outcomes = [
         (
             each,
-            settle(frames[each.dataset, each.split], current_compositions(bench, each), overwrite=overwrite),
+            settle(
+                frames[each.dataset, each.split], current_compositions(context, each), overwrite=overwrite
+            ),
         )
         for sets in here.sets.values()
         for each in sets
         if (each.dataset, each.split) in frames
     ]
     for each, settled in outcomes:
-        stored = store_with(bench.imported_compositions(each.key), settled.taken)
-        path = bench.write_table("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
+        stored = store_with(context.imported_compositions(each.key), settled.taken)
+        path = context.write_table("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
         _tell(f"compositions of {each.key}", settled, path, "query_compositions", [each])
     return 0
 
@@ -139,7 +141,7 @@ def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
         raise SetrError(f"--dataset {dataset!r}: there is no such data set in the settings, only {known}")
 
 
-def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
+def current_captions(context: PipelineContext, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
     """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS``
     frame, by id.
     """
@@ -148,17 +150,17 @@ def current_captions(bench: Workbench, dataset: str, sets: Iterable[EvaluationSe
     from setr_lib.tables import GALLERY, IMPORTED_CAPTIONS
     from setr_lib.texts.imported import unfit_captions
 
-    given, made = bench.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
+    given, made = context.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
     for each in sets:
-        images = _table(bench, "gallery_images", GALLERY, each.key)
+        images = _table(context, "gallery_images", GALLERY, each.key)
         if images is not None:
             given = given.join(unfit_captions(given, images), on="image_id", how="anti")
-        made = pl.concat([made, _captions_made_here(bench, each)])
+        made = pl.concat([made, _captions_made_here(context, each)])
     latest = made.sort("made_at", descending=True).unique("image_id", keep="first", maintain_order=True)
     return pl.concat([given, latest.join(given, on="image_id", how="anti")]).sort("image_id")
 
 
-def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
+def current_compositions(context: PipelineContext, each: EvaluationSet) -> pl.DataFrame:
     """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the
     ids.
     """
@@ -167,38 +169,38 @@ def current_compositions(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
     from setr_lib.tables import GALLERY, QUERIES
     from setr_lib.texts.imported import unfit_compositions
 
-    given = bench.imported_compositions(each.key)
-    queries = _table(bench, "queries", QUERIES, each.key)
-    images = _table(bench, "gallery_images", GALLERY, each.key)
+    given = context.imported_compositions(each.key)
+    queries = _table(context, "queries", QUERIES, each.key)
+    images = _table(context, "gallery_images", GALLERY, each.key)
     if queries is None or images is None:
         return given.sort("query_id")
     given = given.join(unfit_compositions(given, queries, images), on="query_id", how="anti")
-    made = _compositions_made_here(bench, each, queries, images)
+    made = _compositions_made_here(context, each, queries, images)
     return pl.concat([given, made.join(given, on="query_id", how="anti")]).sort("query_id")
 
 
-def _captions_made_here(bench: Workbench, each: EvaluationSet) -> pl.DataFrame:
+def _captions_made_here(context: PipelineContext, each: EvaluationSet) -> pl.DataFrame:
     import polars as pl
 
     from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import caption_key
 
-    table = _table(bench, "reference_captions", CAPTIONS, each.key)
+    table = _table(context, "reference_captions", CAPTIONS, each.key)
     if table is None:
         return IMPORTED_CAPTIONS.to_frame()
     good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
-    limit = bench.settings.models.judge.max_new_tokens
+    limit = context.settings.models.judge.max_new_tokens
     keys = [
         caption_key(model, limit, prompt, fingerprint)
         for model, prompt, fingerprint in good.select("model", "prompt_hash", "fingerprint").iter_rows()
     ]
-    times = _times(bench, keys, bench.settings.table_path("reference_captions", each.key))
+    times = _times(context, keys, context.settings.table_path("reference_captions", each.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_CAPTIONS))
 
 
 def _compositions_made_here(
-    bench: Workbench, each: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
+    context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -206,7 +208,7 @@ def _compositions_made_here(
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import composition_key
 
-    table = _table(bench, "query_compositions", COMPOSITIONS, each.key)
+    table = _table(context, "query_compositions", COMPOSITIONS, each.key)
     if table is None:
         return IMPORTED_COMPOSITIONS.to_frame()
     pictures = images.filter(status="ok").select("fingerprint", reference_id="image_id")
@@ -218,29 +220,29 @@ def _compositions_made_here(
         .join(asked, on="query_id", how="inner", maintain_order="left")
         .with_columns(pl.col("fingerprint").fill_null(""))
     )
-    limit = bench.settings.models.judge.max_new_tokens
+    limit = context.settings.models.judge.max_new_tokens
     of = ("model", "prompt_hash", "fingerprint", "modification", "captions")
     keys = [
         composition_key(model, limit, prompt, fingerprint, text, captions)
         for model, prompt, fingerprint, text, captions in good.select(of).iter_rows()
     ]
-    times = _times(bench, keys, bench.settings.table_path("query_compositions", each.key))
+    times = _times(context, keys, context.settings.table_path("query_compositions", each.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_COMPOSITIONS))
 
 
-def _times(bench: Workbench, keys: list[str], table: Path) -> list[str]:
+def _times(context: PipelineContext, keys: list[str], table: Path) -> list[str]:
     """When the answers behind ``keys`` were given; the table's own time where the cache does not know."""
     from setr_lib.texts.exchange_files import time_text
     from setr_lib.texts.generation import CACHE_KIND
 
-    known = bench.cache(CACHE_KIND).times_of(keys) if bench.settings.cache_path.exists() else {}
+    known = context.cache(CACHE_KIND).times_of(keys) if context.settings.cache_path.exists() else {}
     written = table.stat().st_mtime
     return [time_text(known.get(key, written)) for key in keys]
 
 
-def _table(bench: Workbench, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
+def _table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
     try:
-        return bench.read_table(asset, schema, key)
+        return context.read_table(asset, schema, key)
     except NotMadeYetError:
         return None
 

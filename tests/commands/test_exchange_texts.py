@@ -14,11 +14,11 @@ from PIL import Image
 
 from setr_lib.cli import main
 from setr_lib.datasets import evaluation_sets, inspect_gallery, load_gallery, load_queries
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.settings import load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from setr_lib.texts.exchange_files import time_text
 from setr_lib.texts.generation import CACHE_KIND, caption_key, composition_key
-from setr_lib.workbench import Workbench
 
 NAMES = [f"dev-{number}-img0" for number in range(8)]
 SETTINGS = '[datasets.cirr]\nkind = "cirr"\nroot = "cirr"\nsplits = ["val"]\n'
@@ -71,19 +71,19 @@ def setr(capsys: pytest.CaptureFixture[str]) -> Setr:
     return run
 
 
-def bench_at(config: Path) -> Workbench:
-    return Workbench(load_settings(config))
+def bench_at(config: Path) -> PipelineContext:
+    return PipelineContext(load_settings(config))
 
 
 def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "made here") -> None:
     """The tables and the cache as a run of the assets leaves them, with answers given at ``made_at``."""
-    bench = bench_at(config)
-    queries = load_queries(bench.settings, "cirr-val")
-    gallery = inspect_gallery(load_gallery(bench.settings, "cirr-val"))
-    bench.write_table("queries", queries, QUERIES, "cirr-val")
-    bench.write_table("gallery_images", gallery, GALLERY, "cirr-val")
+    context = bench_at(config)
+    queries = load_queries(context.settings, "cirr-val")
+    gallery = inspect_gallery(load_gallery(context.settings, "cirr-val"))
+    context.write_table("queries", queries, QUERIES, "cirr-val")
+    context.write_table("gallery_images", gallery, GALLERY, "cirr-val")
     pictures = dict(gallery.select("image_id", "fingerprint").iter_rows())
-    limit, keys = bench.settings.models.judge.max_new_tokens, []
+    limit, keys = context.settings.models.judge.max_new_tokens, []
     captions, composed = [], []
     for query in queries.iter_rows(named=True):
         image = query["reference_id"]
@@ -106,10 +106,10 @@ def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "mad
         keys.append(
             composition_key("ours", limit, "p", pictures[image], query["modification"], query["captions"])
         )
-    bench.write_table("reference_captions", pl.DataFrame(captions, schema=CAPTIONS), CAPTIONS, "cirr-val")
+    context.write_table("reference_captions", pl.DataFrame(captions, schema=CAPTIONS), CAPTIONS, "cirr-val")
     made = pl.DataFrame(composed, schema=COMPOSITIONS)
-    bench.write_table("query_compositions", made, COMPOSITIONS, "cirr-val")
-    cache = bench.cache(CACHE_KIND)
+    context.write_table("query_compositions", made, COMPOSITIONS, "cirr-val")
+    cache = context.cache(CACHE_KIND)
     cache.put_many(dict.fromkeys(keys, "answer"))
     with cache._connection as connection:
         connection.execute(f"UPDATE {CACHE_KIND} SET made_at = ?", [made_at])
@@ -163,10 +163,10 @@ def test_what_one_place_exports_another_imports_and_exports_alike(
 
 def test_failures_are_not_exported(here: Path, setr: Setr) -> None:
     materialise(here)
-    bench = bench_at(here)
+    context = bench_at(here)
     for asset, schema in (("reference_captions", CAPTIONS), ("query_compositions", COMPOSITIONS)):
-        table = bench.read_table(asset, schema, "cirr-val")
-        bench.write_table(asset, table.with_columns(status=pl.lit("fallback")), schema, "cirr-val")
+        table = context.read_table(asset, schema, "cirr-val")
+        context.write_table(asset, table.with_columns(status=pl.lit("fallback")), schema, "cirr-val")
     for what in ("captions", "compositions"):
         status, out, err = setr(here, what, "export")
         assert (status, out) == (1, "")
@@ -193,9 +193,9 @@ def test_newer_rows_here_stay_unless_asked(here: Path, there: Path, setr: Setr, 
 
 def test_without_a_kept_answer_a_row_is_as_old_as_its_table(here: Path, setr: Setr) -> None:
     materialise(here)
-    bench = bench_at(here)
-    bench.settings.cache_path.unlink()
-    os.utime(bench.settings.table_path("reference_captions", "cirr-val"), (1_400_000_000, 1_400_000_000))
+    context = bench_at(here)
+    context.settings.cache_path.unlink()
+    os.utime(context.settings.table_path("reference_captions", "cirr-val"), (1_400_000_000, 1_400_000_000))
     assert {row["made_at"] for row in rows_of(setr(here, "captions", "export")[1])} == {time_text(1.4e9)}
 
 

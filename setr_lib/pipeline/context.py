@@ -1,7 +1,7 @@
 """What the stages share while they run: the settings, the tables on disk, and the models, each opened once
 per process.
 
-Dagster's assets and the ``setr`` command both work at this bench, so a table written by one is read by the
+Dagster's assets and the ``setr`` command both use it, so a table written by one is read by the
 other. It holds no step of the pipeline. Nothing heavy is imported here, only inside the method that needs it.
 """
 
@@ -49,8 +49,8 @@ class NotMadeYetError(SetrError):
     """A table that a step reads has not been made; the message says by which asset."""
 
 
-class Workbench:
-    """Tables, caches and models of one set of settings. Get it from :func:`workbench_for`."""
+class PipelineContext:
+    """Tables, caches and models of one set of settings. Get it from :func:`pipeline_context`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -123,7 +123,7 @@ class Workbench:
         return YesNoJudge(self.judge(version), template)
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
-        """A multimodal LLM of the caller's own, outside of those that the bench keeps."""
+        """A multimodal LLM of the caller's own, outside of those that the context keeps."""
         from setr_lib.models.multimodal import MultimodalModel
 
         settings = self.settings
@@ -149,7 +149,7 @@ class Workbench:
         registry.
 
         By ``auto``, what ``reranking_fusion`` chose for that judge. An adapter that it has not seen yet is
-        treated like the adapter it has seen, a judge without any rehearsal like LamRA's: cosine plus P(Yes).
+        treated like the adapter it has seen, a judge without any calibration like LamRA's: cosine plus P(Yes).
         """
         from setr_lib.tables import FUSIONS
 
@@ -160,9 +160,9 @@ class Workbench:
         try:
             known = self.read_table("reranking_fusion", FUSIONS).filter(stage=stage, chosen=True)
         except NotMadeYetError:
-            return "cosine_judge", options.judge_weight, "no rehearsal yet: materialize reranking_fusion"
+            return "cosine_judge", options.judge_weight, "no calibration yet: materialize reranking_fusion"
         if known.is_empty():
-            return "cosine_judge", options.judge_weight, "no rehearsal of an adapter yet"
+            return "cosine_judge", options.judge_weight, "no calibration of an adapter yet"
         row = known.row(0, named=True)
         how = f"best on {row['queries']} held-out synthesised queries"
         if row["adapter_version"] != version:
@@ -455,10 +455,10 @@ def _not_made(asset: str, partition: str | None, path: Path) -> str:
     )
 
 
-_benches: dict[str, Workbench] = {}
+_benches: dict[str, PipelineContext] = {}
 
 
-def workbench_for(settings: Settings) -> Workbench:
-    """The bench of ``settings``: the same object for equal settings, so that models load once per process."""
+def pipeline_context(settings: Settings) -> PipelineContext:
+    """The context of ``settings``: the same object for equal settings, so that models load once per process."""
     key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
-    return _benches.setdefault(key, Workbench(settings))
+    return _benches.setdefault(key, PipelineContext(settings))

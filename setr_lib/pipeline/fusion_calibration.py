@@ -1,8 +1,8 @@
-"""The rehearsal: held-out synthesised queries go through both stages over the training images' own table.
+"""Calibration of the fusion: held-out synthesised queries go through both stages over the training images' own
+table.
 
-It answers how stage 1's score and a judge's are best put together (``reranking.fusion = "auto"``) on material
-that is like an evaluation set in everything but that it is no benchmark. Run at the workbench, as
-``assessing`` is.
+It answers how stage 1's score and a re-ranker's are best put together (``reranking.fusion = "auto"``) on
+material that is like an evaluation set in everything, but is not a benchmark.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.progress import Progress, silent
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,7 +21,7 @@ MOST_QUERIES = 150
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Calibration:
     """``queries`` (QUERIES, ``target_ids`` known), the ``gallery`` (GALLERY) they search, stage 1's
     ``rankings``.
     """
@@ -39,8 +39,8 @@ class Rehearsal:
         }
 
 
-def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
-    """Stage 1 of the rehearsal, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made
+def calibrate(context: PipelineContext, progress: Progress = silent) -> Calibration:
+    """Stage 1 of the calibration, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made
     first.
     """
     import polars as pl
@@ -51,49 +51,49 @@ def rehearse(bench: Workbench, progress: Progress = silent) -> Rehearsal:
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
-    settings = bench.settings
-    images = bench.read_table("training_images", TRAINING_IMAGES)
-    queries = held_out_queries(bench.read_table("reranker_pairs", PAIRS), images)
+    settings = context.settings
+    images = context.read_table("training_images", TRAINING_IMAGES)
+    queries = held_out_queries(context.read_table("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    stored = bench.vectors_of("training_embeddings", "the training images' table")
-    ids, vectors = bench.gallery_store.read(stored.table, stored.version)
-    method = bench.method(settings.coarse.default)
+    stored = context.vectors_of("training_embeddings", "the training images' table")
+    ids, vectors = context.gallery_store.read(stored.table, stored.version)
+    method = context.method(settings.coarse.default)
     kinds = text_kinds([method])
     needed = set(method.needs).union(*(kind.after for kind in kinds))
-    cache, texts = bench.cache(CACHE_KIND), {}
+    cache, texts = context.cache(CACHE_KIND), {}
     if CAPTIONS in needed:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
-        texts[CAPTIONS] = describe_images(bench.judge(), bench.prompts(), references, cache, progress)
+        texts[CAPTIONS] = describe_images(context.judge(), context.prompts(), references, cache, progress)
     if COMPOSITIONS in needed:
         texts[COMPOSITIONS] = compose_queries(
-            bench.judge(), bench.prompts(), queries, gallery, cache, progress=progress
+            context.judge(), context.prompts(), queries, gallery, cache, progress=progress
         )
-    texts |= make_texts(bench, kinds, queries, gallery, texts, progress=progress)
+    texts |= make_texts(context, kinds, queries, gallery, texts, progress=progress)
     rankings = rank(
         method,
-        encode_queries(queries, bench.encoder(), ids, vectors, texts=texts),
+        encode_queries(queries, context.encoder(), ids, vectors, texts=texts),
         gallery,
         GalleryIndex(ids, vectors),
         settings.rerank_depth(),
         remove_reference=False,
-        options=bench.method_options(method),
+        options=context.method_options(method),
     )
-    return Rehearsal(queries, gallery, rankings)
+    return Calibration(queries, gallery, rankings)
 
 
-def judge_rehearsal(
-    bench: Workbench, rehearsal: Rehearsal, version: str | None, progress: Progress = silent
+def rerank_calibration(
+    context: PipelineContext, calibration: Calibration, version: str | None, progress: Progress = silent
 ) -> pl.DataFrame:
-    """Stage 2 of the rehearsal, by the base model or the adapter of registry ``version``: a RANKINGS frame."""
+    """Stage 2 of the calibration, by the base model or the adapter of registry ``version``: a RANKINGS frame."""
     from setr_lib.reranking.rerank import CACHE_KIND, rerank
 
     return rerank(
-        rehearsal.rankings,
-        rehearsal.queries,
-        rehearsal.gallery,
-        bench.reranker(version),
-        bench.cache(CACHE_KIND),
-        k=bench.settings.rerank_depth(),
+        calibration.rankings,
+        calibration.queries,
+        calibration.gallery,
+        context.reranker(version),
+        context.cache(CACHE_KIND),
+        k=context.settings.rerank_depth(),
         progress=progress,
     )
 

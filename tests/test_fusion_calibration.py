@@ -1,10 +1,10 @@
-"""The rehearsal's queries: held-out groups only, with every image that answers them as a target."""
+"""The calibration's queries: held-out groups only, with every image that answers them as a target."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from setr_lib.rehearsal import held_out_queries
+from setr_lib.pipeline.fusion_calibration import held_out_queries
 from setr_lib.tables import PAIRS, QUERIES
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
-from setr_lib.workbench import Workbench
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +30,7 @@ CAPTION_PROXY = "caption proxy"
 
 
 @dataclass(frozen=True)
-class Assessment:
+class EvaluationResult:
     """What is known of one evaluation set. ``rows`` is a METRICS frame, empty where targets are hidden."""
 
     evaluation_set: EvaluationSet
@@ -48,7 +48,7 @@ class Assessment:
     ranked."""
 
 
-def assess(bench: Workbench, key: str) -> Assessment:
+def assess(context: PipelineContext, key: str) -> EvaluationResult:
     """Measure every ranking of evaluation set ``key`` that the current settings name.
 
     Raises ``NotMadeYetError`` naming the asset that is missing.
@@ -56,23 +56,23 @@ def assess(bench: Workbench, key: str) -> Assessment:
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import GALLERY, QUERIES
 
-    each = evaluation_set(bench.settings, key)
-    queries = bench.read_table("queries", QUERIES, key)
-    gallery = bench.read_table("gallery_images", GALLERY, key)
-    proxy = bench.is_caption_proxy(key)
+    each = evaluation_set(context.settings, key)
+    queries = context.read_table("queries", QUERIES, key)
+    gallery = context.read_table("gallery_images", GALLERY, key)
+    proxy = context.is_caption_proxy(key)
     if proxy:
         gallery = _as_ranked(gallery)
-    reranked = bench.read_record("reranked_rankings", RerankedRecord, key)
-    note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": bench.settings.evaluation.seed})
-    rankings = _rankings(bench, key, note)
-    evaluations = {} if each.hidden else _evaluations(bench, each, queries, gallery, rankings)
-    return Assessment(
+    reranked = context.read_record("reranked_rankings", RerankedRecord, key)
+    note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
+    rankings = _rankings(context, key, note)
+    evaluations = {} if each.hidden else _evaluations(context, each, queries, gallery, rankings)
+    return EvaluationResult(
         evaluation_set=each,
         queries=queries,
         gallery=gallery,
         rankings=rankings,
-        rows=_rows(bench, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(bench, each.benchmark, evaluations, Row(note.strategy)),
+        rows=_rows(context, each, queries, gallery, rankings, evaluations, note),
+        comparisons=_comparisons(context, each.benchmark, evaluations, Row(note.strategy)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -86,59 +86,57 @@ def _as_ranked(gallery: pl.DataFrame) -> pl.DataFrame:
     return gallery.with_columns(status=pl.lit("ok"))
 
 
-def _by_captions(bench: Workbench, method: str) -> bool:
+def _by_captions(context: PipelineContext, method: str) -> bool:
     from setr_lib.methods.method import ranks_captions
 
-    return ranks_captions(bench.method(method))
+    return ranks_captions(context.method(method))
 
 
-def write_page(bench: Workbench, key: str, assessment: Assessment) -> Path:
-    """The HTML page of an assessment; its path."""
+def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> Path:
+    """The HTML page of an result; its path."""
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
-    settings = bench.settings
-    each = assessment.evaluation_set
+    settings = context.settings
+    each = result.evaluation_set
     return write_report(
         settings.report_root / key,
         ReportData(
             key,
             f"{each.dataset} {each.split}",
-            assessment.queries,
-            assessment.gallery,
-            assessment.rankings,
-            assessment.rows,
-            captions=_every_caption(bench, key, assessment)
-            if assessment.caption_proxy
-            else bench.read_table("reference_captions", CAPTIONS, key),
-            compositions=bench.read_table("query_compositions", COMPOSITIONS, key),
-            provenance={
-                name.replace("_", " "): str(value) for name, value in assessment.note.facts().items()
-            },
-            paired=assessment.comparisons,
+            result.queries,
+            result.gallery,
+            result.rankings,
+            result.rows,
+            captions=_every_caption(context, key, result)
+            if result.caption_proxy
+            else context.read_table("reference_captions", CAPTIONS, key),
+            compositions=context.read_table("query_compositions", COMPOSITIONS, key),
+            provenance={name.replace("_", " "): str(value) for name, value in result.note.facts().items()},
+            paired=result.comparisons,
         ),
         ReportOptions(
             protocol=each.benchmark.protocol_text,
             headline=each.benchmark.headline_metrics,
-            method=assessment.note.strategy,
-            caption_proxy=assessment.caption_proxy,
+            method=result.note.strategy,
+            caption_proxy=result.caption_proxy,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
-            notes=tuple(left_out_sentences(assessment.left_out)),
+            notes=tuple(left_out_sentences(result.left_out)),
         ),
     )
 
 
-def _every_caption(bench: Workbench, key: str, assessment: Assessment) -> pl.DataFrame:
+def _every_caption(context: PipelineContext, key: str, result: EvaluationResult) -> pl.DataFrame:
     """The captions of all images as CAPTIONS rows: without pictures, they are what a page can show."""
     from setr_lib.datasets import load_image_captions
     from setr_lib.texts.from_image_captions import caption_rows
 
-    return caption_rows(assessment.gallery["image_id"], load_image_captions(bench.settings, key))
+    return caption_rows(result.gallery["image_id"], load_image_captions(context.settings, key))
 
 
-def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.Image | None:
+def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) -> Image.Image | None:
     """One telling query, before and after the judge: what re-ranking helped most, else any.
 
     None without queries, or without any picture to show.
@@ -147,18 +145,18 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
     from setr_lib.tables import COMPOSITIONS
 
-    if assessment.caption_proxy:
+    if result.caption_proxy:
         return None
-    coarse = Row(assessment.note.strategy)
-    shown = {row: frame for row, frame in assessment.rankings.items() if row.coarse == coarse}
+    coarse = Row(result.note.strategy)
+    shown = {row: frame for row, frame in result.rankings.items() if row.coarse == coarse}
     after = next((frame for row, frame in reversed(shown.items()) if row.reranker), None)
-    seed = bench.settings.evaluation.seed
-    groups = choose_cases(assessment.queries, shown[coarse], after, count=1, seed=seed)
+    seed = context.settings.evaluation.seed
+    groups = choose_cases(result.queries, shown[coarse], after, count=1, seed=seed)
     if not groups or not groups[0].query_ids:
         return None
-    query = assessment.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
-    composed = bench.read_table("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
-    paths = dict(assessment.gallery.select("image_id", "path").iter_rows())
+    query = result.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
+    composed = context.read_table("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
+    paths = dict(result.gallery.select("image_id", "path").iter_rows())
     strips = [
         Strip(
             row.title,
@@ -180,20 +178,22 @@ def contact_sheet(bench: Workbench, key: str, assessment: Assessment) -> Image.I
     )
 
 
-def _rankings(bench: Workbench, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
+def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
-    names = [method.name for method in bench.methods(key)]
+    names = [method.name for method in context.methods(key)]
     found: dict[Row, pl.DataFrame] = {
-        Row(name): bench.read_table(bench.coarse_table(key, name), RANKINGS) for name in names
+        Row(name): context.read_table(context.coarse_table(key, name), RANKINGS) for name in names
     }
     for reranker in note.stages:
-        found[Row(note.strategy, reranker)] = bench.read_table(bench.reranked_table(key, reranker), RANKINGS)
+        found[Row(note.strategy, reranker)] = context.read_table(
+            context.reranked_table(key, reranker), RANKINGS
+        )
     return found
 
 
 def _evaluations(
-    bench: Workbench,
+    context: PipelineContext,
     each: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
@@ -207,7 +207,7 @@ def _evaluations(
             each.benchmark,
             queries,
             frame,
-            every if _by_captions(bench, row.method) else gallery,
+            every if _by_captions(context, row.method) else gallery,
             unranked="miss",
         )
         for row, frame in rankings.items()
@@ -215,7 +215,7 @@ def _evaluations(
 
 
 def _rows(
-    bench: Workbench,
+    context: PipelineContext,
     each: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
@@ -227,12 +227,12 @@ def _rows(
 
     from setr_lib.evaluation.summary import floor_rows, metric_rows
 
-    options = bench.settings.evaluation
-    caveats = _caption_caveats(bench, each.key, gallery.height)
-    proxy = _by_captions(bench, note.strategy)
+    options = context.settings.evaluation
+    caveats = _caption_caveats(context, each.key, gallery.height)
+    proxy = _by_captions(context, note.strategy)
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
-        adapted, captioned = row.reranker == ADAPTED, _by_captions(bench, row.method)
+        adapted, captioned = row.reranker == ADAPTED, _by_captions(context, row.method)
         zero_shot = CAPTION_PROXY if captioned else "zero-shot"
         parts.append(
             metric_rows(
@@ -251,15 +251,15 @@ def _rows(
     return pl.concat(parts)
 
 
-def _caption_caveats(bench: Workbench, key: str, images: int) -> list[str]:
+def _caption_caveats(context: PipelineContext, key: str, images: int) -> list[str]:
     """What a reader of a ranking over captions must know."""
-    without = bench.read_record("gallery_embeddings", EmbeddingsRecord, key).images_without_captions or 0
+    without = context.read_record("gallery_embeddings", EmbeddingsRecord, key).images_without_captions or 0
     lacking = f"{without:,} of {images:,} images have no caption and rank last"
     return ["captions were ranked, no image was looked at", *([lacking] if without else [])]
 
 
 def _comparisons(
-    bench: Workbench, benchmark: Benchmark, evaluations: dict[Row, Evaluation], default: Row
+    context: PipelineContext, benchmark: Benchmark, evaluations: dict[Row, Evaluation], default: Row
 ) -> list[PairedDifference]:
     """The margins that matter: the default method over the baselines, each re-ranker over stage 1 and over
     those before it.
@@ -268,12 +268,12 @@ def _comparisons(
     from setr_lib.evaluation.report import PairedDifference
 
     coarse_metric, judged_metric = benchmark.compared_metrics
-    options = bench.settings.evaluation
+    options = context.settings.evaluation
     pairs = [(default, Row(name), coarse_metric) for name in options.baselines if Row(name) != default]
     reranked = [row for row in evaluations if row.reranker and row.coarse == default]
     for place, row in enumerate(reranked):
         pairs += [(row, before, judged_metric) for before in (default, *reranked[:place])]
-    captions = Row(bench.method(bench.settings.coarse.caption_default).name)
+    captions = Row(context.method(context.settings.coarse.caption_default).name)
     pairs += [
         (captions, Row(name), metric)
         for name in options.caption_baselines
@@ -297,11 +297,12 @@ def _comparisons(
     return found
 
 
-def latest_scores(bench: Workbench) -> pl.DataFrame:
+def latest_scores(context: PipelineContext) -> pl.DataFrame:
     """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone."""
     from setr_lib.datasets import evaluation_sets
     from setr_lib.evaluation.leaderboard import collect
 
     return collect(
-        bench.settings.table_path("evaluation_report", each.key) for each in evaluation_sets(bench.settings)
+        context.settings.table_path("evaluation_report", each.key)
+        for each in evaluation_sets(context.settings)
     )
