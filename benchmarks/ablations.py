@@ -17,7 +17,9 @@ import polars as pl
 from benchmarks.comparison import Row, Section, beside
 from benchmarks.material import COLUMNS, Judge, Material
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.fusion_calibration import Calibration, calibrate
+from setr_lib.pipeline.fusion_calibration import Calibration, calibration_set
+from setr_lib.pipeline.reranking import yes_no_judge
+from setr_lib.pipeline.retrieval import vectors_of
 from setr_lib.progress import Progress
 from setr_lib.reranking.fusion_choice import FusionChoice, choose_fusion
 from setr_lib.reranking.pairs import NEGATIVE_KINDS, synthesise_pairs
@@ -96,13 +98,13 @@ class Laboratory:
     @cached_property
     def calibration(self) -> Calibration:
         """The held-out synthesised queries on which fusions are chosen: the same for every variant."""
-        return calibrate(self.context, self.progress)
+        return calibration_set(self.context, self.progress)
 
     @cached_property
     def _training(self) -> tuple[pl.DataFrame, list[str], Any]:
-        stored = self.context.vectors_of("training_embeddings", "the training images' table")
+        stored = vectors_of(self.context, "training_embeddings", "the training images' table")
         ids, vectors = self.context.gallery_store.read(stored.table, stored.version)
-        return self.context.read_table("training_images", TRAINING_IMAGES), ids, vectors
+        return self.context.tables.read("training_images", TRAINING_IMAGES), ids, vectors
 
     def pairs(self, variant: Variant) -> pl.DataFrame:
         """The pairs that ``variant`` learns from; the same images are held out for all."""
@@ -114,7 +116,7 @@ class Laboratory:
             ids,
             vectors,
             self.context.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
-            embed_texts=self.context.encoder().embed_texts,
+            embed_texts=self.context.models.space().embed_texts,
             triplets=load_training_triplets(self.context.settings),
         )
 
@@ -125,7 +127,7 @@ class Laboratory:
         from setr_lib.reranking.training_result import load_result
 
         context, pairs = self.context, self.pairs(variant)
-        base = context.reranker()
+        base = yes_no_judge(context)
         options = context.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
         run = training_run_digest(base, pairs, options)
         made = load_result(context.settings.checkpoint_root / run[:16], run)
@@ -155,8 +157,8 @@ class Laboratory:
         """The trained judge of ``variant`` with its best fusion, unless the settings name one."""
         from setr_lib.reranking.yes_no_judge import YesNoJudge
 
-        adapter, template = self.trained(variant).folder, self.context.reranker().template
-        reranker = YesNoJudge(self.context.fresh_judge(adapter), template)
+        adapter, template = self.trained(variant).folder, yes_no_judge(self.context).template
+        reranker = YesNoJudge(self.context.models.fresh_multimodal(adapter), template)
         options = self.context.settings.reranking
         choice = self.choice(Judge(reranker, "judge", 1.0))
         if options.fusion != "auto":
@@ -167,7 +169,7 @@ class Laboratory:
         """The base judge with every fusion: it must not owe its distance from the adapter to the one that was
         chosen.
         """
-        base = self.context.reranker()
+        base = yes_no_judge(self.context)
         yield "base judge, " + fusion_label("judge", 1.0), Judge(base, "judge", 1.0)
         for weight in BASE_WEIGHTS:
             yield "base judge, " + fusion_label("cosine_judge", weight), Judge(base, "cosine_judge", weight)

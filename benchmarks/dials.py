@@ -181,8 +181,8 @@ def _made_by(context: PipelineContext, world: Settings, judges: Mapping[str, Jud
     return {
         "version": WORLD_VERSION,
         "miniature": json.loads(world.miniature.model_dump_json()),
-        "encoder": context.encoder().id,
-        "composer": context.judge().id,
+        "encoder": context.models.space().id,
+        "composer": context.models.multimodal().id,
         "prompts": [prompts.hash(task, kind) for task in ("describe", "compose") for kind in TITLES],
         "judges": {stage: [judge.reranker.id, judge.fusion, judge.weight] for stage, judge in judges.items()},
         "K": {name: context.settings.rerank_depth(name) for name in world.datasets},

@@ -38,7 +38,15 @@ from benchmarks.comparison import (
     markdown,
     name_of,
 )
-from benchmarks.material import COLUMNS, KEYS, Material, column, configured_judge, from_tables
+from benchmarks.material import (
+    COLUMNS,
+    KEYS,
+    Material,
+    column,
+    configured_fusion,
+    configured_judge,
+    from_tables,
+)
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.commands.env import apply
 from setr_lib.datasets import evaluation_sets
@@ -46,6 +54,7 @@ from setr_lib.errors import SetrError
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
 from setr_lib.evaluation.intervals import Interval
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.reranking import yes_no_judge
 from setr_lib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -205,9 +214,9 @@ def provenance(context: PipelineContext) -> dict[str, Any]:
     options, stages = settings.miniature, settings.reranking
     return {
         "miniature": f"version {WORLD_VERSION}, {options.model_dump_json()}",
-        "encoder": context.encoder().id,
-        "judge": context.judge().id,
-        "adapter": context.judge(context.champion_version()).id,
+        "encoder": context.models.space().id,
+        "judge": context.models.multimodal().id,
+        "adapter": context.models.multimodal(context.champion_version()).id,
         "prompts": _prompts_in_words(context),
         "fusion of the base judge": _fusion_in_words(context, None),
         "fusion of the adapter": _fusion_in_words(context, context.champion_version()),
@@ -231,14 +240,14 @@ def _prompts_in_words(context: PipelineContext) -> str:
         task: dict.fromkeys(prompts.hash(task, key.partition("-")[0])[:8] for key in KEYS)
         for task in ("describe", "compose")
     }
-    judges = [context.reranker(version) for version in (None, context.champion_version())]
+    judges = [yes_no_judge(context, version) for version in (None, context.champion_version())]
     found["judge"] = dict.fromkeys(judge.prompt_hash[:8] for judge in judges)
     return ", ".join(f"{task} {' '.join(digests)}" for task, digests in found.items())
 
 
 def _fusion_in_words(context: PipelineContext, version: str | None) -> str:
-    fusion, weight, how = context.fusion(version)
-    return f"{fusion_label(fusion, weight)}, {how}"
+    fused = configured_fusion(context, version)
+    return f"{fusion_label(fused.fusion, fused.weight)}, {fused.how}"
 
 
 def store(path: Path, part: Mapping[str, Any]) -> None:

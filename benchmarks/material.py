@@ -26,6 +26,8 @@ from setr_lib.methods.inputs import (
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.reranking import ADAPTER, BASE, FusionInUse, fusion_in_use, yes_no_judge
+from setr_lib.pipeline.retrieval import encoded_queries
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
 
@@ -74,7 +76,7 @@ class Material:
             self.index,
             k,
             remove_reference=benchmark_of(self.kind).removes_reference,
-            options=self.context.method_options(method),
+            options=self.context.methods.options(method),
         )
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
@@ -153,13 +155,13 @@ def from_tables(context: PipelineContext, key: str, limit: int | None = None) ->
     """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
     import numpy as np
 
-    encoded, index, _ = context.encoded_queries(key)
+    encoded, index, _ = encoded_queries(context, key)
     kept = take_queries(encoded.frame, limit)["query_id"].implode()
     encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
     return Material(
         kind=evaluation_set(context.settings, key).kind,
         queries=encoded.frame,
-        gallery=context.read_table("gallery_images", GALLERY, key),
+        gallery=context.tables.read("gallery_images", GALLERY, key),
         encoded=encoded,
         index=index,
         context=context,
@@ -168,9 +170,9 @@ def from_tables(context: PipelineContext, key: str, limit: int | None = None) ->
 
 
 def from_files(
-    models: PipelineContext, world: PipelineContext, key: str, progress: Progress = silent
+    context: PipelineContext, world: PipelineContext, key: str, progress: Progress = silent
 ) -> Material:
-    """The evaluation set ``key`` of ``world``, read from its files with the models and caches of ``models``.
+    """The evaluation set ``key`` of ``world``, read from its files with the models and caches of ``context``.
 
     Captions, compositions and vectors are kept, so a killed run goes on where it was.
     """
@@ -179,24 +181,30 @@ def from_files(
     each = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
     gallery = inspect_gallery(load_gallery(world.settings, key), progress)
-    encoder, store, cache = models.encoder(), world.gallery_store, models.cache(CACHE_KIND)
+    encoder, store, cache = context.models.space(), world.gallery_store, context.cache(CACHE_KIND)
     report = store.synchronise(
         store.table_name(each.gallery_key, encoder), gallery, encoder, progress=progress
     )
     ids, vectors = store.read(report.table, report.version)
-    judge, prompts = models.judge(), models.prompts()
+    judge, prompts = context.models.multimodal(), context.prompts()
     references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
     captions = describe_images(judge, prompts, references, cache, progress, each.kind)
     compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
     texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
     encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
-    depth = models.settings.rerank_depth(each.dataset)
-    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
+    depth = context.settings.rerank_depth(each.dataset)
+    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), context, depth)
 
 
 def configured_judge(context: PipelineContext, version: str | None) -> Judge:
     """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for
     it.
     """
-    fusion, weight, _ = context.fusion(version)
-    return Judge(context.reranker(version), fusion, weight)
+    fused = configured_fusion(context, version)
+    return Judge(yes_no_judge(context, version), fused.fusion, fused.weight)
+
+
+def configured_fusion(context: PipelineContext, version: str | None) -> FusionInUse:
+    """How the default method's scores and a judge's become one order, as configured."""
+    method = context.methods.get(context.settings.coarse.default)
+    return fusion_in_use(context, method, BASE if version is None else ADAPTER, version)

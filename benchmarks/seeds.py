@@ -62,7 +62,9 @@ def world_of(settings: Settings) -> World:
     for kind in TITLES:
         require_current_world(settings.miniature_root, kind, settings.miniature)
     context = PipelineContext(settings)
-    trained = load_result(Path(context.read_record("registered_reranker", RegisteredRecord).checkpoints))
+    trained = load_result(
+        Path(context.tables.read_record("registered_reranker", RegisteredRecord).checkpoints)
+    )
     if trained is None:
         raise SetrError(
             f"{settings.checkpoint_root}: the adapter's training has left no result; run the demo again"

@@ -47,6 +47,7 @@ def reranker_adapter(
     """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores
     before and after. Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are
     as before, nothing is trained."""
+    from setr_lib.pipeline.reranking import yes_no_judge
     from setr_lib.registry.bundle import base_reference
     from setr_lib.reranking.checkpoint import only_trainer
     from setr_lib.reranking.held_out import pictures_of
@@ -54,10 +55,10 @@ def reranker_adapter(
     from setr_lib.reranking.training_result import load_result
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
-    pairs = setr.read_table("reranker_pairs", PAIRS)
-    pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
+    pairs = setr.tables.read("reranker_pairs", PAIRS)
+    pictures = pictures_of(setr.tables.read("training_images", TRAINING_IMAGES))
     warn_of_unused_prompts(context, setr)
-    judge, options = setr.reranker(), setr.settings.reranking.adapter
+    judge, options = yes_no_judge(setr), setr.settings.reranking.adapter
     run_digest = training_run_digest(judge, pairs, options)
     folder = setr.settings.checkpoint_root / run_digest[:16]
     # Held until MLflow has it too: a second run of the same training then finds it there.
@@ -85,7 +86,7 @@ def reranker_adapter(
                 reference = base_reference(judge.model, setr.settings.models.judge, setr.settings.judge_name)
                 model_uri = setr.registry.log_adapter(run, result, reference, judge.template, pictures)
     record = AdapterRecord(run=run_digest, model_uri=model_uri, checkpoints=str(folder), label=_label(pairs))
-    setr.write_record("reranker_adapter", record)
+    setr.tables.write_record("reranker_adapter", record)
     say(
         context,
         "the same training is in MLflow already: nothing trained" if result is None else _in_words(result),
@@ -114,12 +115,12 @@ def registered_reranker(
     """The adapter as a version of MLflow's registered model, after a fresh process has loaded it and given
     the very scores of the training process. An adapter that fails this is not registered, and nothing is
     promoted."""
-    adapter = setr.read_record("reranker_adapter", AdapterRecord)
+    adapter = setr.tables.read_record("reranker_adapter", AdapterRecord)
     registry = setr.registry
     known = next((info for info in registry.versions() if info.tags.get("setr.run") == adapter.run), None)
     if known is not None:
         record = RegisteredRecord(**adapter.stated(), version=known.version)
-        setr.write_record("registered_reranker", record)
+        setr.tables.write_record("registered_reranker", record)
         say(context, f"version {known.version} was registered before: its round trip is not repeated")
         return _registered(record, True, f"passed when version {known.version} was registered")
     report = registry.round_trip(adapter.model_uri)
@@ -130,7 +131,7 @@ def registered_reranker(
     version = registry.register(adapter.model_uri, report)
     registry.client.set_model_version_tag(registry.model, version, LABEL_TAG, adapter.label)
     record = RegisteredRecord(**adapter.stated(), version=version)
-    setr.write_record("registered_reranker", record)
+    setr.tables.write_record("registered_reranker", record)
     say(context, f"registered as version {version}; reloaded in a fresh process in {report.seconds:.0f} s")
     return _registered(record, True, f"{len(report.scores)} scores were the same in a fresh process")
 
@@ -170,10 +171,10 @@ def promoted_reranker(
     """The champion alias: moved to the newest version if it is the first, or better than the champion on
     held-out synthesised pairs, or has another base or judge prompt than the champion. No benchmark has a say
     in it. Otherwise the version becomes the challenger, with the reason."""
-    version = setr.read_record("registered_reranker", RegisteredRecord).version
+    version = setr.tables.read_record("registered_reranker", RegisteredRecord).version
     promotion = setr.registry.promote(version, lambda bundle: _held_out_report(context, setr, bundle))
     record = PromotedRecord(champion=promotion.champion, reason=promotion.reason)
-    setr.write_record("promoted_reranker", record)
+    setr.tables.write_record("promoted_reranker", record)
     champion.report(context, setr)
     say(context, f"champion: version {promotion.champion} ({promotion.reason})")
     return dg.MaterializeResult(
@@ -222,19 +223,20 @@ def reranking_fusion(
     say in it."""
     import polars as pl
 
-    from setr_lib.pipeline.fusion_calibration import calibrate, rerank_calibration
+    from setr_lib.pipeline.fusion_calibration import calibration_set, rerank_calibration
+    from setr_lib.pipeline.reranking import ADAPTER, BASE, open_reranker
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 
     warn_of_unused_prompts(context, setr)
-    calibration = calibrate(setr, reporter(context))
+    calibration = calibration_set(setr, reporter(context))
     frames = []
-    for stage, version in (("base judge", None), ("adapter", setr.champion_version())):
-        if stage == "adapter" and version is None:
+    for stage, version in ((BASE, None), (ADAPTER, setr.champion_version())):
+        if stage == ADAPTER and version is None:
             continue
-        choice = choose_fusion(
-            rerank_calibration(setr, calibration, version, reporter(context)), calibration.targets
-        )
+        reranker = open_reranker(setr, stage, version)
+        judged = rerank_calibration(setr, calibration, reranker, reporter(context))
+        choice = choose_fusion(judged, calibration.targets)
         frames.append(_marked(choice, stage, version))
         measured = int(choice.trials["queries"][0])
         say(
@@ -243,7 +245,7 @@ def reranking_fusion(
             warning=not measured,
         )
     table = pl.concat(frames)
-    path = setr.write_table("reranking_fusion", table, FUSIONS)
+    path = setr.tables.write("reranking_fusion", table, FUSIONS)
     champion.report(context, setr)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_digest(table)),
@@ -278,9 +280,9 @@ def _held_out_report(
     from setr_lib.reranking.yes_no_judge import YesNoJudge
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
-    pairs = setr.read_table("reranker_pairs", PAIRS).filter(split="held_out")
-    pictures = pictures_of(setr.read_table("training_images", TRAINING_IMAGES))
-    judge = YesNoJudge(setr.fresh_judge(bundle.adapter), bundle.judge_prompt)
+    pairs = setr.tables.read("reranker_pairs", PAIRS).filter(split="held_out")
+    pictures = pictures_of(setr.tables.read("training_images", TRAINING_IMAGES))
+    judge = YesNoJudge(setr.models.fresh_multimodal(bundle.adapter), bundle.judge_prompt)
     return measure(pairs, judge_pair_frame(judge, pairs, pictures, progress=reporter(context)))
 
 
@@ -294,7 +296,7 @@ def _auc_by_version(setr: PipelineContext) -> dict[str, Any]:
 
 def _parameters(setr: PipelineContext, base_id: str) -> dict[str, object]:
     """What MLflow shows of a training: the settings, the base, the pairs and what these were made from."""
-    made = setr.read_record("reranker_pairs", PairsRecord)
+    made = setr.tables.read_record("reranker_pairs", PairsRecord)
     options = setr.settings.reranking.adapter.model_dump()
     pairs = setr.settings.reranking.pairs.model_dump()
     return {

@@ -25,7 +25,14 @@ NONE = "none"
 
 def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
     """The data versions of both sources where registry ``version`` is the adapter to judge with."""
-    fusions = {stage: setr.fusion(judge)[:2] for stage, judge in (("base", None), ("adapter", version))}
+    from setr_lib.pipeline.reranking import ADAPTER, BASE, fusion_in_use
+
+    method = setr.methods.get(setr.settings.coarse.default)
+    found = {
+        "base": fusion_in_use(setr, method, BASE, None),
+        "adapter": fusion_in_use(setr, method, ADAPTER, version),
+    }
+    fusions = {name: (fused.fusion, fused.weight) for name, fused in found.items()}
     return {CHAMPION: version or NONE, FUSION: digest_json(fusions)[:12]}
 
 

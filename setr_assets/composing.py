@@ -53,14 +53,14 @@ def reference_captions(
         if setr.is_caption_proxy(key):
             _captions_from_words(context, setr, key, results)
             continue
-        references = setr.read_table("queries", QUERIES, key).select(image_id="reference_id").unique()
-        images = setr.read_table("gallery_images", GALLERY, key)
+        references = setr.tables.read("queries", QUERIES, key).select(image_id="reference_id").unique()
+        images = setr.tables.read("gallery_images", GALLERY, key)
         images = images.join(references, on="image_id", how="semi", maintain_order="left")
         progress, each = CallCounter(reporter(context, key)), evaluation_set(setr.settings, key)
         describe = partial(_describe, setr, each.kind, progress)
         filled = describe_with(setr.imported_captions(each.dataset), images, describe)
         captions = filled.frame
-        setr.write_table("reference_captions", captions, CAPTIONS, key, made_by=_record(captions))
+        setr.tables.write("reference_captions", captions, CAPTIONS, key, made_by=_record(captions))
         failed = captions.filter(captions["status"] != "ok")
         metadata = _metadata(filled, failed, progress)
         paths = images.select("image_id", "path").join(captions, on="image_id", how="inner").head(8)
@@ -95,13 +95,15 @@ def query_compositions(
         if setr.is_caption_proxy(key):
             _compositions_from_words(context, setr, key, results)
             continue
-        queries = setr.read_table("queries", QUERIES, key)
-        gallery = setr.read_table("gallery_images", GALLERY, key)
+        queries = setr.tables.read("queries", QUERIES, key)
+        gallery = setr.tables.read("gallery_images", GALLERY, key)
         progress = CallCounter(reporter(context, key))
         compose = partial(_compose, setr, evaluation_set(setr.settings, key).kind, gallery, progress)
         filled = compose_with(setr.imported_compositions(key), queries, gallery, compose)
         compositions = filled.frame
-        setr.write_table("query_compositions", compositions, COMPOSITIONS, key, made_by=_record(compositions))
+        setr.tables.write(
+            "query_compositions", compositions, COMPOSITIONS, key, made_by=_record(compositions)
+        )
         fallen = compositions.filter(compositions["status"] != "ok")
         metadata = _metadata(filled, fallen, progress)
         shown = queries.select("query_id", "modification").join(compositions, on="query_id", how="left")
@@ -135,20 +137,21 @@ def method_texts(
     """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table
     for each kind, made by the multimodal LLM or derived. Nothing to do where no method brings any."""
     from setr_lib.datasets import evaluation_set
-    from setr_lib.pipeline.method_texts import make_texts, text_kinds
+    from setr_lib.pipeline.retrieval import built_in_texts
+    from setr_lib.pipeline.texts import make_texts, text_kinds
     from setr_lib.tables import GALLERY, QUERIES
 
     results = PartitionResults()
     for key in context.partition_keys:
-        kinds = [] if setr.is_caption_proxy(key) else text_kinds(setr.methods(key))
+        kinds = [] if setr.is_caption_proxy(key) else text_kinds(setr.methods.of(key))
         made: dict[str, pl.DataFrame] = {}
         if kinds:
             queries, gallery = (
-                setr.read_table("queries", QUERIES, key),
-                setr.read_table("gallery_images", GALLERY, key),
+                setr.tables.read("queries", QUERIES, key),
+                setr.tables.read("gallery_images", GALLERY, key),
             )
             kind = evaluation_set(setr.settings, key).kind
-            texts = setr.built_in_texts(key)
+            texts = built_in_texts(setr, key)
             made = make_texts(setr, kinds, queries, gallery, texts, kind, reporter(context, key))
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": sum(frame.height for frame in made.values())
@@ -158,7 +161,7 @@ def method_texts(
             record = TextRecord(
                 **{name: ", ".join(frame[name].unique()) for name in ("model", "prompt_hash")}
             )
-            setr.write_table(setr.method_texts_table(key, kind.name), frame, kind.schema, made_by=record)
+            setr.tables.write(setr.tables.method_texts(key, kind.name), frame, kind.schema, made_by=record)
             counts = dict(frame["status"].value_counts(sort=True).iter_rows())
             metadata[kind.name] = previews.rows(frame, 10)
             metadata[f"{kind.name}: status"] = previews.counts(counts)
@@ -170,7 +173,9 @@ def method_texts(
 def _describe(setr: PipelineContext, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
     from setr_lib.texts.generation import CACHE_KIND, describe_images
 
-    return describe_images(setr.judge(), setr.prompts(), images, setr.cache(CACHE_KIND), progress, kind)
+    return describe_images(
+        setr.models.multimodal(), setr.prompts(), images, setr.cache(CACHE_KIND), progress, kind
+    )
 
 
 def _compose(
@@ -179,7 +184,7 @@ def _compose(
     from setr_lib.texts.generation import CACHE_KIND, compose_queries
 
     cache = setr.cache(CACHE_KIND)
-    return compose_queries(setr.judge(), setr.prompts(), queries, gallery, cache, kind, progress)
+    return compose_queries(setr.models.multimodal(), setr.prompts(), queries, gallery, cache, kind, progress)
 
 
 def _captions_from_words(
@@ -189,7 +194,7 @@ def _captions_from_words(
     from setr_lib.tables import CAPTIONS, QUERIES
     from setr_lib.texts.from_image_captions import caption_rows
 
-    references = setr.read_table("queries", QUERIES, key)["reference_id"].unique(maintain_order=True)
+    references = setr.tables.read("queries", QUERIES, key)["reference_id"].unique(maintain_order=True)
     captions = caption_rows(references, load_image_captions(setr.settings, key))
     _write_words(context, setr, key, "reference_captions", captions, CAPTIONS, results)
 
@@ -201,7 +206,7 @@ def _compositions_from_words(
     from setr_lib.tables import COMPOSITIONS, QUERIES
     from setr_lib.texts.from_image_captions import composition_rows
 
-    queries = setr.read_table("queries", QUERIES, key)
+    queries = setr.tables.read("queries", QUERIES, key)
     composed = composition_rows(queries, load_image_captions(setr.settings, key))
     _write_words(context, setr, key, "query_compositions", composed, COMPOSITIONS, results)
 
@@ -217,7 +222,7 @@ def _write_words(
 ) -> None:
     """Store rows that took no model, as those of a model are stored."""
     record = _record(frame)
-    setr.write_table(asset, frame, schema, key, made_by=record)
+    setr.tables.write(asset, frame, schema, key, made_by=record)
     failed = frame.filter(frame["status"] != "ok")
     metadata = {
         "dagster/partition_row_count": frame.height,

@@ -33,7 +33,7 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineCo
         kept = take_queries(every, setr.settings.evaluation.limit)
         digest = digest_strings([kept.write_json()])
         record = QueriesRecord(of=every.height, kept=kept.height, digest=digest)
-        setr.write_table("queries", kept, QUERIES, key, made_by=record)
+        setr.tables.write("queries", kept, QUERIES, key, made_by=record)
         total += kept.height
         results.add(
             key,
@@ -67,7 +67,7 @@ def gallery_images(
     for key in context.partition_keys:
         gallery = inspect_gallery(load_gallery(setr.settings, key), reporter(context, key))
         record = GalleryRecord(coverage=coverage(gallery))
-        setr.write_table("gallery_images", gallery, GALLERY, key, made_by=record)
+        setr.tables.write("gallery_images", gallery, GALLERY, key, made_by=record)
         results.add(key, content_digest(gallery, record), _image_metadata(context, gallery, key))
         faults += gallery.height - gallery.filter(status="ok").height
     results.metadata["missing or broken images of this run"] = faults
@@ -89,7 +89,7 @@ def training_images(
     from setr_lib.tables import TRAINING_IMAGES
 
     images = inspect_training_images(load_training_images(setr.settings), reporter(context))
-    setr.write_table("training_images", images, TRAINING_IMAGES)
+    setr.tables.write("training_images", images, TRAINING_IMAGES)
     metadata = _image_metadata(context, images, "training images")
     metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content_digest(images)))

@@ -27,7 +27,7 @@ from setr_assets import (
 from setr_assets.blueprints import OWNERS, Blueprint
 from setr_assets.code_versions import CodeVersions
 from setr_assets.partitions import evaluation_set_partitions
-from setr_assets.resources import workbench_resource
+from setr_assets.resources import context_resource
 from setr_lib.settings import Settings, load_settings
 
 FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
@@ -62,7 +62,7 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
         ],
         jobs=jobs.build_jobs(),
         schedules=automation.build_schedules(settings),
-        resources={"setr": workbench_resource(settings)},
+        resources={"setr": context_resource(settings)},
         # One process per run: the models are loaded once, not once per step.
         executor=dg.in_process_executor,
     )

@@ -76,7 +76,7 @@ def reranked_rankings(
     adapter where there is one. Every pair's score is kept by content, so a killed or repeated run judges no
     pair twice."""
     from setr_lib.datasets import evaluation_set
-    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+    from setr_lib.pipeline.reranking import fusion_in_use, open_reranker, rerank_candidates
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     version = config.champion_version or setr.champion_version()
@@ -93,7 +93,7 @@ def reranked_rankings(
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key, results)
             continue
-        strategy = setr.default_method(key).name
+        strategy = setr.methods.default(key).name
         each = evaluation_set(setr.settings, key)
         depth = setr.settings.rerank_depth(each.dataset)
         if (asked := setr.settings.rerank_asked(each.dataset)) > depth:
@@ -101,10 +101,10 @@ def reranked_rankings(
                 context,
                 f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more",
             )
-        queries = setr.read_table("queries", QUERIES, key)
-        gallery = setr.read_table("gallery_images", GALLERY, key)
-        coarse = setr.read_table(setr.coarse_table(key, strategy), RANKINGS)
-        made = setr.read_record(setr.coarse_table(key, strategy), CoarseRecord)
+        queries = setr.tables.read("queries", QUERIES, key)
+        gallery = setr.tables.read("gallery_images", GALLERY, key)
+        coarse = setr.tables.read(setr.tables.coarse(key, strategy), RANKINGS)
+        made = setr.tables.read_record(setr.tables.coarse(key, strategy), CoarseRecord)
         note: dict[str, Any] = {
             **made.stated(),
             "adapter_version": version,
@@ -117,21 +117,13 @@ def reranked_rankings(
         parts: list[Record | pl.DataFrame | str] = []
         for stage in _stages(version):
             progress = CallCounter(reporter(context, key))
-            adapter = version if stage == ADAPTED else None
-            judge = setr.reranker(adapter)
-            fusion, weight, how = setr.fusion(adapter)
-            ranked = rerank(
-                coarse,
-                queries,
-                gallery,
-                judge,
-                setr.cache(CACHE_KIND),
-                fusion=fusion,
-                weight=weight,
-                k=depth,
-                progress=progress,
+            reranker = open_reranker(setr, stage, version if stage == ADAPTED else None)
+            judge = reranker.scorer
+            fusion = fusion_in_use(setr, setr.methods.default(key), stage, reranker.version)
+            ranked = rerank_candidates(
+                setr, reranker, coarse, queries, gallery, k=depth, fused=fusion, progress=progress
             )
-            fused = f"{fusion}{f', w = {weight:g}' if fusion == 'cosine_judge' else ''} ({how})"
+            fused = fusion.words
             judged[stage] = JudgedBy(model=judge.model.id, prompt=judge.prompt_hash, fusion=fused)
             of_stage = RerankedRecord(
                 **note,
@@ -139,7 +131,7 @@ def reranked_rankings(
                 judge_prompt=judge.prompt_hash,
                 judged={stage: judged[stage]},
             )
-            setr.write_table(setr.reranked_table(key, stage), ranked, RANKINGS, made_by=of_stage)
+            setr.tables.write(setr.tables.reranked(key, stage), ranked, RANKINGS, made_by=of_stage)
             parts += [stage, ranked]
             metadata |= {
                 f"{stage}: pairs": progress.total,
@@ -153,7 +145,7 @@ def reranked_rankings(
                 f"{key}: {stage}: {progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept",
             )
         record = RerankedRecord(**note, judged=judged, stages=_stages(version))
-        setr.write_record("reranked_rankings", record, key)
+        setr.tables.write_record("reranked_rankings", record, key)
         results.add(
             key,
             content_digest(*parts, record),
@@ -172,11 +164,11 @@ def _leave_out(
     context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
 ) -> None:
     """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
-    strategy = setr.default_method(key).name
-    coarse = setr.read_record(setr.coarse_table(key, strategy), CoarseRecord)
+    strategy = setr.methods.default(key).name
+    coarse = setr.tables.read_record(setr.tables.coarse(key, strategy), CoarseRecord)
     why = "none: there are captions, and no image to judge"
     record = RerankedRecord(**coarse.stated(), adapter_version=None, stage_2=why, stages=[])
-    setr.write_record("reranked_rankings", record, key)
+    setr.tables.write_record("reranked_rankings", record, key)
     metadata = {"dagster/partition_row_count": 0, "strategy": strategy, "stage 2": why}
     results.add(key, content_digest(record), metadata)
     say(context, f"{key}: not re-ranked: there are captions, and no image to judge")
@@ -224,7 +216,7 @@ def evaluation_report(
     for key in context.partition_keys:
         result = assess(setr, key)
         page = write_page(setr, key, result)
-        setr.write_table("evaluation_report", result.rows, METRICS, key, made_by=result.note)
+        setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
         headline = result.evaluation_set.benchmark.headline_metrics
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": result.rows.height,
@@ -293,7 +285,7 @@ def leaderboard(
     from setr_lib.tables import METRICS
 
     frame = latest_scores(setr)
-    path = setr.write_table("leaderboard", frame, METRICS)
+    path = setr.tables.write("leaderboard", frame, METRICS)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_digest(frame)),
         metadata={

@@ -46,7 +46,7 @@ def gallery_embeddings(
     faults: dict[str, str] = {}
     embedded, results = 0, PartitionResults()
     for key in context.partition_keys:
-        gallery = setr.read_table("gallery_images", GALLERY, key)
+        gallery = setr.tables.read("gallery_images", GALLERY, key)
         gallery_key = evaluation_set(setr.settings, key).gallery_key
         stated, content = _store_captions(context, setr, key, gallery_key, gallery.height)
         if setr.is_caption_proxy(key):
@@ -58,7 +58,7 @@ def gallery_embeddings(
             metadata, stated = _metadata(report, setr), {**_stated(report, setr), **stated}
             content = content_digest(_content(report, setr), content)
         record = EmbeddingsRecord(**stated, content=content)
-        setr.write_record("gallery_embeddings", record, key)
+        setr.tables.write_record("gallery_embeddings", record, key)
         results.add(key, content_digest(record), {**metadata, **stated})
     results.metadata["images embedded by this run"] = embedded
     results.check_results = [_check(faults)]
@@ -81,11 +81,11 @@ def training_embeddings(
     never in a benchmark's gallery."""
     from setr_lib.tables import TRAINING_IMAGES
 
-    images = setr.read_table("training_images", TRAINING_IMAGES)
+    images = setr.tables.read("training_images", TRAINING_IMAGES)
     report = _synchronise(context, setr, "training", images)
     faults = no_lost_or_doubled_images(setr, report, images, "training images")
     record = EmbeddingsRecord(**_stated(report, setr), content=_content(report, setr))
-    setr.write_record("training_embeddings", record)
+    setr.tables.write_record("training_embeddings", record)
     return dg.MaterializeResult(
         metadata=_metadata(report, setr),
         data_version=dg.DataVersion(content_digest(record)),
@@ -124,7 +124,7 @@ def _synchronise(
     images: pl.DataFrame,
     partition: str = "",
 ) -> SyncReport:
-    encoder = setr.encoder()
+    encoder = setr.models.space()
     report = setr.gallery_store.synchronise(
         setr.gallery_store.table_name(gallery_key, encoder),
         images,
@@ -144,7 +144,7 @@ def _content(report: SyncReport, setr: PipelineContext) -> str:
 
 
 def _stated(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
-    encoder = setr.encoder()
+    encoder = setr.models.space()
     return {
         "table": report.table,
         "version": report.version,
@@ -162,7 +162,7 @@ def _metadata(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
         "removed": report.removed,
         "failed": len(report.failed),
         "dagster/uri": setr.settings.lancedb_uri,
-        "device": str(setr.encoder().device),
+        "device": str(setr.models.space().device),
     }
     if report.failed:
         metadata["failed images"] = previews.table(

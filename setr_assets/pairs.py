@@ -48,11 +48,12 @@ def reranker_pairs(
     modification text; negatives of four kinds teach the judge to read both. No benchmark image or annotation
     is used, and held-out groups share no image with the training ones."""
     from setr_lib.datasets import load_training_triplets
+    from setr_lib.pipeline.retrieval import vectors_of
     from setr_lib.reranking.pairs import pair_summary, pairs_digest, synthesise_pairs
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
-    images = setr.read_table("training_images", TRAINING_IMAGES)
-    stored = setr.vectors_of("training_embeddings", "the training images' table")
+    images = setr.tables.read("training_images", TRAINING_IMAGES)
+    stored = vectors_of(setr, "training_embeddings", "the training images' table")
     ids, vectors = setr.gallery_store.read(stored.table, stored.version)
     options = setr.settings.reranking.pairs
     pairs = synthesise_pairs(
@@ -60,7 +61,7 @@ def reranker_pairs(
         ids,
         vectors,
         options,
-        embed_texts=setr.encoder().embed_texts,
+        embed_texts=setr.models.space().embed_texts,
         triplets=load_training_triplets(setr.settings),
         writer=_writer(context, setr),
         progress=reporter(context),
@@ -69,7 +70,7 @@ def reranker_pairs(
     record = PairsRecord(
         digest=digest, seed=options.seed, writer=options.writer, rows=len(ids), **stored._asdict()
     )
-    setr.write_table("reranker_pairs", pairs, PAIRS, made_by=record)
+    setr.tables.write("reranker_pairs", pairs, PAIRS, made_by=record)
     held_out = pairs.filter(split="held_out").height
     say(
         context,
@@ -98,7 +99,7 @@ def _writer(context: dg.AssetExecutionContext, setr: PipelineContext) -> Modific
 
     if setr.settings.reranking.pairs.writer == "templates":
         return None
-    return model_writer(setr.judge(), setr.cache(CACHE_KIND), reporter(context))
+    return model_writer(setr.models.multimodal(), setr.cache(CACHE_KIND), reporter(context))
 
 
 def _groups_sheet(pairs: pl.DataFrame, paths: dict[str, str], groups: int = 4) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What steps are handed: the library's workbench, a plain object that knows nothing of Dagster.
+"""What steps are handed: the library's pipeline context, a plain object that knows nothing of Dagster.
 
 Runs use one process (the in-process executor), and the context is cached there: each model is loaded at most
 once.
@@ -12,9 +12,9 @@ from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
 
 
-def workbench_resource(settings: Settings) -> dg.ResourceDefinition:
+def context_resource(settings: Settings) -> dg.ResourceDefinition:
     """The resource ``setr``: tables, caches and models of ``settings``."""
     return dg.ResourceDefinition(
         resource_fn=lambda _: pipeline_context(settings),
-        description="SETR's workbench: settings, tables, caches, and the models, each loaded once per process.",
+        description="SETR's pipeline context: settings, tables, caches, and the models, each loaded once per process.",
     )

@@ -11,6 +11,7 @@ import torch  # noqa: TID253
 
 from setr_lib.models.multimodal import Picture
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.reranking import yes_no_judge
 from setr_lib.registry.bundle import Bundle
 from setr_lib.settings import JudgeSettings, ModelSettings, Settings
 from setr_lib.texts.prompts import PromptTemplate
@@ -31,7 +32,9 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineContext:
     for version in ("1", "2"):
         config = LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj", init_lora_weights=False)
         torch.manual_seed(int(version))
-        get_peft_model(context.fresh_judge().model, config).save_pretrained(str(tmp_path / version))
+        get_peft_model(context.models.fresh_multimodal().model, config).save_pretrained(
+            str(tmp_path / version)
+        )
         template = PromptTemplate(tmp_path, f"<reference>{{{{ modification }}}}<candidate>match {version} ?")
         (tmp_path / version / "prompts").mkdir()
         (tmp_path / version / "prompts" / "judge.jinja").write_text(template.source)
@@ -47,16 +50,19 @@ def test_all_judges_share_what_the_vision_tower_saw_and_one_adapter_is_kept(
     context: PipelineContext, order: tuple[str | None, ...]
 ) -> None:
     picture = Picture("p", tiny_picture(1))
-    context.judge(order[0]).vision_features([picture])
-    judges = [context.judge(version) for version in order]
+    context.models.multimodal(order[0]).vision_features([picture])
+    judges = [context.models.multimodal(version) for version in order]
     assert all(judge.has_vision_features(picture) for judge in judges)
     assert len({judge.id for judge in judges}) == 3
-    assert context.judge(None) is judges[order.index(None)] and context.judge("2") is judges[2]
-    assert context.judge("1") is not judges[order.index("1")]
+    assert (
+        context.models.multimodal(None) is judges[order.index(None)]
+        and context.models.multimodal("2") is judges[2]
+    )
+    assert context.models.multimodal("1") is not judges[order.index("1")]
 
 
 def test_the_base_judge_has_the_settings_prompt_and_an_adapted_one_its_own(context: PipelineContext) -> None:
-    base, first, second = (context.reranker(version) for version in (None, "1", "2"))
+    base, first, second = (yes_no_judge(context, version) for version in (None, "1", "2"))
     assert base.template == context.prompts().get("judge")
     assert [judge.template.source.partition("<candidate>")[2] for judge in (base, first, second)] == [
         "match ?",
@@ -64,4 +70,4 @@ def test_the_base_judge_has_the_settings_prompt_and_an_adapted_one_its_own(conte
         "match 2 ?",
     ]
     assert len({judge.id for judge in (base, first, second)}) == 3
-    assert context.reranker().model is context.judge()
+    assert yes_no_judge(context).model is context.models.multimodal()

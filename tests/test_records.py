@@ -60,8 +60,8 @@ def test_stored_and_read_again(context: PipelineContext) -> None:
     record = RerankedRecord(
         strategy="sum", stages=["base judge"], judged={"base judge": JudgedBy(model="m", fusion="judge")}
     )
-    context.write_record("reranked_rankings", record, "cirr-val")
-    assert context.read_record("reranked_rankings", RerankedRecord, "cirr-val") == record
+    context.tables.write_record("reranked_rankings", record, "cirr-val")
+    assert context.tables.read_record("reranked_rankings", RerankedRecord, "cirr-val") == record
     assert record.facts() == {
         "strategy": "sum",
         "base judge model": "m",
@@ -75,11 +75,11 @@ def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(
 ) -> None:
     old = {"table": "t", "version": 3, "rows": 7, "encoder": "e", "preprocessing": "p"}
     write(context, "training_embeddings", json.dumps(old))
-    assert context.read_record("training_embeddings", EmbeddingsRecord).vectors("them").version == 3
+    assert context.tables.read_record("training_embeddings", EmbeddingsRecord).vectors("them").version == 3
     write(
         context, "reranked_rankings", json.dumps({"strategy": "sum", "stages": [], "base judge model": "m"})
     )
-    assert context.read_record("reranked_rankings", RerankedRecord).judged == {}
+    assert context.tables.read_record("reranked_rankings", RerankedRecord).judged == {}
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_unusable_record_names_the_asset_to_materialise_again(
 ) -> None:
     path = write(context, asset, text)
     with pytest.raises(SetrError) as caught:
-        context.read_record(asset, kind)
+        context.tables.read_record(asset, kind)
     assert all(each in str(caught.value) for each in [str(path), *words, "again"])
 
 
 def test_missing_record_names_the_asset_to_materialise_first(context: PipelineContext) -> None:
     with pytest.raises(NotMadeYetError, match="materialize 'reranker_adapter' first"):
-        context.read_record("reranker_adapter", AdapterRecord)
+        context.tables.read_record("reranker_adapter", AdapterRecord)
 
 
 def test_captions_without_vectors_cannot_be_searched_by_vectors() -> None:

@@ -43,13 +43,13 @@ def materialise(
     for seed, (strategy, stage) in enumerate(rankers):
         frame = random_rankings(queries, gallery, seed, k=k)
         table = (
-            context.coarse_table(key, strategy) if stage == "coarse" else context.reranked_table(key, stage)
+            context.tables.coarse(key, strategy) if stage == "coarse" else context.tables.reranked(key, stage)
         )
-        context.write_table(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
+        context.tables.write(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
         made[strategy, stage] = frame
     if stages:
         record = RerankedRecord(strategy="intersection", stages=list(stages), adapter_version="3")
-        context.write_record("reranked_rankings", record, key)
+        context.tables.write_record("reranked_rankings", record, key)
     return made
 
 
@@ -162,7 +162,7 @@ def test_a_ranking_that_the_server_would_refuse_leaves_nothing_behind(
     if fault == "without subsets":
         frame = frame.filter(pool="gallery")
     context = PipelineContext(settings)
-    context.write_table(context.coarse_table("cirr-test1", "intersection"), frame, RANKINGS)
+    context.tables.write(context.tables.coarse("cirr-test1", "intersection"), frame, RANKINGS)
     status, out, err = submit(settings, capsys, "cirr")
     assert (status, out) == (1, "")
     said = {"shallow": "has 40 images", "limited": "is missing", "without subsets": "is missing"}

@@ -89,7 +89,7 @@ def import_captions(
     }
     for name, settled in outcomes.items():
         stored = store_with(context.imported_captions(name), settled.taken)
-        path = context.write_table("imported_captions", stored, IMPORTED_CAPTIONS, name)
+        path = context.tables.write("imported_captions", stored, IMPORTED_CAPTIONS, name)
         _tell(f"captions of {name}", settled, path, "reference_captions", here.sets[name])
     return 0
 
@@ -127,7 +127,7 @@ def import_compositions(
     ]
     for each, settled in outcomes:
         stored = store_with(context.imported_compositions(each.key), settled.taken)
-        path = context.write_table("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
+        path = context.tables.write("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
         _tell(f"compositions of {each.key}", settled, path, "query_compositions", [each])
     return 0
 
@@ -242,7 +242,7 @@ def _times(context: PipelineContext, keys: list[str], table: Path) -> list[str]:
 
 def _table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
     try:
-        return context.read_table(asset, schema, key)
+        return context.tables.read(asset, schema, key)
     except NotMadeYetError:
         return None
 

@@ -125,6 +125,7 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
     """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
+    from setr_lib.pipeline.reranking import yes_no_judge
     from setr_lib.spaces.images import open_image
 
     kind = evaluation_set(context.settings, key).kind
@@ -136,7 +137,7 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     texts = load_queries(context.settings, key).head(sample)["modification"].to_list()
-    encoder, model, judge = context.encoder(), context.judge(), context.reranker()
+    encoder, model, judge = context.models.space(), context.models.multimodal(), yes_no_judge(context)
     prompts = context.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 

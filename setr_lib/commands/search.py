@@ -66,7 +66,7 @@ def run(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
-    chosen = context.method(method or settings.coarse.default)
+    chosen = context.methods.get(method or settings.coarse.default)
     with progress_on_terminal() as progress:
         found = search(context, key, image, text.strip(), gallery, progress, chosen)
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
@@ -94,7 +94,7 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
         raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
     for each in named:
         try:
-            stored = context.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
+            stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
         except NotMadeYetError:
             continue
         if stored.has_vectors:  # captions alone have no vectors to search
@@ -138,17 +138,17 @@ def search(
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.method import ranks_captions
     from setr_lib.methods.ranking import rank
-    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+    from setr_lib.pipeline.reranking import best_reranker, fusion_in_use, rerank_candidates
     from setr_lib.tables import GALLERY
 
     settings = context.settings
     each = evaluation_set(settings, key)
     depth = settings.rerank_depth(each.dataset)
-    gallery = context.read_table("gallery_images", GALLERY, key)
+    gallery = context.tables.read("gallery_images", GALLERY, key)
     reference = _reference_row(image)
     gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
     query = _query(text)
-    method = method or context.method(settings.coarse.default)
+    method = method or context.methods.get(settings.coarse.default)
     if ranks_captions(method):
         raise SetrError(
             f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
@@ -161,22 +161,22 @@ def search(
         index,
         depth,
         remove_reference=False,
-        options=context.method_options(method),
+        options=context.methods.options(method),
     )
-    version = context.champion_version()
-    fusion, weight, _ = context.fusion(version)
-    judged = rerank(
+    reranker = best_reranker(context)
+    judged = rerank_candidates(
+        context,
+        reranker,
         coarse,
         query,
         pl.concat([gallery, reference]),
-        context.reranker(version),
-        context.cache(CACHE_KIND),
-        fusion=fusion,
-        weight=weight,
         k=depth,
+        fused=fusion_in_use(context, method, reranker.name, reranker.version),
         progress=progress,
     )
-    return Found(caption, coarse, judged, version, dict(gallery.select("image_id", "path").iter_rows()))
+    return Found(
+        caption, coarse, judged, reranker.version, dict(gallery.select("image_id", "path").iter_rows())
+    )
 
 
 def _encoded(
@@ -189,30 +189,33 @@ def _encoded(
 ) -> tuple[EncodedQueries, GalleryIndex, str]:
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
-    from setr_lib.pipeline.method_texts import make_texts, text_kinds
+    from setr_lib.pipeline.retrieval import vectors_of
+    from setr_lib.pipeline.texts import texts_for
     from setr_lib.spaces.images import open_image
     from setr_lib.tables import QUERIES
-    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
-    cache, kind = context.cache(CACHE_KIND), evaluation_set(context.settings, key).kind
-    captions = describe_images(context.judge(), context.prompts(), reference, cache, progress, dataset=kind)
-    composed = compose_queries(
-        context.judge(), context.prompts(), query, reference, cache, dataset=kind, progress=progress
+    kind = evaluation_set(context.settings, key).kind
+    texts = texts_for(
+        context,
+        [method],
+        query,
+        reference,
+        also=(CAPTIONS, COMPOSITIONS),
+        dataset=kind,
+        progress=progress,
     )
-    texts = {CAPTIONS: captions, COMPOSITIONS: composed}
-    texts |= make_texts(context, text_kinds([method]), query, reference, texts, kind, progress)
-    stored = context.vectors_of("gallery_embeddings", f"the gallery of {key}", key)
+    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
         query,
-        context.encoder(),
+        context.models.space(),
         ids,
         vectors,
         texts=texts,
-        center_texts=context.read_table("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=context.encoder().embed_images([open_image(reference.item(0, "path"))]),
+        center_texts=context.tables.read("queries", QUERIES, key)["modification"].to_list(),
+        reference_vectors=context.models.space().embed_images([open_image(reference.item(0, "path"))]),
     )
-    return encoded, GalleryIndex(ids, vectors), composed.item(0, "target_caption")
+    return encoded, GalleryIndex(ids, vectors), texts[COMPOSITIONS].item(0, "target_caption")
 
 
 def _reference_row(image: Path) -> pl.DataFrame:

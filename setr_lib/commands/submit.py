@@ -55,7 +55,7 @@ def run(
 
     context, each = pipeline_context(settings), submitted_set(settings, dataset, split)
     chosen = choose_ranking(context, each.key, stage, strategy)
-    rankings = context.read_table(chosen.table, RANKINGS)
+    rankings = context.tables.read(chosen.table, RANKINGS)
     queries = read_queries(each)
     name = "-".join(
         re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.row.method, chosen.row.stage)
@@ -92,18 +92,18 @@ def choose_ranking(context: PipelineContext, key: str, stage: str | None, strate
     ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking
     only. Raises ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
     """
-    wanted = None if strategy is None else context.method(strategy).name
+    wanted = None if strategy is None else context.methods.get(strategy).name
     if stage != COARSE:
         record = _reranked_record(context, key, required=stage is not None)
         if record is not None and (found := _reranked(context, key, record, stage, wanted)):
             return found
-    name = wanted or context.method(context.settings.coarse.default).name
-    return Chosen(Row(name), context.coarse_table(key, name))
+    name = wanted or context.methods.get(context.settings.coarse.default).name
+    return Chosen(Row(name), context.tables.coarse(key, name))
 
 
 def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> RerankedRecord | None:
     try:
-        return context.read_record("reranked_rankings", RerankedRecord, key)
+        return context.tables.read_record("reranked_rankings", RerankedRecord, key)
     except NotMadeYetError:
         if required:
             raise
@@ -115,7 +115,7 @@ def _reranked(
     context: PipelineContext, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
 ) -> Chosen | None:
     """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    made, there = context.method(record.strategy).name, list(reversed(record.stages))
+    made, there = context.methods.get(record.strategy).name, list(reversed(record.stages))
     if strategy not in (None, made):
         if stage is None:
             return None
@@ -127,7 +127,7 @@ def _reranked(
         raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, COARSE])}")
     picked = Row(made, stage or there[0])
     version = record.adapter_version if picked.reranker == ADAPTED else None
-    return Chosen(picked, context.reranked_table(key, picked.reranker), version)
+    return Chosen(picked, context.tables.reranked(key, picked.reranker), version)
 
 
 def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:
@@ -144,7 +144,7 @@ def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFra
             "the server will not take them"
         )
     try:
-        share = coverage(context.read_table("gallery_images", GALLERY, each.key))
+        share = coverage(context.tables.read("gallery_images", GALLERY, each.key))
     except NotMadeYetError:
         return found
     if share < 1:

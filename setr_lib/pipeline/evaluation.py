@@ -57,12 +57,12 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
     from setr_lib.tables import GALLERY, QUERIES
 
     each = evaluation_set(context.settings, key)
-    queries = context.read_table("queries", QUERIES, key)
-    gallery = context.read_table("gallery_images", GALLERY, key)
+    queries = context.tables.read("queries", QUERIES, key)
+    gallery = context.tables.read("gallery_images", GALLERY, key)
     proxy = context.is_caption_proxy(key)
     if proxy:
         gallery = _as_ranked(gallery)
-    reranked = context.read_record("reranked_rankings", RerankedRecord, key)
+    reranked = context.tables.read_record("reranked_rankings", RerankedRecord, key)
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
     rankings = _rankings(context, key, note)
     evaluations = {} if each.hidden else _evaluations(context, each, queries, gallery, rankings)
@@ -89,7 +89,7 @@ def _as_ranked(gallery: pl.DataFrame) -> pl.DataFrame:
 def _by_captions(context: PipelineContext, method: str) -> bool:
     from setr_lib.methods.method import ranks_captions
 
-    return ranks_captions(context.method(method))
+    return ranks_captions(context.methods.get(method))
 
 
 def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> Path:
@@ -111,8 +111,8 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             result.rows,
             captions=_every_caption(context, key, result)
             if result.caption_proxy
-            else context.read_table("reference_captions", CAPTIONS, key),
-            compositions=context.read_table("query_compositions", COMPOSITIONS, key),
+            else context.tables.read("reference_captions", CAPTIONS, key),
+            compositions=context.tables.read("query_compositions", COMPOSITIONS, key),
             provenance={name.replace("_", " "): str(value) for name, value in result.note.facts().items()},
             paired=result.comparisons,
         ),
@@ -155,7 +155,7 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
     if not groups or not groups[0].query_ids:
         return None
     query = result.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
-    composed = context.read_table("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
+    composed = context.tables.read("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
     paths = dict(result.gallery.select("image_id", "path").iter_rows())
     strips = [
         Strip(
@@ -181,13 +181,13 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
 def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
-    names = [method.name for method in context.methods(key)]
+    names = [method.name for method in context.methods.of(key)]
     found: dict[Row, pl.DataFrame] = {
-        Row(name): context.read_table(context.coarse_table(key, name), RANKINGS) for name in names
+        Row(name): context.tables.read(context.tables.coarse(key, name), RANKINGS) for name in names
     }
     for reranker in note.stages:
-        found[Row(note.strategy, reranker)] = context.read_table(
-            context.reranked_table(key, reranker), RANKINGS
+        found[Row(note.strategy, reranker)] = context.tables.read(
+            context.tables.reranked(key, reranker), RANKINGS
         )
     return found
 
@@ -253,7 +253,9 @@ def _rows(
 
 def _caption_caveats(context: PipelineContext, key: str, images: int) -> list[str]:
     """What a reader of a ranking over captions must know."""
-    without = context.read_record("gallery_embeddings", EmbeddingsRecord, key).images_without_captions or 0
+    without = (
+        context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key).images_without_captions or 0
+    )
     lacking = f"{without:,} of {images:,} images have no caption and rank last"
     return ["captions were ranked, no image was looked at", *([lacking] if without else [])]
 
@@ -273,7 +275,7 @@ def _comparisons(
     reranked = [row for row in evaluations if row.reranker and row.coarse == default]
     for place, row in enumerate(reranked):
         pairs += [(row, before, judged_metric) for before in (default, *reranked[:place])]
-    captions = Row(context.method(context.settings.coarse.caption_default).name)
+    captions = Row(context.methods.get(context.settings.coarse.caption_default).name)
     pairs += [
         (captions, Row(name), metric)
         for name in options.caption_baselines

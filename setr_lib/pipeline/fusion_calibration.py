@@ -16,6 +16,8 @@ from setr_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.pipeline.reranking import OpenReranker
+
 MOST_QUERIES = 150
 """Enough to tell fusions apart; each costs ``reranking.top_k`` judgements per judge."""
 
@@ -39,60 +41,69 @@ class Calibration:
         }
 
 
-def calibrate(context: PipelineContext, progress: Progress = silent) -> Calibration:
-    """Stage 1 of the calibration, by the default strategy. Raises ``NotMadeYetError`` naming what is to be made
-    first.
+def calibration_set(context: PipelineContext, progress: Progress = silent) -> Calibration:
+    """Held-out synthesised queries, ranked by the default retrieval method.
+
+    Args:
+        context: Tables and models.
+        progress: Told how far the models are.
+
+    Returns:
+        Queries, gallery and rankings.
+
+    Raises:
+        NotMadeYetError: A table is missing; the message names the asset to materialise.
     """
     import polars as pl
 
-    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
+    from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.method_texts import make_texts, text_kinds
+    from setr_lib.pipeline.retrieval import vectors_of
+    from setr_lib.pipeline.texts import texts_for
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
-    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     settings = context.settings
-    images = context.read_table("training_images", TRAINING_IMAGES)
-    queries = held_out_queries(context.read_table("reranker_pairs", PAIRS), images)
+    images = context.tables.read("training_images", TRAINING_IMAGES)
+    queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    stored = context.vectors_of("training_embeddings", "the training images' table")
+    stored = vectors_of(context, "training_embeddings", "the training images' table")
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
-    method = context.method(settings.coarse.default)
-    kinds = text_kinds([method])
-    needed = set(method.needs).union(*(kind.after for kind in kinds))
-    cache, texts = context.cache(CACHE_KIND), {}
-    if CAPTIONS in needed:
-        references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().to_list()))
-        texts[CAPTIONS] = describe_images(context.judge(), context.prompts(), references, cache, progress)
-    if COMPOSITIONS in needed:
-        texts[COMPOSITIONS] = compose_queries(
-            context.judge(), context.prompts(), queries, gallery, cache, progress=progress
-        )
-    texts |= make_texts(context, kinds, queries, gallery, texts, progress=progress)
+    method = context.methods.get(settings.coarse.default)
+    texts = texts_for(context, [method], queries, gallery, progress=progress)
     rankings = rank(
         method,
-        encode_queries(queries, context.encoder(), ids, vectors, texts=texts),
+        encode_queries(queries, context.models.space(), ids, vectors, texts=texts),
         gallery,
         GalleryIndex(ids, vectors),
         settings.rerank_depth(),
         remove_reference=False,
-        options=context.method_options(method),
+        options=context.methods.options(method),
     )
     return Calibration(queries, gallery, rankings)
 
 
 def rerank_calibration(
-    context: PipelineContext, calibration: Calibration, version: str | None, progress: Progress = silent
+    context: PipelineContext, calibration: Calibration, reranker: OpenReranker, progress: Progress = silent
 ) -> pl.DataFrame:
-    """Stage 2 of the calibration, by the base model or the adapter of registry ``version``: a RANKINGS frame."""
-    from setr_lib.reranking.rerank import CACHE_KIND, rerank
+    """The calibration's candidates with a re-ranker's scores.
 
-    return rerank(
+    Args:
+        context: The cache of scores.
+        calibration: Queries, gallery and rankings.
+        reranker: Who scores.
+        progress: Told how many pairs are scored.
+
+    Returns:
+        A RANKINGS table.
+    """
+    from setr_lib.pipeline.reranking import rerank_candidates
+
+    return rerank_candidates(
+        context,
+        reranker,
         calibration.rankings,
         calibration.queries,
         calibration.gallery,
-        context.reranker(version),
-        context.cache(CACHE_KIND),
         k=context.settings.rerank_depth(),
         progress=progress,
     )

@@ -123,17 +123,17 @@ def test_targets_are_found_by_their_words(context: PipelineContext) -> None:
 
 def test_every_image_is_ranked_the_uncaptioned_last(context: PipelineContext) -> None:
     for name in STRATEGIES:
-        ranked = context.read_table(context.coarse_table("cirr-val", name), RANKINGS).filter(pool="gallery")
+        ranked = context.tables.read(context.tables.coarse("cirr-val", name), RANKINGS).filter(pool="gallery")
         for _, one in ranked.group_by("query_id"):
             assert one.height == 7
             assert one.sort("rank")["image_id"][-1] == "dev-7-img0"
 
 
 def test_captions_and_compositions_are_read_from_words(context: PipelineContext) -> None:
-    queries = context.read_table("queries", QUERIES, "cirr-val")
-    captions = context.read_table("reference_captions", CAPTIONS, "cirr-val")
+    queries = context.tables.read("queries", QUERIES, "cirr-val")
+    captions = context.tables.read("reference_captions", CAPTIONS, "cirr-val")
     assert set(captions["image_id"]) == set(queries["reference_id"])
-    composed = context.read_table("query_compositions", COMPOSITIONS, "cirr-val")
+    composed = context.tables.read("query_compositions", COMPOSITIONS, "cirr-val")
     assert composed["query_id"].to_list() == queries["query_id"].to_list()
     assert composed.row(0, named=True)["remove"] == ["dog"]
 
@@ -151,7 +151,7 @@ def test_the_page_shows_captions_and_says_what_they_are(settings: Settings, firs
 
 def test_stage_2_is_left_out_in_words(first: Run, context: PipelineContext) -> None:
     assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
-    assert context.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
+    assert context.tables.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
     comparisons = {(c.a, c.b, c.metric) for c in assess(context, "cirr-val").comparisons}
     union = "captions_union"
     assert ("captions_intersection", union, "R_subset@1") in comparisons

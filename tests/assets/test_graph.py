@@ -16,6 +16,7 @@ from tiny_world import Run, run_job, tables, write_world
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_lib.cli import main
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.pipeline.retrieval import encoded_queries
 from setr_lib.settings import EncoderSettings, Settings, load_settings
 from setr_lib.tables import RANKINGS
 
@@ -60,10 +61,10 @@ def test_every_table_has_a_row_for_every_query(context: PipelineContext) -> None
     from setr_lib.tables import COMPOSITIONS, QUERIES
 
     for key in EVERY:
-        queries = context.read_table("queries", QUERIES, key)["query_id"].to_list()
-        assert context.read_table("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
+        queries = context.tables.read("queries", QUERIES, key)["query_id"].to_list()
+        assert context.tables.read("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
         for stage in ("base judge", "adapter"):
-            ranked = context.read_table(context.reranked_table(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
             assert ranked["query_id"].unique(maintain_order=True).to_list() == queries
             assert not ranked.select("query_id", "pool", "image_id").is_duplicated().any()
 
@@ -71,9 +72,9 @@ def test_every_table_has_a_row_for_every_query(context: PipelineContext) -> None
 def test_reranking_keeps_the_candidates_and_what_lies_below_k(context: PipelineContext) -> None:
     for key in EVERY:
         depth = 4 if key == "fashioniq-val" else 6  # as tiny_world says
-        coarse = context.read_table(context.coarse_table(key, "intersection"), RANKINGS)
+        coarse = context.tables.read(context.tables.coarse(key, "intersection"), RANKINGS)
         for stage in ("base judge", "adapter"):
-            ranked = context.read_table(context.reranked_table(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
             columns = ["query_id", "pool", "image_id"]
             assert ranked.select(columns).sort(columns).equals(coarse.select(columns).sort(columns))
             below = (pl.col("pool") == "gallery") & (pl.col("rank") > depth)
@@ -261,7 +262,7 @@ class TestFaults:
         shutil.rmtree(damaged.storage_root / "tables" / "query_compositions")
         context = pipeline_context(damaged)
         with pytest.raises(Exception, match="materialize 'query_compositions' first"):
-            context.encoded_queries("circo-val")
+            encoded_queries(context, "circo-val")
 
     def test_damaged_adapter_is_not_promoted(self, damaged: Settings) -> None:
         # Another training (one more epoch), whose stored adapter is then damaged before the gate sees it.

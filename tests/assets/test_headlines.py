@@ -97,7 +97,7 @@ def test_no_gain_may_be_chance(settings: Settings, dataset: str) -> None:
 
 def test_the_base_judge_is_not_starved(settings: Settings) -> None:
     checkpoints = Path(
-        pipeline_context(settings).read_record("registered_reranker", RegisteredRecord).checkpoints
+        pipeline_context(settings).tables.read_record("registered_reranker", RegisteredRecord).checkpoints
     )
     result = load_result(checkpoints)
     assert result is not None

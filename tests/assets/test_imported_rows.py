@@ -90,14 +90,14 @@ def test_a_run_uses_imported_rows_and_loads_no_model(settings: Settings) -> None
         }
     assert result.success
     context = pipeline_context(settings)
-    captions = context.read_table("reference_captions", CAPTIONS, "cirr-val")
+    captions = context.tables.read("reference_captions", CAPTIONS, "cirr-val")
     assert captions["caption"].to_list() == [f"a picture, {name}" for name in NAMES[:2]]
-    compositions = context.read_table("query_compositions", COMPOSITIONS, "cirr-val")
+    compositions = context.tables.read("query_compositions", COMPOSITIONS, "cirr-val")
     assert compositions["target_caption"].to_list() == ["a dog", "a dog"]
     for asset, table in (("reference_captions", captions), ("query_compositions", compositions)):
         assert set(table.select("model", "prompt_hash", "status", "detail").iter_rows()) == {
             ("theirs", "their prompt", "ok", "imported")
         }
         made_by = TextRecord(model="theirs", prompt_hash="their prompt")
-        assert context.read_record(asset, TextRecord, "cirr-val") == made_by
+        assert context.tables.read_record(asset, TextRecord, "cirr-val") == made_by
         assert (metadata[asset]["imported"].value, metadata[asset]["model calls"].value) == (2, 0)

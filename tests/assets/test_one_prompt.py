@@ -72,9 +72,9 @@ def ran(settings: Settings) -> tuple[Run, list[tuple[str, str]]]:
 def judged(settings: Settings, stage: str) -> pl.DataFrame:
     """The judged rows of ``stage`` with the query's texts and the paths of both pictures."""
     context = pipeline_context(settings)
-    images = context.read_table("gallery_images", GALLERY, KEY).select("image_id", "path", "fingerprint")
-    queries = context.read_table("queries", QUERIES, KEY).select("query_id", "reference_id", "modification")
-    rankings = context.read_table(context.reranked_table(KEY, stage), RANKINGS).drop_nulls("judge_score")
+    images = context.tables.read("gallery_images", GALLERY, KEY).select("image_id", "path", "fingerprint")
+    queries = context.tables.read("queries", QUERIES, KEY).select("query_id", "reference_id", "modification")
+    rankings = context.tables.read(context.tables.reranked(KEY, stage), RANKINGS).drop_nulls("judge_score")
     return (
         rankings.join(queries, on="query_id")
         .join(images, on="image_id")
@@ -108,7 +108,7 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
     np.testing.assert_allclose(scores, served, atol=1e-5)
 
     def asked_with(template: PromptTemplate) -> np.ndarray:
-        judge = YesNoJudge(context.judge("1"), template)
+        judge = YesNoJudge(context.models.multimodal("1"), template)
         queries = [
             JudgedQuery(
                 Picture(row["fingerprint_of_reference"], Path(row["path_of_reference"])),
@@ -127,10 +127,10 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
 def test_every_stage_says_which_prompt_it_used(settings: Settings, ran: tuple[Run, object]) -> None:
     context = pipeline_context(settings)
     general = load_prompts("prompts", settings.base_dir).hash("judge")
-    judged_by = context.read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = context.tables.read_record("reranked_rankings", RerankedRecord, KEY).judged
     for stage in ("base judge", "adapter"):
-        table = context.reranked_table(KEY, stage)
-        assert context.read_record(table, RerankedRecord).judge_prompt == general
+        table = context.tables.reranked(KEY, stage)
+        assert context.tables.read_record(table, RerankedRecord).judge_prompt == general
         assert judged_by[stage].prompt == general
     assert context.registry.version("1").tags["setr.prompt_hash"] == general
     assert context.registry.bundle("1").judge_prompt.source == GENERAL
@@ -175,6 +175,6 @@ def test_other_settings_change_the_base_judges_prompt_and_not_the_adapters(
     columns = ["query_id", "pool", "image_id", "judge_score"]
     assert after["adapter"].select(columns).equals(before["adapter"].select(columns))
     assert not after["base judge"].select(columns).equals(before["base judge"].select(columns))
-    judged_by = pipeline_context(other).read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = pipeline_context(other).tables.read_record("reranked_rankings", RerankedRecord, KEY).judged
     assert judged_by["base judge"].prompt == load_prompts("miniature").hash("judge")
     assert judged_by["adapter"].prompt == load_prompts("prompts", settings.base_dir).hash("judge")

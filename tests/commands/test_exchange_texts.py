@@ -80,8 +80,8 @@ def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "mad
     context = bench_at(config)
     queries = load_queries(context.settings, "cirr-val")
     gallery = inspect_gallery(load_gallery(context.settings, "cirr-val"))
-    context.write_table("queries", queries, QUERIES, "cirr-val")
-    context.write_table("gallery_images", gallery, GALLERY, "cirr-val")
+    context.tables.write("queries", queries, QUERIES, "cirr-val")
+    context.tables.write("gallery_images", gallery, GALLERY, "cirr-val")
     pictures = dict(gallery.select("image_id", "fingerprint").iter_rows())
     limit, keys = context.settings.models.judge.max_new_tokens, []
     captions, composed = [], []
@@ -106,9 +106,9 @@ def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "mad
         keys.append(
             composition_key("ours", limit, "p", pictures[image], query["modification"], query["captions"])
         )
-    context.write_table("reference_captions", pl.DataFrame(captions, schema=CAPTIONS), CAPTIONS, "cirr-val")
+    context.tables.write("reference_captions", pl.DataFrame(captions, schema=CAPTIONS), CAPTIONS, "cirr-val")
     made = pl.DataFrame(composed, schema=COMPOSITIONS)
-    context.write_table("query_compositions", made, COMPOSITIONS, "cirr-val")
+    context.tables.write("query_compositions", made, COMPOSITIONS, "cirr-val")
     cache = context.cache(CACHE_KIND)
     cache.put_many(dict.fromkeys(keys, "answer"))
     with cache._connection as connection:
@@ -165,8 +165,8 @@ def test_failures_are_not_exported(here: Path, setr: Setr) -> None:
     materialise(here)
     context = bench_at(here)
     for asset, schema in (("reference_captions", CAPTIONS), ("query_compositions", COMPOSITIONS)):
-        table = context.read_table(asset, schema, "cirr-val")
-        context.write_table(asset, table.with_columns(status=pl.lit("fallback")), schema, "cirr-val")
+        table = context.tables.read(asset, schema, "cirr-val")
+        context.tables.write(asset, table.with_columns(status=pl.lit("fallback")), schema, "cirr-val")
     for what in ("captions", "compositions"):
         status, out, err = setr(here, what, "export")
         assert (status, out) == (1, "")

@@ -1,6 +1,4 @@
-"""The generated texts that retrieval methods bring themselves, made for an evaluation set or for a single
-query.
-"""
+"""Generated texts for queries: captions, compositions, and the kinds that retrieval methods bring themselves."""
 
 from __future__ import annotations
 
@@ -86,8 +84,53 @@ def make_texts(
     references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))
     for kind in kinds:
         generator = Generator(
-            context.judge(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
+            context.models.multimodal(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
         )
         rows = queries if kind.per == "query" else references
         made[kind.name] = generate(kind, generator, rows, references, {**texts, **made})
     return made
+
+
+def texts_for(
+    context: PipelineContext,
+    methods: Iterable[Method],
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    *,
+    also: Iterable[str] = (),
+    dataset: str | None = None,
+    progress: Progress = silent,
+) -> dict[str, pl.DataFrame]:
+    """Every generated text that methods need of some queries, made now or taken from the cache.
+
+    Args:
+        context: The model, prompts and cache.
+        methods: Retrieval methods; only what they need is made.
+        queries: A QUERIES table.
+        gallery: GALLERY rows, those of the reference images among them.
+        also: Kinds to make whether a method needs them or not.
+        dataset: The kind of data set, which selects the prompts.
+        progress: Told how many texts are made.
+
+    Returns:
+        A table for each kind, by its name.
+
+    Raises:
+        TextKindError: A kind has no prompt and cannot be derived, or lacks what it is made from.
+    """
+    import polars as pl
+
+    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS
+    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
+
+    methods = list(methods)
+    kinds = text_kinds(methods)
+    needed = set(also).union(*(method.needs for method in methods), *(kind.after for kind in kinds))
+    model, prompts, cache = context.models.multimodal, context.prompts(), context.cache(CACHE_KIND)
+    texts: dict[str, pl.DataFrame] = {}
+    if CAPTIONS in needed:
+        references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))
+        texts[CAPTIONS] = describe_images(model(), prompts, references, cache, progress, dataset)
+    if COMPOSITIONS in needed:
+        texts[COMPOSITIONS] = compose_queries(model(), prompts, queries, gallery, cache, dataset, progress)
+    return texts | make_texts(context, kinds, queries, gallery, texts, dataset, progress)

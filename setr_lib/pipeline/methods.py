@@ -1,0 +1,76 @@
+"""The retrieval methods that settings name: loaded once, carried as objects from there on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.records import EmbeddingsRecord
+
+if TYPE_CHECKING:
+    from setr_lib.methods.method import Method
+    from setr_lib.pipeline.context import PipelineContext
+
+
+class ConfiguredMethods:
+    """The retrieval methods of one settings object, and which of them an evaluation set is ranked by.
+
+    Args:
+        context: Settings and tables.
+    """
+
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
+
+    @cached_property
+    def _named_methods(self) -> dict[str, Method]:
+        """The configured methods by what settings call them: loaded once, carried as objects from here on."""
+        from setr_lib.methods.method import get_method
+
+        options = self._context.settings.coarse
+        names = (*options.strategies, *options.caption_strategies, options.default, options.caption_default)
+        return {name: get_method(name, self._context.settings) for name in names}
+
+    @property
+    def configured(self) -> dict[str, Method]:
+        """The retrieval methods that settings name, by their own names.
+
+        Raises ``MethodError`` where one cannot be had.
+        """
+        options = self._context.settings.coarse
+        every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
+        return {method.name: method for method in every}
+
+    def get(self, name: str) -> Method:
+        """The retrieval method called ``name``, as it calls itself or as settings do, else any that is known.
+
+        Raises ``MethodError`` where there is none.
+        """
+        from setr_lib.methods.method import get_method
+
+        found = self.configured.get(name) or self._named_methods.get(name)
+        return found or get_method(name, self._context.settings)
+
+    def of(self, key: str) -> list[Method]:
+        """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""
+        from setr_lib.methods.method import ranks_captions
+
+        proxy = self._context.is_caption_proxy(key)
+        captioned = self._context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key).has_captions
+        every = self.configured.values()
+        return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
+
+    def default(self, key: str) -> Method:
+        """The method whose candidates stage 2 re-ranks for ``key``, where there are images."""
+        options = self._context.settings.coarse
+        return self.get(options.caption_default if self._context.is_caption_proxy(key) else options.default)
+
+    def options(self, method: Method) -> dict[str, Any]:
+        """What settings say to ``method``: its ``inputs.options``."""
+        from setr_lib.methods.intersection import ANCHOR_SHARE
+
+        return (
+            {ANCHOR_SHARE: self._context.settings.coarse.anchor_share}
+            if method.name == "intersection_anchor"
+            else {}
+        )

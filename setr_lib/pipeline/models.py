@@ -1,0 +1,90 @@
+"""The models that a process holds: embedding spaces and multimodal LLMs, each loaded once, on first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    from setr_lib.models.multimodal import MultimodalModel
+    from setr_lib.registry.bundle import Bundle
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+
+
+class Models:
+    """Loads models and keeps them.
+
+    A model is not safe for several threads: hold :attr:`lock` while one computes.
+
+    Args:
+        settings: They name the models and the device.
+        bundle_of: Gives the bundle of a registered adapter by its version.
+    """
+
+    def __init__(self, settings: Settings, bundle_of: Callable[[str], Bundle]) -> None:
+        self.settings = settings
+        self.lock = threading.RLock()
+        """Held by a thread while it loads or uses a model."""
+        self._bundle_of = bundle_of
+        self._space: OpenClipSpace | None = None
+        self._multimodal: dict[str | None, MultimodalModel] = {}
+
+    def space(self) -> OpenClipSpace:
+        """The embedding space of stage 1.
+
+        Raises:
+            EncoderError: It cannot be loaded.
+        """
+        from setr_lib.spaces.open_clip_space import OpenClipSpace
+
+        with self.lock:
+            if self._space is None:
+                self._space = OpenClipSpace.from_settings(self.settings)
+            return self._space
+
+    def multimodal(self, version: str | None = None) -> MultimodalModel:
+        """The multimodal LLM, which describes, composes and judges.
+
+        Args:
+            version: The registered adapter to load it with; None for the model as it is. At most one adapted
+                model is kept.
+
+        Returns:
+            The model.
+
+        Raises:
+            JudgeError: It cannot be loaded.
+            RegistryError: There is no such version.
+        """
+        with self.lock:
+            if version not in self._multimodal:
+                for other in [known for known in self._multimodal if known and version]:
+                    del self._multimodal[other]
+                model = self.fresh_multimodal(None if version is None else self._bundle_of(version).adapter)
+                for other in self._multimodal.values():  # the same images: the vision tower sees them once
+                    model.share_vision(other)
+                self._multimodal[version] = model
+            return self._multimodal[version]
+
+    def fresh_multimodal(self, adapter: Path | None = None) -> MultimodalModel:
+        """A multimodal LLM of the caller's own, which is not kept here.
+
+        Args:
+            adapter: The folder of a LoRA adapter.
+
+        Returns:
+            The model.
+
+        Raises:
+            JudgeError: It cannot be loaded.
+        """
+        from setr_lib.models.multimodal import MultimodalModel
+
+        settings = self.settings
+        return MultimodalModel.load(
+            settings.models.judge, adapter=adapter, device=settings.models.device, name=settings.judge_name
+        )

@@ -1,0 +1,141 @@
+"""The tables and records that the stages write and read, as Parquet and JSON files below the storage root."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from setr_lib.errors import SetrError
+from setr_lib.records import Record
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pydantic import ValidationError
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class NotMadeYetError(SetrError):
+    """A table that a step reads has not been made; the message says by which asset."""
+
+
+class Tables:
+    """Reads and writes the table of an asset (and partition), and the record beside it of what made it.
+
+    Args:
+        settings: They say where the storage root is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @staticmethod
+    def coarse(key: str, method: str) -> str:
+        """The table of one method's rankings of an evaluation set (there are several per set)."""
+        return f"coarse_rankings/{key}/{_file_name(method)}"
+
+    @staticmethod
+    def reranked(key: str, reranker: str) -> str:
+        """The table of one re-ranker's rankings of an evaluation set."""
+        return f"reranked_rankings/{key}/{reranker.replace(' ', '-')}"
+
+    @staticmethod
+    def method_texts(key: str, kind: str) -> str:
+        """The table of one kind of text that a method brings, for an evaluation set."""
+        return f"method_texts/{key}/{_file_name(kind)}"
+
+    def write(
+        self,
+        asset: str,
+        frame: pl.DataFrame,
+        schema: pl.Schema,
+        partition: str | None = None,
+        made_by: Record | None = None,
+    ) -> Path:
+        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a record beside it of what made
+        it.
+
+        Raises ``SetrError`` naming the column where the frame does not fit ``schema``.
+        """
+        from setr_lib.tables import conform, write_parquet_atomically
+
+        path = self.settings.table_path(asset, partition)
+        write_parquet_atomically(conform(frame, schema, named(asset, partition)), path)
+        if made_by is not None:
+            self.write_record(asset, made_by, partition)
+        return path
+
+    def read(self, asset: str, schema: pl.Schema, partition: str | None = None) -> pl.DataFrame:
+        """The table of ``asset`` (and ``partition``). Raises ``NotMadeYetError`` where there is none."""
+        import polars as pl
+
+        from setr_lib.tables import conform
+
+        path = self.settings.table_path(asset, partition)
+        try:
+            frame = pl.read_parquet(path, use_statistics=False)
+        except FileNotFoundError:
+            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+        except pl.exceptions.PolarsError as error:
+            raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
+        return conform(frame, schema, named(asset, partition))
+
+    def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
+        """Store what made a result (digests, versions, settings) as JSON beside its table."""
+        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        partial.write_text(json.dumps(record.stated(), indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.replace(path)
+        return path
+
+    def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
+        """The record beside a table, of class ``kind``.
+
+        Raises ``NotMadeYetError`` where there is none, ``SetrError`` naming the asset to materialise again
+        where it is damaged or lacks what ``kind`` requires.
+        """
+        from pydantic import ValidationError
+
+        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+        except ValidationError as error:
+            raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+
+
+def _faults(error: ValidationError) -> str:
+    """What is wrong with a record, in words."""
+    faults = error.errors(include_url=False)
+    if faults[0]["type"] == "json_invalid":
+        return f"not valid JSON ({faults[0]['msg']})"
+    missing = [".".join(map(str, each["loc"])) for each in faults if each["type"] == "missing"]
+    if len(missing) == len(faults):
+        return f"written by another version of SETR, without {', '.join(missing)}"
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+
+
+def _step(asset: str) -> str:
+    """The asset that writes the table ``asset`` (which may be one of several of it)."""
+    return asset.split("/")[0]
+
+
+def named(asset: str, partition: str | None) -> str:
+    return asset if partition is None else f"{asset} of {partition}"
+
+
+def _not_made(asset: str, partition: str | None, path: Path) -> str:
+    return (
+        f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} first, "
+        "or run `make demo`"
+    )
