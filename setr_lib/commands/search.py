@@ -6,39 +6,20 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
-    import polars as pl
     from PIL import Image
 
     from setr_lib.datasets import EvaluationSet
-    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
-    from setr_lib.methods.method import Method
-    from setr_lib.progress import Progress
-
-_QUERY, _REFERENCE = "search", "(reference)"
-
-
-@dataclass(frozen=True)
-class Found:
-    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``adapter`` the champion, if
-    any.
-    """
-
-    target_caption: str
-    coarse: pl.DataFrame
-    judged: pl.DataFrame
-    adapter: str | None
-    paths: dict[str, str]
 
 
 def run(
@@ -66,16 +47,17 @@ def run(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
-    chosen = context.methods.get(method or settings.coarse.default)
     with progress_on_terminal() as progress:
-        found = search(context, key, image, text.strip(), gallery, progress, chosen)
+        found = Retriever.from_evaluation_set(key, settings).search(
+            image, text, k=k, method=method, gallery=gallery, progress=progress
+        )
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _sheet(image, text, found, chosen.name, k).save(path)
+        _sheet(image, text, found, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    _print(found, key, k, path)
+    _print(found, key, path)
     return 0
 
 
@@ -105,173 +87,25 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
     )
 
 
-def search(
-    context: PipelineContext,
-    key: str,
-    image: Path,
-    text: str,
-    gallery_name: str | None,
-    progress: Progress,
-    method: Method | None = None,
-) -> Found:
-    """Both stages on one query.
-
-    The reference itself is left out of the answer where it lies in the gallery.
-
-    Args:
-        context: Settings, tables and models.
-        key: The evaluation set whose gallery is searched.
-        image: The reference image.
-        text: The modification text.
-        gallery_name: One gallery of several, e.g. a category of FashionIQ.
-        progress: Told how far the models are.
-        method: The retrieval method, one over vectors; the default one of the settings by default.
-
-    Returns:
-        The images before and after re-ranking.
-
-    Raises:
-        SetrError: Something is missing; the message says what to do.
-    """
-    import polars as pl
-
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.methods.method import ranks_captions
-    from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.reranking import best_reranker, fusion_in_use, rerank_candidates
-    from setr_lib.tables import GALLERY
-
-    settings = context.settings
-    each = evaluation_set(settings, key)
-    depth = settings.rerank_depth(each.dataset)
-    gallery = context.tables.read("gallery_images", GALLERY, key)
-    reference = _reference_row(image)
-    gallery = _searched(gallery, gallery_name).filter(pl.col("fingerprint") != reference["fingerprint"][0])
-    query = _query(text)
-    method = method or context.methods.get(settings.coarse.default)
-    if ranks_captions(method):
-        raise SetrError(
-            f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
-        )
-    encoded, index, caption = _encoded(context, key, query, reference, method, progress)
-    coarse = rank(
-        method,
-        encoded,
-        gallery,
-        index,
-        depth,
-        remove_reference=False,
-        options=context.methods.options(method),
-    )
-    reranker = best_reranker(context)
-    judged = rerank_candidates(
-        context,
-        reranker,
-        coarse,
-        query,
-        pl.concat([gallery, reference]),
-        k=depth,
-        fused=fusion_in_use(context, method, reranker.name, reranker.version),
-        progress=progress,
-    )
-    return Found(
-        caption, coarse, judged, reranker.version, dict(gallery.select("image_id", "path").iter_rows())
-    )
-
-
-def _encoded(
-    context: PipelineContext,
-    key: str,
-    query: pl.DataFrame,
-    reference: pl.DataFrame,
-    method: Method,
-    progress: Progress,
-) -> tuple[EncodedQueries, GalleryIndex, str]:
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
-    from setr_lib.pipeline.retrieval import vectors_of
-    from setr_lib.pipeline.texts import texts_for
-    from setr_lib.spaces.images import open_image
-    from setr_lib.tables import QUERIES
-
-    kind = evaluation_set(context.settings, key).kind
-    texts = texts_for(
-        context,
-        [method],
-        query,
-        reference,
-        also=(CAPTIONS, COMPOSITIONS),
-        dataset=kind,
-        progress=progress,
-    )
-    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key)
-    ids, vectors = context.gallery_store.read(stored.table, stored.version)
-    encoded = encode_queries(
-        query,
-        context.models.space(),
-        ids,
-        vectors,
-        texts=texts,
-        center_texts=context.tables.read("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=context.models.space().embed_images([open_image(reference.item(0, "path"))]),
-    )
-    return encoded, GalleryIndex(ids, vectors), texts[COMPOSITIONS].item(0, "target_caption")
-
-
-def _reference_row(image: Path) -> pl.DataFrame:
-    import polars as pl
-
-    from setr_lib.datasets import inspect_gallery
-
-    frame = pl.DataFrame({"image_id": [_REFERENCE], "path": [str(image.absolute())], "galleries": [["all"]]})
-    row = inspect_gallery(frame)
-    if row.item(0, "status") != "ok":
-        raise SetrError(f"{image}: the reference image is {row.item(0, 'status')}: {row.item(0, 'detail')}")
-    return row
-
-
-def _searched(gallery: pl.DataFrame, name: str | None) -> pl.DataFrame:
-    import polars as pl
-
-    if name is not None:
-        chosen = gallery.filter(pl.col("galleries").list.contains(name))
-        if chosen.is_empty():
-            known = sorted(gallery["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
-            raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
-        gallery = chosen
-    return gallery.with_columns(galleries=pl.lit(["all"]))
-
-
-def _query(text: str) -> pl.DataFrame:
-    import polars as pl
-
-    from setr_lib.tables import QUERIES
-
-    row = {
-        "query_id": _QUERY,
-        "reference_id": _REFERENCE,
-        "modification": text,
-        "captions": [text],
-        "target_ids": [],
-        "subset_ids": [],
-        "gallery": "all",
-        "aspects": [],
-    }
-    return pl.DataFrame([row], schema=QUERIES)
-
-
-def _sheet(image: Path, text: str, found: Found, strategy: str, k: int) -> Image.Image:
+def _sheet(image: Path, text: str, found: SearchResult, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
 
-    judge = "base judge" if found.adapter is None else f"adapter v{found.adapter}"
     strips = [
         Strip(title, tiles_of(frame, found.paths, top=k))
-        for title, frame in ((f"coarse · {strategy}", found.coarse), (f"re-ranked · {judge}", found.judged))
+        for title, frame in (
+            (f"coarse · {found.method}", found.coarse),
+            (f"re-ranked · {_reranker(found)}", found.ranking),
+        )
     ]
-    return draw_contact_sheet(image, text, strips, detail=f"composed: {found.target_caption}")
+    detail = f"composed: {found.target_caption}" if found.target_caption else ""
+    return draw_contact_sheet(image, text, strips, detail=detail)
 
 
-def _print(found: Found, key: str, k: int, sheet: Path) -> None:
+def _reranker(found: SearchResult) -> str:
+    return f"{found.reranker} v{found.version}" if found.version else str(found.reranker)
+
+
+def _print(found: SearchResult, key: str, sheet: Path) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -279,21 +113,22 @@ def _print(found: Found, key: str, k: int, sheet: Path) -> None:
 
     from setr_lib.evaluation.contact_sheet import judge_words
 
-    judge = "base judge (no adapter promoted yet)" if found.adapter is None else f"adapter v{found.adapter}"
+    untrained = "" if found.version else " (no adapter promoted yet)"
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
-    table = Table(title=f"{key} · {judge}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{key} · {_reranker(found)}{untrained}", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("rank", "image", "judge", "coarse rank", "cosine"):
         table.add_column(column, overflow="fold")
-    for row in found.judged.sort("rank").head(k).iter_rows(named=True):
+    for hit in found:
         table.add_row(
-            str(row["rank"]),
-            Text(row["image_id"]),
-            "-" if row["judge_score"] is None else judge_words(row["judge_score"]),
-            str(before.get(row["image_id"], "-")),
-            f"{row['coarse_score']:.3f}",
+            str(hit.rank),
+            Text(hit.image_id),
+            "-" if hit.judge_score is None else judge_words(hit.judge_score),
+            str(before.get(hit.image_id, "-")),
+            f"{hit.coarse_score:.3f}",
         )
     console = Console()
-    console.print(Text(f"looking for: {found.target_caption}"))
+    if found.target_caption:
+        console.print(Text(f"looking for: {found.target_caption}"))
     console.print(table)
     print(f"contact sheet: {sheet}")
 

@@ -1,0 +1,434 @@
+"""Composed image retrieval over one gallery, held in memory: a reference image and a text in, a ranking out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.progress import Progress, silent
+from setr_lib.settings import DatasetSettings, Settings, load_settings
+
+if TYPE_CHECKING:
+    import polars as pl
+    from PIL import Image
+
+    from setr_lib.datasets import EvaluationSet
+    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.method import Method
+
+BEST = "best"
+"""The champion adapter, where one is promoted, else the base judge."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image of the answer.
+
+    Attributes:
+        rank: 1 for the best.
+        image_id: Its id in the gallery; of a folder, its path from there.
+        path: Its file.
+        score: What the answer is ordered by.
+        coarse_score: Stage 1's score.
+        judge_score: The re-ranker's score; None where the image was not re-ranked.
+    """
+
+    rank: int
+    image_id: str
+    path: str
+    score: float
+    coarse_score: float
+    judge_score: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer to one composed query; iterating gives its hits, best first.
+
+    Attributes:
+        hits: The first ``k`` images.
+        coarse: All candidates of stage 1, a RANKINGS table.
+        ranking: The same after stage 2, or ``coarse`` where there is none.
+        target_caption: What the multimodal LLM took the query to look for; None where it was not asked.
+        paths: The file of each image of the gallery, by id.
+        method: The retrieval method's name.
+        reranker: The re-ranker's name; None for stage 1 alone.
+        version: The registered version of the re-ranker's weights, where it has one.
+    """
+
+    hits: list[Hit]
+    coarse: pl.DataFrame
+    ranking: pl.DataFrame
+    target_caption: str | None
+    paths: Mapping[str, str]
+    method: str
+    reranker: str | None = None
+    version: str | None = None
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+
+class Retriever:
+    """Searches one gallery by composed queries, through both stages, with vectors and models held in memory.
+
+    Make it by :meth:`from_folder` or :meth:`from_evaluation_set`. Several threads may search at once; their
+    models compute one after the other.
+
+    Args:
+        context: Settings, stores and models.
+        evaluation_set: Names the gallery.
+        gallery: Its GALLERY table.
+        center_texts: Modification texts whose mean the method ``product`` subtracts; none by default.
+    """
+
+    def __init__(
+        self,
+        context: PipelineContext,
+        evaluation_set: EvaluationSet,
+        gallery: pl.DataFrame,
+        center_texts: Sequence[str] = (),
+    ) -> None:
+        self.context, self.evaluation_set, self.gallery = context, evaluation_set, gallery
+        self.center_texts = list(center_texts)
+        self.depth = context.settings.rerank_depth(
+            evaluation_set.dataset if evaluation_set.dataset in context.settings.datasets else None
+        )
+        """Candidates that stage 1 hands to stage 2."""
+        self._index: GalleryIndex | None = None
+        self._paths = dict(gallery.select("image_id", "path").iter_rows())
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, settings: Settings | None = None, progress: Progress = silent
+    ) -> Retriever:
+        """A retriever over all images below a folder.
+
+        Vectors are kept in the storage root: only new and changed images are embedded.
+
+        Args:
+            folder: The gallery.
+            settings: Models and storage; by default those of ``setr.toml`` (looked for from the current
+                folder upwards) and the environment.
+            progress: Told how many images are inspected and embedded.
+
+        Returns:
+            The retriever.
+
+        Raises:
+            SetrError: The folder has no readable image, or a model cannot be loaded.
+        """
+        from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
+
+        root, settings = Path(folder).expanduser().absolute(), settings or load_settings()
+        if not root.is_dir():
+            raise SetrError(f"{folder}: there is no such folder")
+        name = _gallery_name(root)
+        listed = settings.model_copy(update={"datasets": {name: DatasetSettings(kind="folder", root=root)}})
+        found = evaluation_set(listed, name)
+        gallery = inspect_gallery(load_gallery(listed, name), progress)
+        retriever = cls(pipeline_context(settings), found, gallery)
+        if gallery.filter(status="ok").is_empty():
+            raise SetrError(f"{folder}: none of its {gallery.height} files can be read as an image")
+        retriever._embed(progress)
+        return retriever
+
+    @classmethod
+    def from_evaluation_set(cls, key: str, settings: Settings | None = None) -> Retriever:
+        """A retriever over the gallery of an evaluation set that the pipeline has embedded.
+
+        Args:
+            key: The evaluation set, e.g. ``cirr-val``.
+            settings: As in :meth:`from_folder`.
+
+        Returns:
+            The retriever.
+
+        Raises:
+            NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
+        """
+        from setr_lib.datasets import evaluation_set
+        from setr_lib.tables import GALLERY, QUERIES
+
+        context = pipeline_context(settings or load_settings())
+        gallery = context.tables.read("gallery_images", GALLERY, key)
+        texts = context.tables.read("queries", QUERIES, key)["modification"].to_list()
+        return cls(context, evaluation_set(context.settings, key), gallery, texts)
+
+    def search(
+        self,
+        image: Path | str | bytes | Image.Image,
+        text: str,
+        *,
+        k: int = 10,
+        method: str | None = None,
+        reranker: str | None = BEST,
+        gallery: str | None = None,
+        progress: Progress = silent,
+    ) -> SearchResult:
+        """Search by one reference image and one modification text.
+
+        The reference itself is left out of the answer where it lies in the gallery.
+
+        Args:
+            image: The reference image: a file, the bytes of one, or an opened image.
+            text: What should differ from it.
+            k: Images in the answer.
+            method: The retrieval method of stage 1 by name; ``[coarse] default`` by default.
+            reranker: The re-ranker of stage 2 by name; by default the champion adapter, where one is
+                promoted, else the base judge. None for stage 1 alone.
+            gallery: One gallery of several, e.g. a category of FashionIQ.
+            progress: Told how far the models are.
+
+        Returns:
+            The answer.
+
+        Raises:
+            SetrError: The text is empty, the image cannot be read, or something is missing; the message says
+                what to do.
+        """
+        if not text.strip():
+            raise SetrError("the modification text is empty: say what should differ from the image")
+        chosen = self._method(method)
+        if reranker is not None and k > self.depth:
+            raise SetrError(
+                f"k = {k}: only the first {self.depth} are re-ranked; raise [reranking] top_k, and [coarse] "
+                "top_k where that is less, or search without a re-ranker"
+            )
+        with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
+            query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
+            return self._search(query, chosen, reranker, max(k, self.depth), k, gallery, progress)
+
+    def _search(
+        self,
+        query: _Query,
+        method: Method,
+        reranker: str | None,
+        depth: int,
+        k: int,
+        gallery: str | None,
+        progress: Progress,
+    ) -> SearchResult:
+        from setr_lib.methods.inputs import COMPOSITIONS
+        from setr_lib.methods.ranking import rank
+
+        searched = self._searched(gallery)
+        own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
+        encoded, texts = self._encoded(query, method, progress)
+        # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
+        coarse = rank(
+            method,
+            encoded,
+            searched,
+            self._held_index(),
+            depth + len(own),
+            remove_reference=False,
+            options=self.context.methods.options(method),
+        )
+        coarse = _without(coarse, own, depth)
+        ranking, name, version = coarse, None, None
+        if reranker is not None:
+            ranking, name, version = self._reranked(coarse, query, method, reranker, searched, progress)
+        composed = texts.get(COMPOSITIONS)
+        return SearchResult(
+            hits=self._hits(ranking, k),
+            coarse=coarse,
+            ranking=ranking,
+            target_caption=None if composed is None else composed.item(0, "target_caption"),
+            paths=self._paths,
+            method=method.name,
+            reranker=name,
+            version=version,
+        )
+
+    def _encoded(
+        self, query: _Query, method: Method, progress: Progress
+    ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
+        from setr_lib.methods.inputs import encode_queries
+        from setr_lib.pipeline.texts import texts_for
+        from setr_lib.spaces.images import open_image
+
+        index, space = self._held_index(), self.context.models.space()
+        kind = self.evaluation_set.kind
+        texts = texts_for(
+            self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
+        )
+        encoded = encode_queries(
+            query.queries,
+            space,
+            index.ids,
+            index.vectors,
+            texts=texts,
+            center_texts=self.center_texts or None,
+            reference_vectors=space.embed_images([open_image(query.reference.item(0, "path"))]),
+        )
+        return encoded, texts
+
+    def _reranked(
+        self,
+        coarse: pl.DataFrame,
+        query: _Query,
+        method: Method,
+        reranker: str,
+        searched: pl.DataFrame,
+        progress: Progress,
+    ) -> tuple[pl.DataFrame, str, str | None]:
+        import polars as pl
+
+        from setr_lib.pipeline.reranking import (
+            best_reranker,
+            fusion_in_use,
+            open_reranker,
+            rerank_candidates,
+        )
+
+        opened = best_reranker(self.context) if reranker == BEST else open_reranker(self.context, reranker)
+        candidates = searched.filter(pl.col("image_id").is_in(coarse["image_id"].implode()))
+        ranking = rerank_candidates(
+            self.context,
+            opened,
+            coarse,
+            query.queries,
+            pl.concat([candidates, query.reference]),
+            k=self.depth,
+            fused=fusion_in_use(self.context, method, opened.name, opened.version),
+            progress=progress,
+        )
+        return ranking, opened.name, opened.version
+
+    def _method(self, name: str | None) -> Method:
+        from setr_lib.methods.method import ranks_captions
+
+        method = self.context.methods.get(name or self.context.settings.coarse.default)
+        if ranks_captions(method):
+            raise SetrError(
+                f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
+            )
+        return method
+
+    def _hits(self, ranking: pl.DataFrame, k: int) -> list[Hit]:
+        return [
+            Hit(
+                rank=row["rank"],
+                image_id=row["image_id"],
+                path=self._paths[row["image_id"]],
+                score=row["score"],
+                coarse_score=row["coarse_score"],
+                judge_score=row["judge_score"],
+            )
+            for row in ranking.sort("rank").head(k).iter_rows(named=True)
+        ]
+
+    def _searched(self, name: str | None) -> pl.DataFrame:
+        """The images of gallery ``name``, or all, as one gallery called ``all``."""
+        import polars as pl
+
+        gallery = self.gallery
+        if name is not None:
+            chosen = gallery.filter(pl.col("galleries").list.contains(name))
+            if chosen.is_empty():
+                known = sorted(gallery["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
+                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
+            gallery = chosen
+        return gallery.with_columns(galleries=pl.lit(["all"]))
+
+    def _held_index(self) -> GalleryIndex:
+        """The gallery's ids and vectors, read once."""
+        from setr_lib.methods.inputs import GalleryIndex
+        from setr_lib.pipeline.retrieval import vectors_of
+
+        if self._index is None:
+            key, store = self.evaluation_set.key, self.context.gallery_store
+            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key)
+            self._index = GalleryIndex(*store.read(stored.table, stored.version))
+        return self._index
+
+    def _embed(self, progress: Progress) -> None:
+        from setr_lib.methods.inputs import GalleryIndex
+
+        store, space = self.context.gallery_store, self.context.models.space()
+        table = store.table_name(self.evaluation_set.gallery_key, space)
+        with self.context.models.lock:
+            report = store.synchronise(table, self.gallery, space, progress=progress)
+        self._index = GalleryIndex(*store.read(report.table, report.version))
+
+
+_QUERY, _REFERENCE = "search", "(reference)"
+
+
+@dataclass(frozen=True)
+class _Query:
+    """One query as the stages read it: a QUERIES table of one row, and the GALLERY row of its reference."""
+
+    queries: pl.DataFrame
+    reference: pl.DataFrame
+
+    @property
+    def fingerprint(self) -> str:
+        return self.reference.item(0, "fingerprint")
+
+
+def _query(text: str, reference: pl.DataFrame) -> _Query:
+    import polars as pl
+
+    from setr_lib.tables import QUERIES
+
+    row = {
+        "query_id": _QUERY,
+        "reference_id": _REFERENCE,
+        "modification": text,
+        "captions": [text],
+        "target_ids": [],
+        "subset_ids": [],
+        "gallery": "all",
+        "aspects": [],
+    }
+    return _Query(pl.DataFrame([row], schema=QUERIES), reference)
+
+
+def _reference_row(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    from setr_lib.datasets import inspect_gallery
+
+    frame = pl.DataFrame({"image_id": [_REFERENCE], "path": [str(file.absolute())], "galleries": [["all"]]})
+    row = inspect_gallery(frame)
+    if row.item(0, "status") != "ok":
+        raise SetrError(f"{file}: the reference image is {row.item(0, 'status')}: {row.item(0, 'detail')}")
+    return row
+
+
+def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
+    """``image`` as a file; bytes and opened images are written into ``scratch``."""
+    if isinstance(image, str | Path):
+        return Path(image).expanduser()
+    file = scratch / "reference"
+    if isinstance(image, bytes):
+        file.write_bytes(image)
+    else:
+        image.convert("RGB").save(file, format="PNG")
+    return file
+
+
+def _without(ranking: pl.DataFrame, images: set[str], k: int) -> pl.DataFrame:
+    """The first ``k`` rows of a RANKINGS table of one query once ``images`` are taken out."""
+    import polars as pl
+
+    from setr_lib.tables import RANKINGS
+
+    kept = ranking.filter(~pl.col("image_id").is_in(list(images))).sort("rank").head(k)
+    return kept.with_columns(rank=pl.int_range(1, pl.len() + 1).cast(RANKINGS["rank"]))
+
+
+def _gallery_name(root: Path) -> str:
+    """A name for a folder's gallery: its own, and a digest of where it is."""
+    from setr_lib.hashing import digest_strings
+
+    plain = re.sub(r"[^a-z0-9_]+", "-", root.name.lower()).strip("-")[:40] or "folder"
+    return f"{plain}-{digest_strings([str(root)])[:8]}"

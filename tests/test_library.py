@@ -1,0 +1,208 @@
+"""SETR as a library: from folders of pictures to ranked results, without Dagster and MLflow, warm and in threads."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import setr_lib
+from setr_lib import Retriever, SearchResult, SetrError, Settings
+from setr_lib.settings import load_settings
+from tests.tiny_encoder import write_tiny_clip
+from tests.tiny_judges import tiny_picture, write_tiny_judge
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLE = REPOSITORY / "docs" / "examples" / "search_folders.py"
+SETTINGS = """
+[models]
+device = "cpu"
+
+[models.encoder]
+name = "local-dir:clip"
+
+[models.judge]
+name = "judge"
+max_new_tokens = 4
+
+[reranking]
+top_k = 6
+"""
+BLOCKED = """
+import runpy, sys
+
+for name in ("dagster", "mlflow", "setr_assets"):
+    sys.modules[name] = None  # Python's own way: importing it fails, looking for it finds nothing
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``setr.toml``, a gallery of eight pictures, two references and tiny models."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("gallery", "references"):
+        (folder / name).mkdir()
+    for number in range(8):
+        (folder / "gallery" / f"{number}.png").write_bytes(tiny_picture(number))
+    for number in (3, 11):
+        (folder / "references" / f"{number}.png").write_bytes(tiny_picture(number))
+    (folder / "setr.toml").write_text(SETTINGS, encoding="utf-8")
+    write_tiny_clip(folder / "clip")
+    write_tiny_judge("llava", folder / "judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(project: Path) -> Iterator[Settings]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SETR_STORAGE__ROOT", "var-in-process")
+        yield load_settings(project / "setr.toml")
+
+
+@pytest.fixture(scope="module")
+def retriever(project: Path, settings: Settings) -> Retriever:
+    return Retriever.from_folder(project / "gallery", settings)
+
+
+def ranked(found: SearchResult) -> list[tuple[str, float]]:
+    return [(hit.image_id, hit.score) for hit in found]
+
+
+def test_the_example_ranks_two_folders_without_dagster_and_mlflow(project: Path) -> None:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(EXAMPLE), "gallery", "references", "the same, but red"],
+        cwd=project,
+        env={**kept, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [(name, rank) for name, rank, _, _ in lines] == [
+        (name, str(rank)) for name in ("11.png", "3.png") for rank in range(1, 6)
+    ]
+    assert "3.png" not in [image for name, _, image, _ in lines if name == "3.png"]
+    assert not list(project.glob("**/*.db"))
+
+
+def test_the_example_is_as_short_as_it_is_said_to_be() -> None:
+    body = EXAMPLE.read_text(encoding="utf-8").split('"""')[2:]
+    code = [line for line in "".join(body[::2]).splitlines() if line.strip()]
+    assert len([line for line in code if "import" not in line and "main" not in line]) < 10
+
+
+def test_what_the_package_offers_is_there() -> None:
+    for name in setr_lib.__all__:
+        assert getattr(setr_lib, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = setr_lib.Nothing
+
+
+def test_a_file_its_bytes_and_the_opened_image_are_one_query(project: Path, retriever: Retriever) -> None:
+    file = project / "references" / "11.png"
+    answers = [
+        retriever.search(image, "make it red", k=4)
+        for image in (file, str(file), file.read_bytes(), Image.open(io.BytesIO(file.read_bytes())))
+    ]
+    assert len({tuple(ranked(found)) for found in answers[:3]}) == 1
+    assert [image for image, _ in ranked(answers[3])] == [image for image, _ in ranked(answers[0])]
+    assert (answers[0].method, answers[0].reranker) == ("intersection", "base judge")
+    assert all(hit.judge_score is not None for hit in answers[0])
+    assert answers[0].target_caption
+
+
+def test_stage_1_alone_loads_no_multimodal_model(project: Path, settings: Settings) -> None:
+    elsewhere = settings.model_copy(deep=True)
+    elsewhere.models.judge.name = "no/such-model"
+    retriever = Retriever.from_folder(project / "gallery", elsewhere)
+    found = retriever.search(project / "references" / "11.png", "red", k=8, method="sum", reranker=None)
+    assert found.reranker is None and found.target_caption is None and len(found.hits) == 8
+    assert [hit.score for hit in found] == sorted((hit.coarse_score for hit in found), reverse=True)
+
+
+def test_the_reference_and_its_copies_are_no_answers(
+    project: Path, settings: Settings, tmp_path: Path
+) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"{number}.png").write_bytes(tiny_picture(number))
+    (tmp_path / "copy of 3.png").write_bytes(tiny_picture(3))
+    retriever = Retriever.from_folder(tmp_path, settings)
+    found = retriever.search(tmp_path / "3.png", "make it red", k=3, method="image", reranker=None)
+    assert sorted(hit.image_id for hit in found) == ["1.png", "2.png"]
+    assert [hit.rank for hit in found] == [1, 2]
+
+
+def test_a_folder_is_embedded_once_and_only_what_is_new_after_that(
+    settings: Settings, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def listen(done: int, total: int, what: str) -> None:
+        if "embedded" in what:
+            told.append((done, total))
+
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(tiny_picture(number))
+    Retriever.from_folder(tmp_path, settings, listen)
+    assert told[-1] == (3, 3)
+    told.clear()
+    (tmp_path / "3.png").write_bytes(tiny_picture(30))
+    retriever = Retriever.from_folder(tmp_path, settings, listen)
+    assert told[-1] == (1, 1)
+    found = retriever.search(tiny_picture(99), "red", k=10, method="sum", reranker=None)
+    assert len(found.hits) == 4
+
+
+def test_threads_get_the_answers_that_one_thread_gets(project: Path, retriever: Retriever) -> None:
+    texts = ["make it red", "is blue", "with a large circle", "is striped"] * 2
+    image = (project / "references" / "11.png").read_bytes()
+    alone = [ranked(retriever.search(image, text, k=5)) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: ranked(retriever.search(image, text, k=5)), texts))
+    assert [[name for name, _ in found] for found in together] == [
+        [name for name, _ in found] for found in alone
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "options", "words"),
+    [
+        (tiny_picture(1), "  ", {}, "text is empty"),
+        (b"no picture", "red", {"k": 3}, "reference image is broken"),
+        ("nowhere.png", "red", {"k": 3}, "nowhere.png: the reference image is missing"),
+        (tiny_picture(1), "red", {"k": 7}, "only the first 6 are re-ranked"),
+        (tiny_picture(1), "red", {"k": 3, "method": "captions_text"}, "ranks captions"),
+        (tiny_picture(1), "red", {"k": 3, "method": "nobody"}, "there is no retrieval method 'nobody'"),
+        (
+            tiny_picture(1),
+            "red",
+            {"gallery": "dress", "method": "sum", "reranker": None},
+            "no gallery 'dress'",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_said(
+    retriever: Retriever, image: str | bytes, text: str, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SetrError, match=words):
+        retriever.search(image, text, **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_folder_without_images_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(SetrError, match="there is no such folder"):
+        Retriever.from_folder(tmp_path / "none", settings)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(SetrError, match="none of its 1 files can be read"):
+        Retriever.from_folder(tmp_path, settings)
