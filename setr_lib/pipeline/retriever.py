@@ -75,6 +75,60 @@ class SearchResult:
         return iter(self.hits)
 
 
+class HeldGallery:
+    """A gallery in memory: its images, and their vectors once they are first asked for.
+
+    Args:
+        context: The vector store and the embedding space.
+        evaluation_set: Names the gallery.
+        images: Its GALLERY table.
+    """
+
+    def __init__(self, context: PipelineContext, evaluation_set: EvaluationSet, images: pl.DataFrame) -> None:
+        self.context, self.evaluation_set, self.images = context, evaluation_set, images
+        self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
+        """The file of each image, by id."""
+        self._index: GalleryIndex | None = None
+
+    def index(self) -> GalleryIndex:
+        """The ids and vectors, as ``gallery_embeddings`` or :meth:`embed` has stored them; read once."""
+        from setr_lib.methods.inputs import GalleryIndex
+        from setr_lib.pipeline.retrieval import vectors_of
+
+        if self._index is None:
+            key, store = self.evaluation_set.key, self.context.gallery_store
+            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key)
+            self._index = GalleryIndex(*store.read(stored.table, stored.version))
+        return self._index
+
+    def embed(self, progress: Progress) -> None:
+        """Embed what is new or changed since last time, and hold the vectors."""
+        from setr_lib.methods.inputs import GalleryIndex
+
+        store, space = self.context.gallery_store, self.context.models.space()
+        table = store.table_name(self.evaluation_set.gallery_key, space)
+        with self.context.models.lock:
+            report = store.synchronise(table, self.images, space, progress=progress)
+        self._index = GalleryIndex(*store.read(report.table, report.version))
+
+    def searched(self, name: str | None) -> pl.DataFrame:
+        """The images of gallery ``name``, or all, as one gallery called ``all``.
+
+        Raises:
+            SetrError: There is no such gallery.
+        """
+        import polars as pl
+
+        images = self.images
+        if name is not None:
+            chosen = images.filter(pl.col("galleries").list.contains(name))
+            if chosen.is_empty():
+                known = sorted(images["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
+                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
+            images = chosen
+        return images.with_columns(galleries=pl.lit(["all"]))
+
+
 class Retriever:
     """Searches one gallery by composed queries, through both stages, with vectors and models held in memory.
 
@@ -82,27 +136,16 @@ class Retriever:
     models compute one after the other.
 
     Args:
-        context: Settings, stores and models.
-        evaluation_set: Names the gallery.
-        gallery: Its GALLERY table.
+        gallery: The gallery, and with it settings, stores and models.
         center_texts: Modification texts whose mean the method ``product`` subtracts; none by default.
     """
 
-    def __init__(
-        self,
-        context: PipelineContext,
-        evaluation_set: EvaluationSet,
-        gallery: pl.DataFrame,
-        center_texts: Sequence[str] = (),
-    ) -> None:
-        self.context, self.evaluation_set, self.gallery = context, evaluation_set, gallery
+    def __init__(self, gallery: HeldGallery, center_texts: Sequence[str] = ()) -> None:
+        self.gallery, self.context = gallery, gallery.context
         self.center_texts = list(center_texts)
-        self.depth = context.settings.rerank_depth(
-            evaluation_set.dataset if evaluation_set.dataset in context.settings.datasets else None
-        )
+        settings, dataset = self.context.settings, gallery.evaluation_set.dataset
+        self.depth = settings.rerank_depth(dataset if dataset in settings.datasets else None)
         """Candidates that stage 1 hands to stage 2."""
-        self._index: GalleryIndex | None = None
-        self._paths = dict(gallery.select("image_id", "path").iter_rows())
 
     @classmethod
     def from_folder(
@@ -132,12 +175,12 @@ class Retriever:
         name = _gallery_name(root)
         listed = settings.model_copy(update={"datasets": {name: DatasetSettings(kind="folder", root=root)}})
         found = evaluation_set(listed, name)
-        gallery = inspect_gallery(load_gallery(listed, name), progress)
-        retriever = cls(pipeline_context(settings), found, gallery)
-        if gallery.filter(status="ok").is_empty():
-            raise SetrError(f"{folder}: none of its {gallery.height} files can be read as an image")
-        retriever._embed(progress)
-        return retriever
+        images = inspect_gallery(load_gallery(listed, name), progress)
+        if images.filter(status="ok").is_empty():
+            raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
+        gallery = HeldGallery(pipeline_context(settings), found, images)
+        gallery.embed(progress)
+        return cls(gallery)
 
     @classmethod
     def from_evaluation_set(cls, key: str, settings: Settings | None = None) -> Retriever:
@@ -157,9 +200,9 @@ class Retriever:
         from setr_lib.tables import GALLERY, QUERIES
 
         context = pipeline_context(settings or load_settings())
-        gallery = context.tables.read("gallery_images", GALLERY, key)
+        images = context.tables.read("gallery_images", GALLERY, key)
         texts = context.tables.read("queries", QUERIES, key)["modification"].to_list()
-        return cls(context, evaluation_set(context.settings, key), gallery, texts)
+        return cls(HeldGallery(context, evaluation_set(context.settings, key), images), texts)
 
     def search(
         self,
@@ -218,7 +261,7 @@ class Retriever:
         from setr_lib.methods.inputs import COMPOSITIONS
         from setr_lib.methods.ranking import rank
 
-        searched = self._searched(gallery)
+        searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
         encoded, texts = self._encoded(query, method, progress)
         # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
@@ -226,7 +269,7 @@ class Retriever:
             method,
             encoded,
             searched,
-            self._held_index(),
+            self.gallery.index(),
             depth + len(own),
             remove_reference=False,
             options=self.context.methods.options(method),
@@ -241,7 +284,7 @@ class Retriever:
             coarse=coarse,
             ranking=ranking,
             target_caption=None if composed is None else composed.item(0, "target_caption"),
-            paths=self._paths,
+            paths=self.gallery.paths,
             method=method.name,
             reranker=name,
             version=version,
@@ -254,8 +297,8 @@ class Retriever:
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        index, space = self._held_index(), self.context.models.space()
-        kind = self.evaluation_set.kind
+        index, space = self.gallery.index(), self.context.models.space()
+        kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
         )
@@ -317,46 +360,13 @@ class Retriever:
             Hit(
                 rank=row["rank"],
                 image_id=row["image_id"],
-                path=self._paths[row["image_id"]],
+                path=self.gallery.paths[row["image_id"]],
                 score=row["score"],
                 coarse_score=row["coarse_score"],
                 judge_score=row["judge_score"],
             )
             for row in ranking.sort("rank").head(k).iter_rows(named=True)
         ]
-
-    def _searched(self, name: str | None) -> pl.DataFrame:
-        """The images of gallery ``name``, or all, as one gallery called ``all``."""
-        import polars as pl
-
-        gallery = self.gallery
-        if name is not None:
-            chosen = gallery.filter(pl.col("galleries").list.contains(name))
-            if chosen.is_empty():
-                known = sorted(gallery["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
-                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
-            gallery = chosen
-        return gallery.with_columns(galleries=pl.lit(["all"]))
-
-    def _held_index(self) -> GalleryIndex:
-        """The gallery's ids and vectors, read once."""
-        from setr_lib.methods.inputs import GalleryIndex
-        from setr_lib.pipeline.retrieval import vectors_of
-
-        if self._index is None:
-            key, store = self.evaluation_set.key, self.context.gallery_store
-            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key)
-            self._index = GalleryIndex(*store.read(stored.table, stored.version))
-        return self._index
-
-    def _embed(self, progress: Progress) -> None:
-        from setr_lib.methods.inputs import GalleryIndex
-
-        store, space = self.context.gallery_store, self.context.models.space()
-        table = store.table_name(self.evaluation_set.gallery_key, space)
-        with self.context.models.lock:
-            report = store.synchronise(table, self.gallery, space, progress=progress)
-        self._index = GalleryIndex(*store.read(report.table, report.version))
 
 
 _QUERY, _REFERENCE = "search", "(reference)"
