@@ -13,8 +13,11 @@ is marked as such; the run that needs it says so.
 from __future__ import annotations
 
 import functools
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ def when(holds: Callable[[Settings], bool], *reads: str) -> When:
     """``reads``, where ``holds(settings)``."""
     return When(holds, reads)
 
+
+_OBJECT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+"""How settings name an object of a person's own code."""
 
 Reads = Sequence[str | When]
 """What an asset reads of the settings."""
@@ -181,7 +187,28 @@ class CodeVersions:
         value: Any = self._values
         for part in key.split("."):
             value = value[part]
+        return self._with_code(value)
+
+    def _with_code(self, value: Any) -> Any:
+        """``value``, each ``package.module:NAME`` in it with a digest of the module's file."""
+        if isinstance(value, str) and _OBJECT.fullmatch(value):
+            return [value, _marked(lambda: self._code(value.partition(":")[0]))]
+        if isinstance(value, list):
+            return [self._with_code(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self._with_code(item) for name, item in value.items()}
         return value
+
+    def _code(self, module: str) -> str:
+        """Digest of a module's source file, found as ``load_object`` finds it; nothing is imported."""
+        path: Sequence[str] | None = [*sys.path, str(self.settings.base_dir.resolve())]
+        file = None
+        for part in module.split("."):
+            spec = PathFinder.find_spec(part, path)
+            if spec is None:
+                return "not found"
+            file, path = spec.origin, list(spec.submodule_search_locations or ())
+        return "no file" if file is None else fingerprint_file(Path(file))
 
     def _of_data_sets(self, key: str) -> dict[str, Any]:
         """The values of ``datasets.*.KEY`` that are not the default: a data set without one changes nothing."""
