@@ -55,6 +55,7 @@ class ImageState:
 
     @property
     def total(self) -> int:
+        """How many images the gallery lists."""
         return self.ok + self.missing + self.broken
 
     @property
@@ -170,7 +171,14 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
 
 
 def capabilities(found: Examination) -> list[Capability]:
-    """What can be done with what is here, from the least demanding to the most."""
+    """What can be done with the data that is present, from the least demanding to the most.
+
+    Args:
+        found: What :func:`examine` found.
+
+    Returns:
+        One entry each for scoring of rankings, search of captions and search of images.
+    """
     return [_scoring(found), _caption_search(found), _image_search(found)]
 
 
@@ -220,7 +228,8 @@ def _image_search(found: Examination) -> Capability:
         return Capability(
             what,
             True,
-            f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row carries that "
+            f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row carries "
+            "that "
             "coverage and is marked not comparable",
         )
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
