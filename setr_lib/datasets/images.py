@@ -61,11 +61,15 @@ def _inspect_all(paths: list[str], progress: Progress) -> Iterator[_Inspection]:
 
 
 def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status``, ``detail``, ``width``, ``height``,
-    ``fingerprint`` added.
+    """Open every image of a table; never raises because of an image.
 
-    Width and height are in pixels, as stored (before any EXIF turn); the fingerprint is of the file's bytes,
-    also of a broken one. Never raises because of an image.
+    Args:
+        images: Any frame with ``path``.
+        progress: Told how many images are opened.
+
+    Returns:
+        ``images`` with ``status``, ``detail``, ``width`` and ``height`` (pixels as stored, before any EXIF
+        turn) and ``fingerprint`` (of the file's bytes, also of a broken one).
     """
     found = list(_inspect_all(images["path"].to_list(), progress))
     return images.with_columns(
@@ -78,8 +82,13 @@ def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.Data
 
 
 def find_images(images: pl.DataFrame) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status`` and ``detail`` added, by looking only: none is
-    opened.
+    """Look for every image of a table without opening any.
+
+    Args:
+        images: Any frame with ``path``.
+
+    Returns:
+        ``images`` with ``status`` (``ok`` or ``missing``) and ``detail``.
     """
     there = [_is_file(path) for path in images["path"]]
     return images.with_columns(
