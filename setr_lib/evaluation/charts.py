@@ -89,7 +89,16 @@ class Forest:
 
 
 def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> Ladder:
-    """The ladder of ``metric`` from METRICS rows; ``order`` gives the rows from top to bottom."""
+    """The bars of one metric, one for each row.
+
+    Args:
+        metrics: METRICS rows of one evaluation set (percent).
+        metric: The metric that is drawn.
+        order: The rows from top to bottom.
+
+    Returns:
+        Bars and ticks, as shares of the axis in percent.
+    """
     lines = {
         Row.of(line): line
         for line in metrics.filter(pl.col("metric") == metric).drop_nulls("value").iter_rows(named=True)
@@ -110,14 +119,29 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
 
 
 def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
-    """Rows as rungs: from the random floor over stage 1 to the last re-ranker, within one of these by value."""
+    """Rows in the order of stages: random floor, stage 1, then each re-ranker; within a stage by value.
+
+    Args:
+        metrics: METRICS rows of one evaluation set.
+        metric: The metric to order by.
+
+    Returns:
+        Each row once, the lowest first.
+    """
     values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
     place = positions(rows_of(metrics))
     return sorted(place, key=lambda row: (place[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:
-    """Paired differences as whiskers around zero. Rows with a value that is not finite are left out."""
+    """Paired differences as intervals around zero.
+
+    Args:
+        rows: The differences, in percentage points; those with a value that is not finite are left out.
+
+    Returns:
+        Intervals and ticks, as places on an axis from 0 to 100.
+    """
     kept = [row for row in rows if all(map(math.isfinite, (row.difference, row.low, row.high)))]
     low = min([0.0, *(row.low for row in kept)])
     high = max([0.0, *(row.high for row in kept)])
@@ -135,7 +159,16 @@ def build_forest(rows: Iterable[PairedDifference]) -> Forest:
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from at or below ``low`` to at or above ``high``, in at most ``most`` + 1 equal steps."""
+    """Round numbers that span a range in equal steps.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end of the range, above ``low``.
+        most: The range takes about so many steps at most.
+
+    Returns:
+        From at or below ``low`` to at or above ``high``, ascending.
+    """
     rough = (high - low) / most
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(scale * factor for factor in (1, 2, 2.5, 5, 10, 20) if scale * factor >= rough * (1 - 1e-9))

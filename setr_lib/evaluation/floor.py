@@ -1,5 +1,4 @@
-"""The floor: what a ranker that knows nothing gets, in closed form, by its spread, and as rankings to feed
-onwards.
+"""The random floor: what a random ranker gets, in closed form, with its spread, and as rankings.
 
 The closed forms are the metrics' own (``Metric.chance``).
 """
@@ -63,7 +62,16 @@ def expected_per_query(
 def random_floor(
     benchmark: Benchmark | str, queries: pl.DataFrame, gallery: pl.DataFrame
 ) -> dict[str, float]:
-    """Metric -> the mean of :func:`expected_per_query` (0 to 1), in closed form. Empty on a hidden split."""
+    """What a random ranker gets on average, in closed form.
+
+    Args:
+        benchmark: A benchmark, or its kind.
+        queries: ``tables.QUERIES``.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+
+    Returns:
+        Metric -> the mean of :func:`expected_per_query` (0 to 1); empty on a hidden split.
+    """
     return summarise(expected_per_query(benchmark, queries, gallery))
 
 
@@ -117,7 +125,7 @@ def random_intervals(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Metric -> where 95 % of random rankers land on exactly these queries (0 to 1), by simulation.
+    """Where 95 % of random rankers land on exactly these queries, by simulation.
 
     Args:
         benchmark: A benchmark, or its kind.
@@ -125,6 +133,9 @@ def random_intervals(
         gallery: ``image_id``, ``galleries`` and optionally ``status``.
         samples: Random rankers.
         seed: Of their draws.
+
+    Returns:
+        Metric -> interval (0 to 1); empty on a hidden split.
     """
     benchmark, scored = benchmark_of(benchmark), scored_queries(queries)
     if scored.is_empty():
@@ -164,11 +175,19 @@ def _random_list(candidates: list[str], without: str | None, k: int, rng: np.ran
 def random_rankings(
     queries: pl.DataFrame, gallery: pl.DataFrame, seed: int = 0, *, k: int = 50
 ) -> pl.DataFrame:
-    """A ``tables.RANKINGS`` frame of a ranker that knows nothing: the first ``k`` of a random order for each
-    query.
+    """Rankings in random order. Scores are made up so as to fall with the rank.
 
     Queries with a subset (CIRR's) get no reference in their list, and their subset's members in random order
-    too. Scores are made up so as to fall with the rank.
+    too.
+
+    Args:
+        queries: ``tables.QUERIES``.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+        seed: Of the orders.
+        k: Images of each gallery list, at most.
+
+    Returns:
+        A ``tables.RANKINGS`` frame.
     """
     pools, rng = pools_of(gallery), np.random.default_rng(seed)
     ids: list[str] = []

@@ -1,7 +1,7 @@
-"""What a benchmark's test server takes: written from a ranking, and read back before anyone is told so.
+"""Files for a benchmark's test server: written from a ranking, and read back before they are called complete.
 
-Which files a server takes is its benchmark's to say; ``ranking_files``'s reader is the judge here too: one
-set of rules, not two.
+Which files a server takes is its benchmark's to say; they are checked by ``ranking_files``'s reader, so that
+there is one set of rules.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def write_submission(
         folder: Where to write; files of an earlier call are replaced once the new ones are valid.
         name: What the files' names begin with.
 
+    Returns:
+        The files, and notes of the reader.
+
     Raises:
         SubmissionError: The server would not take them, with the reason; or there is no server.
     """
@@ -83,7 +86,8 @@ def _write_checked(
         where = "" if error.query is None else f", query {error.query!r}"
         raise SubmissionError(
             f"the ranking of {evaluation_set.key} is not what the server takes ({error.file.name}{where}: "
-            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images make such "
+            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images make "
+            "such "
             "rankings: materialize it again without"
         ) from error
     return Submission(
@@ -93,11 +97,23 @@ def _write_checked(
 
 
 def server_of(benchmark: Benchmark, dataset: str) -> str:
-    """The address of the benchmark's test server. Raises ``SubmissionError`` naming those that have one."""
+    """The address of a benchmark's test server.
+
+    Args:
+        benchmark: The benchmark.
+        dataset: The data set's name, for the message.
+
+    Returns:
+        The address.
+
+    Raises:
+        SubmissionError: It has none; the message names the benchmarks that have one.
+    """
     if benchmark.server is None:
         known = " and ".join(each.name for each in built_in_benchmarks() if each.server)
         raise SubmissionError(
-            f"{dataset} is of kind {benchmark.kind!r}, which has no test server: of those that come with SETR, only "
+            f"{dataset} is of kind {benchmark.kind!r}, which has no test server: of those that come with "
+            "SETR, only "
             f"{known} have test servers"
         )
     return benchmark.server
