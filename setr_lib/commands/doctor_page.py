@@ -29,7 +29,11 @@ _STYLES = {
 
 
 def print_page(found: Diagnosis) -> None:
-    """Print everything on standard output; paths are never cut or wrapped, so that they can be copied."""
+    """Print the findings on standard output; paths are never cut or wrapped, so that they can be copied.
+
+    Args:
+        found: The findings.
+    """
     console = Console()
     console.print(_setup(found))
     if found.examinations:
@@ -120,7 +124,10 @@ def _contents(each: Examination, state: FileState) -> str:
 
 
 def _print_disk(console: Console, disk: Disk) -> None:
-    parts = f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers {size_words(disk.answers)}"
+    parts = (
+        f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers "
+        f"{size_words(disk.answers)}"
+    )
     unknown = f"; images of unknown size: {', '.join(disk.unknown)}" if disk.unknown else ""
     free = "" if disk.free is None else f"; free: {size_words(disk.free)}"
     _line(console, "disk needed", f"about {size_words(disk.needed)} ({parts}){unknown}{free}", indent=0)

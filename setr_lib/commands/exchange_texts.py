@@ -1,11 +1,10 @@
-"""``setr captions`` and ``setr compositions``: what the multimodal LLM wrote, carried out of one place and
-into another.
+"""``setr captions`` and ``setr compositions``: export and import of what the multimodal LLM wrote.
 
 An export is what the next materialisation would use: imported rows where they fit, else what the model here
 has written; failures are left out. An import is checked row by row against the configured data sets and is
 taken whole or not at all. What is here and newer stays unless ``overwrite`` is asked for: a row is newer when
-it was made later; a model's row was made when the model answered, and one whose time nobody knows counts as
-made when its table was written.
+it was made later; a model's row was made when the model answered, and one of unknown time counts as made when
+its table was written.
 """
 
 from __future__ import annotations
@@ -39,7 +38,19 @@ if TYPE_CHECKING:
 
 
 def export_captions(settings: Settings, *, name: str | None, output: Path | None) -> int:
-    """Write the captions of a data set (or of all) as JSON Lines, to ``output`` or standard output."""
+    """Write captions as JSON Lines.
+
+    Args:
+        settings: The settings.
+        name: A data set or evaluation set; None for all.
+        output: The file; None for standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        NotMadeYetError: There are no captions yet; the message names the asset to materialise.
+    """
     from setr_lib.texts.exchange_files import caption_line
 
     context = pipeline_context(settings)
@@ -54,8 +65,18 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
 
 
 def export_compositions(settings: Settings, *, name: str | None, output: Path | None) -> int:
-    """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard
-    output.
+    """Write compositions as JSON Lines.
+
+    Args:
+        settings: The settings.
+        name: A data set or evaluation set; None for all.
+        output: The file; None for standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        NotMadeYetError: There are no compositions yet; the message names the asset to materialise.
     """
     from setr_lib.texts.exchange_files import composition_line
 
@@ -73,7 +94,21 @@ def export_compositions(settings: Settings, *, name: str | None, output: Path | 
 def import_captions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
-    """Check the captions of ``file`` and keep them for the next materialisation; says what became of them."""
+    """Check the captions of a file, keep them for the next materialisation, and print what became of them.
+
+    Args:
+        settings: The settings.
+        file: A JSON Lines file.
+        dataset: The data set of all rows, in place of the names in them.
+        overwrite: Whether rows replace stored ones that are newer.
+        other_pictures: Whether to accept captions of images whose bytes differ from those here.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: The file cannot be read, or has rows that cannot be taken: then none is.
+    """
     from setr_lib.tables import IMPORTED_CAPTIONS
     from setr_lib.texts.exchange_files import read_captions
     from setr_lib.texts.imported import settle, store_with
@@ -97,8 +132,21 @@ def import_captions(
 def import_compositions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
-    """Check the compositions of ``file`` and keep them for the next materialisation; says what became of
+    """Check the compositions of a file, keep them for the next materialisation, and print what became of
     them.
+
+    Args:
+        settings: The settings.
+        file: A JSON Lines file.
+        dataset: The data set of all rows, in place of the names in them.
+        overwrite: Whether rows replace stored ones that are newer.
+        other_pictures: Whether to accept rows made from images whose bytes differ from those here.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: The file cannot be read, or has rows that cannot be taken: then none is.
     """
     from setr_lib.tables import IMPORTED_COMPOSITIONS
     from setr_lib.texts.exchange_files import read_compositions
@@ -142,8 +190,15 @@ def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
 
 
 def current_captions(context: PipelineContext, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
-    """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS``
-    frame, by id.
+    """The captions that the pipeline has of a data set, imported or made here.
+
+    Args:
+        context: The pipeline context.
+        dataset: The data set's name.
+        sets: Its evaluation sets.
+
+    Returns:
+        An ``IMPORTED_CAPTIONS`` frame, sorted by id.
     """
     import polars as pl
 
@@ -161,8 +216,14 @@ def current_captions(context: PipelineContext, dataset: str, sets: Iterable[Eval
 
 
 def current_compositions(context: PipelineContext, each: EvaluationSet) -> pl.DataFrame:
-    """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the
-    ids.
+    """The compositions that the pipeline has of an evaluation set, imported or made here.
+
+    Args:
+        context: The pipeline context.
+        evaluation_set: The evaluation set.
+
+    Returns:
+        An ``IMPORTED_COMPOSITIONS`` frame, sorted by id.
     """
     import polars as pl
 

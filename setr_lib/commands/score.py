@@ -27,7 +27,23 @@ def run(
     gallery: str | None,
     as_json: bool,
 ) -> int:
-    """Print one line per metric; with ``as_json``, one array and nothing else on standard output."""
+    """Print the metrics, one line each.
+
+    Args:
+        settings: The settings.
+        dataset: The data set's name.
+        split: The split that the files answer.
+        files: The ranking files.
+        gallery: The protocol, in place of the settings' choice.
+        as_json: Whether to print one JSON array, and nothing else on standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RankingFileError: A ranking file is wrong.
+        DatasetError: The set is not known, or an annotation file is wrong or missing.
+    """
     from setr_lib.datasets import set_of_split
     from setr_lib.evaluation import leaderboard
     from setr_lib.evaluation.external import score_files
