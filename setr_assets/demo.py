@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the exit status is 0 when every step succeeded."""
+    """Run the demonstration.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0 when every step succeeded.
+    """
     options = _parser().parse_args(arguments)
     try:
         # Imported here because the module reads setr.toml, and a broken one is told like any other error.
@@ -52,7 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Data, graph, leaderboard. Raises ``SetrError`` where nothing can be run at all."""
+    """Prepare the data, materialise the graph, print the leaderboard.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The exit status: 0 when every step succeeded.
+
+    Raises:
+        SetrError: Nothing can be run at all.
+    """
     env.apply(settings)
     keys = scored_set_keys(settings)
     if not keys:
@@ -121,8 +138,11 @@ def process_tag() -> str:
 
 
 def end_lost_runs(instance: dg.DagsterInstance) -> None:
-    """Mark as failed every earlier demo run whose process was killed; it would hold its place in the queue
-    for ever.
+    """Mark earlier demo runs whose process was killed as failed; each would hold its place in the queue for
+    ever.
+
+    Args:
+        instance: The Dagster instance.
     """
     import psutil
 
@@ -166,7 +186,8 @@ def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float
     minutes = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     if not succeeded:
         print(
-            f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is kept"
+            f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is "
+            "kept"
         )
         print("look closer with `make dev`: http://127.0.0.1:3000/runs")
         return

@@ -12,4 +12,10 @@ embedded"``."""
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """The listener that does nothing."""
+    """A progress callback that does nothing.
+
+    Args:
+        done: Units that are finished.
+        total: All units.
+        what: The unit and the work.
+    """
