@@ -106,7 +106,10 @@ def test_unknown_key_names_the_known_ones(three: Settings) -> None:
 
 
 def test_listing_the_sets_imports_neither_polars_nor_pillow() -> None:
-    code = "import sys, setr_lib.datasets; print(sorted({'polars', 'PIL', 'numpy', 'torch'} & sys.modules.keys()))"
+    code = (
+        "import sys, setr_lib.datasets; print(sorted({'polars', 'PIL', 'numpy', 'torch'} & "
+        "sys.modules.keys()))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -61,7 +61,8 @@ class Plants(Benchmark):
     def queries(self, evaluation_set):
         rows = read_rows(evaluation_set.root / "plants.json", "the queries")
         return [
-            QueryRecord(row.text("id"), row.name("reference"), row.text("wish"), target_ids=row.names("targets"))
+            QueryRecord(row.text("id"), row.name("reference"), row.text("wish"), \
+target_ids=row.names("targets"))
             for row in rows
         ]
 """

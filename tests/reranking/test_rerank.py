@@ -1,4 +1,6 @@
-"""Re-ranking tables: both pools, what lies beyond K stays, unreadable images, resumption, and a real SIGKILL."""
+"""Re-ranking tables: both pools, what lies beyond K stays, unreadable images, resumption, and a real
+SIGKILL.
+"""
 
 from __future__ import annotations
 
@@ -309,7 +311,10 @@ def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
         for table, frame in zip(("gallery", "queries", "coarse"), write_world(folder), strict=True):
             frame.write_parquet(folder / f"{table}.parquet")
         if name == "killed":
-            code = f"from pathlib import Path; from tests.reranking.test_rerank import run; run(Path({str(folder)!r}), 2)"
+            code = (
+                "from pathlib import Path; from tests.reranking.test_rerank import run; "
+                f"run(Path({str(folder)!r}), 2)"
+            )
             child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
             assert child.returncode == -signal.SIGKILL
         tables[name] = run(folder)
