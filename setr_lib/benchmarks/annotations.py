@@ -42,7 +42,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse(text: str) -> Any:
@@ -66,7 +66,7 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     except OSError:
-        return True  # there, but not for us: reading it will say why
+        return True  # it exists, but may not be looked at: reading it will say why
     return True
 
 
@@ -209,6 +209,14 @@ class Row:
     """One object of an annotation file, with a checked reader for each type of value.
 
     Every reader raises :class:`DatasetError`, which names file, row and key.
+
+    Args:
+        file: The annotation file.
+        where: The row's place in it in words, e.g. ``row 3 (counting from 0)``.
+        values: The decoded JSON value.
+
+    Raises:
+        DatasetError: The value is not an object.
     """
 
     __slots__ = ("file", "values", "where")
@@ -477,7 +485,7 @@ def numbered_lines(path: Path, purpose: str) -> Iterator[tuple[str, str]]:
     Raises:
         DatasetError: The file cannot be read.
     """
-    # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which are not line ends here.
     for number, line in enumerate(read_text(path, purpose).split("\n"), start=1):
         if line.strip():
             yield f"line {number}", line

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from setr_lib.settings import DatasetSettings
 
 YOUR_OWN = "your own"
-"""Where files come from that are nobody's download."""
+"""The source of files that cannot be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImageSource:
     source: str
     bytes_each: int | None
     basis: str
-    """What ``bytes_each`` rests on."""
+    """How ``bytes_each`` was estimated."""
     elsewhere: Path | None = None
     """Where people often have them instead."""
 
@@ -220,7 +220,7 @@ class Benchmark(ABC):
         return None
 
     def image_id_fault(self, image_id: str) -> str | None:
-        """Why ``image_id`` cannot be an image's, told without a gallery; None where it can.
+        """Why ``image_id`` cannot be an image's id, checked without a gallery; None where it can.
 
         Args:
             image_id: An id that a ranking file names.
@@ -276,7 +276,7 @@ class Benchmark(ABC):
             raise DatasetError(f"[datasets.{name}] queries: {self.name} does not read that key: remove it")
         for key in settings.options:
             if key not in self.settings_keys:
-                known = ", ".join(each for each in self.settings_keys if each != "queries") or "none"
+                known = ", ".join(option for option in self.settings_keys if option != "queries") or "none"
                 raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
 
     def read_rankings(self, file: RankingFile) -> RankingLists:

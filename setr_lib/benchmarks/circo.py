@@ -44,12 +44,9 @@ class CIRCO(Benchmark):
     title = "CIRCO"
     protocol = (
         "A query is a reference image and a relative caption; it has one or more ground truths, and the "
-        "reference stays "
-        "in the gallery. **mAP@K** is the mean average precision of the first K, divided by the smaller of K "
-        "and the "
-        "number of ground truths. **R@K** looks for the single first target only. Aspects restrict mAP@10 to "
-        "the queries "
-        "that carry them."
+        "reference stays in the gallery. **mAP@K** is the mean average precision of the first K, divided "
+        "by the smaller of K and the number of ground truths. **R@K** looks for the single first target "
+        "only. Aspects restrict mAP@10 to the queries that carry them."
     )
     splits = ("val", "test")
     hidden_splits = ("test",)

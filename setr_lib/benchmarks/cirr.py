@@ -2,7 +2,7 @@
 root.
 
 A query's subset is the image set's six members without the reference; its target is ``target_hard``
-(``target_soft`` is no part of the official metrics). Image paths in the split file are relative to
+(``target_soft`` is not part of the official metrics). Image paths in the split file are relative to
 ``image_root``, else to the root. Metrics as in the paper and the authors' repository: R@K of the ranking
 without the reference; R_subset@K among the five other members of the image set, by their own ranking; Avg =
 (R@5 + R_subset@1) / 2.
@@ -51,12 +51,9 @@ class CIRR(Benchmark):
     title = "CIRR"
     protocol = (
         "A query is a reference image and one sentence on what should change; exactly one image is its "
-        "target. The "
-        "reference is taken out of every ranking before the cut to K. **R@K** is the share of queries whose "
-        "target is "
-        "among the first K. **R_subset@K** ranks only the five look-alikes of the reference's subset of six. "
-        "**Avg** is "
-        "the mean of R@5 and R_subset@1."
+        "target. The reference is taken out of every ranking before the cut to K. **R@K** is the share of "
+        "queries whose target is among the first K. **R_subset@K** ranks only the five look-alikes of the "
+        "reference's subset of six. **Avg** is the mean of R@5 and R_subset@1."
     )
     splits = ("train", "val", "test1")
     hidden_splits = ("test1",)
@@ -97,8 +94,7 @@ class CIRR(Benchmark):
         return ImageSource(
             self.image_folder(evaluation_set),
             "NLVR2: ask for them by the form at github.com/lil-lab/nlvr, folder nlvr2, 'Direct Image "
-            "Download' (many "
-            "of the addresses in its list are dead)",
+            "Download' (many of the addresses in its list are dead)",
             250_000,
             "a rough guess",
             evaluation_set.root / "img_raw"

@@ -54,10 +54,8 @@ class FashionIQ(Benchmark):
     title = "FashionIQ"
     protocol = (
         "A query is a garment and two captions on how the wanted one differs, read as one sentence. Each "
-        "category is "
-        "searched in its own gallery; the reference stays in it. **R@K** is the share of queries whose "
-        "target is among "
-        "the first K, averaged over the categories."
+        "category is searched in its own gallery; the reference stays in it. **R@K** is the share of "
+        "queries whose target is among the first K, averaged over the categories."
     )
     splits = ("train", "val", "test")
     hidden_splits = ("test",)
@@ -96,9 +94,8 @@ class FashionIQ(Benchmark):
         """The shop's images."""
         return ImageSource(
             self.image_folder(evaluation_set),
-            "the shop, by the addresses in github.com/hongwang600/fashion-iq-metadata (many are dead by now: "
-            "expect an "
-            "incomplete gallery)",
+            "the shop, by the addresses in github.com/hongwang600/fashion-iq-metadata (many are dead by "
+            "now: expect an incomplete gallery)",
             60_000,
             "a rough guess",
         )
@@ -139,8 +136,7 @@ class FashionIQ(Benchmark):
             return []
         return [
             f"{', '.join(suspect)}: every ranked image is some query's reference or target, so this looks "
-            "like a ranking "
-            "of the small gallery, whose recall is higher: score it with --gallery val"
+            "like a ranking of the small gallery, whose recall is higher: score it with --gallery val"
         ]
 
 
@@ -247,9 +243,8 @@ def _names(evaluation_set: EvaluationSet, category: str) -> list[str]:
         return _split(split_file(evaluation_set, category))
     if evaluation_set.hidden:
         raise DatasetError(
-            f"[datasets.{evaluation_set.dataset}] gallery = 'val' is made of references and targets, and the "
-            "targets of "
-            f"split {evaluation_set.split!r} are hidden: use gallery = 'original'"
+            f"[datasets.{evaluation_set.dataset}] gallery = 'val' is made of references and targets, and "
+            f"the targets of split {evaluation_set.split!r} are hidden: use gallery = 'original'"
         )
     wanted = {
         name

@@ -58,7 +58,7 @@ class Folder(Benchmark):
         return [] if path is None else [OfficialFile(path, "queries", None, YOUR_OWN)]
 
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
-        """Nobody else has measured on it."""
+        """That there are no published numbers."""
         return ["not a benchmark"]
 
 

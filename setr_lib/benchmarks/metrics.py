@@ -208,8 +208,7 @@ class MeanAveragePrecisionAt(Metric):
         """What mAP@K is."""
         return (
             "**mAP@K** is the mean average precision of the first K, divided by the smaller of K and the "
-            "number of "
-            "targets."
+            "number of targets."
         )
 
     def values(self, ranks: TargetRanks) -> NDArray[np.float64]:
@@ -288,8 +287,8 @@ def mean_average_precisions(*depths: int) -> tuple[Metric, ...]:
 
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     total = values[0]
-    for each in values[1:]:
-        total = total + each
+    for part in values[1:]:
+        total = total + part
     return total / len(values)
 
 

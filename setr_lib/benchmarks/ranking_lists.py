@@ -22,7 +22,10 @@ class RankingError(SetrError):
 class RankingFileError(RankingError):
     """A ranking file cannot be what the queries were answered with.
 
-    ``file`` and ``query`` say where (``None`` where the fault is no single query's), ``reason`` why.
+    Args:
+        reason: What is wrong.
+        file: The file.
+        query: The query at fault; None where it is not a single one.
     """
 
     def __init__(self, reason: str, *, file: Path, query: str | None = None) -> None:

@@ -66,7 +66,9 @@ def query_frame(records: Sequence[QueryRecord]) -> pl.DataFrame:
 
     from setr_lib.tables import QUERIES
 
-    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in QUERIES}, schema=QUERIES)
+    return pl.DataFrame(
+        {name: [getattr(record, name) for record in records] for name in QUERIES}, schema=QUERIES
+    )
 
 
 def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
@@ -83,7 +85,9 @@ def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
     from setr_lib.tables import GALLERY
 
     schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
-    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in schema}, schema=schema)
+    return pl.DataFrame(
+        {name: [getattr(record, name) for record in records] for name in schema}, schema=schema
+    )
 
 
 def image_names(folder: Path, dataset: str) -> list[str]:

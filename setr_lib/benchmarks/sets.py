@@ -85,7 +85,8 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
     for split in splits:
         if split not in benchmark.splits:
             raise DatasetError(
-                f"[datasets.{name}] splits: {split!r} is no split of {benchmark.kind}: use {benchmark.splits}"
+                f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
+                f"use {benchmark.splits}"
             )
     return splits
 
@@ -127,16 +128,22 @@ def evaluation_sets(settings: Settings) -> list[EvaluationSet]:
         DatasetError: There is no such benchmark, it does not have the split or know a key, or two sets have
             one key.
     """
-    sets = [each for name, dataset in settings.datasets.items() for each in _sets_of(name, dataset, settings)]
+    sets = [
+        evaluated
+        for name, dataset in settings.datasets.items()
+        for evaluated in _sets_of(name, dataset, settings)
+    ]
     seen: dict[str, str] = {}
-    for each in sets:
-        if each.key in seen:
+    for evaluated in sets:
+        if evaluated.key in seen:
             raise DatasetError(
-                f"data sets {seen[each.key]!r} and {each.dataset!r} both make the set {each.key!r}: rename "
-                "one"
+                f"data sets {seen[evaluated.key]!r} and {evaluated.dataset!r} both make the set "
+                f"{evaluated.key!r}: rename one"
             )
-        seen[each.key] = each.dataset
-    return sorted(sets, key=lambda each: each.hidden)  # a stable sort: settings' order within each half
+        seen[evaluated.key] = evaluated.dataset
+    return sorted(
+        sets, key=lambda evaluated: evaluated.hidden
+    )  # a stable sort: settings' order within each half
 
 
 def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
@@ -152,7 +159,7 @@ def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
     Raises:
         DatasetError: There is none; the message lists the configured ones.
     """
-    sets = {each.key: each for each in evaluation_sets(settings)}
+    sets = {evaluated.key: evaluated for evaluated in evaluation_sets(settings)}
     if key not in sets:
         raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
     return sets[key]
@@ -178,9 +185,9 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         known = ", ".join(sorted(settings.datasets)) or "none"
         raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
     benchmark = _benchmark(dataset, settings.datasets[dataset], settings)
-    # Said here, because what `_sets_of` says is meant for settings, and these are none.
+    # Checked here, because the messages of `_sets_of` speak of settings, and these names are arguments.
     if split not in benchmark.splits:
-        raise DatasetError(f"{split!r} is no split of {dataset}: use {' or '.join(benchmark.splits)}")
+        raise DatasetError(f"{split!r} is not a split of {dataset}: use {' or '.join(benchmark.splits)}")
     if gallery is not None and gallery not in benchmark.galleries:
         known = " or ".join(benchmark.galleries)
         only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
@@ -203,9 +210,11 @@ def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
         DatasetError: The name is not known; the message lists what may be named.
     """
     every = evaluation_sets(settings)
-    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    chosen = [evaluated for evaluated in every if name in (None, evaluated.key, evaluated.dataset)]
     if not chosen and name is not None:
-        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        known = ", ".join(
+            sorted({evaluated.dataset for evaluated in every} | {evaluated.key for evaluated in every})
+        )
         raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
     return chosen
 
@@ -219,4 +228,6 @@ def headlines(settings: Settings) -> dict[str, tuple[str, ...]]:
     Returns:
         Data set -> names of metrics; the first one ranks rows.
     """
-    return {each.dataset: each.benchmark.headline_metrics for each in evaluation_sets(settings)}
+    return {
+        evaluated.dataset: evaluated.benchmark.headline_metrics for evaluated in evaluation_sets(settings)
+    }
