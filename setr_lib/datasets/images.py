@@ -73,11 +73,11 @@ def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.Data
     """
     found = list(_inspect_all(images["path"].to_list(), progress))
     return images.with_columns(
-        pl.Series("status", [each.status for each in found], dtype=pl.String()),
-        pl.Series("detail", [each.detail for each in found], dtype=pl.String()),
-        pl.Series("width", [each.width for each in found], dtype=pl.Int32()),
-        pl.Series("height", [each.height for each in found], dtype=pl.Int32()),
-        pl.Series("fingerprint", [each.fingerprint for each in found], dtype=pl.String()),
+        pl.Series("status", [inspection.status for inspection in found], dtype=pl.String()),
+        pl.Series("detail", [inspection.detail for inspection in found], dtype=pl.String()),
+        pl.Series("width", [inspection.width for inspection in found], dtype=pl.Int32()),
+        pl.Series("height", [inspection.height for inspection in found], dtype=pl.Int32()),
+        pl.Series("fingerprint", [inspection.fingerprint for inspection in found], dtype=pl.String()),
     )
 
 
@@ -92,8 +92,10 @@ def find_images(images: pl.DataFrame) -> pl.DataFrame:
     """
     there = [_is_file(path) for path in images["path"]]
     return images.with_columns(
-        pl.Series("status", ["ok" if each else "missing" for each in there], dtype=pl.String()),
-        pl.Series("detail", ["" if each else "there is no such file" for each in there], dtype=pl.String()),
+        pl.Series("status", ["ok" if is_there else "missing" for is_there in there], dtype=pl.String()),
+        pl.Series(
+            "detail", ["" if is_there else "there is no such file" for is_there in there], dtype=pl.String()
+        ),
     )
 
 
