@@ -58,7 +58,12 @@ SplitsOf = Callable[[str], Sequence[str]]
 
 
 class ImportRefusedError(SetrError):
-    """A file has rows that cannot be taken, so none was. ``problems`` has one ``DatasetError`` per row."""
+    """A file has rows that cannot be taken, so none was.
+
+    Args:
+        file: The file.
+        problems: One error per row.
+    """
 
     def __init__(self, file: Path, problems: list[DatasetError]) -> None:
         self.problems = problems
@@ -198,7 +203,7 @@ def read_compositions(
             raise row.error(f"split {shown(key[1])} of data set {shown(key[0])} is not configured")
         query_id = row.text("query_id")
         if query_id not in known:
-            raise row.error(f"'query_id' {shown(query_id)} is no query of {' '.join(key)}")
+            raise row.error(f"'query_id' {shown(query_id)} is not a query of {' '.join(key)}")
         ids.setdefault(key, Unique("composition of query")).claim(row, query_id)
         query = known[query_id]
         _check_query(row, query)
@@ -225,7 +230,9 @@ def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf
         raise row.error(
             f"'query_id' {shown(query_id)} is in {' and '.join(found)} of {dataset}: add the key 'split'"
         )
-    raise row.error(f"'query_id' {shown(query_id)} is no query of any configured split of {shown(dataset)}")
+    raise row.error(
+        f"'query_id' {shown(query_id)} is not a query of any configured split of {shown(dataset)}"
+    )
 
 
 def _line(values: Mapping[str, Any]) -> str:

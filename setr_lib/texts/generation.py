@@ -130,9 +130,8 @@ class _Asked:
         kind = self.kind
         if kind.derive is None:
             raise TextKindError(
-                f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set has "
-                "not; write it, "
-                "or use a prompt set that has it"
+                f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set "
+                "has not; write it, or use a prompt set that has it"
             )
         source = f"derived from {', '.join(kind.after) or 'the modification text'}"
         made: list[dict[str, Any]] = []

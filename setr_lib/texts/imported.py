@@ -156,7 +156,9 @@ def settle(incoming: pl.DataFrame, here: pl.DataFrame, *, overwrite: bool) -> Se
         else:
             verdicts.append("replaced" if overwrite or row["made_at"] > old["made_at"] else "kept")
     count = Counter(verdicts)
-    taken = incoming.filter(pl.Series([each in ("new", "replaced") for each in verdicts], dtype=pl.Boolean))
+    taken = incoming.filter(
+        pl.Series([verdict in ("new", "replaced") for verdict in verdicts], dtype=pl.Boolean)
+    )
     return Settlement(taken, count["new"], count["replaced"], count["unchanged"], count["kept"])
 
 

@@ -131,8 +131,7 @@ class PromptTemplate:
         if re.search(r"\{\{|\{%", _COMMENT.sub("", self.source).split(f"<{CANDIDATE}>")[1]):
             raise PromptError(
                 f"{self.path}: no variable may follow <candidate>; what depends on the query comes before "
-                "it, "
-                "so that it is computed once per query"
+                "it, so that it is computed once per query"
             )
 
 
@@ -225,10 +224,8 @@ class PromptSet:
         verb = "is" if len(unused) == 1 else "are"
         return (
             f"{', '.join(unused)} {verb} not used: a re-ranker has one judge prompt on all data sets, "
-            "judge.jinja; "
-            "another judge prompt is another re-ranker, so put it into a prompt folder of its own as "
-            "judge.jinja "
-            "and name that folder in models.judge.prompts"
+            "judge.jinja; another judge prompt is another re-ranker, so put it into a prompt folder of "
+            "its own as judge.jinja and name that folder in models.judge.prompts"
         )
 
 
