@@ -114,8 +114,7 @@ def _by_gain(before: pl.DataFrame, after: pl.DataFrame, count: int) -> list[Case
             "worst",
             "Worst cases",
             f"Where re-ranking lost most ({hurt} of {both.height} queries got worse), then targets that no "
-            "stage "
-            "brought near the top.",
+            "stage brought near the top.",
             worst.head(count).get_column("query_id").to_list(),
         ),
     ]

@@ -103,7 +103,7 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
         Row.of(line): line
         for line in metrics.filter(pl.col("metric") == metric).drop_nulls("value").iter_rows(named=True)
     }
-    place = positions(rows_of(metrics))
+    stage = positions(rows_of(metrics))
     present = [lines[row] for row in order if row in lines]
     highest = max((_finite(row["ci_high"]) or row["value"] for row in present), default=0.0)
     ticks = nice_ticks(0.0, min(100.0, highest) or 1.0)
@@ -111,7 +111,7 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
     floor = next((line["value"] for line in present if Row.of(line).is_random), None)
     return Ladder(
         metric=metric,
-        bars=[_bar(line, place[Row.of(line)], top) for line in present],
+        bars=[_bar(line, stage[Row.of(line)], top) for line in present],
         ticks=[Tick(100 * value / top, _number(value)) for value in ticks],
         floor=None if floor is None else 100 * floor / top,
         floor_value=floor,
@@ -129,8 +129,8 @@ def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
         Each row once, the lowest first.
     """
     values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
-    place = positions(rows_of(metrics))
-    return sorted(place, key=lambda row: (place[row], values.get(row) or 0.0, row.method))
+    stage = positions(rows_of(metrics))
+    return sorted(stage, key=lambda row: (stage[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:
@@ -148,13 +148,15 @@ def build_forest(rows: Iterable[PairedDifference]) -> Forest:
     ticks = nice_ticks(low, high if high > low else low + 1.0)
     start, span = ticks[0], ticks[-1] - ticks[0]
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return 100 * (value - start) / span
 
     return Forest(
-        whiskers=[Whisker(row, place(row.difference), place(row.low), place(row.high)) for row in kept],
-        ticks=[Tick(place(value), f"{value:+g}" if value else "0") for value in ticks],
-        zero=place(0.0),
+        whiskers=[
+            Whisker(row, position(row.difference), position(row.low), position(row.high)) for row in kept
+        ],
+        ticks=[Tick(position(value), f"{value:+g}" if value else "0") for value in ticks],
+        zero=position(0.0),
     )
 
 

@@ -72,7 +72,7 @@ def score_files(
 
 
 def _file_name(file: Path) -> str:
-    """The file's name as any table can hold it: bytes of it that are no UTF-8 are spelt ``\\udcff``."""
+    """The file's name as any table can hold it: bytes of it that are not UTF-8 are spelt ``\\udcff``."""
     return file.name.encode("utf-8", "backslashreplace").decode()
 
 

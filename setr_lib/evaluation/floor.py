@@ -95,7 +95,7 @@ def _simulated_ranks(
     sizes: npt.NDArray[np.int64], flags: Sequence[Sequence[bool]], samples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """(queries * samples) x targets, infinite for targets that cannot be ranked."""
-    ranks = np.full((len(flags), samples, max(len(each) for each in flags)), np.inf)
+    ranks = np.full((len(flags), samples, max(len(query_flags) for query_flags in flags)), np.inf)
     for row, (size, there) in enumerate(zip(sizes, flags, strict=True)):
         if any(there):
             ranks[row][:, np.flatnonzero(there)] = _distinct_ranks(int(size), sum(there), samples, rng)
@@ -108,13 +108,13 @@ def _simulated_values(
     """For each metric queries x samples."""
     drawn = _drawn_from(benchmark, queries, pools)
     ranks = _simulated_ranks(drawn.sizes, drawn.reachable, samples, rng)
-    truths = np.repeat(np.array([len(each) for each in drawn.reachable]), samples)
+    truths = np.repeat(np.array([len(flags) for flags in drawn.reachable]), samples)
     subset_ranks = None
     if SUBSET in benchmark.pools:
         first = [flags[:1] for flags in drawn.reachable]
         subset_ranks = _simulated_ranks(drawn.subset_sizes, first, samples, rng)[:, 0]
     values = values_from_ranks(benchmark, ranks, truths, subset_ranks)
-    return {name: each.reshape(queries.height, samples) for name, each in values.items()}
+    return {name: metric_values.reshape(queries.height, samples) for name, metric_values in values.items()}
 
 
 def random_intervals(
@@ -148,7 +148,7 @@ def random_intervals(
     # The frame knows which queries each metric is made of; row numbers in place of values say which rows
     # those are.
     rows = per_query_frame(benchmark, scored, dict.fromkeys(values, row_numbers))
-    sources = {each.name: each.metric.name for each in reported_metrics(benchmark, scored)}
+    sources = {reported.name: reported.metric.name for reported in reported_metrics(benchmark, scored)}
     return {
         str(metric): _spread(values[sources[str(metric)]], chosen)
         for (metric,), chosen in rows.group_by("metric", maintain_order=True)

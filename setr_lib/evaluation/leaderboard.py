@@ -127,9 +127,9 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
         Row.of(line): line["value"]
         for line in rows.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
     }
-    place = positions(rows_of(rows))
+    stage = positions(rows_of(rows))
     return sorted(
-        place, key=lambda row: (row.is_random, -values.get(row, -math.inf), -place[row], row.method)
+        stage, key=lambda row: (row.is_random, -values.get(row, -math.inf), -stage[row], row.method)
     )
 
 

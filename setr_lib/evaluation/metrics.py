@@ -126,11 +126,11 @@ def _left_out(
     there = _pools_there(benchmark, rankings)
     lengths = {pool: _lengths(queries, rankings.filter(pool=pool), whole[pool]) for pool in whole}
     reasons: dict[str, str] = {}
-    for each in reported_metrics(benchmark, queries):
-        counting = each.members(queries).to_numpy()
+    for reported in reported_metrics(benchmark, queries):
+        counting = reported.members(queries).to_numpy()
         shortest = {pool: of_pool[counting].min(initial=np.inf) for pool, of_pool in lengths.items()}
-        if reason := _reason(each.metric, there, shortest):
-            reasons[each.name] = reason
+        if reason := _reason(reported.metric, there, shortest):
+            reasons[reported.name] = reason
     if _partial_mean(benchmark, queries):
         categories = queries["gallery"].unique(maintain_order=True)
         for metric in benchmark.metrics:  # too short a list is the better reason: it is the categories' too
@@ -180,13 +180,13 @@ def per_query_frame(
         queries.select(
             "query_id",
             pl.col("gallery").alias("stratum"),
-            pl.lit(each.name).alias("metric"),
-            pl.Series("value", values[each.metric.name]),
-        ).filter(each.members(queries))
-        for each in reported_metrics(benchmark, queries)
-        if each.name not in left_out
-        and each.metric.name in values
-        and not (not each.part and _partial_mean(benchmark, queries))
+            pl.lit(reported.name).alias("metric"),
+            pl.Series("value", values[reported.metric.name]),
+        ).filter(reported.members(queries))
+        for reported in reported_metrics(benchmark, queries)
+        if reported.name not in left_out
+        and reported.metric.name in values
+        and not (not reported.part and _partial_mean(benchmark, queries))
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=PER_QUERY)
 

@@ -90,7 +90,9 @@ class Pools:
             n counts.
         """
         rows = zip(queries["gallery"], queries["subset_ids"].to_list(), strict=True)
-        return np.array([sum(self.has(name, each) for each in ids) for name, ids in rows], dtype=np.int64)
+        return np.array(
+            [sum(self.has(name, image_id) for image_id in ids) for name, ids in rows], dtype=np.int64
+        )
 
     def targets(self, queries: pl.DataFrame) -> list[list[bool]]:
         """For each query, whether each of its targets can be ranked.
@@ -102,7 +104,7 @@ class Pools:
             n lists, one flag per target.
         """
         rows = zip(queries["gallery"], queries["target_ids"].to_list(), strict=True)
-        return [[self.has(name, each) for each in ids] for name, ids in rows]
+        return [[self.has(name, image_id) for image_id in ids] for name, ids in rows]
 
 
 def pools_of(gallery: pl.DataFrame) -> Pools:

@@ -53,9 +53,8 @@ def _check_subsets(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     strange = rankings.filter(pool="subset").join(members, on=["query_id", "image_id"], how="anti")
     if not strange.is_empty():
         raise RankingError(
-            f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which "
-            "is none of "
-            "the members of its subset"
+            f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, "
+            "which is none of the members of its subset"
         )
 
 
@@ -76,9 +75,8 @@ def _check_gallery(queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.Da
     strange = placed.join(images, on=["image_id", "gallery"], how="anti")
     if not strange.is_empty():
         raise RankingError(
-            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is not "
-            "in the "
-            f"gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
+            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is "
+            f"not in the gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
         )
 
 
