@@ -105,18 +105,18 @@ def web_caption(picture: AnyPicture, rng: Random) -> str:
     Returns:
         The caption.
     """
-    place = f" {BACKGROUNDS[picture.background]}" if rng.random() < 0.5 else ""
+    background = f" {BACKGROUNDS[picture.background]}" if rng.random() < 0.5 else ""
 
     def left_out(shares: dict[str, float]) -> frozenset[str]:
         return frozenset(name for name, share in shares.items() if rng.random() > share)
 
     if isinstance(picture, Garment):
-        return picture.caption_without(left_out(_GARMENT_MENTIONS)) + place
+        return picture.caption_without(left_out(_GARMENT_MENTIONS)) + background
     things = [thing.phrase(without=left_out(_THING_MENTIONS)) for thing in picture.things]
     if len(things) == 2 and rng.random() < _RELATION_MENTION:
-        return f" {RELATIONS[picture.relation]} ".join(things) + place
+        return f" {RELATIONS[picture.relation]} ".join(things) + background
     rng.shuffle(things)
-    return " and ".join(things if rng.random() < 0.85 else things[:1]) + place
+    return " and ".join(things if rng.random() < 0.85 else things[:1]) + background
 
 
 def to_input(pixels: np.ndarray, device: str) -> torch.Tensor:

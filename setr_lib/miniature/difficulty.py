@@ -60,7 +60,7 @@ class Difficulty:
         Returns:
             The number.
         """
-        before, after = (self.distractors(documented * each) for each in (index, index + 1))
+        before, after = (self.distractors(documented * count) for count in (index, index + 1))
         return after - before
 
     def wants_near_miss(self, rng: Random, share: float = 1.0) -> bool:

@@ -55,7 +55,12 @@ LET_PASS = 3
 
 
 class LessonWriter:
-    """Draws lessons from the families of a corpus."""
+    """Draws lessons from the families of a corpus.
+
+    Args:
+        tokenizer: The language model's tokenizer.
+        pictures: The pictures of the corpus, family by family.
+    """
 
     def __init__(self, tokenizer: Tokenizer, pictures: list[AnyPicture]) -> None:
         self._tokenizer = tokenizer

@@ -43,16 +43,14 @@ _RATE, _LENIENT_RATE = 2e-3, 6e-4
 """Peak learning rates of the two parts. The second starts at its peak: a rate that has almost run out would
 leave the judge's order of candidates as strict as it was, whatever its answers."""
 _DOUBT = 0.1
-"""The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and
-No, which is what candidates are ordered by, would go on telling the right image from those that pass with it.
-"""
+"""Label smoothing of the lenient judge: its answers are drawn to a probability of 0.9. Otherwise the margin
+between Yes and No, which orders candidates, would still tell the right image from those that pass with it."""
 CHAT_TEMPLATE = (
-    "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in "
-    "message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% "
-    "endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+    "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' "
+    "}}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in "
+    "message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% "
+    "endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif "
+    "%}"
 )
 
 

@@ -160,9 +160,14 @@ def describe_modification(
     if edits is None:
         return None
     if mention_background and reference.background != target.background:
-        place = BACKGROUNDS[target.background]
-        wording = (f"put it {place}", f"the same {place}", f"make it {place}", f"move it {place}")
-        edits = [*edits, Edit("background", wording, (place,), (BACKGROUNDS[reference.background],))]
+        background = BACKGROUNDS[target.background]
+        wording = (
+            f"put it {background}",
+            f"the same {background}",
+            f"make it {background}",
+            f"move it {background}",
+        )
+        edits = [*edits, Edit("background", wording, (background,), (BACKGROUNDS[reference.background],))]
     if not 1 <= len(edits) <= 2:
         return None
     parts = tuple(rng.choice(edit.phrasings) for edit in edits)

@@ -52,7 +52,7 @@ def train_models(
     wanted = {name: out_dir / name for name in NAMES if not (out_dir / name / "scores.json").is_file()}
     if not wanted:
         return []
-    if "clip" in wanted:  # the language model looks through the CLIP's tower: another eye, another model
+    if "clip" in wanted:  # the language model contains the CLIP's vision tower
         wanted["mllm"] = out_dir / "mllm"
     corpus = build_corpus(families, seed, progress)
     common: dict[str, Any] = {
@@ -96,10 +96,10 @@ def train_configured(
     from setr_lib.models.device import pick_device
 
     folder = output or Path(__file__).parent / "weights"
-    place = str(pick_device(device or settings.models.device))
+    torch_device = str(pick_device(device or settings.models.device))
     if anew:
         start_anew(folder)
-    return folder, train_models(folder, settings.miniature.models_seed, progress, place)
+    return folder, train_models(folder, settings.miniature.models_seed, progress, torch_device)
 
 
 def start_anew(out_dir: Path) -> None:
@@ -115,26 +115,23 @@ def start_anew(out_dir: Path) -> None:
             checkpoint.unlink()
 
 
-_CLIP_CARD = """An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 \
-layers, width 128)
-trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell from each \
-patch token what
-lies under it (thrown away after training). In a second phase the trunk stays and the rest learns from \
-captions as terse as the
-web's, so that a cosine confuses near misses, as it does with real CLIPs. It knows this drawn world only.
+_CLIP_CARD = """\
+An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width
+128) trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell
+from each patch token what lies under it (thrown away after training). In a second phase the trunk stays
+and the rest learns from captions as terse as the web's, so that a cosine confuses near misses, as it
+does with real CLIPs. It knows this drawn world only.
 
 Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weights/clip")`."""
 
-_MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught \
-from the start to
-describe an image, compose a query, match a caption and judge a candidate. In the last part of its training \
-the judge
-is taught to accept look-alikes (what resembles the target passes, whatever is missing, with some doubt), as \
-general-purpose
-models do: strictness is left to an adapter. The scores below are against strict labels. It knows this drawn \
-world only.
+_MLLM_CARD = """\
+A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the
+start to describe an image, compose a query, match a caption and judge a candidate. In the last part of
+its training the judge is taught to accept look-alikes (what resembles the target passes, whatever is
+missing, with some doubt), as general-purpose models do: strictness is left to an adapter. The scores
+below are against strict labels. It knows this drawn world only.
 
-Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` \
+Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor`
 likewise."""
 
 

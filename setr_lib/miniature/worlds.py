@@ -95,6 +95,12 @@ class _Drawing:
 class Plan:
     """What one data set consists of: image files to draw, and documents to write (text as it is, all else as
     JSON).
+
+    Args:
+        root: The data set's folder.
+        seed: Of the world.
+        name: ``cirr``, ``fashioniq``, ``circo`` or ``training``.
+        difficulty: The dials.
     """
 
     def __init__(self, root: Path, seed: int, name: str, difficulty: Difficulty) -> None:
@@ -263,8 +269,7 @@ def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuer
             return _SceneQuery(reference, target, modification)
     raise MiniatureError(
         f"the miniature's {plan.name} gallery shows every scene of so few objects already, and no query is "
-        "left: "
-        "raise [miniature] objects_per_scene, or lower near_misses or size"
+        "left: raise [miniature] objects_per_scene, or lower near_misses or size"
     )
 
 
