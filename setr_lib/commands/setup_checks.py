@@ -89,7 +89,7 @@ def _storage(settings: Settings) -> Check:
     root = settings.storage_root
     there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
     if not there.is_dir():
-        return Check("storage", str(root), "broken", f"{there} is no folder")
+        return Check("storage", str(root), "broken", f"{there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         return Check("storage", str(root), "broken", f"{there} cannot be written to")
     return Check(
