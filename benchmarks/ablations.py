@@ -72,7 +72,7 @@ def variants(pairs: PairSettings, adapter: AdapterSettings) -> dict[str, list[Va
             )
             for count in counts
         ],
-        # The ratio of alpha to rank is how loudly an adapter speaks: it stays.
+        # The ratio of alpha to rank scales the adapter's effect: it stays the same.
         "LoRA rank": [
             Variant(f"rank {rank}", adapter={"rank": rank, "alpha": _alpha(adapter, rank)}) for rank in ranks
         ],
@@ -88,7 +88,14 @@ def _alpha(adapter: AdapterSettings, rank: int) -> int:
 
 
 class Laboratory:
-    """Trains variants, chooses their fusion, and measures them on every evaluation set."""
+    """Trains variants, chooses their fusion, and measures them on every evaluation set.
+
+    Args:
+        context: The pipeline context.
+        materials: Evaluation set -> material.
+        epochs: Passes over the pairs, in place of the configured ones; None for those.
+        progress: Told how far it is.
+    """
 
     def __init__(
         self,
@@ -99,7 +106,9 @@ class Laboratory:
     ) -> None:
         self.context, self.materials, self.progress = context, materials, progress
         self._epochs = {} if epochs is None else {"epochs": epochs}
-        self._coarse = {key: each.coarse("intersection", max(DEPTHS)) for key, each in materials.items()}
+        self._coarse = {
+            key: material.coarse("intersection", max(DEPTHS)) for key, material in materials.items()
+        }
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -252,8 +261,8 @@ class Laboratory:
         placeless: dict[str, pl.DataFrame] = {}
         for material in self.materials.values():
             captions = [
-                without_ending(each, BACKGROUNDS.values())
-                for each in material.encoded.reference_captions or []
+                without_ending(caption, BACKGROUNDS.values())
+                for caption in material.encoded.reference_captions or []
             ]
             whole |= material.per_query(material.coarse("union_text", max(DEPTHS)))
             placeless |= material.per_query(material.described_as(captions).coarse("union_text", max(DEPTHS)))
@@ -272,7 +281,7 @@ def without_ending(caption: str, endings: Iterable[str]) -> str:
         The caption less the ending that it has, if any.
     """
     return next(
-        (caption.removesuffix(f" {each}") for each in endings if caption.endswith(f" {each}")), caption
+        (caption.removesuffix(f" {ending}") for ending in endings if caption.endswith(f" {ending}")), caption
     )
 
 

@@ -52,8 +52,12 @@ UNION, INTERSECTION = "captions_union", "captions_intersection"
 
 
 class PlainBm25:
-    """The alternative: BM25 over words in lower case, without stemming. A ``CaptionSearch`` like the
-    store's.
+    """The alternative: BM25 over words in lower case, without stemming. A ``CaptionSearch`` like the store's.
+
+    Args:
+        captions: ``image_id`` and ``captions`` of the gallery.
+        k1: BM25's saturation of repeated words.
+        b: BM25's normalisation by length.
     """
 
     def __init__(self, captions: pl.DataFrame, k1: float = 1.2, b: float = 0.6) -> None:
@@ -61,12 +65,12 @@ class PlainBm25:
         self.ids: list[str] = rows["image_id"].to_list()
         self._captions = dict(rows.select("image_id", "captions").iter_rows())
         counts = [Counter(words_of(" ".join(texts))) for texts in rows["captions"].to_list()]
-        lengths = np.array([sum(each.values()) for each in counts], dtype=np.float64)
+        lengths = np.array([sum(words.values()) for words in counts], dtype=np.float64)
         self._weights = k1 * (1 - b + b * lengths / lengths.mean())
         self._k1 = k1
         self._found: dict[str, list[tuple[int, int]]] = {}
-        for row, each in enumerate(counts):
-            for word, count in each.items():
+        for row, words in enumerate(counts):
+            for word, count in words.items():
                 self._found.setdefault(word, []).append((row, count))
 
     def captions(self, image_id: str) -> Sequence[str]:
@@ -128,11 +132,11 @@ class World:
         Raises:
             SetrError: There are no captions, or an annotation file is wrong.
         """
-        each = evaluation_set(settings, KEY)
+        evaluated = evaluation_set(settings, KEY)
         captions = load_image_captions(settings, KEY)
         if captions is None:
-            raise SetrError(f"{each.root}: there is no image_captions.json")
-        rows = json.loads(captions_file(each).read_text(encoding="utf-8"))
+            raise SetrError(f"{evaluated.root}: there is no image_captions.json")
+        rows = json.loads(captions_file(evaluated).read_text(encoding="utf-8"))
         chosen = [str(row["pairid"]) for row in rows if _is_development(row["img_set"]["id"])]
         gallery = load_gallery(settings, KEY)
         return cls(load_queries(settings, KEY), gallery, captions, pl.Series("query_id", chosen))

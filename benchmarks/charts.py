@@ -76,15 +76,15 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     blocks: list[list[float]] = []
-    for place, index in enumerate(order):
-        blocks.append([wanted[index] - place * gap])
+    for position, index in enumerate(order):
+        blocks.append([wanted[index] - position * gap])
         while len(blocks) > 1 and _mean(blocks[-2]) > _mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     starts = [_mean(block) for block in blocks for _ in block]
     last = high - (len(wanted) - 1) * gap
     placed = [0.0] * len(wanted)
-    for place, index in enumerate(order):
-        placed[index] = max(low, min(last, starts[place])) + place * gap
+    for position, index in enumerate(order):
+        placed[index] = max(low, min(last, starts[position])) + position * gap
     return placed
 
 

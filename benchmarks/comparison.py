@@ -229,7 +229,7 @@ def compared_with(rung: str, values: Mapping[str, float]) -> str | None:
     """
     if RERANKED.get(rung) in values:
         return RERANKED[rung]
-    lower = [[each for each in level if each in values] for level in LEVELS[: _level(rung)]]
+    lower = [[other for other in level if other in values] for level in LEVELS[: _level(rung)]]
     nearest = next((level for level in reversed(lower) if level), None)
     return max(nearest, key=values.__getitem__) if nearest else None
 
@@ -244,12 +244,12 @@ def best_below(rung: str, values: Mapping[str, float]) -> str | None:
     Returns:
         The other rung; None for the lowest level.
     """
-    lower = [each for level in LEVELS[: _level(rung)] for each in level if each in values]
+    lower = [other for level in LEVELS[: _level(rung)] for other in level if other in values]
     return max(lower, key=values.__getitem__) if lower else None
 
 
 def _level(rung: str) -> int:
-    return next(place for place, level in enumerate(LEVELS) if rung in level)
+    return next(number for number, level in enumerate(LEVELS) if rung in level)
 
 
 def climb(
@@ -369,13 +369,13 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Section]:
     """
     return [
         Section(
-            each["title"],
+            section["title"],
             [
                 Row(row["label"], {name: _score(cell) for name, cell in row["cells"].items()})
-                for row in each["rows"]
+                for row in section["rows"]
             ],
         )
-        for each in values
+        for section in values
     ]
 
 

@@ -118,9 +118,9 @@ def world_of(settings: Settings, dial: Dial, value: float, size: float) -> Setti
     """
     folder = settings.storage_root / "dials" / "world"
     datasets = {
-        name: each.model_copy(update={"root": folder / "miniature" / each.kind})
-        for name, each in settings.datasets.items()
-        if each.kind in TITLES
+        name: dataset.model_copy(update={"root": folder / "miniature" / dataset.kind})
+        for name, dataset in settings.datasets.items()
+        if dataset.kind in TITLES
     }
     turned = {"size": size, "training_images": TRAINING_IMAGES, dial.setting: value}
     return settings.model_copy(
@@ -151,12 +151,12 @@ def measured_world(
     Returns:
         The scores, in percent.
     """
-    place = PipelineContext(world)
+    world_context = PipelineContext(world)
     Miniature(world).prepare(progress)
     options = (context.settings.evaluation.bootstrap_samples, context.settings.evaluation.seed)
     scores: Scores = {}
     for key in [key for key in KEYS if key.partition("-")[0] in kinds]:
-        material = from_files(context, place, key, progress)
+        material = from_files(context, world_context, key, progress)
         k = material.depth
         rankings = {stage: material.coarse(stage, k) for stage in STAGES if stage not in judges}
         for stage, judge in judges.items():
@@ -313,7 +313,9 @@ def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> N
     context = pipeline_context(settings)
     judges = both_judges(context)
     folder = settings.storage_root / "dials" / "figures" if quick else FIGURES
-    for dial in [each for each in DIALS if each.setting in names]:
+    for dial in DIALS:
+        if dial.setting not in names:
+            continue
         values = (dial.values[0], dial.values[-1]) if quick else dial.values
         worlds: dict[float, Scores] = {}
         with progress_on_terminal() as progress:

@@ -157,7 +157,7 @@ def ladder(
     for key, material in materials.items():
         found = rungs_of(context, material, gold[key], progress)
         chance = chance_intervals(material, options.seed)
-        for name in [each for each in COLUMNS if each in found["random"]]:
+        for name in filter(found["random"].__contains__, COLUMNS):
             measured = {rung: values[name] for rung, values in found.items()}
             scores, broken = climb(
                 name, measured, options.bootstrap_samples, options.seed, {"random": chance[name]}
@@ -175,33 +175,30 @@ def ladder(
 
 INTRODUCTION = """# The ladder
 
-Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number is a \
-percentage. A cell says the
-value and its bootstrap 95 % interval over queries; under it, the difference to another row on the same \
-queries with the interval of
-that paired difference. On the ladder the other row is the better one of the level below (the base judge's: \
-the intersection that it re-ranks); there {broken}
-marks a value below a lower level's, {uncertain} a difference whose interval has zero in it. Under the \
-claims it is the row that is named. In the ablations it is
-the adapter as configured, and among the unions the union text."""
+Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number
+is a percentage. A cell says the value and its bootstrap 95 % interval over queries; under it, the
+difference to another row on the same queries with the interval of that paired difference. On the ladder
+the other row is the better one of the level below (the base judge's: the intersection that it
+re-ranks); there {broken} marks a value below a lower level's, {uncertain} a difference whose interval
+has zero in it. Under the claims it is the row that is named. In the ablations it is the adapter as
+configured, and among the unions the union text."""
 
 COLUMN_TEXTS = {
-    "CIRR R@1": "how often the one target comes first, in a gallery of look-alikes "
-    "from which the reference is taken "
-    "out. What stage 2 is about: most of what "
-    "stands above the target differs from it in one respect.",
-    "CIRR R@10": "how often the target is among the first ten: what stage 1 is "
-    "about, as ten places leave room for "
-    "near misses but not for pictures that "
-    "only share the reference's background.",
-    "FashionIQ R@10": "how often the target is among the first ten of its category's "
-    "gallery, averaged over dresses, "
-    "shirts and tops with equal weight. The reference "
-    "stays in the gallery. The headline of both stages.",
+    "CIRR R@1": (
+        "how often the one target comes first, in a gallery of look-alikes from which the reference is taken "
+        "out. What stage 2 is about: most of what stands above the target differs from it in one respect."
+    ),
+    "CIRR R@10": (
+        "how often the target is among the first ten: what stage 1 is about, as ten places leave room for "
+        "near misses but not for pictures that only share the reference's background."
+    ),
+    "FashionIQ R@10": (
+        "how often the target is among the first ten of its category's gallery, averaged over dresses, "
+        "shirts and tops with equal weight. The reference stays in the gallery. The headline of both stages."
+    ),
     "CIRCO mAP@5": (
-        "mean average precision at five: a query has several right "
-        "answers, each on a background of its own, "
-        "and all of them count. Stage 2's headline."
+        "mean average precision at five: a query has several right answers, each on a background of its "
+        "own, and all of them count. Stage 2's headline."
     ),
     "CIRCO mAP@10": "the same at ten: stage 1's headline.",
 }
@@ -238,19 +235,16 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-_ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land. \
-*Oracle* searches the target captions
-that a perfect reader of both pictures would compose, with the same CLIP, and puts every annotated target \
-among the first K in front: no judge can do
-better on those candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last \
-section. Fusions, w included, are chosen on held-out
-synthesised queries and never on these sets.
+_ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land.
+*Oracle* searches the target captions that a perfect reader of both pictures would compose, with the
+same CLIP, and puts every annotated target among the first K in front: no judge can do better on those
+candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last section. Fusions,
+w included, are chosen on held-out synthesised queries and never on these sets.
 
-*Ablations of the training.* Every variant is trained anew, for as many passes over its pairs: fewer pairs \
-are fewer steps, too. The ratio of LoRA's alpha to
-its rank is the same for all ranks. Intervals are over queries; how much another training of the very same \
-kind would differ is the row of another training seed,
-and a difference no larger than that one says nothing."""
+*Ablations of the training.* Every variant is trained anew, for as many passes over its pairs: fewer
+pairs are fewer steps, too. The ratio of LoRA's alpha to its rank is the same for all ranks. Intervals
+are over queries; how much another training of the very same kind would differ is the row of another
+training seed, and a difference no larger than that one says nothing."""
 
 
 def breaks_in_words(breaks: Sequence[Break]) -> str:
@@ -264,7 +258,7 @@ def breaks_in_words(breaks: Sequence[Break]) -> str:
     """
     if not breaks:
         return "Nowhere: on every column each level is above all levels below it."
-    return "\n".join(f"- {each.sentence}" for each in breaks)
+    return "\n".join(f"- {broken.sentence}" for broken in breaks)
 
 
 def written_by_hand(path: Path) -> str:
@@ -303,9 +297,9 @@ def provenance(context: PipelineContext) -> dict[str, Any]:
         "fusion of the base judge": _fusion_in_words(context, None),
         "fusion of the adapter": _fusion_in_words(context, context.champion_version()),
         "K": ", ".join(
-            f"{settings.rerank_depth(each.dataset)} ({each.key})"
-            for each in evaluation_sets(settings)
-            if each.key in KEYS
+            f"{settings.rerank_depth(evaluation_set.dataset)} ({evaluation_set.key})"
+            for evaluation_set in evaluation_sets(settings)
+            if evaluation_set.key in KEYS
         ),
         "pairs": stages.pairs.model_dump_json(),
         "LoRA": stages.adapter.model_dump_json(),
@@ -412,9 +406,9 @@ def run(settings: Settings, only: str | None, quick: bool) -> None:
         for name, part in parts.items():
             store(folder / f"{name}.json", {"made_by": made_by, **part})
         found = (stored(folder / f"{name}.json", made_by) for name in ("ladder", "ablations"))
-        parts = {str(place): part for place, part in enumerate(found) if part is not None}
+        parts = {str(number): part for number, part in enumerate(found) if part is not None}
     sections = [section for part in parts.values() for section in from_json(part["sections"])]
-    breaks = [Break.from_json(each) for part in parts.values() for each in part["breaks"]]
+    breaks = [Break.from_json(broken) for part in parts.values() for broken in part["breaks"]]
     print(markdown(sections, COLUMNS), breaks_in_words(breaks), sep="\n\n")
     if not quick:
         PAGE.write_text(page(sections, breaks, made_by, written_by_hand(PAGE)), encoding="utf-8")

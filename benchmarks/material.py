@@ -163,8 +163,8 @@ class Material:
         found = pl.col("hit").fill_null(False) & ((pl.col("rank") <= k) | (pl.col("pool") == "subset"))
         last = int(rankings["rank"].max() or 0)  # pyright: ignore[reportArgumentType]
         order = pl.col("rank") + pl.when(found).then(0).otherwise(last)
-        place = order.rank("ordinal").over("query_id", "pool")
-        return marked.with_columns(rank=place.cast(pl.Int32)).select(rankings.columns)
+        new_rank = order.rank("ordinal").over("query_id", "pool")
+        return marked.with_columns(rank=new_rank.cast(pl.Int32)).select(rankings.columns)
 
     def per_query(self, rankings: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """The compared metrics of a ranking.
@@ -256,22 +256,22 @@ def from_files(
     """
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
-    each = evaluation_set(world.settings, key)
+    evaluated = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
     gallery = inspect_gallery(load_gallery(world.settings, key), progress)
     encoder, store, cache = models.encoder(), world.gallery_store, models.cache(CACHE_KIND)
     report = store.synchronise(
-        store.table_name(each.gallery_key, encoder), gallery, encoder, progress=progress
+        store.table_name(evaluated.gallery_key, encoder), gallery, encoder, progress=progress
     )
     ids, vectors = store.read(report.table, report.version)
     judge, prompts = models.judge(), models.prompts()
     references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
-    captions = describe_images(judge, prompts, references, cache, progress, each.kind)
-    compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
+    captions = describe_images(judge, prompts, references, cache, progress, evaluated.kind)
+    compositions = compose_queries(judge, prompts, queries, gallery, cache, evaluated.kind, progress)
     texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
     encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
-    depth = models.settings.rerank_depth(each.dataset)
-    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
+    depth = models.settings.rerank_depth(evaluated.dataset)
+    return Material(evaluated.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), models, depth)
 
 
 def configured_judge(context: PipelineContext, version: str | None) -> Judge:

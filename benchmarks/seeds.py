@@ -32,13 +32,11 @@ SHOWN = (("sum", "union_text", "intersection"), ("intersection", "base judge", "
 
 INTRODUCTION = """# The headlines on other worlds
 
-Made by `python -m benchmarks.seeds`; not written by hand. Each line is a `make demo` of its own with \
-another `[miniature] seed`: other queries, galleries
-and training images, another adapter; CLIP and base judge are the committed ones, trained on pictures of \
-their own. A cell has three percentages: of stage 1
-`sum` / `union_text` / **`intersection`**, of stage 2 `intersection` / + base judge / **+ adapter**. AUC: \
-how well the judge tells held-out pairs apart, before and
-after its training (0.5 is guessing)."""
+Made by `python -m benchmarks.seeds`; not written by hand. Each line is a `make demo` of its own with
+another `[miniature] seed`: other queries, galleries and training images, another adapter; CLIP and base
+judge are the committed ones, trained on pictures of their own. A cell has three percentages: of stage 1
+`sum` / `union_text` / **`intersection`**, of stage 2 `intersection` / + base judge / **+ adapter**.
+AUC: how well the judge tells held-out pairs apart, before and after its training (0.5 is guessing)."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def page(worlds: Sequence[World]) -> str:
     columns = [(kind, metrics) for metrics in (STAGE_1, STAGE_2) for kind in metrics]
     heads = [f"{TITLES[kind]} {metrics[kind]}" for kind, metrics in columns]
     table = [["seed", "AUC", *heads], ["---"] * (len(heads) + 2)]
-    for world in sorted(worlds, key=lambda each: each.seed):
+    for world in sorted(worlds, key=lambda world: world.seed):
         cells = [_cell(world, kind, metrics[kind], SHOWN[metrics is STAGE_2]) for kind, metrics in columns]
         table.append([str(world.seed), f"{world.before:.3f} → {world.after:.3f}", *cells])
     kinds = list(TITLES)

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        # Imported here because the module reads setr.toml, and a broken one is told like any other error.
+        # Imported here because the module reads setr.toml, and a broken one is reported like any other error.
         from setr_assets.definitions import settings_of_this_checkout
 
         settings = settings_of_this_checkout()
@@ -109,7 +109,7 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
             tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        for event in result.filter_events(lambda each: each.is_step_failure):
+        for event in result.filter_events(lambda step_event: step_event.is_step_failure):
             watching.failed(event.step_key or "", _reason(event))
     return result.success, result.run_id
 
@@ -131,7 +131,7 @@ PROCESS = "setr/process"
 
 
 def process_tag() -> str:
-    """This process, told from a later one that happens to get its number."""
+    """An id of this process that a later process of the same number does not have."""
     import psutil
 
     return f"{os.getpid()}@{psutil.Process().create_time():.0f}"

@@ -24,7 +24,7 @@ def scored_set_keys(settings: Settings) -> list[str]:
     Returns:
         Keys, in the order of the partitions.
     """
-    return [each.key for each in evaluation_sets(settings) if not each.hidden]
+    return [evaluation_set.key for evaluation_set in evaluation_sets(settings) if not evaluation_set.hidden]
 
 
 def evaluation_set_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
@@ -36,7 +36,7 @@ def evaluation_set_partitions(settings: Settings) -> dg.StaticPartitionsDefiniti
     Returns:
         One partition per key.
     """
-    return dg.StaticPartitionsDefinition([each.key for each in evaluation_sets(settings)])
+    return dg.StaticPartitionsDefinition([evaluation_set.key for evaluation_set in evaluation_sets(settings)])
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ LINE_INTERVAL = 10.0
 
 
 class Watcher(Listener, Protocol):
-    """A listener that can also be told why a step failed."""
+    """A listener that is also told why a step failed."""
 
     def failed(self, step: str, reason: str) -> None:
         """A step failed.
@@ -35,9 +35,7 @@ class Watcher(Listener, Protocol):
 
 @contextlib.contextmanager
 def watcher() -> Iterator[Watcher]:
-    """Bars on a terminal, lines elsewhere; both on standard output, for they are what a person came to
-    see.
-    """
+    """Bars on a terminal, lines elsewhere; both on standard output, as they are what the demo is run for."""
     with _real_stdout() as out:
         if not out.isatty():
             yield LineWatcher(out)
@@ -75,7 +73,11 @@ def _real_stdout() -> Iterator[TextIO]:
 
 
 class LineWatcher:
-    """Progress as plain lines, which survive in a log file."""
+    """Progress as plain lines, which survive in a log file.
+
+    Args:
+        out: Where lines are written.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -111,7 +113,12 @@ class LineWatcher:
 
 
 class BarWatcher:
-    """Progress as bars under the lines of what is finished."""
+    """Progress as bars under the lines of what is finished.
+
+    Args:
+        console: The terminal.
+        bars: Rich's bars on it.
+    """
 
     def __init__(self, console: Console, bars: Progress) -> None:
         self._console, self._bars = console, bars

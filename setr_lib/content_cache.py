@@ -23,8 +23,14 @@ _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
 class ContentCache:
-    """One table (``kind``) of one SQLite file. Safe for several processes and threads; writes are short
-    transactions.
+    """One table of one SQLite file. Safe for several processes and threads; writes are short transactions.
+
+    Args:
+        path: The file; its folder is made.
+        kind: The table's name, a plain identifier.
+
+    Raises:
+        ValueError: ``kind`` is not one.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -78,7 +84,7 @@ class ContentCache:
         bad = sum(value is None for value in numbers.values())
         if bad:
             _LOG.warning(
-                "%s: %d kept %s are no finite numbers: they are made anew", self.path, bad, self.kind
+                "%s: %d kept %s are not finite numbers: they are made anew", self.path, bad, self.kind
             )
         return {key: value for key, value in numbers.items() if value is not None}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 ABOUT_A_MODEL = frozenset({"scores.json"})
-"""Files beside a model that say something of it and are no part of it: correcting a card makes no other
+"""Files beside a model that describe it and are not part of it: a corrected card does not make another
 model."""
 _MODEL_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json", ".jinja", ".txt", ".model"})
 _SMALL = 32 << 20  # bytes that are hashed within some milliseconds

@@ -1,6 +1,4 @@
-"""How a long library call tells its caller where it is, without knowing who listens (a terminal, Dagster,
-nobody).
-"""
+"""Progress of long library calls, reported to a callback (for a terminal, Dagster, or none)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     ELSEWHERE: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say where a result lies, or comment on it; no part of its digest."""
+    """Fields that say where a result lies, or comment on it; not part of its digest."""
 
     def stated(self) -> dict[str, Any]:
         """The fields that were given, in plain values: what is stored, and what a report shows."""

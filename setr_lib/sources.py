@@ -52,7 +52,7 @@ def sources_in_use(settings: Settings) -> list[DataSource]:
         SourceError: As for :func:`data_sources`.
     """
     training = settings.training.triplets or settings.training.captions
-    named = [each.root for each in settings.datasets.values()] + ([training] if training else [])
+    named = [dataset.root for dataset in settings.datasets.values()] + ([training] if training else [])
     paths = [settings.resolve(path) for path in named]
     return [source for source in data_sources(settings) if any(map(source.owns, paths))]
 

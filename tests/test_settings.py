@@ -412,8 +412,7 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
     assert "cannot be loaded" not in done.stdout
     code = (
         "from setr_assets.definitions import settings_of_this_checkout as s; from setr_lib.methods.method "
-        "import "
-        "get_method; print(get_method('plugin_of_a_program:Mine', s()).name)"
+        "import get_method; print(get_method('plugin_of_a_program:Mine', s()).name)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -240,7 +240,7 @@ def test_a_kept_score_that_is_no_number_is_judged_anew_and_said_once(
     for column in ("rank", "judge_score"):
         np.testing.assert_allclose(both[column].cast(float), both[f"{column}_again"].cast(float), atol=1e-5)
     warnings = [record.getMessage() for record in caplog.records if "anew" in record.getMessage()]
-    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are no finite numbers" in warnings[0]
+    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are not finite numbers" in warnings[0]
     caplog.clear()
     assert rerank(coarse, queries, gallery, judge, cache, k=4).equals(again)
     assert not caplog.records
