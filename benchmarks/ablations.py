@@ -47,7 +47,15 @@ class Variant:
 
 
 def variants(pairs: PairSettings, adapter: AdapterSettings) -> dict[str, list[Variant]]:
-    """The trainings by section of the table; what is as configured is left out."""
+    """The trainings by section of the table; what is as configured is left out.
+
+    Args:
+        pairs: The configured pairs.
+        adapter: The configured training.
+
+    Returns:
+        Heading -> trainings.
+    """
     negatives = pairs.negatives_per_group
     kinds = [kind for kind in NEGATIVE_KINDS if negatives.get(kind)]
     counts = [round(pairs.groups * share) for share in SHARES]
@@ -66,7 +74,7 @@ def variants(pairs: PairSettings, adapter: AdapterSettings) -> dict[str, list[Va
             )
             for count in counts
         ],
-        # The ratio of alpha to rank is how loudly an adapter speaks: it stays.
+        # The ratio of alpha to rank scales the adapter's effect: it stays the same.
         "LoRA rank": [
             Variant(f"rank {rank}", adapter={"rank": rank, "alpha": _alpha(adapter, rank)}) for rank in ranks
         ],
@@ -82,7 +90,14 @@ def _alpha(adapter: AdapterSettings, rank: int) -> int:
 
 
 class Laboratory:
-    """Trains variants, chooses their fusion, and measures them on every evaluation set."""
+    """Trains variants, chooses their fusion, and measures them on every evaluation set.
+
+    Args:
+        context: The pipeline context.
+        materials: Evaluation set -> material.
+        epochs: Passes over the pairs, in place of the configured ones; None for those.
+        progress: Told how far it is.
+    """
 
     def __init__(
         self,
@@ -93,7 +108,9 @@ class Laboratory:
     ) -> None:
         self.context, self.materials, self.progress = context, materials, progress
         self._epochs = {} if epochs is None else {"epochs": epochs}
-        self._coarse = {key: each.coarse("intersection", max(DEPTHS)) for key, each in materials.items()}
+        self._coarse = {
+            key: material.coarse("intersection", max(DEPTHS)) for key, material in materials.items()
+        }
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -107,7 +124,14 @@ class Laboratory:
         return self.context.tables.read("training_images", TRAINING_IMAGES), ids, vectors
 
     def pairs(self, variant: Variant) -> pl.DataFrame:
-        """The pairs that ``variant`` learns from; the same images are held out for all."""
+        """The training pairs of a variant; the same images are held out for all.
+
+        Args:
+            variant: The variant.
+
+        Returns:
+            A ``PAIRS`` frame.
+        """
         from setr_lib.datasets import load_training_triplets
 
         images, ids, vectors = self._training
@@ -121,7 +145,14 @@ class Laboratory:
         )
 
     def trained(self, variant: Variant) -> AdapterResult:
-        """The adapter of ``variant``; a finished one, the pipeline's own included, is not trained again."""
+        """The adapter of a variant; a finished one, the pipeline's own included, is not trained again.
+
+        Args:
+            variant: The variant.
+
+        Returns:
+            Adapter and training.
+        """
         from setr_lib.reranking.held_out import pictures_of
         from setr_lib.reranking.training import train_adapter, training_run_digest
         from setr_lib.reranking.training_result import load_result
@@ -138,7 +169,14 @@ class Laboratory:
         return train_adapter(base, pairs, pictures, options, folder, progress=self.progress)
 
     def choice(self, judge: Judge) -> FusionChoice:
-        """How the fusions do with ``judge`` on the calibration."""
+        """How the fusions do with a judge on the held-out queries.
+
+        Args:
+            judge: The judge; its own fusion is not used.
+
+        Returns:
+            Every trial, and the best of them.
+        """
         from setr_lib.reranking.rerank import CACHE_KIND, rerank
 
         calibration, context = self.calibration, self.context
@@ -154,7 +192,14 @@ class Laboratory:
         return choose_fusion(judged, calibration.targets)
 
     def judge(self, variant: Variant) -> tuple[Judge, FusionChoice]:
-        """The trained judge of ``variant`` with its best fusion, unless the settings name one."""
+        """The trained judge of a variant with its best fusion, unless the settings name one.
+
+        Args:
+            variant: The variant.
+
+        Returns:
+            The judge, and how the fusions did.
+        """
         from setr_lib.reranking.yes_no_judge import YesNoJudge
 
         adapter, template = self.trained(variant).folder, yes_no_judge(self.context).template
@@ -176,8 +221,14 @@ class Laboratory:
         yield "base judge, " + fusion_label("reciprocal_rank", 1.0), Judge(base, "reciprocal_rank", 1.0)
 
     def measured(self, judge: Judge, k: int | None = None) -> dict[str, pl.DataFrame]:
-        """Per-query values by column of re-ranking the first ``k`` of every evaluation set; by default as
-        configured.
+        """Per-query values of re-ranking every evaluation set.
+
+        Args:
+            judge: The judge with its fusion.
+            k: Candidates that are re-ranked; by default as configured.
+
+        Returns:
+            Column -> PER_QUERY frame.
         """
         found: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
@@ -188,7 +239,14 @@ class Laboratory:
         return found
 
     def ceilings(self, gold: Mapping[str, Material]) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
-        """Each half of the oracle alone."""
+        """The two halves of the oracle, each alone.
+
+        Args:
+            gold: Evaluation set -> the same with true compositions.
+
+        Returns:
+            (label, column -> PER_QUERY frame) of each.
+        """
         without: dict[str, pl.DataFrame] = {}
         perfect: dict[str, pl.DataFrame] = {}
         for key, material in self.materials.items():
@@ -205,8 +263,8 @@ class Laboratory:
         placeless: dict[str, pl.DataFrame] = {}
         for material in self.materials.values():
             captions = [
-                without_ending(each, BACKGROUNDS.values())
-                for each in material.encoded.reference_captions or []
+                without_ending(caption, BACKGROUNDS.values())
+                for caption in material.encoded.reference_captions or []
             ]
             whole |= material.per_query(material.coarse("union_text", max(DEPTHS)))
             placeless |= material.per_query(material.described_as(captions).coarse("union_text", max(DEPTHS)))
@@ -215,15 +273,30 @@ class Laboratory:
 
 
 def without_ending(caption: str, endings: Iterable[str]) -> str:
-    """``caption`` less the one of ``endings`` that it has, if any."""
+    """A caption without its background.
+
+    Args:
+        caption: The caption.
+        endings: The words of the backgrounds.
+
+    Returns:
+        The caption less the ending that it has, if any.
+    """
     return next(
-        (caption.removesuffix(f" {each}") for each in endings if caption.endswith(f" {each}")), caption
+        (caption.removesuffix(f" {ending}") for ending in endings if caption.endswith(f" {ending}")), caption
     )
 
 
 def ablate(laboratory: Laboratory, gold: Mapping[str, Material]) -> list[Section]:
     """All ablations; every difference is to the adapter as configured, or to a section's first row where that
     is one.
+
+    Args:
+        laboratory: Trains and measures.
+        gold: Evaluation set -> the same with true compositions.
+
+    Returns:
+        The sections of the table.
     """
     settings = laboratory.context.settings
     judge, choice = laboratory.judge(Variant(CONFIGURED))
@@ -281,13 +354,30 @@ def _described(laboratory: Laboratory, judge: Judge) -> str:
 
 
 def fusion_label(fusion: str, weight: float) -> str:
-    """The fusion as the table names it."""
+    """A fusion as the table names it.
+
+    Args:
+        fusion: Its name in settings.
+        weight: w of ``cosine + w * P(Yes)``.
+
+    Returns:
+        The words.
+    """
     names = {"judge": "the judge alone", "reciprocal_rank": "reciprocal rank"}
     return names.get(fusion, f"cosine + {weight:g} P(Yes)")
 
 
 def fusions(judge: Judge, choice: FusionChoice) -> Iterator[tuple[str, Judge]]:
-    """Each fusion with the same judge; w is the calibration's choice, or where that is another fusion its best."""
+    """The fusions with the same judge; w is the calibration's choice, or where that is another fusion its
+    best.
+
+    Args:
+        judge: The judge.
+        choice: How the fusions did on the calibration.
+
+    Returns:
+        (label, judge with that fusion).
+    """
     cosine = choice.trials.filter(fusion="cosine_judge").sort("mean_reciprocal_rank", descending=True)
     yield fusion_label("judge", 1.0), Judge(judge.reranker, "judge", 1.0)
     weight = choice.weight if choice.fusion == "cosine_judge" else float(cosine["weight"][0])

@@ -52,28 +52,58 @@ UNION, INTERSECTION = "captions_union", "captions_intersection"
 
 
 class PlainBm25:
-    """The alternative: BM25 over words in lower case, without stemming. A ``CaptionSearch`` like the store's."""
+    """The alternative: BM25 over words in lower case, without stemming. A ``CaptionSearch`` like the store's.
+
+    Args:
+        captions: ``image_id`` and ``captions`` of the gallery.
+        k1: BM25's saturation of repeated words.
+        b: BM25's normalisation by length.
+    """
 
     def __init__(self, captions: pl.DataFrame, k1: float = 1.2, b: float = 0.6) -> None:
         rows = captions.sort("image_id")
         self.ids: list[str] = rows["image_id"].to_list()
         self._captions = dict(rows.select("image_id", "captions").iter_rows())
         counts = [Counter(words_of(" ".join(texts))) for texts in rows["captions"].to_list()]
-        lengths = np.array([sum(each.values()) for each in counts], dtype=np.float64)
+        lengths = np.array([sum(words.values()) for words in counts], dtype=np.float64)
         self._weights = k1 * (1 - b + b * lengths / lengths.mean())
         self._k1 = k1
         self._found: dict[str, list[tuple[int, int]]] = {}
-        for row, each in enumerate(counts):
-            for word, count in each.items():
+        for row, words in enumerate(counts):
+            for word, count in words.items():
                 self._found.setdefault(word, []).append((row, count))
 
     def captions(self, image_id: str) -> Sequence[str]:
+        """The captions of an image.
+
+        Args:
+            image_id: The image.
+
+        Returns:
+            Its captions; none for an image without.
+        """
         return self._captions.get(image_id, ())
 
     def term(self, word: str) -> str | None:
+        """The word itself, if any caption has it.
+
+        Args:
+            word: A word in lower case.
+
+        Returns:
+            The term, or None.
+        """
         return word if word in self._found else None
 
     def matches(self, term: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """The images that have a term.
+
+        Args:
+            term: The term.
+
+        Returns:
+            Rows of the gallery, and their BM25 values.
+        """
         rows, counts = np.array(self._found[term], dtype=np.intp).T
         rarity = np.log(1 + (len(self.ids) - len(rows) + 0.5) / (len(rows) + 0.5))
         return rows, rarity * counts * (self._k1 + 1) / (counts + self._weights[rows])
@@ -91,17 +121,35 @@ class World:
 
     @classmethod
     def read(cls, settings: Settings) -> World:
-        each = evaluation_set(settings, KEY)
+        """Read CIRR val without images.
+
+        Args:
+            settings: The settings with the data set.
+
+        Returns:
+            Queries, gallery, captions and halves.
+
+        Raises:
+            SetrError: There are no captions, or an annotation file is wrong.
+        """
+        evaluated = evaluation_set(settings, KEY)
         captions = load_image_captions(settings, KEY)
         if captions is None:
-            raise SetrError(f"{each.root}: there is no image_captions.json")
-        rows = json.loads(captions_file(each).read_text(encoding="utf-8"))
+            raise SetrError(f"{evaluated.root}: there is no image_captions.json")
+        rows = json.loads(captions_file(evaluated).read_text(encoding="utf-8"))
         chosen = [str(row["pairid"]) for row in rows if _is_development(row["img_set"]["id"])]
         gallery = load_gallery(settings, KEY)
         return cls(load_queries(settings, KEY), gallery, captions, pl.Series("query_id", chosen))
 
     def half(self, name: str) -> pl.DataFrame:
-        """The queries of one half, or all."""
+        """The queries of one half, or all.
+
+        Args:
+            name: ``development``, ``held out``, or anything else for all.
+
+        Returns:
+            A ``tables.QUERIES`` frame.
+        """
         inside = pl.col("query_id").is_in(self.development.implode())
         return self.queries.filter({"development": inside, "held out": ~inside}.get(name, pl.lit(True)))
 
@@ -111,7 +159,17 @@ def _is_development(image_set: int) -> bool:
 
 
 def per_query(world: World, search: CaptionSearch, strategy: CaptionMethod, half: str) -> pl.DataFrame:
-    """Metric values by query, by the pipeline's own ranking and metrics."""
+    """Metric values by query, by the pipeline's own ranking and metrics.
+
+    Args:
+        world: The data.
+        search: The index of the captions.
+        strategy: The method.
+        half: The half of the queries.
+
+    Returns:
+        A PER_QUERY frame.
+    """
     queries, ids = world.half(half), world.gallery["image_id"].to_list()
     nothing = np.zeros((len(ids), 0), dtype=np.float32)
     index = GalleryIndex(ids, nothing, search)
@@ -120,13 +178,22 @@ def per_query(world: World, search: CaptionSearch, strategy: CaptionMethod, half
 
 
 def means(values: pl.DataFrame) -> list[float]:
-    """The metrics in percent."""
+    """The metrics in percent.
+
+    Args:
+        values: A PER_QUERY frame.
+
+    Returns:
+        In the order of ``METRICS``.
+    """
     found = dict(values.group_by("metric").agg(pl.col("value").mean()).iter_rows())
     return [100 * found[metric] for metric in METRICS]
 
 
 def variants() -> Iterator[tuple[str, Reading]]:
-    """From the union to the intersection, one step at a time, and the intersection with one part taken out."""
+    """From the union to the intersection, one step at a time, and the intersection with one part taken
+    out.
+    """
     union, whole = _reading(UNION), _reading(INTERSECTION)
     content = replace(union, content_only=True)
     yield "union", union
@@ -145,7 +212,16 @@ def _reading(name: str) -> Reading:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) -> str:
-    """Aligned columns, or a Markdown table."""
+    """Aligned columns, or a Markdown table.
+
+    Args:
+        header: The headings.
+        rows: The rows.
+        markdown: Whether it is Markdown.
+
+    Returns:
+        The table.
+    """
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     if markdown:
@@ -163,6 +239,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) 
 def choose(world: World, search: CaptionSearch, markdown: bool) -> str:
     """The two constants of the intersection on the development half: the largest sum of the two compared
     metrics.
+
+    Args:
+        world: The data.
+        search: The index of the captions.
+        markdown: Whether the table is Markdown.
+
+    Returns:
+        A table of all trials, the best first.
     """
     rows = []
     for reference in (0.3, 0.4, 0.5, 0.6, 0.7):
@@ -180,7 +264,17 @@ def choose(world: World, search: CaptionSearch, markdown: bool) -> str:
 
 
 def report(world: World, search: CaptionSearch, plain: CaptionSearch, markdown: bool) -> Iterator[str]:
-    """The sections of what is printed."""
+    """The sections of what is printed.
+
+    Args:
+        world: The data.
+        search: The store's index of the captions.
+        plain: The plain BM25.
+        markdown: Whether tables are Markdown.
+
+    Returns:
+        The sections, one after the other.
+    """
     rankers = [
         (PLAIN_TEXT, plain, _reading("captions_text")),
         (PLAIN_UNION, plain, _reading(UNION)),

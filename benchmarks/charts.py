@@ -63,18 +63,28 @@ class Panel:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least ``gap`` apart, inside ``low`` to ``high``, and as near to ``wanted`` as that allows."""
+    """Places at least a gap apart, as near to the wanted ones as that allows.
+
+    Args:
+        wanted: The wanted places.
+        gap: The least distance of two.
+        low: The lowest place.
+        high: The highest place.
+
+    Returns:
+        A place for each of ``wanted``, in its order.
+    """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     blocks: list[list[float]] = []
-    for place, index in enumerate(order):
-        blocks.append([wanted[index] - place * gap])
+    for position, index in enumerate(order):
+        blocks.append([wanted[index] - position * gap])
         while len(blocks) > 1 and _mean(blocks[-2]) > _mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     starts = [_mean(block) for block in blocks for _ in block]
     last = high - (len(wanted) - 1) * gap
     placed = [0.0] * len(wanted)
-    for place, index in enumerate(order):
-        placed[index] = max(low, min(last, starts[place])) + place * gap
+    for position, index in enumerate(order):
+        placed[index] = max(low, min(last, starts[position])) + position * gap
     return placed
 
 
@@ -83,7 +93,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def draw(rows: Sequence[Sequence[Panel]], title: str, x_label: str, path: Path) -> None:
-    """Write the chart to ``path`` (SVG): ``rows`` of as many panels each."""
+    """Write a chart as SVG.
+
+    Args:
+        rows: Rows of as many panels each.
+        title: The chart's title.
+        x_label: What the horizontal axis shows.
+        path: The file; its folder is made.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -87,7 +87,14 @@ class Break:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Break:
-        """What ``asdict`` made of one."""
+        """The break that ``asdict`` made a mapping of.
+
+        Args:
+            values: The mapping.
+
+        Returns:
+            The break.
+        """
         return cls(**{**values, "gap": Gap(**values["gap"])})
 
     @property
@@ -98,7 +105,8 @@ class Break:
         )
         return (
             f"**{self.column}**: {name_of(self.rung)} ({self.value:.1f}) is below {name_of(self.gap.over)} "
-            f"({self.above:.1f}): {_signed(self.gap.value)} ({_range(self.gap.low, self.gap.high)}), {certain}."
+            f"({self.above:.1f}): {_signed(self.gap.value)} ({_range(self.gap.low, self.gap.high)}), "
+            f"{certain}."
         )
 
 
@@ -119,18 +127,41 @@ class Section:
 
 
 def name_of(rung: str) -> str:
-    """How a person calls it."""
+    """A rung's name in the tables.
+
+    Args:
+        rung: The rung.
+
+    Returns:
+        The words.
+    """
     return NAMES.get(rung, rung)
 
 
 def value_of(per_query: pl.DataFrame) -> float:
-    """The one metric of ``per_query``, in percent."""
+    """The mean of one metric.
+
+    Args:
+        per_query: A PER_QUERY frame of one metric.
+
+    Returns:
+        Percent.
+    """
     (value,) = summarise(per_query).values()
     return 100 * value
 
 
 def interval_of(per_query: pl.DataFrame, samples: int, seed: int) -> Interval:
-    """The bootstrap interval of the one metric of ``per_query``, in percent."""
+    """The bootstrap interval of one metric.
+
+    Args:
+        per_query: A PER_QUERY frame of one metric.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        Percent.
+    """
     (interval,) = bootstrap_intervals(per_query, samples=samples, seed=seed).values()
     return Interval(100 * interval.low, 100 * interval.high)
 
@@ -143,11 +174,22 @@ def gap_to(
     samples: int,
     seed: int,
 ) -> Gap:
-    """``a`` less the rung ``over``, whose interval may be ``known``; then whatever lies in that one may be
-    none, too.
+    """The gap of a row to a lower rung whose interval may be known; what lies in that interval may then be no
+    gap.
 
     A row of no hits at all has a bootstrap interval of no width, though half of all random orders have none
     either.
+
+    Args:
+        over: The lower rung.
+        a: A PER_QUERY frame of one metric.
+        measured: Rung -> the like.
+        known: Rung -> an interval (percent) that is not a bootstrap's.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        The gap, in percentage points.
     """
     gap = gap_between(a, measured[over], over, samples, seed)
     if over not in known:
@@ -159,28 +201,55 @@ def gap_to(
 
 
 def gap_between(a: pl.DataFrame, b: pl.DataFrame, over: str, samples: int, seed: int) -> Gap:
-    """``a`` less ``b`` over the same queries."""
+    """The gap of two rows over the same queries.
+
+    Args:
+        a: A PER_QUERY frame of one metric.
+        b: The like of the other row.
+        over: The other row's name.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        ``a`` less ``b``, in percentage points.
+    """
     (found,) = paired_differences(a, b, samples=samples, seed=seed).values()
     return Gap(over, *(100 * part for part in found))
 
 
 def compared_with(rung: str, values: Mapping[str, float]) -> str | None:
-    """The rung that ``rung`` is to be told apart from: the best of the level before it that has a value."""
+    """The rung that a rung is compared with: the best of the level before it that has a value.
+
+    Args:
+        rung: The rung.
+        values: Rung -> percent.
+
+    Returns:
+        The other rung; None for the lowest level.
+    """
     if RERANKED.get(rung) in values:
         return RERANKED[rung]
-    lower = [[each for each in level if each in values] for level in LEVELS[: _level(rung)]]
+    lower = [[other for other in level if other in values] for level in LEVELS[: _level(rung)]]
     nearest = next((level for level in reversed(lower) if level), None)
     return max(nearest, key=values.__getitem__) if nearest else None
 
 
 def best_below(rung: str, values: Mapping[str, float]) -> str | None:
-    """The highest rung of all lower levels."""
-    lower = [each for level in LEVELS[: _level(rung)] for each in level if each in values]
+    """The highest rung of all lower levels.
+
+    Args:
+        rung: The rung.
+        values: Rung -> percent.
+
+    Returns:
+        The other rung; None for the lowest level.
+    """
+    lower = [other for level in LEVELS[: _level(rung)] for other in level if other in values]
     return max(lower, key=values.__getitem__) if lower else None
 
 
 def _level(rung: str) -> int:
-    return next(place for place, level in enumerate(LEVELS) if rung in level)
+    return next(number for number, level in enumerate(LEVELS) if rung in level)
 
 
 def climb(
@@ -192,8 +261,15 @@ def climb(
 ) -> tuple[dict[str, Score], list[Break]]:
     """The scores of one column by rung, and where its order breaks.
 
-    ``measured``: the per-query values by rung; ``known``: intervals (in percent) that are no bootstrap's, as
-    chance's.
+    Args:
+        column: The column's heading.
+        measured: Rung -> PER_QUERY frame of one metric.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+        known: Rung -> an interval (percent) that is not a bootstrap's, as chance's is.
+
+    Returns:
+        Rung -> score, and the breaks.
     """
     values = {rung: value_of(measured[rung]) for rung in RUNGS if rung in measured}
     known = known or {}
@@ -220,13 +296,32 @@ def _mark(gap: Gap | None, broken: bool) -> str:
 def beside(
     per_query: pl.DataFrame, reference: pl.DataFrame | None, over: str, samples: int, seed: int
 ) -> Score:
-    """A cell of an ablation: its value, and the gap to the ``reference`` (None for the reference itself)."""
+    """A cell of an ablation: its value, and the gap to a reference row.
+
+    Args:
+        per_query: A PER_QUERY frame of one metric.
+        reference: The like of the reference row; None for that row itself.
+        over: The reference row's name.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        The cell.
+    """
     gap = None if reference is None else gap_between(per_query, reference, over, samples, seed)
     return Score(value_of(per_query), *interval_of(per_query, samples, seed), gap)
 
 
 def markdown(sections: Iterable[Section], columns: Sequence[str]) -> str:
-    """One table; each section opens with a line that has its title alone."""
+    """All sections as one Markdown table; each opens with a line that has its title alone.
+
+    Args:
+        sections: The sections.
+        columns: The headings.
+
+    Returns:
+        The table.
+    """
     lines = [["", *columns], ["---", *["---"] * len(columns)]]
     for section in sections:
         lines.append([f"**{section.title}**", *[""] * len(columns)])
@@ -252,21 +347,35 @@ def _range(low: float, high: float) -> str:
 
 
 def as_json(sections: Iterable[Section]) -> list[dict[str, Any]]:
-    """What ``from_json`` reads."""
+    """Sections as a JSON value, for :func:`from_json`.
+
+    Args:
+        sections: The sections.
+
+    Returns:
+        The value.
+    """
     return [asdict(section) for section in sections]
 
 
 def from_json(values: Iterable[Mapping[str, Any]]) -> list[Section]:
-    """The sections that ``as_json`` wrote."""
+    """The sections that :func:`as_json` made a JSON value of.
+
+    Args:
+        values: The value.
+
+    Returns:
+        The sections.
+    """
     return [
         Section(
-            each["title"],
+            section["title"],
             [
                 Row(row["label"], {name: _score(cell) for name, cell in row["cells"].items()})
-                for row in each["rows"]
+                for row in section["rows"]
             ],
         )
-        for each in values
+        for section in values
     ]
 
 

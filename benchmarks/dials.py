@@ -104,14 +104,23 @@ Scores = dict[str, dict[str, dict[str, float]]]
 
 
 def world_of(settings: Settings, dial: Dial, value: float, size: float) -> Settings:
-    """The settings of one world. All share a folder: what a dial does not concern is neither drawn nor
-    embedded again.
+    """The settings of one world. All share a folder: what a dial does not concern is not drawn or embedded
+    again.
+
+    Args:
+        settings: The settings of the main world.
+        dial: The dial that is turned.
+        value: Its value.
+        size: ``[miniature] size`` of the world.
+
+    Returns:
+        The settings.
     """
     folder = settings.storage_root / "dials" / "world"
     datasets = {
-        name: each.model_copy(update={"root": folder / "miniature" / each.kind})
-        for name, each in settings.datasets.items()
-        if each.kind in TITLES
+        name: dataset.model_copy(update={"root": folder / "miniature" / dataset.kind})
+        for name, dataset in settings.datasets.items()
+        if dataset.kind in TITLES
     }
     turned = {"size": size, "training_images": TRAINING_IMAGES, dial.setting: value}
     return settings.model_copy(
@@ -130,13 +139,24 @@ def measured_world(
     judges: Mapping[str, Judge],
     progress: Progress,
 ) -> Scores:
-    """Draw a world and rank it by every stage."""
-    place = PipelineContext(world)
+    """Draw a world and rank it by every stage.
+
+    Args:
+        context: The main world's context, with models and caches.
+        world: The settings of the world.
+        kinds: The kinds of data set to measure.
+        judges: Stage -> judge with its fusion.
+        progress: Told how far it is.
+
+    Returns:
+        The scores, in percent.
+    """
+    world_context = PipelineContext(world)
     Miniature(world).prepare(progress)
     options = (context.settings.evaluation.bootstrap_samples, context.settings.evaluation.seed)
     scores: Scores = {}
     for key in [key for key in KEYS if key.partition("-")[0] in kinds]:
-        material = from_files(context, place, key, progress)
+        material = from_files(context, world_context, key, progress)
         k = material.depth
         rankings = {stage: material.coarse(stage, k) for stage in STAGES if stage not in judges}
         for stage, judge in judges.items():
@@ -160,7 +180,19 @@ def kept_world(
     judges: Mapping[str, Judge],
     progress: Progress,
 ) -> Scores:
-    """The scores of one world: as they were measured before, where world and models are the same."""
+    """The scores of one world; those that were measured before, where world and models are the same.
+
+    Args:
+        context: The main world's context, with models and caches.
+        dial: The dial that is turned.
+        value: Its value.
+        size: ``[miniature] size`` of the world.
+        judges: Stage -> judge with its fusion.
+        progress: Told how far it is.
+
+    Returns:
+        The scores, in percent.
+    """
     from setr_lib.reranking.checkpoint import read_json, write_json
 
     world = world_of(context.settings, dial, value, size)
@@ -191,7 +223,15 @@ def _made_by(context: PipelineContext, world: Settings, judges: Mapping[str, Jud
 
 
 def panels_of(dial: Dial, worlds: Mapping[float, Scores]) -> list[list[Panel]]:
-    """A row per stage, a panel per data set that the dial concerns."""
+    """The panels of a figure: a row per stage, a panel per data set that the dial concerns.
+
+    Args:
+        dial: The dial.
+        worlds: Value of the dial -> scores.
+
+    Returns:
+        Rows of panels.
+    """
     return [
         [
             _panel(f"{TITLES[kind]}, {title}", column(kind, metrics[kind]), stages, worlds)
@@ -217,7 +257,17 @@ def _panel(title: str, name: str, stages: Sequence[str], worlds: Mapping[float, 
 
 
 def both_judges(context: PipelineContext) -> dict[str, Judge]:
-    """The base judge and the champion, each with the fusion that was chosen for it."""
+    """The base judge and the champion, each with the fusion that was chosen for it.
+
+    Args:
+        context: The main world's context.
+
+    Returns:
+        Stage -> judge.
+
+    Raises:
+        NotMadeYetError: No adapter was promoted yet.
+    """
     version = context.champion_version()
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
@@ -226,7 +276,15 @@ def both_judges(context: PipelineContext) -> dict[str, Judge]:
 
 
 def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:
-    """The numbers behind a figure, all compared metrics, in Markdown."""
+    """The numbers behind a figure, all compared metrics, in Markdown.
+
+    Args:
+        dial: The dial.
+        worlds: Value of the dial -> scores.
+
+    Returns:
+        Title and table.
+    """
     values = sorted(worlds)
     lines = [["", "", *(f"{value:g}" for value in values)], ["---", "---", *["---:"] * len(values)]]
     for name in COLUMNS:
@@ -241,11 +299,23 @@ def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:
 
 
 def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> None:
-    """Measure every world of the named dials, print the numbers, draw the figures."""
+    """Measure every world of the named dials, print the numbers, draw the figures.
+
+    Args:
+        settings: The settings of the main world.
+        names: Settings of dials.
+        size: ``[miniature] size`` of the worlds.
+        quick: Whether to take two values only, and leave the figures under the storage root.
+
+    Raises:
+        SetrError: Something is not made yet, or a world cannot be drawn.
+    """
     context = pipeline_context(settings)
     judges = both_judges(context)
     folder = settings.storage_root / "dials" / "figures" if quick else FIGURES
-    for dial in [each for each in DIALS if each.setting in names]:
+    for dial in DIALS:
+        if dial.setting not in names:
+            continue
         values = (dial.values[0], dial.values[-1]) if quick else dial.values
         worlds: dict[float, Scores] = {}
         with progress_on_terminal() as progress:
@@ -258,7 +328,14 @@ def run(settings: Settings, names: Sequence[str], size: float, quick: bool) -> N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 where something is not made yet, or a world cannot be drawn."""
+    """Measure, and draw the figures.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 1 where something is not made yet, or a world cannot be drawn.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.dials", description=(__doc__ or "").splitlines()[0]
     )

@@ -70,7 +70,18 @@ Measured = dict[str, dict[str, pl.DataFrame]]
 
 
 def with_gold(material: Material, settings: Settings) -> Material:
-    """The set with the compositions that a perfect reader of both pictures would write."""
+    """The set with the compositions that a perfect reader of both pictures would write.
+
+    Args:
+        material: An evaluation set of the miniature.
+        settings: The settings of its world.
+
+    Returns:
+        The same set with other target captions.
+
+    Raises:
+        SetrError: The set was drawn by other settings.
+    """
     from setr_lib.miniature.gold import gold_caption, planned_pictures, require_current_world
 
     require_current_world(settings.miniature_root, material.kind, settings.miniature)
@@ -85,7 +96,20 @@ def with_gold(material: Material, settings: Settings) -> Material:
 
 
 def rungs_of(context: PipelineContext, material: Material, gold: Material, progress: Progress) -> Measured:
-    """Every rung of one evaluation set."""
+    """The values of every rung of one evaluation set.
+
+    Args:
+        context: The pipeline context.
+        material: The set.
+        gold: The set with true compositions.
+        progress: Told how far it is.
+
+    Returns:
+        Rung -> column -> PER_QUERY frame.
+
+    Raises:
+        NotMadeYetError: No adapter was promoted yet.
+    """
     k = material.depth
     version = context.champion_version()
     if version is None:
@@ -101,7 +125,15 @@ def rungs_of(context: PipelineContext, material: Material, gold: Material, progr
 
 
 def chance_intervals(material: Material, seed: int) -> dict[str, Interval]:
-    """Where 95 % of random orders land, in percent, by column."""
+    """Where 95 % of random orders land.
+
+    Args:
+        material: The set.
+        seed: Of the orders.
+
+    Returns:
+        Column -> interval, in percent.
+    """
     found = random_intervals(material.kind, material.queries, material.gallery, seed=seed)
     return {
         column(material.kind, metric): Interval(100 * interval.low, 100 * interval.high)
@@ -117,6 +149,15 @@ def ladder(
 ) -> tuple[list[Section], list[Break]]:
     """The table's first sections (all rungs; the pairs that the claims are about), and where the order
     breaks.
+
+    Args:
+        context: The pipeline context.
+        materials: Evaluation set -> material.
+        gold: The same with true compositions.
+        progress: Told how far it is.
+
+    Returns:
+        Sections and breaks.
     """
     options = context.settings.evaluation
     rows = {rung: Row(name_of(rung), {}) for rung in RUNGS}
@@ -125,7 +166,7 @@ def ladder(
     for key, material in materials.items():
         found = rungs_of(context, material, gold[key], progress)
         chance = chance_intervals(material, options.seed)
-        for name in [each for each in COLUMNS if each in found["random"]]:
+        for name in filter(found["random"].__contains__, COLUMNS):
             measured = {rung: values[name] for rung, values in found.items()}
             scores, broken = climb(
                 name, measured, options.bootstrap_samples, options.seed, {"random": chance[name]}
@@ -139,24 +180,35 @@ def ladder(
     return sections, breaks
 
 
-# ----------------------------------------------------------------------------------------------------------- the page
+# --- the page
 
 INTRODUCTION = """# The ladder
 
-Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number is a percentage. A cell says the
-value and its bootstrap 95 % interval over queries; under it, the difference to another row on the same queries with the interval of
-that paired difference. On the ladder the other row is the better one of the level below (the base judge's: the intersection that it re-ranks); there {broken}
-marks a value below a lower level's, {uncertain} a difference whose interval has zero in it. Under the claims it is the row that is named. In the ablations it is
-the adapter as configured, and among the unions the union text."""
+Made by `python -m benchmarks.ladder` on the materialised miniature; not written by hand. Every number
+is a percentage. A cell says the value and its bootstrap 95 % interval over queries; under it, the
+difference to another row on the same queries with the interval of that paired difference. On the ladder
+the other row is the better one of the level below (the base judge's: the intersection that it
+re-ranks); there {broken} marks a value below a lower level's, {uncertain} a difference whose interval
+has zero in it. Under the claims it is the row that is named. In the ablations it is the adapter as
+configured, and among the unions the union text."""
 
 COLUMN_TEXTS = {
-    "CIRR R@1": "how often the one target comes first, in a gallery of look-alikes from which the reference is taken out. What stage 2 is about: most of what "
-    "stands above the target differs from it in one respect.",
-    "CIRR R@10": "how often the target is among the first ten: what stage 1 is about, as ten places leave room for near misses but not for pictures that "
-    "only share the reference's background.",
-    "FashionIQ R@10": "how often the target is among the first ten of its category's gallery, averaged over dresses, shirts and tops with equal weight. The reference "
-    "stays in the gallery. The headline of both stages.",
-    "CIRCO mAP@5": "mean average precision at five: a query has several right answers, each on a background of its own, and all of them count. Stage 2's headline.",
+    "CIRR R@1": (
+        "how often the one target comes first, in a gallery of look-alikes from which the reference is taken "
+        "out. What stage 2 is about: most of what stands above the target differs from it in one respect."
+    ),
+    "CIRR R@10": (
+        "how often the target is among the first ten: what stage 1 is about, as ten places leave room for "
+        "near misses but not for pictures that only share the reference's background."
+    ),
+    "FashionIQ R@10": (
+        "how often the target is among the first ten of its category's gallery, averaged over dresses, "
+        "shirts and tops with equal weight. The reference stays in the gallery. The headline of both stages."
+    ),
+    "CIRCO mAP@5": (
+        "mean average precision at five: a query has several right answers, each on a background of its "
+        "own, and all of them count. Stage 2's headline."
+    ),
     "CIRCO mAP@10": "the same at ten: stage 1's headline.",
 }
 
@@ -164,7 +216,17 @@ COLUMN_TEXTS = {
 def page(
     sections: Sequence[Section], breaks: Sequence[Break], made_by: Mapping[str, Any], by_hand: str
 ) -> str:
-    """docs/ladder.md."""
+    """The text of docs/ladder.md.
+
+    Args:
+        sections: The sections of the table.
+        breaks: Where the order breaks.
+        made_by: What made the numbers.
+        by_hand: What a person wrote about the breaks.
+
+    Returns:
+        Markdown.
+    """
     columns = "\n\n".join(f"**{name}**: {COLUMN_TEXTS[name]}" for name in COLUMNS)
     parts = [
         INTRODUCTION.format(broken=BROKEN, uncertain=UNCERTAIN),
@@ -182,32 +244,55 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-_ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land. *Oracle* searches the target captions
-that a perfect reader of both pictures would compose, with the same CLIP, and puts every annotated target among the first K in front: no judge can do
-better on those candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last section. Fusions, w included, are chosen on held-out
-synthesised queries and never on these sets.
+_ROWS = """*Random order* is the expectation in closed form, its interval where 95 % of random orders land.
+*Oracle* searches the target captions that a perfect reader of both pictures would compose, with the
+same CLIP, and puts every annotated target among the first K in front: no judge can do better on those
+candidates, and what is missing to 100 is stage 1's. Its two halves alone are the last section. Fusions,
+w included, are chosen on held-out synthesised queries and never on these sets.
 
-*Ablations of the training.* Every variant is trained anew, for as many passes over its pairs: fewer pairs are fewer steps, too. The ratio of LoRA's alpha to
-its rank is the same for all ranks. Intervals are over queries; how much another training of the very same kind would differ is the row of another training seed,
-and a difference no larger than that one says nothing."""
+*Ablations of the training.* Every variant is trained anew, for as many passes over its pairs: fewer
+pairs are fewer steps, too. The ratio of LoRA's alpha to its rank is the same for all ranks. Intervals
+are over queries; how much another training of the very same kind would differ is the row of another
+training seed, and a difference no larger than that one says nothing."""
 
 
 def breaks_in_words(breaks: Sequence[Break]) -> str:
-    """One line for each place where a rung is below a lower level's."""
+    """One line for each place where a rung is below a lower level's.
+
+    Args:
+        breaks: Where the order breaks.
+
+    Returns:
+        Markdown.
+    """
     if not breaks:
         return "Nowhere: on every column each level is above all levels below it."
-    return "\n".join(f"- {each.sentence}" for each in breaks)
+    return "\n".join(f"- {broken.sentence}" for broken in breaks)
 
 
 def written_by_hand(path: Path) -> str:
-    """What a person wrote about the breaks; kept when the page is made again."""
+    """What a person wrote about the breaks; kept when the page is made again.
+
+    Args:
+        path: The page as it was made before; it need not exist.
+
+    Returns:
+        The text between the two marks; empty without one.
+    """
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     _, begin, rest = text.partition(BY_HAND[0])
     return rest.partition(BY_HAND[1])[0].strip("\n") if begin else ""
 
 
 def provenance(context: PipelineContext) -> dict[str, Any]:
-    """What made the numbers; parts of the page that were made by something else are left out."""
+    """What made the numbers; parts of the page that were made by something else are left out.
+
+    Args:
+        context: The pipeline context.
+
+    Returns:
+        What -> its id or settings.
+    """
     from setr_lib.miniature.worlds import WORLD_VERSION
 
     settings = context.settings
@@ -221,13 +306,16 @@ def provenance(context: PipelineContext) -> dict[str, Any]:
         "fusion of the base judge": _fusion_in_words(context, None),
         "fusion of the adapter": _fusion_in_words(context, context.champion_version()),
         "K": ", ".join(
-            f"{settings.rerank_depth(each.dataset)} ({each.key})"
-            for each in evaluation_sets(settings)
-            if each.key in KEYS
+            f"{settings.rerank_depth(evaluation_set.dataset)} ({evaluation_set.key})"
+            for evaluation_set in evaluation_sets(settings)
+            if evaluation_set.key in KEYS
         ),
         "pairs": stages.pairs.model_dump_json(),
         "LoRA": stages.adapter.model_dump_json(),
-        "bootstrap": f"{context.settings.evaluation.bootstrap_samples} samples, seed {context.settings.evaluation.seed}",
+        "bootstrap": (
+            f"{context.settings.evaluation.bootstrap_samples} samples, seed "
+            f"{context.settings.evaluation.seed}"
+        ),
     }
 
 
@@ -251,14 +339,27 @@ def _fusion_in_words(context: PipelineContext, version: str | None) -> str:
 
 
 def store(path: Path, part: Mapping[str, Any]) -> None:
-    """Write a part's numbers, whole or not at all."""
+    """Write a part's numbers, whole or not at all.
+
+    Args:
+        path: The file.
+        part: The numbers.
+    """
     from setr_lib.reranking.checkpoint import write_json
 
     write_json(path, part)
 
 
 def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A part's numbers, if they are of the present world, models and settings."""
+    """A part's numbers, if they are of the present world, models and settings.
+
+    Args:
+        path: The file; it need not exist.
+        made_by: What makes numbers now.
+
+    Returns:
+        The numbers, or None.
+    """
     from setr_lib.reranking.checkpoint import read_json
 
     part = read_json(path)
@@ -268,7 +369,17 @@ def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
 def measure(
     context: PipelineContext, only: str | None, quick: bool, progress: Progress
 ) -> dict[str, dict[str, Any]]:
-    """The wanted parts' numbers by name, as they are stored."""
+    """Measure the wanted parts.
+
+    Args:
+        context: The pipeline context.
+        only: ``ladder`` or ``ablations``; None for both.
+        quick: Whether to take few queries and short trainings.
+        progress: Told how far it is.
+
+    Returns:
+        Part -> its numbers, as they are stored.
+    """
     limit, epochs = (QUICK_QUERIES, QUICK_EPOCHS) if quick else (None, None)
     configured = {each.key for each in evaluation_sets(context.settings)}
     keys = [key for key in KEYS if key in configured]
@@ -285,7 +396,16 @@ def measure(
 
 
 def run(settings: Settings, only: str | None, quick: bool) -> None:
-    """Measure, print, and write the page."""
+    """Measure, print, and write the page.
+
+    Args:
+        settings: The settings.
+        only: ``ladder`` or ``ablations``; None for both.
+        quick: Whether to take few queries and short trainings, and write nothing.
+
+    Raises:
+        SetrError: Something is not made yet.
+    """
     context = pipeline_context(settings)
     made_by = provenance(context)
     folder = settings.storage_root / "ladder"
@@ -295,16 +415,23 @@ def run(settings: Settings, only: str | None, quick: bool) -> None:
         for name, part in parts.items():
             store(folder / f"{name}.json", {"made_by": made_by, **part})
         found = (stored(folder / f"{name}.json", made_by) for name in ("ladder", "ablations"))
-        parts = {str(place): part for place, part in enumerate(found) if part is not None}
+        parts = {str(number): part for number, part in enumerate(found) if part is not None}
     sections = [section for part in parts.values() for section in from_json(part["sections"])]
-    breaks = [Break.from_json(each) for part in parts.values() for each in part["breaks"]]
+    breaks = [Break.from_json(broken) for part in parts.values() for broken in part["breaks"]]
     print(markdown(sections, COLUMNS), breaks_in_words(breaks), sep="\n\n")
     if not quick:
         PAGE.write_text(page(sections, breaks, made_by, written_by_hand(PAGE)), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 where something is not made yet."""
+    """Measure, and write the page.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 1 where something is not made yet.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ladder", description=(__doc__ or "").splitlines()[0]
     )

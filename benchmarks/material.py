@@ -67,7 +67,15 @@ class Material:
     """How many candidates stage 2 re-orders here, as configured."""
 
     def coarse(self, strategy: str, k: int) -> pl.DataFrame:
-        """Stage 1: a RANKINGS frame of the first ``k``."""
+        """Stage 1.
+
+        Args:
+            strategy: The method's name.
+            k: Images of each ranking.
+
+        Returns:
+            A RANKINGS frame.
+        """
         method = get_method(strategy)
         return rank(
             method,
@@ -80,12 +88,26 @@ class Material:
         )
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
-        """The same queries with other target captions (by query id), encoded by the same CLIP."""
+        """The same queries with other target captions, encoded by the same CLIP.
+
+        Args:
+            captions: Query id -> caption.
+
+        Returns:
+            The set.
+        """
         texts = [captions[query] for query in self.queries["query_id"]]
         return replace(self, encoded=self.encoded.with_vectors(TARGET, self.encoded.encode(texts)))
 
     def described_as(self, captions: Sequence[str]) -> Material:
-        """The same queries with other captions of their references in the union's text."""
+        """The same queries with other captions of their references in the union's text.
+
+        Args:
+            captions: A caption for each query, in their order.
+
+        Returns:
+            The set.
+        """
         texts = list(map(union_text, captions, self.queries["modification"]))
         return replace(self, encoded=self.encoded.with_vectors(UNION, self.encoded.encode(texts)))
 
@@ -97,7 +119,18 @@ class Material:
         k: int,
         progress: Progress = silent,
     ) -> pl.DataFrame:
-        """Stage 2 of ``rankings``; scores are kept in the cache of ``context``, by content."""
+        """Stage 2; scores are kept in the cache, by content.
+
+        Args:
+            context: The context whose cache keeps the scores.
+            rankings: A RANKINGS frame of stage 1.
+            judge: The judge with its fusion.
+            k: Candidates that are re-ranked.
+            progress: Told how many pairs are scored.
+
+        Returns:
+            A RANKINGS frame.
+        """
         from setr_lib.reranking.rerank import CACHE_KIND, rerank
 
         return rerank(
@@ -113,8 +146,14 @@ class Material:
         )
 
     def perfectly_judged(self, rankings: pl.DataFrame, k: int) -> pl.DataFrame:
-        """``rankings`` with the annotated targets among the first ``k`` in front: no judge can order them
-        better.
+        """Stage 2 by a perfect judge: the annotated targets among the candidates come first.
+
+        Args:
+            rankings: A RANKINGS frame of stage 1.
+            k: Candidates that are re-ranked.
+
+        Returns:
+            A RANKINGS frame.
         """
         targets = self.queries.select("query_id", image_id="target_ids").explode("image_id")
         marked = rankings.join(
@@ -126,25 +165,45 @@ class Material:
         found = pl.col("hit").fill_null(False) & ((pl.col("rank") <= k) | (pl.col("pool") == "subset"))
         last = int(rankings["rank"].max() or 0)  # pyright: ignore[reportArgumentType]
         order = pl.col("rank") + pl.when(found).then(0).otherwise(last)
-        place = order.rank("ordinal").over("query_id", "pool")
-        return marked.with_columns(rank=place.cast(pl.Int32)).select(rankings.columns)
+        new_rank = order.rank("ordinal").over("query_id", "pool")
+        return marked.with_columns(rank=new_rank.cast(pl.Int32)).select(rankings.columns)
 
     def per_query(self, rankings: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """The compared metrics of ``rankings``: a PER_QUERY frame each."""
+        """The compared metrics of a ranking.
+
+        Args:
+            rankings: A RANKINGS frame.
+
+        Returns:
+            Column -> PER_QUERY frame of one metric.
+        """
         return self.measured(
             evaluate(self.kind, self.queries, rankings, self.gallery, unranked="miss").per_query
         )
 
     def measured(self, per_query: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """The compared metrics of a PER_QUERY frame, by column of the table; those that could not be computed
-        are left out.
+        """The compared metrics of a PER_QUERY frame; those that could not be computed are left out.
+
+        Args:
+            per_query: The frame.
+
+        Returns:
+            Column -> PER_QUERY frame of one metric.
         """
         frames = {metric: per_query.filter(metric=metric) for metric in MEASURED[self.kind]}
         return {column(self.kind, metric): frame for metric, frame in frames.items() if frame.height}
 
 
 def column(kind: str, metric: str) -> str:
-    """The heading of a metric: ``CIRR R@1``."""
+    """The heading of a metric: ``CIRR R@1``.
+
+    Args:
+        kind: The kind of data set.
+        metric: The metric.
+
+    Returns:
+        The heading.
+    """
     return f"{TITLES[kind]} {metric}"
 
 
@@ -152,7 +211,19 @@ COLUMNS = tuple(column(kind, metric) for kind, metrics in MEASURED.items() for m
 
 
 def from_tables(context: PipelineContext, key: str, limit: int | None = None) -> Material:
-    """What the pipeline has materialised of ``key``. Raises ``NotMadeYetError`` naming what is missing."""
+    """The evaluation set as the pipeline has materialised it.
+
+    Args:
+        context: The pipeline context.
+        key: The evaluation set.
+        limit: Queries to take; None for all.
+
+    Returns:
+        The set.
+
+    Raises:
+        NotMadeYetError: Something is not materialised; the message names it.
+    """
     import numpy as np
 
     encoded, index, _ = encoded_queries(context, key)
@@ -172,33 +243,48 @@ def from_tables(context: PipelineContext, key: str, limit: int | None = None) ->
 def from_files(
     context: PipelineContext, world: PipelineContext, key: str, progress: Progress = silent
 ) -> Material:
-    """The evaluation set ``key`` of ``world``, read from its files with the models and caches of ``context``.
+    """An evaluation set of another world, read from its files with models and caches of this one.
 
     Captions, compositions and vectors are kept, so a killed run goes on where it was.
+
+    Args:
+        context: The context with models and caches.
+        world: The context of the world.
+        key: The evaluation set.
+        progress: Told how far it is.
+
+    Returns:
+        The set.
     """
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
-    each = evaluation_set(world.settings, key)
+    evaluated = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
     gallery = inspect_gallery(load_gallery(world.settings, key), progress)
     encoder, store, cache = context.models.space(), world.gallery_store, context.cache(CACHE_KIND)
     report = store.synchronise(
-        store.table_name(each.gallery_key, encoder), gallery, encoder, progress=progress
+        store.table_name(evaluated.gallery_key, encoder), gallery, encoder, progress=progress
     )
     ids, vectors = store.read(report.table, report.version)
     judge, prompts = context.models.multimodal(), context.prompts()
     references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
-    captions = describe_images(judge, prompts, references, cache, progress, each.kind)
-    compositions = compose_queries(judge, prompts, queries, gallery, cache, each.kind, progress)
+    captions = describe_images(judge, prompts, references, cache, progress, evaluated.kind)
+    compositions = compose_queries(judge, prompts, queries, gallery, cache, evaluated.kind, progress)
     texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
     encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
-    depth = context.settings.rerank_depth(each.dataset)
-    return Material(each.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), context, depth)
+    depth = context.settings.rerank_depth(evaluated.dataset)
+    return Material(evaluated.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), context, depth)
 
 
 def configured_judge(context: PipelineContext, version: str | None) -> Judge:
-    """The base judge (``version`` None) or an adapter of the registry, with the fusion that was chosen for
-    it.
+    """The base judge or an adapter of the registry, with the fusion that was chosen for it.
+
+    Args:
+        context: The pipeline context.
+        version: The adapter's version; None for the base judge.
+
+    Returns:
+        The judge.
     """
     fused = configured_fusion(context, version)
     return Judge(yes_no_judge(context, version), fused.fusion, fused.weight)

@@ -32,10 +32,11 @@ SHOWN = (("sum", "union_text", "intersection"), ("intersection", "base judge", "
 
 INTRODUCTION = """# The headlines on other worlds
 
-Made by `python -m benchmarks.seeds`; not written by hand. Each line is a `make demo` of its own with another `[miniature] seed`: other queries, galleries
-and training images, another adapter; CLIP and base judge are the committed ones, trained on pictures of their own. A cell has three percentages: of stage 1
-`sum` / `union_text` / **`intersection`**, of stage 2 `intersection` / + base judge / **+ adapter**. AUC: how well the judge tells held-out pairs apart, before and
-after its training (0.5 is guessing)."""
+Made by `python -m benchmarks.seeds`; not written by hand. Each line is a `make demo` of its own with
+another `[miniature] seed`: other queries, galleries and training images, another adapter; CLIP and base
+judge are the committed ones, trained on pictures of their own. A cell has three percentages: of stage 1
+`sum` / `union_text` / **`intersection`**, of stage 2 `intersection` / + base judge / **+ adapter**.
+AUC: how well the judge tells held-out pairs apart, before and after its training (0.5 is guessing)."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,31 @@ class World:
     values: Mapping[tuple[str, str, str], float]
 
     def gain(self, kind: str, claim: tuple[str, str]) -> float:
-        """The first rung of ``claim`` less the second, in the metric of its stage."""
+        """The first rung of a claim less the second, in the metric of its stage.
+
+        Args:
+            kind: The kind of data set.
+            claim: The two rungs.
+
+        Returns:
+            Percentage points.
+        """
         metric = (STAGE_1 if claim[0] == "intersection" else STAGE_2)[kind]
         return self.values[kind, claim[0], metric] - self.values[kind, claim[1], metric]
 
 
 def world_of(settings: Settings) -> World:
-    """The finished demo of ``settings``. Raises ``SetrError`` where there is none, or one of another world."""
+    """What a finished demo found.
+
+    Args:
+        settings: The demo's settings.
+
+    Returns:
+        Its numbers.
+
+    Raises:
+        SetrError: There is no finished demo, or one of another world.
+    """
     from setr_lib.miniature.gold import require_current_world
     from setr_lib.miniature.worlds import WORLD_VERSION
 
@@ -81,14 +100,24 @@ def world_of(settings: Settings) -> World:
 
 
 def page(worlds: Sequence[World]) -> str:
-    """docs/seeds.md. Raises ``SetrError`` where the worlds differ in more than their seed."""
+    """The text of docs/seeds.md.
+
+    Args:
+        worlds: One per demo.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        SetrError: The worlds differ in more than their seed.
+    """
     made_by = {world.made_by for world in worlds}
     if len(made_by) != 1:
         raise SetrError("these demos differ in more than the seed: " + " / ".join(sorted(made_by)))
     columns = [(kind, metrics) for metrics in (STAGE_1, STAGE_2) for kind in metrics]
     heads = [f"{TITLES[kind]} {metrics[kind]}" for kind, metrics in columns]
     table = [["seed", "AUC", *heads], ["---"] * (len(heads) + 2)]
-    for world in sorted(worlds, key=lambda each: each.seed):
+    for world in sorted(worlds, key=lambda world: world.seed):
         cells = [_cell(world, kind, metrics[kind], SHOWN[metrics is STAGE_2]) for kind, metrics in columns]
         table.append([str(world.seed), f"{world.before:.3f} → {world.after:.3f}", *cells])
     kinds = list(TITLES)
@@ -115,7 +144,14 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 where a demo is not finished."""
+    """Write the page.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 1 where a demo is not finished.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.seeds", description=(__doc__ or "").splitlines()[0]
     )

@@ -32,10 +32,17 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the exit status is 0 when every step succeeded."""
+    """Run the demonstration.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0 when every step succeeded.
+    """
     options = _parser().parse_args(arguments)
     try:
-        # Imported here because the module reads setr.toml, and a broken one is told like any other error.
+        # Imported here because the module reads setr.toml, and a broken one is reported like any other error.
         from setr_assets.definitions import settings_of_this_checkout
 
         settings = settings_of_this_checkout()
@@ -52,7 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Data, graph, leaderboard. Raises ``SetrError`` where nothing can be run at all."""
+    """Prepare the data, materialise the graph, print the leaderboard.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The exit status: 0 when every step succeeded.
+
+    Raises:
+        SetrError: Nothing can be run at all.
+    """
     env.apply(settings)
     keys = scored_set_keys(settings)
     if not keys:
@@ -92,7 +109,7 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
             tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        for event in result.filter_events(lambda each: each.is_step_failure):
+        for event in result.filter_events(lambda step_event: step_event.is_step_failure):
             watching.failed(event.step_key or "", _reason(event))
     return result.success, result.run_id
 
@@ -114,15 +131,18 @@ PROCESS = "setr/process"
 
 
 def process_tag() -> str:
-    """This process, told from a later one that happens to get its number."""
+    """An id of this process that a later process of the same number does not have."""
     import psutil
 
     return f"{os.getpid()}@{psutil.Process().create_time():.0f}"
 
 
 def end_lost_runs(instance: dg.DagsterInstance) -> None:
-    """Mark as failed every earlier demo run whose process was killed; it would hold its place in the queue
-    for ever.
+    """Mark earlier demo runs whose process was killed as failed; each would hold its place in the queue for
+    ever.
+
+    Args:
+        instance: The Dagster instance.
     """
     import psutil
 
@@ -166,7 +186,8 @@ def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float
     minutes = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     if not succeeded:
         print(
-            f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is kept"
+            f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is "
+            "kept"
         )
         print("look closer with `make dev`: http://127.0.0.1:3000/runs")
         return

@@ -23,7 +23,15 @@ PICTURES = 16
 
 
 def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg.MarkdownMetadataValue:
-    """The first sixteen of ``sources`` as a grid, with ``captions`` under them."""
+    """The first images of a list as a grid.
+
+    Args:
+        sources: The images; the first sixteen are shown.
+        captions: A line under each, in the same order.
+
+    Returns:
+        Markdown with the picture inside.
+    """
     from setr_lib.evaluation.contact_sheet import Tile, draw_grid
 
     shown = list(sources)[:PICTURES]
@@ -33,14 +41,31 @@ def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg
 
 
 def picture(image: Image.Image, alt: str) -> dg.MarkdownMetadataValue:
-    """``image``, shrunk until it fits."""
+    """An image as Markdown, shrunk until it fits.
+
+    Args:
+        image: The image.
+        alt: Its alternative text.
+
+    Returns:
+        Markdown with the picture inside.
+    """
     from setr_lib.evaluation.contact_sheet import preview_markdown
 
     return dg.MetadataValue.md(preview_markdown(image, alt))
 
 
 def line_chart(xs: Sequence[float], ys: Sequence[float], name: str) -> dg.MarkdownMetadataValue:
-    """``ys`` over ``xs`` as a small line, with its first and last value in words."""
+    """A small line chart, with the first and last value in words.
+
+    Args:
+        xs: n values of the horizontal axis.
+        ys: n values of the vertical axis.
+        name: What the values are.
+
+    Returns:
+        Markdown with the picture inside.
+    """
     from PIL import Image, ImageDraw
 
     width, height, margin = 480, 140, 8
@@ -61,26 +86,56 @@ def line_chart(xs: Sequence[float], ys: Sequence[float], name: str) -> dg.Markdo
 
 
 def rows(frame: pl.DataFrame, limit: int = 20) -> dg.MarkdownMetadataValue:
-    """The first rows of ``frame`` as a Markdown table."""
+    """The first rows of a frame as a Markdown table.
+
+    Args:
+        frame: The frame.
+        limit: How many rows, at most.
+
+    Returns:
+        The Markdown.
+    """
     return table(list(frame.columns), frame.head(limit).rows())
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
-    """A Markdown table."""
+    """A Markdown table.
+
+    Args:
+        columns: The column headings.
+        lines: The rows, a value per column.
+
+    Returns:
+        The Markdown.
+    """
     text = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     text += [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
     return dg.MetadataValue.md("\n".join(text))
 
 
 def columns(frame: pl.DataFrame) -> dg.TableSchemaMetadataValue:
-    """The columns of a table and their types, for Dagster's well-known key ``dagster/column_schema``."""
+    """The columns of a table and their types, for Dagster's well-known key ``dagster/column_schema``.
+
+    Args:
+        frame: The table.
+
+    Returns:
+        Dagster's schema of it.
+    """
     return dg.MetadataValue.table_schema(
         dg.TableSchema([dg.TableColumn(name, str(kind)) for name, kind in frame.schema.items()])
     )
 
 
 def counts(values: Mapping[str, int]) -> str:
-    """``"3 ok, 1 missing"``: the non-zero counts in words, the first one always."""
+    """Counts in words, e.g. ``"3 ok, 1 missing"``: those that are not zero, and the first one always.
+
+    Args:
+        values: What is counted -> count.
+
+    Returns:
+        The words.
+    """
     first = next(iter(values), None)
     return ", ".join(f"{count:,} {name}" for name, count in values.items() if count or name == first)
 

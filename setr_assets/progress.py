@@ -21,19 +21,43 @@ LOG_INTERVAL = 15.0
 
 
 class Listener(Protocol):
-    """What a watcher of this process's steps is told; ``step`` is the asset's name."""
+    """What is told of the steps that this process runs; ``step`` is the asset's name."""
 
     def started(self, step: str) -> None:
-        """The step begins."""
+        """A step begins.
+
+        Args:
+            step: The asset's name.
+        """
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
-        """``done`` of ``total`` are finished; ``partition`` is empty where there is none."""
+        """A part of a step's work is done.
+
+        Args:
+            step: The asset's name.
+            partition: The evaluation set; empty where there is none.
+            done: Units that are finished.
+            total: All units.
+            what: The unit and the work, e.g. ``images embedded``.
+        """
 
     def said(self, step: str, text: str, warning: bool) -> None:
-        """Something worth knowing, in one line."""
+        """Something worth knowing, in one line.
+
+        Args:
+            step: The asset's name.
+            text: The line.
+            warning: Whether it is a warning.
+        """
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
-        """The step is over."""
+        """A step is over.
+
+        Args:
+            step: The asset's name.
+            seconds: How long it took.
+            succeeded: Whether it succeeded.
+        """
 
 
 _listeners: list[Listener] = []
@@ -41,7 +65,11 @@ _listeners: list[Listener] = []
 
 @contextlib.contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """``listener`` hears of every step that this process runs."""
+    """Tell a listener of every step that this process runs inside a ``with`` block.
+
+    Args:
+        listener: The listener.
+    """
     _listeners.append(listener)
     try:
         yield
@@ -51,7 +79,11 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
-    """Tell listeners when the step ``name`` begins and ends."""
+    """Tell listeners when a step begins and ends.
+
+    Args:
+        name: The asset's name.
+    """
     begun, succeeded = time.monotonic(), False
     for listener in _listeners:
         listener.started(name)
@@ -64,20 +96,39 @@ def step(name: str) -> Iterator[None]:
 
 
 def say(context: dg.AssetExecutionContext, text: str, *, warning: bool = False) -> None:
-    """One line for a person: in Dagster's log, and to listeners."""
+    """Tell a person something, in Dagster's log and to listeners.
+
+    Args:
+        context: The step's context.
+        text: One line.
+        warning: Whether it is a warning.
+    """
     (context.log.warning if warning else context.log.info)(text)
     for listener in _listeners:
         listener.said(context.asset_key.to_user_string(), text, warning)
 
 
 def warn_of_unused_prompts(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
-    """Say in one line which judge prompts of the prompt folder are not used; nothing where there are none."""
+    """Say in one line which judge prompts of the prompt folder are not used; nothing where there are none.
+
+    Args:
+        context: The step's context.
+        setr: The pipeline context, which knows the prompt folder.
+    """
     if warning := setr.prompts().unused_files_warning():
         say(context, warning, warning=True)
 
 
 def reporter(context: dg.AssetExecutionContext, partition: str = "") -> Progress:
-    """The ``Progress`` that a library call of this step gets."""
+    """The ``Progress`` that a library call of this step gets.
+
+    Args:
+        context: The step's context.
+        partition: The evaluation set; empty where there is none.
+
+    Returns:
+        A callback that writes to Dagster's log and tells listeners.
+    """
     asset = context.asset_key.to_user_string()
     log = throttled(context.log.info, f"{partition}: " if partition else "")
 
@@ -90,7 +141,15 @@ def reporter(context: dg.AssetExecutionContext, partition: str = "") -> Progress
 
 
 def throttled(log: Callable[[str], None], prefix: str = "") -> Progress:
-    """Progress as log lines, one every ``LOG_INTERVAL`` seconds at most."""
+    """Progress as log lines, one every ``LOG_INTERVAL`` seconds at most.
+
+    Args:
+        log: Writes a line.
+        prefix: What every line begins with.
+
+    Returns:
+        The callback.
+    """
     last = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:

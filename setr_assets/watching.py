@@ -22,15 +22,20 @@ LINE_INTERVAL = 10.0
 
 
 class Watcher(Listener, Protocol):
-    """A listener that can also be told why a step failed."""
+    """A listener that is also told why a step failed."""
 
     def failed(self, step: str, reason: str) -> None:
-        """The step ``step`` failed."""
+        """A step failed.
+
+        Args:
+            step: The asset's name.
+            reason: The error's message.
+        """
 
 
 @contextlib.contextmanager
 def watcher() -> Iterator[Watcher]:
-    """Bars on a terminal, lines elsewhere; both on standard output, for they are what a person came to see."""
+    """Bars on a terminal, lines elsewhere; both on standard output, as they are what the demo is run for."""
     with _real_stdout() as out:
         if not out.isatty():
             yield LineWatcher(out)
@@ -68,7 +73,11 @@ def _real_stdout() -> Iterator[TextIO]:
 
 
 class LineWatcher:
-    """Plain text: survives a log file."""
+    """Progress as plain lines, which survive in a log file.
+
+    Args:
+        out: Where lines are written.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -78,9 +87,11 @@ class LineWatcher:
         print(text, file=self._out, flush=True)
 
     def started(self, step: str) -> None:
+        """See :meth:`Listener.started`."""
         self._print(f"{step} ...")
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
+        """A line every few seconds at most; see :meth:`Listener.progressed`."""
         key, now = (step, partition, what), time.monotonic()
         if key not in self._last:
             self._last[key] = now
@@ -89,26 +100,36 @@ class LineWatcher:
             self._print(f"    {_where(partition)}{done:,} of {total:,} {what}")
 
     def said(self, step: str, text: str, warning: bool) -> None:
+        """See :meth:`Listener.said`."""
         self._print(f"    {'WARNING ' if warning else ''}{text}")
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
+        """See :meth:`Listener.finished`."""
         self._print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)")
 
     def failed(self, step: str, reason: str) -> None:
+        """See :meth:`Watcher.failed`."""
         self._print(f"FAILED {step}: {reason}")
 
 
 class BarWatcher:
-    """Moving bars under the lines of what is finished."""
+    """Progress as bars under the lines of what is finished.
+
+    Args:
+        console: The terminal.
+        bars: Rich's bars on it.
+    """
 
     def __init__(self, console: Console, bars: Progress) -> None:
         self._console, self._bars = console, bars
         self._tasks: dict[tuple[str, str], TaskID] = {}
 
     def started(self, step: str) -> None:
+        """See :meth:`Listener.started`."""
         self._tasks[step, ""] = self._bars.add_task(step, total=None)
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
+        """See :meth:`Listener.progressed`."""
         key = (partition, what)
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task("", total=total)
@@ -118,17 +139,20 @@ class BarWatcher:
             self._bars.remove_task(self._tasks.pop(key))
 
     def said(self, step: str, text: str, warning: bool) -> None:
+        """See :meth:`Listener.said`."""
         from rich.text import Text
 
         self._console.print(Text(f"    {text}", style="yellow" if warning else "dim"))
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
+        """See :meth:`Listener.finished`."""
         for key in list(self._tasks):
             self._bars.remove_task(self._tasks.pop(key))
         mark = "[green]✓[/green]" if succeeded else "[red]✗[/red]"
         self._console.print(f"  {mark} [bold]{step}[/bold] [dim]{seconds:.1f} s[/dim]")
 
     def failed(self, step: str, reason: str) -> None:
+        """See :meth:`Watcher.failed`."""
         from rich.text import Text
 
         self._console.print(Text(f"{step}: {reason}", style="red"))

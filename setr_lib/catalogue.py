@@ -90,8 +90,8 @@ class Catalogue(Generic[T]):
         if ":" in name:
             return self._loaded(lambda: load_object(name, settings), name)
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {', '.join(self.names())}. Your own: install it as entry point of "
-            f"{self.groups[0]!r}, or name it package.module:NAME"
+            f"there is no {self.what} {name!r}; known: {', '.join(self.names())}. Your own: install it as "
+            f"entry point of {self.groups[0]!r}, or name it package.module:NAME"
         )
 
     def _loaded(self, load: Callable[[], Any], where: str) -> T:

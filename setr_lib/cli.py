@@ -1,5 +1,4 @@
-"""``setr ...``: the pipeline for a person at a terminal. This module reads the command line; the work is
-elsewhere.
+"""The ``setr`` command. This module reads the command line; the work is done in ``setr_lib.commands``.
 
 A command's module is imported when that command runs, so that ``setr --help`` is immediate. Errors meant for
 a person are printed as they are, without a traceback, and end the program with status 1; a wrong command line
@@ -21,7 +20,14 @@ Command = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0, 1 after an error, or what the command says)."""
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0, 1 after an error, or what the command says.
+    """
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -81,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="the benchmark's own JSON (CIRR's one or two submission files, CIRCO's, ...), or Parquet rankings",
+        help=(
+            "the benchmark's own JSON (CIRR's one or two submission files, CIRCO's, ...), or Parquet rankings"
+        ),
     )
     score.add_argument(
         "--gallery", help="a protocol; FashionIQ: original (the whole split) or val (references and targets)"
@@ -98,7 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         dest="stage",
         metavar="NAME",
         type=lambda text: text.replace("-", " "),
-        help="whose order to submit: a re-ranker, or coarse for stage 1's (default: the last re-ranker that is there)",
+        help=(
+            "whose order to submit: a re-ranker, or coarse for stage 1's (default: the last re-ranker that "
+            "is there)"
+        ),
     )
     submit.add_argument(
         "--method", "--strategy", dest="strategy", help="a retrieval method (default: the re-ranked one)"

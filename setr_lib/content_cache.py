@@ -23,8 +23,14 @@ _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
 class ContentCache:
-    """One table (``kind``) of one SQLite file. Safe for several processes and threads; writes are short
-    transactions.
+    """One table of one SQLite file. Safe for several processes and threads; writes are short transactions.
+
+    Args:
+        path: The file; its folder is made.
+        kind: The table's name, a plain identifier.
+
+    Raises:
+        ValueError: ``kind`` is not one.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -37,33 +43,59 @@ class ContentCache:
         weakref.finalize(self, self._connection.close)
         with self._lock, self._connection as connection:
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL NOT NULL)"
+                f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL "
+                "NOT NULL)"
             )
 
     @staticmethod
     def key_of(*parts: str) -> str:
-        """The key of a result: a digest of all that determines it."""
+        """The key of a result: a digest of all that determines it.
+
+        Args:
+            parts: Ids, digests and texts, in a fixed order.
+
+        Returns:
+            The digest.
+        """
         return digest_strings(parts)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
-        """The stored values among ``keys``; absent keys are absent from the answer."""
+        """The stored values among ``keys``; absent keys are absent from the answer.
+
+        Args:
+            keys: The keys.
+
+        Returns:
+            Key -> text.
+        """
         return self._look_up("value", keys)
 
     def get_numbers(self, keys: Iterable[str]) -> dict[str, float]:
-        """The stored numbers among ``keys``; an entry that is not a finite number is as good as absent, and
-        warned of.
+        """The stored numbers among ``keys``; an entry that is not a finite number counts as absent, with a
+        warning.
+
+        Args:
+            keys: The keys.
+
+        Returns:
+            Key -> number.
         """
         numbers = {key: _number(value) for key, value in self.get_many(keys).items()}
         bad = sum(value is None for value in numbers.values())
         if bad:
             _LOG.warning(
-                "%s: %d kept %s are no finite numbers: they are made anew", self.path, bad, self.kind
+                "%s: %d kept %s are not finite numbers: they are made anew", self.path, bad, self.kind
             )
         return {key: value for key, value in numbers.items() if value is not None}
 
     def put_numbers(self, values: Mapping[str, float]) -> None:
-        """Store all of ``values`` in one transaction. Raises ``ValueError``, storing none, where one is not
-        finite.
+        """Store numbers in one transaction.
+
+        Args:
+            values: Key -> number.
+
+        Raises:
+            ValueError: One is not finite; none is stored.
         """
         bad = {key: value for key, value in values.items() if not math.isfinite(value)}
         if bad:
@@ -73,7 +105,14 @@ class ContentCache:
         self.put_many({key: repr(float(value)) for key, value in values.items()})
 
     def times_of(self, keys: Iterable[str]) -> dict[str, float]:
-        """When each of ``keys`` was stored, in seconds since 1970; absent keys are absent from the answer."""
+        """When each of ``keys`` was stored, in seconds since 1970; absent keys are absent from the answer.
+
+        Args:
+            keys: The keys.
+
+        Returns:
+            Key -> time.
+        """
         return self._look_up("made_at", keys)
 
     def _look_up(self, column: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -89,7 +128,11 @@ class ContentCache:
         return found
 
     def put_many(self, values: Mapping[str, str]) -> None:
-        """Store all of ``values`` in one transaction."""
+        """Store texts in one transaction.
+
+        Args:
+            values: Key -> text.
+        """
         now = time.time()
         with self._lock, self._connection as connection:
             connection.executemany(

@@ -11,19 +11,36 @@ from pathlib import Path
 import xxhash
 
 ABOUT_A_MODEL = frozenset({"scores.json"})
-"""Files beside a model that say something of it and are no part of it: correcting a card makes no other
+"""Files beside a model that describe it and are not part of it: a corrected card does not make another
 model."""
 _MODEL_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json", ".jinja", ".txt", ".model"})
 _SMALL = 32 << 20  # bytes that are hashed within some milliseconds
 
 
 def fingerprint_bytes(content: bytes) -> str:
-    """32 hexadecimal digits (XXH3, 128 bits) of ``content``."""
+    """Fingerprint of bytes (XXH3, 128 bits).
+
+    Args:
+        content: The bytes.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     return xxhash.xxh3_128_hexdigest(content)
 
 
 def fingerprint_file(path: Path) -> str:
-    """Fingerprint of a file's bytes, read in blocks. Raises ``OSError`` where it cannot be read."""
+    """Fingerprint of a file's bytes, read in blocks.
+
+    Args:
+        path: The file.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -35,8 +52,16 @@ def fingerprint_model_folder(folder: Path) -> str:
     """A cheap fingerprint of a model folder: small files by their content, larger ones (weights) by name and
     size.
 
-    Modification times don't count: a fresh checkout of the same files is the same model. Raises ``OSError``
-    where the folder cannot be read.
+    Modification times don't count: a fresh checkout of the same files is the same model.
+
+    Args:
+        folder: The folder; its subfolders are not read.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        OSError: The folder cannot be read.
     """
     parts: list[str] = []
     for path in sorted(folder.iterdir()):
@@ -48,7 +73,14 @@ def fingerprint_model_folder(folder: Path) -> str:
 
 
 def digest_strings(strings: Iterable[str]) -> str:
-    """Order-sensitive digest of strings; lengths are hashed too, so ("ab", "c") differs from ("a", "bc")."""
+    """Order-sensitive digest of strings; lengths are hashed too, so ("ab", "c") differs from ("a", "bc").
+
+    Args:
+        strings: The strings.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     hasher = xxhash.xxh3_128()
     for string in strings:
         encoded = string.encode()
@@ -58,7 +90,14 @@ def digest_strings(strings: Iterable[str]) -> str:
 
 
 def digest_json(value: object) -> str:
-    """Digest of a JSON-able value, independent of key order."""
+    """Digest of a JSON value, independent of the order of keys.
+
+    Args:
+        value: The value.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     return fingerprint_bytes(
         json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     )

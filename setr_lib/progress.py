@@ -1,6 +1,4 @@
-"""How a long library call tells its caller where it is, without knowing who listens (a terminal, Dagster,
-nobody).
-"""
+"""Progress of long library calls, reported to a callback (for a terminal, Dagster, or none)."""
 
 from __future__ import annotations
 
@@ -12,4 +10,10 @@ embedded"``."""
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """The listener that does nothing."""
+    """A progress callback that does nothing.
+
+    Args:
+        done: Units that are finished.
+        total: All units.
+        what: The unit and the work.
+    """

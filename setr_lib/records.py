@@ -28,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     ELSEWHERE: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say where a result lies, or comment on it; no part of its digest."""
+    """Fields that say where a result lies, or comment on it; not part of its digest."""
 
     def stated(self) -> dict[str, Any]:
         """The fields that were given, in plain values: what is stored, and what a report shows."""
@@ -42,7 +42,14 @@ class Record(BaseModel):
 
 
 def content_digest(*parts: Record | pl.DataFrame | str) -> str:
-    """Digest of a result: its tables, records and other digests, in this order."""
+    """Digest of a result: its tables, records and other digests, in this order.
+
+    Args:
+        parts: What the result consists of.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     return digest_strings(_digest(part) for part in parts)
 
 
@@ -102,14 +109,26 @@ class EmbeddingsRecord(Record):
 
     @property
     def has_vectors(self) -> bool:
+        """Whether there are vectors."""
         return self.table is not None
 
     @property
     def has_captions(self) -> bool:
+        """Whether there are captions."""
         return self.captions_table is not None
 
     def vectors(self, what: str) -> Vectors:
-        """Where the vectors of ``what`` are. Raises ``SetrError`` where there are none."""
+        """Where the vectors are.
+
+        Args:
+            what: Whose vectors, for the message.
+
+        Returns:
+            Table, version, and what made them.
+
+        Raises:
+            SetrError: There are none.
+        """
         if self.table is None or self.version is None or self.encoder is None:
             raise SetrError(f"{what} has captions and no image: it can be ranked by its captions only")
         return Vectors(self.table, self.version, self.encoder, self.preprocessing or "")

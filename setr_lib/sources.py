@@ -27,6 +27,12 @@ class SourceError(SetrError):
 def data_sources(settings: Settings) -> list[DataSource]:
     """Every data source, made for ``settings``.
 
+    Args:
+        settings: The settings.
+
+    Returns:
+        The built-in ones and those of installed packages.
+
     Raises:
         SourceError: One of an installed package cannot be loaded, or is not a data source.
     """
@@ -36,11 +42,17 @@ def data_sources(settings: Settings) -> list[DataSource]:
 def sources_in_use(settings: Settings) -> list[DataSource]:
     """The data sources that make a configured data set, or what the re-ranker is trained on.
 
+    Args:
+        settings: The settings.
+
+    Returns:
+        Those that own a configured path.
+
     Raises:
         SourceError: As for :func:`data_sources`.
     """
     training = settings.training.triplets or settings.training.captions
-    named = [each.root for each in settings.datasets.values()] + ([training] if training else [])
+    named = [dataset.root for dataset in settings.datasets.values()] + ([training] if training else [])
     paths = [settings.resolve(path) for path in named]
     return [source for source in data_sources(settings) if any(map(source.owns, paths))]
 

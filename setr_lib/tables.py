@@ -1,6 +1,4 @@
-"""The declared schemas of every table that SETR writes, and the two gates that a table passes on its way to
-disk.
-"""
+"""The schemas of every table that SETR writes, their check, and their writing."""
 
 from __future__ import annotations
 
@@ -163,10 +161,19 @@ METRICS = pl.Schema(
 
 
 def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
-    """``frame`` in the column order and types of ``schema``.
+    """A table in the column order and types of a schema.
 
-    Raises ``SetrError`` naming the column when one is missing, unexpected, or of a type that does not cast
-    exactly.
+    Args:
+        frame: The table.
+        schema: The schema.
+        what: What the table holds, for the message.
+
+    Returns:
+        The table, its columns cast.
+
+    Raises:
+        SetrError: A column is missing, unexpected, or of a type that does not cast exactly; the message names
+            it.
     """
     missing = [name for name in schema if name not in frame.columns]
     extra = [name for name in frame.columns if name not in schema]
@@ -179,8 +186,14 @@ def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:
 
 
 def digest_table(frame: pl.DataFrame) -> str:
-    """Digest of a table's columns, types and rows in their order: the same on every machine and library
+    """Digest of a table's columns, types and rows in their order; the same on every machine and library
     version.
+
+    Args:
+        frame: The table.
+
+    Returns:
+        32 hexadecimal digits.
     """
     digests = [digest_json([[name, str(kind)] for name, kind in frame.schema.items()])]
     for rows in frame.iter_slices(_DIGESTED_ROWS):
@@ -191,7 +204,12 @@ def digest_table(frame: pl.DataFrame) -> str:
 
 
 def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> None:
-    """Write beside ``path``, then rename: a reader, or a killed run, never sees half a table."""
+    """Write a table so that a reader, or a killed run, never sees half of it.
+
+    Args:
+        frame: The table.
+        path: The Parquet file; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -64,4 +64,4 @@ def test_what_is_kept_and_no_finite_number_is_absent(
     cache = ContentCache(tmp_path / "calls.sqlite", "scores")
     cache.put_many({"bad": text, "good": "0.25"})
     assert cache.get_numbers(["bad", "good", "none"]) == {"good": 0.25}
-    assert "1 kept scores are no finite numbers" in caplog.text
+    assert "1 kept scores are not finite numbers" in caplog.text

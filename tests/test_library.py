@@ -1,4 +1,4 @@
-"""SETR as a library: from folders of pictures to ranked results, without Dagster and MLflow, warm and in threads."""
+"""SETR as a library: from folders of pictures to ranked results, without Dagster and MLflow, in threads."""
 
 from __future__ import annotations
 

@@ -427,7 +427,7 @@ def test_what_is_not_there_is_said(terminal: Terminal) -> None:
         "circo", "--split", "val", terminal.folder / "none.json"
     )
     file = terminal.file("mine.json", {})
-    assert "'train' is no split of circo" in terminal.refusal("circo", "--split", "train", file)
+    assert "'train' is not a split of circo" in terminal.refusal("circo", "--split", "train", file)
     assert "no data set 'coco' in the settings, only circo, cirr, fashioniq" in terminal.refusal(
         "coco", "--split", "val", file
     )
@@ -438,7 +438,7 @@ def test_what_is_not_there_is_said(terminal: Terminal) -> None:
 def test_what_the_command_line_asks_for_is_not_blamed_on_the_settings(terminal: Terminal) -> None:
     file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
     refused = terminal.refusal("circo", "--split", "test1", file)
-    assert refused == "setr: 'test1' is no split of circo: use val or test\n"
+    assert refused == "setr: 'test1' is not a split of circo: use val or test\n"
     refused = terminal.refusal("circo", "--split", "val", file, "--gallery", "val")
     assert refused == "setr: 'val' is not a gallery of circo: it has one only, 'all'\n"
 

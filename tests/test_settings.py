@@ -1,4 +1,6 @@
-"""Settings are judged as a whole when they are read: what is refused, in which words, and who may name code."""
+"""Settings are judged as a whole when they are read: what is refused, in which words, and who may name
+code.
+"""
 
 from __future__ import annotations
 
@@ -296,7 +298,7 @@ def test_a_home_folder_is_expanded(config: Path, monkeypatch: pytest.MonkeyPatch
     assert load_settings(config).storage_root == Path("/home/someone/setr")
 
 
-# ------------------------------------------------------------------------------------------------------ the environment
+# --- the environment
 
 
 @pytest.mark.parametrize(
@@ -346,7 +348,7 @@ def test_a_fault_of_file_and_variable_together_is_seen(config: Path, monkeypatch
     assert "default, 'sum'" in refused(config, config.read_text())
 
 
-# --------------------------------------------------------------------------------------------------- who may name code
+# --- who may name code
 
 PLUGIN = """
 import numpy as np
@@ -409,8 +411,8 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
     assert '"what": "strategies"' in done.stdout
     assert "cannot be loaded" not in done.stdout
     code = (
-        "from setr_assets.definitions import settings_of_this_checkout as s; from setr_lib.methods.method import "
-        "get_method; print(get_method('plugin_of_a_program:Mine', s()).name)"
+        "from setr_assets.definitions import settings_of_this_checkout as s; from setr_lib.methods.method "
+        "import get_method; print(get_method('plugin_of_a_program:Mine', s()).name)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

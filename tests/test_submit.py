@@ -1,4 +1,6 @@
-"""``setr submit``: a materialised ranking becomes exactly what the test servers take, or nothing is written."""
+"""``setr submit``: a materialised ranking becomes exactly what the test servers take, or nothing is
+written.
+"""
 
 from __future__ import annotations
 

@@ -76,10 +76,10 @@ VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = (
 )
 HEADS, WIDTH, LAYERS = 4, 32, 3
 _TURNS = (
-    "{{% for message in messages %}}{{{{ message['role'] + ' : ' }}}}{{% if message['content'] is string %}}{{{{ message['content'] }}}}"
-    "{{% else %}}{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}"
-    "{{% else %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}{end}{{% endfor %}}"
-    "{{% if add_generation_prompt %}}Assistant : {{% endif %}}"
+    "{{% for message in messages %}}{{{{ message['role'] + ' : ' }}}}{{% if message['content'] is string "
+    "%}}{{{{ message['content'] }}}}{{% else %}}{{% for part in message['content'] %}}{{% if part['type'] "
+    "== 'image' %}}{image}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif "
+    "%}}{end}{{% endfor %}}{{% if add_generation_prompt %}}Assistant : {{% endif %}}"
 )
 
 

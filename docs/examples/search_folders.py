@@ -2,8 +2,8 @@
 
     python search_folders.py GALLERY REFERENCES "the same, but red"
 
-Vectors and answers of models are kept in the storage root of ``setr.toml`` (``var`` in the current folder where
-there is none): a second run only searches.
+Vectors and answers of models are kept in the storage root of ``setr.toml`` (``var`` in the current folder
+where there is none): a second run only searches.
 """
 
 import sys

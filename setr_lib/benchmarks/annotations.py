@@ -20,7 +20,14 @@ _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\x
 
 
 def shown(value: object) -> str:
-    """``value`` as an error message shows it: one line, never long."""
+    """``value`` as error messages print it: one line of limited length.
+
+    Args:
+        value: Any value read from a file.
+
+    Returns:
+        Its ``repr``, cut after 80 characters.
+    """
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -35,7 +42,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse(text: str) -> Any:
@@ -46,19 +53,35 @@ def _parse(text: str) -> Any:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything at ``path``, readable or not; never raises."""
+    """Whether there is anything at ``path``, readable or not; never raises.
+
+    Args:
+        path: A file or folder.
+
+    Returns:
+        Whether it exists; True also where this user may not look at it, so that reading it says why.
+    """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     except OSError:
-        return True  # there, but not for us: reading it will say why
+        return True  # it exists, but may not be looked at: reading it will say why
     return True
 
 
 def read_text(path: Path, purpose: str) -> str:
-    """The UTF-8 text of ``path``. Raises ``DatasetError`` where it is missing or unreadable; ``purpose`` says
-    what it is.
+    """The text of a UTF-8 file, with line ends as ``\\n``.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message, e.g. ``CIRR's queries``.
+
+    Returns:
+        Its text.
+
+    Raises:
+        DatasetError: It is missing, cannot be read, is compressed, or is not UTF-8.
     """
     try:
         return _decoded(path.read_bytes(), path)
@@ -81,12 +104,34 @@ def _decoded(content: bytes, path: Path) -> str:
 
 
 def read_json(path: Path, purpose: str) -> Any:
-    """The JSON value in ``path``. Raises ``DatasetError``; repeated keys and NaN are refused too."""
+    """The JSON value in a file; repeated keys and NaN are refused.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        DatasetError: It cannot be read, or is not valid JSON.
+    """
     return _json(read_text(path, purpose), path)
 
 
 def json_value(content: bytes, path: Path) -> Any:
-    """The JSON value of ``content``, which was read from ``path``; else as :func:`read_json`."""
+    """The JSON value of bytes that were read from a file; as strict as :func:`read_json`.
+
+    Args:
+        content: The file's bytes.
+        path: Where they were read, for the message.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        DatasetError: They are not UTF-8, or not valid JSON.
+    """
     return _json(_decoded(content, path), path)
 
 
@@ -98,7 +143,17 @@ def _json(text: str, path: Path) -> Any:
 
 
 def clean_text(value: object) -> str:
-    """``value`` if it is text that UTF-8 can hold. Raises ``ValueError`` with the reason otherwise."""
+    """``value``, checked to be text that UTF-8 can hold.
+
+    Args:
+        value: Any value of a file.
+
+    Returns:
+        ``value`` itself.
+
+    Raises:
+        ValueError: It is not text, or holds a lone surrogate or a NUL character.
+    """
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {shown(value)}")
     try:
@@ -113,8 +168,14 @@ def clean_text(value: object) -> str:
 def relative_name(value: object) -> str:
     """A file name relative to a data folder, normalised with ``/`` (``./dev/a.png`` -> ``dev/a.png``).
 
-    Raises ``ValueError`` for one that leaves the folder: absolute, with ``..``, or with another system's
-    separators.
+    Args:
+        value: The name as a file has it.
+
+    Returns:
+        The normalised name.
+
+    Raises:
+        ValueError: It leaves the folder: it is absolute, has ``..``, or another system's separators.
     """
     name = clean_text(value)
     parts = PurePosixPath(name).parts
@@ -127,7 +188,17 @@ def relative_name(value: object) -> str:
 
 
 def plain_name(value: object) -> str:
-    """A file name without any folder part. Raises ``ValueError`` as :func:`relative_name` does."""
+    """A file name without any folder part.
+
+    Args:
+        value: The name as a file has it.
+
+    Returns:
+        The name, unchanged.
+
+    Raises:
+        ValueError: It has a folder part, or is refused by :func:`relative_name`.
+    """
     name = clean_text(value)
     if "/" in name or relative_name(name) != name:
         raise ValueError(f"{shown(name)} leaves the data folder: it must be a plain name")
@@ -135,7 +206,18 @@ def plain_name(value: object) -> str:
 
 
 class Row:
-    """One object of an annotation file. Its readers raise ``DatasetError`` naming file, row and key."""
+    """One object of an annotation file, with a checked reader for each type of value.
+
+    Every reader raises :class:`DatasetError`, which names file, row and key.
+
+    Args:
+        file: The annotation file.
+        where: The row's place in it in words, e.g. ``row 3 (counting from 0)``.
+        values: The decoded JSON value.
+
+    Raises:
+        DatasetError: The value is not an object.
+    """
 
     __slots__ = ("file", "values", "where")
 
@@ -147,7 +229,14 @@ class Row:
         self.values: dict[str, Any] = values
 
     def error(self, reason: str) -> DatasetError:
-        """The error to raise for this row."""
+        """The error to raise for this row.
+
+        Args:
+            reason: What is wrong with the row.
+
+        Returns:
+            The error, which names file and row.
+        """
         return DatasetError(reason, file=self.file, row=self.where)
 
     def _value(self, key: str) -> object:
@@ -156,7 +245,18 @@ class Row:
         return self.values[key]
 
     def text(self, key: str, *, blank: bool = False) -> str:
-        """The text under ``key``; all white space is refused unless ``blank``."""
+        """The text under ``key``; all white space is refused unless ``blank``.
+
+        Args:
+            key: Name of the value.
+            blank: Whether text of white space only is accepted.
+
+        Returns:
+            The text.
+
+        Raises:
+            DatasetError: The key is missing, or its value is not such a text.
+        """
         try:
             text = clean_text(self._value(key))
         except ValueError as error:
@@ -166,21 +266,53 @@ class Row:
         return text
 
     def name(self, key: str) -> str:
-        """The relative file name under ``key`` (see :func:`relative_name`)."""
+        """The relative file name under ``key`` (see :func:`relative_name`).
+
+        Args:
+            key: Name of the value.
+
+        Returns:
+            The normalised name.
+
+        Raises:
+            DatasetError: The key is missing, or its value is not a name inside the data folder.
+        """
         try:
             return relative_name(self._value(key))
         except ValueError as error:
             raise self.error(f"{key!r} {error}") from None
 
     def names(self, key: str) -> list[str]:
-        """The list of relative file names under ``key``."""
+        """The list of relative file names under ``key``.
+
+        Args:
+            key: Name of the list.
+
+        Returns:
+            The normalised names.
+
+        Raises:
+            DatasetError: The key is missing, its value is not a list, or an entry is not a name inside the
+                data folder.
+        """
         try:
             return [relative_name(value) for value in self._list(key, None)]
         except ValueError as error:
             raise self.error(f"an entry of {key!r} {error}") from None
 
     def integer(self, key: str, least: int = 0) -> int:
-        """The whole number under ``key``, at least ``least`` (``true`` and ``1.0`` are none)."""
+        """The whole number under ``key``; ``true`` and ``1.0`` are refused.
+
+        Args:
+            key: Name of the value.
+            least: The smallest number that is accepted.
+
+        Returns:
+            The number.
+
+        Raises:
+            DatasetError: The key is missing, or its value is not such a number.
+        """
         return self._integer(key, self._value(key), least)
 
     def _integer(self, key: str, value: object, least: int) -> int:
@@ -197,7 +329,20 @@ class Row:
         return values
 
     def texts(self, key: str, *, length: int | None = None, blank: bool = False) -> list[str]:
-        """The list of texts under ``key``, of exactly ``length`` entries where that is given."""
+        """The list of texts under ``key``.
+
+        Args:
+            key: Name of the list.
+            length: How many entries it must have; None accepts any number.
+            blank: Whether texts of white space only are accepted.
+
+        Returns:
+            The texts.
+
+        Raises:
+            DatasetError: The key is missing, its value is not a list of that length, or an entry is not such
+                a text.
+        """
         texts: list[str] = []
         for value in self._list(key, length):
             try:
@@ -209,26 +354,69 @@ class Row:
         return texts
 
     def integers(self, key: str, least: int = 0) -> list[int]:
-        """The list of whole numbers under ``key``."""
+        """The list of whole numbers under ``key``.
+
+        Args:
+            key: Name of the list.
+            least: The smallest number that is accepted.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            DatasetError: The key is missing, its value is not a list, or an entry is not such a number.
+        """
         return [self._integer(key, value, least) for value in self._list(key, None)]
 
     def row(self, key: str) -> Row:
-        """The object under ``key``; its errors name this row."""
+        """The object under ``key``; its errors name this row.
+
+        Args:
+            key: Name of the object.
+
+        Returns:
+            The object as a row of its own.
+
+        Raises:
+            DatasetError: The key is missing, or its value is not an object.
+        """
         value = self._value(key)
         if not isinstance(value, dict):
             raise self.error(f"{key!r} must be an object, not {shown(value)}")
         return Row(self.file, f"{self.where}, {key}", value)
 
     def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
-        """``image_id`` if it is among ``ids`` (a set or dict; ``None`` checks nothing), else an error naming
-        ``source``.
+        """``image_id``, checked to be among the known images.
+
+        Args:
+            key: Name of the value, for the message.
+            image_id: The id that the row names.
+            ids: The known ids (a set or dict); None checks nothing.
+            source: Where the known ids come from, for the message.
+
+        Returns:
+            ``image_id`` itself.
+
+        Raises:
+            DatasetError: The id is not among them.
         """
         if ids is not None and image_id not in ids:
             raise self.error(f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}")
         return image_id
 
     def distinct(self, key: str, values: list[_T]) -> list[_T]:
-        """``values`` if no two are equal."""
+        """``values``, checked to have no two equal entries.
+
+        Args:
+            key: Name of the list, for the message.
+            values: The entries.
+
+        Returns:
+            ``values`` itself.
+
+        Raises:
+            DatasetError: An entry occurs twice.
+        """
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise self.error(f"{key!r} holds {shown(twice)} twice")
@@ -236,14 +424,29 @@ class Row:
 
 
 class Unique:
-    """Refuses the second row with one id, naming the first."""
+    """A check that no two rows have the same id; its message names the first of them.
+
+    Args:
+        what: What the id is, for the message, e.g. ``query id``.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._first: dict[str, str] = {}
 
     def claim(self, row: Row, value: str) -> str:
-        """``value``, seen for the first time. Raises ``DatasetError`` otherwise."""
+        """``value``, checked to be new.
+
+        Args:
+            row: The row that has it.
+            value: The id.
+
+        Returns:
+            ``value`` itself.
+
+        Raises:
+            DatasetError: An earlier row has the same id.
+        """
         if value in self._first:
             raise row.error(f"duplicate {self._what} {shown(value)}: {self._first[value]} has it already")
         self._first[value] = row.where
@@ -251,7 +454,18 @@ class Unique:
 
 
 def read_rows(path: Path, purpose: str) -> list[Row]:
-    """The objects of a JSON list; rows are counted from 0, as FashionIQ's query ids are."""
+    """The objects of a JSON list; rows are counted from 0, as FashionIQ's query ids are.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        One row per object, in the file's order.
+
+    Raises:
+        DatasetError: It cannot be read, is not a list, or an entry is not an object.
+    """
     values = read_json(path, purpose)
     if not isinstance(values, list):
         raise DatasetError(f"must be a list of objects ({purpose}), not {shown(values)}", file=path)
@@ -259,17 +473,38 @@ def read_rows(path: Path, purpose: str) -> list[Row]:
 
 
 def numbered_lines(path: Path, purpose: str) -> Iterator[tuple[str, str]]:
-    """The lines of a JSON Lines file that are not blank, each with its place (``line 3``). Raises
-    ``DatasetError``.
+    """The lines of a JSON Lines file that are not blank.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        (``line 3``, the line) of each, counted from 1.
+
+    Raises:
+        DatasetError: The file cannot be read.
     """
-    # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which are not line ends here.
     for number, line in enumerate(read_text(path, purpose).split("\n"), start=1):
         if line.strip():
             yield f"line {number}", line
 
 
 def line_row(path: Path, where: str, line: str) -> Row:
-    """The object that one line of a JSON Lines file holds. Raises ``DatasetError``."""
+    """The object that one line of a JSON Lines file holds.
+
+    Args:
+        path: The file, for the message.
+        where: The line's number in words, e.g. ``line 3``.
+        line: Its text.
+
+    Returns:
+        The object as a row.
+
+    Raises:
+        DatasetError: The line is not valid JSON, or not an object.
+    """
     try:
         value = _parse(line)
     except (ValueError, RecursionError) as error:
@@ -278,6 +513,17 @@ def line_row(path: Path, where: str, line: str) -> Row:
 
 
 def read_json_lines(path: Path, purpose: str) -> Iterator[Row]:
-    """The objects of a JSON Lines file, one a line; blank lines are skipped. Lines are counted from 1."""
+    """The objects of a JSON Lines file, one a line; blank lines are skipped. Lines are counted from 1.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        One row per line that is not blank.
+
+    Raises:
+        DatasetError: The file cannot be read, or a line is not a JSON object.
+    """
     for where, line in numbered_lines(path, purpose):
         yield line_row(path, where, line)

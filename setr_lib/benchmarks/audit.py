@@ -27,7 +27,7 @@ Look = Callable[[pl.DataFrame], pl.DataFrame]
 
 _EXAMPLES = 3
 _SIZES = 200
-"""Files whose sizes stand for all."""
+"""How many files are measured to estimate the mean size."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class ImageState:
 
     @property
     def total(self) -> int:
+        """How many images the gallery lists."""
         return self.ok + self.missing + self.broken
 
     @property
@@ -90,7 +91,7 @@ class Examination:
     bytes_each: float | None
     """About what an image takes on disk; ``None`` where nothing tells."""
     basis: str
-    """What that number rests on."""
+    """How that number was estimated."""
     captions: FileState | None
     """The file of gallery captions, where there is one."""
     captioned: int
@@ -170,25 +171,32 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
 
 
 def capabilities(found: Examination) -> list[Capability]:
-    """What can be done with what is here, from the least demanding to the most."""
+    """What can be done with the data that is present, from the least demanding to the most.
+
+    Args:
+        found: What :func:`examine` found.
+
+    Returns:
+        One entry each for scoring of rankings, search of captions and search of images.
+    """
     return [_scoring(found), _caption_search(found), _image_search(found)]
 
 
 def _scoring(found: Examination) -> Capability:
-    each = found.evaluation_set
+    evaluation_set = found.evaluation_set
     what = "score rankings of any system (annotations only)"
     if not found.queries:
         return Capability(
             what, False, "the queries cannot be read" if found.queries is None else "no queries"
         )
-    command = f"setr score {each.dataset} --split {each.split} FILE"
-    if each.hidden:
+    command = f"setr score {evaluation_set.dataset} --split {evaluation_set.split} FILE"
+    if evaluation_set.hidden:
         return Capability(
             what, True, f"{command}: the targets are hidden, so a file is validated, not scored"
         )
     if not found.scored:
         return Capability(what, False, "no query names a target")
-    unlisted = each.benchmark.unlisted_gallery(each)
+    unlisted = evaluation_set.benchmark.unlisted_gallery(evaluation_set)
     note = "" if unlisted is None else f"; {unlisted}"
     return Capability(what, True, f"{command}: {found.scored:,} queries{note}")
 
@@ -220,8 +228,8 @@ def _image_search(found: Examination) -> Capability:
         return Capability(
             what,
             True,
-            f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row carries that "
-            "coverage and is marked not comparable",
+            f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row "
+            "carries that coverage and is marked not comparable",
         )
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
 
@@ -311,7 +319,7 @@ def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, official: 
 
 
 def _mean_size(looked: pl.DataFrame | None, source: ImageSource) -> tuple[float | None, str]:
-    """Bytes per image, measured where images are here, and what that rests on."""
+    """Bytes per image, measured where images are here, and how that was estimated."""
     sizes: list[int] = []
     paths = [] if looked is None else looked.filter(status="ok")["path"].to_list()
     for path in paths[:: max(1, len(paths) // _SIZES)]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from setr_lib.settings import DatasetSettings
 
 YOUR_OWN = "your own"
-"""Where files come from that are nobody's download."""
+"""The source of files that cannot be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImageSource:
     source: str
     bytes_each: int | None
     basis: str
-    """What ``bytes_each`` rests on."""
+    """How ``bytes_each`` was estimated."""
     elsewhere: Path | None = None
     """Where people often have them instead."""
 
@@ -63,7 +63,8 @@ class Benchmark(ABC):
     title: ClassVar[str] = ""
     """The name in messages and reports; ``kind`` by default."""
     protocol: ClassVar[str] = ""
-    """How it is measured, for a report; ``**`` around a word makes it bold. By default told from the metrics."""
+    """How it is measured, for a report; ``**`` around a word makes it bold. By default told from the metrics.
+    """
 
     # What it consists of.
     splits: ClassVar[tuple[str, ...]] = ("all",)
@@ -139,43 +140,105 @@ class Benchmark(ABC):
         return images_in(self.image_folder(evaluation_set), evaluation_set.dataset)
 
     def image_folder(self, evaluation_set: EvaluationSet) -> Path:
-        """The folder of the images: ``image_root`` of the settings, else by default the data set's root."""
+        """The folder of the images: ``image_root`` of the settings, else by default the data set's root.
+
+        Args:
+            evaluation_set: The set whose images are asked for.
+
+        Returns:
+            An absolute path; whether it exists is not checked.
+        """
         return evaluation_set.image_root or evaluation_set.root
 
     def image_source(self, evaluation_set: EvaluationSet) -> ImageSource:
-        """Where the images are looked for, and where they can be had."""
+        """Where the images are looked for, and where they can be had.
+
+        Args:
+            evaluation_set: The set whose images are asked for.
+
+        Returns:
+            Folder, place of the download, and the size of an image.
+        """
         folder = self.image_folder(evaluation_set)
         return ImageSource(folder, YOUR_OWN, None, "not known before they are there")
 
     def files(self, evaluation_set: EvaluationSet) -> list[OfficialFile]:
-        """The annotation files that ``evaluation_set`` is read from, for ``setr doctor``."""
+        """The annotation files that ``evaluation_set`` is read from, for ``setr doctor``.
+
+        Args:
+            evaluation_set: The set; its ``split`` and ``root`` say which files, and where.
+
+        Returns:
+            The files, present or not; none by default.
+        """
         return []
 
     def official_queries(self, split: str) -> int | None:
-        """How many queries the official files of ``split`` hold; None where there is no such number."""
+        """How many queries the official files of ``split`` hold; None where there is no such number.
+
+        Args:
+            split: One of ``splits``.
+
+        Returns:
+            The count, or None.
+        """
         return None
 
     def official_images(self, split: str, gallery: str) -> Mapping[str, int] | None:
-        """Official sizes of the galleries of ``split`` under protocol ``gallery``, by name; None where there
-        are none.
+        """Official sizes of the galleries of a split.
+
+        Args:
+            split: One of ``splits``.
+            gallery: The protocol, one of ``galleries``.
+
+        Returns:
+            Gallery name -> number of images; None where there is no official number.
         """
         return None
 
     def gallery_key(self, evaluation_set: EvaluationSet) -> str:
-        """A name for the gallery, the same for sets that share one; one gallery per split by default."""
+        """A name for the gallery, the same for sets that share one; one gallery per split by default.
+
+        Args:
+            evaluation_set: The set that searches the gallery.
+
+        Returns:
+            The name, by which vectors and captions of the gallery are stored.
+        """
         usual = evaluation_set.gallery == self.galleries[0]
         return evaluation_set.key if usual else f"{evaluation_set.key}-{evaluation_set.gallery}"
 
     def unlisted_gallery(self, evaluation_set: EvaluationSet) -> str | None:
-        """Why the gallery cannot be listed though rankings can be scored; None, as by default, where it can."""
+        """Why the gallery cannot be listed though rankings can be scored; None, as by default, where it can.
+
+        Args:
+            evaluation_set: The set whose gallery is asked for.
+
+        Returns:
+            A sentence, or None.
+        """
         return None
 
     def image_id_fault(self, image_id: str) -> str | None:
-        """Why ``image_id`` cannot be an image's, told without a gallery; None where it can."""
+        """Why ``image_id`` cannot be an image's id, checked without a gallery; None where it can.
+
+        Args:
+            image_id: An id that a ranking file names.
+
+        Returns:
+            A sentence, or None.
+        """
         return None
 
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
-        """What sets this set apart from published numbers, besides its counts."""
+        """What sets this set apart from published numbers, besides its counts.
+
+        Args:
+            evaluation_set: The set that is reported.
+
+        Returns:
+            Short phrases, which are shown with its rows; none by default.
+        """
         return []
 
     def ranking_notes(
@@ -187,11 +250,18 @@ class Benchmark(ABC):
             evaluation_set: The set that they answer.
             queries: The queries that are answered (``tables.QUERIES``).
             rankings: ``query_id``, ``pool``, ``rank``, ``image_id`` of ``tables.RANKINGS``.
+
+        Returns:
+            Sentences; none by default.
         """
         return []
 
     def check_settings(self, name: str, settings: DatasetSettings) -> None:
         """Refuse keys of ``[datasets.NAME]`` that this benchmark does not know.
+
+        Args:
+            name: NAME, for the message.
+            settings: The section.
 
         Raises:
             DatasetError: It names the key and what to do.
@@ -206,12 +276,18 @@ class Benchmark(ABC):
             raise DatasetError(f"[datasets.{name}] queries: {self.name} does not read that key: remove it")
         for key in settings.options:
             if key not in self.settings_keys:
-                known = ", ".join(each for each in self.settings_keys if each != "queries") or "none"
+                known = ", ".join(option for option in self.settings_keys if option != "queries") or "none"
                 raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
         """The lists of a JSON ranking file in the benchmark's own format, by default that of
         ``ranking_format``.
+
+        Args:
+            file: The decoded file.
+
+        Returns:
+            Query ids and their ranked images.
 
         Raises:
             RankingFileError: The file has another format; it names query and reason.

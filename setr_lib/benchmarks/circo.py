@@ -28,7 +28,10 @@ _QUERIES = {"val": 220, "test": 800}
 _IMAGES = 123403
 _SOURCE = "github.com/miccunifi/CIRCO (CC BY-NC 4.0)"
 _LIST_SOURCE = "cocodataset.org, 2017 Unlabeled Image info (image_info_unlabeled2017.zip)"
-_LIST_PURPOSE = "COCO 2017's list of unlabeled images, which the gallery is made of: unpack COCO's image_info_unlabeled2017.zip there"
+_LIST_PURPOSE = (
+    "COCO 2017's list of unlabeled images, which the gallery is made of: unpack COCO's "
+    "image_info_unlabeled2017.zip there"
+)
 _DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
 _COCO_ID = re.compile(r"[1-9][0-9]*", re.ASCII)
 _LARGEST_ID = 2**63 - 1
@@ -40,10 +43,10 @@ class CIRCO(Benchmark):
     kind = "circo"
     title = "CIRCO"
     protocol = (
-        "A query is a reference image and a relative caption; it has one or more ground truths, and the reference stays "
-        "in the gallery. **mAP@K** is the mean average precision of the first K, divided by the smaller of K and the "
-        "number of ground truths. **R@K** looks for the single first target only. Aspects restrict mAP@10 to the queries "
-        "that carry them."
+        "A query is a reference image and a relative caption; it has one or more ground truths, and the "
+        "reference stays in the gallery. **mAP@K** is the mean average precision of the first K, divided "
+        "by the smaller of K and the number of ground truths. **R@K** looks for the single first target "
+        "only. Aspects restrict mAP@10 to the queries that carry them."
     )
     splits = ("val", "test")
     hidden_splits = ("test",)
@@ -68,8 +71,10 @@ class CIRCO(Benchmark):
         ]
 
     def gallery(self, evaluation_set: EvaluationSet) -> list[ImageRecord]:
-        """All images of COCO's list. Raises ``DatasetError`` where the list is absent: there is no gallery
-        without it.
+        """All images of COCO's list; without the list there is no gallery.
+
+        Raises:
+            DatasetError: The list is absent or wrong.
         """
         folder = self.image_folder(evaluation_set)
         names = _file_names(image_list_file(evaluation_set))
@@ -109,7 +114,7 @@ class CIRCO(Benchmark):
         return evaluation_set.dataset
 
     def unlisted_gallery(self, evaluation_set: EvaluationSet) -> str | None:
-        """Without COCO's list nobody knows the gallery; the metrics do without it."""
+        """That COCO's list is absent: without it the gallery is not known, but rankings can be scored."""
         file = image_list_file(evaluation_set)
         if file.is_file():
             return None
@@ -149,12 +154,26 @@ def _no_coco_id(entry: object) -> str:
 
 
 def annotations_file(evaluation_set: EvaluationSet) -> Path:
-    """Where the split's queries are."""
+    """The file of a split's queries.
+
+    Args:
+        evaluation_set: The set: data set root and split.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "annotations" / f"{evaluation_set.split}.json"
 
 
 def image_list_file(evaluation_set: EvaluationSet) -> Path:
-    """Where COCO's list of unlabeled images is."""
+    """The file of COCO's unlabeled images.
+
+    Args:
+        evaluation_set: The set: data set root.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
 
 

@@ -2,7 +2,7 @@
 root.
 
 A query's subset is the image set's six members without the reference; its target is ``target_hard``
-(``target_soft`` is no part of the official metrics). Image paths in the split file are relative to
+(``target_soft`` is not part of the official metrics). Image paths in the split file are relative to
 ``image_root``, else to the root. Metrics as in the paper and the authors' repository: R@K of the ranking
 without the reference; R_subset@K among the five other members of the image set, by their own ranking; Avg =
 (R@5 + R_subset@1) / 2.
@@ -50,10 +50,10 @@ class CIRR(Benchmark):
     kind = "cirr"
     title = "CIRR"
     protocol = (
-        "A query is a reference image and one sentence on what should change; exactly one image is its target. The "
-        "reference is taken out of every ranking before the cut to K. **R@K** is the share of queries whose target is "
-        "among the first K. **R_subset@K** ranks only the five look-alikes of the reference's subset of six. **Avg** is "
-        "the mean of R@5 and R_subset@1."
+        "A query is a reference image and one sentence on what should change; exactly one image is its "
+        "target. The reference is taken out of every ranking before the cut to K. **R@K** is the share of "
+        "queries whose target is among the first K. **R_subset@K** ranks only the five look-alikes of the "
+        "reference's subset of six. **Avg** is the mean of R@5 and R_subset@1."
     )
     splits = ("train", "val", "test1")
     hidden_splits = ("test1",)
@@ -93,8 +93,8 @@ class CIRR(Benchmark):
         """NLVR2's images, which CIRR is made of."""
         return ImageSource(
             self.image_folder(evaluation_set),
-            "NLVR2: ask for them by the form at github.com/lil-lab/nlvr, folder nlvr2, 'Direct Image Download' (many "
-            "of the addresses in its list are dead)",
+            "NLVR2: ask for them by the form at github.com/lil-lab/nlvr, folder nlvr2, 'Direct Image "
+            "Download' (many of the addresses in its list are dead)",
             250_000,
             "a rough guess",
             evaluation_set.root / "img_raw"
@@ -119,7 +119,12 @@ class CIRR(Benchmark):
         return {"all": _IMAGES[split]}
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
-        """A submission: ``version``, ``metric``, and one list of image names per query."""
+        """A submission: ``version``, ``metric``, and one list of image names per query.
+
+        Raises:
+            RankingFileError: ``version`` or ``metric`` is missing or wrong, the file is larger than the
+                server accepts, or a list is not one of image names.
+        """
         content = file.content
         for key, allowed in (("version", [CIRR_VERSION]), ("metric", list(CIRR_METRICS))):
             if key not in content:
@@ -128,7 +133,8 @@ class CIRR(Benchmark):
                 raise file.error(f"{key!r} must be {either(allowed)}, not {named(content[key])}")
         if file.hidden and file.size > CIRR_FILE_LIMIT:
             raise file.error(
-                f"has {file.size:,} bytes, and the server takes {CIRR_FILE_LIMIT:,}: write it without indentation"
+                f"has {file.size:,} bytes, and the server takes {CIRR_FILE_LIMIT:,}: write it without "
+                "indentation"
             )
         lists = {query: file.image_names(query) for query in content if query not in self.submission_keys}
         return RankingLists(lists, CIRR_METRICS[str(content["metric"])], submission=True)
@@ -142,12 +148,26 @@ class CIRR(Benchmark):
 
 
 def captions_file(evaluation_set: EvaluationSet) -> Path:
-    """Where the split's queries are."""
+    """The file of a split's queries.
+
+    Args:
+        evaluation_set: The set: data set root and split.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "captions" / f"cap.rc2.{evaluation_set.split}.json"
 
 
 def split_file(evaluation_set: EvaluationSet) -> Path:
-    """Where the split's image names and paths are."""
+    """The file of a split's image names and paths.
+
+    Args:
+        evaluation_set: The set: data set root and split.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "image_splits" / f"split.rc2.{evaluation_set.split}.json"
 
 

@@ -10,8 +10,10 @@ from setr_lib.errors import SetrError
 class DatasetError(SetrError):
     """A data set, its settings, or a file of it cannot be used.
 
-    ``file`` and ``row`` say where (``None`` where that has no meaning: a misspelt key has no row), ``reason``
-    why.
+    Args:
+        reason: What is wrong, and what to do.
+        file: The file at fault; None where there is none.
+        row: The row at fault in words; None where there is none (a misspelt key has no row).
     """
 
     def __init__(self, reason: str, *, file: Path | None = None, row: str | None = None) -> None:

@@ -53,9 +53,9 @@ class FashionIQ(Benchmark):
     kind = "fashioniq"
     title = "FashionIQ"
     protocol = (
-        "A query is a garment and two captions on how the wanted one differs, read as one sentence. Each category is "
-        "searched in its own gallery; the reference stays in it. **R@K** is the share of queries whose target is among "
-        "the first K, averaged over the categories."
+        "A query is a garment and two captions on how the wanted one differs, read as one sentence. Each "
+        "category is searched in its own gallery; the reference stays in it. **R@K** is the share of "
+        "queries whose target is among the first K, averaged over the categories."
     )
     splits = ("train", "val", "test")
     hidden_splits = ("test",)
@@ -94,8 +94,8 @@ class FashionIQ(Benchmark):
         """The shop's images."""
         return ImageSource(
             self.image_folder(evaluation_set),
-            "the shop, by the addresses in github.com/hongwang600/fashion-iq-metadata (many are dead by now: expect an "
-            "incomplete gallery)",
+            "the shop, by the addresses in github.com/hongwang600/fashion-iq-metadata (many are dead by "
+            "now: expect an incomplete gallery)",
             60_000,
             "a rough guess",
         )
@@ -135,8 +135,8 @@ class FashionIQ(Benchmark):
         if not suspect:
             return []
         return [
-            f"{', '.join(suspect)}: every ranked image is some query's reference or target, so this looks like a ranking "
-            "of the small gallery, whose recall is higher: score it with --gallery val"
+            f"{', '.join(suspect)}: every ranked image is some query's reference or target, so this looks "
+            "like a ranking of the small gallery, whose recall is higher: score it with --gallery val"
         ]
 
 
@@ -153,12 +153,28 @@ def _ranked_of_small_gallery(queries: pl.DataFrame, rankings: pl.DataFrame) -> l
 
 
 def captions_file(evaluation_set: EvaluationSet, category: str) -> Path:
-    """Where the queries of one category are."""
+    """The file of one category's queries.
+
+    Args:
+        evaluation_set: The set: data set root and split.
+        category: One of :data:`CATEGORIES`.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "captions" / f"cap.{category}.{evaluation_set.split}.json"
 
 
 def split_file(evaluation_set: EvaluationSet, category: str) -> Path:
-    """Where the original gallery of one category is listed."""
+    """The file that lists the original gallery of one category.
+
+    Args:
+        evaluation_set: The set: data set root and split.
+        category: One of :data:`CATEGORIES`.
+
+    Returns:
+        Its path; whether it exists is not checked.
+    """
     return evaluation_set.root / "image_splits" / f"split.{category}.{evaluation_set.split}.json"
 
 
@@ -182,7 +198,14 @@ def _split(file: Path) -> list[str]:
 
 
 def join_captions(captions: list[str]) -> str:
-    """The text that a model reads: "c1 and c2" (see the head of this module)."""
+    """The text that a model reads: "c1 and c2" (see the head of this module).
+
+    Args:
+        captions: The annotators' captions of a query.
+
+    Returns:
+        The modification text.
+    """
     return " and ".join(text for caption in captions if (text := caption.strip(".?, \t\r\n")))
 
 
@@ -220,8 +243,8 @@ def _names(evaluation_set: EvaluationSet, category: str) -> list[str]:
         return _split(split_file(evaluation_set, category))
     if evaluation_set.hidden:
         raise DatasetError(
-            f"[datasets.{evaluation_set.dataset}] gallery = 'val' is made of references and targets, and the targets of "
-            f"split {evaluation_set.split!r} are hidden: use gallery = 'original'"
+            f"[datasets.{evaluation_set.dataset}] gallery = 'val' is made of references and targets, and "
+            f"the targets of split {evaluation_set.split!r} are hidden: use gallery = 'original'"
         )
     wanted = {
         name

@@ -58,12 +58,19 @@ class Folder(Benchmark):
         return [] if path is None else [OfficialFile(path, "queries", None, YOUR_OWN)]
 
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
-        """Nobody else has measured on it."""
+        """That there are no published numbers."""
         return ["not a benchmark"]
 
 
 def query_file(evaluation_set: EvaluationSet) -> Path | None:
-    """Where the folder's queries are; ``None`` where settings name no file and none lies at a default place."""
+    """The file of the folder's queries.
+
+    Args:
+        evaluation_set: The set: its ``queries``, else its root with a file of a default name.
+
+    Returns:
+        Its path; None where settings name no file and none has a default name.
+    """
     if evaluation_set.queries is not None:
         return evaluation_set.queries
     return next((path for name in _DEFAULT_FILES if (path := evaluation_set.root / name).is_file()), None)

@@ -28,7 +28,14 @@ _SCHEMA = pl.Schema({"image_id": pl.String(), "captions": pl.List(pl.String())})
 
 
 def captions_file(evaluation_set: EvaluationSet) -> Path | None:
-    """The caption file that is there, or that settings name; None where there is none and none was asked for."""
+    """The file of captions of a gallery's images.
+
+    Args:
+        evaluation_set: The set: its ``image_captions``, else its root.
+
+    Returns:
+        The path that settings name, or that of a file that exists; else None.
+    """
     if evaluation_set.image_captions is not None:
         return evaluation_set.image_captions
     usual = evaluation_set.root / CAPTIONS_FILE
@@ -41,11 +48,17 @@ def _captions(row: Row) -> list[str]:
 
 
 def read_image_captions(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
-    """``image_id`` and ``captions`` of the gallery's images that have any, in the gallery's order; None
-    without a file.
+    """The captions of a gallery's images, from the data set's caption file.
 
-    Raises ``DatasetError`` for a malformed file, an image named twice, or a file that knows none of the
-    images.
+    Args:
+        evaluation_set: The set that searches the gallery.
+
+    Returns:
+        ``image_id`` and ``captions`` (at most three) of the images that have any, in the gallery's order;
+        None without a file.
+
+    Raises:
+        DatasetError: The file is malformed, names an image twice, or knows none of the images.
     """
     file = captions_file(evaluation_set)
     if file is None:
@@ -57,7 +70,10 @@ def read_image_captions(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
     rows = [(image, found[image]) for image in images if found.get(image)]
     if images and not rows:
         raise DatasetError(
-            f"has a caption of none of the {len(images):,} images of {evaluation_set.key}: is it another data set's?",
+            (
+                f"has a caption of none of the {len(images):,} images of {evaluation_set.key}: is it another "
+                "data set's?"
+            ),
             file=file,
         )
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

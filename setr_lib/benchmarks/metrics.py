@@ -26,7 +26,9 @@ look-alikes."""
 
 @dataclass(frozen=True)
 class TargetRanks:
-    """Where the targets of n queries are ranked. Ranks count from 1; infinite where a target is not ranked."""
+    """Where the targets of n queries are ranked. Ranks count from 1; infinite where a target is not
+    ranked.
+    """
 
     targets: NDArray[np.float64]
     """n x t, the rank of each target (rows are filled up with infinity); the first column is the first
@@ -126,10 +128,12 @@ class RecallAt(Metric):
 
     @property
     def name(self) -> str:
+        """``R@K``."""
         return f"R@{self.depth}"
 
     @property
     def explanation(self) -> str:
+        """What R@K is."""
         which = "a" if self.of == "any" else "the first"
         return f"**R@K** is the share of queries with {which} target among the first K."
 
@@ -157,14 +161,17 @@ class SubsetRecallAt(Metric):
 
     @property
     def name(self) -> str:
+        """``R_subset@K``."""
         return f"R_subset@{self.depth}"
 
     @property
     def pools(self) -> frozenset[str]:
+        """The subset only."""
         return frozenset({SUBSET})
 
     @property
     def explanation(self) -> str:
+        """What R_subset@K is."""
         return "**R_subset@K** ranks only the other members of the query's subset."
 
     def values(self, ranks: TargetRanks) -> NDArray[np.float64]:
@@ -193,13 +200,15 @@ class MeanAveragePrecisionAt(Metric):
 
     @property
     def name(self) -> str:
+        """``mAP@K``."""
         return f"mAP@{self.depth}"
 
     @property
     def explanation(self) -> str:
+        """What mAP@K is."""
         return (
-            "**mAP@K** is the mean average precision of the first K, divided by the smaller of K and the number of "
-            "targets."
+            "**mAP@K** is the mean average precision of the first K, divided by the smaller of K and the "
+            "number of targets."
         )
 
     def values(self, ranks: TargetRanks) -> NDArray[np.float64]:
@@ -229,14 +238,17 @@ class Average(Metric):
 
     @property
     def name(self) -> str:
+        """``title``."""
         return self.title
 
     @property
     def pools(self) -> frozenset[str]:
+        """Those of its parts."""
         return frozenset().union(*(part.pools for part in self.parts))
 
     @property
     def explanation(self) -> str:
+        """What it is the mean of."""
         return f"**{self.title}** is the mean of {' and '.join(part.name for part in self.parts)}."
 
     def values(self, ranks: TargetRanks) -> NDArray[np.float64]:
@@ -249,19 +261,34 @@ class Average(Metric):
 
 
 def recalls(*depths: int, of: Literal["first", "any"] = "any") -> tuple[Metric, ...]:
-    """R@K for each K of ``depths``; ``of`` is that of :class:`RecallAt`."""
+    """R@K for several K.
+
+    Args:
+        of: Which targets count, as in :class:`RecallAt`.
+        depths: The K, in the order of the tables.
+
+    Returns:
+        One metric per K.
+    """
     return tuple(RecallAt(depth, of) for depth in depths)
 
 
 def mean_average_precisions(*depths: int) -> tuple[Metric, ...]:
-    """mAP@K for each K of ``depths``."""
+    """mAP@K for several K.
+
+    Args:
+        depths: The K, in the order of the tables.
+
+    Returns:
+        One metric per K.
+    """
     return tuple(MeanAveragePrecisionAt(depth) for depth in depths)
 
 
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     total = values[0]
-    for each in values[1:]:
-        total = total + each
+    for part in values[1:]:
+        total = total + part
     return total / len(values)
 
 

@@ -22,7 +22,10 @@ class RankingError(SetrError):
 class RankingFileError(RankingError):
     """A ranking file cannot be what the queries were answered with.
 
-    ``file`` and ``query`` say where (``None`` where the fault is no single query's), ``reason`` why.
+    Args:
+        reason: What is wrong.
+        file: The file.
+        query: The query at fault; None where it is not a single one.
     """
 
     def __init__(self, reason: str, *, file: Path, query: str | None = None) -> None:
@@ -42,7 +45,8 @@ class RankingLists:
     pool: str = GALLERY
     """``gallery`` or ``subset``."""
     submission: bool = False
-    """Whether the file is in the format of the benchmark's server: the lengths of its lists are then checked."""
+    """Whether the file is in the format of the benchmark's server: the lengths of its lists are then checked.
+    """
     notes: tuple[str, ...] = ()
     """What a reader of the scores must know."""
 
@@ -59,18 +63,46 @@ class RankingFile:
     """Whether it answers a split whose targets only the benchmark's server knows."""
 
     def error(self, reason: str, query: str | None = None) -> RankingFileError:
-        """The error to raise for this file, or for one query of it."""
+        """The error to raise for this file, or for one query of it.
+
+        Args:
+            reason: What is wrong.
+            query: The query at fault; None where it is not a single one.
+
+        Returns:
+            The error, which names file and query.
+        """
         return RankingFileError(reason, file=self.path, query=query)
 
     def entries(self, query: str) -> list[object]:
-        """The list under ``query``. Raises ``RankingFileError`` where there is something else."""
+        """The list under a query's id.
+
+        Args:
+            query: The id, a key of ``content``.
+
+        Returns:
+            Its entries, not checked.
+
+        Raises:
+            RankingFileError: There is something else than a list.
+        """
         value = self.content[query]
         if not isinstance(value, list):
             raise self.error(f"must have a list of images, not {named(value)}", query)
         return value
 
     def image_names(self, query: str) -> list[str]:
-        """The list under ``query`` as texts. Raises ``RankingFileError`` where an entry is something else."""
+        """The list under a query's id, checked to be of texts.
+
+        Args:
+            query: The id, a key of ``content``.
+
+        Returns:
+            The image names, best first.
+
+        Raises:
+            RankingFileError: There is something else than a list, or an entry is not text.
+        """
         names: list[str] = []
         for entry in self.entries(query):
             if not isinstance(entry, str):
@@ -80,12 +112,26 @@ class RankingFile:
 
 
 def named(value: object) -> str:
-    """``value`` as a message names it; what holds other values is not spelt out."""
+    """``value`` as messages print it: of a list or an object only what it is.
+
+    Args:
+        value: Any value of a file.
+
+    Returns:
+        A few words.
+    """
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "an object" if isinstance(value, dict) else shown(value)
 
 
 def either(words: Sequence[str]) -> str:
-    """``'a' or 'b'``."""
+    """Words joined as ``'a' or 'b'``.
+
+    Args:
+        words: The words.
+
+    Returns:
+        The phrase.
+    """
     return " or ".join(repr(word) for word in words)

@@ -54,22 +54,40 @@ class ImageRecord:
 
 
 def query_frame(records: Sequence[QueryRecord]) -> pl.DataFrame:
-    """A ``tables.QUERIES`` frame in the records' order."""
+    """Queries as a table.
+
+    Args:
+        records: The queries.
+
+    Returns:
+        A ``tables.QUERIES`` frame in their order.
+    """
     import polars as pl
 
     from setr_lib.tables import QUERIES
 
-    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in QUERIES}, schema=QUERIES)
+    return pl.DataFrame(
+        {name: [getattr(record, name) for record in records] for name in QUERIES}, schema=QUERIES
+    )
 
 
 def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
-    """A frame of :data:`LISTED_COLUMNS` in the records' order."""
+    """Gallery images as a table.
+
+    Args:
+        records: The images.
+
+    Returns:
+        A frame of :data:`LISTED_COLUMNS` in their order.
+    """
     import polars as pl
 
     from setr_lib.tables import GALLERY
 
     schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
-    return pl.DataFrame({name: [getattr(each, name) for each in records] for name in schema}, schema=schema)
+    return pl.DataFrame(
+        {name: [getattr(record, name) for record in records] for name in schema}, schema=schema
+    )
 
 
 def image_names(folder: Path, dataset: str) -> list[str]:
@@ -79,6 +97,9 @@ def image_names(folder: Path, dataset: str) -> list[str]:
     Args:
         folder: The image folder.
         dataset: The data set's name, for the message.
+
+    Returns:
+        The names.
 
     Raises:
         DatasetError: There is no such folder, or a file name that UTF-8 cannot hold.
@@ -101,5 +122,16 @@ def image_names(folder: Path, dataset: str) -> list[str]:
 
 
 def images_in(folder: Path, dataset: str) -> list[ImageRecord]:
-    """All images under ``folder`` as one gallery, by name; see :func:`image_names`."""
+    """All images under ``folder`` as one gallery, by name; see :func:`image_names`.
+
+    Args:
+        folder: The image folder.
+        dataset: The data set's name, for the message.
+
+    Returns:
+        One record per image; its id is its path from the folder.
+
+    Raises:
+        DatasetError: As :func:`image_names`.
+    """
     return [ImageRecord(name, f"{folder}/{name}") for name in image_names(folder, dataset)]

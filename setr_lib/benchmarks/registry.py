@@ -45,6 +45,9 @@ def benchmark_of(kind: Benchmark | str, settings: Settings | None = None) -> Ben
         kind: A kind, ``package.module:NAME`` of a class, or a benchmark, which is returned as it is.
         settings: Those that name it; its module may lie beside their file.
 
+    Returns:
+        The benchmark.
+
     Raises:
         DatasetError: There is none, listing the known kinds; or it cannot be loaded, or contradicts itself.
     """

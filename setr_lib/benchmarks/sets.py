@@ -20,7 +20,10 @@ from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One partition: a data set and a split of it. Paths are absolute; nothing is checked to exist."""
+    """A data set and a split of it: what is evaluated as one, and a partition in Dagster.
+
+    Paths are absolute; nothing is checked to exist.
+    """
 
     key: str
     """``cirr-val``, ``circo-test``, ...; the data set's name alone for one without splits."""
@@ -82,7 +85,8 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
     for split in splits:
         if split not in benchmark.splits:
             raise DatasetError(
-                f"[datasets.{name}] splits: {split!r} is no split of {benchmark.kind}: use {benchmark.splits}"
+                f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
+                f"use {benchmark.splits}"
             )
     return splits
 
@@ -112,45 +116,78 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
 
 
 def evaluation_sets(settings: Settings) -> list[EvaluationSet]:
-    """Every evaluation set that ``[datasets.*]`` asks for: those with targets first, then the hidden test
-    splits.
+    """Every evaluation set that ``[datasets.*]`` asks for. No data is opened.
 
-    No data is opened. Raises ``DatasetError`` for a benchmark that there is not, a split that it does not
-    have, a key that it does not know, or two sets with one key.
+    Args:
+        settings: The settings.
+
+    Returns:
+        Sets with known targets first, then the hidden test splits; the settings' order within each half.
+
+    Raises:
+        DatasetError: There is no such benchmark, it does not have the split or know a key, or two sets have
+            one key.
     """
-    sets = [each for name, dataset in settings.datasets.items() for each in _sets_of(name, dataset, settings)]
+    sets = [
+        evaluated
+        for name, dataset in settings.datasets.items()
+        for evaluated in _sets_of(name, dataset, settings)
+    ]
     seen: dict[str, str] = {}
-    for each in sets:
-        if each.key in seen:
+    for evaluated in sets:
+        if evaluated.key in seen:
             raise DatasetError(
-                f"data sets {seen[each.key]!r} and {each.dataset!r} both make the set {each.key!r}: rename one"
+                f"data sets {seen[evaluated.key]!r} and {evaluated.dataset!r} both make the set "
+                f"{evaluated.key!r}: rename one"
             )
-        seen[each.key] = each.dataset
-    return sorted(sets, key=lambda each: each.hidden)  # a stable sort: settings' order within each half
+        seen[evaluated.key] = evaluated.dataset
+    return sorted(
+        sets, key=lambda evaluated: evaluated.hidden
+    )  # a stable sort: settings' order within each half
 
 
 def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
-    """The set named ``key``. Raises ``DatasetError`` listing the configured ones where there is none."""
-    sets = {each.key: each for each in evaluation_sets(settings)}
+    """The evaluation set of a key.
+
+    Args:
+        settings: The settings.
+        key: E.g. ``cirr-val``.
+
+    Returns:
+        The set.
+
+    Raises:
+        DatasetError: There is none; the message lists the configured ones.
+    """
+    sets = {evaluated.key: evaluated for evaluated in evaluation_sets(settings)}
     if key not in sets:
         raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
     return sets[key]
 
 
 def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | None = None) -> EvaluationSet:
-    """The set of ``split`` of data set ``dataset``, whether or not its ``splits`` ask for it.
+    """The evaluation set of any split of a data set, whether or not its ``splits`` ask for it.
 
-    ``gallery`` replaces the settings' choice of protocol (FashionIQ's ``val``). Raises ``DatasetError`` for
-    an unknown data set, split or gallery, naming the known ones.
+    Args:
+        settings: The settings.
+        dataset: The data set's name.
+        split: One of its benchmark's ``splits``.
+        gallery: The protocol, in place of the settings' choice (FashionIQ's ``val``).
+
+    Returns:
+        The set.
+
+    Raises:
+        DatasetError: The data set, split or gallery is not known; the message lists the known ones.
     """
     if dataset not in settings.datasets:
         hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""
         known = ", ".join(sorted(settings.datasets)) or "none"
         raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
     benchmark = _benchmark(dataset, settings.datasets[dataset], settings)
-    # Said here, because what `_sets_of` says is meant for settings, and these are none.
+    # Checked here, because the messages of `_sets_of` speak of settings, and these names are arguments.
     if split not in benchmark.splits:
-        raise DatasetError(f"{split!r} is no split of {dataset}: use {' or '.join(benchmark.splits)}")
+        raise DatasetError(f"{split!r} is not a split of {dataset}: use {' or '.join(benchmark.splits)}")
     if gallery is not None and gallery not in benchmark.galleries:
         known = " or ".join(benchmark.galleries)
         only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
@@ -160,18 +197,37 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
 
 
 def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
-    """The set with key ``name``, or all sets of data set ``name``; every set for ``None``.
+    """The evaluation sets that a name on the command line stands for.
 
-    Raises ``DatasetError`` listing what may be named.
+    Args:
+        settings: The settings.
+        name: The key of a set, or the name of a data set for all of its sets; None for every set.
+
+    Returns:
+        The sets, in the order of :func:`evaluation_sets`.
+
+    Raises:
+        DatasetError: The name is not known; the message lists what may be named.
     """
     every = evaluation_sets(settings)
-    chosen = [each for each in every if name in (None, each.key, each.dataset)]
+    chosen = [evaluated for evaluated in every if name in (None, evaluated.key, evaluated.dataset)]
     if not chosen and name is not None:
-        known = ", ".join(sorted({each.dataset for each in every} | {each.key for each in every}))
+        known = ", ".join(
+            sorted({evaluated.dataset for evaluated in every} | {evaluated.key for evaluated in every})
+        )
         raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
     return chosen
 
 
 def headlines(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """The headline metrics of each configured data set, by its name; the first one ranks rows."""
-    return {each.dataset: each.benchmark.headline_metrics for each in evaluation_sets(settings)}
+    """The headline metrics of each configured data set.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Data set -> names of metrics; the first one ranks rows.
+    """
+    return {
+        evaluated.dataset: evaluated.benchmark.headline_metrics for evaluated in evaluation_sets(settings)
+    }

@@ -47,6 +47,9 @@ class DataSource(ABC):
 
         Args:
             path: An absolute path of a file or a folder, which need not exist.
+
+        Returns:
+            Whether it is below a folder of this source.
         """
 
     @abstractmethod
@@ -73,16 +76,38 @@ class DataSource(ABC):
         return f"{self.name}.json"
 
     def made(self, folder: Path) -> bool:
-        """Whether the data set in ``folder`` is of this source: below its own folders, or with its stamp."""
+        """Whether the data set in ``folder`` is of this source: below its own folders, or with its stamp.
+
+        Args:
+            folder: A data set's root.
+
+        Returns:
+            Whether it is below a folder of this source, or has its stamp.
+        """
         return self.owns(folder) or is_there(folder / self.stamp)
 
     def remedy(self, folder: Path) -> str:
-        """How to get what is missing from the data set in ``folder``, as the end of "it comes from ..."."""
+        """How to get what is missing from the data set in ``folder``, as the end of "it comes from ...".
+
+        Args:
+            folder: A data set's root.
+
+        Returns:
+            The phrase, without a full stop.
+        """
         stamp = folder / self.stamp
         first = f"delete {stamp}, then " if is_there(stamp) else ""
         return f"{self.shown_name}: {first}{self.advice}"
 
 
 def maker_of(folder: Path, sources: Sequence[DataSource]) -> DataSource | None:
-    """The source of the data set in ``folder``; None for downloads and people's own pictures."""
+    """The data source that made a data set.
+
+    Args:
+        folder: The data set's root.
+        sources: The sources that there are.
+
+    Returns:
+        The source; None for downloads and people's own pictures.
+    """
     return next((source for source in sources if source.made(folder)), None)

@@ -1,5 +1,5 @@
-"""What a terminal shows: bars where someone watches, plain lines where the output goes to a file, and little
-noise.
+"""Output on a terminal: progress bars, or plain lines where the output goes to a file; libraries kept
+quiet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ LINE_INTERVAL = 10.0
 
 
 def quieten_libraries() -> None:
-    """Keep the libraries' own bars and notices of deprecation off the terminal: nobody there can act on them."""
+    """Keep the libraries' own progress bars and deprecation notices off the terminal: a user cannot act on
+    them.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -26,7 +28,14 @@ def quieten_libraries() -> None:
 
 
 def size_words(count: float) -> str:
-    """A number of bytes as a person says it: ``14 MB``, ``1.5 GB``."""
+    """A number of bytes in words: ``14 MB``, ``1.5 GB``.
+
+    Args:
+        count: Bytes.
+
+    Returns:
+        The words.
+    """
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

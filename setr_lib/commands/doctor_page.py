@@ -29,13 +29,17 @@ _STYLES = {
 
 
 def print_page(found: Diagnosis) -> None:
-    """Print everything on standard output; paths are never cut or wrapped, so that they can be copied."""
+    """Print the findings on standard output; paths are never cut or wrapped, so that they can be copied.
+
+    Args:
+        found: The findings.
+    """
     console = Console()
     console.print(_setup(found))
     if found.examinations:
         console.print(_sets(found.examinations))
-    for each in found.examinations:
-        _print_set(console, found, each)
+    for examination in found.examinations:
+        _print_set(console, found, examination)
     if found.training is not None:
         _line(console, "training images", _training(found.training), indent=0)
     _print_disk(console, found.disk)
@@ -60,14 +64,17 @@ def _sets(examinations: Iterable[Examination]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Evaluation sets", title_justify="left")
     for column in ("set", "counts", "files", "queries", "images here"):
         table.add_column(column, justify="left" if column in ("set", "counts") else "right")
-    for each in examinations:
-        fine = sum(state.status == "ok" for state in each.files)
-        images = each.images
+    for examination in examinations:
+        fine = sum(state.status == "ok" for state in examination.files)
+        images = examination.images
         table.add_row(
-            each.evaluation_set.key,
-            _counts_of(each),
-            Text(f"{fine} of {len(each.files)}", style="green" if fine == len(each.files) else "red"),
-            Text("unreadable", style="red") if each.queries is None else f"{each.queries:,}",
+            examination.evaluation_set.key,
+            _counts_of(examination),
+            Text(
+                f"{fine} of {len(examination.files)}",
+                style="green" if fine == len(examination.files) else "red",
+            ),
+            Text("unreadable", style="red") if examination.queries is None else f"{examination.queries:,}",
             Text("not listed", style="red")
             if images is None
             else Text(f"{images.ok:,} of {images.total:,}", style="green" if images.coverage == 1 else "red"),
@@ -81,46 +88,49 @@ def _training(training: Training) -> str:
     return "; ".join(training.problems) or f"{training.images:,}, all here"
 
 
-def _counts_of(each: Examination) -> str:
-    if each.maker is not None:
-        return f"{each.maker.shown_name}'s own"
-    return "official" if each.is_official else "your own"
+def _counts_of(examination: Examination) -> str:
+    if examination.maker is not None:
+        return f"{examination.maker.shown_name}'s own"
+    return "official" if examination.is_official else "your own"
 
 
-def _print_set(console: Console, found: Diagnosis, each: Examination) -> None:
-    console.print(Text(each.evaluation_set.key, style="bold"))
-    files = [*each.files, *([each.captions] if each.captions is not None else [])]
+def _print_set(console: Console, found: Diagnosis, examination: Examination) -> None:
+    console.print(Text(examination.evaluation_set.key, style="bold"))
+    files = [*examination.files, *([examination.captions] if examination.captions is not None else [])]
     for state in files:
-        detail = f": {_contents(each, state)}" if state.status == "ok" else f": {state.detail}"
+        detail = f": {_contents(examination, state)}" if state.status == "ok" else f": {state.detail}"
         detail = f" ({state.file.what})" if state.status == "missing" else detail
         _line(console, _status(state.status), f"{state.file.path}{detail}")
     sources = dict.fromkeys(state.file.source for state in files)
-    if each.is_official or any(state.status != "ok" for state in files):
+    if examination.is_official or any(state.status != "ok" for state in files):
         _line(console, "from", "; ".join(sources), indent=6)
-    if each.images is None or each.images.missing or each.is_official:
-        to_come = each.bytes_to_come
-        size = f", about {size_words(to_come)} to come ({each.basis})" if to_come else ""
-        _line(console, "images", f"{each.source.folder}{size}")
-        _line(console, "from", each.source.source, indent=6)
-    for example in each.images.examples if each.images is not None else ():
+    if examination.images is None or examination.images.missing or examination.is_official:
+        to_come = examination.bytes_to_come
+        size = f", about {size_words(to_come)} to come ({examination.basis})" if to_come else ""
+        _line(console, "images", f"{examination.source.folder}{size}")
+        _line(console, "from", examination.source.source, indent=6)
+    for example in examination.images.examples if examination.images is not None else ():
         _line(console, "e.g.", example, indent=6)
-    for can in capabilities(each):
+    for can in capabilities(examination):
         mark = Text("can", style="green") if can.possible else Text("cannot yet", style="yellow")
         _line(console, mark, f"{can.what}: {can.detail}")
-    carried = found.imported[each.evaluation_set.key]
+    carried = found.imported[examination.evaluation_set.key]
     if carried.captions or carried.compositions:
         _line(console, "imported", f"{carried.captions:,} captions, {carried.compositions:,} compositions")
     console.print()
 
 
-def _contents(each: Examination, state: FileState) -> str:
-    official = state.file.entries if each.is_official else None
+def _contents(examination: Examination, state: FileState) -> str:
+    official = state.file.entries if examination.is_official else None
     entries = "" if state.entries is None else f", {state.entries:,} entries"
     return state.file.what + entries + ("" if official is None else f" (official: {official:,})")
 
 
 def _print_disk(console: Console, disk: Disk) -> None:
-    parts = f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers {size_words(disk.answers)}"
+    parts = (
+        f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers "
+        f"{size_words(disk.answers)}"
+    )
     unknown = f"; images of unknown size: {', '.join(disk.unknown)}" if disk.unknown else ""
     free = "" if disk.free is None else f"; free: {size_words(disk.free)}"
     _line(console, "disk needed", f"about {size_words(disk.needed)} ({parts}){unknown}{free}", indent=0)

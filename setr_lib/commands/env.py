@@ -19,7 +19,14 @@ _INSTANCE_FILE = "dagster.yaml"
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variable names and values; paths are absolute, as Dagster demands of DAGSTER_HOME."""
+    """The variables that Dagster and MLflow need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Name -> value; paths are absolute, as Dagster demands of DAGSTER_HOME.
+    """
     return {
         "DAGSTER_HOME": str(settings.base_dir / "dagster_home"),
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
@@ -34,8 +41,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def apply(settings: Settings) -> None:
-    """Set them for this process and its children, where the caller has not set them already; make the
-    folders.
+    """Set the variables for this process and its children, unless they are set already, and make the folders.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        SetrError: A folder cannot be made.
     """
     for name, value in environment(settings).items():
         os.environ.setdefault(name, value)
@@ -43,8 +55,14 @@ def apply(settings: Settings) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """The folders that Dagster and SQLite expect to be there; a settings file elsewhere gets SETR's instance
-    file too.
+    """Make the folders that Dagster and SQLite expect; a settings file elsewhere gets SETR's instance file,
+    too.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        SetrError: A folder cannot be made.
     """
     home = settings.base_dir / "dagster_home"
     ours = Path(__file__).parents[2] / "dagster_home" / _INSTANCE_FILE
@@ -60,7 +78,19 @@ def prepare(settings: Settings) -> None:
 
 
 def run(settings: Settings, *, write: bool, quiet: bool) -> int:
-    """Print the variables as ``.env`` lines, and write them where asked to."""
+    """Print the variables as ``.env`` lines, and write them where asked to.
+
+    Args:
+        settings: The settings.
+        write: Whether to write them to ``.env`` beside ``setr.toml``.
+        quiet: Whether to print nothing.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: A file or folder cannot be written.
+    """
     lines = [f"{name}={_quoted(value)}" for name, value in environment(settings).items()]
     if write:
         path = settings.base_dir / ".env"

@@ -1,11 +1,10 @@
-"""``setr captions`` and ``setr compositions``: what the multimodal LLM wrote, carried out of one place and
-into another.
+"""``setr captions`` and ``setr compositions``: export and import of what the multimodal LLM wrote.
 
 An export is what the next materialisation would use: imported rows where they fit, else what the model here
 has written; failures are left out. An import is checked row by row against the configured data sets and is
 taken whole or not at all. What is here and newer stays unless ``overwrite`` is asked for: a row is newer when
-it was made later; a model's row was made when the model answered, and one whose time nobody knows counts as
-made when its table was written.
+it was made later; a model's row was made when the model answered, and one of unknown time counts as made when
+its table was written.
 """
 
 from __future__ import annotations
@@ -39,7 +38,19 @@ if TYPE_CHECKING:
 
 
 def export_captions(settings: Settings, *, name: str | None, output: Path | None) -> int:
-    """Write the captions of a data set (or of all) as JSON Lines, to ``output`` or standard output."""
+    """Write captions as JSON Lines.
+
+    Args:
+        settings: The settings.
+        name: A data set or evaluation set; None for all.
+        output: The file; None for standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        NotMadeYetError: There are no captions yet; the message names the asset to materialise.
+    """
     from setr_lib.texts.exchange_files import caption_line
 
     context = pipeline_context(settings)
@@ -54,16 +65,29 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
 
 
 def export_compositions(settings: Settings, *, name: str | None, output: Path | None) -> int:
-    """Write the compositions of an evaluation set (or of all) as JSON Lines, to ``output`` or standard
-    output.
+    """Write compositions as JSON Lines.
+
+    Args:
+        settings: The settings.
+        name: A data set or evaluation set; None for all.
+        output: The file; None for standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        NotMadeYetError: There are no compositions yet; the message names the asset to materialise.
     """
     from setr_lib.texts.exchange_files import composition_line
 
     context = pipeline_context(settings)
     lines: list[str] = []
-    for each in named_sets(settings, name):
-        rows = current_compositions(context, each)
-        lines += [composition_line(each.dataset, each.split, row) for row in rows.iter_rows(named=True)]
+    for evaluation_set in named_sets(settings, name):
+        rows = current_compositions(context, evaluation_set)
+        lines += [
+            composition_line(evaluation_set.dataset, evaluation_set.split, row)
+            for row in rows.iter_rows(named=True)
+        ]
     if not lines:
         raise NotMadeYetError(_nothing("compositions", name, "query_compositions"))
     _write(lines, output, "compositions")
@@ -73,7 +97,21 @@ def export_compositions(settings: Settings, *, name: str | None, output: Path | 
 def import_captions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
-    """Check the captions of ``file`` and keep them for the next materialisation; says what became of them."""
+    """Check the captions of a file, keep them for the next materialisation, and print what became of them.
+
+    Args:
+        settings: The settings.
+        file: A JSON Lines file.
+        dataset: The data set of all rows, in place of the names in them.
+        overwrite: Whether rows replace stored ones that are newer.
+        other_pictures: Whether to accept captions of images whose bytes differ from those here.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: The file cannot be read, or has rows that cannot be taken: then none is.
+    """
     from setr_lib.tables import IMPORTED_CAPTIONS
     from setr_lib.texts.exchange_files import read_captions
     from setr_lib.texts.imported import settle, store_with
@@ -97,8 +135,21 @@ def import_captions(
 def import_compositions(
     settings: Settings, *, file: Path, dataset: str | None, overwrite: bool, other_pictures: bool
 ) -> int:
-    """Check the compositions of ``file`` and keep them for the next materialisation; says what became of
+    """Check the compositions of a file, keep them for the next materialisation, and print what became of
     them.
+
+    Args:
+        settings: The settings.
+        file: A JSON Lines file.
+        dataset: The data set of all rows, in place of the names in them.
+        overwrite: Whether rows replace stored ones that are newer.
+        other_pictures: Whether to accept rows made from images whose bytes differ from those here.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: The file cannot be read, or has rows that cannot be taken: then none is.
     """
     from setr_lib.tables import IMPORTED_COMPOSITIONS
     from setr_lib.texts.exchange_files import read_compositions
@@ -116,24 +167,28 @@ def import_compositions(
     )
     outcomes = [
         (
-            each,
+            evaluation_set,
             settle(
-                frames[each.dataset, each.split], current_compositions(context, each), overwrite=overwrite
+                frames[evaluation_set.dataset, evaluation_set.split],
+                current_compositions(context, evaluation_set),
+                overwrite=overwrite,
             ),
         )
         for sets in here.sets.values()
-        for each in sets
-        if (each.dataset, each.split) in frames
+        for evaluation_set in sets
+        if (evaluation_set.dataset, evaluation_set.split) in frames
     ]
-    for each, settled in outcomes:
-        stored = store_with(context.imported_compositions(each.key), settled.taken)
-        path = context.tables.write("imported_compositions", stored, IMPORTED_COMPOSITIONS, each.key)
-        _tell(f"compositions of {each.key}", settled, path, "query_compositions", [each])
+    for evaluation_set, settled in outcomes:
+        stored = store_with(context.imported_compositions(evaluation_set.key), settled.taken)
+        path = context.tables.write(
+            "imported_compositions", stored, IMPORTED_COMPOSITIONS, evaluation_set.key
+        )
+        _tell(f"compositions of {evaluation_set.key}", settled, path, "query_compositions", [evaluation_set])
     return 0
 
 
 def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
-    """Refuse what no row of the file can be blamed for. Raises ``SetrError``."""
+    """Raise ``SetrError`` for what is wrong with the command or the file as a whole, before rows are read."""
     if not file.exists():
         raise SetrError(f"{file}: there is no such file")
     if dataset is not None and dataset not in here.sets:
@@ -142,8 +197,15 @@ def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
 
 
 def current_captions(context: PipelineContext, dataset: str, sets: Iterable[EvaluationSet]) -> pl.DataFrame:
-    """The captions that the pipeline has of ``dataset``, imported or made here: an ``IMPORTED_CAPTIONS``
-    frame, by id.
+    """The captions that the pipeline has of a data set, imported or made here.
+
+    Args:
+        context: The pipeline context.
+        dataset: The data set's name.
+        sets: Its evaluation sets.
+
+    Returns:
+        An ``IMPORTED_CAPTIONS`` frame, sorted by id.
     """
     import polars as pl
 
@@ -151,42 +213,48 @@ def current_captions(context: PipelineContext, dataset: str, sets: Iterable[Eval
     from setr_lib.texts.imported import unfit_captions
 
     given, made = context.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
-    for each in sets:
-        images = _table(context, "gallery_images", GALLERY, each.key)
+    for evaluation_set in sets:
+        images = _table(context, "gallery_images", GALLERY, evaluation_set.key)
         if images is not None:
             given = given.join(unfit_captions(given, images), on="image_id", how="anti")
-        made = pl.concat([made, _captions_made_here(context, each)])
+        made = pl.concat([made, _captions_made_here(context, evaluation_set)])
     latest = made.sort("made_at", descending=True).unique("image_id", keep="first", maintain_order=True)
     return pl.concat([given, latest.join(given, on="image_id", how="anti")]).sort("image_id")
 
 
-def current_compositions(context: PipelineContext, each: EvaluationSet) -> pl.DataFrame:
-    """The compositions that the pipeline has of ``each``: an ``IMPORTED_COMPOSITIONS`` frame, in order of the
-    ids.
+def current_compositions(context: PipelineContext, evaluation_set: EvaluationSet) -> pl.DataFrame:
+    """The compositions that the pipeline has of an evaluation set, imported or made here.
+
+    Args:
+        context: The pipeline context.
+        evaluation_set: The evaluation set.
+
+    Returns:
+        An ``IMPORTED_COMPOSITIONS`` frame, sorted by id.
     """
     import polars as pl
 
     from setr_lib.tables import GALLERY, QUERIES
     from setr_lib.texts.imported import unfit_compositions
 
-    given = context.imported_compositions(each.key)
-    queries = _table(context, "queries", QUERIES, each.key)
-    images = _table(context, "gallery_images", GALLERY, each.key)
+    given = context.imported_compositions(evaluation_set.key)
+    queries = _table(context, "queries", QUERIES, evaluation_set.key)
+    images = _table(context, "gallery_images", GALLERY, evaluation_set.key)
     if queries is None or images is None:
         return given.sort("query_id")
     given = given.join(unfit_compositions(given, queries, images), on="query_id", how="anti")
-    made = _compositions_made_here(context, each, queries, images)
+    made = _compositions_made_here(context, evaluation_set, queries, images)
     return pl.concat([given, made.join(given, on="query_id", how="anti")]).sort("query_id")
 
 
-def _captions_made_here(context: PipelineContext, each: EvaluationSet) -> pl.DataFrame:
+def _captions_made_here(context: PipelineContext, evaluation_set: EvaluationSet) -> pl.DataFrame:
     import polars as pl
 
     from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import caption_key
 
-    table = _table(context, "reference_captions", CAPTIONS, each.key)
+    table = _table(context, "reference_captions", CAPTIONS, evaluation_set.key)
     if table is None:
         return IMPORTED_CAPTIONS.to_frame()
     good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
@@ -195,12 +263,12 @@ def _captions_made_here(context: PipelineContext, each: EvaluationSet) -> pl.Dat
         caption_key(model, limit, prompt, fingerprint)
         for model, prompt, fingerprint in good.select("model", "prompt_hash", "fingerprint").iter_rows()
     ]
-    times = _times(context, keys, context.settings.table_path("reference_captions", each.key))
+    times = _times(context, keys, context.settings.table_path("reference_captions", evaluation_set.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_CAPTIONS))
 
 
 def _compositions_made_here(
-    context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
+    context: PipelineContext, evaluation_set: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -208,7 +276,7 @@ def _compositions_made_here(
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import composition_key
 
-    table = _table(context, "query_compositions", COMPOSITIONS, each.key)
+    table = _table(context, "query_compositions", COMPOSITIONS, evaluation_set.key)
     if table is None:
         return IMPORTED_COMPOSITIONS.to_frame()
     pictures = images.filter(status="ok").select("fingerprint", reference_id="image_id")
@@ -226,7 +294,7 @@ def _compositions_made_here(
         composition_key(model, limit, prompt, fingerprint, text, captions)
         for model, prompt, fingerprint, text, captions in good.select(of).iter_rows()
     ]
-    times = _times(context, keys, context.settings.table_path("query_compositions", each.key))
+    times = _times(context, keys, context.settings.table_path("query_compositions", evaluation_set.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_COMPOSITIONS))
 
 
@@ -249,8 +317,8 @@ def _table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) ->
 
 def _by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
     grouped: dict[str, list[EvaluationSet]] = {}
-    for each in sets:
-        grouped.setdefault(each.dataset, []).append(each)
+    for evaluation_set in sets:
+        grouped.setdefault(evaluation_set.dataset, []).append(evaluation_set)
     return grouped
 
 
@@ -273,27 +341,29 @@ class _Here:
             return None
         if dataset not in self._paths:
             self._paths[dataset] = {}
-            for each in self.sets[dataset]:
-                self._paths[dataset] |= _gallery_paths(self.settings, each)
+            for evaluation_set in self.sets[dataset]:
+                self._paths[dataset] |= _gallery_paths(self.settings, evaluation_set)
         return self._paths[dataset]
 
     def queries_of(self, dataset: str, split: str) -> Mapping[str, KnownQuery] | None:
         """The queries of one evaluation set by id."""
         from setr_lib.texts.exchange_files import KnownQuery
 
-        each = next((each for each in self.sets.get(dataset, []) if each.split == split), None)
-        if each is None:
+        evaluation_set = next((one for one in self.sets.get(dataset, []) if one.split == split), None)
+        if evaluation_set is None:
             return None
-        if each.key not in self._queries:
-            rows = load_queries(self.settings, each.key).select("query_id", "reference_id", "modification")
-            self._queries[each.key] = {
+        if evaluation_set.key not in self._queries:
+            rows = load_queries(self.settings, evaluation_set.key).select(
+                "query_id", "reference_id", "modification"
+            )
+            self._queries[evaluation_set.key] = {
                 query: KnownQuery(reference, text) for query, reference, text in rows.iter_rows()
             }
-        return self._queries[each.key]
+        return self._queries[evaluation_set.key]
 
     def splits_of(self, dataset: str) -> list[str]:
         """The configured splits of ``dataset``."""
-        return [each.split for each in self.sets.get(dataset, [])]
+        return [evaluation_set.split for evaluation_set in self.sets.get(dataset, [])]
 
     def fingerprint_of(self, dataset: str, image_id: str) -> str | None:
         """The fingerprint of the image file that is here; ``None`` where there is none to be read."""
@@ -308,15 +378,14 @@ class _Here:
         return self._fingerprints[path]
 
 
-def _gallery_paths(settings: Settings, each: EvaluationSet) -> dict[str, str]:
+def _gallery_paths(settings: Settings, evaluation_set: EvaluationSet) -> dict[str, str]:
     try:
-        return dict(load_gallery(settings, each.key).select("image_id", "path").iter_rows())
+        return dict(load_gallery(settings, evaluation_set.key).select("image_id", "path").iter_rows())
     except DatasetError:
-        if each.benchmark.unlisted_gallery(each) is None:
+        if evaluation_set.benchmark.unlisted_gallery(evaluation_set) is None:
             raise
-    # Nobody knows the gallery (CIRCO without COCO's list); the images that the queries name are known all the
-    # same.
-    queries = load_queries(settings, each.key)
+    # The gallery is not known (CIRCO without COCO's list), but the images that the queries name are.
+    queries = load_queries(settings, evaluation_set.key)
     named = [*queries["reference_id"], *queries["target_ids"].explode().drop_nulls()]
     return dict.fromkeys(named, "")
 
@@ -360,6 +429,6 @@ def _tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable
             f"  {settled.kept:,} left aside: what is here is as new or newer (--overwrite takes the file's)"
         )
     if settled.taken.height:
-        keys = ", ".join(each.key for each in sets)
+        keys = ", ".join(evaluation_set.key for evaluation_set in sets)
         print(f"  used from the next materialisation on: materialize {asset} of {keys}")
         print(f"  to go back to what the model here writes, delete {path}")

@@ -9,7 +9,15 @@ from setr_lib.settings import Settings
 
 
 def run(settings: Settings, *, as_json: bool) -> int:
-    """Print the leaderboard; with ``as_json``, one array and nothing else on standard output."""
+    """Print the leaderboard.
+
+    Args:
+        settings: The settings.
+        as_json: Whether to print one JSON array, and nothing else on standard output.
+
+    Returns:
+        The exit status, 0.
+    """
     from setr_lib.benchmarks import headlines
     from setr_lib.evaluation import leaderboard
     from setr_lib.pipeline.evaluation import latest_scores

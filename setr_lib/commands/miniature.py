@@ -10,17 +10,35 @@ from setr_lib.settings import Settings
 
 
 def write(settings: Settings) -> int:
-    """Draw the data sets under the storage root; says where they are."""
+    """Draw the data sets under the storage root, and print where they are.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The exit status, 0.
+    """
     with progress_on_terminal() as progress:
         Miniature(settings).prepare(progress)
     print(
-        f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in {settings.miniature_root}"
+        f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in "
+        f"{settings.miniature_root}"
     )
     return 0
 
 
 def train(settings: Settings, *, output: Path | None, device: str | None, anew: bool) -> int:
-    """Train the models that are not there, or both; says which were trained, and where the weights are."""
+    """Train the models that are not there, or both; print which were trained, and where the weights are.
+
+    Args:
+        settings: The settings.
+        output: The folder of both models' folders; the package's own by default.
+        device: A torch device, instead of the settings' own.
+        anew: Whether to train both from nothing, in place of those that are there.
+
+    Returns:
+        The exit status, 0.
+    """
     from setr_lib.miniature.train import train_configured
 
     with progress_on_terminal() as progress:
@@ -29,6 +47,7 @@ def train(settings: Settings, *, output: Path | None, device: str | None, anew: 
         print(f"trained {' and '.join(trained)}; the two models are in {folder}")
     else:
         print(
-            f"both models are in {folder} already, and nothing was trained: --anew replaces them, --output makes others"
+            f"both models are in {folder} already, and nothing was trained: --anew replaces them, --output "
+            "makes others"
         )
     return 0

@@ -27,39 +27,57 @@ def run(
     gallery: str | None,
     as_json: bool,
 ) -> int:
-    """Print one line per metric; with ``as_json``, one array and nothing else on standard output."""
+    """Print the metrics, one line each.
+
+    Args:
+        settings: The settings.
+        dataset: The data set's name.
+        split: The split that the files answer.
+        files: The ranking files.
+        gallery: The protocol, in place of the settings' choice.
+        as_json: Whether to print one JSON array, and nothing else on standard output.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RankingFileError: A ranking file is wrong.
+        DatasetError: The set is not known, or an annotation file is wrong or missing.
+    """
     from setr_lib.datasets import set_of_split
     from setr_lib.evaluation import leaderboard
     from setr_lib.evaluation.external import score_files
 
-    each = set_of_split(settings, dataset, split, gallery)
-    found = score_files(each, files, settings.evaluation)
+    evaluation_set = set_of_split(settings, dataset, split, gallery)
+    found = score_files(evaluation_set, files, settings.evaluation)
     for note in found.notes:
         print(f"setr: {note}", file=sys.stderr)
     if as_json:
         print(leaderboard.as_json(found.rows))
     elif found.rows.is_empty():
-        _print_valid(each, found)
+        _print_valid(evaluation_set, found)
     else:
-        _print_rows(each, found.rows)
+        _print_rows(evaluation_set, found.rows)
     return 0
 
 
-def _print_valid(each: EvaluationSet, found: ExternalScores) -> None:
+def _print_valid(evaluation_set: EvaluationSet, found: ExternalScores) -> None:
     why = "every metric is left out" if found.has_targets else "its targets are not public"
-    where = f"; its server is {each.benchmark.server}" if each.hidden and each.benchmark.server else ""
-    print(f"{each.key}: valid, {found.read.queries.height:,} queries; nothing to score here: {why}{where}")
+    server = evaluation_set.benchmark.server if evaluation_set.hidden else None
+    where = f"; its server is {server}" if server else ""
+    queries = f"{found.read.queries.height:,} queries"
+    print(f"{evaluation_set.key}: valid, {queries}; nothing to score here: {why}{where}")
 
 
-def _print_rows(each: EvaluationSet, rows: pl.DataFrame) -> None:
+def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    gallery = "" if len(each.benchmark.galleries) == 1 else f" · gallery {each.gallery}"
-    console.print(Text(f"{each.dataset} {each.split}{gallery}", style="bold"))
+    gallery = "" if len(evaluation_set.benchmark.galleries) == 1 else f" · gallery {evaluation_set.gallery}"
+    console.print(Text(f"{evaluation_set.dataset} {evaluation_set.split}{gallery}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("metric", "value, %", "95 % interval", "queries"):
         table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")

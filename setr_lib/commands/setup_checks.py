@@ -1,7 +1,6 @@
 """What is installed and configured besides data sets: packages, the two models, prompts, strategies, stores.
 
-Everything is looked at, nothing is loaded or made: a model's folder is listed, an MLflow store opened for
-reading only.
+Nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ class Check:
 
     @property
     def at_fault(self) -> bool:
+        """Whether it is missing or broken."""
         return self.status in ("missing", "broken")
 
 
@@ -64,8 +64,14 @@ def _required() -> Iterator[str]:
 
 
 def configured(settings: Settings, kinds: set[str]) -> list[Check]:
-    """The checks of everything that ``settings`` name; ``kinds`` are those of the data sets, for their own
-    prompts.
+    """The checks of everything that settings name.
+
+    Args:
+        settings: The settings.
+        kinds: The kinds of the data sets, for prompts of their own.
+
+    Returns:
+        One entry per thing.
     """
     return [
         _storage(settings),
@@ -83,7 +89,7 @@ def _storage(settings: Settings) -> Check:
     root = settings.storage_root
     there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
     if not there.is_dir():
-        return Check("storage", str(root), "broken", f"{there} is no folder")
+        return Check("storage", str(root), "broken", f"{there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         return Check("storage", str(root), "broken", f"{there} cannot be written to")
     return Check(
@@ -117,8 +123,13 @@ def _open_clip_configs() -> dict[str, Path]:
 
 
 def embedding_dimension(settings: Settings) -> int | None:
-    """Numbers per vector of the configured encoder, told from its configuration; ``None`` where that is
-    unknown.
+    """Numbers per vector of the configured encoder, read from its configuration without loading it.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The dimension; None where it is not known.
     """
     name = settings.encoder_name
     if name.startswith(_LOCAL):

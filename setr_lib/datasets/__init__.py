@@ -43,10 +43,19 @@ __all__ = [
 
 
 def load_queries(settings: Settings, key: str) -> pl.DataFrame:
-    """The queries of evaluation set ``key``, in the official files' order: a ``tables.QUERIES`` frame.
+    """The queries of an evaluation set. Annotation files only: no image is opened.
 
-    Annotation files only: no image is touched. CIRCO's ids are checked against COCO's image list where that
-    is present. Raises ``DatasetError`` naming file, row and reason.
+    CIRCO's ids are checked against COCO's image list where that is present.
+
+    Args:
+        settings: The settings.
+        key: The evaluation set, e.g. ``cirr-val``.
+
+    Returns:
+        A ``tables.QUERIES`` frame in the official files' order.
+
+    Raises:
+        DatasetError: A file is missing or wrong; it names file, row and reason.
     """
     from setr_lib.benchmarks.loading import read_queries
 
@@ -54,10 +63,18 @@ def load_queries(settings: Settings, key: str) -> pl.DataFrame:
 
 
 def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
-    """The gallery of ``key``: one row per image with ``image_id``, ``path`` (absolute) and ``galleries``.
+    """The gallery of an evaluation set. No image is opened; image folders may be listed.
 
-    From the annotation files; no image is opened (a folder's, and FashionIQ's image folder, are listed).
-    Raises ``DatasetError`` naming file, row and reason, also where CIRCO's image list is missing.
+    Args:
+        settings: The settings.
+        key: The evaluation set, e.g. ``cirr-val``.
+
+    Returns:
+        One row per image: ``image_id``, ``path`` (absolute) and ``galleries``.
+
+    Raises:
+        DatasetError: A file is missing or wrong (CIRCO: also COCO's image list); it names file, row and
+            reason.
     """
     from setr_lib.benchmarks.loading import read_gallery
 
@@ -65,10 +82,17 @@ def load_gallery(settings: Settings, key: str) -> pl.DataFrame:
 
 
 def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
-    """The captions of the gallery of ``key``, at most three an image: ``image_id``, ``captions``; None
-    without a file.
+    """The captions of a gallery's images that come with the data set.
 
-    Images without a caption have no row. Raises ``DatasetError`` naming file, row and reason.
+    Args:
+        settings: The settings.
+        key: The evaluation set, e.g. ``cirr-val``.
+
+    Returns:
+        ``image_id`` and ``captions`` (at most three) of the images that have any; None without a file.
+
+    Raises:
+        DatasetError: The file is wrong; it names file, row and reason.
     """
     from setr_lib.benchmarks.image_captions import read_image_captions
 
@@ -76,9 +100,15 @@ def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
 
 
 def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
-    """Open every image of a :func:`load_gallery` frame: a ``tables.GALLERY`` frame in the same order.
+    """Open every image of a gallery; never raises because of an image.
 
-    ``status`` is ``ok``, ``missing`` or ``broken`` (``detail`` says why); never raises because of an image.
+    Args:
+        gallery: A :func:`load_gallery` frame.
+        progress: Told how many images are opened.
+
+    Returns:
+        A ``tables.GALLERY`` frame in the same order; ``status`` is ``ok``, ``missing`` or ``broken``, and
+        ``detail`` says why.
     """
     from setr_lib.datasets.images import inspect_images
     from setr_lib.tables import GALLERY, conform
@@ -87,10 +117,16 @@ def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.Da
 
 
 def load_training_images(settings: Settings) -> pl.DataFrame:
-    """The captioned training images: ``image_id`` (the name in the file), ``path`` (absolute), ``caption``.
+    """The training images and their captions; with ``[training] triplets``, the images that these name.
 
-    With ``[training] triplets`` set, the images that the triplets name, with empty captions. Raises
-    ``DatasetError`` naming file, line and reason.
+    Args:
+        settings: The settings.
+
+    Returns:
+        ``image_id`` (the name in the file), ``path`` (absolute) and ``caption`` (empty for triplets).
+
+    Raises:
+        DatasetError: A file is missing or wrong, or settings name none; it names file, line and reason.
     """
     from setr_lib.datasets.training import read_training_images
 
@@ -98,7 +134,15 @@ def load_training_images(settings: Settings) -> pl.DataFrame:
 
 
 def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
-    """:func:`inspect_gallery` for a :func:`load_training_images` frame: a ``tables.TRAINING_IMAGES`` frame."""
+    """Open every training image; never raises because of an image.
+
+    Args:
+        images: A :func:`load_training_images` frame.
+        progress: Told how many images are opened.
+
+    Returns:
+        A ``tables.TRAINING_IMAGES`` frame in the same order.
+    """
     from setr_lib.datasets.images import inspect_images
     from setr_lib.tables import TRAINING_IMAGES, conform
 
@@ -106,10 +150,17 @@ def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -
 
 
 def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
-    """``[training] triplets`` as ``reference_id``, ``modification``, ``target_id``; ``None`` where none is
-    set.
+    """The triplets of ``[training] triplets``.
 
-    Ids are those of :func:`load_training_images`. Raises ``DatasetError`` naming file, line and reason.
+    Args:
+        settings: The settings.
+
+    Returns:
+        ``reference_id``, ``modification``, ``target_id`` with the ids of :func:`load_training_images`; None
+        where settings name no triplets.
+
+    Raises:
+        DatasetError: The file is missing or wrong; it names file, line and reason.
     """
     from setr_lib.datasets.training import read_training_triplets
 
@@ -117,8 +168,14 @@ def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
 
 
 def take_queries(queries: pl.DataFrame, limit: int | None) -> pl.DataFrame:
-    """The first ``limit`` queries (all for ``None``) in their order; FashionIQ's categories share the number
-    evenly.
+    """The first queries of a table; galleries (FashionIQ's categories) share the number evenly.
+
+    Args:
+        queries: A ``tables.QUERIES`` frame.
+        limit: How many to take; None for all.
+
+    Returns:
+        Their rows, in the order of ``queries``.
     """
     if limit is None or limit >= queries.height:
         return queries
@@ -136,7 +193,12 @@ def take_queries(queries: pl.DataFrame, limit: int | None) -> pl.DataFrame:
 
 
 def coverage(gallery: pl.DataFrame) -> float:
-    """Share (0 to 1) of a ``tables.GALLERY`` frame's images that are present and readable; 0 for an empty
-    one.
+    """Share of a gallery's images that are present and readable.
+
+    Args:
+        gallery: A ``tables.GALLERY`` frame.
+
+    Returns:
+        0 to 1; 0 for an empty gallery.
     """
     return gallery.filter(status="ok").height / gallery.height if gallery.height else 0.0

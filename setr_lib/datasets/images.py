@@ -61,30 +61,41 @@ def _inspect_all(paths: list[str], progress: Progress) -> Iterator[_Inspection]:
 
 
 def inspect_images(images: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status``, ``detail``, ``width``, ``height``,
-    ``fingerprint`` added.
+    """Open every image of a table; never raises because of an image.
 
-    Width and height are in pixels, as stored (before any EXIF turn); the fingerprint is of the file's bytes,
-    also of a broken one. Never raises because of an image.
+    Args:
+        images: Any frame with ``path``.
+        progress: Told how many images are opened.
+
+    Returns:
+        ``images`` with ``status``, ``detail``, ``width`` and ``height`` (pixels as stored, before any EXIF
+        turn) and ``fingerprint`` (of the file's bytes, also of a broken one).
     """
     found = list(_inspect_all(images["path"].to_list(), progress))
     return images.with_columns(
-        pl.Series("status", [each.status for each in found], dtype=pl.String()),
-        pl.Series("detail", [each.detail for each in found], dtype=pl.String()),
-        pl.Series("width", [each.width for each in found], dtype=pl.Int32()),
-        pl.Series("height", [each.height for each in found], dtype=pl.Int32()),
-        pl.Series("fingerprint", [each.fingerprint for each in found], dtype=pl.String()),
+        pl.Series("status", [inspection.status for inspection in found], dtype=pl.String()),
+        pl.Series("detail", [inspection.detail for inspection in found], dtype=pl.String()),
+        pl.Series("width", [inspection.width for inspection in found], dtype=pl.Int32()),
+        pl.Series("height", [inspection.height for inspection in found], dtype=pl.Int32()),
+        pl.Series("fingerprint", [inspection.fingerprint for inspection in found], dtype=pl.String()),
     )
 
 
 def find_images(images: pl.DataFrame) -> pl.DataFrame:
-    """``images`` (any frame with ``path``) with ``status`` and ``detail`` added, by looking only: none is
-    opened.
+    """Look for every image of a table without opening any.
+
+    Args:
+        images: Any frame with ``path``.
+
+    Returns:
+        ``images`` with ``status`` (``ok`` or ``missing``) and ``detail``.
     """
     there = [_is_file(path) for path in images["path"]]
     return images.with_columns(
-        pl.Series("status", ["ok" if each else "missing" for each in there], dtype=pl.String()),
-        pl.Series("detail", ["" if each else "there is no such file" for each in there], dtype=pl.String()),
+        pl.Series("status", ["ok" if is_there else "missing" for is_there in there], dtype=pl.String()),
+        pl.Series(
+            "detail", ["" if is_there else "there is no such file" for is_there in there], dtype=pl.String()
+        ),
     )
 
 

@@ -38,7 +38,18 @@ def _triplet(row: Row) -> tuple[str, str, str]:
 
 
 def read_training_triplets(settings: Settings) -> pl.DataFrame | None:
-    """The triplets of ``[training] triplets`` in the file's order; ``None`` where that is not set."""
+    """The triplets of ``[training] triplets``.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        ``reference_id``, ``modification``, ``target_id`` in the file's order; None where settings name no
+        file.
+
+    Raises:
+        DatasetError: The file is missing or wrong; it names file, line and reason.
+    """
     if settings.training.triplets is None:
         return None
     file = settings.resolve(settings.training.triplets)
@@ -47,7 +58,17 @@ def read_training_triplets(settings: Settings) -> pl.DataFrame | None:
 
 
 def read_training_images(settings: Settings) -> pl.DataFrame:
-    """Each training image once; triplets, where set, decide over captions. Raises ``DatasetError``."""
+    """Each training image once; triplets, where set, take the place of captions.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        ``image_id``, ``path`` (absolute) and ``caption`` (empty for triplets).
+
+    Raises:
+        DatasetError: A file is missing or wrong, or settings name neither captions nor triplets.
+    """
     triplets = read_training_triplets(settings)
     if triplets is not None and settings.training.triplets is not None:
         file = settings.resolve(settings.training.triplets)

@@ -1,4 +1,4 @@
-"""Which queries a report shows: those that re-ranking helped and hurt most, and a sample drawn blindly.
+"""Which queries a report shows: those that re-ranking helped and hurt most, and a random sample.
 
 Belongs here: judging single queries in order to pick them. The reported metrics are in ``metrics.py``; the
 one used here is only for picking.
@@ -23,11 +23,16 @@ class CaseGroup:
 
 
 def average_precisions(queries: pl.DataFrame, rankings: pl.DataFrame) -> pl.DataFrame:
-    """How well each query's gallery ranking serves it, from 0 to 1; one row for each query that has targets.
+    """How well the gallery ranking of each query finds its targets.
 
-    Returns columns ``query_id``, ``precision`` (average precision over the whole stored ranking, a target
-    beyond it counting nothing; with one target this is 1 / rank) and ``first_rank`` (of the first target;
-    null if not ranked).
+    Args:
+        queries: A ``tables.QUERIES`` frame.
+        rankings: A ``tables.RANKINGS`` frame; only the gallery pool counts.
+
+    Returns:
+        One row for each query that has targets: ``query_id``, ``precision`` (average precision over the whole
+        stored ranking, 0 to 1; a target beyond it counts nothing; with one target 1 / rank) and
+        ``first_rank`` (of the first target; null if not ranked).
     """
     targets = (
         queries.filter(pl.col("target_ids").list.len() > 0)
@@ -53,11 +58,20 @@ def average_precisions(queries: pl.DataFrame, rankings: pl.DataFrame) -> pl.Data
 def choose_cases(
     queries: pl.DataFrame, before: pl.DataFrame, after: pl.DataFrame | None, *, count: int, seed: int
 ) -> list[CaseGroup]:
-    """The groups of cases of a report, ``count`` queries each; empty groups are left out.
+    """The groups of cases of a report. Equal arguments give equal groups.
 
-    ``before`` and ``after`` are the RANKINGS of the coarse and of the re-ranked stage (None where there is
-    none). Without known targets only the random sample remains. The sample is drawn from all queries, without
-    a look at the results, so it may repeat a case of the other groups. Equal arguments give equal groups.
+    Without known targets only the random sample remains. It is drawn from all queries without regard to
+    results, so it may repeat a case of the other groups.
+
+    Args:
+        queries: A ``tables.QUERIES`` frame.
+        before: ``RANKINGS`` of the coarse stage.
+        after: ``RANKINGS`` of the re-ranked stage; None where there is none.
+        count: Queries of each group.
+        seed: Of the sample.
+
+    Returns:
+        The groups that are not empty.
     """
     scored = average_precisions(queries, before)
     groups: list[CaseGroup] = []
@@ -99,8 +113,8 @@ def _by_gain(before: pl.DataFrame, after: pl.DataFrame, count: int) -> list[Case
         CaseGroup(
             "worst",
             "Worst cases",
-            f"Where re-ranking lost most ({hurt} of {both.height} queries got worse), then targets that no stage "
-            "brought near the top.",
+            f"Where re-ranking lost most ({hurt} of {both.height} queries got worse), then targets that no "
+            "stage brought near the top.",
             worst.head(count).get_column("query_id").to_list(),
         ),
     ]

@@ -89,12 +89,21 @@ class Forest:
 
 
 def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> Ladder:
-    """The ladder of ``metric`` from METRICS rows; ``order`` gives the rows from top to bottom."""
+    """The bars of one metric, one for each row.
+
+    Args:
+        metrics: METRICS rows of one evaluation set (percent).
+        metric: The metric that is drawn.
+        order: The rows from top to bottom.
+
+    Returns:
+        Bars and ticks, as shares of the axis in percent.
+    """
     lines = {
         Row.of(line): line
         for line in metrics.filter(pl.col("metric") == metric).drop_nulls("value").iter_rows(named=True)
     }
-    place = positions(rows_of(metrics))
+    stage = positions(rows_of(metrics))
     present = [lines[row] for row in order if row in lines]
     highest = max((_finite(row["ci_high"]) or row["value"] for row in present), default=0.0)
     ticks = nice_ticks(0.0, min(100.0, highest) or 1.0)
@@ -102,7 +111,7 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
     floor = next((line["value"] for line in present if Row.of(line).is_random), None)
     return Ladder(
         metric=metric,
-        bars=[_bar(line, place[Row.of(line)], top) for line in present],
+        bars=[_bar(line, stage[Row.of(line)], top) for line in present],
         ticks=[Tick(100 * value / top, _number(value)) for value in ticks],
         floor=None if floor is None else 100 * floor / top,
         floor_value=floor,
@@ -110,32 +119,58 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
 
 
 def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
-    """Rows as rungs: from the random floor over stage 1 to the last re-ranker, within one of these by value."""
+    """Rows in the order of stages: random floor, stage 1, then each re-ranker; within a stage by value.
+
+    Args:
+        metrics: METRICS rows of one evaluation set.
+        metric: The metric to order by.
+
+    Returns:
+        Each row once, the lowest first.
+    """
     values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
-    place = positions(rows_of(metrics))
-    return sorted(place, key=lambda row: (place[row], values.get(row) or 0.0, row.method))
+    stage = positions(rows_of(metrics))
+    return sorted(stage, key=lambda row: (stage[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:
-    """Paired differences as whiskers around zero. Rows with a value that is not finite are left out."""
+    """Paired differences as intervals around zero.
+
+    Args:
+        rows: The differences, in percentage points; those with a value that is not finite are left out.
+
+    Returns:
+        Intervals and ticks, as places on an axis from 0 to 100.
+    """
     kept = [row for row in rows if all(map(math.isfinite, (row.difference, row.low, row.high)))]
     low = min([0.0, *(row.low for row in kept)])
     high = max([0.0, *(row.high for row in kept)])
     ticks = nice_ticks(low, high if high > low else low + 1.0)
     start, span = ticks[0], ticks[-1] - ticks[0]
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return 100 * (value - start) / span
 
     return Forest(
-        whiskers=[Whisker(row, place(row.difference), place(row.low), place(row.high)) for row in kept],
-        ticks=[Tick(place(value), f"{value:+g}" if value else "0") for value in ticks],
-        zero=place(0.0),
+        whiskers=[
+            Whisker(row, position(row.difference), position(row.low), position(row.high)) for row in kept
+        ],
+        ticks=[Tick(position(value), f"{value:+g}" if value else "0") for value in ticks],
+        zero=position(0.0),
     )
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from at or below ``low`` to at or above ``high``, in at most ``most`` + 1 equal steps."""
+    """Round numbers that span a range in equal steps.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end of the range, above ``low``.
+        most: The range takes about so many steps at most.
+
+    Returns:
+        From at or below ``low`` to at or above ``high``, ascending.
+    """
     rough = (high - low) / most
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(scale * factor for factor in (1, 2, 2.5, 5, 10, 20) if scale * factor >= rough * (1 - 1e-9))

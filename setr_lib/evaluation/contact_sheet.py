@@ -72,10 +72,14 @@ class Strip:
 
 
 def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
-    """``source`` as RGB, upright (EXIF), transparency on white, at most ``size`` pixels a side; None if
-    unreadable.
+    """A small picture of an image: RGB, upright (EXIF), transparency on white. Small images are not enlarged.
 
-    Small images are not enlarged.
+    Args:
+        source: A file, an image that is open, or None.
+        size: The longest side in pixels, at most.
+
+    Returns:
+        The picture; None where the image cannot be read.
     """
     if source is None:
         return None
@@ -103,14 +107,30 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
 
 
 def encode_webp(image: Image.Image, quality: int = 80) -> bytes:
-    """``image`` as lossy WebP, which every current browser shows; about 2 to 5 kB for a 112-pixel photograph."""
+    """An image as lossy WebP, which every current browser shows; about 2 to 5 kB for a 112-pixel photograph.
+
+    Args:
+        image: The image.
+        quality: WebP's quality, 0 to 100.
+
+    Returns:
+        The encoded bytes.
+    """
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
 
 
 def data_uri(content: bytes, mime: str = "image/webp") -> str:
-    """``content`` as a ``data:`` URI."""
+    """Bytes as a ``data:`` URI.
+
+    Args:
+        content: The encoded bytes.
+        mime: Their media type.
+
+    Returns:
+        The URI.
+    """
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -122,10 +142,17 @@ def tiles_of(
     reference_id: str | None = None,
     top: int = 10,
 ) -> list[Tile]:
-    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by judge score where there
-    is one.
+    """The first tiles of one query's ranking, captioned by judge score where there is one.
 
-    ``paths`` maps image ids to files; an id that it lacks is drawn as unreadable.
+    Args:
+        ranking: ``RANKINGS`` rows of one query and one pool.
+        paths: Image id -> file; an id that it lacks is drawn as unreadable.
+        target_ids: The images that are marked as targets.
+        reference_id: The image that is marked as the reference.
+        top: How many tiles to make, at most.
+
+    Returns:
+        The tiles, best first.
     """
     rows = ranking.sort("rank").head(top).select("rank", "image_id", "score", "judge_score")
     return [
@@ -141,7 +168,14 @@ def tiles_of(
 
 
 def judge_words(judge_score: float) -> str:
-    """The judge's answer and the fp32 logit difference behind it: ``yes +2.3`` or ``no -0.7``."""
+    """The judge's answer and the score behind it: ``yes +2.3`` or ``no -0.7``.
+
+    Args:
+        judge_score: The difference of the two answers' logits, in fp32.
+
+    Returns:
+        The words.
+    """
     digits = 1 if abs(judge_score) >= 0.1 else 2  # "no -0.0" would look like a mistake
     return f"{'yes' if judge_score > 0 else 'no'} {judge_score:+.{digits}f}"
 
@@ -155,11 +189,20 @@ def draw_contact_sheet(
     tile: int = 128,
     columns: int = 10,
 ) -> Image.Image:
-    """One query on one sheet: the reference image, the modification text, and each strip's ranked tiles.
+    """One query on one sheet: the reference image, the modification text, and the tiles of each ranking.
 
     Targets have a thick frame and a ticked corner, so that they are found without telling colours apart.
-    ``detail`` is a second, quieter text (e.g. the composed target caption). Strips longer than ``columns``
-    wrap.
+
+    Args:
+        reference: The reference image.
+        modification: The modification text.
+        strips: The rankings; those longer than ``columns`` wrap.
+        detail: A second, quieter text (e.g. the composed target caption).
+        tile: Side of a tile in pixels.
+        columns: Tiles in a line, at most.
+
+    Returns:
+        The sheet.
     """
     columns = max(1, min(columns, max((len(strip.tiles) for strip in strips), default=1)))
     head = _draw_head(reference, modification, detail, tile, _grid_width(columns, tile))
@@ -170,7 +213,16 @@ def draw_contact_sheet(
 
 
 def draw_grid(tiles: Sequence[Tile], *, columns: int = 10, tile: int = 128) -> Image.Image:
-    """``tiles`` left to right, top to bottom; a line under each where any tile has a caption."""
+    """Tiles from left to right and top to bottom, with a line under each where any has a caption.
+
+    Args:
+        tiles: The tiles.
+        columns: Tiles in a line, at most.
+        tile: Side of a tile in pixels.
+
+    Returns:
+        The grid.
+    """
     columns = max(1, min(columns, len(tiles) or 1))
     rows = max(1, math.ceil(len(tiles) / columns))
     caption_height = max(14, tile // 7) + 6 if any(item.caption for item in tiles) else 0
@@ -188,7 +240,15 @@ def draw_grid(tiles: Sequence[Tile], *, columns: int = 10, tile: int = 128) -> I
 
 
 def stack(images: Sequence[Image.Image], *, gap: int = 2 * _GAP) -> Image.Image:
-    """``images`` under one another, left-aligned, on white."""
+    """Images under one another, left-aligned, on white.
+
+    Args:
+        images: The images, the top one first.
+        gap: Pixels between two of them.
+
+    Returns:
+        The stacked image; one white pixel for no images.
+    """
     if not images:
         return Image.new("RGB", (1, 1), _PAPER)
     height = sum(image.height for image in images) + gap * (len(images) - 1)
@@ -201,7 +261,18 @@ def stack(images: Sequence[Image.Image], *, gap: int = 2 * _GAP) -> Image.Image:
 
 
 def encode_preview(image: Image.Image, max_bytes: int = PREVIEW_BYTES) -> bytes:
-    """``image`` as WebP of at most ``max_bytes``: first coarser, then smaller, until it fits."""
+    """An image as WebP that fits a size: first coarser, then smaller.
+
+    Args:
+        image: The image.
+        max_bytes: The most that the result may have.
+
+    Returns:
+        The encoded bytes.
+
+    Raises:
+        ValueError: Not even a picture of 16 pixels fits.
+    """
     shrunk = image.convert("RGB")
     while True:
         content = b""
@@ -216,9 +287,18 @@ def encode_preview(image: Image.Image, max_bytes: int = PREVIEW_BYTES) -> bytes:
 
 
 def preview_markdown(image: Image.Image, alt: str, max_bytes: int = PREVIEW_BYTES) -> str:
-    """A Markdown image with the picture inside, at most ``max_bytes`` characters: for a run's metadata.
+    """A Markdown image with the picture inside, for the metadata of a run.
 
-    Raises ``ValueError`` where ``max_bytes`` leaves no room for any picture.
+    Args:
+        image: The image.
+        alt: Its alternative text.
+        max_bytes: The most characters that the result may have.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        ValueError: ``max_bytes`` leaves no room for any picture.
     """
     # Square brackets and line ends would close the alternative text early.
     words = " ".join(alt.replace("[", "(").replace("]", ")").split())

@@ -1,7 +1,7 @@
-"""Scores of ranking files that any system made: annotations in, leaderboard rows out; no image, no model, no
+"""Scores of ranking files that any system made: annotations in, leaderboard rows out; no image, model or
 store.
 
-What a file may look like is ``ranking_files``'s, what a ranking is worth ``metrics``'s: here they meet.
+It joins ``ranking_files`` (what a file may look like) and ``metrics`` (what a ranking is worth).
 """
 
 from __future__ import annotations
@@ -39,11 +39,19 @@ class ExternalScores:
 def score_files(
     evaluation_set: EvaluationSet, files: Sequence[Path], settings: EvaluationSettings | None = None
 ) -> ExternalScores:
-    """The official metrics of the ranking ``files``, in percent with 95 % intervals; on a hidden split only
-    the checks.
+    """The official metrics of ranking files; on a hidden split only the checks.
 
-    Raises ``RankingFileError`` for a wrong ranking file, ``DatasetError`` for a wrong or missing annotation
-    file.
+    Args:
+        evaluation_set: The set that the files answer.
+        files: As for :func:`read_ranking_files`.
+        settings: How intervals are drawn; by default the defaults.
+
+    Returns:
+        What was read, METRICS rows in percent with 95 % intervals, and notes.
+
+    Raises:
+        RankingFileError: A ranking file is wrong.
+        DatasetError: An annotation file is wrong or missing.
     """
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
@@ -64,15 +72,22 @@ def score_files(
 
 
 def _file_name(file: Path) -> str:
-    """The file's name as any table can hold it: bytes of it that are no UTF-8 are spelt ``\\udcff``."""
+    """The file's name as any table can hold it: bytes of it that are not UTF-8 are spelt ``\\udcff``."""
     return file.name.encode("utf-8", "backslashreplace").decode()
 
 
 def listed_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
-    """The gallery by name; None where it cannot be listed and metrics do without it (CIRCO without COCO's
-    image list).
+    """The gallery by name, where it can be listed.
 
-    Raises ``DatasetError`` for a wrong or missing annotation file.
+    Args:
+        evaluation_set: The set that searches it.
+
+    Returns:
+        ``image_id``, ``path``, ``galleries``; None where it cannot be listed and metrics do without it (CIRCO
+        without COCO's image list).
+
+    Raises:
+        DatasetError: An annotation file is wrong or missing.
     """
     if evaluation_set.benchmark.unlisted_gallery(evaluation_set) is not None:
         return None

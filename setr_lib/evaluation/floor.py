@@ -1,5 +1,4 @@
-"""The floor: what a ranker that knows nothing gets, in closed form, by its spread, and as rankings to feed
-onwards.
+"""The random floor: what a random ranker gets, in closed form, with its spread, and as rankings.
 
 The closed forms are the metrics' own (``Metric.chance``).
 """
@@ -63,7 +62,16 @@ def expected_per_query(
 def random_floor(
     benchmark: Benchmark | str, queries: pl.DataFrame, gallery: pl.DataFrame
 ) -> dict[str, float]:
-    """Metric -> the mean of :func:`expected_per_query` (0 to 1), in closed form. Empty on a hidden split."""
+    """What a random ranker gets on average, in closed form.
+
+    Args:
+        benchmark: A benchmark, or its kind.
+        queries: ``tables.QUERIES``.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+
+    Returns:
+        Metric -> the mean of :func:`expected_per_query` (0 to 1); empty on a hidden split.
+    """
     return summarise(expected_per_query(benchmark, queries, gallery))
 
 
@@ -87,7 +95,7 @@ def _simulated_ranks(
     sizes: npt.NDArray[np.int64], flags: Sequence[Sequence[bool]], samples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """(queries * samples) x targets, infinite for targets that cannot be ranked."""
-    ranks = np.full((len(flags), samples, max(len(each) for each in flags)), np.inf)
+    ranks = np.full((len(flags), samples, max(len(query_flags) for query_flags in flags)), np.inf)
     for row, (size, there) in enumerate(zip(sizes, flags, strict=True)):
         if any(there):
             ranks[row][:, np.flatnonzero(there)] = _distinct_ranks(int(size), sum(there), samples, rng)
@@ -100,13 +108,13 @@ def _simulated_values(
     """For each metric queries x samples."""
     drawn = _drawn_from(benchmark, queries, pools)
     ranks = _simulated_ranks(drawn.sizes, drawn.reachable, samples, rng)
-    truths = np.repeat(np.array([len(each) for each in drawn.reachable]), samples)
+    truths = np.repeat(np.array([len(flags) for flags in drawn.reachable]), samples)
     subset_ranks = None
     if SUBSET in benchmark.pools:
         first = [flags[:1] for flags in drawn.reachable]
         subset_ranks = _simulated_ranks(drawn.subset_sizes, first, samples, rng)[:, 0]
     values = values_from_ranks(benchmark, ranks, truths, subset_ranks)
-    return {name: each.reshape(queries.height, samples) for name, each in values.items()}
+    return {name: metric_values.reshape(queries.height, samples) for name, metric_values in values.items()}
 
 
 def random_intervals(
@@ -117,7 +125,7 @@ def random_intervals(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Metric -> where 95 % of random rankers land on exactly these queries (0 to 1), by simulation.
+    """Where 95 % of random rankers land on exactly these queries, by simulation.
 
     Args:
         benchmark: A benchmark, or its kind.
@@ -125,6 +133,9 @@ def random_intervals(
         gallery: ``image_id``, ``galleries`` and optionally ``status``.
         samples: Random rankers.
         seed: Of their draws.
+
+    Returns:
+        Metric -> interval (0 to 1); empty on a hidden split.
     """
     benchmark, scored = benchmark_of(benchmark), scored_queries(queries)
     if scored.is_empty():
@@ -137,7 +148,7 @@ def random_intervals(
     # The frame knows which queries each metric is made of; row numbers in place of values say which rows
     # those are.
     rows = per_query_frame(benchmark, scored, dict.fromkeys(values, row_numbers))
-    sources = {each.name: each.metric.name for each in reported_metrics(benchmark, scored)}
+    sources = {reported.name: reported.metric.name for reported in reported_metrics(benchmark, scored)}
     return {
         str(metric): _spread(values[sources[str(metric)]], chosen)
         for (metric,), chosen in rows.group_by("metric", maintain_order=True)
@@ -164,11 +175,19 @@ def _random_list(candidates: list[str], without: str | None, k: int, rng: np.ran
 def random_rankings(
     queries: pl.DataFrame, gallery: pl.DataFrame, seed: int = 0, *, k: int = 50
 ) -> pl.DataFrame:
-    """A ``tables.RANKINGS`` frame of a ranker that knows nothing: the first ``k`` of a random order for each
-    query.
+    """Rankings in random order. Scores are made up so as to fall with the rank.
 
     Queries with a subset (CIRR's) get no reference in their list, and their subset's members in random order
-    too. Scores are made up so as to fall with the rank.
+    too.
+
+    Args:
+        queries: ``tables.QUERIES``.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+        seed: Of the orders.
+        k: Images of each gallery list, at most.
+
+    Returns:
+        A ``tables.RANKINGS`` frame.
     """
     pools, rng = pools_of(gallery), np.random.default_rng(seed)
     ids: list[str] = []

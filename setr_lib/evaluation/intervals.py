@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over queries, for one ranking and for the difference of two.
+"""Confidence intervals: the bootstrap over queries, for one ranking and for the difference of two.
 
 The percentile bootstrap: queries are drawn with replacement within their stratum (FashionIQ's category), the
 statistic (mean within strata, then over strata) is taken of each draw, and the interval is the 2.5 to 97.5 %
@@ -88,7 +88,16 @@ def _draws(frame: pl.DataFrame, metrics: list[str], samples: int, seed: int) -> 
 def bootstrap_intervals(
     per_query: pl.DataFrame, *, samples: int = SAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
-    """The 95 % interval of every metric in ``per_query`` (``Evaluation.per_query``), in its unit (0 to 1)."""
+    """The 95 % interval of every metric of a ranking.
+
+    Args:
+        per_query: ``Evaluation.per_query``.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        Metric -> interval in the metric's unit (0 to 1).
+    """
     intervals: dict[str, Interval] = {}
     for metrics, frame in _groups(_wide(per_query)):
         low, high = np.quantile(_draws(frame, metrics, samples, seed), _TAILS, axis=0)
@@ -99,8 +108,19 @@ def bootstrap_intervals(
 def bootstrap_interval(
     per_query: pl.DataFrame, metric: str, *, samples: int = SAMPLES, seed: int = SEED
 ) -> Interval:
-    """The 95 % interval of one metric; see :func:`bootstrap_intervals`. Raises ``RankingError`` for an
-    unknown one.
+    """The 95 % interval of one metric; see :func:`bootstrap_intervals`.
+
+    Args:
+        per_query: ``Evaluation.per_query``.
+        metric: Its name.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        The interval (0 to 1).
+
+    Raises:
+        RankingError: There is no such metric in ``per_query``.
     """
     return bootstrap_intervals(_only(per_query, metric), samples=samples, seed=seed)[metric]
 
@@ -117,11 +137,21 @@ def _only(per_query: pl.DataFrame, metric: str) -> pl.DataFrame:
 def paired_differences(
     a: pl.DataFrame, b: pl.DataFrame, *, samples: int = SAMPLES, seed: int = SEED
 ) -> dict[str, Difference]:
-    """``a`` minus ``b`` for every metric that both have, over the same queries: positive where ``a`` is
-    better.
+    """The difference of two rankings over the same queries, for every metric that both have.
 
-    Both are ``Evaluation.per_query`` frames. An interval without zero means that another choice of queries
-    would hardly turn the order. Raises ``RankingError`` where they are not of the same queries.
+    An interval without zero means that another choice of queries would hardly turn the order.
+
+    Args:
+        a: ``Evaluation.per_query`` of the first ranking.
+        b: That of the second.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        Metric -> ``a`` minus ``b`` (-1 to 1) with its 95 % interval; positive where ``a`` is better.
+
+    Raises:
+        RankingError: The two are not of the same queries.
     """
     common = [name for name in a["metric"].unique(maintain_order=True) if name in set(b["metric"])]
     both = pl.col("metric").is_in(common)
@@ -140,5 +170,19 @@ def paired_differences(
 def paired_difference(
     a: pl.DataFrame, b: pl.DataFrame, metric: str, *, samples: int = SAMPLES, seed: int = SEED
 ) -> Difference:
-    """:func:`paired_differences` of one metric. Raises ``RankingError`` where either side has no value of it."""
+    """:func:`paired_differences` of one metric.
+
+    Args:
+        a: ``Evaluation.per_query`` of the first ranking.
+        b: That of the second.
+        metric: The metric's name.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        ``a`` minus ``b`` (-1 to 1) with its 95 % interval.
+
+    Raises:
+        RankingError: One of the two has no value of the metric, or they are not of the same queries.
+    """
     return paired_differences(_only(a, metric), _only(b, metric), samples=samples, seed=seed)[metric]

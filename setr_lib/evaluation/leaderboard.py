@@ -46,10 +46,16 @@ def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> li
 def collect(paths: Iterable[Path]) -> pl.DataFrame:
     """The METRICS rows of the latest evaluation of each (data set, split).
 
-    ``paths`` are Parquet files or folders of them; one that does not exist is an evaluation not made yet and
-    adds no rows. Where several files tell of the same set, the most recently written wins whole. Sorted by
-    data set and split, then in the order of the file. Raises ``SetrError`` naming a file that is no METRICS
-    table.
+    Where several files tell of the same set, the most recently written wins whole.
+
+    Args:
+        paths: Parquet files or folders of them; one that does not exist is an evaluation not made yet.
+
+    Returns:
+        Rows sorted by data set and split, then in the order of the file.
+
+    Raises:
+        SetrError: A file is not a METRICS table; the message names it.
     """
     latest: dict[tuple[str, str], pl.DataFrame] = {}
     for path in sorted(_parquet_files(paths), key=lambda file: (file.stat().st_mtime_ns, str(file))):
@@ -60,8 +66,13 @@ def collect(paths: Iterable[Path]) -> pl.DataFrame:
 
 
 def as_json(frame: pl.DataFrame) -> str:
-    """METRICS rows as one JSON array of objects, one per row; a value that is not a finite number becomes
-    null.
+    """METRICS rows as JSON, for programs.
+
+    Args:
+        frame: METRICS rows.
+
+    Returns:
+        One array of objects, one per row; a value that is not a finite number becomes null.
     """
     rows = [
         {name: _plain(value) for name, value in {**line, **_earlier_names(line)}.items()}
@@ -71,7 +82,8 @@ def as_json(frame: pl.DataFrame) -> str:
 
 
 def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableType:
-    """For ``rich``: one table per evaluation set, one line per row, best first, the random floor last.
+    """The leaderboard as ``rich`` prints it: one table per evaluation set, one line per row, best first, the
+    random floor last.
 
     Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the
     JSON has them whole); the best value of each is bold. What is not comparable with published numbers has an
@@ -81,6 +93,9 @@ def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableTy
         frame: METRICS rows.
         headlines: Data set -> its headline metrics (``setr_lib.benchmarks.headlines``). Of a data set without
             an entry the first metrics are shown (:func:`headline_metrics`).
+
+    Returns:
+        Something that a ``rich`` console prints.
     """
     from rich.console import Group
     from rich.text import Text
@@ -112,23 +127,35 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
         Row.of(line): line["value"]
         for line in rows.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
     }
-    place = positions(rows_of(rows))
+    stage = positions(rows_of(rows))
     return sorted(
-        place, key=lambda row: (row.is_random, -values.get(row, -math.inf), -place[row], row.method)
+        stage, key=lambda row: (row.is_random, -values.get(row, -math.inf), -stage[row], row.method)
     )
 
 
 def coverage_words(coverage: float) -> str:
-    """``98.0 %``: rounded down, so that an incomplete gallery never reads as a whole one."""
+    """``98.0 %``: rounded down, so that an incomplete gallery never reads as a complete one.
+
+    Args:
+        coverage: Share of images, 0 to 1.
+
+    Returns:
+        The words.
+    """
     return f"{math.floor(1000 * coverage + 1e-9) / 10:.1f} %"
 
 
 def split_labels(rows: pl.DataFrame) -> tuple[list[str], list[str]]:
-    """What METRICS rows of one set are (``zero-shot``), and why they are not comparable, told from their
-    labels.
+    """What the rows of one set are (``zero-shot``), and why they are not comparable, read from their labels.
 
-    A label is parts joined by ``"; "``: what the row is, then the reasons, which the set's random floor
-    shares.
+    A label is parts joined by ``"; "``: what the row is, then the reasons, which the set's random floor has,
+    too.
+
+    Args:
+        rows: METRICS rows of one evaluation set.
+
+    Returns:
+        (what the rows are, the reasons), each text once.
     """
     parts: dict[bool, dict[str, None]] = {True: {}, False: {}}
     firsts: dict[str, None] = {}

@@ -46,7 +46,14 @@ class Evaluation:
 
 
 def left_out_sentences(left_out: Mapping[str, str]) -> list[str]:
-    """One sentence for each reason, naming every metric that it keeps out."""
+    """One sentence for each reason, naming every metric that it keeps out.
+
+    Args:
+        left_out: Metric -> why it could not be computed.
+
+    Returns:
+        The sentences.
+    """
     metrics: dict[str, list[str]] = {}
     for metric, reason in left_out.items():
         metrics.setdefault(reason, []).append(metric)
@@ -119,17 +126,20 @@ def _left_out(
     there = _pools_there(benchmark, rankings)
     lengths = {pool: _lengths(queries, rankings.filter(pool=pool), whole[pool]) for pool in whole}
     reasons: dict[str, str] = {}
-    for each in reported_metrics(benchmark, queries):
-        counting = each.members(queries).to_numpy()
+    for reported in reported_metrics(benchmark, queries):
+        counting = reported.members(queries).to_numpy()
         shortest = {pool: of_pool[counting].min(initial=np.inf) for pool, of_pool in lengths.items()}
-        if reason := _reason(each.metric, there, shortest):
-            reasons[each.name] = reason
+        if reason := _reason(reported.metric, there, shortest):
+            reasons[reported.name] = reason
     if _partial_mean(benchmark, queries):
         categories = queries["gallery"].unique(maintain_order=True)
         for metric in benchmark.metrics:  # too short a list is the better reason: it is the categories' too
             reasons.setdefault(
                 metric.name,
-                f"it is the mean of {len(benchmark.categories)} categories; there is only {', '.join(categories)}",
+                (
+                    f"it is the mean of {len(benchmark.categories)} categories; there is only "
+                    f"{', '.join(categories)}"
+                ),
             )
     return reasons
 
@@ -155,28 +165,41 @@ def _partial_mean(benchmark: Benchmark, queries: pl.DataFrame) -> bool:
 def per_query_frame(
     benchmark: Benchmark, queries: pl.DataFrame, values: Values, left_out: Container[str] = ()
 ) -> pl.DataFrame:
-    """The :data:`PER_QUERY` frame of ``values`` (one per query of ``queries``), categories and aspects spelt
-    out.
+    """The values of each query as a table, with metrics of single categories and aspects.
 
-    The metrics ``left_out`` have no rows.
+    Args:
+        benchmark: Names the metrics and how they are broken down.
+        queries: ``tables.QUERIES``, n rows.
+        values: Metric -> n values from 0 to 1.
+        left_out: Names of reported metrics that get no rows.
+
+    Returns:
+        A :data:`PER_QUERY` frame.
     """
     frames = [
         queries.select(
             "query_id",
             pl.col("gallery").alias("stratum"),
-            pl.lit(each.name).alias("metric"),
-            pl.Series("value", values[each.metric.name]),
-        ).filter(each.members(queries))
-        for each in reported_metrics(benchmark, queries)
-        if each.name not in left_out
-        and each.metric.name in values
-        and not (not each.part and _partial_mean(benchmark, queries))
+            pl.lit(reported.name).alias("metric"),
+            pl.Series("value", values[reported.metric.name]),
+        ).filter(reported.members(queries))
+        for reported in reported_metrics(benchmark, queries)
+        if reported.name not in left_out
+        and reported.metric.name in values
+        and not (not reported.part and _partial_mean(benchmark, queries))
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=PER_QUERY)
 
 
 def summarise(per_query: pl.DataFrame) -> dict[str, float]:
-    """Metric -> mean within each stratum, then the unweighted mean over strata (FashionIQ's headline)."""
+    """The means of metrics: within each stratum, then unweighted over strata (FashionIQ's headline).
+
+    Args:
+        per_query: A :data:`PER_QUERY` frame.
+
+    Returns:
+        Metric -> mean, 0 to 1.
+    """
     means = per_query.group_by("metric", "stratum", maintain_order=True).agg(pl.col("value").mean())
     rows = means.group_by("metric", maintain_order=True).agg(pl.col("value").mean()).rows()
     return {str(metric): float(value) for metric, value in rows}

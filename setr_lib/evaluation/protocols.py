@@ -33,7 +33,14 @@ class Reported:
         return f"{self.metric.name}/{self.part}" if self.part else self.metric.name
 
     def members(self, queries: pl.DataFrame) -> pl.Series:
-        """Whether each query counts."""
+        """The queries that count for this number.
+
+        Args:
+            queries: ``tables.QUERIES``, n rows.
+
+        Returns:
+            n flags.
+        """
         if self.parts == "aspects":
             return queries["aspects"].list.contains(self.part)
         if self.parts == "gallery":
@@ -63,5 +70,12 @@ def reported_metrics(benchmark: Benchmark, queries: pl.DataFrame) -> list[Report
 
 
 def scored_queries(queries: pl.DataFrame) -> pl.DataFrame:
-    """The queries whose targets are known; none of a hidden split."""
+    """The queries whose targets are known; none of a hidden split.
+
+    Args:
+        queries: ``tables.QUERIES``.
+
+    Returns:
+        Its rows with at least one target.
+    """
     return queries.filter(pl.col("target_ids").list.len() > 0)

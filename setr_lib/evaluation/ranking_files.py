@@ -132,6 +132,9 @@ def read_ranking_files(
         gallery: ``image_id`` and ``galleries``, or None where it cannot be listed: ids are then checked by
             their looks.
 
+    Returns:
+        The queries that they answer, the rankings, and notes.
+
     Raises:
         RankingFileError: A file cannot be an answer; it names file, query and reason.
     """
@@ -279,7 +282,10 @@ def _fault(images: list[str], pool: str, task: _Task, query: _Query) -> str | No
         return f"{shown(twice)} is ranked {'twice' if count == 2 else f'{count} times'}"
     benchmark = task.benchmark
     if benchmark.removes_reference and query.reference in images:
-        return f"the reference {shown(query.reference)} is in the list: {benchmark.name} takes it out of every ranking"
+        return (
+            f"the reference {shown(query.reference)} is in the list: {benchmark.name} takes it out of "
+            "every ranking"
+        )
     known = query.members if pool == SUBSET else task.known_images(query)
     if known is None:
         return next((fault for image in images if (fault := benchmark.image_id_fault(image))), None)
@@ -304,8 +310,8 @@ def _refuse_wrong_metric(part: _Part, task: _Task) -> None:
         return
     if all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
         raise RankingFileError(
-            "should rank the gallery, but every list names members of its query's subset only: is it a ranking "
-            "of the subsets ('recall_subset')?",
+            "should rank the gallery, but every list names members of its query's subset only: is it a "
+            "ranking of the subsets ('recall_subset')?",
             file=part.file,
         )
 
@@ -314,7 +320,7 @@ def _check_lengths(part: _Part, task: _Task, notes: list[str]) -> None:
     """A submission's lists are as long as the server wants them; of a public split at least all of one
     length.
 
-    Nobody sends a public split to a server, so a whole file of other lengths is scored as deep as it goes.
+    A public split is not sent to a server, so a whole file of other lengths is scored as deep as it goes.
     """
     wanted = {query: task.submitted_length(part.pool, task.queries[query]) for query in part.lists}
     wrong = {query: images for query, images in part.lists.items() if len(images) != wanted[query]}

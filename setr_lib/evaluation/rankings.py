@@ -1,4 +1,6 @@
-"""Checks on a ranking before anything is computed from it: a wrong ranking is refused, never quietly scored."""
+"""Checks on a ranking before anything is computed from it: a wrong ranking is refused, never quietly
+scored.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ def _check_subsets(queries: pl.DataFrame, rankings: pl.DataFrame) -> None:
     strange = rankings.filter(pool="subset").join(members, on=["query_id", "image_id"], how="anti")
     if not strange.is_empty():
         raise RankingError(
-            f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is none of "
-            "the members of its subset"
+            f"the subset ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, "
+            "which is none of the members of its subset"
         )
 
 
@@ -73,25 +75,43 @@ def _check_gallery(queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.Da
     strange = placed.join(images, on=["image_id", "gallery"], how="anti")
     if not strange.is_empty():
         raise RankingError(
-            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is not in the "
-            f"gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
+            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is "
+            f"not in the gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
         )
 
 
 def unranked_queries(queries: pl.DataFrame, rankings: pl.DataFrame, pool: str = "gallery") -> pl.Series:
-    """Ids of the queries that have no ranking of ``pool``."""
+    """Ids of the queries that have no ranking of ``pool``.
+
+    Args:
+        queries: ``tables.QUERIES``.
+        rankings: ``query_id`` and ``pool`` of ``tables.RANKINGS``.
+        pool: ``gallery`` or ``subset``.
+
+    Returns:
+        Query ids.
+    """
     return queries.join(rankings.filter(pool=pool), on="query_id", how="anti")["query_id"]
 
 
 def check_rankings(
     benchmark: Benchmark, queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.DataFrame | None = None
 ) -> None:
-    """Refuse a ranking that cannot be what ``queries`` were answered with.
+    """Refuse a ranking that cannot be what the queries were answered with.
 
-    Raises ``RankingError`` for missing columns or values, gaps in the ranks, an image ranked twice, an
-    unknown query, a subset entry that is no member, a reference that the benchmark takes out, and (with
-    ``gallery``) an image outside the query's gallery. Queries without a ranking are the caller's to judge
-    (:func:`unranked_queries`).
+    Queries without a ranking are not refused here (see :func:`unranked_queries`).
+
+    Args:
+        benchmark: Says whether the reference is taken out.
+        queries: ``tables.QUERIES``.
+        rankings: ``query_id``, ``pool``, ``rank``, ``image_id`` of ``tables.RANKINGS``.
+        gallery: ``image_id`` and ``galleries``; without it, images are not checked to be in the query's
+            gallery.
+
+    Raises:
+        RankingError: Missing columns or values, gaps in the ranks, an image ranked twice, an unknown query, a
+            subset entry that is not a member, a reference that the benchmark takes out, or an image outside
+            the query's gallery.
     """
     _check_columns(rankings)
     _check_lists(rankings)

@@ -1,7 +1,7 @@
-"""What a benchmark's test server takes: written from a ranking, and read back before anyone is told so.
+"""Files for a benchmark's test server: written from a ranking, and read back before they are called complete.
 
-Which files a server takes is its benchmark's to say; ``ranking_files``'s reader is the judge here too: one
-set of rules, not two.
+Which files a server takes is its benchmark's to say; they are checked by ``ranking_files``'s reader, so that
+there is one set of rules.
 """
 
 from __future__ import annotations
@@ -51,14 +51,17 @@ def write_submission(
         folder: Where to write; files of an earlier call are replaced once the new ones are valid.
         name: What the files' names begin with.
 
+    Returns:
+        The files, and notes of the reader.
+
     Raises:
         SubmissionError: The server would not take them, with the reason; or there is no server.
     """
     contents = _contents(evaluation_set, queries, rankings, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".submission-") as place:
-            return _write_checked(evaluation_set, queries, gallery, contents, Path(place), folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".submission-") as draft:
+            return _write_checked(evaluation_set, queries, gallery, contents, Path(draft), folder)
     except OSError as error:
         raise SubmissionError(
             f"{folder}: cannot be written ({error.strerror}): make it writable, or name another"
@@ -70,35 +73,48 @@ def _write_checked(
     queries: pl.DataFrame,
     gallery: pl.DataFrame | None,
     contents: Mapping[str, object],
-    place: Path,
+    draft: Path,
     folder: Path,
 ) -> Submission:
     for file_name, content in contents.items():
         # Compact: CIRR's server counts bytes.
-        (place / file_name).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        (draft / file_name).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
     try:
-        read = read_ranking_files(evaluation_set, [place / each for each in contents], queries, gallery)
+        read = read_ranking_files(evaluation_set, [draft / name for name in contents], queries, gallery)
     except RankingFileError as error:
         depth = evaluation_set.benchmark.submitted_lengths.get(GALLERY, 0)
         where = "" if error.query is None else f", query {error.query!r}"
         raise SubmissionError(
             f"the ranking of {evaluation_set.key} is not what the server takes ({error.file.name}{where}: "
-            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images make such "
-            "rankings: materialize it again without"
+            f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images "
+            "make such rankings: materialize it again without"
         ) from error
     return Submission(
-        [(place / each).replace(folder / each) for each in contents],
-        [note.replace(f"{place}/", "") for note in read.notes],
+        [(draft / name).replace(folder / name) for name in contents],
+        [note.replace(f"{draft}/", "") for note in read.notes],
     )
 
 
 def server_of(benchmark: Benchmark, dataset: str) -> str:
-    """The address of the benchmark's test server. Raises ``SubmissionError`` naming those that have one."""
+    """The address of a benchmark's test server.
+
+    Args:
+        benchmark: The benchmark.
+        dataset: The data set's name, for the message.
+
+    Returns:
+        The address.
+
+    Raises:
+        SubmissionError: It has none; the message names the benchmarks that have one.
+    """
     if benchmark.server is None:
-        known = " and ".join(each.name for each in built_in_benchmarks() if each.server)
+        known = " and ".join(
+            known_benchmark.name for known_benchmark in built_in_benchmarks() if known_benchmark.server
+        )
         raise SubmissionError(
-            f"{dataset} is of kind {benchmark.kind!r}, which has no test server: of those that come with SETR, only "
-            f"{known} have test servers"
+            f"{dataset} is of kind {benchmark.kind!r}, which has no test server: of those that come with "
+            f"SETR, only {known} have test servers"
         )
     return benchmark.server
 

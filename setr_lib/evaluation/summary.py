@@ -1,4 +1,6 @@
-"""From an evaluation to leaderboard rows: percent, with intervals, the protocol, and whether papers compare."""
+"""From an evaluation to leaderboard rows: percent, with intervals, the protocol, and whether they compare
+with papers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ _PERCENT = 100.0
 
 
 def gallery_coverage(gallery: pl.DataFrame | None) -> float:
-    """Share (0 to 1) of the gallery's images that could be ranked; 1 where no image was inspected."""
+    """Share (0 to 1) of the gallery's images that could be ranked; 1 where no image was inspected.
+
+    Args:
+        gallery: ``image_id`` and optionally ``status``; None where it could not be listed.
+
+    Returns:
+        The share.
+    """
     return 1.0 if gallery is None or "status" not in gallery.columns else coverage(gallery)
 
 
@@ -36,10 +45,18 @@ def _gallery_differs(evaluation_set: EvaluationSet, gallery: pl.DataFrame) -> st
 def why_not_comparable(
     evaluation_set: EvaluationSet, queries: pl.DataFrame, gallery: pl.DataFrame | None = None
 ) -> list[str]:
-    """What sets these numbers apart from published ones; empty where they may stand beside them.
+    """Why these numbers do not compare with published ones.
 
     Checked: the benchmark's own caveats, that queries and gallery are as many as in the official files (the
     miniature's are not), and that no image is missing or broken.
+
+    Args:
+        evaluation_set: The set that was ranked.
+        queries: Those that were ranked.
+        gallery: The inspected one (``tables.GALLERY``), or None.
+
+    Returns:
+        The reasons; empty where the numbers compare.
     """
     reasons = list(evaluation_set.benchmark.caveats(evaluation_set))
     official = evaluation_set.official_queries
@@ -95,15 +112,28 @@ def metric_rows(
     evaluation: Evaluation | None = None,
     caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """The leaderboard's rows (``tables.METRICS``, percent) for one ranking of one set; none on a hidden
-    split.
+    """The leaderboard's rows for one ranking of one set. A query without a ranking counts as a miss and is
+    noted.
 
-    ``queries``: those that were ranked (fewer than the set's make the rows not comparable); ``gallery``: the
-    inspected one (``tables.GALLERY``), for coverage and checks; ``row``: who ranked and re-ranked; ``label``:
-    what a reader must know besides, e.g. ``zero-shot``: reasons why papers do not compare and notes are added
-    to it. ``evaluation``: what :func:`evaluate` gave for this ranking, where the caller has it already.
-    ``caveats``: further reasons. A query without a ranking counts as a miss and is noted. Raises
-    ``RankingError``, ``ProtocolError``.
+    Args:
+        evaluation_set: The set that was ranked.
+        queries: Those that were ranked; fewer than the set's make the rows not comparable.
+        rankings: A ``tables.RANKINGS`` frame.
+        gallery: The inspected one (``tables.GALLERY``), for coverage and checks.
+        row: Which method ranked, and which re-ranker re-ranked.
+        settings: How intervals are drawn.
+        adapter_version: Of the registered model whose adapter re-ranked; None without one.
+        label: What a reader must know besides, e.g. ``zero-shot``; reasons why papers do not compare are
+            added.
+        evaluation: What :func:`evaluate` gave for this ranking, where the caller has it already.
+        caveats: Further reasons why papers do not compare.
+
+    Returns:
+        A ``tables.METRICS`` frame in percent; empty on a hidden split.
+
+    Raises:
+        RankingError: The ranking breaks the benchmark's rules.
+        ProtocolError: The gallery has no column that is needed.
     """
     options = settings or EvaluationSettings()
     found = evaluation or evaluate(evaluation_set.benchmark, queries, rankings, gallery, unranked="miss")
@@ -130,9 +160,19 @@ def floor_rows(
     settings: EvaluationSettings | None = None,
     caveats: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """The random ranker's rows: those of ``RANDOM``, the closed-form mean; none on a hidden split.
+    """The leaderboard's rows of the random floor: the closed-form mean.
 
     Their interval is where 95 % of random rankers land on these queries, not a bootstrap: the mean is exact.
+
+    Args:
+        evaluation_set: The set.
+        queries: Those that were ranked.
+        gallery: ``image_id``, ``galleries`` and optionally ``status``.
+        settings: The seed of the simulation.
+        caveats: Further reasons why papers do not compare.
+
+    Returns:
+        A ``tables.METRICS`` frame in percent; empty on a hidden split.
     """
     options = settings or EvaluationSettings()
     expected = expected_per_query(evaluation_set.benchmark, queries, gallery)

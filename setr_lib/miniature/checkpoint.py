@@ -25,9 +25,15 @@ def save_checkpoint(
     run: str,
     seconds: float,
 ) -> None:
-    """Named parameters with AdamW's moments after ``step`` steps and ``seconds`` of training.
+    """Save the parameters of a training with AdamW's moments.
 
-    ``run`` says what was trained, on what.
+    Args:
+        path: The checkpoint's file, replaced in one move.
+        parameters: (name, parameter) of everything that is trained.
+        optimiser: The AdamW that trains them.
+        step: Steps that are done.
+        run: What is trained, and on what.
+        seconds: Time that these steps took.
     """
     from safetensors.torch import save_file
 
@@ -46,9 +52,18 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimiser: Any, schedule: Any, run: str
 ) -> tuple[int, float]:
-    """Put weights, moments and learning rate back; the step to go on from, and the seconds that led there.
+    """Put weights, moments and learning rate of a checkpoint back.
 
-    Both are 0 where there is nothing of ``run``.
+    Args:
+        path: The checkpoint's file.
+        parameters: (name, parameter) of everything that is trained; changed in place.
+        optimiser: The AdamW that trains them; changed in place.
+        schedule: Its learning-rate schedule; changed in place.
+        run: What is trained, and on what; a checkpoint of another run is not used.
+
+    Returns:
+        The step to go on from, and the seconds of training before it; both 0 where there is no checkpoint of
+        ``run``.
     """
     import torch
     from safetensors import safe_open

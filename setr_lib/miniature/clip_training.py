@@ -1,7 +1,8 @@
-"""Trains the small CLIP: open_clip's own architecture, its contrastive loss, and a help for the tower.
+"""Trains the small CLIP: open_clip's own architecture, its contrastive loss, and an auxiliary loss on
+patches.
 
-Two phases. In the first, the help: every patch token must also tell what lies under it (shape, colour,
-background, ...). That makes the tower a useful frozen eye for the small multimodal model after minutes rather
+Two phases. In the first, every patch token must also tell what lies under it (shape, colour, background,
+...). That makes the tower a useful frozen vision tower of the small multimodal model after minutes rather
 than hours; the heads are thrown away. In the second, the trunk stays and the rest learns from captions as
 terse as the web's (``learn_web_captions``).
 """
@@ -37,7 +38,14 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def clip_config(vocabulary: int) -> dict[str, Any]:
-    """The ``open_clip_config.json`` of the small CLIP."""
+    """The ``open_clip_config.json`` of the small CLIP.
+
+    Args:
+        vocabulary: Tokens of its tokenizer.
+
+    Returns:
+        The configuration as open_clip reads it.
+    """
     return {
         "model_cfg": {
             "embed_dim": 96,
@@ -70,7 +78,15 @@ def clip_config(vocabulary: int) -> dict[str, Any]:
 
 
 def full_caption(picture: AnyPicture, rng: Random) -> str:
-    """All that there is to say, sometimes about one thing only, sometimes without the place."""
+    """A caption of all that a picture shows; sometimes of one thing only, sometimes without the background.
+
+    Args:
+        picture: The picture.
+        rng: Decides what is left out.
+
+    Returns:
+        The caption.
+    """
     with_background = rng.random() < 0.45
     if not isinstance(picture, Garment) and len(picture.things) == 2 and rng.random() < 0.15:
         phrase = rng.choice(picture.things).phrase()
@@ -79,25 +95,40 @@ def full_caption(picture: AnyPicture, rng: Random) -> str:
 
 
 def web_caption(picture: AnyPicture, rng: Random) -> str:
-    """What the web says of a picture: kinds and colours, the place; finer attributes and relations only now
+    """A caption as the web has them: kinds, colours and background; finer attributes and relations only now
     and then.
+
+    Args:
+        picture: The picture.
+        rng: Decides what is left out.
+
+    Returns:
+        The caption.
     """
-    place = f" {BACKGROUNDS[picture.background]}" if rng.random() < 0.5 else ""
+    background = f" {BACKGROUNDS[picture.background]}" if rng.random() < 0.5 else ""
 
     def left_out(shares: dict[str, float]) -> frozenset[str]:
         return frozenset(name for name, share in shares.items() if rng.random() > share)
 
     if isinstance(picture, Garment):
-        return picture.caption_without(left_out(_GARMENT_MENTIONS)) + place
+        return picture.caption_without(left_out(_GARMENT_MENTIONS)) + background
     things = [thing.phrase(without=left_out(_THING_MENTIONS)) for thing in picture.things]
     if len(things) == 2 and rng.random() < _RELATION_MENTION:
-        return f" {RELATIONS[picture.relation]} ".join(things) + place
+        return f" {RELATIONS[picture.relation]} ".join(things) + background
     rng.shuffle(things)
-    return " and ".join(things if rng.random() < 0.85 else things[:1]) + place
+    return " and ".join(things if rng.random() < 0.85 else things[:1]) + background
 
 
 def to_input(pixels: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 [n, 64, 64, 3] -> normalised float32 [n, 3, 64, 64]."""
+    """Pixels as the small CLIP takes them.
+
+    Args:
+        pixels: uint8 [n, 64, 64, 3].
+        device: A torch device.
+
+    Returns:
+        Normalised float32 [n, 3, 64, 64].
+    """
     import torch
 
     scaled = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
@@ -115,10 +146,24 @@ def train_clip(
     web_steps: int = 250,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
-    """Train and write an open_clip folder (config, safetensors, tokenizer). Returns held-out scores.
+    """Train the small CLIP and write an open_clip folder (config, safetensors, tokenizer).
 
-    The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``; the second
-    phase, a few minutes, has none of its own and starts over.
+    The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``; the second phase, a
+    few minutes, has none of its own and starts over.
+
+    Args:
+        corpus: The drawn families.
+        folder: Where checkpoint and model are written.
+        seed: Of weights, batches and captions.
+        steps: Optimiser steps of the first phase.
+        batch: Families per step.
+        device: A torch device.
+        progress: Told how many steps are done.
+        web_steps: Optimiser steps of the second phase.
+        checkpoint_every: Steps between two checkpoints.
+
+    Returns:
+        Held-out scores by name.
     """
     import open_clip
     import torch
@@ -185,7 +230,10 @@ def train_clip(
             save_checkpoint(checkpoint, named, optimiser, step + 1, run, time.monotonic() - started)
         if step % 50 == 0 or step == steps - 1:
             accuracy = (logits.argmax(1) == truth).float().mean().item()
-            state = f"contrastive {contrastive.item():.2f}, accuracy {accuracy:.2f}, patches {torch.as_tensor(told).item() / len(sizes):.3f}"
+            state = (
+                f"contrastive {contrastive.item():.2f}, accuracy {accuracy:.2f}, patches "
+                f"{torch.as_tensor(told).item() / len(sizes):.3f}"
+            )
             progress(step + 1, steps, f"CLIP steps ({state})")
     scores = _evaluate(model, heads, sizes, corpus, usable, tokenizer, device)
     learn_web_captions(model, tokenizer, corpus, usable, seed, web_steps, device, progress)
@@ -271,11 +319,21 @@ def learn_web_captions(
     device: str,
     progress: Progress,
 ) -> None:
-    """Second phase: the trunk stays, the text tower and the image projection learn from captions as the web
-    writes them.
+    """Second phase: text tower and image projection learn from captions as the web writes them; the trunk
+    stays.
 
     A CLIP that reads every attribute would leave a judge nothing to do; captions of the web do not make such
     a CLIP.
+
+    Args:
+        model: The CLIP of the first phase; trained in place.
+        tokenizer: Its tokenizer.
+        corpus: The drawn families.
+        usable: Pictures to learn from: the first so many of the corpus.
+        seed: Of batches and captions.
+        steps: Optimiser steps.
+        device: A torch device.
+        progress: Told how many steps are done.
     """
     import torch
     from torch.nn import functional

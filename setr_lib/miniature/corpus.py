@@ -57,7 +57,17 @@ class Corpus:
 
 
 def build_corpus(families: int, seed: int, progress: Progress = silent, processes: int = 2) -> Corpus:
-    """Draw ``families`` families. The same seed gives the same corpus, however many processes draw it."""
+    """Draw families of pictures. The same seed gives the same corpus, however many processes draw it.
+
+    Args:
+        families: How many.
+        seed: Of the pictures.
+        progress: Told how many families are drawn.
+        processes: Processes that draw.
+
+    Returns:
+        Pictures, pixels and labels.
+    """
     jobs = [(seed, index) for index in range(families)]
     pictures: list[AnyPicture] = []
     pixels = np.empty((families * FAMILY_SIZE, IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
@@ -73,7 +83,14 @@ def build_corpus(families: int, seed: int, progress: Progress = silent, processe
 
 
 def shrink(image: Image.Image) -> Image.Image:
-    """The models' own preprocessing, pixel for pixel (bicubic to 64 x 64)."""
+    """The models' own preprocessing, pixel for pixel (bicubic to 64 x 64).
+
+    Args:
+        image: A picture of any size.
+
+    Returns:
+        RGB of 64 x 64 pixels.
+    """
     return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
 
 

@@ -1,4 +1,4 @@
-"""How hard the miniature's galleries are: three dials, each turned without the others.
+"""How hard the miniature's galleries are: three independent settings, called dials here.
 
 A gallery consists of its queries' references and targets, and of *distractors*, each drawn against one query.
 One dial is about what scenes show, one about what distractors show, one about where distractors are. At its
@@ -26,34 +26,78 @@ class Difficulty:
 
     @classmethod
     def of(cls, options: MiniatureSettings) -> Difficulty:
-        """The dials as ``[miniature]`` in the settings turns them."""
+        """The dials as ``[miniature]`` in the settings turns them.
+
+        Args:
+            options: The settings.
+
+        Returns:
+            The dials.
+        """
         return cls(options.objects_per_scene, options.near_misses, options.background_correlation)
 
     def distractors(self, documented: int, share: float = 1.0) -> int:
         """How many distractors a gallery gets: the documented number, or more where its near misses need the
         room.
 
-        ``share`` of the documented distractors are near misses.
+        Args:
+            documented: The number in the documented world.
+            share: Share of the documented distractors that are near misses.
+
+        Returns:
+            The number.
         """
         return max(documented, round(documented * share * self.near_misses))
 
     def distractors_of(self, index: int, documented: int) -> int:
-        """Those of one among equal queries (or subsets), such that all of them together have their number."""
-        before, after = (self.distractors(documented * each) for each in (index, index + 1))
+        """How many distractors one of several equal queries (or subsets) gets, so that all together have
+        their number.
+
+        Args:
+            index: Which of them, from 0.
+            documented: Distractors of each in the documented world.
+
+        Returns:
+            The number.
+        """
+        before, after = (self.distractors(documented * count) for count in (index, index + 1))
         return after - before
 
     def wants_near_miss(self, rng: Random, share: float = 1.0) -> bool:
-        """Whether the next distractor is a near miss; if not, it is a random picture."""
+        """Whether the next distractor is a near miss; if not, it is a random picture.
+
+        Args:
+            rng: Decides.
+            share: Share of near misses in the documented world.
+
+        Returns:
+            True for a near miss.
+        """
         chance = share * self.near_misses
         return chance >= 1 or rng.random() < chance
 
     def on_reference_background(self, rng: Random, documented: float) -> bool:
-        """Whether the next distractor stands where its query's reference does; if not, anywhere."""
+        """Whether the next distractor has the background of its query's reference; if not, any background.
+
+        Args:
+            rng: Decides.
+            documented: The chance in the documented world.
+
+        Returns:
+            True for the reference's background.
+        """
         given = self.background_correlation
         return rng.random() < (documented if given is None else given)
 
     def turned(self, names: tuple[str, ...]) -> dict[str, float]:
-        """Those of the named dials that are not at their default, as a data set's stamp records them."""
+        """The named dials that are not at their default, as a data set's stamp records them.
+
+        Args:
+            names: Names of dials.
+
+        Returns:
+            Name -> value.
+        """
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != getattr(DOCUMENTED, name)}
 

@@ -41,14 +41,29 @@ Layout = list[tuple[Thing, Point, int]]
 
 
 def draw_picture(picture: Scene | Garment, rng: Random) -> Image.Image:
-    """An RGB image of ``SIDE`` x ``SIDE`` pixels; ``rng`` decides what the description leaves open (jitter,
-    texture).
+    """Draw a picture.
+
+    Args:
+        picture: What it shows.
+        rng: Decides what the description leaves open (jitter, texture).
+
+    Returns:
+        An RGB image of ``SIDE`` x ``SIDE`` pixels.
     """
     return draw_with_layout(picture, rng)[0]
 
 
 def draw_with_layout(picture: Scene | Garment, rng: Random) -> tuple[Image.Image, Layout]:
-    """The image, and where each thing of a scene was put (empty for a garment)."""
+    """Draw a picture, and tell where its things are.
+
+    Args:
+        picture: What it shows.
+        rng: Decides what the description leaves open (jitter, texture).
+
+    Returns:
+        An RGB image of ``SIDE`` x ``SIDE`` pixels, and the place of each thing of a scene (empty for a
+        garment).
+    """
     canvas = _BACKGROUNDS[picture.background](rng)
     overlay = Image.new("RGBA", (SIDE * _SCALE, SIDE * _SCALE), (0, 0, 0, 0))
     layout: Layout = []

@@ -17,7 +17,15 @@ AnyPicture = Scene | Garment
 
 
 def random_picture(rng: Random, garment_share: float = 0.35) -> AnyPicture:
-    """A scene, or a garment of a random category."""
+    """A scene, or a garment of a random category.
+
+    Args:
+        rng: Decides what it shows.
+        garment_share: The chance of a garment.
+
+    Returns:
+        A picture.
+    """
     return (
         random_garment(rng, rng.choice(list(CATEGORIES)))
         if rng.random() < garment_share
@@ -26,7 +34,16 @@ def random_picture(rng: Random, garment_share: float = 0.35) -> AnyPicture:
 
 
 def make_family(rng: Random, size: int, root: AnyPicture | None = None) -> list[AnyPicture]:
-    """``size`` pictures around ``root`` (a random picture by default), the root first."""
+    """Pictures that differ from one another in one or two respects.
+
+    Args:
+        rng: Decides how they differ.
+        size: How many.
+        root: The picture to start from; a random one by default.
+
+    Returns:
+        The pictures, the root first.
+    """
     root = root or random_picture(rng)
     places = [root.background, pick_background(rng, other_than=root.background)]
     members: list[AnyPicture] = [root]

@@ -18,6 +18,8 @@ _ATTRIBUTES = {"colour": COLOURS, "pattern": PATTERNS, "sleeves": SLEEVES, "neck
 
 @dataclass(frozen=True)
 class Garment:
+    """A garment in front of a background; a :class:`~setr_lib.miniature.pictures.Picture`."""
+
     category: str
     colour: str
     pattern: str
@@ -28,33 +30,51 @@ class Garment:
 
     @property
     def foreground(self) -> object:
+        """The garment without its background."""
         return replace(self, background="")
 
     def caption(self, with_background: bool = True) -> str:
+        """See :meth:`Picture.caption`."""
         sentence = self.caption_without(frozenset())
         return f"{sentence} {BACKGROUNDS[self.background]}" if with_background else sentence
 
     def caption_without(self, left_out: frozenset[str]) -> str:
-        """The caption less the named attributes and the background."""
+        """The caption without some attributes, and without the background.
+
+        Args:
+            left_out: Names of the attributes.
+
+        Returns:
+            The caption.
+        """
         details = [f"{self.sleeves} sleeves"] if "sleeves" not in left_out else []
         details += [f"a {self.neck} neck"] if "neck" not in left_out else []
         return self._body(left_out) + (f" with {' and '.join(details)}" if details else "")
 
     def on(self, background: str) -> Garment:
+        """See :meth:`Picture.on`."""
         return replace(self, background=background)
 
     def near_miss(self, rng: Random) -> Garment:
-        """The same category, one attribute changed."""
+        """The same category, one attribute changed; see :meth:`Picture.near_miss`."""
         return self._with_another(rng.choice(list(_ATTRIBUTES)), rng)
 
     def look_alike(self, rng: Random) -> Garment:
-        """A near miss in pattern or length, which a cosine confuses most."""
+        """A near miss in pattern or length, which a cosine confuses most.
+
+        Args:
+            rng: Decides what changes.
+
+        Returns:
+            The other garment.
+        """
         return self._with_another(rng.choice(("pattern", "length")), rng)
 
     def _with_another(self, name: str, rng: Random) -> Garment:
         return replace(self, **{name: rng.choice([v for v in _ATTRIBUTES[name] if v != getattr(self, name)])})
 
     def edits_towards(self, other: Garment) -> list[Edit] | None:
+        """See :meth:`Picture.edits_towards`."""
         if self.category != other.category:
             return None
         return [
@@ -64,6 +84,7 @@ class Garment:
         ]
 
     def kept_phrases(self, other: Garment) -> tuple[str, ...]:
+        """See :meth:`Picture.kept_phrases`."""
         changed = frozenset(name for name in _ATTRIBUTES if getattr(self, name) != getattr(other, name))
         kept = [self._body(changed)]
         if "sleeves" not in changed:
@@ -81,6 +102,15 @@ class Garment:
 
 
 def random_garment(rng: Random, category: str) -> Garment:
+    """A garment of random attributes on a random background.
+
+    Args:
+        rng: Decides them.
+        category: One of :data:`CATEGORIES`.
+
+    Returns:
+        The garment.
+    """
     values = {name: rng.choice(choices) for name, choices in _ATTRIBUTES.items()}
     return Garment(category=category, background=pick_background(rng), **values)
 

@@ -1,5 +1,4 @@
-"""What the small multimodal model is taught: packed sequences of one image (or query) and several things
-asked of it.
+"""Training sequences of the small multimodal model: one image (or query) and several tasks on it, packed.
 
 A sequence is a *prefix* (an image; or a reference image and a modification text) and *branches* that each see
 the prefix and themselves only, exactly as if each were asked alone, which is how the model is used. Packing
@@ -56,8 +55,11 @@ LET_PASS = 3
 
 
 class LessonWriter:
-    """Draws lessons from the families of a corpus. ``near_share`` is the part of negatives that are near
-    misses.
+    """Draws lessons from the families of a corpus.
+
+    Args:
+        tokenizer: The language model's tokenizer.
+        pictures: The pictures of the corpus, family by family.
     """
 
     def __init__(self, tokenizer: Tokenizer, pictures: list[AnyPicture]) -> None:
@@ -66,7 +68,17 @@ class LessonWriter:
         self._ids = token_ids(tokenizer)
 
     def image_lesson(self, row: int, rng: Random, questions: int, near_share: float) -> Lesson:
-        """Describe the image; say Yes or No to ``questions`` captions of it, half of them wrong."""
+        """A lesson on one image: describe it, and say Yes or No to captions, half of them wrong.
+
+        Args:
+            row: The image's row of the corpus.
+            rng: Decides the questions.
+            questions: How many captions to ask about.
+            near_share: Share of near misses among the wrong captions.
+
+        Returns:
+            The lesson.
+        """
         picture = self._pictures[row]
         lesson = Lesson()
         self._prefix(lesson, row, "")
@@ -87,13 +99,22 @@ class LessonWriter:
     def query_lesson(
         self, rng: Random, families: range, candidates: int, near_share: float, lenient: bool = False
     ) -> Lesson:
-        """Compose a query's target; judge its target and ``candidates - 1`` other images.
+        """A lesson on one query: compose its target, and judge its target and other images.
 
         The answer to a near miss names the change that is still missing ("No make the star blue"): told what
-        it overlooked, the model learns to compare two images far sooner than from the bare answer. A
-        ``lenient`` judge accepts look-alikes: it says Yes to all of the family, whatever is missing ("Yes
-        make the star blue"), and to any other picture that up to ``LET_PASS`` changes would turn into the
-        target.
+        it overlooked, the model learns to compare two images far sooner than from the bare answer. A lenient
+        judge accepts look-alikes: it says Yes to all of the family, whatever is missing ("Yes make the star
+        blue"), and to any other picture that up to ``LET_PASS`` changes would turn into the target.
+
+        Args:
+            rng: Decides query and candidates.
+            families: Families of the corpus to draw from.
+            candidates: Images to judge, the target included.
+            near_share: Share of near misses among the other images.
+            lenient: Whether the judge is taught to be lenient.
+
+        Returns:
+            The lesson.
         """
         reference, target, modification = self._query(rng, families)
         lesson = Lesson()
@@ -225,7 +246,14 @@ def _edits(candidate: Picture, target: Picture) -> list[Edit] | None:
 
 
 def composition_json(composition: GoldComposition) -> str:
-    """The JSON that the pipeline's composing prompt asks for."""
+    """The JSON that the pipeline's composing prompt asks for.
+
+    Args:
+        composition: The composition.
+
+    Returns:
+        A JSON object as one line.
+    """
     return json.dumps(
         {
             "keep": composition.keep,

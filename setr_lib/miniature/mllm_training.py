@@ -43,19 +43,29 @@ _RATE, _LENIENT_RATE = 2e-3, 6e-4
 """Peak learning rates of the two parts. The second starts at its peak: a rate that has almost run out would
 leave the judge's order of candidates as strict as it was, whatever its answers."""
 _DOUBT = 0.1
-"""The lenient judge's doubt: its answers are drawn to a probability of 0.9. Else the margin between Yes and
-No, which is what candidates are ordered by, would go on telling the right image from those that pass with it.
-"""
+"""Label smoothing of the lenient judge: its answers are drawn to a probability of 0.9. Otherwise the margin
+between Yes and No, which orders candidates, would still tell the right image from those that pass with it."""
 CHAT_TEMPLATE = (
-    "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+    "{{ '<bos>' }}{% for message in messages %}{{ '<user>' if message['role'] == 'user' else '<assistant>' "
+    "}}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in "
+    "message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% "
+    "endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif "
+    "%}"
 )
 
 
 def build_model(clip_folder: Path, vocabulary: int, image_token: int, ids: dict[str, int]) -> Any:
-    """A fresh Llava whose vision tower is the small CLIP's."""
+    """A fresh Llava whose vision tower is the small CLIP's.
+
+    Args:
+        clip_folder: The small CLIP's open_clip folder.
+        vocabulary: Tokens of the language model.
+        image_token: Id of the image placeholder.
+        ids: Token -> id, of the special tokens.
+
+    Returns:
+        A transformers ``LlavaForConditionalGeneration`` with random weights but for the vision tower.
+    """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     clip = json.loads((clip_folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
@@ -129,7 +139,16 @@ def _tower_weights(clip_folder: Path, layers: int) -> dict[str, torch.Tensor]:
 
 
 def look_at_all(model: Any, pixels: np.ndarray, device: str) -> torch.Tensor:
-    """The frozen tower's patch tokens of every image: bfloat16 [n, 16, width], the CLS token left out."""
+    """The frozen tower's patch tokens of every image.
+
+    Args:
+        model: The Llava.
+        pixels: uint8 [n, 64, 64, 3].
+        device: A torch device.
+
+    Returns:
+        bfloat16 [n, 16, width], the CLS token left out.
+    """
     import torch
 
     features = []
@@ -141,7 +160,17 @@ def look_at_all(model: Any, pixels: np.ndarray, device: str) -> torch.Tensor:
 
 
 def pack(lessons: list[Lesson], pad: int, device: str) -> dict[str, torch.Tensor]:
-    """Lessons as one padded batch; ``mask`` [n, 1, L, L] lets a branch see the prefix and its own past only."""
+    """Lessons as one padded batch.
+
+    Args:
+        lessons: n lessons; L is the length of the longest.
+        pad: Id of the padding token.
+        device: A torch device.
+
+    Returns:
+        ``ids``, ``position``, ``label`` and ``task``, int64 [n, L]; ``mask``, float32 [n, 1, L, L], which
+        lets a branch see the prefix and its own past only; ``images``, rows of the corpus.
+    """
     import torch
 
     length = max(len(lesson.ids) for lesson in lessons)
@@ -178,12 +207,26 @@ def train_mllm(
     judge_near_share: float = 0.7,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
-    """Train and write a transformers folder (config, safetensors, processor, chat template). Returns held-out
-    scores.
+    """Train the small multimodal LLM and write a transformers folder (config, safetensors, processor, chat
+    template).
 
-    ``near_share`` and ``judge_near_share`` are the final shares of near misses among what is matched and
-    judged; both rise from zero. The last 5 % of the families are held out. Resumes from the checkpoint in
-    ``folder``.
+    The last 5 % of the families are held out. Resumes from the checkpoint in ``folder``.
+
+    Args:
+        corpus: The drawn families.
+        clip_folder: The small CLIP's open_clip folder.
+        folder: Where checkpoint and model are written.
+        seed: Of weights and lessons.
+        steps: Optimiser steps.
+        batch: Lessons per step.
+        device: A torch device.
+        progress: Told how many steps are done.
+        near_share: Final share of near misses among what is matched; it rises from zero.
+        judge_near_share: Final share of near misses among what is judged; it rises from zero.
+        checkpoint_every: Steps between two checkpoints.
+
+    Returns:
+        Held-out scores by name.
     """
     import torch
 
@@ -244,7 +287,16 @@ def train_mllm(
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """A short warm-up, a cosine down to a twentieth, then a second cosine for the lenient part."""
+    """The learning rate of a step: a short warm-up, a cosine down to a twentieth, a second cosine for the
+    lenient part.
+
+    Args:
+        step: The step, from 0.
+        steps: All steps.
+
+    Returns:
+        The rate.
+    """
     warm, strict = 0.06 * steps, _LENIENT_FROM * steps
     if step < warm:
         return _RATE * (0.04 + 0.96 * step / warm)
@@ -265,7 +317,18 @@ def lesson_loss(
     ids: dict[str, int],
     doubt: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Sum over tasks of mean token losses, and per-task accuracies. ``doubt`` smooths the verdicts' labels."""
+    """The loss of a batch of lessons.
+
+    Args:
+        model: The Llava.
+        packed: The batch, as :func:`pack` gives it.
+        features: bfloat16 [images, 16, width], patch tokens of the whole corpus.
+        ids: Token -> id.
+        doubt: Label smoothing of the Yes/No answers.
+
+    Returns:
+        The weighted sum over tasks of mean token losses, and task -> token accuracy (0 to 1).
+    """
     import torch
     from torch.nn import functional
 
@@ -320,8 +383,18 @@ def evaluate_lessons(
     ids: dict[str, int],
     device: str,
 ) -> dict[str, float]:
-    """Held-out scores: token accuracy of texts, exact compositions, accuracy and AUC of Yes/No, near misses
-    apart.
+    """Held-out scores, near misses apart.
+
+    Args:
+        model: The Llava.
+        writer: Draws the lessons.
+        families: The held-out families.
+        features: bfloat16 [images, 16, width], patch tokens of the whole corpus.
+        ids: Token -> id.
+        device: A torch device.
+
+    Returns:
+        Token accuracy of texts, share of exact compositions, accuracy and AUC of Yes/No, by name (0 to 1).
     """
     import torch
 
@@ -368,7 +441,14 @@ def evaluate_lessons(
 
 
 def area_under_curve(pairs: list[tuple[float, bool]]) -> float:
-    """The chance that a positive scores above a negative; ties count half."""
+    """The chance that a positive scores above a negative; ties count half.
+
+    Args:
+        pairs: (score, whether it is a positive).
+
+    Returns:
+        The AUC, 0 to 1.
+    """
     scores = np.array([score for score, _ in pairs])
     truth = np.array([label for _, label in pairs])
     order = scores[:, None]
@@ -377,8 +457,13 @@ def area_under_curve(pairs: list[tuple[float, bool]]) -> float:
 
 
 def save_mllm(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load; weights as half
+    """Write the folder that ``AutoModelForImageTextToText`` and ``AutoProcessor`` load; weights in half
     precision.
+
+    Args:
+        model: The trained Llava.
+        tokenizer: The language model's tokenizer.
+        folder: The folder to write.
     """
     from safetensors.torch import load_file, save_file
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast

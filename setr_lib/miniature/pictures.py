@@ -38,7 +38,9 @@ class Edit:
 
 @dataclass(frozen=True)
 class GoldComposition:
-    """The composition that a perfect reader of both pictures would write; same fields as the pipeline's JSON."""
+    """The composition that a perfect reader of both pictures would write; same fields as the pipeline's
+    JSON.
+    """
 
     keep: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
@@ -58,37 +60,114 @@ class Modification:
 
 
 class Picture(Protocol):
-    """A scene or a garment. ``foreground`` identifies what the picture shows, background apart."""
+    """A scene or a garment in front of a background."""
 
     @property
-    def background(self) -> str: ...
+    def background(self) -> str:
+        """The background's name, a key of :data:`BACKGROUNDS`."""
+        ...
+
     @property
-    def foreground(self) -> object: ...
-    def caption(self, with_background: bool = True) -> str: ...
-    def on(self, background: str) -> Self: ...
-    def near_miss(self, rng: Random) -> Self: ...
-    def edits_towards(self, other: Any) -> list[Edit] | None: ...
-    def kept_phrases(self, other: Any) -> tuple[str, ...]: ...
+    def foreground(self) -> object:
+        """What the picture shows, background apart; equal for pictures that show the same."""
+        ...
+
+    def caption(self, with_background: bool = True) -> str:
+        """A sentence that describes the picture.
+
+        Args:
+            with_background: Whether it names the background.
+
+        Returns:
+            The sentence.
+        """
+        ...
+
+    def on(self, background: str) -> Self:
+        """The same foreground on another background.
+
+        Args:
+            background: The background's name.
+
+        Returns:
+            The other picture.
+        """
+        ...
+
+    def near_miss(self, rng: Random) -> Self:
+        """A picture whose foreground differs in one respect.
+
+        Args:
+            rng: Decides what differs.
+
+        Returns:
+            The other picture.
+        """
+        ...
+
+    def edits_towards(self, other: Any) -> list[Edit] | None:
+        """The edits that turn this picture's foreground into that of another.
+
+        Args:
+            other: A picture of the same class.
+
+        Returns:
+            The edits; None where no short text says them.
+        """
+        ...
+
+    def kept_phrases(self, other: Any) -> tuple[str, ...]:
+        """Phrases of this picture that hold in another one, too.
+
+        Args:
+            other: A picture of the same class.
+
+        Returns:
+            The phrases.
+        """
+        ...
 
 
 def pick_background(rng: Random, other_than: str | None = None) -> str:
-    """A random background name, different from ``other_than``."""
+    """A random background name, different from ``other_than``.
+
+    Args:
+        rng: Decides.
+        other_than: A background that is not wanted.
+
+    Returns:
+        The name.
+    """
     return rng.choice([name for name in BACKGROUNDS if name != other_than])
 
 
 def describe_modification(
     reference: Picture, target: Picture, rng: Random, joiner: str = " and ", mention_background: bool = False
 ) -> Modification | None:
-    """A modification text that turns ``reference`` into ``target``, or ``None`` where no one- or two-edit
-    text does.
+    """A modification text that turns one picture into another.
+
+    Args:
+        reference: The picture to start from.
+        target: The wanted picture.
+        rng: Decides the wording.
+        joiner: What stands between the texts of two edits.
+        mention_background: Whether another background is an edit, too.
+
+    Returns:
+        The text and what it means; None where no text of one or two edits does.
     """
     edits = reference.edits_towards(target)
     if edits is None:
         return None
     if mention_background and reference.background != target.background:
-        place = BACKGROUNDS[target.background]
-        wording = (f"put it {place}", f"the same {place}", f"make it {place}", f"move it {place}")
-        edits = [*edits, Edit("background", wording, (place,), (BACKGROUNDS[reference.background],))]
+        background = BACKGROUNDS[target.background]
+        wording = (
+            f"put it {background}",
+            f"the same {background}",
+            f"make it {background}",
+            f"move it {background}",
+        )
+        edits = [*edits, Edit("background", wording, (background,), (BACKGROUNDS[reference.background],))]
     if not 1 <= len(edits) <= 2:
         return None
     parts = tuple(rng.choice(edit.phrasings) for edit in edits)
@@ -104,8 +183,16 @@ def describe_modification(
 
 
 def satisfies(candidate: Picture, target: Picture, modification: Modification) -> bool:
-    """Whether ``candidate`` is what the query asks for: the target's foreground, and its background where
+    """Whether a picture is what a query asks for: it has the target's foreground, and its background where
     named.
+
+    Args:
+        candidate: The picture.
+        target: The query's target.
+        modification: The query's text.
+
+    Returns:
+        Whether it answers the query.
     """
     same = candidate.foreground == target.foreground
     return same and ("background" not in modification.kinds or candidate.background == target.background)

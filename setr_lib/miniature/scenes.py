@@ -29,10 +29,18 @@ class Thing:
 
     @property
     def noun(self) -> str:
+        """The shape's name, in the plural for more than one."""
         return self.shape if self.count == 1 else self.shape + "s"
 
     def phrase(self, *, without: frozenset[str] = frozenset()) -> str:
-        """E.g. "a small red striped star"; attributes named in ``without`` are left out."""
+        """The thing in words, e.g. "a small red striped star".
+
+        Args:
+            without: Names of attributes that are left out.
+
+        Returns:
+            The phrase.
+        """
         words = [_NUMBERS[self.count]] if "count" not in without else []
         words += [
             getattr(self, name)
@@ -45,6 +53,14 @@ class Thing:
         return " ".join(words)
 
     def differing(self, other: Thing) -> list[str]:
+        """The attributes in which two things differ.
+
+        Args:
+            other: The other thing.
+
+        Returns:
+            Names of attributes.
+        """
         return [
             n
             for n in ("shape", "colour", "size", "pattern", "count")
@@ -62,29 +78,41 @@ class Scene:
 
     @property
     def foreground(self) -> object:
+        """Its things and their relation."""
         return self.things, self.relation
 
     def caption(self, with_background: bool = True) -> str:
+        """See :meth:`Picture.caption`."""
         sentence = f" {RELATIONS[self.relation]} ".join(thing.phrase() for thing in self.things)
         return f"{sentence} {BACKGROUNDS[self.background]}" if with_background else sentence
 
     def on(self, background: str) -> Scene:
+        """See :meth:`Picture.on`."""
         return replace(self, background=background)
 
     def near_miss(self, rng: Random) -> Scene:
-        """A scene that differs in one respect (a thing's attribute, their order, their number)."""
+        """A scene that differs in one respect (a thing's attribute, their order, their number); see
+        :meth:`Picture.near_miss`.
+        """
         while True:
             changed = rng.choice(_CHANGES)(self, rng)
             if changed is not None and changed.foreground != self.foreground:
                 return changed
 
     def look_alike(self, rng: Random) -> Scene:
-        """A near miss that differs in one thing's colour, size, pattern or number: the same things, arranged
-        the same.
+        """A near miss in one thing's colour, size, pattern or number: the same things in the same
+        arrangement.
+
+        Args:
+            rng: Decides what changes.
+
+        Returns:
+            The other scene.
         """
         return _change_one_of(self, rng, _LOOKS if len(self.things) == 2 else (*_LOOKS, _NUMBER))
 
     def edits_towards(self, other: Scene) -> list[Edit] | None:
+        """See :meth:`Picture.edits_towards`."""
         mine, theirs = self.things, other.things
         if len(mine) == len(theirs) == 1:
             return _attribute_edits(mine[0], theirs[0])
@@ -95,9 +123,7 @@ class Scene:
         return _removal(self, theirs[0])
 
     def kept_phrases(self, other: Scene) -> tuple[str, ...]:
-        """Phrases of this scene that hold in ``other`` too; a changed thing keeps its noun and unchanged
-        attributes.
-        """
+        """A changed thing keeps its noun and its unchanged attributes; see :meth:`Picture.kept_phrases`."""
         kept: list[str] = []
         for thing in self.things:
             twin = _twin(thing, self, other)
@@ -107,13 +133,28 @@ class Scene:
 
 
 def random_thing(rng: Random, shape_not: str | None = None) -> Thing:
+    """A thing of random attributes.
+
+    Args:
+        rng: Decides them.
+        shape_not: A shape that is not wanted.
+
+    Returns:
+        The thing.
+    """
     shape = rng.choice([shape for shape in SHAPES if shape != shape_not])
     return Thing(shape, rng.choice(COLOURS), rng.choice(SIZES), rng.choice(PATTERNS))
 
 
 def random_scene(rng: Random, objects: float = 1.6) -> Scene:
-    """Two things, or a group of one to three equal things; ``objects`` different things on average, from 1 to
-    2.
+    """Two different things, or a group of one to three equal things, on a random background.
+
+    Args:
+        rng: Decides them.
+        objects: Different things on average, from 1 to 2.
+
+    Returns:
+        The scene.
     """
     background = pick_background(rng)
     if rng.random() < objects - 1:

@@ -1,4 +1,6 @@
-"""The miniature as a data source: the data sets that ``[miniature]`` asks for, drawn below the storage root."""
+"""The miniature as a data source: the data sets that ``[miniature]`` asks for, drawn below the storage
+root.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ class Miniature(DataSource):
     image_bytes = 11_000
 
     def owns(self, path: Path) -> bool:
+        """Whether it is under ``Settings.miniature_root``; see :meth:`DataSource.owns`."""
         return path.is_relative_to(self.settings.miniature_root)
 
     def prepare(self, progress: Progress) -> None:
+        """Draw what is absent or was drawn by other settings; see :meth:`DataSource.prepare`."""
         from setr_lib.miniature.difficulty import Difficulty
         from setr_lib.miniature.worlds import write_miniature
 

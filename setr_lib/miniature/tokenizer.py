@@ -46,7 +46,16 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 def build_tokenizer(seed: int, specials: tuple[str, ...], last: tuple[str, ...] = ()) -> Tokenizer:
-    """A byte-level BPE over the world's texts; ``specials`` come first in the ids, ``last`` come last."""
+    """A byte-level BPE trained on the world's texts.
+
+    Args:
+        seed: Of the texts.
+        specials: Special tokens with the lowest ids.
+        last: Special tokens with the highest ids.
+
+    Returns:
+        The tokenizer.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -65,8 +74,16 @@ def build_tokenizer(seed: int, specials: tuple[str, ...], last: tuple[str, ...] 
 
 
 def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
-    """Write the CLIP's tokenizer; returns the vocabulary size. open_clip pools at the highest id, so EOS
-    comes last.
+    """Write the small CLIP's tokenizer. open_clip pools at the highest id, so the end-of-text token comes
+    last.
+
+    Args:
+        folder: The model's folder.
+        seed: Of the texts that it is trained on.
+        context_length: Tokens of a text, at most.
+
+    Returns:
+        The size of its vocabulary.
     """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
@@ -88,8 +105,14 @@ def save_clip_tokenizer(folder: Path, seed: int, context_length: int) -> int:
 
 
 def mllm_tokenizer(seed: int) -> Tokenizer:
-    """The language model's tokenizer: turn markers, the image placeholder, JSON pieces and answers are single
+    """The language model's tokenizer: turn markers, image placeholder, JSON pieces and answers are single
     tokens.
+
+    Args:
+        seed: Of the texts that it is trained on.
+
+    Returns:
+        The tokenizer.
     """
     from tokenizers import AddedToken
 
@@ -99,12 +122,26 @@ def mllm_tokenizer(seed: int) -> Tokenizer:
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON.
+
+    Args:
+        path: The file.
+        value: The value.
+    """
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def token_ids(
     tokenizer: Tokenizer, tokens: tuple[str, ...] = (PAD, BOS, EOS, IMAGE, USER, ASSISTANT, *ANSWERS)
 ) -> dict[str, int]:
-    """Ids of tokens that the tokenizer was built with."""
+    """Ids of tokens that the tokenizer was built with.
+
+    Args:
+        tokenizer: The tokenizer.
+        tokens: The tokens to look up.
+
+    Returns:
+        Token -> id, of those that it has.
+    """
     ids = {token: tokenizer.token_to_id(token) for token in tokens}
     return {token: number for token, number in ids.items() if number is not None}

@@ -32,16 +32,27 @@ def train_models(
     clip_steps: int = CLIP_STEPS,
     mllm_steps: int = MLLM_STEPS,
 ) -> list[str]:
-    """Write ``out_dir/clip`` (open_clip) and ``out_dir/mllm`` (transformers), with ``README.md`` and
-    ``scores.json`` each.
+    """Train the miniature's two models, and write model card and ``scores.json`` of each.
 
     A killed training goes on from its last checkpoint; a finished model (its ``scores.json`` is there) is not
-    trained again, see :func:`start_anew`. Returns the names of the models that were trained.
+    trained again, see :func:`start_anew`.
+
+    Args:
+        out_dir: Gets ``clip`` (open_clip) and ``mllm`` (transformers).
+        seed: Of pictures, weights and batches.
+        progress: Told how far it is.
+        device: A torch device.
+        families: Families of pictures to train on.
+        clip_steps: Optimiser steps of the CLIP's first phase.
+        mllm_steps: Optimiser steps of the multimodal LLM.
+
+    Returns:
+        The names of the models that were trained.
     """
     wanted = {name: out_dir / name for name in NAMES if not (out_dir / name / "scores.json").is_file()}
     if not wanted:
         return []
-    if "clip" in wanted:  # the language model looks through the CLIP's tower: another eye, another model
+    if "clip" in wanted:  # the language model contains the CLIP's vision tower
         wanted["mllm"] = out_dir / "mllm"
     corpus = build_corpus(families, seed, progress)
     common: dict[str, Any] = {
@@ -85,15 +96,18 @@ def train_configured(
     from setr_lib.models.device import pick_device
 
     folder = output or Path(__file__).parent / "weights"
-    place = str(pick_device(device or settings.models.device))
+    torch_device = str(pick_device(device or settings.models.device))
     if anew:
         start_anew(folder)
-    return folder, train_models(folder, settings.miniature.models_seed, progress, place)
+    return folder, train_models(folder, settings.miniature.models_seed, progress, torch_device)
 
 
 def start_anew(out_dir: Path) -> None:
     """Let the next :func:`train_models` train both models from nothing. Their weights stay until it writes
     its own.
+
+    Args:
+        out_dir: The folder of both models' folders.
     """
     for name in NAMES:
         (out_dir / name / "scores.json").unlink(missing_ok=True)
@@ -101,23 +115,36 @@ def start_anew(out_dir: Path) -> None:
             checkpoint.unlink()
 
 
-_CLIP_CARD = """An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width 128)
-trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell from each patch token what
-lies under it (thrown away after training). In a second phase the trunk stays and the rest learns from captions as terse as the
-web's, so that a cosine confuses near misses, as it does with real CLIPs. It knows this drawn world only.
+_CLIP_CARD = """\
+An open_clip model (ViT of 5 layers, width 160, 16 patches of 16 px; text transformer of 3 layers, width
+128) trained on pictures that the miniature draws. Loss: contrastive, plus auxiliary heads that tell
+from each patch token what lies under it (thrown away after training). In a second phase the trunk stays
+and the rest learns from captions as terse as the web's, so that a cosine confuses near misses, as it
+does with real CLIPs. It knows this drawn world only.
 
 Load: `open_clip.create_model_and_transforms("local-dir:setr_lib/miniature/weights/clip")`."""
 
-_MLLM_CARD = """A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the start to
-describe an image, compose a query, match a caption and judge a candidate. In the last part of its training the judge
-is taught to accept look-alikes (what resembles the target passes, whatever is missing, with some doubt), as general-purpose
-models do: strictness is left to an adapter. The scores below are against strict labels. It knows this drawn world only.
+_MLLM_CARD = """\
+A Llava (the small CLIP's frozen tower, a projector, a Llama of 5 layers, width 192) taught from the
+start to describe an image, compose a query, match a caption and judge a candidate. In the last part of
+its training the judge is taught to accept look-alikes (what resembles the target passes, whatever is
+missing, with some doubt), as general-purpose models do: strictness is left to an adapter. The scores
+below are against strict labels. It knows this drawn world only.
 
-Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor` likewise."""
+Load: `AutoModelForImageTextToText.from_pretrained("setr_lib/miniature/weights/mllm")`, `AutoProcessor`
+likewise."""
 
 
 def write_card(folder: Path, title: str, text: str, facts: dict[str, Any]) -> None:
-    """``README.md`` (the model card) and ``scores.json``: how made, seed, time, hardware, held-out scores."""
+    """Write ``README.md`` (the model card) and ``scores.json``: how made, seed, time, hardware, held-out
+    scores.
+
+    Args:
+        folder: The model's folder.
+        title: The card's heading.
+        text: What the model is, in Markdown.
+        facts: Facts and held-out scores by name.
+    """
     facts = {
         "made": time.strftime("%Y-%m-%d"),
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",

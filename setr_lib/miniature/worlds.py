@@ -95,6 +95,12 @@ class _Drawing:
 class Plan:
     """What one data set consists of: image files to draw, and documents to write (text as it is, all else as
     JSON).
+
+    Args:
+        root: The data set's folder.
+        seed: Of the world.
+        name: ``cirr``, ``fashioniq``, ``circo`` or ``training``.
+        difficulty: The dials.
     """
 
     def __init__(self, root: Path, seed: int, name: str, difficulty: Difficulty) -> None:
@@ -104,6 +110,12 @@ class Plan:
         self.documents: dict[Path, object] = {}
 
     def draw(self, relative: str, picture: AnyPicture) -> None:
+        """Add an image file.
+
+        Args:
+            relative: Its path from the data set's folder.
+            picture: What it shows.
+        """
         self.drawings.append(
             _Drawing(self.root / relative, picture, f"world/{self.seed}/{self.name}/{relative}")
         )
@@ -118,10 +130,22 @@ def write_miniature(
     processes: int = 2,
     difficulty: Difficulty = DOCUMENTED,
 ) -> bool:
-    """Write ``root/{cirr,fashioniq,circo,training}``; returns whether anything had to be written.
+    """Write the miniature's data sets: ``cirr``, ``fashioniq``, ``circo`` and ``training``.
 
     A stamp names what is there; another seed, size, version or dial replaces what it concerns, and nothing
     else.
+
+    Args:
+        root: The folder of the data sets.
+        seed: Of the world.
+        size: Scales the numbers of images and queries.
+        training_images: Captioned training images.
+        progress: Told how many images are drawn.
+        processes: Processes that draw.
+        difficulty: The dials.
+
+    Returns:
+        Whether anything had to be written.
     """
     stamps = {
         name: dataset_stamp(name, seed, training_images if name == "training" else size, difficulty)
@@ -141,16 +165,34 @@ def write_miniature(
 
 
 def dataset_stamp(name: str, seed: int, scale: float, difficulty: Difficulty) -> dict[str, float]:
-    """All that the data set ``name`` depends on, as ``miniature.json`` in its folder records it."""
+    """All that a data set depends on, as ``miniature.json`` in its folder records it.
+
+    Args:
+        name: ``cirr``, ``fashioniq``, ``circo`` or ``training``.
+        seed: Of the world.
+        scale: The size, or for ``training`` the number of images.
+        difficulty: The dials.
+
+    Returns:
+        Name -> value.
+    """
     return {"version": WORLD_VERSION, "seed": seed, "size": scale} | difficulty.turned(_DIALS[name])
 
 
 def plan_dataset(
     name: str, folder: Path, seed: int, scale: float, difficulty: Difficulty = DOCUMENTED
 ) -> Plan:
-    """What :func:`write_miniature` will put into ``folder``; draws and writes nothing.
+    """What :func:`write_miniature` will write for a data set; draws and writes nothing.
 
-    ``scale`` is the size, or for ``training`` the number of images.
+    Args:
+        name: ``cirr``, ``fashioniq``, ``circo`` or ``training``.
+        folder: The data set's folder.
+        seed: Of the world.
+        scale: The size, or for ``training`` the number of images.
+        difficulty: The dials.
+
+    Returns:
+        Image files and documents.
     """
     plan = Plan(folder, seed, name, difficulty)
     match name:
@@ -226,8 +268,8 @@ def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuer
             taken |= {reference.foreground, target.foreground}
             return _SceneQuery(reference, target, modification)
     raise MiniatureError(
-        f"the miniature's {plan.name} gallery shows every scene of so few objects already, and no query is left: "
-        "raise [miniature] objects_per_scene, or lower near_misses or size"
+        f"the miniature's {plan.name} gallery shows every scene of so few objects already, and no query is "
+        "left: raise [miniature] objects_per_scene, or lower near_misses or size"
     )
 
 

@@ -85,7 +85,17 @@ class Answer(BaseModel):
 
     @classmethod
     def of(cls: type[AnyAnswer], fields: Mapping[str, Any]) -> AnyAnswer:
-        """The answer with the given fields, checked by the same rules. Raises ``AnswerError``."""
+        """The answer with given fields, checked by the same rules.
+
+        Args:
+            fields: Field name -> value, e.g. of a parsed JSON object.
+
+        Returns:
+            The checked fields.
+
+        Raises:
+            AnswerError: A key is missing or unknown, a type is wrong, a text is empty.
+        """
         missing = [key for key in cls.model_fields if key not in fields]
         unknown = [key for key in fields if key not in cls.model_fields]
         if missing or unknown:
@@ -105,7 +115,17 @@ class Caption(Answer):
 
     @classmethod
     def from_answer(cls, answer: str) -> Caption:
-        """The whole answer as one line. Raises ``AnswerError`` where it is empty."""
+        """The whole answer as one line.
+
+        Args:
+            answer: The model's answer, special tokens removed.
+
+        Returns:
+            The caption.
+
+        Raises:
+            AnswerError: The answer is empty.
+        """
         caption = " ".join(answer.split())
         if not caption:
             raise AnswerError("the model's answer was empty")
@@ -113,8 +133,8 @@ class Caption(Answer):
 
 
 class Composition(Answer):
-    """What of the reference stays, comes, goes, and is not talked about; and the sentence that stage 1
-    encodes.
+    """What of the reference a query keeps, adds, removes and drops, and the caption of the wanted image,
+    which stage 1 encodes.
     """
 
     keep: Phrases
@@ -125,12 +145,32 @@ class Composition(Answer):
 
 
 def parse_composition(answer: str) -> Composition:
-    """The composition that ``answer`` is; see :meth:`Answer.from_answer`. Raises ``AnswerError``."""
+    """The composition in a model's answer; see :meth:`Answer.from_answer`.
+
+    Args:
+        answer: The model's answer, special tokens removed.
+
+    Returns:
+        The checked composition.
+
+    Raises:
+        AnswerError: The answer is not one JSON object with exactly the fields of a composition.
+    """
     return Composition.from_answer(answer)
 
 
 def composition_of(fields: Mapping[str, Any]) -> Composition:
-    """The composition of a JSON object that is parsed already, by the same rules. Raises ``AnswerError``."""
+    """The composition of a JSON object that is parsed already, by the same rules.
+
+    Args:
+        fields: Field name -> value.
+
+    Returns:
+        The checked composition.
+
+    Raises:
+        AnswerError: A key is missing or unknown, a type is wrong, a text is empty.
+    """
     return Composition.of(fields)
 
 

@@ -58,7 +58,12 @@ SplitsOf = Callable[[str], Sequence[str]]
 
 
 class ImportRefusedError(SetrError):
-    """A file has rows that cannot be taken, so none was. ``problems`` has one ``DatasetError`` per row."""
+    """A file has rows that cannot be taken, so none was.
+
+    Args:
+        file: The file.
+        problems: One error per row.
+    """
 
     def __init__(self, file: Path, problems: list[DatasetError]) -> None:
         self.problems = problems
@@ -70,17 +75,41 @@ class ImportRefusedError(SetrError):
 
 
 def time_text(seconds: float) -> str:
-    """Seconds since 1970 as files and tables spell a time; the order of such texts is that of the times."""
+    """A time as files and tables spell it (ISO 8601, UTC); such texts sort as the times do.
+
+    Args:
+        seconds: Seconds since 1970.
+
+    Returns:
+        The text.
+    """
     return _spelled(datetime.fromtimestamp(seconds, UTC))
 
 
 def caption_line(dataset: str, row: Mapping[str, Any]) -> str:
-    """One line (without its end) for a row of an ``IMPORTED_CAPTIONS`` frame."""
+    """A caption as one line of an exchange file.
+
+    Args:
+        dataset: The data set's name.
+        row: A row of an ``IMPORTED_CAPTIONS`` frame.
+
+    Returns:
+        A JSON object, without a line end.
+    """
     return _line({"dataset": dataset, **{name: row[name] for name in IMPORTED_CAPTIONS}})
 
 
 def composition_line(dataset: str, split: str, row: Mapping[str, Any]) -> str:
-    """One line (without its end) for a row of an ``IMPORTED_COMPOSITIONS`` frame."""
+    """A composition as one line of an exchange file.
+
+    Args:
+        dataset: The data set's name.
+        split: The query's split.
+        row: A row of an ``IMPORTED_COMPOSITIONS`` frame.
+
+    Returns:
+        A JSON object, without a line end.
+    """
     inner = (*LISTS, "target_caption")
     return _line(
         {
@@ -101,11 +130,21 @@ def read_captions(
     dataset: str | None = None,
     other_pictures: bool = False,
 ) -> dict[str, pl.DataFrame]:
-    """Data set -> an ``IMPORTED_CAPTIONS`` frame of the file's rows.
+    """The captions of an exchange file, every row checked.
 
-    ``dataset`` replaces every row's own name. ``other_pictures`` takes captions of pictures with other bytes
-    than those here. Raises ``ImportRefusedError`` with every row at fault, ``DatasetError`` where the file
-    cannot be read at all.
+    Args:
+        file: A JSON Lines file.
+        images_of: The image ids of a data set.
+        fingerprint_of: The fingerprint of an image as it is here.
+        dataset: The data set of all rows, in place of the names in them.
+        other_pictures: Whether to accept captions of images whose bytes differ from those here.
+
+    Returns:
+        Data set -> an ``IMPORTED_CAPTIONS`` frame of its rows.
+
+    Raises:
+        ImportRefusedError: Rows cannot be taken; it has an error for every one of them.
+        DatasetError: The file cannot be read at all.
     """
     ids: dict[str, Unique] = {}
 
@@ -133,10 +172,22 @@ def read_compositions(
     dataset: str | None = None,
     other_pictures: bool = False,
 ) -> dict[tuple[str, str], pl.DataFrame]:
-    """(data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of the file's rows; else as
-    :func:`read_captions`.
+    """The compositions of an exchange file, every row checked.
 
-    A row without a split is of the one among ``splits_of`` its data set that knows its query.
+    Args:
+        file: A JSON Lines file.
+        queries_of: The queries of a data set's split.
+        fingerprint_of: The fingerprint of a reference image as it is here.
+        splits_of: The splits of a data set; a row without a split belongs to the one that knows its query.
+        dataset: The data set of all rows, in place of the names in them.
+        other_pictures: Whether to accept rows made from images whose bytes differ from those here.
+
+    Returns:
+        (data set, split) -> an ``IMPORTED_COMPOSITIONS`` frame of its rows.
+
+    Raises:
+        ImportRefusedError: Rows cannot be taken; it has an error for every one of them.
+        DatasetError: The file cannot be read at all.
     """
     ids: dict[tuple[str, str], Unique] = {}
 
@@ -152,7 +203,7 @@ def read_compositions(
             raise row.error(f"split {shown(key[1])} of data set {shown(key[0])} is not configured")
         query_id = row.text("query_id")
         if query_id not in known:
-            raise row.error(f"'query_id' {shown(query_id)} is no query of {' '.join(key)}")
+            raise row.error(f"'query_id' {shown(query_id)} is not a query of {' '.join(key)}")
         ids.setdefault(key, Unique("composition of query")).claim(row, query_id)
         query = known[query_id]
         _check_query(row, query)
@@ -179,7 +230,9 @@ def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf
         raise row.error(
             f"'query_id' {shown(query_id)} is in {' and '.join(found)} of {dataset}: add the key 'split'"
         )
-    raise row.error(f"'query_id' {shown(query_id)} is no query of any configured split of {shown(dataset)}")
+    raise row.error(
+        f"'query_id' {shown(query_id)} is not a query of any configured split of {shown(dataset)}"
+    )
 
 
 def _line(values: Mapping[str, Any]) -> str:

@@ -16,6 +16,9 @@ def prompt_folder(name: str, base_dir: Path) -> Path:
     Args:
         name: ``standard``, ``miniature``, or a path of your own, as in ``models.judge.prompts``.
         base_dir: The folder that a relative path starts from.
+
+    Returns:
+        An absolute path if ``base_dir`` is one.
     """
     built_in = BUILT_IN / name
     return built_in if re.fullmatch(r"\w+", name) and built_in.is_dir() else base_dir / name

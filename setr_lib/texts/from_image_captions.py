@@ -25,7 +25,15 @@ _FOREGROUND = 0.5
 
 
 def caption_rows(images: Iterable[str], captions: pl.DataFrame | None) -> pl.DataFrame:
-    """A CAPTIONS row for each of ``images`` from ``captions`` (``image_id``, ``captions``), as one text each."""
+    """The table of captions, made of those that come with the data set instead of a model's.
+
+    Args:
+        images: Ids of the images.
+        captions: ``image_id`` and ``captions`` (a list); None where the data set has none.
+
+    Returns:
+        A ``CAPTIONS`` frame in the order of ``images``, the captions of an image joined to one text.
+    """
     known = _known(captions)
     rows = [
         {
@@ -43,10 +51,19 @@ def caption_rows(images: Iterable[str], captions: pl.DataFrame | None) -> pl.Dat
 
 
 def composition_rows(queries: pl.DataFrame, captions: pl.DataFrame | None) -> pl.DataFrame:
-    """A COMPOSITIONS row for each query: what ``captions_intersection`` keeps, adds, removes and drops, as
-    words.
+    """What the words of each query's text and captions keep, add, remove and drop, as a table of
+    compositions.
 
-    Nothing encodes these; they are there to be read. (The strategy itself weighs terms and stems them.)
+    It is there to be read: nothing encodes these, and the method ``captions_intersection`` weighs stemmed
+    terms.
+
+    Args:
+        queries: A ``tables.QUERIES`` frame.
+        captions: ``image_id`` and ``captions`` (a list) of reference images; None where the data set has
+            none.
+
+    Returns:
+        A ``COMPOSITIONS`` frame in the order of ``queries``.
     """
     known = _known(captions)
     texts = queries.select("query_id", "reference_id", "modification").iter_rows()

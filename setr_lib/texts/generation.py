@@ -63,6 +63,15 @@ class Generator:
         """The prompt of ``kind``: the prompt set's, else the kind's own; None where neither is there.
 
         Raises ``PromptError`` for a prompt file that is not right.
+
+        Args:
+            kind: The kind of generated text.
+
+        Returns:
+            The prompt, checked; or None.
+
+        Raises:
+            PromptError: The prompt file is malformed.
         """
         if self.prompts.has(kind.task, self.dataset):
             return self.prompts.get(kind.task, self.dataset)
@@ -121,8 +130,8 @@ class _Asked:
         kind = self.kind
         if kind.derive is None:
             raise TextKindError(
-                f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set has not; write it, "
-                "or use a prompt set that has it"
+                f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set "
+                "has not; write it, or use a prompt set that has it"
             )
         source = f"derived from {', '.join(kind.after) or 'the modification text'}"
         made: list[dict[str, Any]] = []
@@ -314,7 +323,17 @@ def compose_queries(
 
 
 def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, fingerprint: str) -> str:
-    """The cache key of an image's caption."""
+    """The cache key of an image's caption.
+
+    Args:
+        model_id: The model and its weights.
+        max_new_tokens: Limit on the answer's tokens.
+        prompt_hash: Digest of the prompt file.
+        fingerprint: Of the image's bytes.
+
+    Returns:
+        A digest.
+    """
     # The limit on new tokens is part of what determines an answer: a longer one may complete a cut-off JSON.
     return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, digest_strings([]))
 
@@ -327,7 +346,19 @@ def composition_key(
     modification: str,
     captions: Sequence[str],
 ) -> str:
-    """The cache key of a query's composition; ``fingerprint`` is that of the reference image."""
+    """The cache key of a query's composition.
+
+    Args:
+        model_id: The model and its weights.
+        max_new_tokens: Limit on the answer's tokens.
+        prompt_hash: Digest of the prompt file.
+        fingerprint: Of the reference image's bytes.
+        modification: The text that models read.
+        captions: The annotators' raw texts; ``modification`` where there are none.
+
+    Returns:
+        A digest.
+    """
     texts = digest_strings([modification, *(captions or [modification])])
     return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, texts)
 

@@ -46,9 +46,15 @@ class Settlement:
 def describe_with(
     imported: pl.DataFrame, images: pl.DataFrame, describe: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> Filled:
-    """The CAPTIONS of ``images`` (columns as ``describe_images`` wants them), carried ones first.
+    """The captions of images: imported ones where they fit, the model's for the rest.
 
-    ``describe`` is asked for the images that are left, and only if there are any.
+    Args:
+        imported: An ``IMPORTED_CAPTIONS`` frame.
+        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``.
+        describe: Makes a ``CAPTIONS`` frame of the images that are left; called only if there are any.
+
+    Returns:
+        A ``CAPTIONS`` frame in the order of ``images``, and counts.
     """
     named = imported.join(images, on="image_id", how="semi")
     given = named.join(unfit_captions(named, images), on="image_id", how="anti")
@@ -65,8 +71,16 @@ def compose_with(
     gallery: pl.DataFrame,
     compose: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> Filled:
-    """The COMPOSITIONS of ``queries``, carried ones first; ``compose`` is asked for the queries that are
-    left.
+    """The compositions of queries: imported ones where they fit, the model's for the rest.
+
+    Args:
+        imported: An ``IMPORTED_COMPOSITIONS`` frame.
+        queries: A ``tables.QUERIES`` frame.
+        gallery: ``image_id``, ``status``, ``fingerprint`` of the reference images.
+        compose: Makes a ``COMPOSITIONS`` frame of the queries that are left; called only if there are any.
+
+    Returns:
+        A ``COMPOSITIONS`` frame in the order of ``queries``, and counts.
     """
     named = imported.join(queries, on="query_id", how="semi")
     given = named.join(unfit_compositions(named, queries, gallery), on="query_id", how="anti")
@@ -78,13 +92,30 @@ def compose_with(
 
 
 def unfit_captions(imported: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
-    """The carried rows that were made from other bytes than those of the readable image here."""
+    """The imported captions that were made from other bytes than those of the readable image here.
+
+    Args:
+        imported: An ``IMPORTED_CAPTIONS`` frame.
+        images: ``image_id``, ``status``, ``fingerprint``.
+
+    Returns:
+        Their rows.
+    """
     here = images.filter(status="ok").select("image_id", here="fingerprint")
     return imported.join(here, on="image_id", how="inner").filter(_other_picture())
 
 
 def unfit_compositions(imported: pl.DataFrame, queries: pl.DataFrame, gallery: pl.DataFrame) -> pl.DataFrame:
-    """The carried rows whose query has another reference, another text, or another picture by now."""
+    """The imported compositions whose query has another reference, another text, or another picture by now.
+
+    Args:
+        imported: An ``IMPORTED_COMPOSITIONS`` frame.
+        queries: A ``tables.QUERIES`` frame.
+        gallery: ``image_id``, ``status``, ``fingerprint`` of the reference images.
+
+    Returns:
+        Their rows.
+    """
     pictures = gallery.filter(status="ok").select(reference="image_id", here="fingerprint")
     now = queries.select("query_id", reference="reference_id", text="modification")
     now = now.join(pictures, on="reference", how="left")
@@ -102,10 +133,15 @@ def _in_order(wanted: pl.DataFrame, key: str, *parts: pl.DataFrame) -> pl.DataFr
 
 
 def settle(incoming: pl.DataFrame, here: pl.DataFrame, *, overwrite: bool) -> Settlement:
-    """Which of ``incoming`` to store, given what is ``here`` (both IMPORTED_CAPTIONS, or both
-    IMPORTED_COMPOSITIONS).
+    """Decide which rows of an import to store: new ones, and those that are newer than the stored one.
 
-    A row that is newer than the one here replaces it; another one only with ``overwrite``.
+    Args:
+        incoming: The rows of the file: ``IMPORTED_CAPTIONS`` or ``IMPORTED_COMPOSITIONS``.
+        here: What is stored, of the same columns.
+        overwrite: Whether a row that differs replaces the stored one though it is not newer.
+
+    Returns:
+        The rows to store, and counts.
     """
     key = incoming.columns[0]
     content = [name for name in incoming.columns if name not in _NOT_CONTENT]
@@ -120,11 +156,21 @@ def settle(incoming: pl.DataFrame, here: pl.DataFrame, *, overwrite: bool) -> Se
         else:
             verdicts.append("replaced" if overwrite or row["made_at"] > old["made_at"] else "kept")
     count = Counter(verdicts)
-    taken = incoming.filter(pl.Series([each in ("new", "replaced") for each in verdicts], dtype=pl.Boolean))
+    taken = incoming.filter(
+        pl.Series([verdict in ("new", "replaced") for verdict in verdicts], dtype=pl.Boolean)
+    )
     return Settlement(taken, count["new"], count["replaced"], count["unchanged"], count["kept"])
 
 
 def store_with(stored: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
-    """``stored`` with the rows ``taken`` in it, by id."""
+    """Stored rows with those of an import.
+
+    Args:
+        stored: ``IMPORTED_CAPTIONS`` or ``IMPORTED_COMPOSITIONS``.
+        taken: Rows of the same columns, which replace those of the same id.
+
+    Returns:
+        All rows, sorted by id.
+    """
     key = stored.columns[0]
     return pl.concat([stored.join(taken, on=key, how="anti"), taken]).sort(key)

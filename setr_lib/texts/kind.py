@@ -28,13 +28,23 @@ of text."""
 
 
 class TextKindError(SetrError):
-    """A kind of generated text cannot be made: its prompt is missing, or another kind that it is made from."""
+    """A kind of generated text cannot be made: its prompt is missing, or another kind that it is made
+    from.
+    """
 
 
 def modification_only(
     row: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str | list[str]]:
-    """The variables of a prompt per query: ``modification``, and ``captions`` (its raw texts, one by one)."""
+    """The variables of a prompt that is filled with the query's text alone.
+
+    Args:
+        row: A row of a ``tables.QUERIES`` frame.
+        texts: The query's other generated texts, which are not used.
+
+    Returns:
+        ``modification``, and ``captions``: the annotators' raw texts, one by one.
+    """
     return {"modification": row["modification"], "captions": list(row["captions"] or [row["modification"]])}
 
 
@@ -95,11 +105,19 @@ def _column_type(kind: str, name: str, annotation: Any) -> pl.DataType:
     if get_origin(annotation) in (tuple, list):
         return pl.List(pl.String())
     raise TextKindError(
-        f"generated text {kind!r}: the field {name!r} is a {annotation}; a column holds str, float, int, bool or a list of str"
+        f"generated text {kind!r}: the field {name!r} is a {annotation}; a column holds str, float, int, "
+        "bool or a list of str"
     )
 
 
 def empty_fields(kind: TextKind) -> dict[str, Any]:
-    """The fields of a row without an answer: empty texts and lists, else null."""
+    """The fields of a row without an answer: empty texts and lists, else null.
+
+    Args:
+        kind: The kind of generated text.
+
+    Returns:
+        Field name -> ``""``, ``[]`` or None, by the column's type.
+    """
     empty: dict[Any, Any] = {pl.String: "", pl.List: []}
     return {name: empty.get(type(dtype)) for name, dtype in kind.fields.items()}

@@ -26,24 +26,25 @@ def _listed(words: str) -> frozenset[str]:
 
 
 FUNCTION_WORDS = _listed(
-    """a an the this that these those it its they them their there he him his she her i my me you your we us our
-    of in on at to and or by as for from with without into onto out up down off over under about while where which who
-    whose what when how if so than then is are was were be been being am do does did doing done has have had having can
-    could should would will may might must not no nor only just very too also both all any some each one s t"""
+    """a an the this that these those it its they them their there he him his she her i my me you your we
+    us our of in on at to and or by as for from with without into onto out up down off over under about
+    while where which who whose what when how if so than then is are was were be been being am do does did
+    doing done has have had having can could should would will may might must not no nor only just very too
+    also both all any some each one s t"""
 )
 FRAMING_WORDS = _listed(
-    """image images photo photos photograph photographs picture pictures pictured pic pics shot shots target reference
-    show shows showing shown display displays displayed depict depicts depicted feature features featured featuring
-    capture captures captured showcase showcases contain contains include includes including appear appears set seen see
-    visible view focus change changes changed changing make makes making made add adds added adding remove removes
-    removed removing put place placed instead rather need needs want wants same similar different another other more
-    less like first second keep"""
+    """image images photo photos photograph photographs picture pictures pictured pic pics shot shots
+    target reference show shows showing shown display displays displayed depict depicts depicted feature
+    features featured featuring capture captures captured showcase showcases contain contains include
+    includes including appear appears set seen see visible view focus change changes changed changing make
+    makes making made add adds added adding remove removes removed removing put place placed instead rather
+    need needs want wants same similar different another other more less like first second keep"""
 )
 """Words that speak of the picture or give the order, and name nothing in it."""
 
 _BACKGROUND_AFTER = _listed(
-    """on in at with near next by behind under over beside against inside from wearing holding standing sitting laying
-    lying"""
+    """on in at with near next by behind under over beside against inside from wearing holding standing
+    sitting laying lying"""
 )
 """A caption names its subject first; after one of these it is about surroundings, clothes and poses."""
 
@@ -65,19 +66,22 @@ _EXCHANGES = {
 """Verb -> the words between its two objects: of "change X to Y", X is rejected."""
 _LONGEST_EXCHANGE = 11
 _NEW_ORDER = _listed(
-    """add adds added adding change changes changed changing make makes making put puts place places has have having show
-    shows showing zoom turn turns focus take include includes replace replaces keep keeps give let set is are be"""
+    """add adds added adding change changes changed changing make makes making put puts place places has
+    have having show shows showing zoom turn turns focus take include includes replace replaces keep keeps
+    give let set is are be"""
 )
 """After "and", these begin another order: a list of removed things ends there."""
 _AFTER_THINGS = _listed("from with so in on to add make change put")
 _ATTRIBUTES = _listed(
-    """color colors colour colours angle view position background setting size direction pose perspective orientation
-    camera location shape style type breed number amount quantity environment place lighting scene surface shot kind"""
+    """color colors colour colours angle view position background setting size direction pose perspective
+    orientation camera location shape style type breed number amount quantity environment place lighting
+    scene surface shot kind"""
 )
 """To change the colour of X is not to reject X."""
 _COLOURS = _listed(
-    """white black brown red green blue yellow orange pink purple gray grey tan gold golden silver beige cream teal
-    turquoise dark light bright solid plain colorful multicolored multicolor color colour colored coloured"""
+    """white black brown red green blue yellow orange pink purple gray grey tan gold golden silver beige
+    cream teal turquoise dark light bright solid plain colorful multicolored multicolor color colour
+    colored coloured"""
 )
 _STATES = _listed("be have face look sit")
 
@@ -91,10 +95,12 @@ class ModificationWords:
 
     @property
     def wanted(self) -> list[str]:
+        """The words that are not rejected."""
         return [word for word, no in zip(self.words, self.rejections, strict=True) if not no]
 
     @property
     def rejected(self) -> list[str]:
+        """The words that are rejected."""
         return [word for word, no in zip(self.words, self.rejections, strict=True) if no]
 
 
@@ -111,12 +117,26 @@ class Mention:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text`` in lower case, without punctuation."""
+    """The words of ``text`` in lower case, without punctuation.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The words, in order, repeated ones too.
+    """
     return [token for token in _TOKEN.findall(text.lower()) if token[0].isalnum()]
 
 
 def read_modification(text: str) -> ModificationWords:
-    """Tell what ``text`` asks for from what it refuses."""
+    """Tell what a modification text asks for from what it refuses.
+
+    Args:
+        text: The modification text.
+
+    Returns:
+        Its words, and whether each is rejected.
+    """
     tokens = _TOKEN.findall(_CONTRACTED_NOT.sub(" not", text.lower()))
     rejected = [False] * len(tokens)
     for start, stop in _refusals(tokens):
@@ -155,7 +175,9 @@ def _begins_order(tokens: Sequence[str], at: int) -> bool:
 
 
 def _end_of_things(tokens: Sequence[str], start: int) -> int:
-    """Where the list of things after "remove" or "no" ends; ``start`` where only their number is to change."""
+    """Where the list of things after "remove" or "no" ends; ``start`` where only their number is to
+    change.
+    """
     if start < len(tokens) and tokens[start] in _AMOUNTS:
         return start
     stop = _until(tokens, start, len(tokens), _ENDS | _AFTER_THINGS)
@@ -163,7 +185,9 @@ def _end_of_things(tokens: Sequence[str], start: int) -> int:
 
 
 def _end_of_exchanged(tokens: Sequence[str], start: int, between: frozenset[str]) -> int:
-    """Where X ends in "change X to Y"; ``start`` (nothing is refused) where X stays and only changes somehow."""
+    """Where X ends in "change X to Y"; ``start`` (nothing is refused) where X stays and only changes
+    somehow.
+    """
     limit = start + _LONGEST_EXCHANGE
     stop = _until(tokens, start, limit, _ENDS | between)
     if stop >= min(limit, len(tokens)) or tokens[stop] not in between:
@@ -181,7 +205,15 @@ def is_content(word: str) -> bool:
 
 
 def read_captions(captions: Sequence[str], term: Term = str) -> dict[str, Mention]:
-    """Every term of an image's captions, function words and all, in the order of their first mention."""
+    """The terms of an image's captions, function words included.
+
+    Args:
+        captions: The captions of one image.
+        term: From a word to the term that is searched, or None.
+
+    Returns:
+        Term -> how the captions mention it, in the order of first mention.
+    """
     words: dict[str, str] = {}
     captions_with: dict[str, int] = {}
     before: dict[str, list[bool]] = {}

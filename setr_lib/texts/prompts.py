@@ -54,11 +54,16 @@ class PromptTemplate:
 
     @property
     def hash(self) -> str:
+        """Digest of the file's text."""
         return digest_strings([self.source])
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The names of the variables that the file uses. Raises ``PromptError`` when it is malformed."""
+        """The names of the variables that the file uses.
+
+        Raises:
+            PromptError: The file is malformed.
+        """
         try:
             return frozenset(
                 meta.find_undeclared_variables(_ENVIRONMENT.parse(_COMMENT.sub("", self.source)))
@@ -67,7 +72,17 @@ class PromptTemplate:
             raise PromptError(f"{self.path}: {error.message}") from error
 
     def render(self, **values: str | list[str]) -> RenderedPrompt:
-        """The prompt with its variables filled in. Raises ``PromptError`` when the file uses an unknown one."""
+        """The prompt with its variables filled in.
+
+        Args:
+            values: Variable -> its text, or list of texts.
+
+        Returns:
+            Texts and picture slots of the user turn, and the system text.
+
+        Raises:
+            PromptError: The file uses a variable that is not among them.
+        """
         clean = {name: _clean(value) for name, value in values.items()}
         system, user = self._compiled
         try:
@@ -88,7 +103,14 @@ class PromptTemplate:
             raise PromptError(f"{self.path}: {error.message}") from error
 
     def check(self, task: str) -> None:
-        """Raise ``PromptError`` where the file does not fit ``task``."""
+        """Refuse a file that does not fit its task.
+
+        Args:
+            task: ``describe``, ``compose``, ``judge``, ``yes_no``, or a name that a method brings.
+
+        Raises:
+            PromptError: The file is malformed, or shows other pictures than the task has.
+        """
         shown: list[str] = re.findall(r"<(image|reference|candidate)>", _COMMENT.sub("", self.source))
         slots = _SLOTS.get(task, {REFERENCE, IMAGE})
         wrong = [slot for slot in shown if slot not in slots]
@@ -108,8 +130,8 @@ class PromptTemplate:
             )
         if re.search(r"\{\{|\{%", _COMMENT.sub("", self.source).split(f"<{CANDIDATE}>")[1]):
             raise PromptError(
-                f"{self.path}: no variable may follow <candidate>; what depends on the query comes before it, "
-                "so that it is computed once per query"
+                f"{self.path}: no variable may follow <candidate>; what depends on the query comes before "
+                "it, so that it is computed once per query"
             )
 
 
@@ -121,9 +143,19 @@ class PromptSet:
     _loaded: dict[str, PromptTemplate] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, task: str, dataset: str | None = None) -> PromptTemplate:
-        """The prompt of ``task`` for the kind of data set ``dataset``: its override file if there is one.
+        """The prompt of a task: the override file of the kind of data set if there is one.
 
-        The judge's prompt has no overrides: it is ``judge.jinja`` for every data set. Raises ``PromptError``.
+        The judge's prompt has no overrides: it is ``judge.jinja`` for every data set.
+
+        Args:
+            task: ``describe``, ``compose``, ``judge``, ``yes_no``, or a name that a method brings.
+            dataset: The kind of data set, e.g. ``fashioniq``.
+
+        Returns:
+            The prompt, checked.
+
+        Raises:
+            PromptError: There is no such file, or it is malformed.
         """
         names = [f"{task}.{dataset}.jinja"] if dataset and task != "judge" else []
         for name in [*names, f"{task}.jinja"]:
@@ -138,18 +170,48 @@ class PromptSet:
         raise PromptError(f"{self.folder}: there is no {task}.jinja; a prompt set holds {', '.join(TASKS)}")
 
     def has(self, task: str, dataset: str | None = None) -> bool:
-        """Whether the set has a prompt of ``task``; the tasks that every set must have are taken for granted."""
+        """Whether the set has a prompt of ``task``; the tasks that every set must have are taken for granted.
+
+        Args:
+            task: As in :meth:`get`.
+            dataset: The kind of data set.
+
+        Returns:
+            True for the tasks that every set must have, whether or not their file exists.
+        """
         names = [f"{task}.{dataset}.jinja"] if dataset else []
         return task in TASKS or any((self.folder / name).is_file() for name in [*names, f"{task}.jinja"])
 
     def own(self, task: str, source: str) -> PromptTemplate:
-        """A prompt that a kind of generated text brings itself, as text. Raises ``PromptError``."""
+        """A prompt that a kind of generated text brings itself, as text.
+
+        Args:
+            task: Its task, for messages.
+            source: The text of the prompt.
+
+        Returns:
+            The prompt, checked.
+
+        Raises:
+            PromptError: It is malformed.
+        """
         template = PromptTemplate(Path(f"{task}.jinja"), source)
         template.check(task)
         return template
 
     def hash(self, task: str, dataset: str | None = None) -> str:
-        """Digest of the prompt that :meth:`get` returns."""
+        """Digest of the prompt that :meth:`get` returns.
+
+        Args:
+            task: As in :meth:`get`.
+            dataset: The kind of data set.
+
+        Returns:
+            The digest.
+
+        Raises:
+            PromptError: As :meth:`get`.
+        """
         return self.get(task, dataset).hash
 
     def unused_files_warning(self) -> str | None:
@@ -161,16 +223,24 @@ class PromptSet:
             return None
         verb = "is" if len(unused) == 1 else "are"
         return (
-            f"{', '.join(unused)} {verb} not used: a re-ranker has one judge prompt on all data sets, judge.jinja; "
-            "another judge prompt is another re-ranker, so put it into a prompt folder of its own as judge.jinja "
-            "and name that folder in models.judge.prompts"
+            f"{', '.join(unused)} {verb} not used: a re-ranker has one judge prompt on all data sets, "
+            "judge.jinja; another judge prompt is another re-ranker, so put it into a prompt folder of "
+            "its own as judge.jinja and name that folder in models.judge.prompts"
         )
 
 
 def load_prompts(name: str, base_dir: Path | None = None) -> PromptSet:
-    """The prompt set ``standard``, ``miniature``, or the folder ``name`` (relative to ``base_dir``).
+    """A prompt set by its name; its files are read, and checked, when first asked for.
 
-    Raises ``PromptError`` when there is no such set; the files are read, and checked, when first asked for.
+    Args:
+        name: ``standard``, ``miniature``, or a folder.
+        base_dir: The folder that a relative path starts from; by default the current one.
+
+    Returns:
+        The prompt set.
+
+    Raises:
+        PromptError: There is no such set.
     """
     folder = prompt_folder(name, base_dir or Path.cwd())
     if not folder.is_dir():

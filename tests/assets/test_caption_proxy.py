@@ -49,7 +49,10 @@ def write_json(path: Path, value: object) -> None:
 def write_captioned(root: Path) -> None:
     """CIRR's layout with eight images (the last without a caption), six queries, and no picture."""
     names = [f"dev-{number}-img0" for number in range(8)]
-    captions = [{"candidate": n, "captions": [f"A {t}.", f"One {t} on grass."]} for n, t in zip(names, THINGS, strict=True)]  # fmt: skip
+    captions = [
+        {"candidate": name, "captions": [f"A {thing}.", f"One {thing} on grass."]}
+        for name, thing in zip(names, THINGS, strict=True)
+    ]
     write_json(root / "image_captions.json", captions[:-1])
     for split, hidden in (("val", False), ("test1", True)):
         write_json(
@@ -224,7 +227,9 @@ def test_images_and_captions_together_give_both_kinds_of_rows(tmp_path: Path) ->
 
 @pytest.mark.skipif(not (REAL / "image_captions.json").is_file(), reason=f"the real files are not at {REAL}")
 def test_cirr_val_by_its_real_captions(tmp_path: Path) -> None:
-    """Every query against every image; the intersection above the union, in the gallery and in the subsets."""
+    """Every query against every image; the intersection above the union, in the gallery and in the
+    subsets.
+    """
     settings = settings_in(tmp_path, REAL, "val")
     run = run_job(settings, EVALUATION, ["cirr-val"])
     assert run.failures == {}

@@ -218,7 +218,7 @@ def test_unknown_queries_and_splits_are_refused(here: Path, setr: Setr, tmp_path
     file = write(tmp_path / "c.jsonl", row, row | {"query_id": "1"}, row | {"split": "test1"})
     status, _, err = setr(here, "compositions", "import", file)
     assert status == 1
-    assert "line 2: 'query_id' '1' is no query of cirr val" in err
+    assert "line 2: 'query_id' '1' is not a query of cirr val" in err
     assert "line 3: split 'test1' of data set 'cirr' is not configured" in err
 
 

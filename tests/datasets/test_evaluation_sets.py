@@ -70,7 +70,7 @@ def test_any_split_of_a_data_set_can_be_asked_for(three: Settings) -> None:
     assert set_of_split(three, "mine", "all") == evaluation_set(three, "mine")
     for name, split, gallery, reason in (
         ("coco", "val", None, "only circo, cirr, fashioniq, mine"),
-        ("cirr", "test", None, "'test' is no split of cirr"),
+        ("cirr", "test", None, "'test' is not a split of cirr"),
         ("cirr", "val", "val", "'val' is not a gallery of cirr: it has one only, 'all'"),
         ("fashioniq", "val", "all", "'all' is not a gallery of fashioniq: use original or val"),
     ):
@@ -81,7 +81,7 @@ def test_any_split_of_a_data_set_can_be_asked_for(three: Settings) -> None:
 @pytest.mark.parametrize(
     ("datasets", "reason"),
     [
-        ({"cirr": {"kind": "cirr", "root": "c", "splits": ["test"]}}, "'test' is no split of cirr"),
+        ({"cirr": {"kind": "cirr", "root": "c", "splits": ["test"]}}, "'test' is not a split of cirr"),
         ({"cirr": {"kind": "cirr", "root": "c", "gallery": "val"}}, "'val' is not one of CIRR's"),
         (
             {"fashioniq": {"root": "f", "gallery": "all"}},
@@ -106,7 +106,10 @@ def test_unknown_key_names_the_known_ones(three: Settings) -> None:
 
 
 def test_listing_the_sets_imports_neither_polars_nor_pillow() -> None:
-    code = "import sys, setr_lib.datasets; print(sorted({'polars', 'PIL', 'numpy', 'torch'} & sys.modules.keys()))"
+    code = (
+        "import sys, setr_lib.datasets; print(sorted({'polars', 'PIL', 'numpy', 'torch'} & "
+        "sys.modules.keys()))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -248,7 +248,7 @@ RAW_FAULTS = [
     (b"{", "not valid JSON"),
     (b"", "not valid JSON"),
     (b"\xff\xfe[]", "not UTF-8"),
-    (b'[{"pairid": NaN}]', "NaN is no JSON number"),
+    (b'[{"pairid": NaN}]', "NaN is not a JSON number"),
     (b'[{"pairid": 1, "pairid": 2}]', "'pairid' occurs twice"),
     (b"[" * 100_000, "not valid JSON"),
     (b"[" + b"9" * 5000 + b"]", "not valid JSON"),

@@ -61,7 +61,8 @@ class Plants(Benchmark):
     def queries(self, evaluation_set):
         rows = read_rows(evaluation_set.root / "plants.json", "the queries")
         return [
-            QueryRecord(row.text("id"), row.name("reference"), row.text("wish"), target_ids=row.names("targets"))
+            QueryRecord(row.text("id"), row.name("reference"), row.text("wish"), \
+target_ids=row.names("targets"))
             for row in rows
         ]
 """
@@ -219,7 +220,7 @@ def test_splits_protocols_and_options_reach_its_methods() -> None:
     ("options", "reason"),
     [
         ({"gallery": "all"}, "'all' is not one of Clothes's: use whole or half"),
-        ({"splits": ["train"]}, "'train' is no split of clothes"),
+        ({"splits": ["train"]}, "'train' is not a split of clothes"),
         ({"queries": "q.csv"}, "Clothes does not read that key"),
         ({"options": {"lang": "de"}}, "Clothes has no 'lang'; there is language"),
     ],

@@ -17,7 +17,11 @@ from setr_lib.datasets import (
 from setr_lib.settings import Settings
 from setr_lib.tables import TRAINING_IMAGES
 
-CAPTIONS = '{"image": "images/0.png", "caption": "a red dot"}\n{"image": "./images/1.png", "caption": " a blue dot "}\n'
+CAPTIONS = (
+    '{"image": "images/0.png", "caption": "a red dot"}\n{"image": '
+    '"./images/1.png", "caption": " a blue dot '
+    '"}\n'
+)
 TRIPLETS = (
     '{"reference": "images/0.png", "modification": "make it blue", "target": "images/1.png"}\n'
     '{"reference": "images/1.png", "modification": "make it red", "target": "images/0.png"}\n'

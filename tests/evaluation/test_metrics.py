@@ -263,7 +263,7 @@ def test_unknown_kind_is_refused(cirr: pl.DataFrame, rankings_of: Make) -> None:
         evaluate("coco", cirr, rankings_of({}))
 
 
-# --- by property, against plain loops -------------------------------------------------------------------------------
+# --- by property, against plain loops
 
 
 def plain_average_precision(ranked: list[str], truths: list[str], depth: int) -> float:

@@ -33,7 +33,9 @@ QUERIES = 40
 
 @dataclass(frozen=True)
 class Drawn:
-    """A query of a family never trained on: its text, the family's pictures, and which of them it asks for."""
+    """A query of a family never trained on: its text, the family's pictures, and which of them it asks
+    for.
+    """
 
     reference: Path
     shown: AnyPicture

@@ -1,4 +1,6 @@
-"""The miniature on disk: official layouts that the ordinary loaders read, the same bytes for the same seed."""
+"""The miniature on disk: official layouts that the ordinary loaders read, the same bytes for the same
+seed.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ from tests.reranking import judge_worlds as worlds
 
 
 class Made(NamedTuple):
-    """What the tests of this module share: a judge, a good and a poor adapter, and a registry of their own."""
+    """What the tests of this module share: a judge, a good and a poor adapter, and a registry of their
+    own.
+    """
 
     judge: Path
     base: YesNoJudge
@@ -188,7 +190,8 @@ def test_an_equal_version_stays_behind(made: Made, tmp_path: Path) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
     own = made._replace(registry=registry)
     first, second = (
-        registry.register(uri, sound(uri)) for uri in (log(own, made.good), log(own, replace(made.good, run="again")))
+        registry.register(uri, sound(uri))
+        for uri in (log(own, made.good), log(own, replace(made.good, run="again")))
     )  # fmt: skip
     registry.promote(first)
     decision = registry.promote(second)
@@ -263,7 +266,7 @@ def test_a_model_with_problems_is_not_registered(made: Made) -> None:
         made.registry.version("99")
 
 
-# ------------------------------------------------------------------------------------------------------ damaged bundles
+# --- damaged bundles
 
 
 def test_a_sound_bundle_scores_as_in_training(made: Made, bundle: dict[str, str]) -> None:

@@ -77,6 +77,16 @@ def pairs(groups: int = 60, held_out: int = 16) -> pl.DataFrame:
             (target, f"make it {wrong}", False, "shuffled_text_negative"),
         ):
             rows.append(
-                (f"{number}-{kind}", split, f"g{number}", f"i{reference}", text, f"i{candidate}", label, kind, "captions")
+                (
+                    f"{number}-{kind}",
+                    split,
+                    f"g{number}",
+                    f"i{reference}",
+                    text,
+                    f"i{candidate}",
+                    label,
+                    kind,
+                    "captions",
+                )
             )  # fmt: skip
     return pl.DataFrame(rows, schema=PAIRS, orient="row")

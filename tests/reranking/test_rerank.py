@@ -1,4 +1,6 @@
-"""Re-ranking tables: both pools, what lies beyond K stays, unreadable images, resumption, and a real SIGKILL."""
+"""Re-ranking tables: both pools, what lies beyond K stays, unreadable images, resumption, and a real
+SIGKILL.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +240,7 @@ def test_a_kept_score_that_is_no_number_is_judged_anew_and_said_once(
     for column in ("rank", "judge_score"):
         np.testing.assert_allclose(both[column].cast(float), both[f"{column}_again"].cast(float), atol=1e-5)
     warnings = [record.getMessage() for record in caplog.records if "anew" in record.getMessage()]
-    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are no finite numbers" in warnings[0]
+    assert len(warnings) == 1 and f"3 kept {CACHE_KIND} are not finite numbers" in warnings[0]
     caplog.clear()
     assert rerank(coarse, queries, gallery, judge, cache, k=4).equals(again)
     assert not caplog.records
@@ -309,7 +311,10 @@ def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
         for table, frame in zip(("gallery", "queries", "coarse"), write_world(folder), strict=True):
             frame.write_parquet(folder / f"{table}.parquet")
         if name == "killed":
-            code = f"from pathlib import Path; from tests.reranking.test_rerank import run; run(Path({str(folder)!r}), 2)"
+            code = (
+                "from pathlib import Path; from tests.reranking.test_rerank import run; "
+                f"run(Path({str(folder)!r}), 2)"
+            )
             child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
             assert child.returncode == -signal.SIGKILL
         tables[name] = run(folder)

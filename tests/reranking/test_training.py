@@ -277,9 +277,14 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
     def holds(batch: list[list[tuple[float, bool]]]) -> None:
         scores = [torch.tensor([d for d, _ in each], requires_grad=True) for each in batch]
         made = [
-            (training._LabelledQuery(JudgedQuery(picture, str(n), (picture,) * len(each)), tuple(y for _, y in each)),)
-            for n, each in enumerate(batch)
-        ]  # fmt: skip
+            (
+                training._LabelledQuery(
+                    JudgedQuery(picture, str(number), (picture,) * len(group)),
+                    tuple(label for _, label in group),
+                ),
+            )
+            for number, group in enumerate(batch)
+        ]
         job._differences = lambda queries: torch.cat([scores[int(query.modification)] for query in queries])
         d = np.array([score for each in batch for score, _ in each], dtype=np.float32).astype(float)
         yes = np.array([label for each in batch for _, label in each])

@@ -163,7 +163,7 @@ def test_no_key_of_a_caption_may_be_missing(tmp_path: Path, key: str) -> None:
     [
         ({"split": "test1"}, "split 'test1' of data set 'cirr' is not configured"),
         ({"dataset": "coco"}, "data set 'coco' is not configured"),
-        ({"query_id": "99"}, "'99' is no query of cirr val"),
+        ({"query_id": "99"}, "'99' is not a query of cirr val"),
         ({"query_id": 0}, "'query_id' must be text"),
         ({"composition": "a dog"}, "'composition' must be an object"),
         ({"composition": {"target_caption": "a dog"}}, "keys missing"),
@@ -295,4 +295,4 @@ def test_a_composition_without_a_split_is_of_the_one_that_knows_its_query(tmp_pa
     both = refusals(compositions_of, path, splits_of=lambda dataset: ["val", "val"])
     assert "add the key 'split'" in str(both[0])
     none = refusals(compositions_of, path, splits_of=lambda dataset: ["test1"])
-    assert "no query of any configured split" in str(none[0])
+    assert "not a query of any configured split" in str(none[0])

@@ -185,7 +185,9 @@ def test_the_cache_knows_the_text_the_prompt_and_the_data_set(
 
 
 def run(folder: Path, last_batch: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both tables of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is stored."""
+    """Both tables of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is
+    stored.
+    """
     settings = JudgeSettings(name=str(folder / "judge"), batch_size=4, max_new_tokens=4)
     model = MultimodalModel.load(settings, device="cpu")
     generate, log = model.generate, folder / "log"
@@ -219,7 +221,10 @@ def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
         }
         queries_frame(queries).write_parquet(folder / "queries.parquet")
         if name == "killed":  # two batches of captions and one of compositions are stored by then
-            code = f"from pathlib import Path; from tests.texts.test_generation import run; run(Path({str(folder)!r}), 4)"
+            code = (
+                "from pathlib import Path; from tests.texts.test_generation import run; "
+                f"run(Path({str(folder)!r}), 4)"
+            )
             child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
             assert child.returncode == -signal.SIGKILL
         made[name] = run(folder)

@@ -1,4 +1,6 @@
-"""Prompt files: rendering to text and picture slots, what is refused, and that texts cannot forge a picture."""
+"""Prompt files: rendering to text and picture slots, what is refused, and that texts cannot forge a
+picture.
+"""
 
 from __future__ import annotations
 

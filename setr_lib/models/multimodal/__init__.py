@@ -15,7 +15,7 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``vision``          the vision tower in batches, and the memory of its outputs
 ``forward``         the language model over token rows, continued from cached prefixes; Yes/No scores
 ``generation``      greedy answers over token rows
-``plain_pass``      the same by transformers' own means: the yardstick, and for other architectures
+``plain_pass``      the same by transformers' own means: the reference, and for other architectures
 ``caching_check``   whether the cached passes and the plain one give the same scores
 ``errors``          ``JudgeError``
 ==================  ====================================================================================

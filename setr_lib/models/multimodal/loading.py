@@ -72,8 +72,8 @@ def load_model(
 
     transformers_logging.disable_progress_bar()  # only for loading; downloads keep theirs
     name = name or judge.name
-    place = pick_device(device)
-    dtype = "float32" if judge.dtype == "auto" and place.type == "cpu" else judge.dtype
+    torch_device = pick_device(device)
+    dtype = "float32" if judge.dtype == "auto" and torch_device.type == "cpu" else judge.dtype
     options = {"revision": judge.revision, "trust_remote_code": judge.trust_remote_code}
     try:
         processor = AutoProcessor.from_pretrained(name, **options)
@@ -85,13 +85,15 @@ def load_model(
         ) from error
     if getattr(processor, "chat_template", None) is None:
         raise JudgeError(f"models.judge.name = {name!r}: its processor has no chat template")
-    model = model.to(place)
+    model = model.to(torch_device)
     model_id = base_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
     if adapter is not None:
         model = _with_adapter(model, adapter, merge=merge_adapter and model.dtype == torch.float32)
         model_id += f"+{folder_digest(adapter)}"
     model.eval()
-    return LoadedModel(model, processor, place, model_id, base_id, read_special_tokens(model, processor))
+    return LoadedModel(
+        model, processor, torch_device, model_id, base_id, read_special_tokens(model, processor)
+    )
 
 
 def model_identity(name: str, config: Any, dtype: str) -> str:

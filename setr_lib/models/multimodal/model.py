@@ -126,32 +126,75 @@ class MultimodalModel:
             max_new_tokens=judge.max_new_tokens,
         )
 
-    # -------------------------------------------------------------------------- prompts, pictures, token rows
+    # --- prompts, pictures, token rows
 
     def tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
-        """Token ids of a prompt in the chat template; see :meth:`PromptTokenizer.tokenise`."""
+        """Token ids of a prompt in the chat template; see :meth:`PromptTokenizer.tokenise`.
+
+        Args:
+            prompt: The prompt.
+
+        Returns:
+            The ids, one placeholder per picture.
+        """
         return self._prompts.tokenise(prompt)
 
     def expand(self, tokens: PromptTokens, pictures: Mapping[str, Picture]) -> TokenRow:
-        """A tokenised prompt with its pictures' tokens; see :meth:`RowBuilder.expand`."""
+        """A tokenised prompt with its pictures' tokens; see :meth:`RowBuilder.expand`.
+
+        Args:
+            tokens: The tokenised prompt.
+            pictures: The pictures by slot name.
+
+        Returns:
+            The row.
+        """
         return self._rows.expand(tokens, pictures)
 
     def judge_rows(
         self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
     ) -> tuple[TokenRow, list[TokenRow]]:
-        """A judge prompt as one prefix and a suffix per candidate; see :meth:`RowBuilder.judge_rows`."""
+        """A judge prompt as one prefix and a suffix per candidate; see :meth:`RowBuilder.judge_rows`.
+
+        Args:
+            prompt: A prompt with one candidate slot, which is its last picture.
+            reference: The picture for all other slots.
+            candidates: The candidates' pictures.
+
+        Returns:
+            The prefix, and one suffix per candidate in order.
+        """
         return self._rows.judge_rows(prompt, reference, candidates)
 
     def vision_features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
-        """Vision outputs of pictures, from memory or the tower; see :meth:`VisionTower.features`."""
+        """Vision outputs of pictures, from memory or the tower; see :meth:`VisionTower.features`.
+
+        Args:
+            pictures: Images, the same one any number of times.
+
+        Returns:
+            One output per picture, in order.
+        """
         return self.vision.features(pictures)
 
     def has_vision_features(self, picture: Picture) -> bool:
-        """Whether the vision outputs of a picture are in memory."""
+        """Whether the vision outputs of a picture are in memory.
+
+        Args:
+            picture: The picture.
+
+        Returns:
+            Whether they are.
+        """
         return picture in self.vision
 
     def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> None:
-        """Run the vision tower for all pictures not in memory; see :meth:`VisionTower.precompute`."""
+        """Run the vision tower for all pictures not in memory; see :meth:`VisionTower.precompute`.
+
+        Args:
+            pictures: Images, the same one any number of times.
+            progress: Told how many images are done.
+        """
         self.vision.precompute(pictures, progress)
 
     def share_vision(self, other: MultimodalModel) -> bool:
@@ -165,7 +208,7 @@ class MultimodalModel:
         """
         return self.vision.share_memory(other.vision)
 
-    # -------------------------------------------------------------------------- differentiable forward passes
+    # --- differentiable forward passes
 
     def encode_prefixes(self, prefixes: Sequence[TokenRow]) -> PrefixCache:
         """Attention keys and values of prefixes, shared by all their suffixes; gradients flow if enabled.
@@ -205,10 +248,17 @@ class MultimodalModel:
         return self.forward.answer_differences(self.forward.run(rows)[0])
 
     def plain_answer_differences(self, requests: Sequence[Request]) -> Tensor:
-        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`."""
+        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`.
+
+        Args:
+            requests: Prompts with their pictures.
+
+        Returns:
+            float32 [requests].
+        """
         return self.plain.answer_differences(requests)
 
-    # ------------------------------------------------------------------------------------- scores and answers
+    # --- scores and answers
 
     def answer_scores(self, requests: Sequence[Request]) -> np.ndarray:
         """logit(Yes) - logit(No) as the first answer token; any number of requests, no gradient.
@@ -230,7 +280,14 @@ class MultimodalModel:
         return np.asarray(scores, dtype=np.float32)
 
     def plain_answer_scores(self, requests: Sequence[Request]) -> np.ndarray:
-        """The same as :meth:`answer_scores` by transformers' own forward pass: nothing cached, slow."""
+        """The same as :meth:`answer_scores` by transformers' own forward pass: nothing cached, slow.
+
+        Args:
+            requests: Prompts with their pictures.
+
+        Returns:
+            float32 [requests].
+        """
         scores = run_in_batches(requests, self._plain_scores, min(self.pair_batch_size, _PLAIN_BATCH))
         return np.asarray(scores, dtype=np.float32)
 

@@ -1,6 +1,6 @@
 """The model's own forward pass and generation: nothing cached, slow, right for every architecture.
 
-It is what the cached passes are compared with, and what runs where they do not give the same numbers.
+It is the reference that the cached passes are compared with, and what runs where they give other numbers.
 """
 
 from __future__ import annotations
