@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from setr_lib.benchmarks.cirr import captions_file
+from setr_lib.benchmarks.kinds.cirr import captions_file
 from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions, load_queries
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import paired_differences

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from setr_lib.errors import SetrError
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
     from setr_lib.settings import Settings
 
 T = TypeVar("T")
+
+
+def modules_of(package: ModuleType) -> list[str]:
+    """The names of a package's modules, sorted; none is imported.
+
+    Args:
+        package: The package.
+
+    Returns:
+        The names, without the package's.
+    """
+    return sorted(module.name for module in iter_modules(package.__path__))
 
 
 class Catalogue(Generic[T]):

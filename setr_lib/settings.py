@@ -38,7 +38,9 @@ CONFIG_VARIABLE = "SETR_CONFIG"
 OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
 """``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker reads.
 """
-NAMES_OF_KINDS = ("cirr", "fashioniq", "circo")
+NAMES_OF_KINDS = frozenset(
+    module.stem for module in (Path(__file__).parent / "benchmarks" / "kinds").glob("[a-z]*.py")
+)
 """A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will
 do."""
 NegativeKind = Literal[

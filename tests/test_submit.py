@@ -149,7 +149,7 @@ def test_what_is_not_materialised_is_said(
 
 
 def test_a_data_set_without_a_server_is_refused(settings: Settings, capsys: Output) -> None:
-    assert "only CIRR and CIRCO have test servers" in submit(settings, capsys, "fashioniq")[2]
+    assert "only CIRCO and CIRR have test servers" in submit(settings, capsys, "fashioniq")[2]
     assert "no data set 'coco'" in submit(settings, capsys, "coco")[2]
 
 

@@ -1,27 +1,27 @@
 """Which benchmarks there are, by the name that settings give them (``kind``).
 
 Three ways to add one: as an entry point of the group ``setr.benchmarks`` in an installed package (its name is
-the kind), as ``kind = "package.module:NAME"`` in ``[datasets.*]``, or here, in :data:`BUILT_IN`.
+the kind), as ``kind = "package.module:NAME"`` in ``[datasets.*]``, or as a module of
+``setr_lib.benchmarks.kinds``.
 """
 
 from __future__ import annotations
 
 import re
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.benchmarks import kinds
 from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY
-from setr_lib.catalogue import Catalogue
+from setr_lib.catalogue import Catalogue, modules_of
 
 if TYPE_CHECKING:
     from setr_lib.settings import Settings
 
 ENTRY_POINTS = "setr.benchmarks"
-BUILT_IN = ("cirr", "fashioniq", "circo", "folder")
-"""The kinds that come with SETR. Adding one is its module, its name here, and a line in ``_load_built_in``.
-"""
 
 _PLAIN = re.compile(r"[a-z0-9_-]+")
 
@@ -35,7 +35,7 @@ def benchmark_kinds() -> list[str]:
 
 def built_in_benchmarks() -> list[Benchmark]:
     """The benchmarks that come with SETR."""
-    return [benchmark_of(kind) for kind in BUILT_IN]
+    return list(_load_built_in().values())
 
 
 def benchmark_of(kind: Benchmark | str, settings: Settings | None = None) -> Benchmark:
@@ -55,13 +55,20 @@ def benchmark_of(kind: Benchmark | str, settings: Settings | None = None) -> Ben
 
 
 def _load_built_in() -> dict[str, Benchmark]:
-    from setr_lib.benchmarks.circo import CIRCO
-    from setr_lib.benchmarks.cirr import CIRR
-    from setr_lib.benchmarks.fashioniq import FashionIQ
-    from setr_lib.benchmarks.folder import Folder
+    found = [_made(_class_in(f"{kinds.__name__}.{kind}"), kind) for kind in modules_of(kinds)]
+    return {benchmark.kind: benchmark for benchmark in found}
 
-    classes = dict(zip(BUILT_IN, (CIRR, FashionIQ, CIRCO, Folder), strict=True))
-    return {kind: _made(candidate, kind) for kind, candidate in classes.items()}
+
+def _class_in(module: str) -> type[Benchmark]:
+    """The benchmark that a module defines."""
+    own = [
+        value
+        for value in vars(import_module(module)).values()
+        if isinstance(value, type) and issubclass(value, Benchmark) and value.__module__ == module
+    ]
+    if len(own) != 1:
+        raise DatasetError(f"module {module} must define one subclass of Benchmark, not {len(own)}")
+    return own[0]
 
 
 def _made(candidate: Any, where: str) -> Benchmark:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from setr_lib.catalogue import Catalogue
+from setr_lib.catalogue import Catalogue, modules_of
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -141,10 +142,13 @@ def as_method(candidate: Any, where: str) -> Method:
 
 
 def _built_in() -> dict[str, Method]:
-    from setr_lib.methods import baselines, captions, intersection, product
+    import setr_lib.methods as package
 
-    every = (*baselines.METHODS, *product.METHODS, *intersection.METHODS, *captions.METHODS)
-    return {method.name: method for method in every}
+    found: dict[str, Method] = {}
+    for name in modules_of(package):
+        module = import_module(f"{package.__name__}.{name}")
+        found |= {method.name: method for method in getattr(module, "METHODS", ())}
+    return found
 
 
 CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", ENTRY_POINTS, as_method, MethodError, _built_in)

@@ -158,7 +158,7 @@ def test_setr_doctor_says_what_is_here(config: Path, capsys: pytest.CaptureFixtu
 
 def test_setr_submit_says_that_there_is_no_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(config), "submit", "garden"]) == 1
-    assert "only CIRR and CIRCO have test servers" in capsys.readouterr().err
+    assert "only CIRCO and CIRR have test servers" in capsys.readouterr().err
 
 
 class Clothes(Benchmark):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from setr_lib.benchmarks import EvaluationSet, benchmark_of
-from setr_lib.benchmarks.cirr import CIRR_FILE_LIMIT
+from setr_lib.benchmarks.kinds.cirr import CIRR_FILE_LIMIT
 from setr_lib.evaluation.ranking_files import (
     RankingFileError,
     ReadRankings,

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from setr_lib.benchmarks.cirr import CIRR_FILE_LIMIT
+from setr_lib.benchmarks.kinds.cirr import CIRR_FILE_LIMIT
 from setr_lib.benchmarks.loading import read_queries
 from setr_lib.datasets import EvaluationSet, set_of_split
 from setr_lib.evaluation.external import ExternalScores, listed_gallery, score_files

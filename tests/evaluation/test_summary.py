@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from setr_lib.benchmarks import EvaluationSet, benchmark_of
-from setr_lib.benchmarks.circo import CIRCO
+from setr_lib.benchmarks.kinds.circo import CIRCO
 from setr_lib.evaluation import leaderboard
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.metrics import evaluate
