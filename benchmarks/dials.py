@@ -161,7 +161,7 @@ def kept_world(
     progress: Progress,
 ) -> Scores:
     """The scores of one world: as they were measured before, where world and models are the same."""
-    from setr_lib.reranking.checkpoint import read_json, write_json
+    from setr_lib.training.checkpoint import read_json, write_json
 
     world = world_of(context.settings, dial, value, size)
     made_by = _made_by(context, world, judges)

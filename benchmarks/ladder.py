@@ -243,14 +243,14 @@ def _fusion_in_words(context: PipelineContext, version: str | None) -> str:
 
 def store(path: Path, part: Mapping[str, Any]) -> None:
     """Write a part's numbers, whole or not at all."""
-    from setr_lib.reranking.checkpoint import write_json
+    from setr_lib.training.checkpoint import write_json
 
     write_json(path, part)
 
 
 def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     """A part's numbers, if they are of the present world, models and settings."""
-    from setr_lib.reranking.checkpoint import read_json
+    from setr_lib.training.checkpoint import read_json
 
     part = read_json(path)
     return part if part is not None and part["made_by"] == json.loads(json.dumps(made_by)) else None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
     from setr_lib.models.multimodal import MultimodalModel
+    from setr_lib.registry.bundle import Bundle
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.reranking.fusion import Fusion
     from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 
 RecordT = TypeVar("RecordT", bound=Record)
+_NAME_THE_BASE = "[models.judge] name"
 
 
 class NotMadeYetError(SetrError):
@@ -91,7 +93,18 @@ class PipelineContext:
 
     def adapter_label(self, version: str | None) -> str | None:
         """What a score of registry ``version`` must say about its training; None without a version."""
-        return None if version is None else self.registry.version(version).tags.get("setr.label", "")
+        if version is None:
+            return None
+        return self.registry.model(self.settings.registry.model).version(version).tags.get("setr.label", "")
+
+    def bundle(self, version: str) -> Bundle:
+        """The stored re-ranker of a registry version: adapter, judge prompt, and which base it is for.
+
+        Raises ``RegistryError`` where there is no such version.
+        """
+        from setr_lib.registry.bundle import PARTS, Bundle
+
+        return Bundle(**self.registry.model(self.settings.registry.model).artifacts(version, PARTS))
 
     def judge(self, version: str | None = None) -> MultimodalModel:
         """The multimodal LLM, as it is or with the adapter of registry ``version``; each loaded on first use.
@@ -102,7 +115,7 @@ class PipelineContext:
         if version not in self._judges:
             for other in [each for each in self._judges if each is not None and version is not None]:
                 del self._judges[other]
-            judge = self.fresh_judge(None if version is None else self.registry.bundle(version).adapter)
+            judge = self.fresh_judge() if version is None else self._adapted_judge(version)
             for other in self._judges.values():  # both judge the same images: the vision tower sees each once
                 judge.share_vision(other)
             self._judges[version] = judge
@@ -117,10 +130,21 @@ class PipelineContext:
         """
         from setr_lib.reranking.yes_no_judge import YesNoJudge
 
-        template = (
-            self.prompts().get("judge") if version is None else self.registry.bundle(version).judge_prompt
-        )
+        template = self.prompts().get("judge") if version is None else self.bundle(version).judge_prompt
         return YesNoJudge(self.judge(version), template)
+
+    def _adapted_judge(self, version: str) -> MultimodalModel:
+        from setr_lib.models.multimodal import JudgeError
+
+        bundle, name = self.bundle(version), self.settings.judge_name
+        try:
+            judge = self.fresh_judge(bundle.adapter)
+        except JudgeError:
+            # An adapter of a base of another size does not load: say which one it is for, if that is why.
+            bundle.reference.check(self.fresh_judge().base_id, name, _NAME_THE_BASE)
+            raise
+        bundle.reference.check(judge.base_id, name, _NAME_THE_BASE)
+        return judge
 
     def fresh_judge(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, outside of those that the context keeps."""
@@ -137,12 +161,15 @@ class PipelineContext:
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
 
-    def champion_version(self) -> str | None:
-        """The registry version that holds the champion alias now; None where nothing was promoted yet."""
+    def champion_version(self, model: str | None = None) -> str | None:
+        """The version that holds the champion alias now; None where nothing was promoted yet.
+
+        ``model`` is the registered model, by default the re-ranker's.
+        """
         database = self.settings.tracking_uri.removeprefix("sqlite:///")
         if database != self.settings.tracking_uri and not Path(database).is_file():
             return None  # without importing MLflow, which takes seconds
-        return self.registry.champion()
+        return self.registry.model(model or self.settings.registry.model).champion()
 
     def fusion(self, version: str | None) -> tuple[Fusion, float, str]:
         """(fusion, weight, how it was chosen) for the base judge (``version`` None) or an adapter of the
