@@ -23,6 +23,9 @@ from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord, content_digest
 
+STEP_TAG, PROMOTION = "setr/step", "promotion"
+"""The tag by which jobs know what belongs to a training: all that is upstream of a promotion."""
+
 
 class Names(NamedTuple):
     """What the three assets are called."""
@@ -94,6 +97,7 @@ def trained_system_assets(
         deps=[names.registered, *inputs.held_out],
         check_specs=[better_than_champion(names.promoted)],
         pool=POOL,
+        tags={STEP_TAG: PROMOTION},
     )
     return (
         trained(_training(system, names, facts)),

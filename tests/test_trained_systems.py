@@ -17,8 +17,11 @@ import dagster as dg
 import pytest
 import torch  # noqa: TID253
 
+from setr_assets import definitions
 from setr_assets.automation import champion_config
+from setr_assets.blueprints import Blueprint
 from setr_assets.code_versions import CodeVersions
+from setr_assets.jobs import EVALUATION, FULL_PIPELINE, TRAINING
 from setr_assets.trained import Inputs, Names, trained_system_assets
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import (
@@ -35,7 +38,7 @@ from setr_lib.registry.measure import Measure
 from setr_lib.registry.registered_model import RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.store import MlflowRegistry
-from setr_lib.settings import RegistrySettings, Settings
+from setr_lib.settings import RegistrySettings, Settings, load_settings
 from tests.tiny_system import LineSystem
 
 REPOSITORY = Path(__file__).parents[1]
@@ -163,16 +166,33 @@ def test_one_training_registered_twice_at_once_is_one_version(
     assert len(context.registry.model("setr-line").versions()) == 1
 
 
-def test_three_assets_of_another_system_by_one_call(context: PipelineContext) -> None:
-    names = Names("line", "registered_line", "promoted_line")
+NAMES = Names("line", "registered_line", "promoted_line")
+
+
+def line_assets() -> tuple[Blueprint, ...]:
     inputs = Inputs(
         reads=("registry.experiment",), model="registry.model", measured_with=(), deps=(), held_out=()
     )
-    blueprints = trained_system_assets(
-        LineSystem, names, inputs, group="line", kinds={"mlflow"}, facts=lambda line: {"error": line.error}
+    return trained_system_assets(
+        LineSystem, NAMES, inputs, group="line", kinds={"mlflow"}, facts=lambda line: {"error": line.error}
     )
+
+
+def test_an_evaluation_trains_no_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [*definitions.blueprints(), *line_assets()]
+    monkeypatch.setattr(definitions, "blueprints", lambda: every)
+    built = definitions.build_definitions(load_settings(REPOSITORY / "setr.toml"))
+    jobs = {
+        job: {key.to_user_string() for key in built.resolve_job_def(job).asset_layer.executable_asset_keys}
+        for job in (FULL_PIPELINE, EVALUATION, TRAINING)
+    }
+    assert jobs[FULL_PIPELINE] >= set(NAMES)
+    assert not (jobs[EVALUATION] | jobs[TRAINING]) & set(NAMES)
+
+
+def test_three_assets_of_another_system_by_one_call(context: PipelineContext) -> None:
     versions, none = CodeVersions(context.settings), dg.StaticPartitionsDefinition([])
-    assets = [blueprint.build(none, place, versions) for place, blueprint in enumerate(blueprints)]
+    assets = [blueprint.build(none, place, versions) for place, blueprint in enumerate(line_assets())]
     with dg.DagsterInstance.ephemeral() as instance:
         run = dg.materialize(assets, resources={"setr": context}, instance=instance)
         told = {
@@ -182,7 +202,7 @@ def test_three_assets_of_another_system_by_one_call(context: PipelineContext) ->
         }
         checks = {result.check_name: result.passed for result in run.get_asset_check_evaluations()}
     assert run.success
-    assert set(told) == set(names)
+    assert set(told) == set(NAMES)
     folder = Path(context.read_record("line", TrainedRecord).checkpoints)
     line = LineSystem(context).finished(folder)
     assert line is not None and told["line"]["error"].value == line.error

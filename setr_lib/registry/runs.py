@@ -49,7 +49,7 @@ class TrainingRun:
 
     def __init__(self, registry: MlflowRegistry, experiment_id: str, run_id: str) -> None:
         self._registry, self._experiment_id = registry, experiment_id
-        self.run_id, self.url = run_id, registry.url_of(experiment_id, run_id)
+        self.run_id = run_id
         self._waiting: list[Any] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -121,11 +121,6 @@ class MlflowRegistry:
             raise RegistryError(f"{self.tracking_uri} has no experiment {self.experiment!r} any more")
         return found
 
-    def url_of(self, experiment_id: str, run_id: str) -> str:
-        """Where MLflow's pages show a run; without a server, the part of the address after it."""
-        path = f"#/experiments/{experiment_id}/runs/{run_id}"
-        return f"{self.tracking_uri.rstrip('/')}/{path}" if self.tracking_uri.startswith("http") else path
-
     @contextmanager
     def locked(self, what: str = "") -> Iterator[None]:
         """Hold a lock of this store for the duration of the block; others of this machine wait.
