@@ -4,13 +4,14 @@ person's choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from setr_assets.jobs import EVALUATION, RERANKED
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.trained_system import champions
 from setr_lib.settings import Settings
 
 WEEKLY = "weekly_reevaluation"
@@ -29,8 +30,8 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=(
-            "Mondays, 03:00 UTC: all scored sets in one run. The champion is looked up here, once, and passed on by "
-            "version, so that a promotion during the run does not mix two adapters."
+            "Mondays, 03:00 UTC: all scored sets in one run. The champions of all trained systems are looked up here, "
+            "once, and passed on by version, so that a promotion during the run does not mix two versions."
         ),
     )
     def weekly_reevaluation(
@@ -38,13 +39,14 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
     ) -> dg.RunRequest:
         return dg.RunRequest(
             run_key=context.scheduled_execution_time.isoformat(),
-            run_config=champion_config(setr.champion_version()),
+            run_config=champion_config(champions(setr)),
             tags=range_tags(keys),
         )
 
     return [weekly_reevaluation]
 
 
-def champion_config(version: str | None) -> dict:
-    """Run config that fixes the adapter of an evaluation; nothing to fix where there is no champion yet."""
-    return {} if version is None else {"ops": {RERANKED: {"config": {"champion_version": version}}}}
+def champion_config(versions: Mapping[str, str]) -> dict:
+    """Run config that fixes the versions of an evaluation, by registered model; nothing to fix where there is no
+    champion yet."""
+    return {"ops": {RERANKED: {"config": {"versions": dict(versions)}}}} if versions else {}

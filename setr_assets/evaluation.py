@@ -42,13 +42,25 @@ def _is_cut(settings: Settings) -> bool:
 class RerankingConfig(dg.Config):
     """What an evaluation is pinned to."""
 
-    champion_version: str | None = Field(
-        default=None,
+    versions: dict[str, str] = Field(
+        default={},
         description=(
-            "Registry version of the adapter to judge with. By default the version that holds the champion alias when "
-            "this step starts; looked up once, for all evaluation sets of the run."
+            "Version by registered model, e.g. {'setr-reranker': '3'}. By default the version that holds the champion "
+            "alias when this step starts; looked up once, for all evaluation sets of the run."
         ),
     )
+    champion_version: str | None = Field(
+        default=None,
+        description="The re-ranker's version by an earlier key: use `versions`.",
+    )
+
+    def reranker_version(self, setr: PipelineContext) -> str | None:
+        """The version of the re-ranker to judge with: the one pinned to, else the champion."""
+        from setr_lib.pipeline.trained_system import pinned_version
+
+        model = setr.settings.registry.model
+        pinned = pinned_version(setr.settings, model, self.versions, self.champion_version)
+        return pinned or setr.champion_version()
 
 
 @evaluation_asset(
@@ -79,7 +91,7 @@ def reranked_rankings(
     from setr_lib.pipeline.reranking import fusion_in_use, open_reranker, rerank_candidates
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
-    version = config.champion_version or setr.champion_version()
+    version = config.reranker_version(setr)
     if not all(map(setr.is_caption_proxy, context.partition_keys)):
         if version is None:
             say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from setr_assets.champion import CHAMPION, FUSION
 from setr_assets.miniature import miniature_job
+from setr_assets.trained import PROMOTION, STEP_TAG
 
 FULL_PIPELINE = "full_pipeline"
 EVALUATION = "evaluation"
@@ -22,6 +23,7 @@ TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 def build_jobs() -> list[Any]:
     """Every job of the code location (of two kinds, which Dagster has no public common name for)."""
     trained = dg.AssetSelection.assets(TRAINED).upstream()
+    every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
     observed = dg.AssetSelection.assets(CHAMPION, FUSION)
     everything = dg.AssetSelection.all() | observed
     return [
@@ -36,7 +38,7 @@ def build_jobs() -> list[Any]:
         ),
         dg.define_asset_job(
             EVALUATION,
-            everything - trained,
+            everything - every_training,
             description="Rank, re-rank with the current champion and report; trains nothing.",
         ),
         dg.define_asset_job(

@@ -230,8 +230,8 @@ class PairsRecord(Record):
     preprocessing: str | None = None
 
 
-class AdapterRecord(Record):
-    """Of ``reranker_adapter``."""
+class TrainedRecord(Record):
+    """Of the training of a trained system, e.g. ``reranker_adapter``."""
 
     ELSEWHERE = frozenset({"model_uri", "checkpoints"})
 
@@ -241,17 +241,17 @@ class AdapterRecord(Record):
     checkpoints: str
     """The training's folder."""
     label: str
-    """What a score of this adapter must say of its training."""
+    """What a score of this system must say of its training."""
 
 
-class RegisteredRecord(AdapterRecord):
-    """Of ``registered_reranker``."""
+class RegisteredRecord(TrainedRecord):
+    """Of the registration of a trained system, e.g. ``registered_reranker``."""
 
     version: str
 
 
 class PromotedRecord(Record):
-    """Of ``promoted_reranker``."""
+    """Of the promotion of a trained system, e.g. ``promoted_reranker``."""
 
     ELSEWHERE = frozenset({"reason"})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch  # noqa: TID253
@@ -12,7 +12,8 @@ import torch  # noqa: TID253
 from setr_lib.models.multimodal import Picture
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.reranking import yes_no_judge
-from setr_lib.registry.bundle import Bundle
+from setr_lib.registry.bundle import Bundle, base_reference
+from setr_lib.registry.errors import RegistryError
 from setr_lib.settings import JudgeSettings, ModelSettings, Settings
 from setr_lib.texts.prompts import PromptTemplate
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -38,11 +39,11 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineContext:
         template = PromptTemplate(tmp_path, f"<reference>{{{{ modification }}}}<candidate>match {version} ?")
         (tmp_path / version / "prompts").mkdir()
         (tmp_path / version / "prompts" / "judge.jinja").write_text(template.source)
-        record = {"prompt_hash": template.hash}
+        base = base_reference(context.models.multimodal(), options, settings.judge_name)
+        record = {"prompt_hash": template.hash, "base": asdict(base)}
         (tmp_path / version / "reranker.json").write_text(json.dumps(record))
-    registry = SimpleNamespace(bundle=lambda version: Bundle(tmp_path / version, tmp_path / version))
-    monkeypatch.setattr(PipelineContext, "registry", registry)
-    return context
+    monkeypatch.setattr(PipelineContext, "bundle", lambda _, version: Bundle(*[tmp_path / version] * 2))
+    return PipelineContext(settings)
 
 
 @pytest.mark.parametrize("order", [(None, "1", "2"), ("1", None, "2")])
@@ -71,3 +72,21 @@ def test_the_base_judge_has_the_settings_prompt_and_an_adapted_one_its_own(conte
     ]
     assert len({judge.id for judge in (base, first, second)}) == 3
     assert yes_no_judge(context).model is context.models.multimodal()
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_an_adapter_of_another_base_is_refused_with_the_base_it_is_for(
+    context: PipelineContext, tmp_path: Path, larger: bool
+) -> None:
+    trained_on = context.models.multimodal().base_id
+    other = write_tiny_judge("llava_qwen2" if larger else "llava", tmp_path / "other", seed=5)
+    judge = context.settings.models.judge.model_copy(update={"name": str(other)})
+    models = context.settings.models.model_copy(update={"judge": judge})
+    elsewhere = PipelineContext(context.settings.model_copy(update={"models": models}))
+    for load in (elsewhere.models.multimodal, lambda version: yes_no_judge(elsewhere, version)):
+        with pytest.raises(RegistryError) as caught:
+            load("1")
+        words = str(caught.value)
+        assert f"was trained on {trained_on}, but {other} holds other@" in words
+        assert "[models.judge] name, or train an adapter for this one" in words
+    assert elsewhere.models.multimodal().base_id != trained_on

@@ -11,18 +11,18 @@ import pytest
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext
 from setr_lib.records import (
-    AdapterRecord,
     CoarseRecord,
     EmbeddingsRecord,
     JudgedBy,
     PairsRecord,
     RerankedRecord,
+    TrainedRecord,
     content_digest,
 )
 from setr_lib.settings import Settings
 from setr_lib.tables import digest_table
 
-ADAPTER = AdapterRecord(run="abc", model_uri="models:/m-1", checkpoints="here", label="zero-shot")
+ADAPTER = TrainedRecord(run="abc", model_uri="models:/m-1", checkpoints="here", label="zero-shot")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(
     [
         ("reranker_pairs", PairsRecord, '{"digest": "d", "seed": 7}', ["writer, table", "'reranker_pairs'"]),
         ("coarse_rankings/cirr-val/sum", CoarseRecord, "{}", ["without strategy", "'coarse_rankings'"]),
-        ("reranker_adapter", AdapterRecord, '{"run": ', ["not valid JSON", "'reranker_adapter'"]),
+        ("reranker_adapter", TrainedRecord, '{"run": ', ["not valid JSON", "'reranker_adapter'"]),
         ("reranker_pairs", PairsRecord, '{"digest": 5}', ["digest: Input should be", "'reranker_pairs'"]),
     ],
 )
@@ -102,7 +102,7 @@ def test_unusable_record_names_the_asset_to_materialise_again(
 
 def test_missing_record_names_the_asset_to_materialise_first(context: PipelineContext) -> None:
     with pytest.raises(NotMadeYetError, match="materialize 'reranker_adapter' first"):
-        context.tables.read_record("reranker_adapter", AdapterRecord)
+        context.tables.read_record("reranker_adapter", TrainedRecord)
 
 
 def test_captions_without_vectors_cannot_be_searched_by_vectors() -> None:

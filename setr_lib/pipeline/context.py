@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.content_cache import ContentCache
+    from setr_lib.registry.bundle import Bundle
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.spaces.caption_store import CaptionStore
     from setr_lib.spaces.vector_store import GalleryStore
@@ -34,7 +35,7 @@ class PipelineContext:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tables = Tables(settings)
-        self.models = Models(settings, lambda version: self.registry.bundle(version))
+        self.models = Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
         self._registry: MlflowRegistry | None = None
 
@@ -63,7 +64,18 @@ class PipelineContext:
 
     def adapter_label(self, version: str | None) -> str | None:
         """What a score of registry ``version`` must say about its training; None without a version."""
-        return None if version is None else self.registry.version(version).tags.get("setr.label", "")
+        if version is None:
+            return None
+        return self.registry.model(self.settings.registry.model).version(version).tags.get("setr.label", "")
+
+    def bundle(self, version: str) -> Bundle:
+        """The stored re-ranker of a registry version: adapter, judge prompt, and which base it is for.
+
+        Raises ``RegistryError`` where there is no such version.
+        """
+        from setr_lib.registry.bundle import PARTS, Bundle
+
+        return Bundle(**self.registry.model(self.settings.registry.model).artifacts(version, PARTS))
 
     def prompts(self) -> PromptSet:
         """The prompt files that the settings name. Raises ``PromptError`` where there are none."""
@@ -71,12 +83,15 @@ class PipelineContext:
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
 
-    def champion_version(self) -> str | None:
-        """The registry version that holds the champion alias now; None where nothing was promoted yet."""
+    def champion_version(self, model: str | None = None) -> str | None:
+        """The version that holds the champion alias now; None where nothing was promoted yet.
+
+        ``model`` is the registered model, by default the re-ranker's.
+        """
         database = self.settings.tracking_uri.removeprefix("sqlite:///")
         if database != self.settings.tracking_uri and not Path(database).is_file():
             return None  # without importing MLflow, which takes seconds
-        return self.registry.champion()
+        return self.registry.model(model or self.settings.registry.model).champion()
 
     def cache(self, kind: str) -> ContentCache:
         """The durable store of results that cost a model call, of one kind (``captions``, ``scores``, ...)."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from setr_lib.registry.bundle import Bundle
     from setr_lib.spaces.open_clip_space import OpenClipSpace
 
+_NAME_THE_BASE = "[models.judge] name"
+
 
 class Models:
     """Loads models and keeps them.
@@ -58,17 +60,30 @@ class Models:
 
         Raises:
             JudgeError: It cannot be loaded.
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or its adapter is for another base model.
         """
         with self.lock:
             if version not in self._multimodal:
                 for other in [known for known in self._multimodal if known and version]:
                     del self._multimodal[other]
-                model = self.fresh_multimodal(None if version is None else self._bundle_of(version).adapter)
+                model = self.fresh_multimodal() if version is None else self._adapted(version)
                 for other in self._multimodal.values():  # the same images: the vision tower sees them once
                     model.share_vision(other)
                 self._multimodal[version] = model
             return self._multimodal[version]
+
+    def _adapted(self, version: str) -> MultimodalModel:
+        from setr_lib.models.multimodal import JudgeError
+
+        bundle, name = self._bundle_of(version), self.settings.judge_name
+        try:
+            model = self.fresh_multimodal(bundle.adapter)
+        except JudgeError:
+            # An adapter of a base of another size does not load: say which one it is for, if that is why.
+            bundle.reference.check(self.fresh_multimodal().base_id, name, _NAME_THE_BASE)
+            raise
+        bundle.reference.check(model.base_id, name, _NAME_THE_BASE)
+        return model
 
     def fresh_multimodal(self, adapter: Path | None = None) -> MultimodalModel:
         """A multimodal LLM of the caller's own, which is not kept here.

@@ -80,9 +80,7 @@ def yes_no_judge(context: PipelineContext, version: str | None = None) -> YesNoJ
     """
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
-    template = (
-        context.prompts().get("judge") if version is None else context.registry.bundle(version).judge_prompt
-    )
+    template = context.prompts().get("judge") if version is None else context.bundle(version).judge_prompt
     return YesNoJudge(context.models.multimodal(version), template)
 
 

@@ -1,7 +1,8 @@
-"""MLflow: an adapter's training run, its round trip through a fresh process, its versions, and the champion
-among them.
+"""MLflow: runs of trainings, the round trip of a logged model through a fresh process, the versions of a
+registered model, and the champion among them.
 
-What belongs here: everything that knows MLflow. How an adapter is trained belongs to ``reranking``.
+What belongs here: everything that knows MLflow, and the bundle of the judge's adapter. How something is trained
+belongs to ``training`` and to what is trained.
 """
 
 from setr_lib.registry.errors import RegistryError

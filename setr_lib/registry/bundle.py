@@ -29,7 +29,10 @@ from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 BASE_VARIABLE = "SETR_BASE_MODEL"
 """Environment variable that names the base model's folder or hub id, before what the bundle recorded."""
+_NAME_THE_BASE = f"{BASE_VARIABLE} or model_config={{'base_model': ...}}"
 ADAPTER, JUDGE = "adapter", "judge"
+PARTS = (ADAPTER, JUDGE)
+"""The folders of a bundle; as arguments of :class:`Bundle` they have the same names."""
 _RECORD, _EXAMPLES, _PROMPTS = "reranker.json", "examples.parquet", "prompts"
 _EXAMPLES_PER_LABEL = 4
 
@@ -84,14 +87,23 @@ class BaseReference:
             f"{BASE_VARIABLE}=FOLDER or load_model(..., model_config={{'base_model': FOLDER}})"
         )
 
-    def check(self, loaded_id: str, loaded_from: str) -> None:
-        """Raise ``RegistryError`` when the model that was loaded is another than the adapter was trained on."""
+    def check(self, loaded_id: str, loaded_from: str, name_it: str = _NAME_THE_BASE) -> None:
+        """Compare the model that was loaded with the one that the adapter was trained on.
+
+        Args:
+            loaded_id: The loaded model's identity (``MultimodalModel.base_id``).
+            loaded_from: Its folder or hub id.
+            name_it: How the reader of the message names another base.
+
+        Raises:
+            RegistryError: It is another model.
+        """
         # A folder is known by its files, a hub id by its commit: between the two, only the examples can tell.
         same_kind = (self.path is not None) == Path(loaded_from).is_dir()
         if same_kind and _digest(self.id) != _digest(loaded_id):
             raise RegistryError(
                 f"the adapter was trained on {self.id}, but {loaded_from} holds {loaded_id}; name the right base with "
-                f"{BASE_VARIABLE} or model_config={{'base_model': ...}}, or train an adapter for this one"
+                f"{name_it}, or train an adapter for this one"
             )
 
 

@@ -12,7 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MARK = "SETR-ROUND-TRIP "
 
@@ -36,9 +41,31 @@ class RoundTripReport:
         return asdict(self)
 
 
+class Scorer(Protocol):
+    """What a stored model brings to its round trip: the attribute ``scorer`` of its pyfunc class."""
+
+    def round_trip(self, predict: Callable[[pd.DataFrame], Any]) -> tuple[list[str], list[float]]:
+        """Whether this process gives what the training process gave for the examples in the bundle.
+
+        Args:
+            predict: The loaded model's ``predict``, as a user calls it.
+
+        Returns:
+            What is wrong, in sentences, nothing for a sound model; and the figures that were compared.
+        """
+        ...
+
+
 def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1800) -> RoundTripReport:
-    """Load ``model_uri`` in a new Python process, in an empty folder, and score the stored examples through
-    pyfunc.
+    """Load a logged model in a new Python process, in an empty folder, and let its :class:`Scorer` check it.
+
+    Args:
+        model_uri: The logged model.
+        tracking_uri: MLflow's store.
+        timeout: Seconds after which the process is ended.
+
+    Returns:
+        The report.
     """
     started = time.monotonic()
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -69,26 +96,17 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
 def _check(model_uri: str) -> tuple[list[str], list[float]]:
     """In the fresh process: load through MLflow's public door, predict, and compare."""
     import mlflow.pyfunc
-    import pandas as pd
 
     from setr_lib.errors import SetrError
 
     try:
         loaded = mlflow.pyfunc.load_model(model_uri)
-        scorer = loaded.unwrap_python_model().scorer
-        problems = scorer.check_examples()
-        examples = scorer.bundle.examples
-        frame = pd.DataFrame(
-            {name: examples[name].to_list() for name in ("reference", "modification", "candidate")}
-        )
-        answer = loaded.predict(frame)
-        if list(answer.columns) != ["score", "p_yes"] or len(answer) != examples.height:
-            problems.append(f"predict gave columns {list(answer.columns)} and {len(answer)} rows")
+        scorer: Scorer = loaded.unwrap_python_model().scorer
+        return scorer.round_trip(loaded.predict)
     except SetrError as error:
         return [str(error)], []
     except Exception as error:
         return [f"{type(error).__name__}: {error}"], []
-    return problems, [float(score) for score in answer["score"]]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,23 @@ class PairScorer:
                 "the adapter changes no score of the base judge: nothing was learned, or nothing loaded"
             )
         return problems
+
+    def round_trip(self, predict: Callable[[pd.DataFrame], Any]) -> tuple[list[str], list[float]]:
+        """Whether this process scores the stored examples as the training process did, through ``predict``, too.
+
+        Args:
+            predict: The loaded MLflow model's.
+
+        Returns:
+            What is wrong, in sentences; and the examples' scores.
+        """
+        import pandas as pd
+
+        problems, examples = self.check_examples(), self.bundle.examples
+        answer = predict(pd.DataFrame({name: examples[name].to_list() for name in COLUMNS}))
+        if list(answer.columns) != ["score", "p_yes"] or len(answer) != examples.height:
+            problems.append(f"predict gave columns {list(answer.columns)} and {len(answer)} rows")
+        return problems, [float(score) for score in answer["score"]]
 
     def _picture(self, value: object, column: str, row: object) -> Picture:
         if isinstance(value, bytes | bytearray | memoryview):

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.errors import SetrError
 from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES
 from setr_lib.settings import AdapterSettings
+from setr_lib.training.loop import TrainingError, cuda_devices
 
 if TYPE_CHECKING:
     import torch
 
 
-class AdapterError(SetrError):
+class AdapterError(TrainingError):
     """The adapter cannot be trained on this model or these pairs; the message says what to change."""
 
 
@@ -159,15 +159,3 @@ def save_adapter(peft_model: Any, folder: Path, base_id: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
-
-
-def cuda_devices(device: torch.device) -> list[int]:
-    """The devices whose random state ``torch.random.fork_rng`` must keep beside the CPU's.
-
-    Args:
-        device: The model's device.
-
-    Returns:
-        The index of a CUDA device, else nothing.
-    """
-    return [device.index or 0] if device.type == "cuda" else []

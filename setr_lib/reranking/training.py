@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,17 +23,9 @@ from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
 from setr_lib.progress import Progress, silent
-from setr_lib.reranking.checkpoint import (
-    load_checkpoint,
-    only_trainer,
-    read_json,
-    save_checkpoint,
-    write_json,
-)
 from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
 from setr_lib.reranking.lora import (
     AdapterError,
-    cuda_devices,
     lora_layers,
     save_adapter,
     trainable_parameters,
@@ -53,15 +42,20 @@ from setr_lib.reranking.training_result import (
 )
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
+from setr_lib.training.checkpoint import only_trainer, read_json, write_json
+from setr_lib.training.loop import (
+    Objective,
+    OnMetrics,
+    TrainingLoop,
+    begin_step,
+    indices_at,
+    replay,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OnMetrics = Callable[[int, Mapping[str, float]], None]
-"""Called as ``on_metrics(step, values)``; after a resume, the steps before it are told again first."""
-
 _LOG = logging.getLogger(__name__)
-_CLIP_NORM = 1.0
 _BEFORE = "before.json"
 _FORMAT = (
     1  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
@@ -93,7 +87,7 @@ def train_adapter(
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         finished = load_result(checkpoint_dir, run)
         if finished is not None:
-            _replay(finished.curve.rows(), on_metrics)
+            replay(finished.curve.rows(), on_metrics)
             return finished
         return _train(judge, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
 
@@ -113,18 +107,18 @@ def _train(
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
     with lora_layers(base, settings) as peft_model:
-        job = _TrainingLoop(judge, _groups_of(train, pictures), settings, checkpoint_dir, run)
+        objective = YesNoObjective(judge, _groups_of(train, pictures), settings)
         needed = {*train["reference_id"], *train["candidate_id"]}
         base.precompute([pictures[name] for name in sorted(needed)], progress)
         before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
-        started = time.monotonic()
-        curve, resumed_from, earlier = job.train(progress, on_metrics)
-        seconds = earlier + time.monotonic() - started
+        loop = TrainingLoop(objective, settings, objective.total_steps, checkpoint_dir, run)
+        trained = loop.train(progress, on_metrics)
+        base.model.eval()
         after = judge_pair_frame(
             judge, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
         )
         folder = save_adapter(peft_model, checkpoint_dir / ADAPTER_FOLDER, base.id)
-        trainable = sum(parameter.numel() for parameter in job.parameters.values())
+        trainable = sum(parameter.numel() for parameter in objective.parameters.values())
     result = AdapterResult(
         folder=folder,
         run=run,
@@ -132,14 +126,14 @@ def _train(
         prompt_hash=judge.prompt_hash,
         pairs_digest=pairs_digest(pairs),
         held_out_digest=pairs_digest(held_out),
-        steps=job.total_steps,
-        seconds=seconds,
+        steps=loop.steps,
+        seconds=trained.seconds,
         trainable_parameters=trainable,
-        resumed_from=resumed_from,
+        resumed_from=trained.resumed_from,
         reused=False,
         before=measure(held_out, before),
         after=measure(held_out, after),
-        curve=curve_frame(curve),
+        curve=curve_frame(trained.curve),
         held_out=held_out.with_columns(pl.Series("before", before), pl.Series("after", after)),
         settings=settings,
         versions=library_versions(),
@@ -183,26 +177,21 @@ def _groups_of(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> list[_Gr
     ]
 
 
-class _TrainingLoop:
-    """One training: which groups at which step, the step itself, and its checkpoints."""
+class YesNoObjective(Objective):
+    """What the adapter's training optimises: the LoRA weights of a judge, on groups of Yes/No pairs.
 
-    def __init__(
-        self,
-        judge: YesNoJudge,
-        groups: list[_Group],
-        settings: AdapterSettings,
-        folder: Path,
-        run: str,
-    ) -> None:
-        import torch
+    Args:
+        judge: The judge; its model has LoRA layers.
+        groups: The training pairs.
+        settings: The adapter's settings.
+    """
 
+    what = "adapter training steps"
+
+    def __init__(self, judge: YesNoJudge, groups: list[_Group], settings: AdapterSettings) -> None:
         base = judge.model
         self.judge, self.base, self.groups, self.settings = judge, base, groups, settings
-        self.folder, self.run = folder, run
-        self.parameters = trainable_parameters(base.model)
-        self.optimiser = torch.optim.AdamW(
-            list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.parameters, self.device = trainable_parameters(base.model), base.device
         self.total_steps = max(1, math.ceil(settings.epochs * len(groups) / settings.groups_per_batch))
         labels = [label for group in groups for query in group for label in query.labels]
         # Five No to one Yes: unweighted, d = 0 would not be the border between them.
@@ -211,69 +200,27 @@ class _TrainingLoop:
         self.micro_batch = settings.groups_per_batch
         self.caches_are_exact = self._check_caches()
 
-    def train(
-        self, progress: Progress, on_metrics: OnMetrics | None
-    ) -> tuple[list[tuple[int, float, float]], int, float]:
-        """``(curve, step it resumed from, seconds spent before)``; on return the model holds the last step's
-        weights.
-        """
-        state = load_checkpoint(self.folder, self.parameters, self.optimiser, self.run) or {}
-        start, earlier = int(state.get("step", 0)), float(state.get("seconds", 0.0))
-        curve = [(int(step), float(loss), float(rate)) for step, loss, rate in state.get("curve", [])]
-        _replay(curve, on_metrics)
-        began = time.monotonic()
-        progress(start, self.total_steps, "adapter training steps")
-        for step in range(start, self.total_steps):
-            loss, rate = self._step(step)
-            curve.append((step + 1, loss, rate))
-            _replay(curve[-1:], on_metrics)
-            progress(step + 1, self.total_steps, "adapter training steps")
-            if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
-                spent = earlier + time.monotonic() - began
-                save_checkpoint(
-                    self.folder,
-                    self.parameters,
-                    self.optimiser,
-                    {"run": self.run, "step": step + 1, "seconds": spent, "curve": curve},
-                )
-        self.base.model.eval()
-        return curve, start, earlier
+    def gradients(self, step: int) -> float:
+        """Leave the gradients of the groups of ``step``; the mean loss."""
+        self.base.model.train()
+        return self._accumulate(self.batch_at(step), step)
+
+    def diverged(self, step: int, loss: float) -> AdapterError:
+        """What to change where the loss is not finite."""
+        return AdapterError(
+            f"the loss at step {step + 1} is {loss}: lower reranking.adapter.learning_rate "
+            f"(now {self.settings.learning_rate}) or set models.judge.dtype to bfloat16 or float32"
+        )
 
     def batch_at(self, step: int) -> list[_Group]:
-        """The groups of ``step``: epochs are shuffled by the seed and run on into each other."""
+        """The groups of ``step``."""
         size, count = self.settings.groups_per_batch, len(self.groups)
-        return [
-            self.groups[_epoch_order(self.settings.seed, place // count, count)[place % count]]
-            for place in range(step * size, (step + 1) * size)
-        ]
-
-    def _step(self, step: int) -> tuple[float, float]:
-        import torch
-
-        rate = learning_rate_at(step, self.total_steps, self.settings)
-        for parameter_group in self.optimiser.param_groups:
-            parameter_group["lr"] = rate
-        batch = self.batch_at(step)
-        self.base.model.train()
-        with torch.random.fork_rng(devices=cuda_devices(self.base.device)):
-            loss = self._accumulate(batch, step)
-        if not math.isfinite(loss):
-            raise AdapterError(
-                f"the loss at step {step + 1} is {loss}: lower reranking.adapter.learning_rate "
-                f"(now {self.settings.learning_rate}) or set models.judge.dtype to bfloat16 or float32"
-            )
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP_NORM)
-        self.optimiser.step()
-        return loss, rate
+        return [self.groups[index] for index in indices_at(step, size, count, self.settings.seed)]
 
     def _accumulate(self, batch: list[_Group], step: int) -> float:
         """Gradients of the whole batch, in parts that fit in memory; the mean loss."""
-        import torch
-
         while True:
-            # Dropout depends on the step alone, not on what ran before: a resumed training draws the same.
-            torch.manual_seed(self.settings.seed * 1_000_003 + step)
-            self.optimiser.zero_grad(set_to_none=True)
+            begin_step(self.parameters, self.settings.seed, step)
             parts = [
                 batch[start : start + self.micro_batch] for start in range(0, len(batch), self.micro_batch)
             ]
@@ -289,7 +236,8 @@ class _TrainingLoop:
             raise AdapterError(
                 "not even one group of pairs fits in memory for training; use a smaller model, bfloat16, or smaller images"
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
         self.micro_batch //= 2
         release_memory()
         _LOG.warning(
@@ -298,18 +246,11 @@ class _TrainingLoop:
         )
 
     def _backward(self, part: list[_Group], batch: list[_Group]) -> float:
-        import torch
-
         queries = [query for group in part for query in group]
         labels = [label for query in queries for label in query.labels]
         whole = sum(self.weights[label] for group in batch for query in group for label in query.labels)
         difference = self._differences([query.query for query in queries])
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(
-            difference,
-            torch.tensor(labels, dtype=torch.float32, device=difference.device),
-            weight=torch.tensor([self.weights[label] for label in labels], device=difference.device),
-            reduction="sum",
-        )
+        losses = yes_no_loss(difference, labels, self.weights)
         loss = losses / whole
         loss.backward()
         return float(loss.detach())
@@ -351,20 +292,25 @@ class _TrainingLoop:
         return self.base.check_caches(sample)
 
 
-def learning_rate_at(step: int, total: int, settings: AdapterSettings) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth; ``step`` counts from 0."""
-    warmup = round(settings.warmup_share * total)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+def yes_no_loss(differences: Tensor, labels: Sequence[bool], weights: Mapping[bool, float]) -> Tensor:
+    """Binary cross-entropy on d = logit(Yes) - logit(No), each label with its weight.
 
+    Args:
+        differences: float32 [pairs], d of each pair.
+        labels: Whether each pair is a Yes.
+        weights: The weight of each label.
 
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    order = list(range(count))
-    Random(f"epoch/{seed}/{epoch}").shuffle(order)  # noqa: S311 - reproducible, not secret
-    return order
+    Returns:
+        The sum over the pairs, a scalar: parts of a batch add up to the whole.
+    """
+    import torch
+
+    return torch.nn.functional.binary_cross_entropy_with_logits(
+        differences,
+        torch.tensor(labels, dtype=torch.float32, device=differences.device),
+        weight=torch.tensor([weights[label] for label in labels], device=differences.device),
+        reduction="sum",
+    )
 
 
 def _scores_before(
@@ -386,9 +332,3 @@ def _scores_before(
     )
     write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
     return scores
-
-
-def _replay(curve: Iterable[Sequence[float]], on_metrics: OnMetrics | None) -> None:
-    if on_metrics is not None:
-        for step, loss, rate in curve:
-            on_metrics(int(step), {"loss": float(loss), "learning_rate": float(rate)})

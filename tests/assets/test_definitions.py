@@ -110,7 +110,7 @@ def test_jobs_divide_the_graph(definitions: dg.Definitions) -> None:
     assert not jobs[EVALUATION] & jobs[TRAINING]
 
 
-@pytest.mark.parametrize(("champion", "config"), [("7", champion_config("7")), (None, {})])
+@pytest.mark.parametrize(("champion", "config"), [("7", champion_config({"setr-reranker": "7"})), (None, {})])
 def test_weekly_run_is_pinned_to_the_champion_of_its_start(
     definitions: dg.Definitions,
     settings: Settings,
@@ -118,7 +118,7 @@ def test_weekly_run_is_pinned_to_the_champion_of_its_start(
     champion: str | None,
     config: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(PipelineContext, "champion_version", lambda _: champion)
+    monkeypatch.setattr(PipelineContext, "champion_version", lambda _, model=None: champion)
     schedule = definitions.resolve_schedule_def(WEEKLY)
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_schedule_context(

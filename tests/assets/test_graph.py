@@ -191,7 +191,7 @@ def test_second_run_does_nothing_again_and_says_so(settings: Settings, first: Ru
 
 
 def test_evaluation_alone_uses_the_version_it_is_pinned_to(settings: Settings, first: Run) -> None:
-    config = {"ops": {"reranked_rankings": {"config": {"champion_version": "9"}}}}
+    config = {"ops": {"reranked_rankings": {"config": {"versions": {"setr-reranker": "9"}}}}}
     run = run_job(settings, EVALUATION, ["circo-val"], config)
     assert not run.success
     assert "has no version 9" in run.failures["reranked_rankings"]

@@ -132,9 +132,9 @@ def test_every_stage_says_which_prompt_it_used(settings: Settings, ran: tuple[Ru
         table = context.tables.reranked(KEY, stage)
         assert context.tables.read_record(table, RerankedRecord).judge_prompt == general
         assert judged_by[stage].prompt == general
-    assert context.registry.version("1").tags["setr.prompt_hash"] == general
-    assert context.registry.bundle("1").judge_prompt.source == GENERAL
-    stored = (context.registry.bundle("1").judge / "prompts").iterdir()
+    assert context.registry.model("setr-reranker").version("1").tags["setr.prompt_hash"] == general
+    assert context.bundle("1").judge_prompt.source == GENERAL
+    stored = (context.bundle("1").judge / "prompts").iterdir()
     assert [path.name for path in stored] == ["judge.jinja"]
 
 

@@ -479,16 +479,17 @@ class TestRuns:
         import mlflow
 
         registry = pipeline_context(world.settings).registry
-        first, client = registry.version("1"), registry.client
+        model, client = registry.model(world.settings.registry.model), registry.client
+        first = model.version("1")
         before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(world.settings.tracking_uri)  # MLflow looks the model up in its global store
-        other = client.create_model_version(registry.model, first.model_uri, tags=dict(first.tags))
+        other = client.create_model_version(model.name, first.model_uri, tags=dict(first.tags))
         mlflow.set_tracking_uri(before)
-        client.set_registered_model_alias(registry.model, "champion", str(other.version))
+        client.set_registered_model_alias(model.name, "champion", str(other.version))
         assert world.stale(world.settings) == set(), "nobody has looked yet"
         world.run(world.settings, CHAMPION, FUSION)
         assert world.stale(world.settings) == {"reranked_rankings"}
-        client.set_registered_model_alias(registry.model, "champion", "1")
+        client.set_registered_model_alias(model.name, "champion", "1")
         world.run(world.settings, CHAMPION, FUSION)
         assert world.stale(world.settings) == set()
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,19 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from setr_lib.registry.bundle import ADAPTER, BASE_VARIABLE, JUDGE, Bundle, base_reference, write_bundle
+from setr_lib.pipeline.adapter_system import AdapterSystem
+from setr_lib.registry.bundle import (
+    ADAPTER,
+    BASE_VARIABLE,
+    JUDGE,
+    PARTS,
+    Bundle,
+    base_reference,
+    write_bundle,
+)
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.registered_model import Promotion, RegisteredModel
+from setr_lib.registry.reranker_model import log_adapter
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.serving import PairScorer
 from setr_lib.registry.store import MlflowRegistry
@@ -30,6 +42,8 @@ from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.prompts import PromptTemplate
 from tests.reranking import judge_worlds as worlds
+
+MODEL = "setr-reranker"
 
 
 class Made(NamedTuple):
@@ -42,6 +56,10 @@ class Made(NamedTuple):
     good: AdapterResult
     poor: AdapterResult
     registry: MlflowRegistry
+
+    @property
+    def model(self) -> RegisteredModel:
+        return self.registry.model(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +78,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def log(made: Made, result: AdapterResult, template: PromptTemplate | None = None) -> str:
-    with made.registry.training_run("test", result.settings.model_dump(), {"purpose": "test"}) as run:
+    with made.registry.runs.start("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
         reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
         template = template or made.base.template
-        return made.registry.log_adapter(run, result, reference, template, worlds.pictures())
+        return log_adapter(run, result, reference, template, worlds.pictures())
+
+
+def promote(
+    model: RegisteredModel, version: str, measure_again: Callable[[str], float] | None = None
+) -> Promotion:
+    """As the adapter is promoted."""
+    return model.promote(version, AdapterSystem.measure, AdapterSystem.must_equal, measure_again)
+
+
+def bundle_of(model: RegisteredModel, version: str) -> Bundle:
+    return Bundle(**model.artifacts(version, PARTS))
 
 
 def sound(uri: str) -> RoundTripReport:
@@ -96,16 +125,16 @@ def bundle(made: Made, tmp_path: Path) -> dict[str, str]:
 
 def test_an_empty_registry_is_asked_without_being_made(tmp_path: Path) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
-    assert registry.champion() is None
-    assert registry.versions() == []
-    assert registry.find_logged("x") is None
+    assert registry.model(MODEL).champion() is None
+    assert registry.model(MODEL).versions() == []
+    assert registry.runs.find_logged("x") is None
     assert not list(tmp_path.iterdir())
 
 
 def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
-    registry = made.registry
+    registry, model = made.registry, made.model
     uri = log(made, made.poor)
-    assert registry.find_logged(made.poor.run) == uri
+    assert registry.runs.find_logged(made.poor.run) == uri
     report = registry.round_trip(uri)
     assert report.problems == []
     np.testing.assert_allclose(
@@ -113,22 +142,22 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
         sorted(_example_scores(made.poor)),
         atol=1e-3,
     )
-    first = registry.register(uri, report)
-    assert registry.register(uri, report) == first, "the same training is the same version"
-    crowned = registry.promote(first)
+    first = model.register(uri, report)
+    assert model.register(uri, report) == first, "the same training is the same version"
+    crowned = promote(model, first)
     assert (crowned.promoted, crowned.previous) == (True, None)
-    run = registry.client.get_run(registry.version(first).run_id or "")
+    run = registry.client.get_run(model.version(first).run_id or "")
     assert run.info.status == "FINISHED"
     assert run.data.params["rank"] == "8"
     assert run.data.metrics["held_out_auc"] == pytest.approx(made.poor.after.auc)
     assert len(registry.client.get_metric_history(run.info.run_id, "loss")) == made.poor.steps
 
     better_uri = log(made, made.good)
-    second = registry.register(better_uri, sound(better_uri))
-    better = registry.promote(second)
+    second = model.register(better_uri, sound(better_uri))
+    better = promote(model, second)
     assert (better.champion, better.previous) == (second, first)
-    assert registry.version(first).tags["setr.superseded_by"] == second
-    assert registry.bundle(second).adapter.joinpath("adapter_model.safetensors").is_file()
+    assert model.version(first).tags["setr.superseded_by"] == second
+    assert bundle_of(model, second).adapter.joinpath("adapter_model.safetensors").is_file()
 
     # As a user would, from another folder: only the alias and the tracking URI are known.
     frame, expected = rows(made)
@@ -154,12 +183,12 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     # A worse one stays behind, and says why.
     worse = replace(made.poor, run="another training")
     worse_uri = log(made, worse)
-    third = registry.register(worse_uri, sound(worse_uri))
-    behind = registry.promote(third)
+    third = model.register(worse_uri, sound(worse_uri))
+    behind = promote(model, third)
     assert (behind.promoted, behind.champion) == (False, second)
-    assert "not above" in registry.version(third).tags["setr.not_promoted_because"]
-    assert (registry.champion(), registry.challenger()) == (second, third)
-    assert {info.version: info.aliases for info in registry.versions()} == {
+    assert "not above" in model.version(third).tags["setr.not_promoted_because"]
+    assert (model.champion(), model.challenger()) == (second, third)
+    assert {info.version: info.aliases for info in model.versions()} == {
         third: ("challenger",),
         second: ("champion",),
         first: (),
@@ -168,33 +197,36 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
 
 def test_a_champion_of_other_pairs_is_measured_on_these(made: Made, tmp_path: Path) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    model = registry.model(MODEL)
     own = made._replace(registry=registry)
     uri = log(own, replace(made.good, held_out_digest="others"))
-    registry.promote(registry.register(uri, sound(uri)))
+    promote(model, model.register(uri, sound(uri)))
     newer_uri = log(own, made.poor)
-    newer = registry.register(newer_uri, sound(newer_uri))
-    asked: list[Bundle] = []
+    newer = model.register(newer_uri, sound(newer_uri))
+    asked: list[str] = []
 
-    def score(bundle: Bundle):
-        asked.append(bundle)
+    def score(version: str) -> float:
+        asked.append(version)
         held_out = worlds.pairs().filter(split="held_out")
-        return measure(held_out, judge_pair_frame(bundle.load_judge(), held_out, worlds.pictures()))
+        judge = bundle_of(model, version).load_judge()
+        return measure(held_out, judge_pair_frame(judge, held_out, worlds.pictures())).auc
 
-    decision = registry.promote(newer, score)
-    assert len(asked) == 1
+    decision = promote(model, newer, score)
+    assert asked == ["1"]
     assert not decision.promoted
-    assert "on the same pairs" in decision.reason
+    assert "on the same held-out data" in decision.reason
 
 
 def test_an_equal_version_stays_behind(made: Made, tmp_path: Path) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    model = registry.model(MODEL)
     own = made._replace(registry=registry)
     first, second = (
-        registry.register(uri, sound(uri))
+        model.register(uri, sound(uri))
         for uri in (log(own, made.good), log(own, replace(made.good, run="again")))
-    )  # fmt: skip
-    registry.promote(first)
-    decision = registry.promote(second)
+    )
+    promote(model, first)
+    decision = promote(model, second)
     assert (decision.promoted, decision.champion) == (False, first)
     assert "not above" in decision.reason
 
@@ -206,40 +238,42 @@ def test_a_version_that_answers_another_prompt_is_not_compared_and_takes_over(
     made: Made, tmp_path: Path
 ) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    model = registry.model(MODEL)
     own = made._replace(registry=registry)
     uri = log(own, made.good)
-    first = registry.register(uri, sound(uri))
-    registry.promote(first)
+    first = model.register(uri, sound(uri))
+    promote(model, first)
     template = PromptTemplate(tmp_path / "judge.jinja", OTHER_PROMPT)
     poorer = replace(made.poor, run="other prompt", prompt_hash=template.hash)
     assert poorer.held_out_digest == made.good.held_out_digest
     newer_uri = log(own, poorer, template)
-    newer = registry.register(newer_uri, sound(newer_uri))
-    decision = registry.promote(newer, lambda bundle: pytest.fail(f"compared with {bundle}"))
+    newer = model.register(newer_uri, sound(newer_uri))
+    decision = promote(model, newer, lambda version: pytest.fail(f"compared with {version}"))
     assert (decision.champion, decision.previous) == (newer, first)
     assert decision.reason == f"version {first} answers another prompt, {made.good.prompt_hash}"
-    assert registry.bundle(newer).judge_prompt.source == OTHER_PROMPT
-    assert registry.bundle(first).judge_prompt.source == made.base.template.source
+    assert bundle_of(model, newer).judge_prompt.source == OTHER_PROMPT
+    assert bundle_of(model, first).judge_prompt.source == made.base.template.source
 
 
 def test_a_bundle_is_fetched_whole_where_the_store_is_no_folder_of_this_machine(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
+    model = registry.model(MODEL)
     uri = log(made._replace(registry=registry), made.good)
-    version = registry.register(uri, sound(uri))
-    here = registry.bundle(version)
-    monkeypatch.setattr(registry, "_local_folder", lambda info: None)
-    fetched = registry.bundle(version)
+    version = model.register(uri, sound(uri))
+    here = bundle_of(model, version)
+    monkeypatch.setattr(model, "_local_folder", lambda info: None)
+    fetched = bundle_of(model, version)
     assert fetched.adapter != here.adapter
     assert fetched.adapter.is_relative_to(registry.artifact_root / "fetched")
     assert fetched.judge_prompt.hash == made.good.prompt_hash
     shutil.rmtree(fetched.judge)  # as a fetch that was killed leaves it
-    assert registry.bundle(version).record == here.record
+    assert bundle_of(model, version).record == here.record
 
 
 def test_a_failed_training_is_a_failed_run(made: Made) -> None:
-    with pytest.raises(ZeroDivisionError), made.registry.training_run("fails", {}) as run:
+    with pytest.raises(ZeroDivisionError), made.registry.runs.start("fails", {}) as run:
         raise ZeroDivisionError
     assert made.registry.client.get_run(run.run_id).info.status == "FAILED"
 
@@ -252,7 +286,7 @@ def test_a_killed_run_is_marked_when_its_training_goes_on(made: Made) -> None:
         client.create_run(experiment.experiment_id, tags={"setr.run": digest}).info.run_id
         for digest in ("one", "two")
     )
-    with made.registry.training_run("again", {}, {"setr.run": "one"}) as run:
+    with made.registry.runs.start("again", {}, {"setr.run": "one"}) as run:
         assert client.get_run(run.run_id).info.status == "RUNNING"
     states = [client.get_run(each).info.status for each in (lost, run.run_id, other)]
     assert states == ["KILLED", "FINISHED", "RUNNING"]
@@ -261,9 +295,9 @@ def test_a_killed_run_is_marked_when_its_training_goes_on(made: Made) -> None:
 def test_a_model_with_problems_is_not_registered(made: Made) -> None:
     report = RoundTripReport("models:/m-1", ["scores differ"])
     with pytest.raises(RegistryError, match="not registered: scores differ"):
-        made.registry.register("models:/m-1", report)
+        made.model.register("models:/m-1", report)
     with pytest.raises(RegistryError, match="no version 99"):
-        made.registry.version("99")
+        made.model.version("99")
 
 
 # --- damaged bundles

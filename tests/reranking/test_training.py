@@ -22,14 +22,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from setr_lib.reranking import training
-from setr_lib.reranking.checkpoint import FolderBusyError, only_trainer
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
 from setr_lib.reranking.scorer import JudgedQuery
-from setr_lib.reranking.training import learning_rate_at, train_adapter
+from setr_lib.reranking.training import YesNoObjective, train_adapter
 from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
+from setr_lib.training.checkpoint import FolderBusyError, only_trainer
+from setr_lib.training.loop import begin_step, learning_rate_at
 from tests.reranking import judge_worlds as worlds
 
 REPOSITORY = Path(__file__).parents[2]
@@ -156,7 +157,7 @@ def test_two_trainings_of_one_folder_train_once(
         first.stdout.read()
     assert first.returncode == 0
     assert second.reused and second.steps == trained.steps
-    assert told and all(f"process {first.pid} trains this very adapter" in words for words in told)
+    assert told and all(f"process {first.pid} runs this very training" in words for words in told)
     assert _largest_gap(second.folder, trained.folder) < 1e-5
 
 
@@ -179,7 +180,7 @@ def test_a_lock_goes_with_its_thread_and_its_process(tmp_path: Path) -> None:
         assert same.result(timeout=30) == "trains"
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from setr_lib.reranking.checkpoint import only_trainer\n"
+        "from setr_lib.training.checkpoint import only_trainer\n"
         "with only_trainer(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=False)
@@ -214,7 +215,7 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge,
     train_pairs = worlds.pairs().filter(split="train")
     with lora_layers(base.model, options):
         groups = training._groups_of(train_pairs, worlds.pictures())
-        job = training._TrainingLoop(base, groups, options, tmp_path, "run")
+        job = YesNoObjective(base, groups, options)
         assert job.caches_are_exact
         batch = job.batch_at(0)
         job._backward(batch, batch)
@@ -228,7 +229,7 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge,
             return base.model.full_differences(rows)
 
         for differences in (whole, job._plain_differences):
-            job.optimiser.zero_grad(set_to_none=True)
+            begin_step(job.parameters, 0, 0)
             job._differences = differences
             job._backward(batch, batch)
             for name, parameter in job.parameters.items():
@@ -239,7 +240,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(base: YesNoJudge, tmp_path:
     options = worlds.settings(dropout=0.0)
     with lora_layers(base.model, options):
         groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
-        job = training._TrainingLoop(base, groups, options, tmp_path, "run")
+        job = YesNoObjective(base, groups, options)
         loss = job._accumulate(job.batch_at(0), 0)
         gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
         fits = job._differences
@@ -266,7 +267,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
     train_pairs = worlds.pairs().filter(split="train")
     with lora_layers(base.model, AdapterSettings()):
         groups = training._groups_of(train_pairs, worlds.pictures())
-        job = training._TrainingLoop(base, groups, worlds.settings(), tmp_path, "run")
+        job = YesNoObjective(base, groups, worlds.settings())
 
     count = {label: train_pairs.filter(label=label).height for label in (True, False)}
     assert count[False] > count[True]
@@ -309,7 +310,7 @@ def test_each_epoch_has_every_group_once_in_an_order_of_its_own(base: YesNoJudge
         """The places of the groups in the order of the first two epochs."""
         options = worlds.settings(seed=seed, groups_per_batch=7)
         with lora_layers(base.model, options):
-            job = training._TrainingLoop(base, groups, options, tmp_path, "run")
+            job = YesNoObjective(base, groups, options)
         places = {id(group): number for number, group in enumerate(groups)}
         steps = [
             places[id(group)] for step in range(2 * len(groups) // 7 + 1) for group in job.batch_at(step)

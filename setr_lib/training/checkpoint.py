@@ -1,6 +1,6 @@
-"""Checkpoints of an adapter's training: safetensors and JSON, each whole or not there at all.
+"""Checkpoints of a training: safetensors and JSON, each whole or not there at all.
 
-A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the LoRA tensors),
+A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the trained tensors),
 ``moments.safetensors`` (AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL
 costs at most one interval. One training at a time may use the folder that holds them: see
 :func:`only_trainer`.
@@ -97,13 +97,11 @@ def _wait_for_holder(file: TextIO, folder: Path, run: str, attempts: int, progre
     # An empty name is that of a holder who has just begun, or is about to let go.
     if theirs and theirs != run and attempts > _PATIENCE:
         raise FolderBusyError(
-            f"{folder}: another training{f' (process {process})' if process else ''} keeps its checkpoints here: wait "
-            "until it has finished, or give this one another folder"
+            f"{folder}: another training{f' (process {process})' if process else ''} keeps its checkpoints "
+            "here: wait until it has finished, or give this one another folder"
         )
     if theirs == run:
-        progress(
-            0, 1, f"trainings done: process {process} trains this very adapter, its result is waited for"
-        )
+        progress(0, 1, f"trainings done: process {process} runs this very training, its result is waited for")
     time.sleep(_LOOK_AGAIN)
 
 
@@ -168,7 +166,7 @@ def load_checkpoint(
         weights, moments = load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors")
         if set(weights) != set(parameters):
             raise CheckpointError(
-                f"{path}: its tensors are not those of this adapter; delete the folder to train anew"
+                f"{path}: its tensors are not those of this training; delete the folder to train anew"
             )
         with torch.no_grad():
             for name, parameter in parameters.items():

@@ -1,0 +1,217 @@
+"""Trained systems: what is trained, measured on held-out data, stored as a bundle, and promoted.
+
+Each has its own data, training, measure, bundle and registered model of MLflow; the steps (train, register,
+promote) are the same for all: ``training_steps.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from setr_lib.catalogue import Catalogue
+from setr_lib.errors import SetrError
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.progress import Progress
+from setr_lib.registry.measure import Measure
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    from setr_lib.registry.runs import TrainingRun
+    from setr_lib.training.loop import OnMetrics
+
+Result = TypeVar("Result")
+"""What a finished training gives; each system has a class of its own."""
+
+
+class TrainedSystemError(SetrError):
+    """A trained system, or a version of one, that is named does not exist."""
+
+
+class TrainedSystem(ABC, Generic[Result]):
+    """Something that is trained, and of which MLflow keeps versions.
+
+    An instance belongs to one step: it reads today's settings and data when it is asked, once.
+
+    Args:
+        context: Settings, tables and models.
+
+    Attributes:
+        name: What it is called, e.g. ``"adapter"``.
+        measure: The held-out measure that decides which version is better.
+        must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion with
+            another value, e.g. ``{"setr.base_id": "adapts another base"}``.
+        artifacts: The folders of its bundle.
+    """
+
+    name: ClassVar[str]
+    measure: ClassVar[Measure]
+    must_equal: ClassVar[Mapping[str, str]] = {}
+    artifacts: ClassVar[tuple[str, ...]]
+
+    def __init__(self, context: PipelineContext) -> None:
+        self.context = context
+
+    @staticmethod
+    @abstractmethod
+    def registered_model(settings: Settings) -> str:
+        """The name of its registered model in MLflow.
+
+        Args:
+            settings: The settings, which may name it.
+
+        Returns:
+            The name, e.g. ``"setr-reranker"``.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Digest of all that determines the training: data, models, prompts, settings.
+
+        Raises:
+            NotMadeYetError: A table that it reads is missing.
+        """
+
+    @abstractmethod
+    def parameters(self) -> Mapping[str, object]:
+        """What MLflow shows of the training: settings, and what its data were made from."""
+
+    @abstractmethod
+    def label(self) -> str:
+        """What a score of a version must say of its training, e.g. ``"zero-shot"``."""
+
+    @abstractmethod
+    def finished(self, folder: Path) -> Result | None:
+        """The result of this very training, where it was finished before.
+
+        Args:
+            folder: The training's folder.
+        """
+
+    @abstractmethod
+    def train(self, folder: Path, progress: Progress, on_metrics: OnMetrics) -> Result:
+        """Train to the end and measure on held-out data; killed and called again, go on from the last checkpoint.
+
+        Args:
+            folder: Where checkpoints and the result are kept; this process alone writes there now.
+            progress: Told of each step.
+            on_metrics: Told of each step's figures.
+
+        Returns:
+            The result.
+        """
+
+    @abstractmethod
+    def log(self, run: TrainingRun, result: Result) -> str:
+        """Log the bundle with ``run.log_model``.
+
+        The model's tags are ``setr.run`` (the digest), that of :attr:`measure`, those of :attr:`must_equal`, and
+        ``setr.held_out_digest``.
+
+        Args:
+            run: The open MLflow run of the training.
+            result: What was trained.
+
+        Returns:
+            The logged model's URI.
+        """
+
+    @abstractmethod
+    def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
+        """The measure of an earlier version on the held-out data of today.
+
+        Args:
+            artifacts: The folders of its bundle by name.
+            progress: Told how far it is.
+
+        Returns:
+            The figure.
+        """
+
+    @abstractmethod
+    def in_words(self, result: Result) -> str:
+        """One line about a training for a log.
+
+        Args:
+            result: What was trained.
+        """
+
+    def notices(self) -> Sequence[str]:
+        """What a person should know before the training, e.g. files that are not used."""
+        return ()
+
+
+def _as_system(candidate: Any, where: str) -> type[TrainedSystem[Any]]:
+    if not (isinstance(candidate, type) and issubclass(candidate, TrainedSystem)):
+        raise TrainedSystemError(f"{where} is not a trained system: it must be a subclass of TrainedSystem")
+    return candidate
+
+
+def _built_in() -> dict[str, type[TrainedSystem[Any]]]:
+    from setr_lib.pipeline.adapter_system import AdapterSystem
+
+    return {AdapterSystem.name: AdapterSystem}
+
+
+SYSTEMS: Catalogue[type[TrainedSystem[Any]]] = Catalogue(
+    "trained system", ("setr.trained_systems",), _as_system, TrainedSystemError, _built_in
+)
+"""The trained systems by name: classes, made with a context where they are used."""
+
+
+def registered_models(settings: Settings) -> list[str]:
+    """The registered models of all trained systems.
+
+    Args:
+        settings: The settings, which may name them.
+
+    Returns:
+        Their names in MLflow, whether or not anything was registered yet.
+    """
+    return [SYSTEMS.get(name, settings).registered_model(settings) for name in SYSTEMS.names()]
+
+
+def champions(context: PipelineContext) -> dict[str, str]:
+    """The versions that hold the champion alias now.
+
+    Args:
+        context: The context.
+
+    Returns:
+        Version by registered model; models without a champion are left out.
+    """
+    found = {name: context.champion_version(name) for name in registered_models(context.settings)}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def pinned_version(
+    settings: Settings, model: str, versions: Mapping[str, str], alias: str | None = None
+) -> str | None:
+    """The version of a registered model that a run is pinned to.
+
+    Args:
+        settings: The settings.
+        model: The registered model asked for.
+        versions: The run's versions by registered model.
+        alias: The version by the earlier key ``champion_version``, which knows the re-ranker alone.
+
+    Returns:
+        The version, or ``None`` where the run leaves it open.
+
+    Raises:
+        TrainedSystemError: A model is not known, or the two keys say different versions.
+    """
+    known = registered_models(settings)
+    if unknown := sorted(set(versions) - set(known)):
+        raise TrainedSystemError(
+            f"versions names {', '.join(map(repr, unknown))}: there is no such registered model; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    pinned = versions.get(model)
+    if alias is not None and pinned is not None and alias != pinned:
+        raise TrainedSystemError(
+            f"champion_version says {alias}, versions says {pinned} for {model}: give one of them"
+        )
+    return pinned or alias

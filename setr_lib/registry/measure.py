@@ -1,0 +1,56 @@
+"""The held-out measure by which two versions of a trained system are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from setr_lib.registry.errors import RegistryError
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a version on its held-out data, e.g. the AUC on held-out pairs.
+
+    Attributes:
+        name: What people call it, e.g. ``"AUC"``.
+        tag: The tag of logged models and versions that holds it, e.g. ``"setr.held_out_auc"``.
+        higher_is_better: Whether the higher of two figures is the better one.
+    """
+
+    name: str
+    tag: str
+    higher_is_better: bool = True
+
+    def of(self, tags: Mapping[str, str]) -> float:
+        """The figure among the tags of a version.
+
+        Args:
+            tags: The version's tags.
+
+        Returns:
+            The figure.
+
+        Raises:
+            RegistryError: The tag is missing, or not a number.
+        """
+        try:
+            return float(tags[self.tag])
+        except (KeyError, ValueError):
+            found = tags.get(self.tag, "missing")
+            raise RegistryError(
+                f"the tag {self.tag} (held-out {self.name}) is {found}: this version cannot be compared; delete it, "
+                "or log and register it again"
+            ) from None
+
+    def better(self, figure: float, than: float) -> bool:
+        """Whether ``figure`` is better than another; equal is not better.
+
+        Args:
+            figure: A figure of this measure.
+            than: Another.
+
+        Returns:
+            Whether the first is better.
+        """
+        return figure > than if self.higher_is_better else figure < than

@@ -1,0 +1,304 @@
+"""The versions of one registered model: registering, promoting, and fetching what is stored of one.
+
+A logged model becomes a version only after its round trip; aliases say which version serves: ``champion``, and
+``challenger`` for the newest that did not beat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.measure import Measure
+from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.runs import RUN_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from setr_lib.registry.store import MlflowRegistry
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+HELD_OUT_TAG = "setr.held_out_digest"
+"""The tag with the digest of the held-out data that a version was measured on."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What :meth:`RegisteredModel.promote` decided. ``champion`` is the version that holds the alias now."""
+
+    version: str
+    champion: str
+    previous: str | None
+    reason: str
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version holds the champion alias now."""
+        return self.version == self.champion
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One registered version, and its tags: what it is and how it did on its held-out data."""
+
+    version: str
+    run_id: str | None
+    aliases: tuple[str, ...]
+    model_uri: str
+    tags: Mapping[str, str]
+
+
+class RegisteredModel:
+    """The versions of one registered model. Get it from ``MlflowRegistry.model``; it need not exist yet.
+
+    Args:
+        registry: The store.
+        name: The registered model's name.
+    """
+
+    def __init__(self, registry: MlflowRegistry, name: str) -> None:
+        self._registry, self.name = registry, name
+
+    def champion(self) -> str | None:
+        """The version that holds the champion alias now; ``None`` where nothing was promoted yet."""
+        return self._aliased(CHAMPION)
+
+    def challenger(self) -> str | None:
+        """The version that holds the challenger alias now, or ``None``."""
+        return self._aliased(CHALLENGER)
+
+    def versions(self) -> list[VersionInfo]:
+        """All versions, newest first."""
+        if not self._registry.exists():
+            return []
+        from mlflow.exceptions import MlflowException
+
+        client = self._registry.client
+        try:
+            aliases = client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
+        infos: list[VersionInfo] = []
+        for found in client.search_model_versions(f"name='{self.name}'"):
+            # A search does not tell aliases; the model as a whole does.
+            names = tuple(name for name, version in aliases.items() if str(version) == str(found.version))
+            infos.append(replace(_info(found), aliases=names))
+        return sorted(infos, key=lambda info: int(info.version), reverse=True)
+
+    def version(self, version: str) -> VersionInfo:
+        """One version.
+
+        Args:
+            version: Its number.
+
+        Returns:
+            Its tags and aliases.
+
+        Raises:
+            RegistryError: There is no such version; the message names those that there are.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            # Unlike a search, this one knows the aliases.
+            return _info(self._registry.client.get_model_version(self.name, version))
+        except MlflowException as error:
+            known = ", ".join(info.version for info in self.versions()) or "none"
+            raise RegistryError(f"{self.name} has no version {version} (there are: {known})") from error
+
+    def find(self, digest: str | None) -> VersionInfo | None:
+        """The newest version of a training.
+
+        Args:
+            digest: Of all that determines the training (tag ``setr.run``).
+
+        Returns:
+            The version, or ``None`` where the training was not registered.
+        """
+        return next((info for info in self.versions() if info.tags.get(RUN_TAG) == digest), None)
+
+    def register(self, model_uri: str, report: RoundTripReport, tags: Mapping[str, str] | None = None) -> str:
+        """The version of a logged model, made now or earlier: the same training is one version.
+
+        Args:
+            model_uri: The logged model.
+            report: What a fresh process made of it.
+            tags: Tags for a new version, beside the logged model's own.
+
+        Returns:
+            The version.
+
+        Raises:
+            RegistryError: ``report`` is of another model, or lists problems.
+        """
+        if report.model_uri != model_uri or not report.ok:
+            reasons = "; ".join(report.problems) or f"the round trip was that of {report.model_uri}"
+            raise RegistryError(f"{model_uri} is not registered: {reasons}")
+        model_id = model_uri.rpartition("/")[2]
+        logged = self._registry.client.get_logged_model(model_id)
+        told = {name: value for name, value in logged.tags.items() if name.startswith("setr.")}
+        told |= {"setr.round_trip": f"passed in {report.seconds:.0f} s", **(tags or {})}
+        # Two runs that register one training at the same time: the second finds the version of the first.
+        with self._registry.locked(self.name):
+            known = self.find(logged.tags.get(RUN_TAG))
+            if known is not None:
+                return known.version
+            self._create()
+            with self._registry.as_default():  # the store looks the model up through MLflow's global URI
+                created = self._registry.client.create_model_version(
+                    self.name, source=model_uri, run_id=logged.source_run_id, model_id=model_id, tags=told
+                )
+        return str(created.version)
+
+    def promote(
+        self,
+        version: str,
+        measure: Measure,
+        must_equal: Mapping[str, str] | None = None,
+        measure_again: Callable[[str], float] | None = None,
+    ) -> Promotion:
+        """Give a version the champion alias if it is the first, or better than the champion on held-out data.
+
+        Where the champion was measured on other held-out data, it is measured again on this version's. A
+        version that stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``. Where the
+        two cannot be compared, settings were changed on purpose, and the new version takes over.
+
+        Args:
+            version: The version to promote.
+            measure: What they are compared by.
+            must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion
+                with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
+            measure_again: The figure of a version on the held-out data of today. Without it, its own figure
+                is compared.
+
+        Returns:
+            The decision and its reason.
+
+        Raises:
+            RegistryError: There is no such version, or it has no figure.
+        """
+        mine = self.version(version)
+        previous = self.champion()
+        if previous == mine.version:
+            return Promotion(version, version, previous, "it is the champion already")
+        if previous is None:
+            return self._crown(mine, None, "the first sound version")
+        champion = self.version(previous)
+        for tag, words in (must_equal or {}).items():
+            if champion.tags.get(tag) != mine.tags.get(tag):
+                return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
+        own = measure.of(mine.tags)
+        rival, how = self._rival_figure(champion, mine, measure, measure_again)
+        better = measure.better(own, rival)
+        beyond = "above" if measure.higher_is_better else "below"
+        relation = beyond if better else f"not {beyond}"
+        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
+        if better:
+            return self._crown(mine, champion, reason)
+        client = self._registry.client
+        client.set_registered_model_alias(self.name, CHALLENGER, version)
+        client.set_model_version_tag(self.name, version, "setr.not_promoted_because", reason)
+        return Promotion(version, previous, previous, reason)
+
+    def artifacts(self, version: str, names: Sequence[str]) -> dict[str, Path]:
+        """The stored bundle of a version, on this machine; fetched from a remote store where needed.
+
+        Args:
+            version: The version.
+            names: The folders that the bundle has.
+
+        Returns:
+            The folders by name.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        folder = self._registry.artifact_root / "fetched" / self.name / version
+        if not all((folder / "artifacts" / name).is_dir() for name in names):
+            location = self._local_folder(self.version(version))
+            if location is not None:
+                return _artifacts_in(location, names)
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._registry.as_default():  # the version is looked up through MLflow's global URI
+                download_artifacts(artifact_uri=f"models:/{self.name}/{version}", dst_path=str(folder))
+        return _artifacts_in(folder, names)
+
+    def _create(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._registry.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _aliased(self, alias: str) -> str | None:
+        if not self._registry.exists():
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._registry.client.get_model_version_by_alias(self.name, alias).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _crown(self, mine: VersionInfo, champion: VersionInfo | None, reason: str) -> Promotion:
+        client = self._registry.client
+        client.set_registered_model_alias(self.name, CHAMPION, mine.version)
+        client.set_model_version_tag(self.name, mine.version, "setr.promoted_because", reason)
+        if CHALLENGER in mine.aliases:
+            client.delete_registered_model_alias(self.name, CHALLENGER)
+        if champion is not None:
+            client.set_model_version_tag(self.name, champion.version, "setr.superseded_by", mine.version)
+        return Promotion(mine.version, mine.version, champion.version if champion else None, reason)
+
+    @staticmethod
+    def _rival_figure(
+        champion: VersionInfo,
+        mine: VersionInfo,
+        measure: Measure,
+        measure_again: Callable[[str], float] | None,
+    ) -> tuple[float, str]:
+        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
+            return measure.of(champion.tags), ""
+        if measure_again is not None:
+            return measure_again(champion.version), " on the same held-out data"
+        return measure.of(champion.tags), ", which was measured on other held-out data"
+
+    def _local_folder(self, info: VersionInfo) -> Path | None:
+        """Where the version's model lies, if that is a folder of this machine."""
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        if not info.model_uri.startswith("models:/m-"):
+            return None
+        logged = self._registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
+        location = logged.artifact_location
+        if not location.startswith(("file:", "/")):
+            return None
+        folder = Path(local_file_uri_to_path(location))
+        return folder if folder.is_dir() else None
+
+
+def _artifacts_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The bundle inside the folder of a logged model."""
+    return {name: folder / "artifacts" / name for name in names}
+
+
+def _info(version: ModelVersion) -> VersionInfo:
+    return VersionInfo(
+        str(version.version),
+        version.run_id,
+        tuple(version.aliases),
+        str(version.source),
+        dict(version.tags),
+    )

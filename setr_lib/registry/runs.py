@@ -1,0 +1,194 @@
+"""Trainings in MLflow: an MLflow run each, with curves, and the model that it logged."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+    from setr_lib.registry.store import MlflowRegistry
+
+RUN_TAG = "setr.run"
+"""The tag with the digest of all that determines a training; on runs, logged models and versions."""
+_FLUSH_AFTER = 50
+
+
+@dataclass(frozen=True)
+class PyfuncModel:
+    """A trained system as MLflow stores and runs it.
+
+    Attributes:
+        name: The logged model's name in its run.
+        code: The Python file that MLflow runs ("models from code"). What ``unwrap_python_model()`` gives has an
+            attribute ``scorer`` with ``round_trip(predict)``: see ``round_trip.Scorer``.
+        artifacts: The bundle: folders or files by name.
+        signature: Columns in and out.
+        requirements: Distributions without which it does not load, pinned.
+        tags: ``setr.run``, the held-out measure, and what makes versions comparable; versions get them too.
+        params: Shown by MLflow beside the model.
+    """
+
+    name: str
+    code: Path
+    artifacts: Mapping[str, Path]
+    signature: ModelSignature
+    requirements: Sequence[str]
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+
+
+class TrainingRun:
+    """An open MLflow run; metrics are sent in batches. Get it from :meth:`TrainingRuns.start`."""
+
+    def __init__(self, registry: MlflowRegistry, experiment_id: str, run_id: str) -> None:
+        self._registry, self._experiment_id = registry, experiment_id
+        self.run_id = run_id
+        self._waiting: list[Any] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of one step: the ``on_metrics`` of a training loop.
+
+        Args:
+            step: The optimiser step.
+            values: Metrics by name.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(name, float(value), now, step) for name, value in values.items()]
+        if len(self._waiting) >= _FLUSH_AFTER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the metrics that wait."""
+        if self._waiting:
+            self._registry.client.log_batch(self.run_id, metrics=self._waiting)
+            self._waiting = []
+
+    def log_model(self, model: PyfuncModel, step: int) -> str:
+        """Log what was trained.
+
+        Args:
+            model: What MLflow stores.
+            step: The last optimiser step.
+
+        Returns:
+            The logged model's URI (``models:/m-...``).
+        """
+        import mlflow.pyfunc
+        from mlflow.models import Model
+
+        self.flush()
+        # Made by hand: Model.log on its own would put it into MLflow's current experiment, not the run's.
+        created = self._registry.client.create_logged_model(
+            self._experiment_id,
+            name=model.name,
+            source_run_id=self.run_id,
+            tags=dict(model.tags),
+            params=dict(model.params),
+        )
+        with self._registry.as_default(), warnings.catch_warnings():
+            # It asks for an input example; the bundle has examples inside.
+            warnings.simplefilter("ignore", UserWarning)
+            logged = Model.log(
+                None,
+                mlflow.pyfunc,
+                run_id=self.run_id,
+                model_id=created.model_id,
+                step=step,
+                python_model=str(model.code),
+                artifacts={name: str(path) for name, path in model.artifacts.items()},
+                signature=model.signature,
+                pip_requirements=list(model.requirements),
+            )
+        return str(logged.model_uri)
+
+
+class TrainingRuns:
+    """The trainings of a store. Get it from ``MlflowRegistry.runs``."""
+
+    def __init__(self, registry: MlflowRegistry) -> None:
+        self._registry = registry
+
+    @contextmanager
+    def start(
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, object] | None = None
+    ) -> Iterator[TrainingRun]:
+        """An MLflow run for the duration of the block: FINISHED at its end, FAILED when an error leaves it.
+
+        A run of the same training (tag ``setr.run``) that still says RUNNING was killed, since no training
+        runs twice at a time: it is marked KILLED.
+
+        Args:
+            name: The run's name in MLflow.
+            params: Its parameters.
+            tags: Its tags.
+
+        Yields:
+            The run.
+        """
+        client, experiment_id = self._registry.client, self._registry.found_experiment().experiment_id
+        self._end_killed(experiment_id, (tags or {}).get(RUN_TAG))
+        created = client.create_run(
+            experiment_id, run_name=name, tags={key: str(value) for key, value in (tags or {}).items()}
+        )
+        run = TrainingRun(self._registry, experiment_id, created.info.run_id)
+        status = "FAILED"
+        try:
+            for key, value in params.items():
+                client.log_param(run.run_id, key, value)
+            yield run
+            status = "FINISHED"
+        finally:
+            run.flush()
+            client.set_terminated(run.run_id, status)
+
+    def find_logged(self, digest: str) -> str | None:
+        """The newest logged model of a training.
+
+        Args:
+            digest: Of all that determines the training (tag ``setr.run``).
+
+        Returns:
+            The model's URI, or ``None``.
+        """
+        if not self._registry.exists():
+            return None
+        from mlflow.entities import LoggedModelStatus
+
+        found = self._registry.client.search_logged_models(
+            [self._registry.found_experiment().experiment_id],
+            filter_string=f"tags.`{RUN_TAG}` = '{digest}'",
+        )
+        ready = [model for model in found if model.status == LoggedModelStatus.READY]
+        return max(ready, key=lambda model: model.creation_timestamp).model_uri if ready else None
+
+    def _end_killed(self, experiment_id: str, digest: object) -> None:
+        if digest is None:
+            return
+        client = self._registry.client
+        running = f"tags.`{RUN_TAG}` = '{digest}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment_id], filter_string=running):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def pinned_requirements(names: Sequence[str]) -> list[str]:
+    """The installed versions of distributions, as pip requirements.
+
+    Args:
+        names: Distributions.
+
+    Returns:
+        ``name==version`` of each.
+    """
+    from importlib.metadata import version
+
+    # Without local build tags: "2.15.0+cpu" is on no package index.
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]

@@ -1,0 +1,261 @@
+"""A second trained system goes through the steps and assets that the judge's adapter goes through, and
+neither touches the other's versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import torch  # noqa: TID253
+
+from setr_assets import definitions
+from setr_assets.automation import champion_config
+from setr_assets.blueprints import Blueprint
+from setr_assets.code_versions import CodeVersions
+from setr_assets.jobs import EVALUATION, FULL_PIPELINE, TRAINING
+from setr_assets.trained import Inputs, Names, trained_system_assets
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.trained_system import (
+    SYSTEMS,
+    TrainedSystemError,
+    champions,
+    pinned_version,
+    registered_models,
+)
+from setr_lib.pipeline.training_steps import LABEL_TAG, promote, register, train
+from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
+from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.measure import Measure
+from setr_lib.registry.registered_model import RegisteredModel, VersionInfo
+from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.store import MlflowRegistry
+from setr_lib.settings import RegistrySettings, Settings, load_settings
+from tests.tiny_system import LineSystem
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> PipelineContext:
+    return PipelineContext(Settings(base_dir=tmp_path))
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The line is a known trained system, beside the adapter."""
+    monkeypatch.setattr(SYSTEMS, "_own", {})
+    SYSTEMS.register(LineSystem.name, LineSystem)
+    yield
+
+
+def test_from_a_killed_training_to_a_champion_beside_the_re_rankers(
+    context: PipelineContext, tmp_path: Path, both: None
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.tiny_system", str(tmp_path), "10"], cwd=REPOSITORY, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    system = LineSystem(context)
+    training = train(system)
+    assert training.result is not None
+    assert training.result.resumed_from == 8
+    registry, line = context.registry, context.registry.model("setr-line")
+    runs = registry.client.search_runs([registry.found_experiment().experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
+    (finished,) = (run for run in runs if run.info.status == "FINISHED")
+    assert len(registry.client.get_metric_history(finished.info.run_id, "loss")) == 20
+    torch.rand(1)  # what was drawn outside of the training is of no consequence
+    whole = LineSystem(context).train(tmp_path / "whole", lambda *_: None, lambda *_: None)
+    assert (whole.slope, whole.offset) == (training.result.slope, training.result.offset)
+    assert train(LineSystem(context)).record == training.record
+
+    done = register(system, training.record)
+    assert (done.version, done.check) == ("1", "2 scores were the same in a fresh process")
+    assert line.version("1").tags[LABEL_TAG] == "fitted"
+    assert register(system, training.record).words.startswith("version 1 was registered before")
+    assert promote(system, "1").promoted
+
+    # The same store has the re-ranker's versions: each model has a champion of its own.
+    reranker = registry.model("setr-reranker")
+    uri = training.record.model_uri
+    assert reranker.champion() is None
+    assert reranker.register(uri, RoundTripReport(uri)) == "1"
+    assert reranker.promote("1", LineSystem.measure).promoted
+    better = train(LineSystem(context, steps=60))
+    assert better.result is not None and better.result.error < training.result.error
+    second = register(LineSystem(context, steps=60), better.record).version
+    assert second == "2"
+    assert promote(LineSystem(context, steps=60), second).reason.startswith("held-out error")
+    assert champions(context) == {"setr-line": "2", "setr-reranker": "1"}
+    assert [info.aliases for info in reranker.versions()] == [("champion",)]
+    assert line.version("1").tags["setr.superseded_by"] == "2"
+
+
+def test_a_model_that_fails_its_round_trip_is_no_version(context: PipelineContext) -> None:
+    class Flat(LineSystem):
+        options = LineSystem.options.__class__(learning_rate=1e-300)
+
+    training = train(Flat(context, steps=1))
+    done = register(Flat(context, steps=1), training.record)
+    assert done.version is None
+    assert "nothing was learned" in done.check
+    assert context.registry.model("setr-line").versions() == []
+
+
+def made_version(context: PipelineContext, steps: int, **options: int) -> tuple[LineSystem, str]:
+    """A registered version whose round trip is taken as passed."""
+    system = LineSystem(context, steps=steps, **options)
+    uri = train(system).record.model_uri
+    return system, context.registry.model("setr-line").register(uri, RoundTripReport(uri))
+
+
+def test_where_less_is_better_the_lower_figure_is_champion(context: PipelineContext) -> None:
+    good, first = made_version(context, 40)
+    promote(good, first)
+    poor, second = made_version(context, 5)
+    decision = promote(poor, second)
+    assert (decision.promoted, decision.champion) == (False, first)
+    assert "not below version 1's" in decision.reason
+    assert context.registry.model("setr-line").challenger() == second
+
+
+def test_a_champion_of_other_held_out_data_is_measured_again(context: PipelineContext) -> None:
+    good, first = made_version(context, 40)
+    promote(good, first)
+    other, second = made_version(context, 5, held_out_seed=3)
+    again = other.measure_again(
+        context.registry.model("setr-line").artifacts(first, ["line"]), lambda *_: None
+    )
+    decision = promote(other, second)
+    assert f"not below version 1's {again:.4f} on the same held-out data" in decision.reason
+    assert f"{good.measure.of(context.registry.model('setr-line').version(first).tags):.4f}" != f"{again:.4f}"
+
+
+def test_one_training_registered_twice_at_once_is_one_version(
+    context: PipelineContext, tmp_path: Path
+) -> None:
+    uri = train(LineSystem(context)).record.model_uri
+    looked = threading.Barrier(2)
+
+    class Slow(RegisteredModel):
+        """Waits, after it has looked for an earlier version, until the other has looked as well."""
+
+        def find(self, digest: str | None) -> VersionInfo | None:
+            found = super().find(digest)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                looked.wait(timeout=3)
+            return found
+
+    def run() -> str:
+        settings = context.settings
+        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+        return Slow(registry, "setr-line").register(uri, RoundTripReport(uri))
+
+    with ThreadPoolExecutor(2) as pool:
+        versions = [future.result(timeout=60) for future in [pool.submit(run), pool.submit(run)]]
+    assert versions == ["1", "1"]
+    assert len(context.registry.model("setr-line").versions()) == 1
+
+
+NAMES = Names("line", "registered_line", "promoted_line")
+
+
+def line_assets() -> tuple[Blueprint, ...]:
+    inputs = Inputs(
+        reads=("registry.experiment",), model="registry.model", measured_with=(), deps=(), held_out=()
+    )
+    return trained_system_assets(
+        LineSystem, NAMES, inputs, group="line", kinds={"mlflow"}, facts=lambda line: {"error": line.error}
+    )
+
+
+def test_an_evaluation_trains_no_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [*definitions.blueprints(), *line_assets()]
+    monkeypatch.setattr(definitions, "blueprints", lambda: every)
+    built = definitions.build_definitions(load_settings(REPOSITORY / "setr.toml"))
+    jobs = {
+        job: {key.to_user_string() for key in built.resolve_job_def(job).asset_layer.executable_asset_keys}
+        for job in (FULL_PIPELINE, EVALUATION, TRAINING)
+    }
+    assert jobs[FULL_PIPELINE] >= set(NAMES)
+    assert not (jobs[EVALUATION] | jobs[TRAINING]) & set(NAMES)
+
+
+def test_three_assets_of_another_system_by_one_call(context: PipelineContext) -> None:
+    versions, none = CodeVersions(context.settings), dg.StaticPartitionsDefinition([])
+    assets = [blueprint.build(none, place, versions) for place, blueprint in enumerate(line_assets())]
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize(assets, resources={"setr": context}, instance=instance)
+        told = {
+            event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
+            for event in run.get_asset_materialization_events()
+            if event.asset_key is not None
+        }
+        checks = {result.check_name: result.passed for result in run.get_asset_check_evaluations()}
+    assert run.success
+    assert set(told) == set(NAMES)
+    folder = Path(context.tables.read_record("line", TrainedRecord).checkpoints)
+    line = LineSystem(context).finished(folder)
+    assert line is not None and told["line"]["error"].value == line.error
+    assert told["promoted_line"]["champion"].value == "1"
+    assert "held-out error by version" in told["promoted_line"]
+    assert checks == {"reloads_in_a_fresh_process": True, "newest_version_is_champion": True}
+    assert context.tables.read_record("registered_line", RegisteredRecord).version == "1"
+    assert context.tables.read_record("promoted_line", PromotedRecord).reason == "the first sound version"
+    assert champions(context) == {}, "no other system's champion"
+
+
+# --- pinned runs
+
+
+def test_a_run_is_pinned_by_registered_model(both: None) -> None:
+    settings = Settings(registry=RegistrySettings(model="mine"))
+    assert sorted(registered_models(settings)) == ["mine", "setr-line"]
+    versions = {"mine": "3", "setr-line": "4"}
+    assert pinned_version(settings, "mine", versions) == "3"
+    assert pinned_version(settings, "setr-line", versions) == "4"
+    assert pinned_version(settings, "mine", {"setr-line": "4"}) is None
+    assert pinned_version(settings, "mine", {}, "5") == "5"
+    assert pinned_version(settings, "mine", versions, "3") == "3"
+    assert champion_config(versions)["ops"]["reranked_rankings"]["config"] == {"versions": versions}
+
+
+@pytest.mark.parametrize(
+    ("versions", "alias", "words"),
+    [
+        ({"setr-reranker": "3"}, "4", "champion_version says 4, versions says 3 for setr-reranker"),
+        (
+            {"setr-rerankr": "3"},
+            None,
+            "'setr-rerankr': there is no such registered model; known: setr-reranker",
+        ),
+    ],
+)
+def test_versions_that_cannot_be_meant_are_refused(
+    versions: dict[str, str], alias: str | None, words: str
+) -> None:
+    with pytest.raises(TrainedSystemError, match=words):
+        pinned_version(Settings(), "setr-reranker", versions, alias)
+
+
+def test_what_is_no_trained_system_is_refused(both: None) -> None:
+    with pytest.raises(TrainedSystemError, match="must be a subclass of TrainedSystem"):
+        SYSTEMS.register("other", Measure)
+    with pytest.raises(
+        TrainedSystemError, match="there is no trained system 'qformer'; known: adapter, line"
+    ):
+        SYSTEMS.get("qformer")
+
+
+def test_a_version_without_its_figure_is_not_compared() -> None:
+    with pytest.raises(RegistryError, match=r"setr\.held_out_auc \(held-out AUC\) is missing"):
+        Measure("AUC", "setr.held_out_auc").of({})
