@@ -1,5 +1,5 @@
-"""Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole,
-read strictly.
+"""Files that exchange captions and compositions between machines: JSON Lines, one object a line, read
+strictly.
 
 A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``,
 ``query_id``, ``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows
@@ -43,7 +43,7 @@ FingerprintOf = Callable[[str, str], str | None]
 
 @dataclass(frozen=True)
 class KnownQuery:
-    """What a carried composition is checked against."""
+    """The query that an imported composition is checked against."""
 
     reference_id: str
     modification: str
