@@ -193,7 +193,7 @@ def kept_world(
     Returns:
         The scores, in percent.
     """
-    from setr_lib.training.checkpoint import read_json, write_json
+    from setr_lib.files import read_json, write_json
 
     world = world_of(context.settings, dial, value, size)
     made_by = _made_by(context, world, judges)

@@ -345,7 +345,7 @@ def store(path: Path, part: Mapping[str, Any]) -> None:
         path: The file.
         part: The numbers.
     """
-    from setr_lib.training.checkpoint import write_json
+    from setr_lib.files import write_json
 
     write_json(path, part)
 
@@ -360,7 +360,7 @@ def stored(path: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         The numbers, or None.
     """
-    from setr_lib.training.checkpoint import read_json
+    from setr_lib.files import read_json
 
     part = read_json(path)
     return part if part is not None and part["made_by"] == json.loads(json.dumps(made_by)) else None

@@ -7,18 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from setr_assets.progress import Listener
+from setr_lib.commands.console import ProgressBars, ProgressLines
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-LINE_INTERVAL = 10.0
-"""Seconds between two progress lines of one step, where there is no terminal."""
+    from rich.progress import Progress
 
 
 class Watcher(Listener, Protocol):
@@ -81,7 +78,7 @@ class LineWatcher:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._last: dict[tuple[str, str, str], float] = {}
+        self._lines = ProgressLines(out, "    ", ends=False)
 
     def _print(self, text: str) -> None:
         print(text, file=self._out, flush=True)
@@ -92,12 +89,7 @@ class LineWatcher:
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
         """A line every few seconds at most; see :meth:`Listener.progressed`."""
-        key, now = (step, partition, what), time.monotonic()
-        if key not in self._last:
-            self._last[key] = now
-        elif done < total and now - self._last[key] >= LINE_INTERVAL:
-            self._last[key] = now
-            self._print(f"    {_where(partition)}{done:,} of {total:,} {what}")
+        self._lines(done, total, what, _where(partition))
 
     def said(self, step: str, text: str, warning: bool) -> None:
         """See :meth:`Listener.said`."""
@@ -105,6 +97,7 @@ class LineWatcher:
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
         """See :meth:`Listener.finished`."""
+        self._lines.clear()
         self._print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)")
 
     def failed(self, step: str, reason: str) -> None:
@@ -121,22 +114,16 @@ class BarWatcher:
     """
 
     def __init__(self, console: Console, bars: Progress) -> None:
-        self._console, self._bars = console, bars
-        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._console = console
+        self._bars = ProgressBars(bars, keep=False)
 
     def started(self, step: str) -> None:
         """See :meth:`Listener.started`."""
-        self._tasks[step, ""] = self._bars.add_task(step, total=None)
+        self._bars.begin(step)
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
         """See :meth:`Listener.progressed`."""
-        key = (partition, what)
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task("", total=total)
-        words = f"{_where(partition)}{what}"
-        self._bars.update(self._tasks[key], description=words, completed=done, total=total)
-        if done >= total:
-            self._bars.remove_task(self._tasks.pop(key))
+        self._bars(done, total, what, _where(partition))
 
     def said(self, step: str, text: str, warning: bool) -> None:
         """See :meth:`Listener.said`."""
@@ -146,8 +133,7 @@ class BarWatcher:
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
         """See :meth:`Listener.finished`."""
-        for key in list(self._tasks):
-            self._bars.remove_task(self._tasks.pop(key))
+        self._bars.clear()
         mark = "[green]✓[/green]" if succeeded else "[red]✗[/red]"
         self._console.print(f"  {mark} [bold]{step}[/bold] [dim]{seconds:.1f} s[/dim]")
 

@@ -1,6 +1,4 @@
-"""Objects of a person's own, named in settings as ``package.module:NAME``: the one place that imports code by
-name.
-"""
+"""Objects that settings name as ``package.module:NAME``: the one place that imports code by name."""
 
 from __future__ import annotations
 

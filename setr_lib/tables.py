@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.files import replacing
 from setr_lib.hashing import digest_json, digest_strings, fingerprint_bytes
 
 _TEXTS = pl.List(pl.String())
@@ -210,12 +209,5 @@ def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> None:
         frame: The table.
         path: The Parquet file; its folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with replacing(path) as partial:
         frame.write_parquet(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

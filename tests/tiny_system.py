@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch  # noqa: TID253
 
+from setr_lib.files import read_json, write_json
 from setr_lib.hashing import digest_json
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import TrainedSystem
@@ -23,7 +24,6 @@ from setr_lib.registry.measure import Measure
 from setr_lib.registry.registered_model import HELD_OUT_TAG
 from setr_lib.registry.runs import RUN_TAG, PyfuncModel, TrainingRun, pinned_requirements
 from setr_lib.settings import Settings
-from setr_lib.training.checkpoint import read_json, write_json
 from setr_lib.training.loop import Objective, OnMetrics, TrainingLoop, indices_at
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""What of an evaluation set is here: its files and images, held against the official counts, and what they
-suffice for.
+"""Audit of an evaluation set: which files and images are present, compared with the official counts, and what
+they suffice for.
 
-For people whose data is incomplete: nothing here raises because something is missing or broken; it is told
-instead.
+For people whose data is incomplete: nothing here raises because something is missing or broken; it is
+reported instead.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The metrics that a benchmark can report: what each query is worth, and what a random ranker gets, in closed
-form.
+"""The metrics that a benchmark can report: their value for each query, and what a random ranker gets, in
+closed form.
 
 A metric is a small object: a name, the pools of ranked images that it looks at, how deep it looks, ``values``
 and ``chance``. Benchmarks list theirs in ``Benchmark.metrics``; how values become leaderboard rows is

@@ -10,8 +10,13 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
 
 from setr_lib.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of one job, where there is no terminal."""
@@ -43,17 +48,94 @@ def size_words(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+class ProgressLines:
+    """A ``Progress`` as plain lines, one every :data:`LINE_INTERVAL` seconds at most for each kind of work.
+
+    Args:
+        out: Where lines are written.
+        indent: What every line begins with.
+        ends: Whether the first and the last report of a kind of work always have a line.
+    """
+
+    def __init__(self, out: TextIO, indent: str = "", *, ends: bool = True) -> None:
+        self._out, self._indent, self._ends = out, indent, ends
+        self._last: dict[str, float] = {}
+
+    def __call__(self, done: int, total: int, what: str, where: str = "") -> None:
+        """Report progress.
+
+        Args:
+            done: Units that are finished.
+            total: All units.
+            what: The unit and the work.
+            where: What comes before the numbers, e.g. an evaluation set.
+        """
+        key, now = where + what, time.monotonic()
+        is_end = key not in self._last or done >= total
+        if is_end and not self._ends:
+            self._last.setdefault(key, now)
+        elif is_end or now - self._last[key] >= LINE_INTERVAL:
+            self._last[key] = now
+            print(f"{self._indent}{where}{done:,} of {total:,} {what}", file=self._out, flush=True)
+
+    def clear(self) -> None:
+        """Forget all kinds of work: what is reported next is a first report."""
+        self._last.clear()
+
+
+class ProgressBars:
+    """A ``Progress`` as bars on a terminal, one for each kind of work.
+
+    Args:
+        bars: Rich's bars.
+        keep: Whether a bar stays when its work is done.
+    """
+
+    def __init__(self, bars: Bars, *, keep: bool = True) -> None:
+        self._bars, self._keep = bars, keep
+        self._tasks: dict[str, TaskID] = {}
+
+    def begin(self, what: str) -> None:
+        """Show a bar for work of unknown size.
+
+        Args:
+            what: The work.
+        """
+        self._tasks[what] = self._bars.add_task(what, total=None)
+
+    def __call__(self, done: int, total: int, what: str, where: str = "") -> None:
+        """Report progress.
+
+        Args:
+            done: Units that are finished.
+            total: All units.
+            what: The unit and the work.
+            where: What comes before it, e.g. an evaluation set.
+        """
+        words = where + what
+        if words not in self._tasks:
+            self._tasks[words] = self._bars.add_task(words, total=total)
+        self._bars.update(self._tasks[words], completed=done, total=total)
+        if done >= total and not self._keep:
+            self._bars.remove_task(self._tasks.pop(words))
+
+    def clear(self) -> None:
+        """Remove all bars."""
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks.clear()
+
+
 @contextlib.contextmanager
 def progress_on_terminal() -> Iterator[Progress]:
     """A ``Progress`` that shows each kind of work (its ``what``) as a bar on standard error, or as lines."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield ProgressLines(sys.stderr)
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -68,23 +150,4 @@ def progress_on_terminal() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield report
-
-
-def _lines() -> Progress:
-    last: dict[str, float] = {}
-
-    def report(done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if done >= total or now - last.get(what, 0.0) >= LINE_INTERVAL:
-            last[what] = now
-            print(f"{done:,} of {total:,} {what}", file=sys.stderr, flush=True)
-
-    return report
+        yield ProgressBars(bars)

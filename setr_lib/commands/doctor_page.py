@@ -1,6 +1,4 @@
-"""The doctor's findings as a person reads them in a terminal: tables, then what is missing, then what can be
-done.
-"""
+"""Output of ``setr doctor`` on a terminal: tables, then what is missing, then what can be done."""
 
 from __future__ import annotations
 
@@ -114,9 +112,9 @@ def _print_set(console: Console, found: Diagnosis, examination: Examination) -> 
     for can in capabilities(examination):
         mark = Text("can", style="green") if can.possible else Text("cannot yet", style="yellow")
         _line(console, mark, f"{can.what}: {can.detail}")
-    carried = found.imported[examination.evaluation_set.key]
-    if carried.captions or carried.compositions:
-        _line(console, "imported", f"{carried.captions:,} captions, {carried.compositions:,} compositions")
+    imported = found.imported[examination.evaluation_set.key]
+    if imported.captions or imported.compositions:
+        _line(console, "imported", f"{imported.captions:,} captions, {imported.compositions:,} compositions")
     console.print()
 
 

@@ -9,11 +9,8 @@ its table was written.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +24,7 @@ from setr_lib.datasets import (
     named_sets,
 )
 from setr_lib.errors import SetrError
+from setr_lib.files import write_text
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings
 
@@ -400,26 +398,10 @@ def _write(lines: list[str], output: Path | None, what: str) -> None:
             print(line)
     else:
         try:
-            with _replacing(output) as partial:
-                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_text(output, "".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise SetrError(f"{output}: cannot be written ({error.strerror})") from error
     print(f"setr: {len(lines):,} {what} exported{f' to {output}' if output else ''}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:

@@ -23,7 +23,7 @@ from setr_lib.settings import EvaluationSettings
 
 @dataclass(frozen=True)
 class ExternalScores:
-    """What files are worth. ``rows`` is a METRICS frame, empty where the targets are hidden."""
+    """The metrics of ranking files. ``rows`` is a METRICS frame, empty where the targets are hidden."""
 
     read: ReadRankings
     rows: pl.DataFrame

@@ -32,7 +32,7 @@ over."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a ranking is worth."""
+    """The metrics of a ranking."""
 
     per_query: pl.DataFrame
     """A :data:`PER_QUERY` frame, in the order of the metrics, then of the queries."""

@@ -1,4 +1,4 @@
-"""What can be ranked at all: for each query the size of its gallery, and which of its targets are in it.
+"""Which images can be ranked: for each query the size of its gallery, and which of its targets are in it.
 
 Shared by the metrics (is a short list a whole one?) and the random floor (out of how many does chance draw?).
 """

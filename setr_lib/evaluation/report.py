@@ -9,9 +9,7 @@ number of merit at all.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from setr_lib.evaluation.leaderboard import (
     split_labels,
 )
 from setr_lib.evaluation.row import Row, positions, rows_of
+from setr_lib.files import write_text
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None 
         metrics=metrics.with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None)),
     )
     path = out_dir / "index.html"
-    _write_atomically(path, _render(_page(checked, options or ReportOptions())))
+    write_text(path, _render(_page(checked, options or ReportOptions())))
     return path
 
 
@@ -584,16 +583,3 @@ def _render(page: Mapping[str, Any]) -> str:
     environment.filters["bold"] = _bold
     environment.filters["rung"] = lambda row: page["rungs"].get(row, "s-coarse")
     return environment.get_template("report.html.jinja").render(page)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.chmod(0o644)  # mkstemp makes it private; a report is there to be served and shown
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

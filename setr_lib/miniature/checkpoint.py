@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.files import replacing
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,11 +44,9 @@ def save_checkpoint(
         state[f"weight/{name}"] = parameter.detach().contiguous()
         for kind in _MOMENTS:
             state[f"{kind}/{name}"] = optimiser.state[parameter][kind].contiguous()
-    partial = path.with_suffix(".part")
-    save_file(
-        state, partial, metadata={"step": str(step), "run": f"{run}/{_FORMAT}", "seconds": f"{seconds:.1f}"}
-    )
-    partial.replace(path)
+    metadata = {"step": str(step), "run": f"{run}/{_FORMAT}", "seconds": f"{seconds:.1f}"}
+    with replacing(path) as partial:
+        save_file(state, partial, metadata=metadata)
 
 
 def load_checkpoint(

@@ -111,7 +111,7 @@ def start_anew(out_dir: Path) -> None:
     """
     for name in NAMES:
         (out_dir / name / "scores.json").unlink(missing_ok=True)
-        for checkpoint in (out_dir / name).glob("checkpoint*"):
+        for checkpoint in (out_dir / name).glob("*checkpoint*"):
             checkpoint.unlink()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.errors import SetrError
+from setr_lib.files import write_json
 from setr_lib.records import Record
 from setr_lib.settings import Settings
 
@@ -87,10 +86,7 @@ class Tables:
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table."""
         path = self.settings.table_path(asset, partition).with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(record.stated(), indent=1, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, record.stated())
         return path
 
     def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:

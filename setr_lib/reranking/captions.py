@@ -154,9 +154,16 @@ def find_spans(tokens: Tokens) -> list[Span]:
     return spans
 
 
-def is_content(word: str) -> bool:
-    """Whether ``word`` says something by itself: no determiner, number or link."""
-    return word not in _DETERMINERS and word not in _LINK_WORDS
+def is_small_word(word: str) -> bool:
+    """Whether ``word`` says nothing by itself.
+
+    Args:
+        word: A word in lower case.
+
+    Returns:
+        True for a determiner, a number, or a word that links noun phrases.
+    """
+    return word in _DETERMINERS or word in _LINK_WORDS
 
 
 def singular(noun: str) -> str:

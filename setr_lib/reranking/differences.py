@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-from setr_lib.reranking.captions import NUMBERS, Caption, Span, Tokens, is_content, singular
+from setr_lib.reranking.captions import NUMBERS, Caption, Span, Tokens, is_small_word, singular
 
 EditKind = Literal[
     "attribute", "noun", "count", "addition", "removal", "relation", "swap", "context", "phrase"
@@ -59,8 +59,8 @@ def find_edits(
     opcodes = matcher.get_opcodes()
     changes = [(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in opcodes if tag != "equal"]
     kept = [word for tag, i1, i2, _, _ in opcodes if tag == "equal" for word in before[i1:i2]]
-    # Where nothing but small words stays, the second picture is another one, not a changed one.
-    if len(changes) > MOST_EDITS or not any(is_content(word) for word in kept):
+    # Where only small words stay, the second picture is another one, not a changed one.
+    if len(changes) > MOST_EDITS or all(map(is_small_word, kept)):
         return None
     edits: list[Edit] = []
     for change in changes:

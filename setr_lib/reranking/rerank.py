@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.fusion import Fusion, fuse
+from setr_lib.reranking.held_out import pictures_of
 from setr_lib.reranking.scorer import JudgedQuery, ScoreError, batches_of_queries
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.tables import RANKINGS, conform
@@ -89,7 +89,7 @@ def judge_pairs(
     pairs or so. Pairs with an unreadable image are absent from the answer. ``progress`` counts pairs, the
     kept ones first. Raises ``ScoreError`` naming the pair whose score is not finite.
     """
-    pictures = _pictures(gallery)
+    pictures = pictures_of(gallery)
     known = {
         row["query_id"]: row
         for row in queries.select("query_id", "reference_id", "modification", "captions").to_dicts()
@@ -247,8 +247,3 @@ def _wanted(pools: Mapping[tuple[str, str], tuple[list[str], np.ndarray]], k: in
     for (query_id, pool), (ids, _) in pools.items():
         wanted.setdefault(query_id, {}).update(dict.fromkeys(ids[:k] if pool == GALLERY_POOL else ids))
     return {query_id: list(images) for query_id, images in wanted.items()}
-
-
-def _pictures(gallery: pl.DataFrame) -> dict[str, Picture]:
-    readable = gallery.filter(pl.col("status") == "ok").select("image_id", "fingerprint", "path")
-    return {image: Picture(fingerprint, Path(path)) for image, fingerprint, path in readable.iter_rows()}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from setr_lib.files import read_json, write_json
 from setr_lib.hashing import digest_json
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
@@ -42,7 +43,7 @@ from setr_lib.reranking.training_result import (
 )
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
-from setr_lib.training.checkpoint import only_trainer, read_json, write_json
+from setr_lib.training.checkpoint import only_trainer
 from setr_lib.training.loop import (
     Objective,
     OnMetrics,

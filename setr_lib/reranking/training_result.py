@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
+from setr_lib.files import read_json, write_json
 from setr_lib.reranking.held_out import HeldOutReport
 from setr_lib.settings import AdapterSettings
 from setr_lib.tables import write_parquet_atomically
-from setr_lib.training.checkpoint import read_json, write_json
 
 _RESULT, _HELD_OUT, ADAPTER_FOLDER = "result.json", "held_out.parquet", "adapter"
 

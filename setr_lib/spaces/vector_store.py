@@ -161,10 +161,6 @@ class GalleryStore:
         """The latest version. Raises ``GalleryError`` when there is no such table."""
         return int(self.open(table).version)
 
-    def count(self, table: str, version: int | None = None) -> int:
-        """Rows of the table. Raises ``GalleryError`` when there is no such table or version."""
-        return int(self.open(table, version).count_rows())
-
     def search(
         self,
         table: str,
@@ -197,11 +193,6 @@ class GalleryStore:
             if limit >= rows or not _cut_through_ties(hits, k, limit):
                 return hits.filter(pl.col("rank") <= k)
             limit *= 2
-
-    def drop(self, table: str) -> None:
-        """Delete the table and all its versions; the next synchronisation builds it anew."""
-        self.open(table)
-        self.connect().drop_table(table)
 
     def connect(self) -> Any:
         """LanceDB's connection, a new one for each piece of work."""

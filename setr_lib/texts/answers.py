@@ -16,7 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from setr_lib.errors import SetrError
 
 LISTS = ("keep", "add", "remove", "drop")
-CAPTION = "target_caption"
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(
@@ -27,9 +26,6 @@ AnyAnswer = TypeVar("AnyAnswer", bound="Answer")
 
 class AnswerError(SetrError):
     """A model's answer is not of the kind that was asked for; the message says what is wrong with it."""
-
-
-CompositionError = AnswerError
 
 
 def _text(value: Any) -> str:
@@ -142,36 +138,6 @@ class Composition(Answer):
     remove: Phrases
     drop: Phrases
     target_caption: Text
-
-
-def parse_composition(answer: str) -> Composition:
-    """The composition in a model's answer; see :meth:`Answer.from_answer`.
-
-    Args:
-        answer: The model's answer, special tokens removed.
-
-    Returns:
-        The checked composition.
-
-    Raises:
-        AnswerError: The answer is not one JSON object with exactly the fields of a composition.
-    """
-    return Composition.from_answer(answer)
-
-
-def composition_of(fields: Mapping[str, Any]) -> Composition:
-    """The composition of a JSON object that is parsed already, by the same rules.
-
-    Args:
-        fields: Field name -> value.
-
-    Returns:
-        The checked composition.
-
-    Raises:
-        AnswerError: A key is missing or unknown, a type is wrong, a text is empty.
-    """
-    return Composition.of(fields)
 
 
 def _body(answer: str) -> str:

@@ -1,5 +1,5 @@
-"""Captions and compositions as files that people can carry: JSON Lines, one object a line, written whole,
-read strictly.
+"""Files that exchange captions and compositions between machines: JSON Lines, one object a line, read
+strictly.
 
 A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``,
 ``query_id``, ``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows
@@ -24,7 +24,7 @@ from setr_lib.benchmarks import DatasetError
 from setr_lib.benchmarks.annotations import Row, Unique, line_row, numbered_lines, shown
 from setr_lib.errors import SetrError
 from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
-from setr_lib.texts.answers import LISTS, CompositionError, composition_of
+from setr_lib.texts.answers import LISTS, AnswerError, Composition
 
 _T = TypeVar("_T")
 _SHOWN_PROBLEMS = 20
@@ -43,7 +43,7 @@ FingerprintOf = Callable[[str, str], str | None]
 
 @dataclass(frozen=True)
 class KnownQuery:
-    """What a carried composition is checked against."""
+    """The query that an imported composition is checked against."""
 
     reference_id: str
     modification: str
@@ -289,8 +289,8 @@ def _check_query(row: Row, query: KnownQuery) -> None:
 def _composition(row: Row) -> dict[str, Any]:
     fields = row.row("composition").values
     try:
-        made = composition_of(fields)
-    except CompositionError as error:
+        made = Composition.of(fields)
+    except AnswerError as error:
         raise row.error(f"'composition': {error}") from None
     for text in (made.target_caption, *(phrase for name in LISTS for phrase in getattr(made, name))):
         if "\x00" in text:

@@ -1,4 +1,4 @@
-"""Captions and compositions where captions stand in for the images: nothing to look at, so no model is asked.
+"""Tables of captions and compositions made from captions that come with the data set, without a model.
 
 The rows are those of the model's own tables, so that every later step reads them as it reads any other.
 """

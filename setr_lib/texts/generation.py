@@ -48,7 +48,7 @@ COMPOSITION_TEXTS = TextKind(
 
 @dataclass(frozen=True)
 class Generator:
-    """Who writes texts: a model, its prompts, and where answers are kept.
+    """A model with its prompts and the cache of its answers.
 
     ``dataset`` (the kind of data set, e.g. ``fashioniq``) selects the prompt files of that kind.
     """
@@ -61,8 +61,6 @@ class Generator:
 
     def template(self, kind: TextKind) -> PromptTemplate | None:
         """The prompt of ``kind``: the prompt set's, else the kind's own; None where neither is there.
-
-        Raises ``PromptError`` for a prompt file that is not right.
 
         Args:
             kind: The kind of generated text.
@@ -239,7 +237,7 @@ def text_key(
     """The cache key of a text: everything that determines the model's answer.
 
     Args:
-        model: Who answers.
+        model: The model that answers.
         prompt_hash: Digest of the prompt file.
         fingerprint: Of the image's bytes.
         kind: What is asked.
@@ -276,7 +274,7 @@ def describe_images(
     """One caption per image.
 
     Args:
-        model: Who describes.
+        model: The multimodal LLM.
         prompts: The prompt set.
         images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same
             fingerprint share one call.
@@ -305,7 +303,7 @@ def compose_queries(
     """One composition per query.
 
     Args:
-        model: Who composes.
+        model: The multimodal LLM.
         prompts: The prompt set.
         queries: A QUERIES table.
         gallery: ``image_id``, ``path``, ``status``, ``fingerprint`` of the reference images.

@@ -1,6 +1,6 @@
-"""Which carried captions and compositions are used: where they fit, they stand in for a call of the model.
+"""Imported captions and compositions: where they fit, they are used in place of a call of the model.
 
-A carried row fits an image (or query) while that is still what the row was made from. It then goes before
+An imported row fits an image (or query) while that is still what the row was made from. It then goes before
 what the model here would write, with its own ``model`` and ``prompt_hash``; the model is not even loaded when
 nothing is left. A row is *newer* than another when it was made later (``made_at``); one without a time is
 older than any other.
@@ -17,18 +17,18 @@ import polars as pl
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
 
 DETAIL = "imported"
-"""What the tables' ``detail`` says of a row that was carried here."""
+"""What the tables' ``detail`` says of an imported row."""
 _NOT_CONTENT = ("fingerprint", "made_at", "reference_id", "modification")
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A table made of carried rows and, for the rest, the model's."""
+    """A table made of imported rows and, for the rest, the model's."""
 
     frame: pl.DataFrame
     imported: int
     unfit: int
-    """Carried rows that were left aside: the image or query is no longer what they were made from."""
+    """Imported rows that were left aside: the image or query is no longer what they were made from."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def describe_with(
     given = named.join(unfit_captions(named, images), on="image_id", how="anti")
     rest = images.join(given, on="image_id", how="anti", maintain_order="left")
     made = describe(rest) if rest.height else CAPTIONS.to_frame()
-    carried = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL)).drop("made_at")
-    frame = _in_order(images, "image_id", carried.select(list(CAPTIONS)), made)
+    used = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL)).drop("made_at")
+    frame = _in_order(images, "image_id", used.select(list(CAPTIONS)), made)
     return Filled(conform(frame, CAPTIONS, "captions"), given.height, named.height - given.height)
 
 
@@ -86,8 +86,8 @@ def compose_with(
     given = named.join(unfit_compositions(named, queries, gallery), on="query_id", how="anti")
     rest = queries.join(given, on="query_id", how="anti", maintain_order="left")
     made = compose(rest) if rest.height else COMPOSITIONS.to_frame()
-    carried = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL))
-    frame = _in_order(queries, "query_id", carried.select(list(COMPOSITIONS)), made)
+    used = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL))
+    frame = _in_order(queries, "query_id", used.select(list(COMPOSITIONS)), made)
     return Filled(conform(frame, COMPOSITIONS, "compositions"), given.height, named.height - given.height)
 
 

@@ -1,4 +1,4 @@
-"""What a query asks for, read by words alone: which words of the text are wanted or rejected, which of the
+"""Reading of modification texts and captions by word lists: which words are wanted or rejected, which
 captions stay.
 
 No model and no statistics: lists of English function words and a few patterns of refusal ("instead of",
@@ -200,7 +200,14 @@ def _end_of_exchanged(tokens: Sequence[str], start: int, between: frozenset[str]
 
 
 def is_content(word: str) -> bool:
-    """Whether ``word`` can name something in a picture."""
+    """Whether ``word`` can name something in a picture.
+
+    Args:
+        word: A word in lower case.
+
+    Returns:
+        False for function words, and for words that speak of the picture itself.
+    """
     return word not in FUNCTION_WORDS and word not in FRAMING_WORDS
 
 

@@ -8,7 +8,6 @@ costs at most one interval. One training at a time may use the folder that holds
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.errors import SetrError
+from setr_lib.files import read_json, write_json
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -180,23 +180,6 @@ def load_checkpoint(
                 }
         return state
     return None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` so that a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or ``None`` where there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _checkpoints(folder: Path) -> Sequence[Path]:

@@ -221,8 +221,8 @@ def test_many_small_batches_are_compacted_and_reported_versions_stay(
     assert store.open("t").stats()["fragment_stats"]["num_fragments"] == 1
     second = store.synchronise("t", gallery, encoder, 1)
     assert store.open("t").stats()["fragment_stats"]["num_fragments"] == 1
-    assert store.count("t", first.version) == 30
-    assert store.count("t", second.version) == store.count("t") == 60
+    assert len(store.read("t", first.version)[0]) == 30
+    assert len(store.read("t", second.version)[0]) == len(store.read("t")[0]) == 60
 
 
 def test_the_batches_of_a_first_build_leave_no_trail(
@@ -275,8 +275,6 @@ def test_absent_tables_and_versions_are_explained(
     store.synchronise("t", gallery_of(tmp_path / "images", 2), encoder)
     with pytest.raises(GalleryError, match="no version 99"):
         store.read("t", 99)
-    store.drop("t")
-    assert store.table_names() == []
 
 
 def test_an_empty_gallery_is_an_empty_table(store: GalleryStore, encoder: OpenClipSpace) -> None:

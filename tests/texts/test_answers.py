@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.texts.answers import LISTS, Composition, CompositionError, parse_composition
+from setr_lib.texts.answers import LISTS, AnswerError, Composition
 
 GOOD: dict[str, Any] = {
     "keep": ["dress"],
@@ -30,34 +30,34 @@ def test_what_json_writes_comes_back(
     written = {"keep": keep, "add": add, "remove": remove, "drop": drop, "target_caption": caption}
     text = json.dumps(written, indent=indent)
     if not caption.split():
-        with pytest.raises(CompositionError, match="target_caption is empty"):
-            parse_composition(text)
+        with pytest.raises(AnswerError, match="target_caption is empty"):
+            Composition.from_answer(text)
         return
-    composition = parse_composition(text)
+    composition = Composition.from_answer(text)
     for key, values in zip(LISTS, (keep, add, remove, drop), strict=True):
         assert list(getattr(composition, key)) == [" ".join(v.split()) for v in values if v.split()]
     assert composition.target_caption == " ".join(caption.split())
-    assert parse_composition(f"```json\n{text}\n```") == composition
+    assert Composition.from_answer(f"```json\n{text}\n```") == composition
 
 
 @given(
     st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps)
 )
 def test_anything_else_is_refused_not_a_crash(answer: str) -> None:
-    with pytest.raises(CompositionError):
-        parse_composition(answer)
+    with pytest.raises(AnswerError):
+        Composition.from_answer(answer)
 
 
 @pytest.mark.parametrize("key", [*LISTS, "target_caption"])
 @pytest.mark.parametrize("value", [None, 3, True, ["a", 1], [["a"]], {"a": "b"}, ["\ud800"]])
 def test_types_are_checked(key: str, value: Any) -> None:
-    with pytest.raises(CompositionError, match=key):
-        parse_composition(json.dumps({**GOOD, key: value}))
+    with pytest.raises(AnswerError, match=key):
+        Composition.from_answer(json.dumps({**GOOD, key: value}))
 
 
 def test_a_text_is_no_list() -> None:
-    with pytest.raises(CompositionError, match="keep is not a list"):
-        parse_composition(json.dumps({**GOOD, "keep": "dress"}))
+    with pytest.raises(AnswerError, match="keep is not a list"):
+        Composition.from_answer(json.dumps({**GOOD, "keep": "dress"}))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_a_text_is_no_list() -> None:
     ],
 )
 def test_reasons(answer: str, reason: str) -> None:
-    with pytest.raises(CompositionError, match=reason):
-        parse_composition(answer)
+    with pytest.raises(AnswerError, match=reason):
+        Composition.from_answer(answer)
 
 
 def test_a_fenced_block_may_have_prose_around_and_braces_in_texts_are_no_trap() -> None:
     value = {**GOOD, "drop": ["a } in ```braces``` {"]}
     text = f"<think>{{hm}}</think>\nSure:\n```json\n{json.dumps(value, indent=1)}\n```\nDone {{ok}}."
-    assert parse_composition(text) == Composition(
+    assert Composition.from_answer(text) == Composition(
         keep=("dress",),
         add=("blue",),
         remove=(),

@@ -1,0 +1,66 @@
+"""Files that are written as a whole: a reader, or a killed run, never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside its final place, and move it there when the ``with`` block ends without an error.
+
+    Args:
+        path: The final place; its folder is made, and a file that is there is replaced.
+
+    Yields:
+        Where to write, in the same folder: a path that does not exist yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8.
+
+    Args:
+        path: The file; its folder is made.
+        text: The text.
+    """
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON.
+
+    Args:
+        path: The file; its folder is made.
+        value: What ``json.dumps`` takes.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object; None where there is no file, or none that holds an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
