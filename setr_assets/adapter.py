@@ -11,7 +11,7 @@ import dagster as dg
 from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.checks import better_than_champion, round_trip
-from setr_assets.code_versions import default_needs, when
+from setr_assets.code_versions import default_needs, reranked_spaces, search_of, when
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.pipeline.context import PipelineContext
@@ -202,7 +202,7 @@ def promoted_reranker(
     number="1",
     reads=(
         "model:judge",
-        "model:encoder",
+        *search_of(reranked_spaces),
         "prompts:judge",
         "coarse.default",
         "reranking.top_k",

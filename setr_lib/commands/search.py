@@ -189,7 +189,7 @@ def _encoded(
 ) -> tuple[EncodedQueries, GalleryIndex, str]:
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, GalleryIndex, encode_queries
-    from setr_lib.pipeline.retrieval import vectors_of
+    from setr_lib.pipeline.retrieval import reference_pictures, vectors_of
     from setr_lib.pipeline.texts import texts_for
     from setr_lib.spaces.images import open_image
     from setr_lib.tables import QUERIES
@@ -204,16 +204,18 @@ def _encoded(
         dataset=kind,
         progress=progress,
     )
-    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key)
+    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key, method.space)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
+    space = context.models.space(method.space)
     encoded = encode_queries(
         query,
-        context.models.space(),
+        space,
         ids,
         vectors,
         texts=texts,
         center_texts=context.tables.read("queries", QUERIES, key)["modification"].to_list(),
-        reference_vectors=context.models.space().embed_images([open_image(reference.item(0, "path"))]),
+        reference_vectors=space.embed_preprocessed([space.preprocess(open_image(reference.item(0, "path")))]),
+        references=reference_pictures(context, reference, method.space),
     )
     return encoded, GalleryIndex(ids, vectors), texts[COMPOSITIONS].item(0, "target_caption")
 

@@ -17,11 +17,15 @@ from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
     IMAGE_CAPTIONS,
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    REFERENCE_PIXELS,
     MethodError,
     MethodInputs,
     SearchedGallery,
 )
 from setr_lib.methods.similarity import similarity, unit
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
 ENTRY_POINTS = ("setr.methods", "setr.strategies")
-NEEDS = frozenset({CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS})
+NEEDS = frozenset(
+    {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
+)
 """What a method may ask for in ``needs``."""
 
 
@@ -42,10 +48,15 @@ class Method(ABC):
 
     name: str
     """Its name in settings, tables and reports."""
+    space: str = DEFAULT_SPACE
+    """The embedding space whose gallery vectors it searches: ``clip``, or the NAME of a section
+    ``[spaces.NAME]``. A method with a query encoder of its own names the space that the encoder was trained
+    for."""
     needs: frozenset[str] = frozenset()
     """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the
     queries (both generated texts), ``image_captions`` (of the gallery's images, searched in place of
-    vectors)."""
+    vectors), ``query_vectors``, ``reference_pixels`` or ``reference_patches`` (all three made from the
+    reference pictures)."""
     texts: tuple[TextKind, ...] = ()
     """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
     label: str = TRAINING_FREE
@@ -91,6 +102,7 @@ class VectorMethod(Method):
     needs: frozenset[str] = frozenset()
     label: str = TRAINING_FREE
     source: str = ""
+    space: str = DEFAULT_SPACE
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
@@ -102,6 +114,7 @@ class _Adopted(Method):
     def __init__(self, adopted: Any) -> None:
         self.adopted = adopted
         self.name, self.needs = str(adopted.name), frozenset(getattr(adopted, "needs", ()))
+        self.space = str(getattr(adopted, "space", DEFAULT_SPACE))
         self.texts = tuple(getattr(adopted, "texts", ()))
         self.label = str(getattr(adopted, "label", TRAINING_FREE))
         self.source = str(getattr(adopted, "source", ""))
@@ -136,6 +149,10 @@ def as_method(candidate: Any, where: str) -> Method:
     if unknown:
         raise MethodError(
             f"retrieval method {method.name!r} needs {sorted(unknown)}; known are {sorted(NEEDS)}"
+        )
+    if not isinstance(method.space, str) or not method.space:
+        raise MethodError(
+            f"retrieval method {method.name!r}: space is {method.space!r}, not the name of an embedding space"
         )
     return method
 
@@ -192,6 +209,15 @@ def get_method(name: str, settings: Settings | None = None) -> Method:
         The method.
 
     Raises:
-        MethodError: There is no such method; the message lists the known names. Or it cannot be loaded.
+        MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
+            searches an embedding space that the settings do not describe.
     """
-    return CATALOGUE.get(name, settings)
+    from setr_lib.spaces.space import how_to_describe
+
+    method = CATALOGUE.get(name, settings)
+    if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
+        return method
+    raise MethodError(
+        f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
+        f"{how_to_describe(method.space, settings)}"
+    )
