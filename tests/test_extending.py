@@ -176,7 +176,7 @@ def test_a_plan_counts_and_times_every_space(settings: Settings, capsys: pytest.
     page = capsys.readouterr().out
     counted = re.search(r"images to embed in colours: ([\d,]+)", page)
     assert counted is not None and f"images to embed in clip: {counted[1]}" in page
-    assert "embed the galleries (colours)" in page and "embed the training images (clip)" in page
+    assert "embed the galleries (colours)" in page and "embed the training images" in page
     assert "embed the training images (colours)" not in page, "only the default method is calibrated"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from setr_lib.commands.console import quieten_libraries, size_words
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
-from setr_lib.settings import Settings
+from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
     from setr_lib.reranking.scorer import JudgedQuery
@@ -252,15 +252,15 @@ def _print_costs(
     from rich.table import Table
 
     images, queries = _gallery_images(plans), sum(plan.queries for plan in plans)
-    embedded = [(f"embed the galleries ({space})", images, space) for space in context.methods.spaces]
-    embedded += [
-        (f"embed the training images ({space})", training.images, space)
-        for space in _training_spaces(context)
-    ]
+    embedded = [("embed the galleries", images, space) for space in context.methods.spaces]
+    embedded += [("embed the training images", training.images, space) for space in _training_spaces(context)]
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
     calibrated = 2 * training.calibrated * context.settings.rerank_depth()
     lines = [
-        *((what, items, speeds.embed[space]) for what, items, space in embedded),
+        *(
+            (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
+            for what, items, space in embedded
+        ),
         ("describe the references", references, speeds.describe),
         ("compose the queries", queries, speeds.compose),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),

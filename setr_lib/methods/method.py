@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue
+from setr_lib.errors import SetrError
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -128,6 +129,16 @@ class _Adopted(Method):
         return self.adopted.scores(inputs)
 
 
+def _made(kind: type, where: str) -> Any:
+    try:
+        return kind()
+    except SetrError:
+        raise
+    except Exception as error:  # someone else's class may raise anything, e.g. where its weights are missing
+        reason = f"{type(error).__name__}: {error}"
+        raise MethodError(f"the retrieval method at {where} cannot be made: {reason}") from error
+
+
 def as_method(candidate: Any, where: str) -> Method:
     """``candidate`` as a method.
 
@@ -139,9 +150,9 @@ def as_method(candidate: Any, where: str) -> Method:
         The method.
 
     Raises:
-        MethodError: It has no ``name`` or ``scores``, or needs what there is not.
+        MethodError: It cannot be made, has no ``name`` or ``scores``, or needs what there is not.
     """
-    made = candidate() if isinstance(candidate, type) else candidate
+    made = _made(candidate, where) if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
         raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
     method = made if isinstance(made, Method) else _Adopted(made)
@@ -149,10 +160,6 @@ def as_method(candidate: Any, where: str) -> Method:
     if unknown:
         raise MethodError(
             f"retrieval method {method.name!r} needs {sorted(unknown)}; known are {sorted(NEEDS)}"
-        )
-    if not isinstance(method.space, str) or not method.space:
-        raise MethodError(
-            f"retrieval method {method.name!r}: space is {method.space!r}, not the name of an embedding space"
         )
     return method
 

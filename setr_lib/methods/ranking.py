@@ -105,7 +105,7 @@ def rank(
         searched = SearchedGallery(vectors, names.tolist(), index.captions)
         statistics = method.statistics(searched)
         size = max(1, block_scores // len(columns))
-        if method.needs & (OF_PICTURES - {QUERY_VECTORS}):
+        if (OF_PICTURES - {QUERY_VECTORS}).intersection(method.needs):
             size = min(size, _BLOCK_PICTURES)
         for start in range(0, len(rows), size):
             block = queries.rows(rows[start : start + size])
@@ -118,7 +118,7 @@ def rank(
 
 
 def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -> None:
-    if of_pictures := method.needs & OF_PICTURES:
+    if of_pictures := OF_PICTURES.intersection(method.needs):
         if queries.references is None:
             raise MethodError(
                 f"retrieval method {method.name!r} needs {', '.join(sorted(of_pictures))}, and the queries were made "

@@ -43,8 +43,8 @@ def check_space_gives(method: Method, space: EmbeddingSpace) -> None:
         MethodError: The space lacks ``embed_queries`` or ``embed_patches``, and the method needs them.
     """
     there = {QUERY_VECTORS: space.embeds_queries, REFERENCE_PATCHES: space.embeds_patches}
-    for need in sorted(method.needs & there.keys()):
-        if not there[need]:
+    for need, is_there in there.items():
+        if need in method.needs and not is_there:
             raise MethodError(
                 f"retrieval method {method.name!r} needs {need}, which its embedding space {method.space!r} "
                 f"({space.id}) cannot give: the space has no {_MADE_BY[need]}; let the method's `space` name another"

@@ -400,9 +400,15 @@ def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
-    "method_texts: coarse.caption_default",
+    "gallery_embeddings: coarse.caption_strategies",
+    "gallery_embeddings: coarse.strategies",
+    "training_embeddings: coarse.caption_strategies",
+    "training_embeddings: coarse.default",
+    "training_embeddings: coarse.strategies",
     "method_texts: coarse.caption_strategies",
-    "method_texts: coarse.default",
+    "promoted_reranker: coarse.caption_strategies",
+    "promoted_reranker: coarse.default",
+    "promoted_reranker: coarse.strategies",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
     "reranked_rankings: coarse.caption_strategies",
@@ -411,8 +417,8 @@ LOOKED_UP = {
     "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
-"""Looked up to observe the fusion in use, or to find a method among all that settings name: not for the
-asset's own result."""
+"""Looked up to observe the fusion in use, to find a method among all that settings name, or to find the
+embedding spaces that methods search (which ``spaces:ranked`` and ``spaces:reranked`` stand for)."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:

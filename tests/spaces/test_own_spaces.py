@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from setr_lib.hashing import fingerprint_file
-from setr_lib.methods.inputs import EncodedQueries, GalleryIndex, MethodError, encode_queries
+from setr_lib.methods.inputs import EncodedQueries, GalleryIndex, MethodError, MethodInputs, encode_queries
 from setr_lib.methods.method import Method, VectorMethod, get_method
 from setr_lib.methods.ranking import rank
 from setr_lib.methods.references import ReferencePictures
@@ -244,7 +244,7 @@ def test_reference_pictures_are_read_in_blocks_and_query_vectors_made_once(tmp_p
     blocked = rank(method, queries, gallery, index, 5, remove_reference=False, block_scores=5)
     assert blocked.equals(whole) and space.batches == [2, 2, 1]
     for row, (query, reference) in enumerate(queries.frame.select("query_id", "reference_id").rows()):
-        colour = Image.open(tmp_path / f"{reference[1:]}.png").getpixel((0, 0))
+        colour: Any = Image.open(tmp_path / f"{reference[1:]}.png").getpixel((0, 0))
         assert seen[query][0].getpixel((0, 0)) == colour == method.seen[query][0].getpixel((0, 0))
         np.testing.assert_array_equal(seen[query][1], np.tile(np.float32(colour), (4, 1)))
         mirrored = colour[::-1] if queries.frame["modification"][row].endswith("1") else colour
@@ -267,11 +267,15 @@ def test_a_reference_that_cannot_be_read_is_a_zero_row_and_named(
     assert "2 reference pictures cannot be read" in caplog.text and "1.png" in caplog.text
 
 
+def never(inputs: MethodInputs) -> np.ndarray:
+    raise AssertionError("scores were asked for")
+
+
 def test_a_need_that_the_space_cannot_give_is_told_before_scores(config: Path, tmp_path: Path) -> None:
     space = space_of(config, '[spaces.means]\nkind = "space_plugin:Means"\n')
     queries, index, gallery = encoded(tmp_path, space, ["i0"])
     for need, lacking in (("query_vectors", "embed_queries"), ("reference_patches", "embed_patches")):
-        method = VectorMethod("asks", lambda inputs: 1 / 0, frozenset({need}), space="means")
+        method = VectorMethod("asks", never, frozenset({need}), space="means")
         with pytest.raises(MethodError, match=rf"'asks' needs {need}, .*'means'.* has no {lacking}"):
             rank(method, queries, gallery, index, 1, remove_reference=False)
     without = encode_queries(queries.frame, space, index.ids, index.vectors)

@@ -118,7 +118,7 @@ def test_only_the_spaces_of_configured_methods_are_embedded(world: World) -> Non
     assert training.encoder and training.encoder.startswith("local-dir:clip@"), "pairs are mined there"
     assert training.spaces["means"].table != training.table
     stored = PipelineContext(settings).gallery_store.table_names()
-    assert sorted(stored) == sorted({means.table, training.table, training.spaces["means"].table})
+    assert set(stored) == {means.table, training.table, training.spaces["means"].table}
 
 
 def test_a_second_run_embeds_nothing_and_another_space_only_itself(world: World) -> None:
