@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
-from setr_assets.code_versions import default_needs, when
+from setr_assets.code_versions import default_needs, reranked_spaces, search_of, when
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_assets.trained import Inputs, Names, trained_system_assets
@@ -76,7 +76,7 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
     number="1",
     reads=(
         "model:judge",
-        "model:encoder",
+        *search_of(reranked_spaces),
         "prompts:judge",
         "coarse.default",
         "reranking.top_k",

@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import needs, when
+from setr_assets.code_versions import needs, ranked_spaces, search_of, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter
 from setr_lib.pipeline.context import PipelineContext
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     group="coarse_retrieval",
     number="1",
     reads=(
-        "model:encoder",
+        *search_of(ranked_spaces),
         "coarse.strategies",
         "coarse.caption_strategies",
         "coarse.top_k",
@@ -45,8 +45,10 @@ def coarse_rankings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by
-    exact search over the frozen CLIP vectors; CIRR's six-image subsets too. The default strategy's K go to
-    the judge. Where the gallery has captions, ``[coarse] caption_strategies`` rank it by these."""
+    exact search over the frozen vectors of the embedding space that a strategy names; CIRR's six-image
+    subsets too. The default strategy's K go to the judge. Where the gallery has captions, ``[coarse]
+    caption_strategies`` rank it by these.
+    """
     from setr_lib.pipeline.retrieval import rank_set
     from setr_lib.tables import RANKINGS
 

@@ -3,8 +3,8 @@ settings.
 
 A code version is the number of the asset's code, raised by hand when the code computes something else, and a
 digest of what the asset reads of the settings. Each asset declares that as ``reads``: settings keys
-(``coarse.top_k``), prompts (``prompts:describe``) and models (``model:judge``). A setting that changes no
-result is in :data:`NOT_READ`.
+(``coarse.top_k``), prompts (``prompts:describe``), models (``model:judge``) and embedding spaces
+(``spaces:ranked``). A setting that changes no result is in :data:`NOT_READ`.
 
 Digests are made when the code location loads: no model is opened, and a folder that is missing or unreadable
 is marked as such; the run that needs it says so.
@@ -21,8 +21,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
-from setr_lib.settings import Settings
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
 from setr_lib.texts.folders import prompt_folder
 
 
@@ -51,6 +52,8 @@ MODELS = {
 }
 """The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder.
 """
+RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
+"""The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
 PROMPTS = "models.judge.prompts"
 """The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its
 overrides per kind of data set, which the judge has none of."""
@@ -117,11 +120,66 @@ def default_needs(need: str) -> Callable[[Settings], bool]:
     return lambda settings: needs(settings.coarse.default, need)
 
 
+def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
+    """The embedding spaces that methods search, each once; all that there are, where a method cannot be
+    loaded.
+
+    No method is loaded where settings describe no space, and none that is built in.
+    """
+    found: dict[str, None] = {}
+    for name in strategies:
+        found |= dict.fromkeys(_searched(settings, name))
+    return list(found)
+
+
+_loaded: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+
+def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
+    if strategy in NEEDS or not settings.spaces:
+        return (DEFAULT_SPACE,)
+    every = (DEFAULT_SPACE, *settings.spaces)
+    known = (str(settings.base_dir), strategy, *every)
+    if known not in _loaded:  # a method of one's own may take its time to be made
+        try:
+            from setr_lib.methods.method import get_method, ranks_captions
+
+            method = get_method(strategy, settings)
+            _loaded[known] = () if ranks_captions(method) else (method.space,)
+        except SetrError:
+            return every  # told by the run that needs the method
+    return _loaded[known]
+
+
+def ranked_spaces(settings: Settings) -> list[str]:
+    """The embedding spaces that galleries are embedded in and searched."""
+    return searched_spaces(settings, settings.coarse.strategies)
+
+
+def reranked_spaces(settings: Settings) -> list[str]:
+    """The embedding spaces of the methods whose candidates are re-ranked, and whose fusion is calibrated."""
+    return searched_spaces(settings, [settings.coarse.default])
+
+
+Spaces = Callable[[Settings], list[str]]
+
+
+def search_of(spaces: Spaces) -> tuple[When, When]:
+    """What a search of ``spaces`` reads: the encoder, where ``clip`` is one of them, and the other spaces."""
+    named = RANKED if spaces is ranked_spaces else RERANKED
+    return (
+        when(lambda settings: DEFAULT_SPACE in spaces(settings), "model:encoder"),
+        when(lambda settings: any(each != DEFAULT_SPACE for each in spaces(settings)), named),
+    )
+
+
 def keys_behind(read: str) -> tuple[str, ...]:
     """The settings keys that an entry of ``reads`` stands for."""
     kind, _, name = read.partition(":")
     if not name:
         return (kind,)
+    if kind == "spaces":
+        return ("spaces",)
     if kind == "prompts":
         return () if name == WRITER_PROMPT else (PROMPTS,)
     return MODELS[name]
@@ -172,16 +230,34 @@ class CodeVersions:
         kind, _, name = read.partition(":")
         if kind == "prompts":
             return _marked(functools.partial(self._prompts, name))
+        if kind == "spaces":
+            spaces = (ranked_spaces if read == RANKED else reranked_spaces)(self.settings)
+            return {space: self._space(space) for space in spaces if space in self.settings.spaces}
         if name == "judge":
             return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
         if name == "encoder":
-            prefix, folder = "local-dir:", self.settings.encoder_name
-            local = Path(folder.removeprefix(prefix)) if folder.startswith(prefix) else None
-            known = folder if local is None else self._local(local, expected=True)
-            return [known, *map(self._setting, MODELS["encoder"][1:])]
+            return [
+                self._open_clip(self.settings.encoder_name),
+                *map(self._setting, MODELS["encoder"][1:]),
+            ]
         if ".*." in kind:
             return self._of_data_sets(kind)
         return self._setting(kind)
+
+    def _open_clip(self, name: str) -> Any:
+        prefix = "local-dir:"
+        if not name.startswith(prefix):
+            return name
+        return self._local(Path(name.removeprefix(prefix)), expected=True)
+
+    def _space(self, name: str) -> Any:
+        """What ``[spaces.NAME]`` says; of an open_clip model also the files of a local folder."""
+        described = self._values["spaces"][name]
+        if described["kind"] != OPEN_CLIP:
+            return described
+        options = {key: value for key, value in described["options"].items() if key != "batch_size"}
+        model = self.settings.space_options(name).get("name")
+        return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
 
     def _setting(self, key: str) -> Any:
         value: Any = self._values

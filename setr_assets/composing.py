@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.texts.imported import Filled
+    from setr_lib.texts.kind import TextKind
 
 GROUP = "composing"
 POOL = "accelerator"
+UNFIT = "imported, but left aside: the picture or query has changed"
 
 
 def _has_methods_of_ones_own(settings: Settings) -> bool:
@@ -135,7 +137,8 @@ def method_texts(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The texts that configured retrieval methods bring themselves, beyond captions and compositions: a table
-    for each kind, made by the multimodal LLM or derived. Nothing to do where no method brings any."""
+    for each kind, made by the multimodal LLM or derived. Imported ones (`setr texts import`) come first.
+    Nothing to do where no method brings any."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.pipeline.retrieval import built_in_texts
     from setr_lib.pipeline.texts import make_texts, text_kinds
@@ -144,30 +147,44 @@ def method_texts(
     results = PartitionResults()
     for key in context.partition_keys:
         kinds = [] if setr.is_caption_proxy(key) else text_kinds(setr.methods.of(key))
-        made: dict[str, pl.DataFrame] = {}
+        made: dict[str, Filled] = {}
         if kinds:
             queries, gallery = (
                 setr.tables.read("queries", QUERIES, key),
                 setr.tables.read("gallery_images", GALLERY, key),
             )
-            kind = evaluation_set(setr.settings, key).kind
+            each = evaluation_set(setr.settings, key)
             texts = built_in_texts(setr, key)
-            made = make_texts(setr, kinds, queries, gallery, texts, kind, reporter(context, key))
-        metadata: dict[str, Any] = {
-            "dagster/partition_row_count": sum(frame.height for frame in made.values())
-        }
-        for kind in kinds:
-            frame = made[kind.name]
-            record = TextRecord(
-                **{name: ", ".join(frame[name].unique()) for name in ("model", "prompt_hash")}
+            imported = {kind.name: setr.imported_texts(kind, each.dataset, key) for kind in kinds}
+            made = make_texts(
+                setr, kinds, queries, gallery, texts, each.kind, reporter(context, key), imported
             )
-            setr.tables.write(setr.tables.method_texts(key, kind.name), frame, kind.schema, made_by=record)
-            counts = dict(frame["status"].value_counts(sort=True).iter_rows())
-            metadata[kind.name] = previews.rows(frame, 10)
-            metadata[f"{kind.name}: status"] = previews.counts(counts)
-            say(context, f"{key}: {frame.height:,} {kind.name}: {previews.counts(counts)}")
-        results.add(key, content_digest(*made.values()), metadata)
+        frames = [filled.frame for filled in made.values()]
+        metadata: dict[str, Any] = {"dagster/partition_row_count": sum(frame.height for frame in frames)}
+        for kind in kinds:
+            metadata |= _store_texts(context, setr, key, kind, made[kind.name])
+        results.add(key, content_digest(*frames), metadata)
     return results
+
+
+def _store_texts(
+    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, kind: TextKind, filled: Filled
+) -> dict[str, Any]:
+    """Store the texts of one kind; what Dagster shows of them."""
+    frame = filled.frame
+    setr.tables.write(setr.tables.method_texts(key, kind.name), frame, kind.schema, made_by=_record(frame))
+    counts = previews.counts(dict(frame["status"].value_counts(sort=True).iter_rows()))
+    metadata: dict[str, Any] = {
+        kind.name: previews.rows(frame, 10),
+        f"{kind.name}: status": counts,
+        f"{kind.name}: imported": filled.imported,
+    }
+    words = f"{key}: {frame.height:,} {kind.name}: {counts}"
+    if filled.unfit:
+        metadata[f"{kind.name}: {UNFIT}"] = filled.unfit
+        words += f", {filled.unfit:,} imported for what has changed since"
+    say(context, words, warning=bool(filled.unfit))
+    return metadata
 
 
 def _describe(setr: PipelineContext, kind: str, progress: CallCounter, images: pl.DataFrame) -> pl.DataFrame:
@@ -288,7 +305,7 @@ def _metadata(filled: Filled, failed: pl.DataFrame, calls: CallCounter) -> dict[
         **_record(frame).stated(),
     }
     if filled.unfit:
-        metadata["imported, but left aside: the picture or query has changed"] = filled.unfit
+        metadata[UNFIT] = filled.unfit
     if failed.height:
         metadata["failures"] = previews.rows(failed.select(failed.columns[0], "status", "detail"))
     return metadata

@@ -1,4 +1,6 @@
-"""Assets of the vector store: every gallery's and the training images' vectors, one LanceDB table each."""
+"""Assets of the vector store: every gallery's and the training images' vectors, one LanceDB table for each
+and embedding space.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,17 @@ import dagster as dg
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.checks import no_lost_or_doubled_images, unique_ids
+from setr_assets.code_versions import ranked_spaces, reranked_spaces, search_of
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.hashing import digest_strings, fingerprint_bytes
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import EmbeddingsRecord, content_digest
+from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from setr_lib.spaces.vector_store import SyncReport
@@ -27,7 +33,7 @@ POOL = "lancedb_write"
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=("model:encoder",),
+    reads=search_of(ranked_spaces),
     kinds={"lancedb", "pytorch"},
     deps=["gallery_images"],
     pool=POOL,
@@ -36,11 +42,13 @@ POOL = "lancedb_write"
 def gallery_embeddings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
-    """CLIP vectors of a gallery, one LanceDB table per gallery, encoder and preprocessing; sets that share a
-    gallery share the table. Only new or changed images are embedded; what is gone is removed; a killed run
-    goes on where it stopped. Where the images have captions, these lie beside the vectors with a full-text
-    index; captions without any image are stored alone, and no model is loaded."""
+    """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
+    gallery, model and preprocessing; sets that share a gallery share the table. Only new or changed images
+    are embedded; what is gone is removed; a killed run goes on where it stopped. Where the images have
+    captions, these lie beside the vectors with a full-text index; captions without any image are stored
+    alone, and no model is loaded."""
     from setr_lib.datasets import evaluation_set
+    from setr_lib.methods.references import check_space_gives
     from setr_lib.tables import GALLERY
 
     faults: dict[str, str] = {}
@@ -48,18 +56,22 @@ def gallery_embeddings(
     for key in context.partition_keys:
         gallery = setr.tables.read("gallery_images", GALLERY, key)
         gallery_key = evaluation_set(setr.settings, key).gallery_key
-        stated, content = _store_captions(context, setr, key, gallery_key, gallery.height)
+        captions, content = _store_captions(context, setr, key, gallery_key, gallery.height)
         if setr.is_caption_proxy(key):
-            metadata: dict[str, Any] = {"embedded": 0}
+            record = EmbeddingsRecord(**captions, content=content)
+            metadata: dict[str, Any] = {"embedded": 0, **captions}
         else:
-            report = _synchronise(context, setr, gallery_key, gallery, key)
-            faults |= no_lost_or_doubled_images(setr, report, gallery, key)
-            embedded += report.embedded
-            metadata, stated = _metadata(report, setr), {**_stated(report, setr), **stated}
-            content = content_digest(_content(report, setr), content)
-        record = EmbeddingsRecord(**stated, content=content)
+            reports = Reports(setr)
+            for space in setr.methods.spaces:
+                for method in setr.methods.ranked_in(space):  # told before hours of embedding, not after
+                    check_space_gives(method, setr.models.space(space))
+                reports.synchronise(context, space, gallery_key, gallery, key)
+            faults |= reports.faults
+            embedded += reports.embedded
+            record = reports.record(captions, content)
+            metadata = {**reports.metadata(), **captions}
         setr.tables.write_record("gallery_embeddings", record, key)
-        results.add(key, content_digest(record), {**metadata, **stated})
+        results.add(key, content_digest(record), metadata)
     results.metadata["images embedded by this run"] = embedded
     results.check_results = [_check(faults)]
     return results
@@ -68,7 +80,7 @@ def gallery_embeddings(
 @single_asset(
     group=GROUP,
     number="1",
-    reads=("model:encoder",),
+    reads=("model:encoder", search_of(reranked_spaces)[1]),
     kinds={"lancedb", "pytorch"},
     deps=["training_images"],
     pool=POOL,
@@ -77,20 +89,115 @@ def gallery_embeddings(
 def training_embeddings(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
-    """CLIP vectors of the training images, in a LanceDB table of their own: hard negatives are mined here,
-    never in a benchmark's gallery."""
+    """The training images' vectors, in LanceDB tables of their own: by CLIP, as hard negatives are mined
+    here, never in a benchmark's gallery; and in the embedding spaces of the methods whose candidates are
+    re-ranked."""
     from setr_lib.tables import TRAINING_IMAGES
 
     images = setr.tables.read("training_images", TRAINING_IMAGES)
-    report = _synchronise(context, setr, "training", images)
-    faults = no_lost_or_doubled_images(setr, report, images, "training images")
-    record = EmbeddingsRecord(**_stated(report, setr), content=_content(report, setr))
+    reports = Reports(setr)
+    for space in setr.methods.training_spaces:
+        reports.synchronise(context, space, "training", images)
+    record = reports.record()
     setr.tables.write_record("training_embeddings", record)
     return dg.MaterializeResult(
-        metadata=_metadata(report, setr),
+        metadata=reports.metadata(),
         data_version=dg.DataVersion(content_digest(record)),
-        check_results=[_check(faults)],
+        check_results=[_check(reports.faults)],
     )
+
+
+class Reports:
+    """What was done to embed the same images in one space after the other."""
+
+    def __init__(self, setr: PipelineContext) -> None:
+        self.setr = setr
+        self.faults: dict[str, str] = {}
+        """What is wrong with a table, by what was embedded."""
+        self._reports: dict[str, SyncReport] = {}
+
+    @property
+    def embedded(self) -> int:
+        """Images embedded now, in all spaces."""
+        return sum(report.embedded for report in self._reports.values())
+
+    def synchronise(
+        self,
+        context: dg.AssetExecutionContext,
+        space: str,
+        gallery_key: str,
+        images: pl.DataFrame,
+        partition: str = "",
+    ) -> None:
+        """Embed ``images`` in ``space``, as far as its table does not hold them."""
+        model, store = self.setr.models.space(space), self.setr.gallery_store
+        table = store.table_name(gallery_key, model)
+        report = store.synchronise(table, images, model, progress=reporter(context, partition))
+        self._reports[space] = report
+        what = (partition or "training images") + ("" if space == DEFAULT_SPACE else f" ({space})")
+        done = {"embedded now": report.embedded, "kept": report.kept, "removed": report.removed}
+        words = previews.counts({**done, "failed": len(report.failed)})
+        say(context, f"{what}: {words}", warning=bool(report.failed))
+        self.faults |= no_lost_or_doubled_images(self.setr, report, images, what)
+
+    def record(
+        self, captions: Mapping[str, Any] | None = None, captions_digest: str = ""
+    ) -> EmbeddingsRecord:
+        """The record of the vectors, and of ``captions`` stored beside them."""
+        content = self._content(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else ""
+        stated: dict[str, Any] = self._stated(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else {}
+        if others := [space for space in self._reports if space != DEFAULT_SPACE]:
+            stated["spaces"] = {
+                space: SpaceRecord(**self._stated(space), content=self._content(space)) for space in others
+            }
+        if captions is None:
+            return EmbeddingsRecord(**stated, content=content)
+        return EmbeddingsRecord(**stated, **captions, content=content_digest(content, captions_digest))
+
+    def metadata(self) -> dict[str, Any]:
+        """What Dagster shows; of a space besides ``clip`` under its name."""
+        metadata: dict[str, Any] = {}
+        for space in self._reports:
+            of_space = "" if space == DEFAULT_SPACE else f"{space}: "
+            metadata |= {f"{of_space}{name}": value for name, value in self._metadata(space).items()}
+        return {**metadata, "embedded": self.embedded, "dagster/uri": self.setr.settings.lancedb_uri}
+
+    def _content(self, space: str) -> str:
+        """Digest of the ids and vectors, wherever they lie."""
+        report = self._reports[space]
+        ids, vectors = self.setr.gallery_store.read(report.table, report.version)
+        return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
+
+    def _stated(self, space: str) -> dict[str, Any]:
+        report, model = self._reports[space], self.setr.models.space(space)
+        return {
+            "table": report.table,
+            "version": report.version,
+            "rows": report.rows,
+            "encoder": model.id,
+            "preprocessing": model.preprocessing_id,
+        }
+
+    def _metadata(self, space: str) -> dict[str, Any]:
+        report = self._reports[space]
+        metadata = {
+            **self._stated(space),
+            "embedded": report.embedded,
+            "kept": report.kept,
+            "removed": report.removed,
+            "failed": len(report.failed),
+            "device": str(getattr(self.setr.models.space(space), "device", self.setr.settings.models.device)),
+        }
+        if report.failed:
+            metadata["failed images"] = previews.table(
+                ["image", "why", "path"],
+                [(failed.image_id, failed.reason, failed.path) for failed in report.failed[:20]],
+            )
+        if report.halved:
+            metadata["batches halved for memory"] = ", ".join(
+                f"{large} -> {small}" for large, small in report.halved
+            )
+        return metadata
 
 
 def _store_captions(
@@ -115,64 +222,6 @@ def _store_captions(
         "images_without_captions": without,
     }
     return stated, content_digest(captions)
-
-
-def _synchronise(
-    context: dg.AssetExecutionContext,
-    setr: PipelineContext,
-    gallery_key: str,
-    images: pl.DataFrame,
-    partition: str = "",
-) -> SyncReport:
-    encoder = setr.models.space()
-    report = setr.gallery_store.synchronise(
-        setr.gallery_store.table_name(gallery_key, encoder),
-        images,
-        encoder,
-        progress=reporter(context, partition),
-    )
-    done = {"embedded now": report.embedded, "kept": report.kept, "removed": report.removed}
-    words = previews.counts({**done, "failed": len(report.failed)})
-    say(context, f"{partition or 'training images'}: {words}", warning=bool(report.failed))
-    return report
-
-
-def _content(report: SyncReport, setr: PipelineContext) -> str:
-    """Digest of the ids and vectors, wherever they lie."""
-    ids, vectors = setr.gallery_store.read(report.table, report.version)
-    return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
-
-
-def _stated(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
-    encoder = setr.models.space()
-    return {
-        "table": report.table,
-        "version": report.version,
-        "rows": report.rows,
-        "encoder": encoder.id,
-        "preprocessing": encoder.preprocessing_id,
-    }
-
-
-def _metadata(report: SyncReport, setr: PipelineContext) -> dict[str, Any]:
-    metadata = {
-        **_stated(report, setr),
-        "embedded": report.embedded,
-        "kept": report.kept,
-        "removed": report.removed,
-        "failed": len(report.failed),
-        "dagster/uri": setr.settings.lancedb_uri,
-        "device": str(setr.models.space().device),
-    }
-    if report.failed:
-        metadata["failed images"] = previews.table(
-            ["image", "why", "path"], [(each.image_id, each.reason, each.path) for each in report.failed[:20]]
-        )
-    if report.halved:
-        metadata["batches halved for memory"] = ", ".join(
-            f"{large} -> {small}" for large, small in report.halved
-        )
-    return metadata
 
 
 def _check(faults: dict[str, str]) -> dg.AssetCheckResult:

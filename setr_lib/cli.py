@@ -154,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
 
+    _add_exchange(commands, "texts", "generated texts that a method brings itself, as JSON Lines")
+
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
     env.add_argument("--quiet", action="store_true", help="print nothing")
@@ -187,6 +189,8 @@ def _add_exchange(
     parser = commands.add_parser(what, help=f"export or import {text}")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     export = actions.add_parser("export", help="write them; failed ones are left out")
+    if what == "texts":
+        export.add_argument("kind", metavar="KIND", help="the name of the kind of text")
     export.add_argument(
         "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
     )
@@ -195,6 +199,8 @@ def _add_exchange(
     taking = actions.add_parser(
         "import", help="check every row, then keep all (or none) for the next materialisation"
     )
+    if what == "texts":
+        taking.add_argument("kind", metavar="KIND", help="the name of the kind of text")
     taking.add_argument("file", type=Path, metavar="FILE", help="JSON Lines, as `export` writes them")
     taking.add_argument("--dataset", metavar="NAME", help="your name for the data set of the file's rows")
     taking.add_argument(
@@ -278,15 +284,28 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> int:
-    from setr_lib.commands import exchange_texts
+    from setr_lib.commands import exchange_method_texts, exchange_texts
 
+    if options.what == "texts":
+        return exchange_method_texts.export_texts(
+            settings, kind=options.kind, name=options.dataset, output=options.output
+        )
     run = exchange_texts.export_captions if options.what == "captions" else exchange_texts.export_compositions
     return run(settings, name=options.dataset, output=options.output)
 
 
 def _import(settings: Settings, options: argparse.Namespace) -> int:
-    from setr_lib.commands import exchange_texts
+    from setr_lib.commands import exchange_method_texts, exchange_texts
 
+    if options.what == "texts":
+        return exchange_method_texts.import_texts(
+            settings,
+            kind=options.kind,
+            file=options.file,
+            dataset=options.dataset,
+            overwrite=options.overwrite,
+            other_pictures=options.other_pictures,
+        )
     run = exchange_texts.import_captions if options.what == "captions" else exchange_texts.import_compositions
     return run(
         settings,

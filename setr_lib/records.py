@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, digest_strings
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,8 +90,26 @@ class Vectors(NamedTuple):
     preprocessing: str
 
 
+class SpaceRecord(BaseModel):
+    """The vectors of one embedding space."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    table: str
+    """LanceDB table of the vectors, and the version of it that holds exactly the result."""
+    version: int
+    rows: int
+    encoder: str
+    preprocessing: str
+    content: str
+    """Digest of the ids and vectors."""
+
+
 class EmbeddingsRecord(Record):
-    """Of ``gallery_embeddings`` and ``training_embeddings``: vectors, captions, or both."""
+    """Of ``gallery_embeddings`` and ``training_embeddings``: vectors, captions, or both.
+
+    The fields ``table`` to ``preprocessing`` are of the space ``clip``; other spaces are in ``spaces``.
+    """
 
     ELSEWHERE = frozenset({"table", "version", "captions_table", "captions_version"})
 
@@ -106,22 +125,39 @@ class EmbeddingsRecord(Record):
     images_without_captions: int | None = None
     content: str | None = None
     """Digest of the ids, vectors and captions; earlier versions of SETR did not write it."""
+    spaces: dict[str, SpaceRecord] = {}
+    """By the name of the space; stated where there is one besides ``clip``."""
 
     @property
     def has_vectors(self) -> bool:
         """Whether there are vectors."""
-        return self.table is not None
+        return self.table is not None or bool(self.spaces)
 
     @property
     def has_captions(self) -> bool:
         """Whether there are captions."""
         return self.captions_table is not None
 
-    def vectors(self, what: str) -> Vectors:
+    def is_embedded_in(self, space: str) -> bool:
+        """Whether there are vectors of an embedding space, by its name."""
+        return space in self.spaces or (space == DEFAULT_SPACE and self.table is not None)
+
+    def fingerprint(self) -> str:
+        """As of other records; where a space's vectors lie is left out, too."""
+        stated = {name: value for name, value in self.stated().items() if name not in self.ELSEWHERE}
+        if self.spaces:
+            stated["spaces"] = {
+                name: {key: value for key, value in made.items() if key not in self.ELSEWHERE}
+                for name, made in stated["spaces"].items()
+            }
+        return digest_json(stated)
+
+    def vectors(self, what: str, space: str = DEFAULT_SPACE) -> Vectors:
         """Where the vectors are.
 
         Args:
             what: Whose vectors, for the message.
+            space: The embedding space, by its name.
 
         Returns:
             Table, version, and what made them.
@@ -129,8 +165,13 @@ class EmbeddingsRecord(Record):
         Raises:
             SetrError: There are none.
         """
-        if self.table is None or self.version is None or self.encoder is None:
+        if not self.has_vectors:
             raise SetrError(f"{what} has captions and no image: it can be ranked by its captions only")
+        if space in self.spaces:
+            made = self.spaces[space]
+            return Vectors(made.table, made.version, made.encoder, made.preprocessing)
+        if space != DEFAULT_SPACE or self.table is None or self.version is None or self.encoder is None:
+            raise SetrError(f"{what} was not embedded in the space {space!r}")
         return Vectors(self.table, self.version, self.encoder, self.preprocessing or "")
 
 
@@ -152,6 +193,8 @@ class SourceRecord(Record):
 
     table: str | None = None
     version: int | None = None
+    space: str | None = None
+    """The embedding space that was searched, where it is not ``clip``."""
     encoder: str | None = None
     preprocessing: str | None = None
     captions_table: str | None = None

@@ -49,6 +49,10 @@ NegativeKind = Literal[
 _SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
+DEFAULT_SPACE = "clip"
+"""The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
+OPEN_CLIP = "open_clip"
+"""The kind of embedding space that comes with the package."""
 DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
 """Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
@@ -107,6 +111,13 @@ StrategyName = Annotated[
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
         f"write a strategy's name ({_PLAIN_WORDS}) or package.module:NAME",
+    ),
+]
+SpaceKind = Annotated[
+    str,
+    _named(
+        rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or package.module:NAME",
     ),
 ]
 ModuleName = Annotated[
@@ -235,6 +246,23 @@ class EncoderSettings(Section):
         if name.startswith(LOCAL_FOLDER) and (not folder.strip() or _URL.match(folder)):
             raise ValueError(f"after {LOCAL_FOLDER} comes the path of a folder on this machine")
         return name
+
+
+class SpaceSettings(Section):
+    """An embedding space besides the one of ``[models.encoder]``; retrieval methods name it as their ``space``."""
+
+    kind: SpaceKind
+    """``open_clip``, an entry point of the group ``setr.spaces``, or ``package.module:NAME`` of a class (or
+    function) that makes the space."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What the class is called with, besides the device of ``[models]``."""
+
+    @field_validator("options")
+    @classmethod
+    def _device_is_that_of_all(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "device" in options:
+            raise ValueError("the device is that of all models: leave it out here, and set [models] device")
+        return options
 
 
 class JudgeSettings(Section):
@@ -421,6 +449,7 @@ class Settings(BaseSettings):
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    spaces: dict[str, SpaceSettings] = Field(default_factory=dict)
     coarse: CoarseSettings = Field(default_factory=CoarseSettings)
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
@@ -451,6 +480,21 @@ class Settings(BaseSettings):
                 )
         return datasets
 
+    @field_validator("spaces")
+    @classmethod
+    def _names_of_spaces(cls, spaces: dict[str, SpaceSettings]) -> dict[str, SpaceSettings]:
+        if DEFAULT_SPACE in spaces:
+            raise ValueError(
+                f"{DEFAULT_SPACE!r} is the embedding space of [models.encoder]: describe it there, or choose "
+                "another name here"
+            )
+        for name in spaces:
+            if not _SET_KEY.fullmatch(name):
+                raise ValueError(
+                    f"embedding space {name!r}: use lower-case letters, digits, '-' and '_' only, 64 at most"
+                )
+        return spaces
+
     @model_validator(mode="after")
     def _no_foreign_code(self) -> Settings:
         """Code is named by files that were chosen, or that nobody else could have written."""
@@ -458,6 +502,11 @@ class Settings(BaseSettings):
             coarse = self.coarse
             plugins = [name for name in (*coarse.strategies, *coarse.caption_strategies) if ":" in name]
             named = [f"[coarse] strategy {name!r}" for name in plugins]
+            named += [
+                f"[spaces.{name}] kind = {space.kind!r}"
+                for name, space in self.spaces.items()
+                if ":" in space.kind
+            ]
             if self.models.judge.trust_remote_code:
                 named.append("[models.judge] trust_remote_code = true")
             if named:
@@ -532,10 +581,20 @@ class Settings(BaseSettings):
     @property
     def encoder_name(self) -> str:
         """open_clip's model name, a ``local-dir:`` path made absolute."""
-        prefix, name = LOCAL_FOLDER, self.models.encoder.name
-        return (
-            prefix + str(self.resolve(Path(name.removeprefix(prefix)))) if name.startswith(prefix) else name
-        )
+        return self._open_clip_name(self.models.encoder.name)
+
+    def space_options(self, name: str) -> dict[str, Any]:
+        """The options of ``[spaces.NAME]``; for open_clip, a ``local-dir:`` path made absolute."""
+        space = self.spaces[name]
+        model = space.options.get("name")
+        if space.kind != OPEN_CLIP or not isinstance(model, str):
+            return dict(space.options)
+        return {**space.options, "name": self._open_clip_name(model)}
+
+    def _open_clip_name(self, name: str) -> str:
+        if not name.startswith(LOCAL_FOLDER):
+            return name
+        return LOCAL_FOLDER + str(self.resolve(Path(name.removeprefix(LOCAL_FOLDER))))
 
     @property
     def judge_name(self) -> str:
@@ -629,15 +688,27 @@ def _in_words(error: Any) -> str:
 
 
 def _unknown_key(place: tuple[str, ...]) -> str:
-    known: list[str] = []
     section: Any = Settings
     for part in place[:-1]:
-        section = section.model_fields[part].annotation if part in section.model_fields else DatasetSettings
-        section = DatasetSettings if section == dict[str, DatasetSettings] else section
-        if not hasattr(section, "model_fields"):
+        if section in _TABLES_OF.values():  # the part is a table's name
+            section = next(kind for kind, tables in _TABLES_OF.items() if tables == section)
+        elif part in getattr(section, "model_fields", {}):
+            section = section.model_fields[part].annotation
+        else:
+            section = None
+        if section is None:
             return f"{'.'.join(place)}: there is no such key"
+    if not hasattr(section, "model_fields"):
+        return f"{'.'.join(place)}: there is no such key"
     known = [name for name in section.model_fields if name not in _NOT_KEYS]
     return f"{'.'.join(place)}: there is no such key{_nearest(place[-1], known)}"
+
+
+_TABLES_OF: dict[Any, Any] = {
+    DatasetSettings: dict[str, DatasetSettings],
+    SpaceSettings: dict[str, SpaceSettings],
+}
+"""The sections of which there are several, each under a name of its own, and how their table is typed."""
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -661,11 +732,11 @@ def _nearest_variable(name: str, known: list[str]) -> str:
 
 
 def _keys(section: Any) -> Iterator[tuple[str, ...]]:
-    """The path of every key with a value: ``("models", "encoder", "name")``; data sets' own keys are left
-    out.
+    """The path of every key with a value: ``("models", "encoder", "name")``; those of data sets and of
+    embedding spaces are left out.
     """
     for name, info in section.model_fields.items():
-        if name in _NOT_KEYS or name == "datasets":
+        if name in _NOT_KEYS or info.annotation in _TABLES_OF.values():
             continue
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from ((name, *rest) for rest in _keys(info.annotation))

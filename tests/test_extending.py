@@ -10,16 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from setr_assets.jobs import EVALUATION
 from setr_lib.cli import main
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.records import CoarseRecord, EmbeddingsRecord
 from setr_lib.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "extending.md"
-OWN = ("photo_of", "intersection_elsewhere", "headline")
+OWN = ("photo_of", "intersection_elsewhere", "headline", "by_colour", "mapped_text")
 RUN = """
 import sys
 from pathlib import Path
@@ -54,11 +58,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "my_methods:PhotoOf",
         "my_filter:NotTheReference",
         "my_texts:ByHeadline",
+        "my_space:ByColour",
+        "my_encoder:MappedText",
     ]
+    np.save(folder / "my_encoder.npy", np.eye(16))
     text = path.read_text(encoding="utf-8").replace(
         "[coarse]", f"[coarse]\nstrategies = {json.dumps(strategies)}"
     )
     text = text.replace("[reranking]\ntop_k = 6", '[reranking]\ntop_k = 6\nfusion = "judge"')
+    text += '\n[spaces.colours]\nkind = "my_space:Colours"\noptions = { bins = 4 }\n'
     text += '\n[datasets.wishes]\nkind = "my_benchmark:Wishes"\nroot = "wishes"\n'
     path.write_text(text, encoding="utf-8")
     write_wishes(folder)
@@ -89,7 +97,8 @@ def write_wishes(folder: Path) -> None:
 
 def test_every_class_of_the_page_is_short() -> None:
     files = shown_files()
-    assert files.keys() == {"my_methods.py", "my_filter.py", "my_texts.py", "my_benchmark.py"}
+    methods = {"my_methods.py", "my_filter.py", "my_encoder.py"}
+    assert files.keys() == {*methods, "my_texts.py", "my_space.py", "my_benchmark.py"}
     assert all(len(text.splitlines()) <= 45 for text in files.values())
 
 
@@ -120,10 +129,32 @@ def test_texts_of_a_method_are_a_table_with_counted_failures(settings: Settings)
     assert all(text.startswith("make it number") for text in fallen["headline"])
 
 
+def test_a_space_of_ones_own_has_a_table_for_each_gallery(settings: Settings) -> None:
+    context = PipelineContext(settings)
+    for key in ("circo-val", "wishes"):
+        record = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key)
+        colours = record.vectors(key, "colours")
+        assert (colours.encoder, colours.table) != (record.encoder, record.table)
+        ids, vectors = context.gallery_store.read(colours.table, colours.version)
+        assert vectors.shape == (record.rows, 64) and len(ids) == record.rows
+        ranked = context.tables.read_record(context.tables.coarse(key, "by_colour"), CoarseRecord)
+        assert (ranked.space, ranked.table) == ("colours", colours.table)
+        assert context.tables.read_record(context.tables.coarse(key, "sum"), CoarseRecord).space is None
+
+
+def test_a_query_with_a_colour_finds_it(settings: Settings) -> None:
+    """The method sees the reference's pixels and the text: both are in its first answers."""
+    context = PipelineContext(settings)
+    colours = context.models.space("colours")
+    black, red = (Image.new("RGB", (8, 8), colour) for colour in ("black", "red"))
+    (query,) = colours.embed_queries([black], ["make it RED"])
+    assert query @ colours.embed_images([red])[0] == pytest.approx(0.5**0.5, abs=1e-6)
+
+
 def test_search_takes_a_method_of_ones_own(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     image = next((settings.base_dir / "wishes").glob("*.jpg"))
     config = ["--config", str(settings.base_dir / "setr.toml")]
-    for method in ("photo_of", "my_texts:ByHeadline"):
+    for method in ("photo_of", "my_texts:ByHeadline", "by_colour"):
         arguments = [
             "search",
             str(image),
@@ -137,6 +168,16 @@ def test_search_takes_a_method_of_ones_own(settings: Settings, capsys: pytest.Ca
         ]
         assert main([*config, *arguments]) == 0
         assert "base judge" in capsys.readouterr().out
+
+
+def test_a_plan_counts_and_times_every_space(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "plan", "--sample", "2"]) == 0
+    page = capsys.readouterr().out
+    counted = re.search(r"images to embed in colours: ([\d,]+)", page)
+    assert counted is not None and f"images to embed in clip: {counted[1]}" in page
+    assert "embed the galleries (colours)" in page and "embed the training images" in page
+    assert "embed the training images (colours)" not in page, "only the default method is calibrated"
 
 
 def test_score_takes_a_benchmark_of_ones_own(

@@ -115,6 +115,11 @@ WRONG: list[tuple[str, str, str]] = [
     ("[datasets.cirr]\nroot = 'c'\nsplits = ['val', 'val']", "datasets.cirr.splits", "named twice: val"),
     ("[datasets.cirr]\nroot = 'c'\nsplitz = ['val']", "datasets.cirr.splitz", "did you mean splits?"),
     ("[datasets.-k]\nkind = 'folder'\nroot = 'c'", "datasets", "'-k': use lower-case letters"),
+    ("[spaces.clip]\nkind = 'open_clip'", "spaces", "'clip' is the embedding space of [models.encoder]"),
+    ("[spaces.Mine]\nkind = 'open_clip'", "spaces", "'Mine': use lower-case letters"),
+    ("[spaces.mine]\nkind = 'my space'", "spaces.mine.kind", "or package.module:NAME"),
+    ("[spaces.mine]\nkinds = 'open_clip'", "spaces.mine.kinds", "did you mean kind?"),
+    ("[spaces.mine]\nkind = 'a:B'\noptions = {device = 'cpu'}", "spaces.mine.options", "set [models] device"),
     ("[trainings]\ncaptions = 'x'", "trainings", "did you mean training?"),
     ("base_dir = '/elsewhere'", "base_dir", "there is no such key"),
     ("trusted = true", "trusted", "there is no such key"),
@@ -432,6 +437,7 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
     [
         ('[coarse]\nstrategies = ["intersection", "os:getcwd"]', "strategy 'os:getcwd' would run code"),
         ('[coarse]\ncaption_strategies = ["captions_intersection", "os:getcwd"]', "strategy 'os:getcwd'"),
+        ("[spaces.x]\nkind = 'os:getcwd'", "[spaces.x] kind = 'os:getcwd' would run code"),
         ("[models.judge]\ntrust_remote_code = true", "trust_remote_code = true would run code"),
     ],
 )

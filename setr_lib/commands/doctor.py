@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.commands.console import progress_on_terminal
-from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed
+from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
 from setr_lib.datasets import (
     DatasetError,
     EvaluationSet,
@@ -76,6 +76,9 @@ class Disk:
     vectors: int
     answers: int
     free: int | None
+    embedded: dict[str, int]
+    """By embedding space that a configured method searches, the images of the galleries: each is embedded
+    once."""
 
     @property
     def needed(self) -> int:
@@ -215,14 +218,17 @@ def _imported(settings: Settings, each: EvaluationSet) -> Imported:
 def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
     galleries = {each.evaluation_set.gallery_key: each for each in examinations}  # a shared one counts once
     total = sum(each.gallery_size or 0 for each in galleries.values())
-    per_vector = 4 * (embedding_dimension(settings) or _GUESSED_DIMENSION) + _BYTES_BESIDE_A_VECTOR
+    spaces = used_spaces(settings)
+    dimensions = [embedding_dimension(settings, space) or _GUESSED_DIMENSION for space in spaces]
+    per_image = sum(4 * dimension + _BYTES_BESIDE_A_VECTOR for dimension in dimensions)
     queries = sum(each.queries or 0 for each in examinations)
     return Disk(
         images=sum(each.bytes_to_come or 0 for each in galleries.values()),
         unknown=tuple(key for key, each in galleries.items() if each.bytes_to_come is None),
-        vectors=total * per_vector,
+        vectors=total * per_image,
         answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
         free=_free(settings.storage_root),
+        embedded=dict.fromkeys(spaces, total),
     )
 
 
@@ -255,6 +261,7 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
             {**_set_document(each), "imported": vars(found.imported[each.evaluation_set.key])}
             for each in found.examinations
         ],
+        "images_to_embed": disk.embedded,
         "training": None
         if training is None
         else {

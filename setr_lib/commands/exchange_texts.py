@@ -53,12 +53,12 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
 
     context = pipeline_context(settings)
     lines: list[str] = []
-    for dataset, sets in _by_dataset(named_sets(settings, name)).items():
+    for dataset, sets in by_dataset(named_sets(settings, name)).items():
         rows = current_captions(context, dataset, sets)
         lines += [caption_line(dataset, row) for row in rows.iter_rows(named=True)]
     if not lines:
-        raise NotMadeYetError(_nothing("captions", name, "reference_captions"))
-    _write(lines, output, "captions")
+        raise NotMadeYetError(nothing_yet("captions", name, "reference_captions"))
+    write_lines(lines, output, "captions")
     return 0
 
 
@@ -87,8 +87,8 @@ def export_compositions(settings: Settings, *, name: str | None, output: Path | 
             for row in rows.iter_rows(named=True)
         ]
     if not lines:
-        raise NotMadeYetError(_nothing("compositions", name, "query_compositions"))
-    _write(lines, output, "compositions")
+        raise NotMadeYetError(nothing_yet("compositions", name, "query_compositions"))
+    write_lines(lines, output, "compositions")
     return 0
 
 
@@ -114,8 +114,8 @@ def import_captions(
     from setr_lib.texts.exchange_files import read_captions
     from setr_lib.texts.imported import settle, store_with
 
-    context, here = pipeline_context(settings), _Here(settings)
-    _check_command(file, dataset, here)
+    context, here = pipeline_context(settings), Here(settings)
+    check_command(file, dataset, here)
     frames = read_captions(
         file, here.images_of, here.fingerprint_of, dataset=dataset, other_pictures=other_pictures
     )
@@ -126,7 +126,7 @@ def import_captions(
     for name, settled in outcomes.items():
         stored = store_with(context.imported_captions(name), settled.taken)
         path = context.tables.write("imported_captions", stored, IMPORTED_CAPTIONS, name)
-        _tell(f"captions of {name}", settled, path, "reference_captions", here.sets[name])
+        tell(f"captions of {name}", settled, path, "reference_captions", here.sets[name])
     return 0
 
 
@@ -153,8 +153,8 @@ def import_compositions(
     from setr_lib.texts.exchange_files import read_compositions
     from setr_lib.texts.imported import settle, store_with
 
-    context, here = pipeline_context(settings), _Here(settings)
-    _check_command(file, dataset, here)
+    context, here = pipeline_context(settings), Here(settings)
+    check_command(file, dataset, here)
     frames = read_compositions(
         file,
         here.queries_of,
@@ -177,16 +177,24 @@ def import_compositions(
         if (evaluation_set.dataset, evaluation_set.split) in frames
     ]
     for evaluation_set, settled in outcomes:
-        stored = store_with(context.imported_compositions(evaluation_set.key), settled.taken)
-        path = context.tables.write(
-            "imported_compositions", stored, IMPORTED_COMPOSITIONS, evaluation_set.key
-        )
-        _tell(f"compositions of {evaluation_set.key}", settled, path, "query_compositions", [evaluation_set])
+        key = evaluation_set.key
+        stored = store_with(context.imported_compositions(key), settled.taken)
+        path = context.tables.write("imported_compositions", stored, IMPORTED_COMPOSITIONS, key)
+        tell(f"compositions of {key}", settled, path, "query_compositions", [evaluation_set])
     return 0
 
 
-def _check_command(file: Path, dataset: str | None, here: _Here) -> None:
-    """Raise ``SetrError`` for what is wrong with the command or the file as a whole, before rows are read."""
+def check_command(file: Path, dataset: str | None, here: Here) -> None:
+    """Refuse what is wrong with the command or the file as a whole, before rows are read.
+
+    Args:
+        file: The file to import.
+        dataset: The data set named on the command line, if any.
+        here: What is configured here.
+
+    Raises:
+        SetrError: There is no such file or data set.
+    """
     if not file.exists():
         raise SetrError(f"{file}: there is no such file")
     if dataset is not None and dataset not in here.sets:
@@ -212,7 +220,7 @@ def current_captions(context: PipelineContext, dataset: str, sets: Iterable[Eval
 
     given, made = context.imported_captions(dataset), IMPORTED_CAPTIONS.to_frame()
     for evaluation_set in sets:
-        images = _table(context, "gallery_images", GALLERY, evaluation_set.key)
+        images = stored_table(context, "gallery_images", GALLERY, evaluation_set.key)
         if images is not None:
             given = given.join(unfit_captions(given, images), on="image_id", how="anti")
         made = pl.concat([made, _captions_made_here(context, evaluation_set)])
@@ -236,8 +244,8 @@ def current_compositions(context: PipelineContext, evaluation_set: EvaluationSet
     from setr_lib.texts.imported import unfit_compositions
 
     given = context.imported_compositions(evaluation_set.key)
-    queries = _table(context, "queries", QUERIES, evaluation_set.key)
-    images = _table(context, "gallery_images", GALLERY, evaluation_set.key)
+    queries = stored_table(context, "queries", QUERIES, evaluation_set.key)
+    images = stored_table(context, "gallery_images", GALLERY, evaluation_set.key)
     if queries is None or images is None:
         return given.sort("query_id")
     given = given.join(unfit_compositions(given, queries, images), on="query_id", how="anti")
@@ -252,7 +260,7 @@ def _captions_made_here(context: PipelineContext, evaluation_set: EvaluationSet)
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import caption_key
 
-    table = _table(context, "reference_captions", CAPTIONS, evaluation_set.key)
+    table = stored_table(context, "reference_captions", CAPTIONS, evaluation_set.key)
     if table is None:
         return IMPORTED_CAPTIONS.to_frame()
     good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
@@ -274,7 +282,7 @@ def _compositions_made_here(
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import composition_key
 
-    table = _table(context, "query_compositions", COMPOSITIONS, evaluation_set.key)
+    table = stored_table(context, "query_compositions", COMPOSITIONS, evaluation_set.key)
     if table is None:
         return IMPORTED_COMPOSITIONS.to_frame()
     pictures = images.filter(status="ok").select("fingerprint", reference_id="image_id")
@@ -306,14 +314,14 @@ def _times(context: PipelineContext, keys: list[str], table: Path) -> list[str]:
     return [time_text(known.get(key, written)) for key in keys]
 
 
-def _table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
+def stored_table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
     try:
         return context.tables.read(asset, schema, key)
     except NotMadeYetError:
         return None
 
 
-def _by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
+def by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
     grouped: dict[str, list[EvaluationSet]] = {}
     for evaluation_set in sets:
         grouped.setdefault(evaluation_set.dataset, []).append(evaluation_set)
@@ -321,7 +329,7 @@ def _by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]
 
 
 @dataclass
-class _Here:
+class Here:
     """What the configured data sets know, each read once and only if a row names it."""
 
     settings: Settings
@@ -331,7 +339,7 @@ class _Here:
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.sets = _by_dataset(evaluation_sets(self.settings))
+        self.sets = by_dataset(evaluation_sets(self.settings))
 
     def images_of(self, dataset: str) -> Mapping[str, str] | None:
         """Image id -> path over all galleries of ``dataset``; an empty path where only the id is known."""
@@ -388,11 +396,11 @@ def _gallery_paths(settings: Settings, evaluation_set: EvaluationSet) -> dict[st
     return dict.fromkeys(named, "")
 
 
-def _nothing(what: str, name: str | None, asset: str) -> str:
+def nothing_yet(what: str, name: str | None, asset: str) -> str:
     return f"there are no {what} of {name or 'any data set'} yet: materialize {asset!r}, or import some"
 
 
-def _write(lines: list[str], output: Path | None, what: str) -> None:
+def write_lines(lines: list[str], output: Path | None, what: str) -> None:
     if output is None:
         for line in lines:
             print(line)
@@ -404,7 +412,7 @@ def _write(lines: list[str], output: Path | None, what: str) -> None:
     print(f"setr: {len(lines):,} {what} exported{f' to {output}' if output else ''}", file=sys.stderr)
 
 
-def _tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:
+def tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:
     print(f"{what}: {settled.new:,} new, {settled.replaced:,} replaced, {settled.unchanged:,} as they were")
     if settled.kept:
         print(

@@ -7,13 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import quieten_libraries, size_words
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
-from setr_lib.settings import Settings
+from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
     from setr_lib.reranking.scorer import JudgedQuery
@@ -56,11 +57,13 @@ class TrainingPlan:
 class Speeds:
     """Seconds per item on this machine, measured; and what the models took."""
 
-    embed: float
+    embed: dict[str, float]
+    """By embedding space."""
     describe: float
     compose: float
     judge: float
-    dimension: int
+    dimensions: dict[str, int]
+    """By embedding space."""
     device: str
     memory: str
 
@@ -70,7 +73,7 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     quieten_libraries()
     context = pipeline_context(settings)
     plans = count_work(settings)
-    _print_counts(plans, settings)
+    _print_counts(plans, context)
     present = [plan for plan in plans if not plan.problem]
     training = count_training(settings)
     if not training.images:
@@ -79,7 +82,7 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
         raise SetrError("no evaluation set can be read: see the reasons above")
     if counts_only:
         return 0
-    _print_costs(settings, present, training, measure(context, present[0].key, sample))
+    _print_costs(context, present, training, measure(context, present[0].key, sample))
     return 0
 
 
@@ -137,7 +140,9 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     texts = load_queries(context.settings, key).head(sample)["modification"].to_list()
-    encoder, model, judge = context.models.space(), context.models.multimodal(), yes_no_judge(context)
+    names = dict.fromkeys((*context.methods.spaces, *_training_spaces(context)))
+    spaces = {name: context.models.space(name) for name in names}
+    model, judge = context.models.multimodal(), yes_no_judge(context)
     prompts = context.prompts()
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
 
@@ -155,17 +160,19 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
     def judged(items: Sequence[JudgedQuery]) -> object:
         return judge.score(items)
 
+    def embedded(name: str, paths: Sequence[str]) -> object:
+        space = spaces[name]
+        return space.embed_preprocessed([space.preprocess(open_image(path)) for path in paths])
+
     pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
     queries = _sample_queries(pictures, texts, sample)
     judged(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
     return Speeds(
-        embed=_seconds_each(
-            lambda each: encoder.embed_images([open_image(p) for p in each]), images["path"].to_list()
-        ),
+        embed={name: _seconds_each(partial(embedded, name), images["path"].to_list()) for name in spaces},
         describe=_seconds_each(described, pictures),
         compose=_seconds_each(composed, pairs),
         judge=_seconds_each(judged, queries) / len(queries[0].candidates),
-        dimension=encoder.dimension,
+        dimensions={name: space.dimension for name, space in spaces.items()},
         device=str(model.device),
         memory=_memory(str(model.device)),
     )
@@ -203,7 +210,16 @@ def _memory(device: str) -> str:
     return words
 
 
-def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
+def _training_spaces(context: PipelineContext) -> list[str]:
+    return context.methods.training_spaces if context.settings.training.is_named else []
+
+
+def _gallery_images(plans: Sequence[SetPlan]) -> int:
+    """Images of all galleries, one that sets share counted once."""
+    return sum({plan.gallery_key: plan.images for plan in plans}.values())
+
+
+def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -220,22 +236,31 @@ def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
     for plan in plans:
         if plan.problem:
             console.print(Text(f"{plan.key}: {plan.problem}", style="yellow"))
-    if settings.evaluation.limit is not None:
-        console.print(f"only the first {settings.evaluation.limit:,} queries of each set (evaluation.limit)")
+    images = _gallery_images(plans)
+    for space in context.methods.spaces:
+        console.print(Text(f"images to embed in {space}: {images:,}"))
+    limit = context.settings.evaluation.limit
+    if limit is not None:
+        console.print(f"only the first {limit:,} queries of each set (evaluation.limit)")
 
 
-def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds) -> None:
+def _print_costs(
+    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    galleries = {plan.gallery_key: plan.images for plan in plans}
-    images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
+    images, queries = _gallery_images(plans), sum(plan.queries for plan in plans)
+    embedded = [("embed the galleries", images, space) for space in context.methods.spaces]
+    embedded += [("embed the training images", training.images, space) for space in _training_spaces(context)]
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    calibrated = 2 * training.calibrated * settings.rerank_depth()
+    calibrated = 2 * training.calibrated * context.settings.rerank_depth()
     lines = [
-        ("embed the galleries", images, speeds.embed),
-        ("embed the training images", training.images, speeds.embed),
+        *(
+            (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
+            for what, items, space in embedded
+        ),
         ("describe the references", references, speeds.describe),
         ("compose the queries", queries, speeds.compose),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
@@ -252,7 +277,7 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
     for what, items, seconds in lines:
         table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
-    vectors = (images + training.images) * speeds.dimension * 4
+    vectors = sum(items * speeds.dimensions[space] * 4 for _, items, space in embedded)
     answers = references + queries + training.calibrated
     kept = (2 * pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
     console = Console()

@@ -5,7 +5,9 @@ Nothing is loaded or made: a model's folder is listed, an MLflow store opened fo
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import Settings
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
 
 Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
@@ -76,6 +78,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
     return [
         _storage(settings),
         _encoder(settings),
+        *_spaces(settings),
         _judge(settings),
         _prompts(settings, kinds),
         _strategies(settings),
@@ -98,20 +101,64 @@ def _storage(settings: Settings) -> Check:
 
 
 def _encoder(settings: Settings) -> Check:
-    options, name = settings.models.encoder, settings.encoder_name
-    what = "encoder"
+    return _open_clip("encoder", settings.encoder_name, settings.models.encoder.pretrained)
+
+
+def _open_clip(what: str, name: str, pretrained: str | None) -> Check:
     if name.startswith(_LOCAL):
         return _model_folder(what, Path(name.removeprefix(_LOCAL)), "open_clip_config.json")
     if ":" in name:
         return Check(what, name, "later", "downloaded on first use, unless it is in the cache already")
     if name.replace("/", "-") not in _open_clip_configs():
         return Check(what, name, "broken", "open_clip has no model of that name")
-    if options.pretrained is None:
+    if pretrained is None:
         return Check(what, name, "ok", "without `pretrained` its weights are random: for a trial only")
-    value = f"{name}, {options.pretrained}"
-    if Path(options.pretrained).is_file():
+    value = f"{name}, {pretrained}"
+    if Path(pretrained).is_file():
         return Check(what, value, "ok")
     return Check(what, value, "later", "downloaded on first use, unless it is in the cache already")
+
+
+def _spaces(settings: Settings) -> Iterator[Check]:
+    """The spaces of ``[spaces.NAME]``: class and options are looked at; none is loaded."""
+    used = used_spaces(settings)
+    for name, described in settings.spaces.items():
+        what = f"space {name}"
+        found = _tried(what, described.kind, functools.partial(_look_at_space, settings, name))
+        options = settings.space_options(name)
+        if found.status == "ok" and described.kind == OPEN_CLIP:
+            found = _open_clip(what, str(options["name"]), options.get("pretrained"))
+        if not found.at_fault and name not in used:
+            unused = "no configured method searches it, so nothing is embedded in it"
+            found = Check(what, found.value, "warning", unused)
+        yield found
+
+
+def _look_at_space(settings: Settings, name: str) -> None:
+    """Raise ``SpaceError`` where a space's class cannot be had, or does not take the options."""
+    from setr_lib.spaces.space import CATALOGUE, SpaceError
+
+    factory = CATALOGUE.get(settings.spaces[name].kind, settings)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # not every callable says what it takes
+        return
+    try:
+        signature.bind(**settings.space_options(name), device=settings.models.device)
+    except TypeError as error:
+        raise SpaceError(f"[spaces.{name}.options] do not fit: {error}") from None
+
+
+def used_spaces(settings: Settings) -> list[str]:
+    """The embedding spaces that configured methods search; ``clip`` where a method cannot be loaded, which
+    the check of the strategies tells.
+    """
+    from setr_lib.pipeline.context import pipeline_context
+
+    try:
+        return pipeline_context(settings).methods.spaces
+    except SetrError:
+        return [DEFAULT_SPACE]
 
 
 def _open_clip_configs() -> dict[str, Path]:
@@ -122,16 +169,21 @@ def _open_clip_configs() -> dict[str, Path]:
     return {path.stem: path for path in (Path(found.origin).parent / "model_configs").glob("*.json")}
 
 
-def embedding_dimension(settings: Settings) -> int | None:
-    """Numbers per vector of the configured encoder, read from its configuration without loading it.
+def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int | None:
+    """Numbers per vector of an open_clip space, read from the model's configuration without loading it.
 
     Args:
         settings: The settings.
+        space: The space's name.
 
     Returns:
         The dimension; None where it is not known.
     """
     name = settings.encoder_name
+    if space != DEFAULT_SPACE:
+        if settings.spaces[space].kind != OPEN_CLIP:
+            return None
+        name = str(settings.space_options(space).get("name", ""))
     if name.startswith(_LOCAL):
         path = Path(name.removeprefix(_LOCAL)) / "open_clip_config.json"
     elif (built_in := _open_clip_configs().get(name.replace("/", "-"))) is not None:

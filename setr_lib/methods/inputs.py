@@ -17,11 +17,17 @@ from setr_lib.methods.similarity import mean_vector, unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
+
+    from setr_lib.methods.references import ReferencePictures
 
 CAPTIONS, COMPOSITIONS = "captions", "compositions"
 """The generated texts that every prompt set brings: of reference images, and of queries."""
 IMAGE_CAPTIONS = "image_captions"
 """Captions of the gallery's images, which came with the data set."""
+QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
+"""What is made from the reference pictures: one vector of picture and text, the opened pictures, patch tokens.
+"""
 MODIFICATION, UNION, TARGET = "modification", "union", "target_caption"
 """The texts of a query that are encoded for all methods together."""
 
@@ -40,7 +46,8 @@ class MethodError(SetrError):
 
 
 class TextEncoder(Protocol):
-    """What stage 1 needs of an embedding space to encode texts."""
+    """What stage 1 needs of an embedding space to encode texts. A space whose ``embeds_texts`` is False is
+    not asked for any up front."""
 
     @property
     def dimension(self) -> int: ...
@@ -120,6 +127,8 @@ class EncodedQueries:
     has none."""
     missing_references: tuple[str, ...] = ()
     """Query ids."""
+    references: ReferencePictures | None = None
+    """Opens and embeds the reference pictures, where they are at hand."""
     _vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _whole: EncodedQueries | None = field(default=None, repr=False)
     _numbers: NDArray[np.intp] | None = field(default=None, repr=False)
@@ -151,9 +160,13 @@ class EncodedQueries:
         Returns:
             ``float32[q, d]``, norm 1.
         """
+        return self._kept(name, lambda whole: self.encode(texts_of(whole)))
+
+    def _kept(self, name: str, make: Callable[[EncodedQueries], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """These queries' rows of vectors that are made once, for the whole evaluation set."""
         whole = self._whole or self
         if name not in whole._vectors:
-            whole._vectors[name] = self.encode(texts_of(whole))
+            whole._vectors[name] = make(whole)
         vectors = whole._vectors[name]
         return vectors if self._numbers is None else vectors[self._numbers]
 
@@ -175,6 +188,44 @@ class EncodedQueries:
     def modification_vectors(self) -> NDArray[np.float32]:
         """The modification texts' vectors, ``float32[q, d]``."""
         return self.vectors_of(MODIFICATION, lambda whole: whole.frame["modification"].to_list())
+
+    @property
+    def query_vectors(self) -> NDArray[np.float32]:
+        """The space's own vector of each reference picture with its modification text, ``float32[q, d]``,
+        norm 1; made once for the whole evaluation set. A zero row where the picture cannot be read.
+        """
+        return self._kept(
+            QUERY_VECTORS,
+            lambda whole: whole._pictures.query_vectors(
+                whole.frame["reference_id"].to_list(), whole.frame["modification"].to_list()
+            ),
+        )
+
+    @cached_property
+    def reference_pixels(self) -> list[Image.Image | None]:
+        """The reference pictures, opened (RGB); None for one that cannot be read."""
+        return self._pictures.pixels(self.frame["reference_id"].to_list())
+
+    @cached_property
+    def reference_patches(self) -> NDArray[np.float32]:
+        """The patch tokens of the reference pictures, ``float32[q, patches, width]``; zeros for a picture that
+        cannot be read.
+        """
+        return self._pictures.patches(self.frame["reference_id"].to_list())
+
+    @property
+    def unreadable_references(self) -> tuple[str, ...]:
+        """Query ids whose reference picture was asked for and could not be read."""
+        failed = {} if self.references is None else self.references.failed
+        return tuple(self.frame.filter(pl.col("reference_id").is_in(list(failed)))["query_id"])
+
+    @property
+    def _pictures(self) -> ReferencePictures:
+        if self.references is None:
+            raise MethodError(
+                "these queries were made without their reference pictures: give encode_queries its references"
+            )
+        return self.references
 
     @property
     def reference_captions(self) -> list[str]:
@@ -224,6 +275,7 @@ class EncodedQueries:
             encode=self.encode,
             texts={kind: table[rows] for kind, table in self.texts.items()},
             missing_references=tuple(q for q in self.missing_references if q in chosen),
+            references=self.references,
             _whole=self._whole or self,
             _numbers=rows if self._numbers is None else self._numbers[rows],
         )
@@ -315,12 +367,14 @@ def encode_queries(
     center_texts: Sequence[str] | None = None,
     reference_vectors: NDArray[np.float32] | None = None,
     encode: TextVectors | None = None,
+    references: ReferencePictures | None = None,
 ) -> EncodedQueries:
     """The queries of an evaluation set with everything that methods read of them.
 
     Args:
         queries: A QUERIES table.
-        encoder: The text side of the embedding space that the gallery lies in.
+        encoder: The embedding space that the gallery lies in. One without a text side
+            (``embeds_texts`` is False) is asked for no text.
         ids: The gallery's images, as ``GalleryStore.read`` gives them.
         vectors: Their vectors, ``float32[n, d]``, norm 1; references are looked up here.
         texts: Generated texts by kind: tables with a ``query_id``, or with an ``image_id`` for texts of
@@ -333,6 +387,8 @@ def encode_queries(
         reference_vectors: The references' vectors, ``float32[q, d]``, norm 1, where they are not in the
             gallery.
         encode: Encoded texts to share with other evaluation sets.
+        references: Opens and embeds the reference pictures, for methods that need more of them than their
+            vectors.
 
     Returns:
         The encoded queries.
@@ -342,20 +398,24 @@ def encode_queries(
     """
     encoded = encode or TextVectors(encoder)
     modifications = queries["modification"].to_list()
-    references, known = _references(queries, ids, vectors, encoder.dimension)
+    of_references, known = _references(queries, ids, vectors, encoder.dimension)
     if reference_vectors is not None:
-        references, known = reference_vectors, np.ones(len(queries), dtype=bool)
-    modification_vectors = encoded(modifications)
-    centers = sorted(set(modifications if center_texts is None else center_texts))
+        of_references, known = reference_vectors, np.ones(len(queries), dtype=bool)
+    has_text_side = getattr(encoder, "embeds_texts", True)
+    known_vectors = {MODIFICATION: encoded(modifications)} if has_text_side else {}
+    centers = sorted(set(modifications if center_texts is None else center_texts)) if has_text_side else []
     found = EncodedQueries(
         frame=queries,
-        reference_vectors=references,
+        reference_vectors=of_references,
         text_center=mean_vector(encoded(centers if len(centers) >= _ENOUGH_TEXTS else [])),
         encode=encoded,
         texts={kind: _aligned(queries, kind, table) for kind, table in (texts or {}).items()},
         missing_references=tuple(queries.filter(pl.Series(~known))["query_id"]),
-        _vectors={MODIFICATION: modification_vectors},
+        references=references,
+        _vectors=known_vectors,
     )
+    if not has_text_side:
+        return found
     # In one order whatever methods ask for: a text's last digits depend on what it is encoded with.
     for kind, vectors_of in ((CAPTIONS, "union_vectors"), (COMPOSITIONS, "target_vectors")):
         if kind in found.texts:

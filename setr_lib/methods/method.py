@@ -14,15 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
+from setr_lib.errors import SetrError
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
     IMAGE_CAPTIONS,
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    REFERENCE_PIXELS,
     MethodError,
     MethodInputs,
     SearchedGallery,
 )
 from setr_lib.methods.similarity import similarity, unit
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +39,9 @@ if TYPE_CHECKING:
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
 ENTRY_POINTS = ("setr.methods", "setr.strategies")
-NEEDS = frozenset({CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS})
+NEEDS = frozenset(
+    {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
+)
 """What a method may ask for in ``needs``."""
 
 
@@ -43,10 +50,15 @@ class Method(ABC):
 
     name: str
     """Its name in settings, tables and reports."""
+    space: str = DEFAULT_SPACE
+    """The embedding space whose gallery vectors it searches: ``clip``, or the NAME of a section
+    ``[spaces.NAME]``. A method with a query encoder of its own names the space that the encoder was trained
+    for."""
     needs: frozenset[str] = frozenset()
     """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the
     queries (both generated texts), ``image_captions`` (of the gallery's images, searched in place of
-    vectors)."""
+    vectors), ``query_vectors``, ``reference_pixels`` or ``reference_patches`` (all three made from the
+    reference pictures)."""
     texts: tuple[TextKind, ...] = ()
     """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
     label: str = TRAINING_FREE
@@ -92,6 +104,7 @@ class VectorMethod(Method):
     needs: frozenset[str] = frozenset()
     label: str = TRAINING_FREE
     source: str = ""
+    space: str = DEFAULT_SPACE
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
@@ -103,6 +116,7 @@ class _Adopted(Method):
     def __init__(self, adopted: Any) -> None:
         self.adopted = adopted
         self.name, self.needs = str(adopted.name), frozenset(getattr(adopted, "needs", ()))
+        self.space = str(getattr(adopted, "space", DEFAULT_SPACE))
         self.texts = tuple(getattr(adopted, "texts", ()))
         self.label = str(getattr(adopted, "label", TRAINING_FREE))
         self.source = str(getattr(adopted, "source", ""))
@@ -116,6 +130,16 @@ class _Adopted(Method):
         return self.adopted.scores(inputs)
 
 
+def _made(kind: type, where: str) -> Any:
+    try:
+        return kind()
+    except SetrError:
+        raise
+    except Exception as error:  # someone else's class may raise anything, e.g. where its weights are missing
+        reason = f"{type(error).__name__}: {error}"
+        raise MethodError(f"the retrieval method at {where} cannot be made: {reason}") from error
+
+
 def as_method(candidate: Any, where: str) -> Method:
     """``candidate`` as a method.
 
@@ -127,9 +151,9 @@ def as_method(candidate: Any, where: str) -> Method:
         The method.
 
     Raises:
-        MethodError: It has no ``name`` or ``scores``, or needs what there is not.
+        MethodError: It cannot be made, has no ``name`` or ``scores``, or needs what there is not.
     """
-    made = candidate() if isinstance(candidate, type) else candidate
+    made = _made(candidate, where) if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
         raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
     method = made if isinstance(made, Method) else _Adopted(made)
@@ -196,6 +220,15 @@ def get_method(name: str, settings: Settings | None = None) -> Method:
         The method.
 
     Raises:
-        MethodError: There is no such method; the message lists the known names. Or it cannot be loaded.
+        MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
+            searches an embedding space that the settings do not describe.
     """
-    return CATALOGUE.get(name, settings)
+    from setr_lib.spaces.space import how_to_describe
+
+    method = CATALOGUE.get(name, settings)
+    if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
+        return method
+    raise MethodError(
+        f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
+        f"{how_to_describe(method.space, settings)}"
+    )

@@ -10,6 +10,7 @@ import polars as pl
 
 from setr_lib.methods.inputs import (
     IMAGE_CAPTIONS,
+    QUERY_VECTORS,
     EncodedQueries,
     GalleryIndex,
     MethodError,
@@ -18,12 +19,15 @@ from setr_lib.methods.inputs import (
     made_by,
 )
 from setr_lib.methods.method import Method
+from setr_lib.methods.references import OF_PICTURES, check_space_gives
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import RANKINGS, conform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_BLOCK_PICTURES = 256
+"""Queries of a block where a method looks at their reference pictures, which are held in memory for it."""
 _BLOCK_SCORES = 8 * 2**20
 """Scores held at a time; about a dozen matrices of this size exist while a block is scored and sorted."""
 
@@ -101,6 +105,8 @@ def rank(
         searched = SearchedGallery(vectors, names.tolist(), index.captions)
         statistics = method.statistics(searched)
         size = max(1, block_scores // len(columns))
+        if (OF_PICTURES - {QUERY_VECTORS}).intersection(method.needs):
+            size = min(size, _BLOCK_PICTURES)
         for start in range(0, len(rows), size):
             block = queries.rows(rows[start : start + size])
             inputs = MethodInputs(block, searched, options or {}, statistics)
@@ -112,7 +118,14 @@ def rank(
 
 
 def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -> None:
-    there = set(queries.texts) | (set() if index.captions is None else {IMAGE_CAPTIONS})
+    if of_pictures := OF_PICTURES.intersection(method.needs):
+        if queries.references is None:
+            raise MethodError(
+                f"retrieval method {method.name!r} needs {', '.join(sorted(of_pictures))}, and the queries were made "
+                "without their reference pictures: give encode_queries its references"
+            )
+        check_space_gives(method, queries.references.space)
+    there = set(queries.texts) | set(of_pictures) | (set() if index.captions is None else {IMAGE_CAPTIONS})
     lacking = sorted({*method.needs, *(kind.name for kind in method.texts)} - there)
     if IMAGE_CAPTIONS in lacking:
         raise MethodError(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.spaces.caption_store import CaptionStore
     from setr_lib.spaces.vector_store import GalleryStore
+    from setr_lib.texts.kind import TextKind
     from setr_lib.texts.prompts import PromptSet
 
 __all__ = ["NotMadeYetError", "PipelineContext", "pipeline_context"]
@@ -110,6 +111,15 @@ class PipelineContext:
         from setr_lib.tables import IMPORTED_COMPOSITIONS
 
         return self._imported("imported_compositions", IMPORTED_COMPOSITIONS, key)
+
+    def imported_texts(self, kind: TextKind, dataset: str, key: str) -> pl.DataFrame:
+        """Imported texts of a kind: of images for the data set, of queries for evaluation set ``key``; columns
+        as ``imported_schema`` says.
+        """
+        from setr_lib.texts.kind import imported_schema
+
+        name = dataset if kind.per == "image" else key
+        return self._imported(self.tables.imported_texts(kind.name), imported_schema(kind), name)
 
     def _imported(self, asset: str, schema: pl.Schema, name: str) -> pl.DataFrame:
         try:

@@ -58,7 +58,7 @@ def calibration_set(context: PipelineContext, progress: Progress = silent) -> Ca
 
     from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.retrieval import vectors_of
+    from setr_lib.pipeline.retrieval import reference_pictures, vectors_of
     from setr_lib.pipeline.texts import texts_for
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
@@ -66,13 +66,21 @@ def calibration_set(context: PipelineContext, progress: Progress = silent) -> Ca
     images = context.tables.read("training_images", TRAINING_IMAGES)
     queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    stored = vectors_of(context, "training_embeddings", "the training images' table")
-    ids, vectors = context.gallery_store.read(stored.table, stored.version)
     method = context.methods.get(settings.coarse.default)
+    what = "the training images' table"
+    stored = vectors_of(context, "training_embeddings", what, space=method.space)
+    ids, vectors = context.gallery_store.read(stored.table, stored.version)
     texts = texts_for(context, [method], queries, gallery, progress=progress)
     rankings = rank(
         method,
-        encode_queries(queries, context.models.space(), ids, vectors, texts=texts),
+        encode_queries(
+            queries,
+            context.models.space(method.space),
+            ids,
+            vectors,
+            texts=texts,
+            references=reference_pictures(context, gallery, method.space),
+        ),
         gallery,
         GalleryIndex(ids, vectors),
         settings.rerank_depth(),

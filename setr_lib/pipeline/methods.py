@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.records import EmbeddingsRecord
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+
+
+def spaces_of(methods: Iterable[Method]) -> list[str]:
+    """The embedding spaces of ``methods``: ``clip`` first where it is one of them, the others as they come."""
+    found = list(dict.fromkeys(method.space for method in methods))
+    return sorted(found, key=lambda space: space != DEFAULT_SPACE)
 
 
 class ConfiguredMethods:
@@ -64,6 +72,34 @@ class ConfiguredMethods:
         """The method whose candidates stage 2 re-ranks for ``key``, where there are images."""
         options = self._context.settings.coarse
         return self.get(options.caption_default if self._context.is_caption_proxy(key) else options.default)
+
+    @property
+    def reranked(self) -> list[Method]:
+        """The methods whose candidates stage 2 re-ranks where there are images, and for which a fusion is
+        calibrated on the training images.
+        """
+        return [self.get(self._context.settings.coarse.default)]
+
+    def ranked_in(self, space: str) -> list[Method]:
+        """The configured methods that search the vectors of an embedding space."""
+        from setr_lib.methods.method import ranks_captions
+
+        every = self.configured.values()
+        return [each for each in every if each.space == space and not ranks_captions(each)]
+
+    @property
+    def spaces(self) -> list[str]:
+        """The embedding spaces that configured methods search: those that a gallery is embedded in."""
+        from setr_lib.methods.method import ranks_captions
+
+        return spaces_of(each for each in self.configured.values() if not ranks_captions(each))
+
+    @property
+    def training_spaces(self) -> list[str]:
+        """The embedding spaces of the training images: ``clip``, where pairs are mined, and those that are
+        searched to calibrate a fusion.
+        """
+        return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.reranked))))
 
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to ``method``: its ``inputs.options``."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.settings import Settings
+from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
     from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.registry.bundle import Bundle
-    from setr_lib.spaces.open_clip_space import OpenClipSpace
+    from setr_lib.spaces.space import EmbeddingSpace
 
 _NAME_THE_BASE = "[models.judge] name"
 
@@ -32,21 +32,33 @@ class Models:
         self.lock = threading.RLock()
         """Held by a thread while it loads or uses a model."""
         self._bundle_of = bundle_of
-        self._space: OpenClipSpace | None = None
+        self._spaces: dict[str, EmbeddingSpace] = {}
         self._multimodal: dict[str | None, MultimodalModel] = {}
 
-    def space(self) -> OpenClipSpace:
-        """The embedding space of stage 1.
+    def space(self, name: str = DEFAULT_SPACE) -> EmbeddingSpace:
+        """An embedding space that settings describe.
+
+        Args:
+            name: ``clip``, the space of ``[models.encoder]``, or the NAME of a section ``[spaces.NAME]``.
+
+        Returns:
+            The space; the same object for the same name.
 
         Raises:
-            EncoderError: It cannot be loaded.
+            SpaceError: Settings do not describe it, or it cannot be loaded.
         """
         from setr_lib.spaces.open_clip_space import OpenClipSpace
+        from setr_lib.spaces.space import make_space
 
         with self.lock:
-            if self._space is None:
-                self._space = OpenClipSpace.from_settings(self.settings)
-            return self._space
+            if name not in self._spaces:
+                is_default = name == DEFAULT_SPACE
+                self._spaces[name] = (
+                    OpenClipSpace.from_settings(self.settings)
+                    if is_default
+                    else make_space(name, self.settings)
+                )
+            return self._spaces[name]
 
     def multimodal(self, version: str | None = None) -> MultimodalModel:
         """The multimodal LLM, which describes, composes and judges.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.storage import named
+from setr_lib.pipeline.storage import NotMadeYetError, named
 from setr_lib.progress import Progress, silent
 from setr_lib.records import (
     CoarseRecord,
@@ -17,12 +17,14 @@ from setr_lib.records import (
     TextRecord,
     Vectors,
 )
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
+    from setr_lib.methods.references import ReferencePictures
     from setr_lib.pipeline.context import PipelineContext
 
 
@@ -82,27 +84,31 @@ def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
     }
 
 
-def encoded_queries(context: PipelineContext, key: str) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
-    """Everything that stage 1 reads of an evaluation set.
+def encoded_queries(
+    context: PipelineContext, key: str, space: str = DEFAULT_SPACE
+) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
+    """Everything that stage 1 reads of an evaluation set to search one embedding space.
 
     The queries, encoded; the gallery's ids and vectors; and a record of what these were made by. Raises
     ``NotMadeYetError`` naming what is to be materialized first.
     """
     from setr_lib.methods.inputs import GalleryIndex, encode_queries
-    from setr_lib.tables import QUERIES
+    from setr_lib.tables import GALLERY, QUERIES
 
-    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key)
+    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key, space)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
         context.tables.read("queries", QUERIES, key),
-        context.models.space(),
+        context.models.space(space),
         ids,
         vectors,
         texts={**built_in_texts(context, key), **method_texts(context, key)},
+        references=reference_pictures(context, context.tables.read("gallery_images", GALLERY, key), space),
     )
     composed = context.tables.read_record("query_compositions", TextRecord, key)
+    stated = stored._asdict() if space == DEFAULT_SPACE else {**stored._asdict(), "space": space}
     record = SourceRecord(
-        **stored._asdict(),
+        **stated,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
         composition_prompt=composed.prompt_hash,
         composition_model=composed.model,
@@ -110,17 +116,53 @@ def encoded_queries(context: PipelineContext, key: str) -> tuple[EncodedQueries,
     return encoded, GalleryIndex(ids, vectors), record
 
 
-def vectors_of(context: PipelineContext, asset: str, what: str, key: str | None = None) -> Vectors:
-    """Where ``asset`` (``gallery_embeddings`` of ``key``, ``training_embeddings``) has stored its
-    vectors.
+def reference_pictures(
+    context: PipelineContext, images: pl.DataFrame, space: str = DEFAULT_SPACE
+) -> ReferencePictures:
+    """What opens and embeds the reference pictures of queries, for methods that ask for them.
 
-    Raises ``NotMadeYetError``, or ``SetrError`` where ``what`` has no vectors, or another encoder's than
-    the configured one's.
+    Args:
+        context: The models.
+        images: GALLERY rows, or any frame of ``image_id`` and ``path``, the references among them.
+        space: The name of the embedding space that is searched.
+
+    Returns:
+        It opens nothing before it is asked to.
     """
-    stored = context.tables.read_record(asset, EmbeddingsRecord, key).vectors(key or what)
-    if stored.encoder != context.models.space().id:
+    from setr_lib.methods.references import ReferencePictures
+
+    return ReferencePictures(context.models.space(space), dict(images.select("image_id", "path").iter_rows()))
+
+
+def vectors_of(
+    context: PipelineContext, asset: str, what: str, key: str | None = None, space: str = DEFAULT_SPACE
+) -> Vectors:
+    """Where the vectors of a gallery, or of the training images, are stored.
+
+    Args:
+        context: Tables and models.
+        asset: ``gallery_embeddings`` or ``training_embeddings``.
+        what: What was embedded, for messages: ``"the gallery of cirr-val"``.
+        key: The evaluation set, of ``gallery_embeddings``.
+        space: The name of the embedding space.
+
+    Returns:
+        The table, its version, and what made it.
+
+    Raises:
+        NotMadeYetError: It was not embedded, or not in this space; the message names the asset.
+        SetrError: It has no vectors at all, or those of another model than settings name now.
+    """
+    record = context.tables.read_record(asset, EmbeddingsRecord, key)
+    if record.has_vectors and not record.is_embedded_in(space):
+        raise NotMadeYetError(
+            f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with settings that "
+            "name a method of this space"
+        )
+    stored, model = record.vectors(key or what, space), context.models.space(space)
+    if stored.encoder != model.id or stored.preprocessing not in ("", model.preprocessing_id):
         raise SetrError(
-            f"{what} was embedded by {stored.encoder}, settings now name {context.models.space().id}: "
+            f"{what} was embedded by {stored.encoder}, settings now name {model.id}: "
             f"materialize {named(asset, key)} again"
         )
     return stored
@@ -138,7 +180,8 @@ class Ranked:
 def rank_set(context: PipelineContext, key: str, progress: Progress = silent) -> RankedSet:
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
-    Where a gallery has captions, methods that search them rank every image, those without a caption last.
+    The queries are encoded once for each embedding space that methods search. Where a gallery has captions,
+    methods that search them rank every image, those without a caption last.
 
     Args:
         context: Tables and models.
@@ -146,24 +189,31 @@ def rank_set(context: PipelineContext, key: str, progress: Progress = silent) ->
         progress: Told how many queries are ranked.
 
     Returns:
-        The rankings of each method, over vectors first.
+        The rankings of each method: over vectors first, one embedding space after the other.
 
     Raises:
         NotMadeYetError: Something is missing; the message names the asset to materialise.
         MethodError: A method cannot rank this set.
     """
     from setr_lib.methods.method import ranks_captions
+    from setr_lib.pipeline.methods import spaces_of
 
     methods = context.methods.of(key)
     found = RankedSet()
-    if by_vectors := [method for method in methods if not ranks_captions(method)]:
-        encoded, index, source = encoded_queries(context, key)
-        found.rankings += _rank_by(context, key, by_vectors, (encoded, index, source), progress)
-        found.facts |= {
+    by_vectors = [method for method in methods if not ranks_captions(method)]
+    for space in spaces_of(by_vectors):
+        chosen = [method for method in by_vectors if method.space == space]
+        encoded, index, source = encoded_queries(context, key, space)
+        found.rankings += _rank_by(context, key, chosen, (encoded, index, source), progress)
+        facts = {
             "queries without a reference vector": len(encoded.missing_references),
             "texts cut at the encoder's context": encoded.encode.truncated,
             **{name: str(value) for name, value in source.stated().items()},
         }
+        if unreadable := encoded.unreadable_references:
+            facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
+        of_space = "" if space == DEFAULT_SPACE else f"{space}: "
+        found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
     if by_captions := [method for method in methods if ranks_captions(method)]:
         queries, index, source = captioned_queries(context, key)
         found.rankings += _rank_by(context, key, by_captions, (queries, index, source), progress)

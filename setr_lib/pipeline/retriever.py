@@ -79,37 +79,60 @@ class HeldGallery:
     """A gallery in memory: its images, and their vectors once they are first asked for.
 
     Args:
-        context: The vector store and the embedding space.
+        context: The vector store and the embedding spaces.
         evaluation_set: Names the gallery.
         images: Its GALLERY table.
+        is_folder: Whether it is a folder that no data set of the settings names; it is then embedded here.
     """
 
-    def __init__(self, context: PipelineContext, evaluation_set: EvaluationSet, images: pl.DataFrame) -> None:
+    def __init__(
+        self,
+        context: PipelineContext,
+        evaluation_set: EvaluationSet,
+        images: pl.DataFrame,
+        *,
+        is_folder: bool = False,
+    ) -> None:
         self.context, self.evaluation_set, self.images = context, evaluation_set, images
+        self.is_folder = is_folder
         self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
         """The file of each image, by id."""
-        self._index: GalleryIndex | None = None
+        self._indexes: dict[str, GalleryIndex] = {}
 
-    def index(self) -> GalleryIndex:
-        """The ids and vectors, as ``gallery_embeddings`` or :meth:`embed` has stored them; read once."""
+    def index(self, space: str) -> GalleryIndex:
+        """The ids and vectors in one embedding space, read once.
+
+        Args:
+            space: The space's name.
+
+        Returns:
+            The vectors as the asset ``gallery_embeddings`` has stored them; of a gallery that no evaluation set
+            of the settings names, embedded now where they are new.
+
+        Raises:
+            NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
+        """
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.retrieval import vectors_of
 
-        if self._index is None:
+        if space not in self._indexes:
             key, store = self.evaluation_set.key, self.context.gallery_store
-            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key)
-            self._index = GalleryIndex(*store.read(stored.table, stored.version))
-        return self._index
+            if self.is_folder:
+                self.embed(space)
+            else:
+                stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key, space)
+                self._indexes[space] = GalleryIndex(*store.read(stored.table, stored.version))
+        return self._indexes[space]
 
-    def embed(self, progress: Progress) -> None:
-        """Embed what is new or changed since last time, and hold the vectors."""
+    def embed(self, space: str, progress: Progress = silent) -> None:
+        """Embed what is new or changed since last time in one embedding space, and hold the vectors."""
         from setr_lib.methods.inputs import GalleryIndex
 
-        store, space = self.context.gallery_store, self.context.models.space()
-        table = store.table_name(self.evaluation_set.gallery_key, space)
+        store, loaded = self.context.gallery_store, self.context.models.space(space)
+        table = store.table_name(self.evaluation_set.gallery_key, loaded)
         with self.context.models.lock:
-            report = store.synchronise(table, self.images, space, progress=progress)
-        self._index = GalleryIndex(*store.read(report.table, report.version))
+            report = store.synchronise(table, self.images, loaded, progress=progress)
+        self._indexes[space] = GalleryIndex(*store.read(report.table, report.version))
 
     def searched(self, name: str | None) -> pl.DataFrame:
         """The images of gallery ``name``, or all, as one gallery called ``all``.
@@ -178,8 +201,9 @@ class Retriever:
         images = inspect_gallery(load_gallery(listed, name), progress)
         if images.filter(status="ok").is_empty():
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
-        gallery = HeldGallery(pipeline_context(settings), found, images)
-        gallery.embed(progress)
+        context = pipeline_context(settings)
+        gallery = HeldGallery(context, found, images, is_folder=True)
+        gallery.embed(context.methods.get(settings.coarse.default).space, progress)
         return cls(gallery)
 
     @classmethod
@@ -269,7 +293,7 @@ class Retriever:
             method,
             encoded,
             searched,
-            self.gallery.index(),
+            self.gallery.index(method.space),
             depth + len(own),
             remove_reference=False,
             options=self.context.methods.options(method),
@@ -294,10 +318,11 @@ class Retriever:
         self, query: _Query, method: Method, progress: Progress
     ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
         from setr_lib.methods.inputs import encode_queries
+        from setr_lib.pipeline.retrieval import reference_pictures
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        index, space = self.gallery.index(), self.context.models.space()
+        index, space = self.gallery.index(method.space), self.context.models.space(method.space)
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
@@ -309,7 +334,10 @@ class Retriever:
             index.vectors,
             texts=texts,
             center_texts=self.center_texts or None,
-            reference_vectors=space.embed_images([open_image(query.reference.item(0, "path"))]),
+            reference_vectors=space.embed_preprocessed(
+                [space.preprocess(open_image(query.reference.item(0, "path")))]
+            ),
+            references=reference_pictures(self.context, query.reference, method.space),
         )
         return encoded, texts
 

@@ -47,6 +47,11 @@ class Tables:
         """The table of one kind of text that a method brings, for an evaluation set."""
         return f"method_texts/{key}/{_file_name(kind)}"
 
+    @staticmethod
+    def imported_texts(kind: str) -> str:
+        """The tables of imported texts of one kind that a method brings."""
+        return f"imported_texts/{_file_name(kind)}"
+
     def write(
         self,
         asset: str,

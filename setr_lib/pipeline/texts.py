@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from setr_lib.progress import Progress, silent
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.texts.imported import Filled
 
 ASSET = "method_texts"
 """The asset that makes them for an evaluation set."""
@@ -58,8 +60,10 @@ def make_texts(
     texts: Mapping[str, pl.DataFrame],
     dataset: str | None = None,
     progress: Progress = silent,
-) -> dict[str, pl.DataFrame]:
-    """Texts of several kinds for the same queries.
+    imported: Mapping[str, pl.DataFrame] | None = None,
+) -> dict[str, Filled]:
+    """Texts of several kinds for the same queries. The model is loaded where imported rows leave something to
+    ask.
 
     Args:
         context: The model, prompts and cache.
@@ -69,9 +73,10 @@ def make_texts(
         texts: Tables of the kinds that these are made from.
         dataset: The kind of data set, which selects the prompts.
         progress: Told how many texts are made.
+        imported: Rows from elsewhere, by kind, which go before what the model here would write.
 
     Returns:
-        A table for each kind, by its name.
+        A table for each kind, by its name, and how much of it was imported.
 
     Raises:
         TextKindError: A kind has no prompt and cannot be derived, or lacks what it is made from.
@@ -79,15 +84,23 @@ def make_texts(
     import polars as pl
 
     from setr_lib.texts.generation import CACHE_KIND, Generator, generate
+    from setr_lib.texts.imported import texts_with
+    from setr_lib.texts.kind import imported_schema
 
-    made: dict[str, pl.DataFrame] = {}
-    references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))
-    for kind in kinds:
+    def write(kind: TextKind, rows: pl.DataFrame) -> pl.DataFrame:
         generator = Generator(
             context.models.multimodal(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
         )
+        return generate(kind, generator, rows, references, {**texts, **frames})
+
+    made: dict[str, Filled] = {}
+    frames: dict[str, pl.DataFrame] = {}
+    references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))
+    for kind in kinds:
         rows = queries if kind.per == "query" else references
-        made[kind.name] = generate(kind, generator, rows, references, {**texts, **made})
+        given = (imported or {}).get(kind.name, imported_schema(kind).to_frame())
+        made[kind.name] = filled = texts_with(kind, given, rows, references, partial(write, kind))
+        frames[kind.name] = filled.frame
     return made
 
 
@@ -133,4 +146,5 @@ def texts_for(
         texts[CAPTIONS] = describe_images(model(), prompts, references, cache, progress, dataset)
     if COMPOSITIONS in needed:
         texts[COMPOSITIONS] = compose_queries(model(), prompts, queries, gallery, cache, dataset, progress)
-    return texts | make_texts(context, kinds, queries, gallery, texts, dataset, progress)
+    made = make_texts(context, kinds, queries, gallery, texts, dataset, progress)
+    return texts | {name: filled.frame for name, filled in made.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
+from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.models.device import OnHalve
+    from setr_lib.settings import Settings
 
-DEFAULT_SPACE = "clip"
-"""The space that ``[models.encoder]`` describes: that of every method that names none."""
+_NORM_ERROR = 0.01
+"""How far from 1 the norm of a vector may be: half-precision models are not exact."""
 ENTRY_POINTS = ("setr.spaces",)
 
 
@@ -46,6 +48,21 @@ class EmbeddingSpace(ABC):
     preprocessing_id: str = "none"
     dimension: int
     batch_size: int = 64
+
+    @property
+    def embeds_texts(self) -> bool:
+        """Whether the space has a text side: a class of its own overrides :meth:`embed_texts`."""
+        return type(self).embed_texts is not EmbeddingSpace.embed_texts
+
+    @property
+    def embeds_queries(self) -> bool:
+        """Whether an image and a text become one vector: a class overrides :meth:`embed_queries`."""
+        return type(self).embed_queries is not EmbeddingSpace.embed_queries
+
+    @property
+    def embeds_patches(self) -> bool:
+        """Whether the space gives patch tokens: a class overrides :meth:`embed_patches`."""
+        return type(self).embed_patches is not EmbeddingSpace.embed_patches
 
     def preprocess(self, image: Image.Image) -> Any:
         """Prepare an image for :meth:`embed_images`; may be called from several threads.
@@ -86,9 +103,10 @@ class EmbeddingSpace(ABC):
 
         from setr_lib.models.device import run_in_batches
 
-        rows = run_in_batches(
-            items, lambda batch: list(self.embed_images(batch)), batch_size or self.batch_size, on_halve
-        )
+        def embedded(batch: Sequence[Any]) -> list[NDArray[np.float32]]:
+            return list(checked_vectors(self, self.embed_images(batch), len(batch)))
+
+        rows = run_in_batches(items, embedded, batch_size or self.batch_size, on_halve)
         return np.stack(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -143,6 +161,37 @@ class EmbeddingSpace(ABC):
         return 0
 
 
+def checked_vectors(space: EmbeddingSpace, vectors: Any, count: int) -> NDArray[np.float32]:
+    """What a space has made of ``count`` images or queries, if it is as it must be.
+
+    Args:
+        space: The space.
+        vectors: What it gave.
+        count: How many rows there must be.
+
+    Returns:
+        Unit vectors, float32 [count, dimension].
+
+    Raises:
+        SpaceError: The shape is another one, or a vector is not finite or does not have norm 1.
+    """
+    import numpy as np
+
+    found = np.asarray(vectors, dtype=np.float32)
+    if found.shape != (count, space.dimension):
+        raise SpaceError(
+            f"the embedding space {space.id} gave vectors of shape {list(found.shape)}, "
+            f"not {[count, space.dimension]}"
+        )
+    norms = np.linalg.norm(found.astype(np.float64), axis=1)
+    if not (np.abs(norms - 1) <= _NORM_ERROR).all():  # not finite is not close to 1, either
+        raise SpaceError(
+            f"the embedding space {space.id} gave a vector of norm {float(norms[np.argmax(np.abs(norms - 1))]):g}: "
+            "divide vectors by their norm, so that their inner product is a cosine"
+        )
+    return found
+
+
 SpaceFactory = Callable[..., Any]
 """A class of spaces, or a function that makes one: called with the settings' options and ``device``."""
 
@@ -164,6 +213,41 @@ CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
 )
 
 
+def make_space(name: str, settings: Settings) -> EmbeddingSpace:
+    """Load the space that ``[spaces.NAME]`` describes.
+
+    Args:
+        name: Its name in the settings.
+        settings: They say of which kind it is, its options and the device.
+
+    Returns:
+        The space.
+
+    Raises:
+        SpaceError: Settings do not describe it, or it cannot be loaded; the message says where and why.
+    """
+    if name not in settings.spaces:
+        raise SpaceError(f"there is no embedding space {name!r}: {how_to_describe(name, settings)}")
+    described = settings.spaces[name]
+    where = f"[spaces.{name}] kind = {described.kind!r}"
+    factory = CATALOGUE.get(described.kind, settings)
+    try:
+        made = factory(**settings.space_options(name), device=settings.models.device)
+    except SetrError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    except Exception as error:  # someone else's class may raise anything
+        raise SpaceError(
+            f"{where} cannot be made with its options and the device: {type(error).__name__}: {error}"
+        ) from error
+    return check_space(made, where)
+
+
+def how_to_describe(name: str, settings: Settings) -> str:
+    """What to do about a space that settings do not describe, as the end of a sentence."""
+    known = ", ".join(repr(each) for each in (DEFAULT_SPACE, *settings.spaces))
+    return f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip" or package.module:NAME'
+
+
 def check_space(made: Any, where: str) -> EmbeddingSpace:
     """``made`` as an embedding space.
 
@@ -177,7 +261,7 @@ def check_space(made: Any, where: str) -> EmbeddingSpace:
     Raises:
         SpaceError: It lacks ``id``, ``dimension`` or ``embed_images``.
     """
-    lacking = [name for name in ("id", "dimension", "embed_images") if not hasattr(made, name)]
+    lacking = [name for name in ("id", "dimension", "embed_images") if not getattr(made, name, None)]
     if lacking or not isinstance(made, EmbeddingSpace):
         missing = f"it lacks {', '.join(lacking)}" if lacking else "it is not a subclass"
         raise SpaceError(f"{where} is not a setr_lib.spaces.space.EmbeddingSpace: {missing}")

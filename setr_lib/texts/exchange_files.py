@@ -1,11 +1,12 @@
-"""Files that exchange captions and compositions between machines: JSON Lines, one object a line, read
-strictly.
+"""Files that exchange captions, compositions and other generated texts between machines: JSON Lines, one
+object a line, read strictly.
 
 A caption has ``dataset``, ``image_id``, ``caption``, ``model``, ``prompt_hash``; a composition ``dataset``,
 ``query_id``, ``composition`` (the five keys that the model writes), ``model``, ``prompt_hash``. What follows
 may be left out, and is checked where it is there: ``split`` (compositions; needed where two splits know the
 query id), ``fingerprint`` (of the picture's bytes; of a composition's reference), ``reference_id`` and
-``modification`` (compositions), ``made_at`` (ISO 8601 with its zone).
+``modification`` (compositions), ``made_at`` (ISO 8601 with its zone). A text of another kind is like a
+caption (one per image) or a composition (one per query), with ``kind`` and, for its fields, ``text``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from setr_lib.benchmarks.annotations import Row, Unique, line_row, numbered_line
 from setr_lib.errors import SetrError
 from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
 from setr_lib.texts.answers import LISTS, AnswerError, Composition
+from setr_lib.texts.kind import TextKind, imported_schema
 
 _T = TypeVar("_T")
 _SHOWN_PROBLEMS = 20
@@ -122,6 +124,93 @@ def composition_line(dataset: str, split: str, row: Mapping[str, Any]) -> str:
     )
 
 
+def text_line(kind: TextKind, dataset: str, split: str, row: Mapping[str, Any]) -> str:
+    """One line (without its end) for a row of a kind of text; ``split`` is empty for an image's."""
+    of = {"split": split} if kind.per == "query" else {}
+    return _line(
+        {
+            "dataset": dataset,
+            **of,
+            kind.key: row[kind.key],
+            "kind": kind.name,
+            "text": {name: row[name] for name in kind.fields},
+            **{name: row[name] for name in imported_schema(kind) if name not in (kind.key, *kind.fields)},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What rows of a file are checked against."""
+
+    images_of: ImagesOf
+    queries_of: QueriesOf
+    fingerprint_of: FingerprintOf
+    splits_of: SplitsOf
+
+
+def read_texts(
+    file: Path, kind: TextKind, known: Known, *, dataset: str | None = None, other_pictures: bool = False
+) -> dict[tuple[str, str], pl.DataFrame]:
+    """The texts of one kind in a file.
+
+    Args:
+        file: JSON Lines, as :func:`text_line` writes them.
+        kind: What the rows must be.
+        known: The configured data sets.
+        dataset: Replaces every row's own name of its data set.
+        other_pictures: Whether texts are taken that were made from pictures with other bytes than those here.
+
+    Returns:
+        (data set, split) -> a frame with the columns of ``imported_schema``; for a kind per image the split
+        is empty.
+
+    Raises:
+        ImportRefusedError: Rows cannot be taken; all of them are named.
+        DatasetError: The file, or a data set, cannot be read at all.
+    """
+    ids: dict[tuple[str, str], Unique] = {}
+    required = ("dataset", kind.key, "kind", "text", "model", "prompt_hash")
+    optional = (*_EVIDENCE, *(_QUERY_EVIDENCE if kind.per == "query" else ()))
+
+    def read(row: Row) -> tuple[tuple[str, str], dict[str, Any]]:
+        _check_keys(row, required, optional)
+        if (given := row.text("kind")) != kind.name:
+            raise row.error(f"'kind' is {shown(given)}, not {shown(kind.name)}")
+        name = dataset or row.text("dataset")
+        key, query = (
+            ((name, ""), None)
+            if kind.per == "image"
+            else _query_of(row, name, known.queries_of, known.splits_of)
+        )
+        image = _image_of(row, name, known.images_of) if query is None else query.reference_id
+        ids.setdefault(key, Unique(f"text of {kind.per}")).claim(row, row.text(kind.key))
+        of_query = {} if query is None else {"reference_id": image, "modification": query.modification}
+        values = {
+            kind.key: row.text(kind.key),
+            **_fields(row, kind),
+            **of_query,
+            "fingerprint": _fingerprint(row, known.fingerprint_of(name, image), other_pictures),
+            **_origin(row),
+        }
+        return key, values
+
+    return _frames(_collect(file, f"{kind.name} to import", read), imported_schema(kind))
+
+
+def _fields(row: Row, kind: TextKind) -> dict[str, Any]:
+    try:
+        made = kind.answer.of(row.row("text").values).model_dump()
+    except AnswerError as error:
+        raise row.error(f"'text': {error}") from None
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
+    for value in fields.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "\x00" in text:
+                raise row.error(f"'text': {shown(text)} holds a NUL character")
+    return fields
+
+
 def read_captions(
     file: Path,
     images_of: ImagesOf,
@@ -151,10 +240,7 @@ def read_captions(
     def read(row: Row) -> tuple[str, dict[str, Any]]:
         _check_keys(row, _CAPTION_KEYS, _EVIDENCE)
         name = dataset or row.text("dataset")
-        known = images_of(name)
-        if known is None:
-            raise row.error(f"'dataset' {shown(name)} is not configured: see [datasets] of setr.toml")
-        image_id = row.known("image_id", row.text("image_id"), known, f"the galleries of {name}")
+        image_id = _image_of(row, name, images_of)
         ids.setdefault(name, Unique("caption of image")).claim(row, image_id)
         caption = " ".join(row.text("caption").split())
         made_from = _fingerprint(row, fingerprint_of(name, image_id), other_pictures)
@@ -193,20 +279,9 @@ def read_compositions(
 
     def read(row: Row) -> tuple[tuple[str, str], dict[str, Any]]:
         _check_keys(row, _COMPOSITION_KEYS, (*_EVIDENCE, *_QUERY_EVIDENCE))
-        name = dataset or row.text("dataset")
-        key = (
-            name,
-            row.text("split") if "split" in row.values else _split_of(row, name, queries_of, splits_of),
-        )
-        known = queries_of(*key)
-        if known is None:
-            raise row.error(f"split {shown(key[1])} of data set {shown(key[0])} is not configured")
+        key, query = _query_of(row, dataset or row.text("dataset"), queries_of, splits_of)
         query_id = row.text("query_id")
-        if query_id not in known:
-            raise row.error(f"'query_id' {shown(query_id)} is not a query of {' '.join(key)}")
         ids.setdefault(key, Unique("composition of query")).claim(row, query_id)
-        query = known[query_id]
-        _check_query(row, query)
         here = fingerprint_of(key[0], query.reference_id)
         values = {
             "query_id": query_id,
@@ -219,6 +294,32 @@ def read_compositions(
         return key, values
 
     return _frames(_collect(file, "compositions to import", read), IMPORTED_COMPOSITIONS)
+
+
+def _image_of(row: Row, dataset: str, images_of: ImagesOf) -> str:
+    """The id of the image that the row is of. Raises ``DatasetError`` where it is not known."""
+    known = images_of(dataset)
+    if known is None:
+        raise row.error(f"'dataset' {shown(dataset)} is not configured: see [datasets] of setr.toml")
+    return row.known("image_id", row.text("image_id"), known, f"the galleries of {dataset}")
+
+
+def _query_of(
+    row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf
+) -> tuple[tuple[str, str], KnownQuery]:
+    """(data set, split) of the query that the row is of, and the query. Raises ``DatasetError`` where it is
+    not known, or was another one when the row was made.
+    """
+    split = row.text("split") if "split" in row.values else _split_of(row, dataset, queries_of, splits_of)
+    known = queries_of(dataset, split)
+    if known is None:
+        raise row.error(f"split {shown(split)} of data set {shown(dataset)} is not configured")
+    query_id = row.text("query_id")
+    if query_id not in known:
+        raise row.error(f"'query_id' {shown(query_id)} is no query of {dataset} {split}")
+    query = known[query_id]
+    _check_query(row, query)
+    return (dataset, split), query
 
 
 def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf) -> str:

@@ -1,4 +1,5 @@
-"""Imported captions and compositions: where they fit, they are used in place of a call of the model.
+"""Imported captions, compositions and other texts: where they fit, they are used in place of a call of the
+model.
 
 An imported row fits an image (or query) while that is still what the row was made from. It then goes before
 what the model here would write, with its own ``model`` and ``prompt_hash``; the model is not even loaded when
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
+from setr_lib.texts.kind import OK, TextKind
 
 DETAIL = "imported"
 """What the tables' ``detail`` says of an imported row."""
@@ -89,6 +91,44 @@ def compose_with(
     used = given.with_columns(status=pl.lit("ok"), detail=pl.lit(DETAIL))
     frame = _in_order(queries, "query_id", used.select(list(COMPOSITIONS)), made)
     return Filled(conform(frame, COMPOSITIONS, "compositions"), given.height, named.height - given.height)
+
+
+def texts_with(
+    kind: TextKind,
+    imported: pl.DataFrame,
+    rows: pl.DataFrame,
+    images: pl.DataFrame,
+    make: Callable[[pl.DataFrame], pl.DataFrame],
+) -> Filled:
+    """The texts of one kind, carried ones first.
+
+    Args:
+        kind: What is asked.
+        imported: Carried rows (columns as :func:`setr_lib.texts.kind.imported_schema`).
+        rows: The queries, or for a kind per image the images.
+        images: GALLERY rows of the reference images.
+        make: Asked for the rows that are left, and only if there are any.
+
+    Returns:
+        A table with ``kind.schema`` in the order of ``rows``, and what was used of the carried rows.
+    """
+    named = imported.join(rows, on=kind.key, how="semi")
+    unfit = unfit_texts(kind, named, rows, images)
+    given = named.join(unfit, on=kind.key, how="anti")
+    rest = rows.join(given, on=kind.key, how="anti", maintain_order="left")
+    made = make(rest) if rest.height else kind.schema.to_frame()
+    carried = given.with_columns(status=pl.lit(OK), detail=pl.lit(DETAIL))
+    frame = _in_order(rows, kind.key, carried.select(list(kind.schema)), made)
+    return Filled(conform(frame, kind.schema, kind.name), given.height, unfit.height)
+
+
+def unfit_texts(
+    kind: TextKind, imported: pl.DataFrame, rows: pl.DataFrame, images: pl.DataFrame
+) -> pl.DataFrame:
+    """The carried rows whose image or query is not what they were made from any more."""
+    if kind.per == "image":
+        return unfit_captions(imported, rows)
+    return unfit_compositions(imported, rows, images)
 
 
 def unfit_captions(imported: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:

@@ -96,6 +96,15 @@ class TextKind:
         return pl.Schema({self.key: pl.String(), **self.fields, **texts})
 
 
+def imported_schema(kind: TextKind) -> pl.Schema:
+    """The table of a kind's texts from elsewhere: id, the answer's fields, who wrote them, and what they were
+    made from; unknown fingerprints and times are empty.
+    """
+    of_query = ("reference_id", "modification") if kind.per == "query" else ()
+    texts = ("model", "prompt_hash", *of_query, "fingerprint", "made_at")
+    return pl.Schema({kind.key: pl.String(), **kind.fields, **{name: pl.String() for name in texts}})
+
+
 _TYPES: dict[Any, pl.DataType] = {str: pl.String(), float: pl.Float64(), int: pl.Int64(), bool: pl.Boolean()}
 
 

@@ -26,7 +26,14 @@ from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_lib.cli import main
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import CoarseSettings, DatasetSettings, Section, Settings, load_settings
+from setr_lib.settings import (
+    CoarseSettings,
+    DatasetSettings,
+    Section,
+    Settings,
+    SpaceSettings,
+    load_settings,
+)
 
 KEYS = ["cirr-val", "fashioniq-val"]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -275,6 +282,7 @@ CHANGES: dict[str, object] = {
     "evaluation.contact_sheet_queries": 2,
     "evaluation.limit": 1,
     "registry.model": "other",
+    "spaces": {"other": SpaceSettings(kind="open_clip", options={"name": "ViT-B-32"})},
 }
 
 
@@ -316,7 +324,7 @@ def test_changed_setting_changes_the_code_versions_of_those_that_declare_it(worl
     after = changed(world.settings, key, CHANGES[key])
     readers = {asset for asset, keys in declared(world.settings, after).items() if general(key) in keys}
     assert differing(world.settings, after) == readers
-    assert readers or key == "reranking.judge_weight"
+    assert readers or key in ("reranking.judge_weight", "spaces")  # read where a method searches the space
 
 
 def test_changes_of_a_key_that_nothing_reads_change_no_code_version(world: World) -> None:
@@ -340,6 +348,31 @@ def test_weight_counts_where_the_settings_choose_the_fusion(world: World) -> Non
     heavier = changed(fixed, "reranking.judge_weight", 2.0)
     assert differing(fixed, heavier) == {"reranked_rankings"}
     assert differing(world.settings, changed(world.settings, "reranking.judge_weight", 2.0)) == set()
+
+
+def test_a_changed_space_concerns_what_searches_it(world: World) -> None:
+    (world.settings.base_dir / "searching.py").write_text(
+        "from setr_lib.methods.method import VectorMethod\n"
+        "def texts(inputs): return inputs.queries.modification_vectors\n"
+        'LARGE = VectorMethod("in_large", texts, space="large")\n'
+    )
+    large = {"large": SpaceSettings(kind="open_clip", options={"name": "local-dir:clip", "batch_size": 2})}
+    described = changed(world.settings, "spaces", large)
+    ranked = changed(described, "coarse.strategies", ["intersection", "searching:LARGE"])
+    another = {"large": SpaceSettings(kind="open_clip", options={"name": "ViT-B-32"})}
+    assert differing(ranked, changed(ranked, "spaces", another)) == {"gallery_embeddings", "coarse_rankings"}
+    unused = {**large, "other": another["large"]}
+    assert differing(ranked, changed(ranked, "spaces", unused)) == set(), "no method searches it"
+    faster = {"large": SpaceSettings(kind="open_clip", options={"name": "local-dir:clip", "batch_size": 9})}
+    assert differing(ranked, changed(ranked, "spaces", faster)) == set()
+    judged = changed(ranked, "coarse.default", "searching:LARGE")
+    searched = {"gallery_embeddings", "coarse_rankings", "training_embeddings", "reranking_fusion"}
+    assert differing(judged, changed(judged, "spaces", another)) == searched
+    alone = changed(judged, "coarse.strategies", ["searching:LARGE"])
+    other_encoder = changed(alone, "models.encoder.name", "ViT-B-32")
+    assert differing(alone, other_encoder) == {"training_embeddings", "reranker_pairs"}, (
+        "pairs are mined there"
+    )
 
 
 def test_another_data_set_leaves_the_others_current(world: World) -> None:
@@ -368,9 +401,15 @@ def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
-    "method_texts: coarse.caption_default",
+    "gallery_embeddings: coarse.caption_strategies",
+    "gallery_embeddings: coarse.strategies",
+    "training_embeddings: coarse.caption_strategies",
+    "training_embeddings: coarse.default",
+    "training_embeddings: coarse.strategies",
     "method_texts: coarse.caption_strategies",
-    "method_texts: coarse.default",
+    "promoted_reranker: coarse.caption_strategies",
+    "promoted_reranker: coarse.default",
+    "promoted_reranker: coarse.strategies",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
     "reranked_rankings: coarse.caption_strategies",
@@ -379,8 +418,8 @@ LOOKED_UP = {
     "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
-"""Looked up to observe the fusion in use, or to find a method among all that settings name: not for the
-asset's own result."""
+"""Looked up to observe the fusion in use, to find a method among all that settings name, or to find the
+embedding spaces that methods search (which ``spaces:ranked`` and ``spaces:reranked`` stand for)."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,73 @@ def test_caption_strategies_are_looked_at_too(
     assert any(words in problem for problem in found["problems"])
     config.write_text(f"{SETTINGS}\n[coarse]\ncaption_strategies = []\n", encoding="utf-8")
     assert doctor("--quick")[0] == 0  # nobody has to search captions
+
+
+PLUGIN = """
+from setr_lib.methods.method import VectorMethod
+from setr_lib.spaces.space import EmbeddingSpace
+
+class Mine(EmbeddingSpace):
+    def __init__(self, device, size=3):
+        raise RuntimeError("the doctor loads no space")
+    def embed_images(self, images): ...
+
+ByMine = VectorMethod("by_mine", lambda inputs: inputs.queries.reference_vectors, space="mine")
+"""
+SEARCHED = '[coarse]\nstrategies = ["intersection", "doctor_plugin:ByMine"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        (SEARCHED + '[spaces.mine]\nkind = "doctor_plugin:Mine"\n', "ok", ""),
+        ('[spaces.mine]\nkind = "doctor_plugin:Mine"\n', "warning", "no configured method searches it"),
+        (
+            SEARCHED + '[spaces.mine]\nkind = "doctor_plugin:Mine"\noptions = {sizes = 3}\n',
+            "broken",
+            "[spaces.mine.options] do not fit: got an unexpected keyword argument 'sizes'",
+        ),
+        (SEARCHED + '[spaces.mine]\nkind = "doctor_plugin:Absent"\n', "broken", "Absent"),
+        (
+            SEARCHED + '[spaces.mine]\nkind = "open_clip"\noptions = {name = "local-dir:no"}\n',
+            "missing",
+            "no such folder",
+        ),
+        (SEARCHED + '[spaces.mine]\nkind = "open_clip"\n', "broken", "missing a required argument: 'name'"),
+    ],
+)
+def test_spaces_are_looked_up_and_their_images_counted(
+    config: Path,
+    doctor: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    status: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (config.parent / "doctor_plugin.py").write_text(PLUGIN, encoding="utf-8")
+    config.write_text(f"{SETTINGS}\n{text}", encoding="utf-8")
+    code, found = doctor()
+    sys.modules.pop("doctor_plugin", None)
+    assert statuses(found)["space mine"] == status
+    assert code == (1 if status in ("broken", "missing") else 0)
+    check = next(each for each in found["configured"] if each["what"] == "space mine")
+    assert words in check["detail"]
+    images = {"clip": 2, "mine": 2} if text.startswith(SEARCHED) else {"clip": 2}
+    assert found["images_to_embed"] == images
+
+
+def test_a_method_whose_space_is_not_described_is_told(
+    config: Path, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (config.parent / "doctor_plugin.py").write_text(PLUGIN, encoding="utf-8")
+    config.write_text(f"{SETTINGS}\n{SEARCHED}", encoding="utf-8")
+    code, found = doctor()
+    sys.modules.pop("doctor_plugin", None)
+    assert (code, statuses(found)["strategies"]) == (1, "broken")
+    (problem,) = [each for each in found["problems"] if "by_mine" in each]
+    assert "write a section [spaces.mine]" in problem
 
 
 def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -196,6 +197,9 @@ def test_a_strategy_of_ones_own_by_decorator(monkeypatch: pytest.MonkeyPatch) ->
     assert "by_name" in method_names()
     assert get_method("by_name").scores(inputs_of()).shape == (3, 30)
     assert register(ByName()).name == "by_name"
+    assert get_method("by_name").space == "clip", "where it names none"
+    register(type("Elsewhere", (ByName,), {"space": "elsewhere"}))
+    assert get_method("by_name").space == "elsewhere"
 
 
 def test_a_strategy_of_ones_own_by_entry_point_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +220,9 @@ def test_bad_strategies_are_explained() -> None:
         get_method("no.such.module:Strategy")
     with pytest.raises(MethodError, match="is not a retrieval method"):
         register(object())
+    lacking = type("Lacking", (ByName,), {"__init__": lambda self: Path("no such weights").read_bytes()})
+    with pytest.raises(MethodError, match=r"Lacking cannot be made: FileNotFoundError.*no such weights"):
+        register(lacking)
     wishful = type("Wishful", (ByName,), {"needs": frozenset({"miracles"})})
     with pytest.raises(MethodError, match="miracles"):
         register(wishful)

@@ -1,0 +1,166 @@
+"""The reference pictures of queries: opened when a method asks for them, and what an embedding space makes of
+them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from setr_lib.methods.inputs import (
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    REFERENCE_PIXELS,
+    MethodError,
+)
+from setr_lib.spaces.images import UnreadableImageError, open_image
+from setr_lib.spaces.space import EmbeddingSpace, checked_vectors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from setr_lib.methods.method import Method
+
+_LOG = logging.getLogger(__name__)
+
+OF_PICTURES = frozenset({QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES})
+"""The needs that are made from the reference pictures."""
+_MADE_BY = {QUERY_VECTORS: "embed_queries", REFERENCE_PATCHES: "embed_patches"}
+
+
+def check_space_gives(method: Method, space: EmbeddingSpace) -> None:
+    """Refuse a method that needs what its embedding space cannot give.
+
+    Args:
+        method: The retrieval method.
+        space: The embedding space that it searches.
+
+    Raises:
+        MethodError: The space lacks ``embed_queries`` or ``embed_patches``, and the method needs them.
+    """
+    there = {QUERY_VECTORS: space.embeds_queries, REFERENCE_PATCHES: space.embeds_patches}
+    for need, is_there in there.items():
+        if need in method.needs and not is_there:
+            raise MethodError(
+                f"retrieval method {method.name!r} needs {need}, which its embedding space {method.space!r} "
+                f"({space.id}) cannot give: the space has no {_MADE_BY[need]}; let the method's `space` name another"
+            )
+
+
+class ReferencePictures:
+    """Opens the reference pictures of queries, and embeds them.
+
+    A picture that cannot be read gives a zero row, is named in :attr:`failed`, and is logged.
+
+    Args:
+        space: The embedding space that methods search.
+        paths: The picture's file by image id.
+    """
+
+    def __init__(self, space: EmbeddingSpace, paths: Mapping[str, str]) -> None:
+        self.space, self._paths = space, paths
+        self.failed: dict[str, str] = {}
+        """Why a picture that was asked for could not be read, by image id."""
+
+    def pixels(self, images: Sequence[str]) -> list[Image.Image | None]:
+        """The opened pictures.
+
+        Args:
+            images: Image ids.
+
+        Returns:
+            An RGB picture for each, None for one that cannot be read.
+        """
+        opened = {image: self._open(image) for image in dict.fromkeys(images)}
+        self._report(images)
+        return [opened[image] for image in images]
+
+    def patches(self, images: Sequence[str]) -> NDArray[np.float32]:
+        """The vision tower's patch tokens of pictures; every distinct one is embedded once.
+
+        Args:
+            images: Image ids.
+
+        Returns:
+            ``float32[images, patches, width]``; zeros for a picture that cannot be read.
+
+        Raises:
+            SpaceError: The space gives no patch tokens.
+            MethodError: Not one token for each image, or tokens that are not finite.
+        """
+        distinct = list(dict.fromkeys(images))
+        found: dict[str, NDArray[np.float32]] = {}
+        for batch in self._prepared((image, "") for image in distinct):
+            tokens = np.asarray(
+                self.space.embed_patches([pixels for _, pixels, _ in batch]), dtype=np.float32
+            )
+            if tokens.ndim != 3 or len(tokens) != len(batch) or not np.isfinite(tokens).all():
+                raise MethodError(
+                    f"the embedding space {self.space.id} gave patch tokens of shape {list(tokens.shape)} for "
+                    f"{len(batch)} images, or some that are not finite"
+                )
+            found.update((distinct[row], token) for (row, _, _), token in zip(batch, tokens, strict=True))
+        self._report(images)
+        shape = next(iter(found.values())).shape if found else (0, 0)
+        nothing = np.zeros(shape, dtype=np.float32)
+        rows = [found.get(image, nothing) for image in images]
+        return np.stack(rows) if rows else np.zeros((0, *shape), dtype=np.float32)
+
+    def query_vectors(self, images: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Reference pictures and modification texts as one vector each, in batches of the space's size.
+
+        Args:
+            images: The references' image ids.
+            texts: A modification text for each.
+
+        Returns:
+            ``float32[queries, d]``, norm 1; a zero row where the picture cannot be read.
+
+        Raises:
+            SpaceError: The space cannot embed an image and a text as one query.
+        """
+        vectors = np.zeros((len(images), self.space.dimension), dtype=np.float32)
+        for batch in self._prepared(zip(images, texts, strict=True)):
+            pixels, words = [pixels for _, pixels, _ in batch], [text for _, _, text in batch]
+            made = self.space.embed_queries(pixels, words)
+            vectors[[row for row, _, _ in batch]] = checked_vectors(self.space, made, len(batch))
+        self._report(images)
+        return vectors
+
+    def _prepared(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[int, Any, str]]]:
+        """(row, preprocessed picture, text) of what can be read, a batch at a time."""
+        batch: list[tuple[int, Any, str]] = []
+        for row, (image, text) in enumerate(pairs):
+            if (opened := self._open(image)) is not None:
+                batch.append((row, self.space.preprocess(opened), text))
+            if len(batch) >= self.space.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _open(self, image: str) -> Image.Image | None:
+        if image in self.failed:
+            return None
+        if image not in self._paths:
+            self.failed[image] = "it is not among the gallery's images"
+            return None
+        try:
+            return open_image(self._paths[image])
+        except UnreadableImageError as error:
+            self.failed[image] = str(error)
+            return None
+
+    def _report(self, images: Sequence[str]) -> None:
+        lacking = [image for image in dict.fromkeys(images) if image in self.failed]
+        if lacking:
+            _LOG.warning(
+                "%d reference pictures cannot be read, their queries go without them; the first is %s: %s",
+                len(lacking),
+                lacking[0],
+                self.failed[lacking[0]],
+            )
