@@ -316,7 +316,7 @@ def _query_of(
         raise row.error(f"split {shown(split)} of data set {shown(dataset)} is not configured")
     query_id = row.text("query_id")
     if query_id not in known:
-        raise row.error(f"'query_id' {shown(query_id)} is no query of {dataset} {split}")
+        raise row.error(f"'query_id' {shown(query_id)} is not a query of {dataset} {split}")
     query = known[query_id]
     _check_query(row, query)
     return (dataset, split), query

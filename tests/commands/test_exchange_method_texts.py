@@ -175,12 +175,12 @@ def test_a_kind_that_no_method_brings_is_answered_with_the_known_ones(
         ({"text": {"headline": "a dog", "words": []}}, "'text': keys missing ['certain']"),
         ({"text": {"headline": " ", "words": [], "certain": 1}}, "'text': headline is empty"),
         ({"text": {"headline": "a\x00b", "words": [], "certain": 1}}, "NUL character"),
-        ({"query_id": "9"}, "no query of any configured split"),
+        ({"query_id": "9"}, "not a query of any configured split"),
         ({"reference_id": NAMES[5]}, "was made for reference"),
         ({"modification": "another"}, "was made for the text"),
         ({"fingerprint": "0" * 32}, "was made from another picture"),
         ({"extra": 1}, "unknown key 'extra'"),
-        ({"dataset": "other"}, "no query of any configured split of 'other'"),
+        ({"dataset": "other"}, "not a query of any configured split of 'other'"),
     ],
 )
 def test_a_row_that_is_not_right_is_refused_and_nothing_imported(
