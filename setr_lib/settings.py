@@ -47,6 +47,12 @@ NegativeKind = Literal[
 _SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
+BASE_JUDGE, ADAPTER = "base judge", "adapter"
+"""The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
+RERANKERS = {BASE_JUDGE, ADAPTER}
+"""Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
+of installed packages are looked up."""
+RERANKER_ENTRY_POINTS = "setr.rerankers"
 DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
 """Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
@@ -105,6 +111,13 @@ StrategyName = Annotated[
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
         f"write a strategy's name ({_PLAIN_WORDS}) or package.module:NAME",
+    ),
+]
+RerankerName = Annotated[
+    str,
+    _named(
+        rf"[A-Za-z0-9][A-Za-z0-9_. -]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        f"write a re-ranker's name ({_PLAIN_WORDS}; spaces, too) or package.module:NAME",
     ),
 ]
 ModuleName = Annotated[
@@ -350,16 +363,41 @@ class AdapterSettings(Section):
 
 
 class RerankingSettings(Section):
+    methods: Annotated[list[StrategyName], Field(min_length=1)] | None = None
+    """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
+    where none is named."""
+    rerankers: list[RerankerName] = [BASE_JUDGE, ADAPTER]
+    """Who re-ranks, in this order: each one's rows are compared with those before it. ``adapter`` is left out
+    until one is promoted; an empty list re-ranks nothing."""
     top_k: Count = 50
-    """How many of stage 1's candidates the judge re-orders: all of them, where ``[coarse] top_k`` keeps
+    """How many of stage 1's candidates a re-ranker re-orders: all of them, where ``[coarse] top_k`` keeps
     fewer."""
     fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
-    """``auto``: for each judge, the one that orders held-out synthesised queries best (asset
-    ``reranking_fusion``)."""
+    """``auto``: for each method and re-ranker, the one that orders held-out synthesised queries best (asset
+    ``reranking_fusion``). ``judge`` is the re-ranker's score alone."""
     judge_weight: float = Field(default=1.0, ge=0, le=1000)
     """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+
+    @field_validator("rerankers")
+    @classmethod
+    def _known_rerankers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if ":" not in name and name not in RERANKERS and name not in (installed := _installed()):
+                known = ", ".join(sorted({*RERANKERS, *installed}))
+                raise ValueError(
+                    f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
+                    f"{RERANKER_ENTRY_POINTS!r}, or name it package.module:NAME"
+                )
+        return names
+
+
+def _installed() -> set[str]:
+    """Names of the re-rankers of installed packages."""
+    from importlib.metadata import entry_points
+
+    return {point.name for point in entry_points(group=RERANKER_ENTRY_POINTS)}
 
 
 class EvaluationSettings(Section):
@@ -456,10 +494,21 @@ class Settings(BaseSettings):
             coarse = self.coarse
             plugins = [name for name in (*coarse.strategies, *coarse.caption_strategies) if ":" in name]
             named = [f"[coarse] strategy {name!r}" for name in plugins]
+            named += [f"[reranking] re-ranker {name!r}" for name in self.reranking.rerankers if ":" in name]
             if self.models.judge.trust_remote_code:
                 named.append("[models.judge] trust_remote_code = true")
             if named:
                 raise ValueError(f"{' and '.join(named)} would run code, {UNTRUSTED}")
+        return self
+
+    @model_validator(mode="after")
+    def _reranked_methods_are_ranked(self) -> Settings:
+        for name in self.reranking.methods or ():
+            if name not in self.coarse.strategies:
+                raise ValueError(
+                    f"[reranking] methods: {name!r} is not among [coarse] strategies: add it there, or name of "
+                    f"{', '.join(self.coarse.strategies)}"
+                )
         return self
 
     @classmethod
@@ -509,6 +558,11 @@ class Settings(BaseSettings):
     @property
     def artifact_root(self) -> Path:
         return self.storage_root / "mlartifacts"
+
+    @property
+    def reranked_methods(self) -> list[str]:
+        """The methods whose candidates are re-ranked, as settings call them."""
+        return self.reranking.methods or [self.coarse.default]
 
     def rerank_depth(self, dataset: str | None = None) -> int:
         """How many of stage 1's candidates the judge re-orders: for the data set of this name, or in general.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
+from setr_lib.pipeline.reranking import ConfiguredRerankers
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
 from setr_lib.settings import Settings
 
@@ -36,6 +37,7 @@ class PipelineContext:
         self.tables = Tables(settings)
         self.models = Models(settings, lambda version: self.registry.bundle(version))
         self.methods = ConfiguredMethods(self)
+        self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
 
     @property
