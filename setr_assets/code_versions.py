@@ -106,9 +106,9 @@ def needs(strategy: str, need: str) -> bool:
     return need in NEEDS.get(strategy, frozenset({need}))
 
 
-def default_needs(need: str) -> Callable[[Settings], bool]:
-    """A condition for :func:`when`: whether the default strategy needs ``need``."""
-    return lambda settings: needs(settings.coarse.default, need)
+def reranked_need(need: str) -> Callable[[Settings], bool]:
+    """A condition for :func:`when`: whether a method whose candidates are re-ranked needs ``need``."""
+    return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
 
 
 def keys_behind(read: str) -> tuple[str, ...]:

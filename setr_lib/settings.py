@@ -487,6 +487,22 @@ class Settings(BaseSettings):
                 )
         return datasets
 
+    @field_validator("reranking")
+    @classmethod
+    def _reranked_methods_are_ranked(
+        cls, reranking: RerankingSettings, info: ValidationInfo
+    ) -> RerankingSettings:
+        coarse: CoarseSettings | None = info.data.get("coarse")  # absent where it is at fault itself
+        if coarse is None:
+            return reranking
+        for name in reranking.methods or ():
+            if name not in coarse.strategies:
+                raise ValueError(
+                    f"methods: {name!r} is not among [coarse] strategies: add it there, or name some of "
+                    f"{', '.join(coarse.strategies)}"
+                )
+        return reranking
+
     @model_validator(mode="after")
     def _no_foreign_code(self) -> Settings:
         """Code is named by files that were chosen, or that nobody else could have written."""
@@ -499,16 +515,6 @@ class Settings(BaseSettings):
                 named.append("[models.judge] trust_remote_code = true")
             if named:
                 raise ValueError(f"{' and '.join(named)} would run code, {UNTRUSTED}")
-        return self
-
-    @model_validator(mode="after")
-    def _reranked_methods_are_ranked(self) -> Settings:
-        for name in self.reranking.methods or ():
-            if name not in self.coarse.strategies:
-                raise ValueError(
-                    f"[reranking] methods: {name!r} is not among [coarse] strategies: add it there, or name of "
-                    f"{', '.join(self.coarse.strategies)}"
-                )
         return self
 
     @classmethod

@@ -16,7 +16,7 @@ from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
-    from setr_lib.reranking.scorer import JudgedQuery
+    from setr_lib.reranking.reranker import JudgedQuery, Reranker
 
 _BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
 _BYTES_PER_KEPT_TEXT = 700
@@ -34,7 +34,7 @@ class SetPlan:
     images: int
     gallery_key: str
     pairs: int
-    """(query, candidate) pairs per judge, CIRR's subset members included."""
+    """(query, candidate) pairs per method and re-ranker, CIRR's subset members included."""
     problem: str = ""
 
 
@@ -44,7 +44,7 @@ class TrainingPlan:
 
     images: int
     calibrated: int
-    """Held-out queries that the choice of fusion composes, and judges with both judges."""
+    """Held-out queries that the choice of fusion composes, and scores for each method and re-ranker."""
     taught: int
     """Pairs in all epochs."""
     held_out: int
@@ -60,6 +60,8 @@ class Speeds:
     describe: float
     compose: float
     judge: float
+    rerankers: dict[str, float]
+    """Of re-rankers that are not the Yes/No judge, by name."""
     dimension: int
     device: str
     memory: str
@@ -79,7 +81,7 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
         raise SetrError("no evaluation set can be read: see the reasons above")
     if counts_only:
         return 0
-    _print_costs(settings, present, training, measure(context, present[0].key, sample))
+    _print_costs(context, present, training, measure(context, present[0].key, sample))
     return 0
 
 
@@ -92,7 +94,7 @@ def count_training(settings: Settings) -> TrainingPlan:
     per_group = 1 + sum(options.pairs.negatives_per_group.values())
     held_out = round(options.pairs.groups * options.pairs.held_out_share)
     taught = (options.pairs.groups - held_out) * per_group * options.adapter.epochs
-    calibrated = min(held_out, MOST_QUERIES) if options.fusion == "auto" else 0
+    calibrated = min(held_out, MOST_QUERIES) if options.fusion == "auto" and options.rerankers else 0
     try:
         images, problem = load_training_images(settings).height, ""
     except SetrError as error:
@@ -165,14 +167,27 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         describe=_seconds_each(described, pictures),
         compose=_seconds_each(composed, pairs),
         judge=_seconds_each(judged, queries) / len(queries[0].candidates),
+        rerankers={
+            reranker.name: _seconds_each(reranker.score, queries) / len(queries[0].candidates)
+            for reranker in _others(context)
+        },
         dimension=encoder.dimension,
         device=str(model.device),
         memory=_memory(str(model.device)),
     )
 
 
+def _others(context: PipelineContext) -> list[Reranker]:
+    """The configured re-rankers that are not the Yes/No judge, opened."""
+    from setr_lib.pipeline.reranking import open_reranker
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    own = [named.name for named in context.rerankers.configured if named not in BUILT_IN]
+    return [open_reranker(context, name).scorer for name in own]
+
+
 def _sample_queries(pictures: list, texts: list[str], sample: int) -> list[JudgedQuery]:
-    from setr_lib.reranking.scorer import JudgedQuery
+    from setr_lib.reranking.reranker import JudgedQuery
 
     candidates = tuple(pictures[: max(2, sample)])
     count = max(2, sample // 4)
@@ -211,7 +226,7 @@ def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
 
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
-    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per judge"):
+    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per re-ranker"):
         table.add_column(column, justify="left" if column == "evaluation set" else "right")
     for plan in plans:
         numbers = (plan.images, plan.references, plan.queries, plan.pairs)
@@ -224,15 +239,20 @@ def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
         console.print(f"only the first {settings.evaluation.limit:,} queries of each set (evaluation.limit)")
 
 
-def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds) -> None:
+def _print_costs(
+    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    galleries = {plan.gallery_key: plan.images for plan in plans}
+    settings, galleries = context.settings, {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    calibrated = 2 * training.calibrated * settings.rerank_depth()
+    rerankers = [reranker.name for reranker in context.rerankers.configured]
+    methods = len(settings.reranked_methods)
+    pairs *= methods
+    calibrated = methods * training.calibrated * settings.rerank_depth()
     lines = [
         ("embed the galleries", images, speeds.embed),
         ("embed the training images", training.images, speeds.embed),
@@ -241,9 +261,11 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", training.calibrated, speeds.compose),
-        ("choose the fusion: judge", calibrated, speeds.judge),
-        ("judge, base model", pairs, speeds.judge),
-        ("judge, adapter", pairs, speeds.judge),
+        *(
+            (f"choose the fusion: {name}", calibrated, speeds.rerankers.get(name, speeds.judge))
+            for name in rerankers
+        ),
+        *((f"re-rank: {name}", pairs, speeds.rerankers.get(name, speeds.judge)) for name in rerankers),
     ]
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
@@ -254,7 +276,7 @@ def _print_costs(settings: Settings, plans: list[SetPlan], training: TrainingPla
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
     vectors = (images + training.images) * speeds.dimension * 4
     answers = references + queries + training.calibrated
-    kept = (2 * pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
+    kept = len(rerankers) * (pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(

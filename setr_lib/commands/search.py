@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
+    from setr_lib.pipeline.reranking import OpenReranker
     from setr_lib.progress import Progress
 
 _QUERY, _REFERENCE = "search", "(reference)"
@@ -30,14 +31,12 @@ _QUERY, _REFERENCE = "search", "(reference)"
 
 @dataclass(frozen=True)
 class Found:
-    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``adapter`` the champion, if
-    any.
-    """
+    """The answer to one query. ``coarse`` and ``judged`` are RANKINGS frames; ``reranker`` scored."""
 
     target_caption: str
     coarse: pl.DataFrame
     judged: pl.DataFrame
-    adapter: str | None
+    reranker: OpenReranker
     paths: dict[str, str]
 
 
@@ -49,6 +48,7 @@ def run(
     dataset: str | None,
     gallery: str | None,
     method: str | None,
+    reranker: str | None,
     k: int,
     output: Path | None,
 ) -> int:
@@ -68,14 +68,15 @@ def run(
         )
     chosen = context.methods.get(method or settings.coarse.default)
     with progress_on_terminal() as progress:
-        found = search(context, key, image, text.strip(), gallery, progress, chosen)
+        found = search(context, key, image, text.strip(), gallery, progress, chosen, reranker)
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _sheet(image, text, found, chosen.name, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    _print(found, key, k, path)
+    is_first = reranker is None and found.reranker.version is None
+    _print(found, key, k, path, " (no adapter promoted yet)" if is_first else "")
     return 0
 
 
@@ -113,6 +114,7 @@ def search(
     gallery_name: str | None,
     progress: Progress,
     method: Method | None = None,
+    reranker_name: str | None = None,
 ) -> Found:
     """Both stages on one query.
 
@@ -126,6 +128,7 @@ def search(
         gallery_name: One gallery of several, e.g. a category of FashionIQ.
         progress: Told how far the models are.
         method: The retrieval method, one over vectors; the default one of the settings by default.
+        reranker_name: Who re-ranks; the champion adapter by default, else the base judge.
 
     Returns:
         The images before and after re-ranking.
@@ -138,7 +141,7 @@ def search(
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.method import ranks_captions
     from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.reranking import best_reranker, fusion_in_use, rerank_candidates
+    from setr_lib.pipeline.reranking import chosen_reranker, fusion_in_use, rerank_candidates
     from setr_lib.tables import GALLERY
 
     settings = context.settings
@@ -163,7 +166,7 @@ def search(
         remove_reference=False,
         options=context.methods.options(method),
     )
-    reranker = best_reranker(context)
+    reranker = chosen_reranker(context, reranker_name)
     judged = rerank_candidates(
         context,
         reranker,
@@ -171,12 +174,10 @@ def search(
         query,
         pl.concat([gallery, reference]),
         k=depth,
-        fused=fusion_in_use(context, method, reranker.name, reranker.version),
+        fused=fusion_in_use(context, method, reranker.scorer, reranker.version),
         progress=progress,
     )
-    return Found(
-        caption, coarse, judged, reranker.version, dict(gallery.select("image_id", "path").iter_rows())
-    )
+    return Found(caption, coarse, judged, reranker, dict(gallery.select("image_id", "path").iter_rows()))
 
 
 def _encoded(
@@ -263,15 +264,16 @@ def _query(text: str) -> pl.DataFrame:
 def _sheet(image: Path, text: str, found: Found, strategy: str, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
 
-    judge = "base judge" if found.adapter is None else f"adapter v{found.adapter}"
+    titles = (f"coarse · {strategy}", f"re-ranked · {found.reranker.title}")
+    is_logit = found.reranker.scorer.is_logit
     strips = [
-        Strip(title, tiles_of(frame, found.paths, top=k))
-        for title, frame in ((f"coarse · {strategy}", found.coarse), (f"re-ranked · {judge}", found.judged))
+        Strip(title, tiles_of(frame, found.paths, top=k, is_logit=is_logit))
+        for title, frame in zip(titles, (found.coarse, found.judged), strict=True)
     ]
     return draw_contact_sheet(image, text, strips, detail=f"composed: {found.target_caption}")
 
 
-def _print(found: Found, key: str, k: int, sheet: Path) -> None:
+def _print(found: Found, key: str, k: int, sheet: Path, note: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -279,16 +281,16 @@ def _print(found: Found, key: str, k: int, sheet: Path) -> None:
 
     from setr_lib.evaluation.contact_sheet import judge_words
 
-    judge = "base judge (no adapter promoted yet)" if found.adapter is None else f"adapter v{found.adapter}"
+    is_logit = found.reranker.scorer.is_logit
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
-    table = Table(title=f"{key} · {judge}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "image", "judge", "coarse rank", "cosine"):
+    table = Table(title=f"{key} · {found.reranker.title}{note}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("rank", "image", "judge" if is_logit else "score", "coarse rank", "cosine"):
         table.add_column(column, overflow="fold")
     for row in found.judged.sort("rank").head(k).iter_rows(named=True):
         table.add_row(
             str(row["rank"]),
             Text(row["image_id"]),
-            "-" if row["judge_score"] is None else judge_words(row["judge_score"]),
+            "-" if row["judge_score"] is None else judge_words(row["judge_score"], is_logit=is_logit),
             str(before.get(row["image_id"], "-")),
             f"{row['coarse_score']:.3f}",
         )

@@ -121,18 +121,20 @@ def tiles_of(
     target_ids: Collection[str] = (),
     reference_id: str | None = None,
     top: int = 10,
+    is_logit: bool = True,
 ) -> list[Tile]:
-    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by judge score where there
-    is one.
+    """The first ``top`` tiles of one query's RANKINGS rows (one pool), captioned by the re-ranker's score
+    where there is one.
 
-    ``paths`` maps image ids to files; an id that it lacks is drawn as unreadable.
+    ``paths`` maps image ids to files; an id that it lacks is drawn as unreadable. ``is_logit``: whether the
+    re-ranker's scores are the log-odds of a Yes.
     """
     rows = ranking.sort("rank").head(top).select("rank", "image_id", "score", "judge_score")
     return [
         Tile(
             image=paths.get(image_id),
             rank=rank,
-            caption=f"{score:.3f}" if judge is None else judge_words(judge),
+            caption=f"{score:.3f}" if judge is None else judge_words(judge, is_logit=is_logit),
             is_target=image_id in target_ids,
             is_reference=image_id == reference_id,
         )
@@ -140,8 +142,12 @@ def tiles_of(
     ]
 
 
-def judge_words(judge_score: float) -> str:
-    """The judge's answer and the fp32 logit difference behind it: ``yes +2.3`` or ``no -0.7``."""
+def judge_words(judge_score: float, *, is_logit: bool = True) -> str:
+    """The judge's answer and the fp32 logit difference behind it: ``yes +2.3`` or ``no -0.7``; the number
+    alone of a re-ranker that answers otherwise.
+    """
+    if not is_logit:
+        return f"{judge_score:.3g}"
     digits = 1 if abs(judge_score) >= 0.1 else 2  # "no -0.0" would look like a mistake
     return f"{'yes' if judge_score > 0 else 'no'} {judge_score:+.{digits}f}"
 

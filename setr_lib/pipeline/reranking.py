@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from setr_lib.reranking.reranker import Reranker
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
+
 class ConfiguredRerankers:
     """The re-rankers of one settings object, found once and carried as objects from there on.
 

@@ -136,7 +136,7 @@ class Reranker(ABC):
         """Whether nothing is to be gained by :meth:`see`."""
         return True
 
-    def see(self, pictures: Sequence[Picture]) -> None:
+    def see(self, pictures: Sequence[Picture]) -> None:  # noqa: B027 - most have nothing to do here
         """Compute once what every score of some images needs, e.g. vision features.
 
         Raises:

@@ -15,6 +15,7 @@ from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_lib.cli import main
+from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.retrieval import encoded_queries
 from setr_lib.settings import EncoderSettings, Settings, load_settings
@@ -64,7 +65,7 @@ def test_every_table_has_a_row_for_every_query(context: PipelineContext) -> None
         queries = context.tables.read("queries", QUERIES, key)["query_id"].to_list()
         assert context.tables.read("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
         for stage in ("base judge", "adapter"):
-            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, Row("intersection", stage)), RANKINGS)
             assert ranked["query_id"].unique(maintain_order=True).to_list() == queries
             assert not ranked.select("query_id", "pool", "image_id").is_duplicated().any()
 
@@ -74,7 +75,7 @@ def test_reranking_keeps_the_candidates_and_what_lies_below_k(context: PipelineC
         depth = 4 if key == "fashioniq-val" else 6  # as tiny_world says
         coarse = context.tables.read(context.tables.coarse(key, "intersection"), RANKINGS)
         for stage in ("base judge", "adapter"):
-            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, Row("intersection", stage)), RANKINGS)
             columns = ["query_id", "pool", "image_id"]
             assert ranked.select(columns).sort(columns).equals(coarse.select(columns).sort(columns))
             below = (pl.col("pool") == "gallery") & (pl.col("rank") > depth)
@@ -132,8 +133,8 @@ def test_plan_counts_and_times_every_step(
     for step in (
         "embed the galleries",
         "compose the queries",
-        "choose the fusion: judge",
-        "judge, adapter",
+        "choose the fusion: base judge",
+        "re-rank: adapter",
         "together",
     ):
         assert step in lines
