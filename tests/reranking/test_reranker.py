@@ -230,7 +230,7 @@ def test_open_gives_what_the_class_says(tmp_path: Path) -> None:
         def open(self, models: ModelSource) -> object:
             return self.gives
 
-    with pytest.raises(RerankerError, match="says name = 'opens', and open.. gives one with 'by number'"):
+    with pytest.raises(RerankerError, match=r"says name = 'opens', and open\(\) gives one with 'by number'"):
         opened(as_reranker(Opens, "here"), models)
     nameless = Numbered()
     nameless.name, nameless.id = "opens", ""
