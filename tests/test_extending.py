@@ -34,6 +34,8 @@ from tiny_world import run_job
 from setr_lib.settings import load_settings
 run = run_job(load_settings(Path("setr.toml")), {job!r}, {keys!r})
 assert run.failures == {{}}, run.failures
+plots = run.metadata["evaluation_report", "wishes"]
+assert all(f"R@1 {{name}}" in plots for name in ("photo_of", "photo_of · same colours")), plots
 """
 
 
