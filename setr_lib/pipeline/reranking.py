@@ -58,7 +58,7 @@ class ConfiguredRerankers:
 
         Raises ``RerankerError`` where one cannot be had.
         """
-        return list(self._named.values())
+        return [self._named[name] for name in self._context.settings.reranking.rerankers]
 
     def usable(self, version: str | None) -> list[Reranker]:
         """Those of :attr:`configured` that can score: the trained ones only where there is a ``version``."""

@@ -240,8 +240,8 @@ def test_every_method_and_re_ranker_is_calibrated_and_evaluated(with_own: Settin
     assert set(rows.filter(reranker="adapter")["adapter_version"]) == {"1"}
     table = pipeline_context(with_own).tables.reranked("cirr-val", Row("sum", "backwards"))
     ranked = pl.read_parquet(with_own.table_path(table))
-    subset = ranked.filter(pool="subset").sort("query_id", "coarse_score")
-    assert subset["judge_score"].max() < 6, "a subset is a list of its own"
+    scores = ranked.filter(pool="subset")["judge_score"].to_numpy()
+    assert (scores.min(), scores.max()) == (0, 4), "a subset of five is a list of its own"
     made = run.metadata["reranked_rankings", "cirr-val"]
     assert made["base judge: judged now"] == made["adapter: judged now"] == 0, "the default's scores are kept"
     assert made["sum · backwards: judged now"] == made["sum · backwards: pairs"] > 0

@@ -372,11 +372,14 @@ def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
-    "method_texts: coarse.caption_default",
     "method_texts: coarse.caption_strategies",
-    "method_texts: coarse.default",
+    "promoted_reranker: coarse.caption_strategies",
+    "promoted_reranker: coarse.default",
+    "promoted_reranker: coarse.strategies",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
+    "promoted_reranker: reranking.methods",
+    "promoted_reranker: reranking.rerankers",
     "reranked_rankings: coarse.caption_strategies",
     "reranked_rankings: coarse.strategies",
     "reranking_fusion: coarse.caption_strategies",
