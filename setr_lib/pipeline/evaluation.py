@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
+from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
 
-ZERO_SHOT = "zero-shot"
-"""The label of a row of methods alone."""
 CAPTION_PROXY = "caption proxy"
 """The label of a ranking that was made over captions."""
 
