@@ -70,8 +70,8 @@ def build_sources(owners: list[str]) -> dg.AssetsDefinition:
             owners=owners,
             kinds={"polars"},
             description=(
-                "How stage 1's score and a re-ranker's become one order now, for each method and re-ranker that settings "
-                "name: by the settings, or as reranking_fusion last chose. Observed, not made."
+                "How stage 1's score and a re-ranker's become one order now, for each method and re-ranker "
+                "that settings name: by the settings, or as reranking_fusion last chose. Observed, not made."
             ),
         ),
     ]

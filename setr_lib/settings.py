@@ -289,7 +289,7 @@ class CoarseSettings(Section):
         "intersection_anchor",
     ]
     default: StrategyName = "intersection"
-    """The strategy whose candidates stage 2 re-ranks."""
+    """The strategy whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
     top_k: Count = 50
     """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)

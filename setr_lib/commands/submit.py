@@ -136,8 +136,8 @@ def _reranked(
     elif not (fitting := [row for row in fitting if row.method == method]) and name is not None:
         methods = ", ".join(repr(row.method) for row in record.rows if row.reranker == name)
         raise SetrError(
-            f"{name!r} of {key} re-ranked the candidates of {methods}, not of {method!r}: name another method, or "
-            f"use --reranker {COARSE}"
+            f"{name!r} of {key} re-ranked the candidates of {methods}, not of {method!r}: name another "
+            f"method, or use --reranker {COARSE}"
         )
     return fitting[-1] if fitting else None
 

@@ -47,8 +47,8 @@ class ConfiguredRerankers:
             other = files.setdefault(reranker.name.replace(" ", "-"), name)
             if other != name:
                 raise RerankerError(
-                    f"[reranking] rerankers: {other!r} and {name!r} are both called {reranker.name!r}, or nearly "
-                    "so: leave one out, or rename it"
+                    f"[reranking] rerankers: {other!r} and {name!r} are both called {reranker.name!r}, or "
+                    "nearly so: leave one out, or rename it"
                 )
         return found
 

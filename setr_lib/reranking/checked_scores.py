@@ -42,8 +42,8 @@ def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarr
     made = reranker.score(queries)
     if len(made) != len(queries):
         raise RerankerError(
-            f"re-ranker {reranker.name!r} gave scores of {len(made)} queries for {len(queries)}: score(queries) "
-            "gives one array per query"
+            f"re-ranker {reranker.name!r} gave scores of {len(made)} queries for {len(queries)}: "
+            "score(queries) gives one array per query"
         )
     checked: list[np.ndarray] = []
     for query, given in zip(queries, made, strict=True):

@@ -39,7 +39,7 @@ class CandidateList:
     images: Sequence[str]
 
     def keys(self, reranker: Reranker) -> list[str]:
-        """The cache key of each candidate's score: of the query, the whole list, and the candidate's index."""
+        """The cache key of each candidate's score: the query, the whole list, and the candidate's index."""
         query = self.query
         parts = reranker.cache_parts(query.reference, query.modification, self.captions)
         whole = digest_strings(picture.fingerprint for picture in query.candidates)

@@ -1,8 +1,8 @@
 """What a re-ranker is, and how one is found by its name.
 
-A re-ranker of one's own is a class with ``name``, ``id`` and ``score`` (see :class:`Reranker`). It is known by
-``register``, by an entry point of the group ``setr.rerankers``, or by ``package.module:NAME`` in the place of
-a name.
+A re-ranker of one's own is a class with ``name``, ``id`` and ``score`` (see :class:`Reranker`). It is known
+by ``register``, by an entry point of the group ``setr.rerankers``, or by ``package.module:NAME`` in the place
+of a name.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Reranker(ABC):
     """Whether 1 / (1 + exp(-score)) is a probability that the candidate satisfies the query: only then may it
     be added to a cosine."""
     trained: bool = False
-    """Whether its weights are a registered version; it is left out where none is promoted."""
+    """Whether its weights are a registered version of the adapter; it is left out where none is promoted."""
     pairs_per_batch: int = 128
     """About how many candidates ``score`` is given at once: whole queries, at least one."""
 
@@ -217,8 +217,8 @@ def opened(named: Reranker, models: ModelSource) -> Reranker:
         said, is_now = getattr(named, attribute), getattr(ready, attribute)
         if said != is_now:
             raise RerankerError(
-                f"re-ranker {named.name!r} says {attribute} = {said!r}, and open() gives one with {is_now!r}: "
-                "say the same in both"
+                f"re-ranker {named.name!r} says {attribute} = {said!r}, and open() gives one with "
+                f"{is_now!r}: say the same in both"
             )
     return ready
 

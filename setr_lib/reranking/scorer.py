@@ -25,7 +25,7 @@ _PRECISION = 'set models.judge.dtype to "float32" or "bfloat16" (float16 overflo
 
 
 class ScoreError(SetrError):
-    """A re-ranker gave a score that is not a finite number; ``query`` and ``candidate`` say for which pair."""
+    """A score is not a finite number; ``query`` and ``candidate`` say of which pair."""
 
     def __init__(
         self,

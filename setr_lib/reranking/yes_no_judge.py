@@ -1,4 +1,4 @@
-"""The Yes/No judge: a re-ranker that asks a multimodal LLM, as it is or with an adapter, by one judge prompt."""
+"""The Yes/No judge: a re-ranker that asks a multimodal LLM, as it is or with an adapter, one question."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class YesNoJudge(Reranker):
         """The model, the prompt, the reference and a digest of the query's text.
 
         The digest holds the raw captions, too: the prompt doesn't show them, but with them the scores of
-        earlier runs are found. A prompt that uses ``captions`` was shown the raw ones by earlier versions; now
-        it is shown the modification text in their place, and the key says so: such scores are made anew.
+        earlier runs are found. A prompt that uses ``captions`` was shown the raw ones by earlier versions;
+        now it is shown the modification text in their place, and the key says so: such scores are made anew.
         """
         shown = [modification] if "captions" in self.template.variables else captions
         text = digest_strings([modification, *shown])

@@ -200,6 +200,18 @@ def test_a_re_ranker_is_registered_replaced_and_accepted_by_settings(tmp_path: P
         RERANKERS.discard("by number")
 
 
+def test_an_installed_package_names_its_re_ranker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package_of_a_duck.py").write_text("from tests.reranking.test_reranker import Duck\n")
+    folder = tmp_path / "package_of_a_duck-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: package-of-a-duck\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[setr.rerankers]\nduck = package_of_a_duck:Duck\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = Settings(base_dir=tmp_path, reranking=RerankingSettings(rerankers=["adapter", "duck"]))
+    named = PipelineContext(settings).rerankers.configured
+    assert [reranker.name for reranker in named] == ["adapter", "duck"]
+
+
 def test_objects_of_another_class_are_adopted() -> None:
     adopted = as_reranker(Duck, "here")
     assert (adopted.name, adopted.id, adopted.listwise, adopted.is_logit) == ("duck", "duck 1", False, False)
