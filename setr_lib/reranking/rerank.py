@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from setr_lib.models.multimodal import Picture, PictureError
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.checked_scores import checked_scores, named_pair
 from setr_lib.reranking.fusion import Fusion, fuse
+from setr_lib.reranking.held_out import pictures_of
 from setr_lib.reranking.list_scores import CandidateList, score_lists
 from setr_lib.reranking.reranker import JudgedQuery, Reranker
 from setr_lib.reranking.scorer import ScoreError, batches_of_queries
@@ -117,7 +117,7 @@ def _scores_of_pools(
         for (query_id, image), score in pairs.items():
             of_query[query_id][image] = score
         return {(query_id, pool): of_query[query_id] for query_id, pool in pools}
-    pictures, known = _pictures(gallery), _query_rows(queries)
+    pictures, known = pictures_of(gallery), _query_rows(queries)
     lists: dict[tuple[str, str], CandidateList] = {}
     for (query_id, pool), (ids, _) in pools.items():
         row = _known_query(known, query_id)
@@ -158,7 +158,7 @@ def judge_pairs(
         ScoreError: A score is not finite; the message names the pair.
         RerankerError: The re-ranker does not give one score for each candidate.
     """
-    pictures, known = _pictures(gallery), _query_rows(queries)
+    pictures, known = pictures_of(gallery), _query_rows(queries)
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
     for query_id, images in wanted.items():
@@ -280,8 +280,3 @@ def _wanted(pools: Pools, k: int) -> dict[str, list[str]]:
     for (query_id, pool), (ids, _) in pools.items():
         wanted.setdefault(query_id, {}).update(dict.fromkeys(ids[:k] if pool == GALLERY_POOL else ids))
     return {query_id: list(images) for query_id, images in wanted.items()}
-
-
-def _pictures(gallery: pl.DataFrame) -> dict[str, Picture]:
-    readable = gallery.filter(pl.col("status") == "ok").select("image_id", "fingerprint", "path")
-    return {image: Picture(fingerprint, Path(path)) for image, fingerprint, path in readable.iter_rows()}
