@@ -15,6 +15,7 @@ import polars as pl
 
 from setr_lib.evaluation.intervals import Interval, bootstrap_intervals, paired_differences
 from setr_lib.evaluation.metrics import summarise
+from setr_lib.pipeline.reranking import ADAPTER, BASE
 
 LEVELS = (
     ("random",),
@@ -23,19 +24,19 @@ LEVELS = (
     ("union_text",),
     ("intersection",),
     ("intersection_anchor",),
-    ("base judge",),
-    ("adapter",),
+    (BASE,),
+    (ADAPTER,),
     ("oracle",),
 )
 """The rungs from the lowest to the highest as the method claims them; rungs of one level claim nothing of
 each other."""
-RERANKED = {"base judge": "intersection"}
+RERANKED = {BASE: "intersection"}
 """A rung that is made from another one is compared with that one, wherever it stands."""
 CLAIMS = (
     ("intersection", "sum"),
     ("intersection", "union_text"),
-    ("adapter", "intersection"),
-    ("adapter", "base judge"),
+    (ADAPTER, "intersection"),
+    (ADAPTER, BASE),
 )
 """What SETR says of its two stages: the first of each pair is far above the second."""
 RUNGS = tuple(rung for level in LEVELS for rung in level)
@@ -45,8 +46,8 @@ NAMES = {
     "text": "text only",
     "union_text": "union text",
     "intersection_anchor": "intersection with anchor",
-    "base judge": "intersection + base judge",
-    "adapter": "intersection + adapter",
+    BASE: "intersection + base judge",
+    ADAPTER: "intersection + adapter",
     "oracle": "oracle: true composition + perfect judge",
 }
 BROKEN, UNCERTAIN = "✗", "≈"

@@ -38,6 +38,7 @@ from setr_lib.commands.env import apply
 from setr_lib.errors import SetrError
 from setr_lib.miniature.source import Miniature
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.reranking import ADAPTER, BASE
 from setr_lib.settings import Settings, StorageSettings, load_settings
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ STAGES = {
     "sum": ("sum", "#8a8a8a", True),
     "union_text": ("union text", "#d55e00", False),
     "intersection": ("intersection", "#0072b2", False),
-    "base judge": ("+ base judge", "#b07aa1", False),
-    "adapter": ("+ adapter", "#007a5a", False),
+    BASE: ("+ base judge", "#b07aa1", False),
+    ADAPTER: ("+ adapter", "#007a5a", False),
 }
 """Stage -> its name in the figure, its colour, and whether its line is dashed."""
 
 ROWS = (
     ("stage 1", STAGE_1, ("sum", "union_text", "intersection")),
-    ("stage 2", STAGE_2, ("intersection", "base judge", "adapter")),
+    ("stage 2", STAGE_2, ("intersection", BASE, ADAPTER)),
 )
 """The rows of a figure: each stage in the metric that it is about, with what it is to be better than."""
 
@@ -272,7 +273,7 @@ def both_judges(context: PipelineContext) -> dict[str, Judge]:
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
     # The base first: of adapted models the context keeps one only.
-    return {"base judge": configured_judge(context, None), "adapter": configured_judge(context, version)}
+    return {BASE: configured_judge(context, None), ADAPTER: configured_judge(context, version)}
 
 
 def table(dial: Dial, worlds: Mapping[float, Scores]) -> str:

@@ -54,7 +54,7 @@ from setr_lib.errors import SetrError
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
 from setr_lib.evaluation.intervals import Interval
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
-from setr_lib.pipeline.reranking import yes_no_judge
+from setr_lib.pipeline.reranking import ADAPTER, BASE, yes_no_judge
 from setr_lib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def rungs_of(context: PipelineContext, material: Material, gold: Material, progr
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
     rankings = {strategy: material.coarse(strategy, max(DEPTHS)) for strategy in COARSE}
-    for stage, judge in (("base judge", None), ("adapter", version)):
+    for stage, judge in ((BASE, None), (ADAPTER, version)):
         rankings[stage] = material.judged(
             context, rankings["intersection"], configured_judge(context, judge), k, progress
         )

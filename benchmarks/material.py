@@ -26,14 +26,14 @@ from setr_lib.methods.inputs import (
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.reranking import ADAPTER, BASE, FusionInUse, fusion_in_use, yes_no_judge
+from setr_lib.pipeline.reranking import ADAPTER, BASE, FusionInUse, fusion_in_use, open_reranker
 from setr_lib.pipeline.retrieval import encoded_queries
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import GALLERY
 
 if TYPE_CHECKING:
     from setr_lib.reranking.fusion import Fusion
-    from setr_lib.reranking.yes_no_judge import YesNoJudge
+    from setr_lib.reranking.reranker import Reranker
 
 KEYS = ("cirr-val", "fashioniq-val", "circo-val")
 _BENCHMARKS = [benchmark_of(kind) for kind in ("cirr", "fashioniq", "circo")]
@@ -48,7 +48,7 @@ STAGE_1 = {kind: metrics[-1] for kind, metrics in MEASURED.items()}
 class Judge:
     """A re-ranker together with how its score and stage 1's become one order."""
 
-    reranker: YesNoJudge
+    reranker: Reranker
     fusion: Fusion
     weight: float
 
@@ -287,10 +287,12 @@ def configured_judge(context: PipelineContext, version: str | None) -> Judge:
         The judge.
     """
     fused = configured_fusion(context, version)
-    return Judge(yes_no_judge(context, version), fused.fusion, fused.weight)
+    reranker = open_reranker(context, BASE if version is None else ADAPTER, version)
+    return Judge(reranker.scorer, fused.fusion, fused.weight)
 
 
 def configured_fusion(context: PipelineContext, version: str | None) -> FusionInUse:
     """How the default method's scores and a judge's become one order, as configured."""
     method = context.methods.get(context.settings.coarse.default)
-    return fusion_in_use(context, method, BASE if version is None else ADAPTER, version)
+    reranker = context.rerankers.get(BASE if version is None else ADAPTER)
+    return fusion_in_use(context, method, reranker, version)

@@ -22,12 +22,13 @@ from benchmarks.material import STAGE_1, STAGE_2, TITLES
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.evaluation import latest_scores
+from setr_lib.pipeline.reranking import ADAPTER, BASE
 from setr_lib.records import RegisteredRecord
 from setr_lib.reranking.training_result import load_result
 from setr_lib.settings import Settings, load_settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
-SHOWN = (("sum", "union_text", "intersection"), ("intersection", "base judge", "adapter"))
+SHOWN = (("sum", "union_text", "intersection"), ("intersection", BASE, ADAPTER))
 """The rungs of a cell, of stage 1 and of stage 2."""
 
 INTRODUCTION = """# The headlines on other worlds

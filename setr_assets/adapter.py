@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
-from setr_assets.code_versions import default_needs, reranked_spaces, search_of, when
+from setr_assets.code_versions import reranked_need, reranked_spaces, search_of, when
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_assets.trained import Inputs, Names, trained_system_assets
@@ -18,9 +18,6 @@ from setr_lib.records import content_digest
 from setr_lib.settings import AdapterSettings
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from setr_lib.reranking.fusion_choice import FusionChoice
     from setr_lib.reranking.training_result import AdapterResult
 
 GROUP = "reranker"
@@ -73,17 +70,19 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
 
 @single_asset(
     group=GROUP,
-    number="1",
+    number="2",
     reads=(
         "model:judge",
         *search_of(reranked_spaces),
         "prompts:judge",
-        "coarse.default",
+        when(lambda settings: settings.reranking.methods is None, "coarse.default"),
+        "reranking.methods",
+        "reranking.rerankers",
         "reranking.top_k",
         when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
-        when(default_needs("captions"), "prompts:describe", "models.judge.max_new_tokens"),
-        when(default_needs("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
-        when(default_needs("anchor_share"), "coarse.anchor_share"),
+        when(reranked_need("captions"), "prompts:describe", "models.judge.max_new_tokens"),
+        when(reranked_need("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
+        when(reranked_need("anchor_share"), "coarse.anchor_share"),
     ),
     kinds={"polars", "parquet"},
     deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],
@@ -92,33 +91,19 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
 def reranking_fusion(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
-    """How stage 1's score and the judge's become one order, for the base judge and for the champion: what
-    orders held-out synthesised queries, searched in the training images' own table, best. No benchmark has a
-    say in it."""
-    import polars as pl
-
-    from setr_lib.pipeline.fusion_calibration import calibration_set, rerank_calibration
-    from setr_lib.pipeline.reranking import ADAPTER, BASE, open_reranker
-    from setr_lib.reranking.fusion_choice import choose_fusion
+    """How stage 1's score and a re-ranker's become one order, for each method and re-ranker that settings
+    name: what orders held-out synthesised queries, searched in the training images' own table, best. No
+    benchmark has a say in it."""
+    from setr_lib.pipeline.fusion_calibration import calibrate
     from setr_lib.tables import FUSIONS
 
     warn_of_unused_prompts(context, setr)
-    calibration = calibration_set(setr, reporter(context))
-    frames = []
-    for stage, version in ((BASE, None), (ADAPTER, setr.champion_version())):
-        if stage == ADAPTER and version is None:
-            continue
-        reranker = open_reranker(setr, stage, version)
-        judged = rerank_calibration(setr, calibration, reranker, reporter(context))
-        choice = choose_fusion(judged, calibration.targets)
-        frames.append(_marked(choice, stage, version))
-        measured = int(choice.trials["queries"][0])
-        say(
-            context,
-            f"{stage}: {choice.fusion}, weight {choice.weight:g}, by {measured} held-out queries",
-            warning=not measured,
-        )
-    table = pl.concat(frames)
+    table = calibrate(
+        setr,
+        setr.champion_version(),
+        reporter(context),
+        lambda words, is_warning: say(context, words, warning=is_warning),
+    )
     path = setr.tables.write("reranking_fusion", table, FUSIONS)
     champion.report(context, setr)
     return dg.MaterializeResult(
@@ -127,20 +112,7 @@ def reranking_fusion(
             "dagster/row_count": table.height,
             "dagster/column_schema": previews.columns(table),
             "trials": previews.rows(table, 40),
-            "queries": calibration.queries.height,
+            "queries": 0 if table.is_empty() else int(table["queries"].to_numpy().max()),
             "table": dg.MetadataValue.path(path),
         },
     )
-
-
-def _marked(choice: FusionChoice, stage: str, version: str | None) -> pl.DataFrame:
-    """The trials with the stage they belong to, the best one marked."""
-    import polars as pl
-
-    from setr_lib.tables import FUSIONS
-
-    weight = choice.weight if choice.fusion == "cosine_judge" else None
-    chosen = (pl.col("fusion") == choice.fusion) & pl.col("weight").eq_missing(pl.lit(weight))
-    return choice.trials.with_columns(
-        stage=pl.lit(stage), adapter_version=pl.lit(version, dtype=pl.String), chosen=chosen
-    ).select(list(FUSIONS))

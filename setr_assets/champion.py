@@ -25,14 +25,13 @@ NONE = "none"
 
 def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
     """The data versions of both sources where registry ``version`` is the adapter to judge with."""
-    from setr_lib.pipeline.reranking import ADAPTER, BASE, fusion_in_use
+    from setr_lib.pipeline.reranking import fusion_in_use
 
-    method = setr.methods.get(setr.settings.coarse.default)
-    found = {
-        "base": fusion_in_use(setr, method, BASE, None),
-        "adapter": fusion_in_use(setr, method, ADAPTER, version),
-    }
-    fusions = {name: (fused.fusion, fused.weight) for name, fused in found.items()}
+    fusions = {}
+    for method in map(setr.methods.get, setr.settings.reranked_methods):
+        for reranker in setr.rerankers.configured:
+            fused = fusion_in_use(setr, method, reranker, version if reranker.trained else None)
+            fusions[f"{method.name} · {reranker.name}"] = (fused.fusion, fused.weight)
     return {CHAMPION: version or NONE, FUSION: digest_json(fusions)[:12]}
 
 
@@ -71,8 +70,8 @@ def build_sources(owners: list[str]) -> dg.AssetsDefinition:
             owners=owners,
             kinds={"polars"},
             description=(
-                "How stage 1's score and the judge's become one order now, for the base judge and for the champion: by "
-                "the settings, or as reranking_fusion last chose. Observed, not made."
+                "How stage 1's score and a re-ranker's become one order now, for each method and re-ranker "
+                "that settings name: by the settings, or as reranking_fusion last chose. Observed, not made."
             ),
         ),
     ]

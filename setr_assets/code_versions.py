@@ -115,9 +115,9 @@ def needs(strategy: str, need: str) -> bool:
     return need in NEEDS.get(strategy, frozenset({need}))
 
 
-def default_needs(need: str) -> Callable[[Settings], bool]:
-    """A condition for :func:`when`: whether the default strategy needs ``need``."""
-    return lambda settings: needs(settings.coarse.default, need)
+def reranked_need(need: str) -> Callable[[Settings], bool]:
+    """A condition for :func:`when`: whether a method whose candidates are re-ranked needs ``need``."""
+    return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
 
 
 def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
@@ -158,7 +158,7 @@ def ranked_spaces(settings: Settings) -> list[str]:
 
 def reranked_spaces(settings: Settings) -> list[str]:
     """The embedding spaces of the methods whose candidates are re-ranked, and whose fusion is calibrated."""
-    return searched_spaces(settings, [settings.coarse.default])
+    return searched_spaces(settings, settings.reranked_methods)
 
 
 Spaces = Callable[[Settings], list[str]]

@@ -4,7 +4,6 @@ all.
 
 from __future__ import annotations
 
-from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -18,22 +17,22 @@ from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, JudgedBy, Record, RerankedRecord, content_digest
+from setr_lib.records import CoarseRecord, Record, RerankedRecord, content_digest
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Set
     from pathlib import Path
 
     import polars as pl
 
+    from setr_lib.pipeline.reranking import RerankingRun
+
 GROUP = "evaluation"
-ADAPTED = "adapter"
-"""The leaderboard's word for the stage of the adapted judge."""
 
 
 def _is_cut(settings: Settings) -> bool:
-    """Whether some data set asks the judge for more candidates than stage 1 keeps."""
+    """Whether some data set asks for more candidates to be re-ranked than stage 1 keeps."""
     return any(
         settings.rerank_depth(each) < settings.rerank_asked(each) for each in (None, *settings.datasets)
     )
@@ -65,12 +64,14 @@ class RerankingConfig(dg.Config):
 
 @evaluation_asset(
     group=GROUP,
-    number="3",
+    number="4",
     reads=(
         "model:judge",
         "prompts:judge",
         "coarse.default",
         "coarse.caption_default",
+        "reranking.methods",
+        "reranking.rerankers",
         "reranking.top_k",
         "datasets.*.rerank_top_k",
         when(_is_cut, "coarse.top_k"),
@@ -84,115 +85,102 @@ class RerankingConfig(dg.Config):
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
-    """The default strategy's candidates in the order of the judge: by the base model, and by the champion
-    adapter where there is one. Every pair's score is kept by content, so a killed or repeated run judges no
-    pair twice."""
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.pipeline.reranking import fusion_in_use, open_reranker, rerank_candidates
-    from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+    """The candidates of the methods that settings name (the default one), in the order of each re-ranker: the
+    base judge, and the champion adapter where there is one. Every score is kept by content, so a killed or
+    repeated run scores no pair twice."""
+    from setr_lib.pipeline.reranking import RerankingRun
 
     version = config.reranker_version(setr)
     if not all(map(setr.is_caption_proxy, context.partition_keys)):
-        if version is None:
-            say(context, "no adapter was promoted yet: only the base judge re-ranks", warning=True)
+        _warn_of_missing_weights(context, setr, version)
         warn_of_unused_prompts(context, setr)
     champion.report(context, setr)
     results = PartitionResults(
         metadata={"champion": version or "none yet"},
         tags=champion.input_tags(champion.in_use(setr, version)),
     )
+    run = RerankingRun(setr, version)
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _leave_out(context, setr, key, results)
-            continue
-        strategy = setr.methods.default(key).name
-        each = evaluation_set(setr.settings, key)
-        depth = setr.settings.rerank_depth(each.dataset)
-        if (asked := setr.settings.rerank_asked(each.dataset)) > depth:
-            say(
-                context,
-                f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more",
-            )
-        queries = setr.tables.read("queries", QUERIES, key)
-        gallery = setr.tables.read("gallery_images", GALLERY, key)
-        coarse = setr.tables.read(setr.tables.coarse(key, strategy), RANKINGS)
-        made = setr.tables.read_record(setr.tables.coarse(key, strategy), CoarseRecord)
-        note: dict[str, Any] = {
-            **made.stated(),
-            "adapter_version": version,
-            "adapter_label": setr.adapter_label(version),
-            "rerank_top_k": depth,
-            "setr": version_of("setr"),
-        }
-        metadata: dict[str, Any] = {}
-        judged: dict[str, JudgedBy] = {}
-        parts: list[Record | pl.DataFrame | str] = []
-        for stage in _stages(version):
-            progress = CallCounter(reporter(context, key))
-            reranker = open_reranker(setr, stage, version if stage == ADAPTED else None)
-            judge = reranker.scorer
-            fusion = fusion_in_use(setr, setr.methods.default(key), stage, reranker.version)
-            ranked = rerank_candidates(
-                setr, reranker, coarse, queries, gallery, k=depth, fused=fusion, progress=progress
-            )
-            fused = fusion.words
-            judged[stage] = JudgedBy(model=judge.model.id, prompt=judge.prompt_hash, fusion=fused)
-            of_stage = RerankedRecord(
-                **note,
-                judge=judge.model.id,
-                judge_prompt=judge.prompt_hash,
-                judged={stage: judged[stage]},
-            )
-            setr.tables.write(setr.tables.reranked(key, stage), ranked, RANKINGS, made_by=of_stage)
-            parts += [stage, ranked]
-            metadata |= {
-                f"{stage}: pairs": progress.total,
-                f"{stage}: judged now": progress.new,
-                f"{stage}: model": judge.model.id,
-                f"{stage}: prompt": judge.prompt_hash,
-                f"{stage}: fusion": fused,
-            }
-            say(
-                context,
-                f"{key}: {stage}: {progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept",
-            )
-        record = RerankedRecord(**note, judged=judged, stages=_stages(version))
-        setr.tables.write_record("reranked_rankings", record, key)
-        results.add(
-            key,
-            content_digest(*parts, record),
-            {
-                "dagster/partition_row_count": coarse.height * len(_stages(version)),
-                "champion": version or "none yet",
-                "strategy": strategy,
-                "K": depth,
-                **metadata,
-            },
-        )
+        else:
+            _rerank(context, run, key, results)
     return results
+
+
+def _warn_of_missing_weights(
+    context: dg.AssetExecutionContext, setr: PipelineContext, version: str | None
+) -> None:
+    usable = [reranker.name for reranker in setr.rerankers.usable(version)]
+    if len(usable) < len(setr.rerankers.configured):
+        rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
+        say(context, f"no adapter was promoted yet: {rest}", warning=True)
+
+
+def _rerank(
+    context: dg.AssetExecutionContext, run: RerankingRun, key: str, results: PartitionResults
+) -> None:
+    """Re-rank one evaluation set, and say of each row what was done."""
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.pipeline.reranking import RerankedTable
+
+    setr, default = run.context, run.context.methods.default(key).name
+    dataset = evaluation_set(setr.settings, key).dataset
+    depth = setr.settings.rerank_depth(dataset)
+    if (asked := setr.settings.rerank_asked(dataset)) > depth:
+        say(context, f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more")
+    counters: dict[Row, CallCounter] = {}
+    metadata: dict[str, Any] = {}
+    parts: list[Record | pl.DataFrame | str] = []
+    rows = 0
+
+    def progress_of(row: Row) -> CallCounter:
+        counters[row] = CallCounter(reporter(context, key))
+        return counters[row]
+
+    def done(table: RerankedTable) -> None:
+        nonlocal rows
+        row, by, progress = table.row, table.made_by, counters[table.row]
+        name = row.reranker if row.method == default else row.title
+        rows += table.rankings.height
+        parts.extend((row.title, table.rankings))
+        facts = {"pairs": progress.total, "judged now": progress.new, "model": by.model}
+        facts |= {"prompt": by.prompt} if by.prompt else {}
+        metadata.update({f"{name}: {fact}": value for fact, value in {**facts, "fusion": by.fusion}.items()})
+        counted = f"{progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept"
+        say(context, f"{key}: {name}: {counted}; {by.fusion}")
+
+    record = run.rerank(key, progress_of, done)
+    results.add(
+        key,
+        content_digest(*parts, record),
+        {
+            "dagster/partition_row_count": rows,
+            "champion": run.version or "none yet",
+            "methods": ", ".join(dict.fromkeys(row.method for row in record.rows)) or "none",
+            "K": depth,
+            **metadata,
+        },
+    )
 
 
 def _leave_out(
     context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
 ) -> None:
-    """Without images there is nothing for a judge to look at: stage 1 is then all there is."""
-    strategy = setr.methods.default(key).name
-    coarse = setr.tables.read_record(setr.tables.coarse(key, strategy), CoarseRecord)
+    """Without images there is nothing for a re-ranker to look at: stage 1 is then all there is."""
+    method = setr.methods.default(key).name
+    coarse = setr.tables.read_record(setr.tables.coarse(key, method), CoarseRecord)
     why = "none: there are captions, and no image to judge"
-    record = RerankedRecord(**coarse.stated(), adapter_version=None, stage_2=why, stages=[])
+    record = RerankedRecord(**coarse.stated(), stage_2=why, rows=[])
     setr.tables.write_record("reranked_rankings", record, key)
-    metadata = {"dagster/partition_row_count": 0, "strategy": strategy, "stage 2": why}
+    metadata = {"dagster/partition_row_count": 0, "methods": "none", "stage 2": why}
     results.add(key, content_digest(record), metadata)
     say(context, f"{key}: not re-ranked: there are captions, and no image to judge")
 
 
-def _stages(version: str | None) -> list[str]:
-    return ["base judge"] if version is None else ["base judge", ADAPTED]
-
-
 @evaluation_asset(
     group=GROUP,
-    number="1",
+    number="2",
     reads=(
         "coarse.strategies",
         "coarse.caption_strategies",
@@ -234,8 +222,8 @@ def evaluation_report(
             "dagster/partition_row_count": result.rows.height,
             "dagster/column_schema": previews.columns(result.rows),
             "report": dg.MetadataValue.path(page.absolute()),
-            "champion": result.note.adapter_version or "none yet",
-            **_scores(result.rows, headline, result.note.strategy),
+            "champion": result.note.champion or "none yet",
+            **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
         }
         if result.comparisons:
             metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
@@ -264,8 +252,10 @@ def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
     return f"best {metric} {best['value']:.1f} % ({Row.of(best).title}); {page}"
 
 
-def _scores(rows: pl.DataFrame, headline: Sequence[str], method: str) -> dict[str, Any]:
-    """The headline metrics as numbers (Dagster plots them over time) and the whole table to read."""
+def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> dict[str, Any]:
+    """The headline metrics as numbers (Dagster plots them over time), of ``methods`` before and after each
+    re-ranker, and the whole table to read.
+    """
     from setr_lib.evaluation.leaderboard import headline_metrics
 
     if rows.is_empty():
@@ -274,7 +264,7 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], method: str) -> dict[st
     numbers = {
         f"{line['metric']} {Row.of(line).title}": line["value"]
         for line in chosen.iter_rows(named=True)
-        if line["reranker"] or line["method"] == method
+        if line["reranker"] or line["method"] in methods
     }
     shown = chosen.select(*COLUMNS, "metric", "value", "ci_low", "ci_high")
     return {**numbers, "scores": previews.rows(shown, 50)}

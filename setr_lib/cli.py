@@ -103,16 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument(
         "--reranker",
         "--stage",
-        dest="stage",
+        dest="reranker",
         metavar="NAME",
-        type=lambda text: text.replace("-", " "),
         help=(
             "whose order to submit: a re-ranker, or coarse for stage 1's (default: the last re-ranker that "
             "is there)"
         ),
     )
     submit.add_argument(
-        "--method", "--strategy", dest="strategy", help="a retrieval method (default: the re-ranked one)"
+        "--method", "--strategy", dest="method", help="a retrieval method (default: a re-ranked one)"
     )
     submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
     submit.set_defaults(command=_submit)
@@ -124,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset", help="an evaluation set or data set whose gallery is embedded (default: the first)"
     )
     search.add_argument("--method", help="the retrieval method of stage 1 (default: [coarse] default)")
+    search.add_argument(
+        "--reranker", metavar="NAME", help="who re-ranks (default: the champion adapter, else the base judge)"
+    )
     search.add_argument("--gallery", help="FashionIQ: one category only, e.g. dress")
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
     search.add_argument(
@@ -250,8 +252,8 @@ def _submit(settings: Settings, options: argparse.Namespace) -> int:
         settings,
         dataset=options.dataset,
         split=options.split,
-        stage=options.stage,
-        strategy=options.strategy,
+        reranker=options.reranker,
+        method=options.method,
         output=options.output,
     )
 
@@ -266,6 +268,7 @@ def _search(settings: Settings, options: argparse.Namespace) -> int:
         dataset=options.dataset,
         gallery=options.gallery,
         method=options.method,
+        reranker=options.reranker,
         k=options.k,
         output=options.output,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, digest_strings
@@ -206,50 +206,62 @@ class SourceRecord(Record):
 
 
 class CoarseRecord(SourceRecord):
-    """Of one strategy's table of ``coarse_rankings``."""
+    """Of one method's table of ``coarse_rankings``."""
 
-    strategy: str
+    method: str = Field(validation_alias=AliasChoices("method", "strategy"))
+    """The retrieval method; earlier versions of SETR called it the strategy."""
     top_k: int | None = None
     dataset_kind: str | None = None
     anchor_share: float | None = None
 
 
-class JudgedBy(BaseModel):
-    """The judge of one stage, and how its score and stage 1's became one order."""
+class RerankedRow(BaseModel):
+    """One method's candidates, re-ordered by one re-ranker."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    model: str
+    method: str
+    reranker: str
+    version: str | None = None
+    """The registered version of the re-ranker's weights."""
+    label: str = ""
+    """What the re-ranker has learned from."""
+    model: str = ""
     prompt: str | None = None
-    """Digest of the judge's prompt; earlier versions of SETR did not write it."""
-    fusion: str
+    """Digest of the prompt, for a re-ranker that has one."""
+    fusion: str = ""
+    """How its score and stage 1's became one order, and why so."""
+    is_logit: bool = True
+    """Whether its scores are the log-odds of a Yes."""
 
 
 class RerankedRecord(CoarseRecord):
-    """Of ``reranked_rankings``."""
+    """Of ``reranked_rankings``: its rows, and what the default method's candidates were made from."""
 
-    adapter_version: str | None = None
-    adapter_label: str | None = None
+    rows: list[RerankedRow]
+    """In the order of the settings; one only in the record of one row's table."""
     rerank_top_k: int | None = None
     setr: str | None = None
     """SETR's version."""
-    judged: dict[str, JudgedBy] = {}
-    """By stage; earlier versions of SETR did not write it."""
-    judge: str | None = None
-    """The judge of this table, in the record of one stage's table."""
-    judge_prompt: str | None = None
     stage_2: str | None = None
     """Why there is no re-ranking, where there is none."""
-    stages: list[str] = []
+
+    @property
+    def champion(self) -> str | None:
+        """The registered version that a re-ranker used, if any."""
+        return next((row.version for row in self.rows if row.version is not None), None)
 
     def facts(self) -> dict[str, Any]:
-        """The stated fields as a flat table for a report."""
+        """The stated fields as a flat table for a report; rows of the default method by their re-ranker."""
         facts = self.stated()
-        judged = facts.pop("judged", {})
-        stages = facts.pop("stages", [])
-        for stage, by in judged.items():
-            facts |= {f"{stage} {name}": value for name, value in by.items()}
-        return {**facts, "stages": stages}
+        facts.pop("rows", None)
+        names: list[str] = []
+        for row in self.rows:
+            name = row.reranker if row.method == self.method else f"{row.method} · {row.reranker}"
+            stated = row.model_dump(exclude={"method", "reranker", "is_logit"}, exclude_none=True)
+            facts |= {f"{name} {fact}": value for fact, value in stated.items() if value}
+            names.append(name)
+        return {**facts, "re-ranked by": names}
 
 
 class ReportRecord(RerankedRecord):

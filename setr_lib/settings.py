@@ -53,6 +53,12 @@ DEFAULT_SPACE = "clip"
 """The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
 OPEN_CLIP = "open_clip"
 """The kind of embedding space that comes with the package."""
+BASE_JUDGE, ADAPTER = "base judge", "adapter"
+"""The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
+RERANKERS = {BASE_JUDGE, ADAPTER}
+"""Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
+of installed packages are looked up."""
+RERANKER_ENTRY_POINTS = "setr.rerankers"
 DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
 """Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
@@ -118,6 +124,13 @@ SpaceKind = Annotated[
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
         f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or package.module:NAME",
+    ),
+]
+RerankerName = Annotated[
+    str,
+    _named(
+        rf"[A-Za-z0-9][A-Za-z0-9_. -]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        f"write a re-ranker's name ({_PLAIN_WORDS}; spaces, too) or package.module:NAME",
     ),
 ]
 ModuleName = Annotated[
@@ -306,7 +319,7 @@ class CoarseSettings(Section):
         "intersection_anchor",
     ]
     default: StrategyName = "intersection"
-    """The strategy whose candidates stage 2 re-ranks."""
+    """The strategy whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
     top_k: Count = 50
     """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
@@ -380,16 +393,41 @@ class AdapterSettings(Section):
 
 
 class RerankingSettings(Section):
+    methods: Annotated[list[StrategyName], Field(min_length=1)] | None = None
+    """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
+    where none is named."""
+    rerankers: list[RerankerName] = [BASE_JUDGE, ADAPTER]
+    """Who re-ranks, in this order: each one's rows are compared with those before it. ``adapter`` is left out
+    until one is promoted; an empty list re-ranks nothing."""
     top_k: Count = 50
-    """How many of stage 1's candidates the judge re-orders: all of them, where ``[coarse] top_k`` keeps
+    """How many of stage 1's candidates a re-ranker re-orders: all of them, where ``[coarse] top_k`` keeps
     fewer."""
     fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
-    """``auto``: for each judge, the one that orders held-out synthesised queries best (asset
-    ``reranking_fusion``)."""
+    """``auto``: for each method and re-ranker, the one that orders held-out synthesised queries best (asset
+    ``reranking_fusion``). ``judge`` is the re-ranker's score alone."""
     judge_weight: float = Field(default=1.0, ge=0, le=1000)
     """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+
+    @field_validator("rerankers")
+    @classmethod
+    def _known_rerankers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if ":" not in name and name not in RERANKERS and name not in (installed := _installed()):
+                known = ", ".join(sorted({*RERANKERS, *installed}))
+                raise ValueError(
+                    f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
+                    f"{RERANKER_ENTRY_POINTS!r}, or name it package.module:NAME"
+                )
+        return names
+
+
+def _installed() -> set[str]:
+    """Names of the re-rankers of installed packages."""
+    from importlib.metadata import entry_points
+
+    return {point.name for point in entry_points(group=RERANKER_ENTRY_POINTS)}
 
 
 class EvaluationSettings(Section):
@@ -495,6 +533,22 @@ class Settings(BaseSettings):
                 )
         return spaces
 
+    @field_validator("reranking")
+    @classmethod
+    def _reranked_methods_are_ranked(
+        cls, reranking: RerankingSettings, info: ValidationInfo
+    ) -> RerankingSettings:
+        coarse: CoarseSettings | None = info.data.get("coarse")  # absent where it is at fault itself
+        if coarse is None:
+            return reranking
+        for name in reranking.methods or ():
+            if name not in coarse.strategies:
+                raise ValueError(
+                    f"methods: {name!r} is not among [coarse] strategies: add it there, or name some of "
+                    f"{', '.join(coarse.strategies)}"
+                )
+        return reranking
+
     @model_validator(mode="after")
     def _no_foreign_code(self) -> Settings:
         """Code is named by files that were chosen, or that nobody else could have written."""
@@ -507,6 +561,7 @@ class Settings(BaseSettings):
                 for name, space in self.spaces.items()
                 if ":" in space.kind
             ]
+            named += [f"[reranking] re-ranker {name!r}" for name in self.reranking.rerankers if ":" in name]
             if self.models.judge.trust_remote_code:
                 named.append("[models.judge] trust_remote_code = true")
             if named:
@@ -560,6 +615,11 @@ class Settings(BaseSettings):
     @property
     def artifact_root(self) -> Path:
         return self.storage_root / "mlartifacts"
+
+    @property
+    def reranked_methods(self) -> list[str]:
+        """The methods whose candidates are re-ranked, as settings call them."""
+        return self.reranking.methods or [self.coarse.default]
 
     def rerank_depth(self, dataset: str | None = None) -> int:
         """How many of stage 1's candidates the judge re-orders: for the data set of this name, or in general.

@@ -129,8 +129,9 @@ PAIRS = pl.Schema(
 )
 FUSIONS = pl.Schema(
     {
-        "stage": pl.String(),
-        "adapter_version": pl.String(),
+        "method": pl.String(),
+        "reranker": pl.String(),
+        "version": pl.String(),
         "fusion": pl.String(),
         "weight": pl.Float64(),
         "mean_reciprocal_rank": pl.Float64(),
@@ -139,6 +140,8 @@ FUSIONS = pl.Schema(
         "chosen": pl.Boolean(),
     }
 )
+"""Fusions tried on the calibration, for each method and re-ranker (and registered version of its weights);
+one of each is ``chosen``."""
 METRICS = pl.Schema(
     {
         "dataset": pl.String(),

@@ -1,5 +1,5 @@
-"""Every file that docs/extending.md shows is run: its methods, text and benchmark reach the leaderboard, page
-and commands.
+"""Every file that docs/extending.md shows is run: its methods, text, re-rankers and benchmark reach the
+leaderboard, page and commands.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from PIL import Image
 
 from setr_assets.jobs import EVALUATION
 from setr_lib.cli import main
-from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, EmbeddingsRecord
+from setr_lib.evaluation.row import Row
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.pipeline.evaluation import assess
+from setr_lib.records import CoarseRecord, EmbeddingsRecord, RerankedRecord
 from setr_lib.settings import Settings, load_settings
+from setr_lib.tables import RANKINGS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "extending.md"
 OWN = ("photo_of", "intersection_elsewhere", "headline", "by_colour", "mapped_text")
+RERANKED, RERANKERS = ("intersection", "photo_of"), ("base judge", "same colours", "my question")
 RUN = """
 import sys
 from pathlib import Path
@@ -32,6 +36,8 @@ from tiny_world import run_job
 from setr_lib.settings import load_settings
 run = run_job(load_settings(Path("setr.toml")), {job!r}, {keys!r})
 assert run.failures == {{}}, run.failures
+plots = run.metadata["evaluation_report", "wishes"]
+assert all(f"R@1 {{name}}" in plots for name in ("photo_of", "photo_of · same colours")), plots
 """
 
 
@@ -65,7 +71,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     text = path.read_text(encoding="utf-8").replace(
         "[coarse]", f"[coarse]\nstrategies = {json.dumps(strategies)}"
     )
-    text = text.replace("[reranking]\ntop_k = 6", '[reranking]\ntop_k = 6\nfusion = "judge"')
+    reranking = {
+        "top_k": 6,
+        "fusion": "cosine_judge",
+        "methods": ["intersection", "my_methods:PhotoOf"],
+        "rerankers": ["base judge", "adapter", "my_reranker:SameColours", "my_judge:Question"],
+    }
+    keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in reranking.items())
+    text = text.replace("[reranking]\ntop_k = 6", f"[reranking]\n{keys}")
     text += '\n[spaces.colours]\nkind = "my_space:Colours"\noptions = { bins = 4 }\n'
     text += '\n[datasets.wishes]\nkind = "my_benchmark:Wishes"\nroot = "wishes"\n'
     path.write_text(text, encoding="utf-8")
@@ -98,7 +111,8 @@ def write_wishes(folder: Path) -> None:
 def test_every_class_of_the_page_is_short() -> None:
     files = shown_files()
     methods = {"my_methods.py", "my_filter.py", "my_encoder.py"}
-    assert files.keys() == {*methods, "my_texts.py", "my_space.py", "my_benchmark.py"}
+    rerankers = {"my_reranker.py", "my_judge.py"}
+    assert files.keys() == {*methods, *rerankers, "my_texts.py", "my_space.py", "my_benchmark.py"}
     assert all(len(text.splitlines()) <= 45 for text in files.values())
 
 
@@ -106,11 +120,32 @@ def test_every_class_of_the_page_is_short() -> None:
 def test_methods_of_ones_own_reach_the_report_and_the_leaderboard(settings: Settings, key: str) -> None:
     rows = pl.read_parquet(settings.table_path("evaluation_report", key))
     assert {*OWN, "sum", "intersection", "random"} == set(rows["method"])
-    assert set(rows.filter(pl.col("method").is_in(OWN))["reranker"]) == {""}
+    every = {(method, reranker) for method in RERANKED for reranker in RERANKERS}
+    pairs = set(rows.filter(pl.col("reranker") != "").select("method", "reranker").unique().iter_rows())
+    assert pairs == every, "no adapter was promoted, so it is left out"
     page = (settings.report_root / key / "index.html").read_text(encoding="utf-8")
     assert all(name.split("_")[-1] in page for name in OWN)
     board = pl.read_parquet(settings.table_path("leaderboard"))
-    assert {*OWN} <= set(board["method"])
+    assert {*OWN} <= set(board["method"]) and {*RERANKERS} <= set(board["reranker"])
+
+
+def test_a_re_ranker_of_ones_own_orders_candidates_and_is_compared(settings: Settings) -> None:
+    context = pipeline_context(settings)
+    record = context.tables.read_record("reranked_rankings", RerankedRecord, "wishes")
+    fusions = {row.reranker: row.fusion for row in record.rows}
+    assert fusions["base judge"] == "cosine_judge, w = 1 (by the settings)"
+    assert fusions["same colours"].startswith(
+        "reciprocal_rank (by the settings; not cosine_judge: the scores of"
+    )
+    page = (settings.report_root / "wishes" / "index.html").read_text(encoding="utf-8")
+    assert "are not the log-odds of a Yes" in page and "photo_of · same colours" in page
+    made = context.tables.read(context.tables.reranked("wishes", Row("photo_of", "same colours")), RANKINGS)
+    scored = made.drop_nulls("judge_score")
+    assert scored.height and scored["judge_score"].is_between(0, 1).all()
+    compared = {(c.a, c.b) for c in assess(context, "wishes").comparisons}
+    colours = "photo_of · same colours"
+    assert {(colours, "photo_of"), (colours, "photo_of · base judge")} <= compared
+    assert not any(a.startswith("photo_of ·") and b.startswith("intersection") for a, b in compared)
 
 
 def test_a_benchmark_of_ones_own_has_its_own_metrics(settings: Settings) -> None:
@@ -178,6 +213,30 @@ def test_a_plan_counts_and_times_every_space(settings: Settings, capsys: pytest.
     assert counted is not None and f"images to embed in clip: {counted[1]}" in page
     assert "embed the galleries (colours)" in page and "embed the training images" in page
     assert "embed the training images (colours)" not in page, "only the default method is calibrated"
+
+
+def test_search_and_submit_and_score_take_a_re_ranker_of_ones_own(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    image = next((settings.base_dir / "wishes").glob("*.jpg"))
+    search = ["search", str(image), "make it red", "--dataset", "wishes", "--k", "3"]
+    for name in ("same colours", "same-colours", "my_reranker:SameColours"):
+        assert main([*config, *search, "--reranker", name]) == 0
+        printed = capsys.readouterr().out
+        assert "wishes · same colours" in " ".join(printed.split()) and "score" in printed
+    assert main([*config, *search, "--reranker", "adapter"]) == 1
+    assert "nothing was promoted" in capsys.readouterr().err
+    submit = ["submit", "circo", "--split", "val", "--method", "photo_of", "--reranker", "same colours"]
+    assert main([*config, *submit, "--output", str(tmp_path)]) == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name == "circo-val-photo_of-same-colours.json"
+    capsys.readouterr()
+    assert main([*config, "score", "circo", "--split", "val", str(file), "--json"]) == 0
+    scored = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "circo-val"))
+    reported = rows.filter(method="photo_of", reranker="same colours", metric="mAP@5")["value"].item()
+    assert scored["mAP@5"] == pytest.approx(reported)
 
 
 def test_score_takes_a_benchmark_of_ones_own(

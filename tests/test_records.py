@@ -13,9 +13,9 @@ from setr_lib.pipeline.context import NotMadeYetError, PipelineContext
 from setr_lib.records import (
     CoarseRecord,
     EmbeddingsRecord,
-    JudgedBy,
     PairsRecord,
     RerankedRecord,
+    RerankedRow,
     TrainedRecord,
     content_digest,
 )
@@ -57,16 +57,19 @@ def test_digest_of_a_table_sees_values_order_names_and_types() -> None:
 
 
 def test_stored_and_read_again(context: PipelineContext) -> None:
-    record = RerankedRecord(
-        strategy="sum", stages=["base judge"], judged={"base judge": JudgedBy(model="m", fusion="judge")}
-    )
+    rows = [
+        RerankedRow(method="sum", reranker="mine", model="m", fusion="judge"),
+        RerankedRow(method="text", reranker="mine", version="3"),
+    ]
+    record = RerankedRecord(method="sum", rows=rows)
     context.tables.write_record("reranked_rankings", record, "cirr-val")
     assert context.tables.read_record("reranked_rankings", RerankedRecord, "cirr-val") == record
     assert record.facts() == {
-        "strategy": "sum",
-        "base judge model": "m",
-        "base judge fusion": "judge",
-        "stages": ["base judge"],
+        "method": "sum",
+        "mine model": "m",
+        "mine fusion": "judge",
+        "text · mine version": "3",
+        "re-ranked by": ["mine", "text · mine"],
     }
 
 
@@ -76,17 +79,21 @@ def test_record_of_an_earlier_version_is_read_where_nothing_needed_is_missing(
     old = {"table": "t", "version": 3, "rows": 7, "encoder": "e", "preprocessing": "p"}
     write(context, "training_embeddings", json.dumps(old))
     assert context.tables.read_record("training_embeddings", EmbeddingsRecord).vectors("them").version == 3
-    write(
-        context, "reranked_rankings", json.dumps({"strategy": "sum", "stages": [], "base judge model": "m"})
-    )
-    assert context.tables.read_record("reranked_rankings", RerankedRecord).judged == {}
+    write(context, "coarse_rankings/cirr-val/sum", json.dumps({"strategy": "sum", "top_k": 50}))
+    assert context.tables.read_record("coarse_rankings/cirr-val/sum", CoarseRecord).method == "sum"
 
 
 @pytest.mark.parametrize(
     ("asset", "kind", "text", "words"),
     [
         ("reranker_pairs", PairsRecord, '{"digest": "d", "seed": 7}', ["writer, table", "'reranker_pairs'"]),
-        ("coarse_rankings/cirr-val/sum", CoarseRecord, "{}", ["without strategy", "'coarse_rankings'"]),
+        ("coarse_rankings/cirr-val/sum", CoarseRecord, "{}", ["without method", "'coarse_rankings'"]),
+        (
+            "reranked_rankings",
+            RerankedRecord,
+            '{"strategy": "sum", "stages": ["base judge"], "judged": {}}',
+            ["written by another version of SETR, without rows", "'reranked_rankings'"],
+        ),
         ("reranker_adapter", TrainedRecord, '{"run": ', ["not valid JSON", "'reranker_adapter'"]),
         ("reranker_pairs", PairsRecord, '{"digest": 5}', ["digest: Input should be", "'reranker_pairs'"]),
     ],

@@ -72,6 +72,12 @@ WRONG: list[tuple[str, str, str]] = [
         "named twice: q",
     ),
     ("[reranking.adapter]\ntarget_modules = ['']", "reranking.adapter.target_modules", "an empty text"),
+    ("[reranking]\nmethods = ['sums']", "reranking", "'sums' is not among [coarse] strategies"),
+    ("[reranking]\nmethods = []", "reranking.methods", "at least 1 item"),
+    ("[reranking]\nmethods = ['sum', 'sum']", "reranking.methods", "named twice: sum"),
+    ("[reranking]\nrerankers = ['base']", "reranking.rerankers", "no re-ranker 'base'; known: adapter, base"),
+    ("[reranking]\nrerankers = ['adapter', 'adapter']", "reranking.rerankers", "named twice: adapter"),
+    ("[reranking]\nrerankers = ['a/b']", "reranking.rerankers.0", "'a/b' will not do"),
     ("[reranking]\njudge_weight = inf", "reranking.judge_weight", "finite"),
     ("[reranking.pairs]\nseed = -3", "reranking.pairs.seed", "greater than or equal to 0"),
     (
@@ -438,6 +444,7 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
         ('[coarse]\nstrategies = ["intersection", "os:getcwd"]', "strategy 'os:getcwd' would run code"),
         ('[coarse]\ncaption_strategies = ["captions_intersection", "os:getcwd"]', "strategy 'os:getcwd'"),
         ("[spaces.x]\nkind = 'os:getcwd'", "[spaces.x] kind = 'os:getcwd' would run code"),
+        ('[reranking]\nrerankers = ["os:getcwd"]', "re-ranker 'os:getcwd' would run code"),
         ("[models.judge]\ntrust_remote_code = true", "trust_remote_code = true would run code"),
     ],
 )

@@ -14,8 +14,9 @@ import pytest
 from setr_lib.cli import main
 from setr_lib.datasets import load_gallery, load_queries
 from setr_lib.evaluation.floor import random_rankings
+from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, RerankedRecord
+from setr_lib.records import CoarseRecord, RerankedRecord, RerankedRow
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import RANKINGS
 from tests.small_benchmarks import cirr_names, write_benchmarks, write_image_list
@@ -36,21 +37,31 @@ def materialise(
     *,
     stages: tuple[str, ...] = (),
     strategies: tuple[str, ...] = ("intersection", "sum"),
+    reranked: tuple[str, ...] = ("intersection",),
     k: int = 50,
 ) -> dict[tuple[str, str], pl.DataFrame]:
     """What the ranking assets would have written, each by another random ranker."""
     context, made = PipelineContext(settings), {}
     queries, gallery = load_queries(settings, key), load_gallery(settings, key)
-    rankers = [(name, "coarse") for name in strategies] + [("intersection", stage) for stage in stages]
+    rankers = [(name, "coarse") for name in strategies] + [
+        (method, stage) for method in reranked for stage in stages
+    ]
     for seed, (strategy, stage) in enumerate(rankers):
         frame = random_rankings(queries, gallery, seed, k=k)
         table = (
-            context.tables.coarse(key, strategy) if stage == "coarse" else context.tables.reranked(key, stage)
+            context.tables.coarse(key, strategy)
+            if stage == "coarse"
+            else context.tables.reranked(key, Row(strategy, stage))
         )
-        context.tables.write(table, frame, RANKINGS, made_by=CoarseRecord(strategy=strategy))
+        context.tables.write(table, frame, RANKINGS, made_by=CoarseRecord(method=strategy))
         made[strategy, stage] = frame
     if stages:
-        record = RerankedRecord(strategy="intersection", stages=list(stages), adapter_version="3")
+        rows = [
+            RerankedRow(method=method, reranker=stage, version="3" if stage == "adapter" else None)
+            for method in reranked
+            for stage in stages
+        ]
+        record = RerankedRecord(method="intersection", rows=rows)
         context.tables.write_record("reranked_rankings", record, key)
     return made
 
@@ -122,12 +133,42 @@ def test_the_best_stage_is_taken_unless_told_otherwise(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        ([], "intersection-my-own"),  # the default method's, though another comes last
+        (["--reranker", "my-own"], "intersection-my-own"),
+        (["--reranker", "base judge", "--method", "sum"], "sum-base-judge"),
+        (["--method", "sum"], "sum-my-own"),
+        (["--method", "text"], "text-coarse"),
+    ],
+)
+def test_any_method_and_re_ranker_can_be_submitted(
+    settings: Settings, capsys: Output, arguments: list[str], file: str
+) -> None:
+    names = ("intersection", "sum")
+    made = materialise(
+        settings,
+        "circo-test",
+        stages=("base judge", "my-own"),
+        strategies=(*names, "text"),
+        reranked=names,
+    )
+    status, _, _ = submit(settings, capsys, "circo", *arguments)
+    assert status == 0
+    (path,) = (settings.storage_root / "submissions").iterdir()
+    assert path.name == f"circo-test-{file}.json"
+    method, _, stage = file.partition("-")
+    ranked = first(made[method, {"base-judge": "base judge"}.get(stage, stage)], "1", "gallery", 50)
+    assert json.loads(path.read_text())["1"] == [int(image) for image in ranked]
+
+
+@pytest.mark.parametrize(
     ("stages", "arguments", "said"),
     [
         (
             ("base judge",),
             ["--stage", "adapter"],
-            "has no ranking of stage 'adapter': it has base judge, coarse",
+            "has no ranking by re-ranker 'adapter': it has base judge, coarse",
         ),
         ((), ["--stage", "adapter"], "materialize 'reranked_rankings' first"),
         (("base judge",), ["--strategy", "product"], "materialize 'coarse_rankings' first"),
@@ -184,7 +225,7 @@ def test_what_was_submitted_scores_as_it_was_ranked(
     files = [str(path) for path in (tmp_path / "out").iterdir()]
     assert main([*config, "score", "cirr", "--split", "val", *files, "--json"]) == 0
     scored = _values(capsys)
-    table = settings.table_path("reranked_rankings/cirr-val/base-judge")
+    table = settings.table_path("reranked_rankings/cirr-val/intersection--base-judge")
     assert main([*config, "score", "cirr", "--split", "val", str(table), "--json"]) == 0
     assert scored == _values(capsys)
     assert {"R@50", "R_subset@3", "Avg"} <= scored.keys()

@@ -17,7 +17,7 @@ from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
-    from setr_lib.reranking.scorer import JudgedQuery
+    from setr_lib.reranking.reranker import JudgedQuery, Reranker
 
 _BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
 _BYTES_PER_KEPT_TEXT = 700
@@ -35,7 +35,7 @@ class SetPlan:
     images: int
     gallery_key: str
     pairs: int
-    """(query, candidate) pairs per judge, CIRR's subset members included."""
+    """(query, candidate) pairs per method and re-ranker, CIRR's subset members included."""
     problem: str = ""
 
 
@@ -45,7 +45,7 @@ class TrainingPlan:
 
     images: int
     calibrated: int
-    """Held-out queries that the choice of fusion composes, and judges with both judges."""
+    """Held-out queries that the choice of fusion composes, and scores for each method and re-ranker."""
     taught: int
     """Pairs in all epochs."""
     held_out: int
@@ -62,6 +62,8 @@ class Speeds:
     describe: float
     compose: float
     judge: float
+    rerankers: dict[str, float]
+    """Of re-rankers that are not the Yes/No judge, by name."""
     dimensions: dict[str, int]
     """By embedding space."""
     device: str
@@ -95,7 +97,7 @@ def count_training(settings: Settings) -> TrainingPlan:
     per_group = 1 + sum(options.pairs.negatives_per_group.values())
     held_out = round(options.pairs.groups * options.pairs.held_out_share)
     taught = (options.pairs.groups - held_out) * per_group * options.adapter.epochs
-    calibrated = min(held_out, MOST_QUERIES) if options.fusion == "auto" else 0
+    calibrated = min(held_out, MOST_QUERIES) if options.fusion == "auto" and options.rerankers else 0
     try:
         images, problem = load_training_images(settings).height, ""
     except SetrError as error:
@@ -172,14 +174,27 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         describe=_seconds_each(described, pictures),
         compose=_seconds_each(composed, pairs),
         judge=_seconds_each(judged, queries) / len(queries[0].candidates),
+        rerankers={
+            reranker.name: _seconds_each(reranker.score, queries) / len(queries[0].candidates)
+            for reranker in _others(context)
+        },
         dimensions={name: space.dimension for name, space in spaces.items()},
         device=str(model.device),
         memory=_memory(str(model.device)),
     )
 
 
+def _others(context: PipelineContext) -> list[Reranker]:
+    """The configured re-rankers that are not the Yes/No judge, opened."""
+    from setr_lib.pipeline.reranking import open_reranker
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    own = [named.name for named in context.rerankers.configured if named not in BUILT_IN]
+    return [open_reranker(context, name).scorer for name in own]
+
+
 def _sample_queries(pictures: list, texts: list[str], sample: int) -> list[JudgedQuery]:
-    from setr_lib.reranking.scorer import JudgedQuery
+    from setr_lib.reranking.reranker import JudgedQuery
 
     candidates = tuple(pictures[: max(2, sample)])
     count = max(2, sample // 4)
@@ -227,7 +242,7 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
 
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
-    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per judge"):
+    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per re-ranker"):
         table.add_column(column, justify="left" if column == "evaluation set" else "right")
     for plan in plans:
         numbers = (plan.images, plan.references, plan.queries, plan.pairs)
@@ -251,11 +266,15 @@ def _print_costs(
     from rich.console import Console
     from rich.table import Table
 
+    settings = context.settings
     images, queries = _gallery_images(plans), sum(plan.queries for plan in plans)
     embedded = [("embed the galleries", images, space) for space in context.methods.spaces]
     embedded += [("embed the training images", training.images, space) for space in _training_spaces(context)]
     references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    calibrated = 2 * training.calibrated * context.settings.rerank_depth()
+    rerankers = [reranker.name for reranker in context.rerankers.configured]
+    methods = len(settings.reranked_methods)
+    pairs *= methods
+    calibrated = methods * training.calibrated * settings.rerank_depth()
     lines = [
         *(
             (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
@@ -266,9 +285,11 @@ def _print_costs(
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", training.calibrated, speeds.compose),
-        ("choose the fusion: judge", calibrated, speeds.judge),
-        ("judge, base model", pairs, speeds.judge),
-        ("judge, adapter", pairs, speeds.judge),
+        *(
+            (f"choose the fusion: {name}", calibrated, speeds.rerankers.get(name, speeds.judge))
+            for name in rerankers
+        ),
+        *((f"re-rank: {name}", pairs, speeds.rerankers.get(name, speeds.judge)) for name in rerankers),
     ]
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
@@ -279,7 +300,7 @@ def _print_costs(
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
     vectors = sum(items * speeds.dimensions[space] * 4 for _, items, space in embedded)
     answers = references + queries + training.calibrated
-    kept = (2 * pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
+    kept = len(rerankers) * (pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
-from setr_lib.pipeline.retriever import Retriever, SearchResult
+from setr_lib.pipeline.retriever import BEST, Retriever, SearchResult
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
@@ -30,6 +30,7 @@ def run(
     dataset: str | None,
     gallery: str | None,
     method: str | None,
+    reranker: str | None,
     k: int,
     output: Path | None,
 ) -> int:
@@ -49,7 +50,7 @@ def run(
         )
     with progress_on_terminal() as progress:
         found = Retriever.from_evaluation_set(key, settings).search(
-            image, text, k=k, method=method, gallery=gallery, progress=progress
+            image, text, k=k, method=method, reranker=reranker or BEST, gallery=gallery, progress=progress
         )
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,8 @@ def run(
         _sheet(image, text, found, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    _print(found, key, path)
+    is_first = reranker is None and found.version is None
+    _print(found, key, path, " (no adapter promoted yet)" if is_first else "")
     return 0
 
 
@@ -91,7 +93,7 @@ def _sheet(image: Path, text: str, found: SearchResult, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
 
     strips = [
-        Strip(title, tiles_of(frame, found.paths, top=k))
+        Strip(title, tiles_of(frame, found.paths, top=k, is_logit=found.is_logit))
         for title, frame in (
             (f"coarse · {found.method}", found.coarse),
             (f"re-ranked · {_reranker(found)}", found.ranking),
@@ -105,7 +107,7 @@ def _reranker(found: SearchResult) -> str:
     return f"{found.reranker} v{found.version}" if found.version else str(found.reranker)
 
 
-def _print(found: SearchResult, key: str, sheet: Path) -> None:
+def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -113,16 +115,15 @@ def _print(found: SearchResult, key: str, sheet: Path) -> None:
 
     from setr_lib.evaluation.contact_sheet import judge_words
 
-    untrained = "" if found.version else " (no adapter promoted yet)"
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
-    table = Table(title=f"{key} · {_reranker(found)}{untrained}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "image", "judge", "coarse rank", "cosine"):
+    table = Table(title=f"{key} · {_reranker(found)}{note}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("rank", "image", "judge" if found.is_logit else "score", "coarse rank", "cosine"):
         table.add_column(column, overflow="fold")
     for hit in found:
         table.add_row(
             str(hit.rank),
             Text(hit.image_id),
-            "-" if hit.judge_score is None else judge_words(hit.judge_score),
+            "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit),
             str(before.get(hit.image_id, "-")),
             f"{hit.coarse_score:.3f}",
         )

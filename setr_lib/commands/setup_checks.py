@@ -82,6 +82,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         _judge(settings),
         _prompts(settings, kinds),
         _strategies(settings),
+        _rerankers(settings),
         _registry(settings),
         _dagster(settings),
         Check("device", settings.models.device, "ok"),
@@ -266,6 +267,21 @@ def _strategies(settings: Settings) -> Check:
             )
 
     return _tried("strategies", ", ".join(every), look)
+
+
+def _rerankers(settings: Settings) -> Check:
+    from setr_lib.reranking.reranker import RerankerError, get_reranker
+
+    names = settings.reranking.rerankers
+
+    def look() -> None:
+        found: dict[str, str] = {}
+        for name in names:
+            own = get_reranker(name, settings).name
+            if (other := found.setdefault(own, name)) != name:
+                raise RerankerError(f"[reranking] rerankers: {other!r} and {name!r} are both called {own!r}")
+
+    return _tried("re-rankers", ", ".join(names) or "none: stage 1 is all", look)
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
-from setr_lib.pipeline.evaluation import ADAPTED
-from setr_lib.records import RerankedRecord
+from setr_lib.records import RerankedRecord, RerankedRow
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
 
 COARSE = "coarse"
-"""What ``--stage`` calls the ranking of stage 1."""
+"""What ``--reranker`` calls the ranking of stage 1."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,13 @@ class Chosen:
 
     row: Row
     table: str
-    adapter_version: str | None = None
+    version: str | None = None
+    """The registered version of the re-ranker's weights."""
 
     @property
     def title(self) -> str:
         """How it is called on the leaderboard."""
-        return self.row.title + (f" v{self.adapter_version}" if self.adapter_version else "")
+        return self.row.title + (f" v{self.version}" if self.version else "")
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
     *,
     dataset: str,
     split: str | None,
-    stage: str | None,
-    strategy: str | None,
+    reranker: str | None,
+    method: str | None,
     output: Path | None,
 ) -> int:
     """Write the files, read them back, and say where they are and where to send them."""
@@ -54,7 +54,7 @@ def run(
     from setr_lib.tables import RANKINGS
 
     context, each = pipeline_context(settings), submitted_set(settings, dataset, split)
-    chosen = choose_ranking(context, each.key, stage, strategy)
+    chosen = choose_ranking(context, each.key, reranker, method)
     rankings = context.tables.read(chosen.table, RANKINGS)
     queries = read_queries(each)
     name = "-".join(
@@ -85,18 +85,29 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
     return set_of_split(settings, dataset, split or scored)
 
 
-def choose_ranking(context: PipelineContext, key: str, stage: str | None, strategy: str | None) -> Chosen:
-    """The best materialised ranking of set ``key``: the last re-ranker's that settings name, else the coarse
-    one.
+def choose_ranking(context: PipelineContext, key: str, reranker: str | None, method: str | None) -> Chosen:
+    """The best materialised ranking of set ``key``: that of the last re-ranker that is there, else stage 1's.
 
-    ``stage`` and ``strategy`` narrow the choice; a strategy that was not re-ranked has its coarse ranking
-    only. Raises ``NotMadeYetError``, or ``SetrError`` where the two do not go together.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+        reranker: Whose order is wanted (``-`` for spaces, or ``package.module:NAME``), or ``COARSE``.
+        method: Whose candidates; the default method's where these were re-ranked. One that was not re-ranked
+            has its ranking of stage 1 only.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        NotMadeYetError: It is not made yet; the message names the asset to materialise.
+        SetrError: Method and re-ranker do not go together.
     """
-    wanted = None if strategy is None else context.methods.get(strategy).name
-    if stage != COARSE:
-        record = _reranked_record(context, key, required=stage is not None)
-        if record is not None and (found := _reranked(context, key, record, stage, wanted)):
-            return found
+    wanted = None if method is None else context.methods.get(method).name
+    if reranker != COARSE:
+        record = _reranked_record(context, key, required=reranker is not None)
+        if record is not None and (made := _reranked(context, key, record, reranker, wanted)):
+            row = Row(made.method, made.reranker)
+            return Chosen(row, context.tables.reranked(key, row), made.version)
     name = wanted or context.methods.get(context.settings.coarse.default).name
     return Chosen(Row(name), context.tables.coarse(key, name))
 
@@ -112,22 +123,32 @@ def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> R
 
 
 def _reranked(
-    context: PipelineContext, key: str, record: RerankedRecord, stage: str | None, strategy: str | None
-) -> Chosen | None:
-    """The re-ranked ranking that is wanted; None where only the coarse one can be."""
-    made, there = context.methods.get(record.strategy).name, list(reversed(record.stages))
-    if strategy not in (None, made):
-        if stage is None:
-            return None
+    context: PipelineContext, key: str, record: RerankedRecord, reranker: str | None, method: str | None
+) -> RerankedRow | None:
+    """The re-ranked row that is wanted; None where only the ranking of stage 1 can be."""
+    there = list(dict.fromkeys(row.reranker for row in reversed(record.rows)))
+    name = None if reranker is None else _own_name(context, reranker, there)
+    if name is not None and name not in there:
+        raise SetrError(f"{key} has no ranking by re-ranker {name!r}: it has {', '.join([*there, COARSE])}")
+    fitting = [row for row in record.rows if name in (None, row.reranker)]
+    if method is None:  # the default method's, where it has any
+        fitting = [row for row in fitting if row.method == record.method] or fitting
+    elif not (fitting := [row for row in fitting if row.method == method]) and name is not None:
+        methods = ", ".join(repr(row.method) for row in record.rows if row.reranker == name)
         raise SetrError(
-            f"{stage!r} of {key} re-ranked the candidates of {made!r}, not of {strategy!r}: leave --strategy out, or "
-            "use --stage coarse"
+            f"{name!r} of {key} re-ranked the candidates of {methods}, not of {method!r}: name another "
+            f"method, or use --reranker {COARSE}"
         )
-    if stage is not None and stage not in there:
-        raise SetrError(f"{key} has no ranking of stage {stage!r}: it has {', '.join([*there, COARSE])}")
-    picked = Row(made, stage or there[0])
-    version = record.adapter_version if picked.reranker == ADAPTED else None
-    return Chosen(picked, context.tables.reranked(key, picked.reranker), version)
+    return fitting[-1] if fitting else None
+
+
+def _own_name(context: PipelineContext, name: str, there: list[str]) -> str:
+    """What the re-ranker that a person named calls itself."""
+    if name in there:
+        return name
+    if ":" in name:
+        return context.rerankers.get(name).name
+    return name.replace("-", " ")
 
 
 def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:

@@ -141,8 +141,9 @@ def tiles_of(
     target_ids: Collection[str] = (),
     reference_id: str | None = None,
     top: int = 10,
+    is_logit: bool = True,
 ) -> list[Tile]:
-    """The first tiles of one query's ranking, captioned by judge score where there is one.
+    """The first tiles of one query's ranking, captioned by the re-ranker's score where there is one.
 
     Args:
         ranking: ``RANKINGS`` rows of one query and one pool.
@@ -150,6 +151,7 @@ def tiles_of(
         target_ids: The images that are marked as targets.
         reference_id: The image that is marked as the reference.
         top: How many tiles to make, at most.
+        is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
 
     Returns:
         The tiles, best first.
@@ -159,7 +161,7 @@ def tiles_of(
         Tile(
             image=paths.get(image_id),
             rank=rank,
-            caption=f"{score:.3f}" if judge is None else judge_words(judge),
+            caption=f"{score:.3f}" if judge is None else judge_words(judge, is_logit=is_logit),
             is_target=image_id in target_ids,
             is_reference=image_id == reference_id,
         )
@@ -167,15 +169,18 @@ def tiles_of(
     ]
 
 
-def judge_words(judge_score: float) -> str:
+def judge_words(judge_score: float, *, is_logit: bool = True) -> str:
     """The judge's answer and the score behind it: ``yes +2.3`` or ``no -0.7``.
 
     Args:
         judge_score: The difference of the two answers' logits, in fp32.
+        is_logit: Whether it is such a difference; of a re-ranker that answers otherwise the number is shown.
 
     Returns:
         The words.
     """
+    if not is_logit:
+        return f"{judge_score:.3g}"
     digits = 1 if abs(judge_score) >= 0.1 else 2  # "no -0.0" would look like a mistake
     return f"{'yes' if judge_score > 0 else 'no'} {judge_score:+.{digits}f}"
 

@@ -10,7 +10,7 @@ number of merit at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ class ReportOptions:
     """Metrics drawn as ladders (``Benchmark.headline_metrics``); the first ones of ``metrics`` by default."""
     method: str | None = None
     """The method whose rankings the contact sheets show; by default one that was re-ranked."""
+    plain_scores: frozenset[Row] = frozenset()
+    """Rows whose re-ranker's scores are not the log-odds of a Yes, and so are shown as numbers."""
     contact_sheet_queries: int = 12
     """Queries in each group of cases."""
     top: int = 10
@@ -142,12 +144,16 @@ class _Pictures:
 
 @dataclass(slots=True)
 class _Stages:
-    """The rankings that contact sheets compare: one method's before and, where there is one, after stage 2."""
+    """The rankings that contact sheets compare: one method's before and, where there is one, after stage 2;
+    and the same of every other method that was re-ranked.
+    """
 
     method: str
     before: pl.DataFrame | None
     after: pl.DataFrame | None
     after_row: Row | None
+    others: list[tuple[Row, Row]] = field(default_factory=list)
+    """Other re-ranked methods: the row of stage 1, and that of the last re-ranker."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None 
 
 def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
     key, title, queries, gallery = data.key, data.title, data.queries, data.gallery
-    captions, compositions, rankings = data.captions, data.compositions, data.rankings
+    compositions, rankings = data.compositions, data.rankings
     metrics, provenance, paired = data.metrics, data.provenance, data.paired
     if queries.is_empty():
         raise ReportError(f"evaluation set {key!r} has no queries: there is nothing to report")
@@ -221,13 +227,15 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "galleries": _distinct(metrics, "gallery"),
         "method": stages.method,
         "caption_proxy": options.caption_proxy,
-        "after_stage": None if stages.after_row is None else _reranker_name(stages.after_row, metrics),
+        "reranked": _reranked_by(rankings),
+        "plain": bool(options.plain_scores),
+        "legend": _legend([*rankings, *rows_of(metrics)]),
         "rungs": _rungs([*rankings, *rows_of(metrics)]),
         "top": options.top,
         "banner": _banner(gallery, metrics, options.notes),
         "compositions": _composition_counts(compositions, queries),
         "forest": build_forest(paired) if paired else None,
-        "groups": _groups(queries, captions, compositions, stages, metrics, pictures, options, hidden),
+        "groups": _groups(data, stages, metrics, pictures, options, hidden),
         "provenance": dict(provenance),
         **_scores(metrics, stages, options),
     }
@@ -252,6 +260,11 @@ def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str |
         before=rankings.get(Row(method)),
         after=rankings[reranked[-1]] if reranked else None,
         after_row=reranked[-1] if reranked else None,
+        others=[
+            (Row(other), rows[-1])
+            for other, rows in shown.items()
+            if other != method and rows[-1].reranker and Row(other) in rankings
+        ],
     )
 
 
@@ -358,15 +371,14 @@ def _composition_counts(compositions: pl.DataFrame | None, queries: pl.DataFrame
 
 
 def _groups(
-    queries: pl.DataFrame,
-    captions: pl.DataFrame | None,
-    compositions: pl.DataFrame | None,
+    data: ReportData,
     stages: _Stages,
     metrics: pl.DataFrame,
     pictures: _Pictures,
     options: ReportOptions,
     hidden: bool,
 ) -> list[dict[str, Any]]:
+    queries = data.queries
     before, after = (stages.after, None) if stages.before is None else (stages.before, stages.after)
     assert before is not None  # _choose_stages found at least one ranking
     groups = choose_cases(queries, before, after, count=options.contact_sheet_queries, seed=options.seed)
@@ -376,8 +388,8 @@ def _groups(
             row["query_id"]: row
             for row in queries.filter(pl.col("query_id").is_in(shown.implode())).iter_rows(named=True)
         },
-        captions=_caption_texts(captions),
-        compositions=_composition_rows(compositions, shown),
+        captions=_caption_texts(data.captions),
+        compositions=_composition_rows(data.compositions, shown),
         before=_by_query(stages.before, shown),
         after=_by_query(stages.after, shown),
         ranks_before={} if hidden else _first_ranks(queries, stages.before),
@@ -385,8 +397,12 @@ def _groups(
         stages=stages,
         after_name="" if stages.after_row is None else _reranker_name(stages.after_row, metrics),
         pictures=pictures,
-        top=options.top,
-        show_captions=options.caption_proxy,
+        options=options,
+        others=[
+            (row, title, _by_query(data.rankings[row], shown))
+            for coarse, reranked in stages.others
+            for row, title in ((coarse, f"stage 1 · {coarse.method}"), (reranked, _title(reranked, metrics)))
+        ],
     )
     # A query in two groups is built once: its thumbnails are the same elements anyway.
     cases = {query: builder.build(query) for query in shown}
@@ -418,8 +434,8 @@ class _CaseBuilder:
     stages: _Stages
     after_name: str
     pictures: _Pictures
-    top: int
-    show_captions: bool = False
+    options: ReportOptions
+    others: Sequence[tuple[Row, str, Mapping[tuple[str, str], Rows]]] = ()
 
     def build(self, query_id: str) -> CaseView:
         query = self.queries[query_id]
@@ -449,21 +465,29 @@ class _CaseBuilder:
         earlier = {row["image_id"]: row["rank"] for row in before}
         coarse = Row(self.stages.method)
         strips = [
-            StripView(row, title, [self._tile(line, query, known) for line in lines[: self.top]])
+            StripView(row, title, [self._tile(line, query, known, row) for line in lines[: self.options.top]])
             for row, title, lines, known in (
                 (coarse, f"stage 1 · {coarse.method}", before, None),
                 (self.stages.after_row or coarse, self.after_name, after, earlier if before else None),
             )
         ]
+        earlier = {}
+        for row, title, rankings in self.others:
+            lines = rankings.get((query["query_id"], pool), [])
+            known = earlier if row.reranker else None
+            tiles = [self._tile(line, query, known, row) for line in lines[: self.options.top]]
+            strips.append(StripView(row, title, tiles))
+            earlier = {line["image_id"]: line["rank"] for line in lines}
         return [strip for strip in strips if strip.tiles]
 
     def _tile(
-        self, row: dict[str, Any], query: dict[str, Any], earlier: Mapping[str, int] | None
+        self, line: dict[str, Any], query: dict[str, Any], earlier: Mapping[str, int] | None, row: Row
     ) -> TileView:
-        image_id, rank, judge = row["image_id"], row["rank"], row["judge_score"]
+        image_id, rank, judge = line["image_id"], line["rank"], line["judge_score"]
         is_target = image_id in query["target_ids"]
         is_reference = image_id == query["reference_id"]
-        note = f"{row['score']:.3f}" if judge is None else judge_words(judge)
+        is_logit = row not in self.options.plain_scores
+        note = f"{line['score']:.3f}" if judge is None else judge_words(judge, is_logit=is_logit)
         move, move_alt = ("", "") if earlier is None else _move_words(earlier.get(image_id), rank)
         role = "the target" if is_target else "the reference itself" if is_reference else ""
         words = [
@@ -490,7 +514,7 @@ class _CaseBuilder:
 
     def _text(self, image_id: str) -> str:
         """What stands where an image would, if captions were ranked in its place."""
-        return self.captions.get(image_id, "no caption") if self.show_captions else ""
+        return self.captions.get(image_id, "no caption") if self.options.caption_proxy else ""
 
     @staticmethod
     def _rank_words(ranks: Mapping[str, int], query_id: str, ranking: pl.DataFrame | None) -> str:
@@ -546,8 +570,30 @@ def _composition_rows(compositions: pl.DataFrame | None, shown: pl.Series) -> di
 
 
 def _reranker_name(row: Row, metrics: pl.DataFrame) -> str:
-    versions = _distinct(metrics.filter(reranker=row.reranker), "adapter_version")
+    versions = _distinct(metrics.filter(method=row.method, reranker=row.reranker), "adapter_version")
     return f"{row.reranker} v{versions[0]}" if len(versions) == 1 else row.reranker
+
+
+def _title(row: Row, metrics: pl.DataFrame) -> str:
+    return f"{row.method} · {_reranker_name(row, metrics)}"
+
+
+def _reranked_by(rankings: Iterable[Row]) -> dict[str, str]:
+    """The re-ranked methods, and by whom."""
+    found: dict[str, list[str]] = {}
+    for row in rankings:
+        if row.reranker:
+            found.setdefault(row.method, []).append(row.reranker)
+    return {method: ", ".join(names) for method, names in found.items()}
+
+
+def _legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The colours of re-rankers, as classes of the style sheet, and their names."""
+    found: dict[str, list[str]] = {}
+    for row, rung in _rungs(rows).items():
+        if row.reranker and row.reranker not in found.setdefault(rung, []):
+            found[rung].append(row.reranker)
+    return [(rung, ", ".join(names)) for rung, names in found.items()]
 
 
 def _rungs(rows: Sequence[Row]) -> dict[Row, str]:

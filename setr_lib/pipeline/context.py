@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
+from setr_lib.pipeline.reranking import ConfiguredRerankers
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
 from setr_lib.settings import Settings
 
@@ -38,6 +39,7 @@ class PipelineContext:
         self.tables = Tables(settings)
         self.models = Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
+        self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
+from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
 
-ADAPTED = "adapter"
-"""The re-ranker whose rows carry the label of the champion's training."""
 CAPTION_PROXY = "caption proxy"
 """The label of a ranking that was made over captions."""
 
@@ -46,6 +45,11 @@ class EvaluationResult:
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is
     ranked."""
+
+    @property
+    def plain_scores(self) -> frozenset[Row]:
+        """Rows whose re-ranker's scores are not the log-odds of a Yes."""
+        return frozenset(Row(made.method, made.reranker) for made in self.note.rows if not made.is_logit)
 
 
 def assess(context: PipelineContext, key: str) -> EvaluationResult:
@@ -72,7 +76,7 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
         gallery=gallery,
         rankings=rankings,
         rows=_rows(context, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(context, each.benchmark, evaluations, Row(note.strategy)),
+        comparisons=_comparisons(context, each.benchmark, evaluations, Row(note.method)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -119,8 +123,9 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
         ReportOptions(
             protocol=each.benchmark.protocol_text,
             headline=each.benchmark.headline_metrics,
-            method=result.note.strategy,
+            method=result.note.method,
             caption_proxy=result.caption_proxy,
+            plain_scores=result.plain_scores,
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
             notes=tuple(left_out_sentences(result.left_out)),
@@ -147,11 +152,17 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
 
     if result.caption_proxy:
         return None
-    coarse = Row(result.note.strategy)
-    shown = {row: frame for row, frame in result.rankings.items() if row.coarse == coarse}
-    after = next((frame for row, frame in reversed(shown.items()) if row.reranker), None)
+    main, reranked = result.note.method, [row for row in result.rankings if row.reranker]
+    methods = list(dict.fromkeys([main, *(row.method for row in reranked)]))
+    shown = {
+        row: result.rankings[row] for method in methods for row in result.rankings if row.method == method
+    }
+    before = shown.get(Row(main))
+    if before is None:
+        return None
+    after = next((result.rankings[row] for row in reversed(reranked) if row.method == main), None)
     seed = context.settings.evaluation.seed
-    groups = choose_cases(result.queries, shown[coarse], after, count=1, seed=seed)
+    groups = choose_cases(result.queries, before, after, count=1, seed=seed)
     if not groups or not groups[0].query_ids:
         return None
     query = result.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
@@ -165,6 +176,7 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
                 paths,
                 target_ids=query["target_ids"],
                 reference_id=query["reference_id"],
+                is_logit=row not in result.plain_scores,
             ),
         )
         for row, frame in shown.items()
@@ -185,10 +197,10 @@ def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[
     found: dict[Row, pl.DataFrame] = {
         Row(name): context.tables.read(context.tables.coarse(key, name), RANKINGS) for name in names
     }
-    for reranker in note.stages:
-        found[Row(note.strategy, reranker)] = context.tables.read(
-            context.tables.reranked(key, reranker), RANKINGS
-        )
+    for made in note.rows:
+        row = Row(made.method, made.reranker)
+        if row.coarse in found:  # settings may name the method no longer
+            found[row] = context.tables.read(context.tables.reranked(key, row), RANKINGS)
     return found
 
 
@@ -228,12 +240,13 @@ def _rows(
     from setr_lib.evaluation.summary import floor_rows, metric_rows
 
     options = context.settings.evaluation
+    made_by = {Row(made.method, made.reranker): made for made in note.rows}
     caveats = _caption_caveats(context, each.key, gallery.height)
-    proxy = _by_captions(context, note.strategy)
+    proxy = _by_captions(context, note.method)
     parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
-        adapted, captioned = row.reranker == ADAPTED, _by_captions(context, row.method)
-        zero_shot = CAPTION_PROXY if captioned else "zero-shot"
+        captioned, by = _by_captions(context, row.method), made_by.get(row)
+        label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
         parts.append(
             metric_rows(
                 each,
@@ -242,8 +255,8 @@ def _rows(
                 _as_ranked(gallery) if captioned else gallery,
                 row=row,
                 settings=options,
-                adapter_version=note.adapter_version if adapted else None,
-                label=note.adapter_label or zero_shot if adapted else zero_shot,
+                adapter_version=by.version if by else None,
+                label=label,
                 evaluation=found,
                 caveats=caveats if captioned else (),
             )
@@ -263,18 +276,21 @@ def _caption_caveats(context: PipelineContext, key: str, images: int) -> list[st
 def _comparisons(
     context: PipelineContext, benchmark: Benchmark, evaluations: dict[Row, Evaluation], default: Row
 ) -> list[PairedDifference]:
-    """The margins that matter: the default method over the baselines, each re-ranker over stage 1 and over
-    those before it.
+    """The margins that matter: the default method over the baselines, each re-ranked row over its own method
+    and over the re-rankers of it that come before.
     """
     from setr_lib.evaluation.intervals import paired_difference
     from setr_lib.evaluation.report import PairedDifference
 
-    coarse_metric, judged_metric = benchmark.compared_metrics
+    coarse_metric, reranked_metric = benchmark.compared_metrics
     options = context.settings.evaluation
     pairs = [(default, Row(name), coarse_metric) for name in options.baselines if Row(name) != default]
-    reranked = [row for row in evaluations if row.reranker and row.coarse == default]
-    for place, row in enumerate(reranked):
-        pairs += [(row, before, judged_metric) for before in (default, *reranked[:place])]
+    earlier: dict[Row, list[Row]] = {}
+    for row in evaluations:
+        if row.reranker:
+            before = earlier.setdefault(row.coarse, [row.coarse])
+            pairs += [(row, other, reranked_metric) for other in before]
+            before.append(row)
     captions = Row(context.methods.get(context.settings.coarse.caption_default).name)
     pairs += [
         (captions, Row(name), metric)

@@ -7,6 +7,7 @@ material that is like an evaluation set in everything, but is not a benchmark.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from setr_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.evaluation.row import Row
+    from setr_lib.methods.method import Method
     from setr_lib.pipeline.reranking import OpenReranker
+    from setr_lib.reranking.fusion_choice import FusionChoice
 
 MOST_QUERIES = 150
-"""Enough to tell fusions apart; each costs ``reranking.top_k`` judgements per judge."""
+"""Enough to tell fusions apart; each costs ``reranking.top_k`` scores per method and re-ranker."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,15 @@ class Calibration:
         }
 
 
-def calibration_set(context: PipelineContext, progress: Progress = silent) -> Calibration:
-    """Held-out synthesised queries, ranked by the default retrieval method.
+def calibration_set(
+    context: PipelineContext, progress: Progress = silent, method: Method | None = None
+) -> Calibration:
+    """Held-out synthesised queries, ranked by a retrieval method.
 
     Args:
         context: Tables and models.
         progress: Told how far the models are.
+        method: The method, one over vectors; the default one by default.
 
     Returns:
         Queries, gallery and rankings.
@@ -66,7 +73,7 @@ def calibration_set(context: PipelineContext, progress: Progress = silent) -> Ca
     images = context.tables.read("training_images", TRAINING_IMAGES)
     queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    method = context.methods.get(settings.coarse.default)
+    method = method or context.methods.get(settings.coarse.default)
     what = "the training images' table"
     stored = vectors_of(context, "training_embeddings", what, space=method.space)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
@@ -115,6 +122,73 @@ def rerank_calibration(
         k=context.settings.rerank_depth(),
         progress=progress,
     )
+
+
+def calibrate(
+    context: PipelineContext,
+    version: str | None,
+    progress: Progress = silent,
+    told: Callable[[str, bool], None] = lambda words, is_warning: None,
+) -> pl.DataFrame:
+    """Try every fusion on the calibration, for each configured method and re-ranker.
+
+    Stage 1 ranks once per method. A method over captions is left out: training images are searched by
+    vectors.
+
+    Args:
+        context: Tables and models.
+        version: The registered version to judge with, for re-rankers that are trained.
+        progress: Told how far the models are.
+        told: Told in a sentence what was chosen for each pair, and whether that is a warning.
+
+    Returns:
+        A FUSIONS table.
+
+    Raises:
+        NotMadeYetError: A table is missing; the message names the asset to materialise.
+    """
+    import polars as pl
+
+    from setr_lib.evaluation.row import Row
+    from setr_lib.methods.method import ranks_captions
+    from setr_lib.pipeline.reranking import RerankingRun, no_sum_because
+    from setr_lib.reranking.fusion_choice import choose_fusion
+    from setr_lib.tables import FUSIONS
+
+    run, frames = RerankingRun(context, version), [FUSIONS.to_frame()]
+    rerankers = context.rerankers.usable(version)
+    for method in context.methods.calibrated if rerankers else ():
+        if ranks_captions(method):
+            told(f"{method.name}: searches captions, so its fusion cannot be calibrated", True)
+            continue
+        calibration = calibration_set(context, progress, method)
+        for named in rerankers:
+            reranker, row = run.opened(named), Row(method.name, named.name)
+            judged = rerank_calibration(context, calibration, reranker, progress)
+            why = no_sum_because(method, named)
+            choice = choose_fusion(judged, calibration.targets, summable=why is None)
+            frames.append(_marked(choice, row, reranker.version))
+            queries = int(choice.trials["queries"][0])
+            not_tried = f"; cosine_judge is not tried: {why}" if why else ""
+            chosen = f"{choice.fusion}, weight {choice.weight:g}, by {queries} held-out queries"
+            told(f"{row.title}: {chosen}{not_tried}", not queries)
+    return pl.concat(frames)
+
+
+def _marked(choice: FusionChoice, row: Row, version: str | None) -> pl.DataFrame:
+    """The trials with the row they belong to, the best one marked."""
+    import polars as pl
+
+    from setr_lib.tables import FUSIONS
+
+    weight = choice.weight if choice.fusion == "cosine_judge" else None
+    chosen = (pl.col("fusion") == choice.fusion) & pl.col("weight").eq_missing(pl.lit(weight))
+    return choice.trials.with_columns(
+        method=pl.lit(row.method),
+        reranker=pl.lit(row.reranker),
+        version=pl.lit(version, dtype=pl.String),
+        chosen=chosen,
+    ).select(list(FUSIONS))
 
 
 def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST_QUERIES) -> pl.DataFrame:

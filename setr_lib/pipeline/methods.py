@@ -68,17 +68,35 @@ class ConfiguredMethods:
         every = self.configured.values()
         return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
 
+    def reranked(self, key: str) -> list[Method]:
+        """The methods whose candidates are re-ranked for ``key``, in the order of the settings; none where
+        there is no image to look at, or no re-ranker.
+        """
+        from setr_lib.methods.method import ranks_captions
+
+        settings = self._context.settings
+        if not settings.reranking.rerankers or self._context.is_caption_proxy(key):
+            return []
+        every = {method.name: method for method in map(self.get, settings.reranked_methods)}
+        if not any(map(ranks_captions, every.values())):
+            return list(every.values())
+        ranked = {method.name for method in self.of(key)}
+        return [method for method in every.values() if method.name in ranked]
+
     def default(self, key: str) -> Method:
-        """The method whose candidates stage 2 re-ranks for ``key``, where there are images."""
+        """The method that reports of ``key`` are about: that of the settings for images, or for captions."""
         options = self._context.settings.coarse
         return self.get(options.caption_default if self._context.is_caption_proxy(key) else options.default)
 
     @property
-    def reranked(self) -> list[Method]:
-        """The methods whose candidates stage 2 re-ranks where there are images, and for which a fusion is
-        calibrated on the training images.
+    def calibrated(self) -> list[Method]:
+        """The methods whose fusion is calibrated on the training images: those that are re-ranked, less those
+        that search captions.
         """
-        return [self.get(self._context.settings.coarse.default)]
+        from setr_lib.methods.method import ranks_captions
+
+        named = {method.name: method for method in map(self.get, self._context.settings.reranked_methods)}
+        return [method for method in named.values() if not ranks_captions(method)]
 
     def ranked_in(self, space: str) -> list[Method]:
         """The configured methods that search the vectors of an embedding space."""
@@ -99,7 +117,7 @@ class ConfiguredMethods:
         """The embedding spaces of the training images: ``clip``, where pairs are mined, and those that are
         searched to calibrate a fusion.
         """
-        return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.reranked))))
+        return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.calibrated))))
 
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to ``method``: its ``inputs.options``."""

@@ -1,32 +1,103 @@
-"""Stage 2: opens re-rankers by name, and says how a re-ranker's score and stage 1's become one order."""
+"""Stage 2: the re-rankers that settings name, how their scores and stage 1's become one order, and the
+re-ranking of an evaluation set.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.storage import NotMadeYetError
 from setr_lib.progress import Progress, silent
+from setr_lib.records import CoarseRecord, RerankedRecord, RerankedRow
+from setr_lib.settings import ADAPTER
+from setr_lib.settings import BASE_JUDGE as BASE
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.reranker import Reranker
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
-BASE, ADAPTER = "base judge", "adapter"
-"""The re-rankers: the multimodal LLM as it is, and with the champion adapter."""
+
+class ConfiguredRerankers:
+    """The re-rankers of one settings object, found once and carried as objects from there on.
+
+    Args:
+        context: Settings and models.
+    """
+
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
+
+    @cached_property
+    def _named(self) -> dict[str, Reranker]:
+        from setr_lib.reranking.reranker import RerankerError, get_reranker
+
+        settings = self._context.settings
+        found = {name: get_reranker(name, settings) for name in settings.reranking.rerankers}
+        files: dict[str, str] = {}
+        for name, reranker in found.items():
+            other = files.setdefault(reranker.name.replace(" ", "-"), name)
+            if other != name:
+                raise RerankerError(
+                    f"[reranking] rerankers: {other!r} and {name!r} are both called {reranker.name!r}, or "
+                    "nearly so: leave one out, or rename it"
+                )
+        return found
+
+    @property
+    def configured(self) -> list[Reranker]:
+        """The re-rankers that settings name, in their order, not opened yet.
+
+        Raises ``RerankerError`` where one cannot be had.
+        """
+        return [self._named[name] for name in self._context.settings.reranking.rerankers]
+
+    def usable(self, version: str | None) -> list[Reranker]:
+        """Those of :attr:`configured` that can score: the trained ones only where there is a ``version``."""
+        return [reranker for reranker in self.configured if version is not None or not reranker.trained]
+
+    def get(self, name: str) -> Reranker:
+        """The re-ranker called ``name``, as it calls itself or as settings do, else any that is known.
+
+        Raises ``RerankerError`` where there is none.
+        """
+        from setr_lib.reranking.reranker import get_reranker
+
+        own = {reranker.name: reranker for reranker in self.configured}
+        return own.get(name) or self._named.get(name) or get_reranker(name, self._context.settings)
 
 
 @dataclass(frozen=True)
 class OpenReranker:
-    """A loaded re-ranker: its name in rows, the object that scores, and the registered version of its weights."""
+    """A re-ranker that is ready to score.
 
-    name: str
-    scorer: YesNoJudge
+    Attributes:
+        scorer: The re-ranker.
+        version: The registered version of its weights, for one that is trained.
+        label: What its rows say that it has learned from.
+    """
+
+    scorer: Reranker
     version: str | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in rows."""
+        return self.scorer.name
+
+    @property
+    def title(self) -> str:
+        """Its name and version: ``adapter v3``."""
+        return f"{self.name} v{self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
@@ -49,20 +120,28 @@ def open_reranker(context: PipelineContext, name: str, version: str | None = Non
 
     Args:
         context: Settings and models.
-        name: The re-ranker's name.
-        version: The registered version of its weights, for one that has any.
+        name: The re-ranker's name, or ``package.module:NAME``.
+        version: The registered version of its weights, for one that is trained.
 
     Returns:
         The re-ranker.
 
     Raises:
-        SetrError: It cannot be loaded; the message says what is missing.
+        SetrError: There is none, or it cannot be loaded; the message says what is missing.
     """
-    adapted = version if name == ADAPTER else None
-    return OpenReranker(name, yes_no_judge(context, adapted), adapted)
+    from setr_lib.reranking.reranker import opened
+
+    named = context.rerankers.get(name)
+    if not named.trained or version is None:
+        ready = opened(named, context.models)
+        return OpenReranker(ready, None, ready.label)
+    label = context.adapter_label(version) or named.label
+    return OpenReranker(yes_no_judge(context, version, named.name, label), version, label)
 
 
-def yes_no_judge(context: PipelineContext, version: str | None = None) -> YesNoJudge:
+def yes_no_judge(
+    context: PipelineContext, version: str | None = None, name: str | None = None, label: str | None = None
+) -> YesNoJudge:
     """The Yes/No judge: the base model, or with a registered adapter.
 
     The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt is
@@ -71,6 +150,8 @@ def yes_no_judge(context: PipelineContext, version: str | None = None) -> YesNoJ
     Args:
         context: Settings and models.
         version: The registered version of the adapter.
+        name: What rows call it; the name of the built-in re-ranker by default.
+        label: What rows say that it has learned from.
 
     Returns:
         The judge.
@@ -78,10 +159,12 @@ def yes_no_judge(context: PipelineContext, version: str | None = None) -> YesNoJ
     Raises:
         SetrError: The model, the prompt or the version cannot be had.
     """
+    from setr_lib.reranking.reranker import ZERO_SHOT
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
     template = context.prompts().get("judge") if version is None else context.bundle(version).judge_prompt
-    return YesNoJudge(context.models.multimodal(version), template)
+    model, built_in = context.models.multimodal(version), BASE if version is None else ADAPTER
+    return YesNoJudge(model, template, name or built_in, label or ZERO_SHOT)
 
 
 def best_reranker(context: PipelineContext) -> OpenReranker:
@@ -90,39 +173,203 @@ def best_reranker(context: PipelineContext) -> OpenReranker:
     return open_reranker(context, BASE if version is None else ADAPTER, version)
 
 
-def fusion_in_use(context: PipelineContext, method: Method, name: str, version: str | None) -> FusionInUse:
+def chosen_reranker(context: PipelineContext, name: str | None) -> OpenReranker:
+    """A re-ranker that a person named, with the champion's weights where it is trained.
+
+    Args:
+        context: Settings and models.
+        name: Its name (``-`` for spaces), or ``package.module:NAME``; :func:`best_reranker` by default.
+
+    Returns:
+        The re-ranker.
+
+    Raises:
+        SetrError: There is none, or it cannot be loaded; the message says what is missing.
+    """
+    from setr_lib.reranking.reranker import RerankerError, reranker_names
+
+    if name is None:
+        return best_reranker(context)
+    own = {reranker.name for reranker in context.rerankers.configured} | set(reranker_names())
+    spaced = name.replace("-", " ")
+    named = context.rerankers.get(spaced if spaced in own and name not in own else name)
+    version = context.champion_version() if named.trained else None
+    if named.trained and version is None:
+        raise RerankerError(f"re-ranker {named.name!r} has no weights yet: nothing was promoted")
+    return open_reranker(context, named.name if ":" not in name else name, version)
+
+
+def fusion_in_use(
+    context: PipelineContext, method: Method, reranker: Reranker, version: str | None
+) -> FusionInUse:
     """How scores are fused for one retrieval method and re-ranker.
 
-    By ``auto``, as ``reranking_fusion`` chose. An adapter that it has not seen yet is treated like the adapter
-    it has seen, a re-ranker without any calibration like LamRA's: cosine plus P(Yes).
+    By ``auto``, as ``reranking_fusion`` chose. Weights that it has not seen yet are treated like those it has
+    seen, a pair without any calibration like LamRA's: cosine plus P(Yes). Where there is no cosine, or no
+    P(Yes), the fusion is reciprocal rank in place of that.
 
     Args:
         context: Settings and tables.
         method: The retrieval method.
-        name: The re-ranker's name.
+        reranker: The re-ranker, opened or not.
         version: The registered version of its weights.
 
     Returns:
         The fusion.
     """
-    from setr_lib.tables import FUSIONS
-
     options = context.settings.reranking
     if options.fusion != "auto":
-        return FusionInUse(options.fusion, options.judge_weight, "by the settings")
+        return _possible(options.fusion, options.judge_weight, "by the settings", method, reranker)
     try:
-        known = context.tables.read("reranking_fusion", FUSIONS).filter(stage=name, chosen=True)
+        known = _calibrated(context).filter(method=method.name, reranker=reranker.name, chosen=True)
     except NotMadeYetError:
-        return FusionInUse(
-            "cosine_judge", options.judge_weight, "no calibration yet: materialize reranking_fusion"
-        )
+        how = "no calibration yet: materialize reranking_fusion"
+        return _possible("cosine_judge", options.judge_weight, how, method, reranker)
     if known.is_empty():
-        return FusionInUse("cosine_judge", options.judge_weight, "no calibration of an adapter yet")
+        how = f"no calibration of {method.name} and {reranker.name} yet"
+        return _possible("cosine_judge", options.judge_weight, how, method, reranker)
     row = known.row(0, named=True)
     how = f"best on {row['queries']} held-out synthesised queries"
-    if row["adapter_version"] != version:
-        how += f" for version {row['adapter_version']}"
-    return FusionInUse(row["fusion"], row["weight"] or 1.0, how)
+    if row["version"] != version:
+        how += f" for version {row['version']}"
+    return _possible(row["fusion"], row["weight"] or 1.0, how, method, reranker)
+
+
+def no_sum_because(method: Method, reranker: Reranker) -> str | None:
+    """Why a method's score and a re-ranker's cannot be added up; None where they can."""
+    if not method.is_cosine:
+        return f"the scores of method {method.name!r} are not cosines"
+    if not reranker.is_logit:
+        return f"the scores of re-ranker {reranker.name!r} are not the log-odds of a Yes"
+    return None
+
+
+def _possible(fusion: Fusion, weight: float, how: str, method: Method, reranker: Reranker) -> FusionInUse:
+    why = no_sum_because(method, reranker)
+    if fusion != "cosine_judge" or why is None:
+        return FusionInUse(fusion, weight, how)
+    return FusionInUse("reciprocal_rank", 1.0, f"{how}; not cosine_judge: {why}")
+
+
+def _calibrated(context: PipelineContext) -> pl.DataFrame:
+    """The FUSIONS table; one that an earlier version wrote is of the default method."""
+    import polars as pl
+
+    from setr_lib.tables import FUSIONS
+
+    def present(frame: pl.DataFrame) -> pl.DataFrame:
+        if "stage" not in frame.columns:
+            return frame
+        default = context.methods.get(context.settings.coarse.default).name
+        return frame.rename({"stage": "reranker", "adapter_version": "version"}).with_columns(
+            method=pl.lit(default)
+        )
+
+    return context.tables.read("reranking_fusion", FUSIONS, earlier=present)
+
+
+@dataclass(frozen=True)
+class RerankedTable:
+    """One method's candidates of an evaluation set in the order of one re-ranker: a RANKINGS table, and what
+    made it.
+    """
+
+    row: Row
+    rankings: pl.DataFrame
+    made_by: RerankedRow
+
+
+@dataclass
+class RerankingRun:
+    """Re-ranks evaluation sets, each re-ranker opened once, when it is first needed.
+
+    Attributes:
+        context: Settings, tables and models.
+        version: The registered version to judge with, for re-rankers that are trained.
+    """
+
+    context: PipelineContext
+    version: str | None
+
+    def __post_init__(self) -> None:
+        self._open: dict[str, OpenReranker] = {}
+
+    def opened(self, named: Reranker) -> OpenReranker:
+        """``named``, ready to score."""
+        if named.name not in self._open:
+            version = self.version if named.trained else None
+            self._open[named.name] = open_reranker(self.context, named.name, version)
+        return self._open[named.name]
+
+    def rerank(
+        self, key: str, progress_of: Callable[[Row], Progress], done: Callable[[RerankedTable], None]
+    ) -> RerankedRecord:
+        """Re-rank an evaluation set by every configured pair of method and re-ranker; tables are stored as
+        they are made.
+
+        Args:
+            key: The evaluation set.
+            progress_of: Gives who is told how many pairs of a row are scored.
+            done: Told of each row that is finished, in the order of the settings.
+
+        Returns:
+            The record of the set, stored.
+
+        Raises:
+            NotMadeYetError: Something is missing; the message names the asset to materialise.
+            SetrError: A re-ranker cannot be loaded, or gives what cannot be scores.
+        """
+        from setr_lib.datasets import evaluation_set
+        from setr_lib.evaluation.row import Row
+        from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+
+        context, tables = self.context, self.context.tables
+        depth = context.settings.rerank_depth(evaluation_set(context.settings, key).dataset)
+        queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
+        rows: list[RerankedRow] = []
+        for method in context.methods.reranked(key):
+            coarse = tables.read(tables.coarse(key, method.name), RANKINGS)
+            for named in context.rerankers.usable(self.version):
+                row, reranker = Row(method.name, named.name), self.opened(named)
+                fused = fusion_in_use(context, method, reranker.scorer, reranker.version)
+                ranked = rerank_candidates(
+                    context,
+                    reranker,
+                    coarse,
+                    queries,
+                    gallery,
+                    k=depth,
+                    fused=fused,
+                    progress=progress_of(row),
+                )
+                rows.append(made_by(row, reranker, fused))
+                record = self._record(key, method, depth, [rows[-1]])
+                tables.write(tables.reranked(key, row), ranked, RANKINGS, made_by=record)
+                done(RerankedTable(row, ranked, rows[-1]))
+        record = self._record(key, context.methods.default(key), depth, rows)
+        tables.write_record("reranked_rankings", record, key)
+        return record
+
+    def _record(self, key: str, method: Method, depth: int, rows: list[RerankedRow]) -> RerankedRecord:
+        from importlib.metadata import version
+
+        tables = self.context.tables
+        coarse = tables.read_record(tables.coarse(key, method.name), CoarseRecord)
+        return RerankedRecord(**coarse.stated(), rows=rows, rerank_top_k=depth, setr=version("setr"))
+
+
+def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow:
+    """What a re-ranked table's record says of who made it."""
+    return RerankedRow(
+        method=row.method,
+        reranker=row.reranker,
+        version=reranker.version,
+        label=reranker.label,
+        model=reranker.scorer.model_id,
+        prompt=reranker.scorer.prompt_hash,
+        fusion=fused.words,
+        is_logit=reranker.scorer.is_logit,
+    )
 
 
 def rerank_candidates(

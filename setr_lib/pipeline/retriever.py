@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
+    from setr_lib.pipeline.reranking import OpenReranker
 
 BEST = "best"
 """The champion adapter, where one is promoted, else the base judge."""
@@ -60,6 +61,7 @@ class SearchResult:
         method: The retrieval method's name.
         reranker: The re-ranker's name; None for stage 1 alone.
         version: The registered version of the re-ranker's weights, where it has one.
+        is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
     """
 
     hits: list[Hit]
@@ -70,6 +72,7 @@ class SearchResult:
     method: str
     reranker: str | None = None
     version: str | None = None
+    is_logit: bool = True
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -299,9 +302,9 @@ class Retriever:
             options=self.context.methods.options(method),
         )
         coarse = _without(coarse, own, depth)
-        ranking, name, version = coarse, None, None
+        ranking, opened = coarse, None
         if reranker is not None:
-            ranking, name, version = self._reranked(coarse, query, method, reranker, searched, progress)
+            ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
         composed = texts.get(COMPOSITIONS)
         return SearchResult(
             hits=self._hits(ranking, k),
@@ -310,8 +313,9 @@ class Retriever:
             target_caption=None if composed is None else composed.item(0, "target_caption"),
             paths=self.gallery.paths,
             method=method.name,
-            reranker=name,
-            version=version,
+            reranker=opened.name if opened else None,
+            version=opened.version if opened else None,
+            is_logit=opened is None or opened.scorer.is_logit,
         )
 
     def _encoded(
@@ -349,17 +353,12 @@ class Retriever:
         reranker: str,
         searched: pl.DataFrame,
         progress: Progress,
-    ) -> tuple[pl.DataFrame, str, str | None]:
+    ) -> tuple[pl.DataFrame, OpenReranker]:
         import polars as pl
 
-        from setr_lib.pipeline.reranking import (
-            best_reranker,
-            fusion_in_use,
-            open_reranker,
-            rerank_candidates,
-        )
+        from setr_lib.pipeline.reranking import chosen_reranker, fusion_in_use, rerank_candidates
 
-        opened = best_reranker(self.context) if reranker == BEST else open_reranker(self.context, reranker)
+        opened = chosen_reranker(self.context, None if reranker == BEST else reranker)
         candidates = searched.filter(pl.col("image_id").is_in(coarse["image_id"].implode()))
         ranking = rerank_candidates(
             self.context,
@@ -368,10 +367,10 @@ class Retriever:
             query.queries,
             pl.concat([candidates, query.reference]),
             k=self.depth,
-            fused=fusion_in_use(self.context, method, opened.name, opened.version),
+            fused=fusion_in_use(self.context, method, opened.scorer, opened.version),
             progress=progress,
         )
-        return ranking, opened.name, opened.version
+        return ranking, opened
 
     def _method(self, name: str | None) -> Method:
         from setr_lib.methods.method import ranks_captions

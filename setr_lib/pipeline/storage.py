@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,8 @@ from setr_lib.settings import Settings
 if TYPE_CHECKING:
     import polars as pl
     from pydantic import ValidationError
+
+    from setr_lib.evaluation.row import Row
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -38,9 +41,9 @@ class Tables:
         return f"coarse_rankings/{key}/{_file_name(method)}"
 
     @staticmethod
-    def reranked(key: str, reranker: str) -> str:
-        """The table of one re-ranker's rankings of an evaluation set."""
-        return f"reranked_rankings/{key}/{reranker.replace(' ', '-')}"
+    def reranked(key: str, row: Row) -> str:
+        """The table of an evaluation set's candidates by one method, re-ordered by one re-ranker."""
+        return f"reranked_rankings/{key}/{_file_name(row.method)}--{_file_name(row.reranker)}"
 
     @staticmethod
     def method_texts(key: str, kind: str) -> str:
@@ -73,8 +76,18 @@ class Tables:
             self.write_record(asset, made_by, partition)
         return path
 
-    def read(self, asset: str, schema: pl.Schema, partition: str | None = None) -> pl.DataFrame:
-        """The table of ``asset`` (and ``partition``). Raises ``NotMadeYetError`` where there is none."""
+    def read(
+        self,
+        asset: str,
+        schema: pl.Schema,
+        partition: str | None = None,
+        earlier: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    ) -> pl.DataFrame:
+        """The table of ``asset`` (and ``partition``).
+
+        ``earlier`` gives a table that an earlier version of SETR wrote today's columns. Raises
+        ``NotMadeYetError`` where there is none.
+        """
         import polars as pl
 
         from setr_lib.tables import conform
@@ -86,7 +99,7 @@ class Tables:
             raise NotMadeYetError(_not_made(asset, partition, path)) from None
         except pl.exceptions.PolarsError as error:
             raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
-        return conform(frame, schema, named(asset, partition))
+        return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table."""

@@ -24,6 +24,8 @@ TRIALS = pl.Schema(
 )
 WITHOUT_EVIDENCE: tuple[Fusion, float] = ("cosine_judge", 1.0)
 """What is taken where nothing can be measured: LamRA's default."""
+WITHOUT_A_SUM: tuple[Fusion, float] = ("reciprocal_rank", 1.0)
+"""The same where the two scores cannot be added up."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,32 @@ class _Judged:
 
 
 def choose_fusion(
-    judged: pl.DataFrame, targets: Mapping[str, AbstractSet[str]], weights: Sequence[float] = WEIGHTS
+    judged: pl.DataFrame,
+    targets: Mapping[str, AbstractSet[str]],
+    weights: Sequence[float] = WEIGHTS,
+    *,
+    summable: bool = True,
 ) -> FusionChoice:
-    """The fusion with the highest mean reciprocal rank of the first target; the judge alone wins ties.
+    """The fusion with the highest mean reciprocal rank of the first target; the re-ranker alone wins ties.
 
     Of weights that the queries cannot tell apart the least is taken (the one-standard-error rule of Breiman
     et al., 1984, on paired differences): stage 1's order is left only as far as there is evidence for it.
 
-    ``judged`` is a ``RANKINGS`` frame that has been through the judge, ``targets`` the right images by query
-    id. Queries none of whose targets was judged say nothing and are left out; where no query is left, the
-    choice is ``WITHOUT_EVIDENCE`` and the trials' ``queries`` are 0.
+    Args:
+        judged: A RANKINGS frame with a re-ranker's scores.
+        targets: The right images by query id. Queries none of whose targets was scored say nothing and are
+            left out.
+        weights: The w of ``cosine + w * P(Yes)`` that are tried.
+        summable: Whether stage 1's score is a cosine and the re-ranker's the log-odds of a Yes; else
+            ``cosine_judge`` is not tried.
+
+    Returns:
+        The choice; where no query is left, ``WITHOUT_EVIDENCE`` (or ``WITHOUT_A_SUM``), and the trials'
+        ``queries`` are 0.
     """
-    queries = [each for each in _queries(judged, targets) if each.is_target.any()]
+    queries = [query for query in _queries(judged, targets) if query.is_target.any()]
     options: list[tuple[Fusion, float | None]] = [("judge", None)]
-    options.extend(("cosine_judge", weight) for weight in sorted(weights))
+    options.extend(("cosine_judge", weight) for weight in sorted(weights) if summable)
     options.append(("reciprocal_rank", None))
     rows: list[dict[str, object]] = []
     found: list[np.ndarray] = []
@@ -81,7 +95,7 @@ def choose_fusion(
         )
     trials = pl.DataFrame(rows, schema=TRIALS)
     if not queries:
-        return FusionChoice(*WITHOUT_EVIDENCE, trials)
+        return FusionChoice(*(WITHOUT_EVIDENCE if summable else WITHOUT_A_SUM), trials)
     best = int(trials["mean_reciprocal_rank"].to_numpy().argmax())
     if options[best][0] == "cosine_judge":
         lighter = range(options.index(("cosine_judge", min(weights))), best + 1)

@@ -1,5 +1,4 @@
-"""Re-ranking of stage 1's candidates by the judge, resumable: every pair's score is kept by content as it is
-made.
+"""Re-ranking of stage 1's candidates, resumable: every score is kept by content as it is made.
 
 The top K of the gallery is re-ordered; what lies below keeps its place, so recall at any depth of K or more
 cannot change. CIRR's subset members are judged in their own right, whether or not stage 1 found them.
@@ -16,26 +15,28 @@ import polars as pl
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
-from setr_lib.hashing import digest_strings
-from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
+from setr_lib.models.multimodal import Picture, PictureError
 from setr_lib.progress import Progress, silent
+from setr_lib.reranking.checked_scores import checked_scores, named_pair
 from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.held_out import pictures_of
-from setr_lib.reranking.scorer import JudgedQuery, ScoreError, batches_of_queries
-from setr_lib.reranking.yes_no_judge import YesNoJudge
+from setr_lib.reranking.list_scores import CandidateList, score_lists
+from setr_lib.reranking.reranker import JudgedQuery, Reranker
+from setr_lib.reranking.scorer import ScoreError, batches_of_queries
 from setr_lib.tables import RANKINGS, conform
 
 CACHE_KIND = "judge_scores"
-"""The ``ContentCache`` kind of the judge's logit differences."""
+"""The ``ContentCache`` kind of re-rankers' scores."""
 
 GALLERY_POOL, SUBSET_POOL = "gallery", "subset"
+_SCORED = "pairs judged"
 
 
 def rerank(
     rankings: pl.DataFrame,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    judge: YesNoJudge,
+    reranker: Reranker,
     cache: ContentCache,
     *,
     fusion: Fusion = "judge",
@@ -43,21 +44,41 @@ def rerank(
     k: int = 50,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """``rankings`` (a ``RANKINGS`` frame of one strategy, both pools) after stage 2: a ``RANKINGS`` frame.
+    """Re-order the first candidates of every query.
 
-    In the pool "gallery" the first ``k`` of each query are judged and re-ordered by ``fusion``, the rest
-    follow as they were; the pool "subset" is judged whole. ``score`` is what a row was ordered by: the fused
-    score for judged rows, the coarse score for the others (those beyond ``k``, and images that cannot be
-    read, which come last within ``k``). A query whose reference cannot be read keeps its coarse order. Raises
-    ``SetrError`` when a ranking names an unknown query.
+    In the pool "gallery" the first ``k`` of each query are scored and re-ordered by ``fusion``, the rest
+    follow as they were; the pool "subset" is scored whole. ``score`` of the result is what a row was ordered
+    by: the fused score for scored rows, the coarse score for the others (those beyond ``k``, and images that
+    cannot be read, which come last within ``k``). A query whose reference cannot be read keeps its coarse
+    order.
+
+    Args:
+        rankings: A RANKINGS table of one retrieval method, both pools.
+        queries: A QUERIES table.
+        gallery: GALLERY rows of candidates and references.
+        reranker: Who scores, opened.
+        cache: Where scores are kept, of kind ``CACHE_KIND``.
+        fusion: How the re-ranker's score and stage 1's become one order.
+        weight: The w of ``cosine_judge``.
+        k: Candidates per query.
+        progress: Told how many pairs are scored.
+
+    Returns:
+        A RANKINGS table; ``judge_score`` is the re-ranker's score.
+
+    Raises:
+        SetrError: A ranking names an unknown query.
+        ScoreError: A score is not finite.
+        RerankerError: The re-ranker does not give one score for each candidate.
     """
     pools = _pools(rankings)
-    scores = judge_pairs(_wanted(pools, k), queries, gallery, judge, cache, progress=progress)
+    scores = _scores_of_pools(pools, k, queries, gallery, reranker, cache, progress)
     columns: dict[str, list[object]] = {name: [] for name in RANKINGS}
     for (query_id, pool), (ids, coarse) in pools.items():
         depth = k if pool == GALLERY_POOL else len(ids)
         head, head_coarse = ids[:depth], coarse[:depth]
-        judged = np.array([scores.get((query_id, image), np.nan) for image in head], dtype=np.float64)
+        known = scores[query_id, pool]
+        judged = np.array([known.get(image, np.nan) for image in head], dtype=np.float64)
         order, fused = fuse(fusion, judged, head_coarse, head, weight)
         if np.isnan(judged).all():
             order = np.arange(len(head))
@@ -74,65 +95,107 @@ def rerank(
     return conform(pl.DataFrame(columns, schema=RANKINGS), RANKINGS, "re-ranked rankings")
 
 
+Pools = Mapping[tuple[str, str], tuple[list[str], np.ndarray]]
+"""(query_id, pool) -> ids and coarse scores in rank order."""
+
+
+def _scores_of_pools(
+    pools: Pools,
+    k: int,
+    queries: pl.DataFrame,
+    gallery: pl.DataFrame,
+    reranker: Reranker,
+    cache: ContentCache,
+    progress: Progress,
+) -> Mapping[tuple[str, str], Mapping[str, float]]:
+    """By (query_id, pool) the scores of images; those of pairs are the same in both pools, those of lists are
+    not.
+    """
+    if not reranker.listwise:
+        pairs = judge_pairs(_wanted(pools, k), queries, gallery, reranker, cache, progress=progress)
+        of_query: dict[str, dict[str, float]] = {query_id: {} for query_id, _ in pools}
+        for (query_id, image), score in pairs.items():
+            of_query[query_id][image] = score
+        return {(query_id, pool): of_query[query_id] for query_id, pool in pools}
+    pictures, known = pictures_of(gallery), _query_rows(queries)
+    lists: dict[tuple[str, str], CandidateList] = {}
+    for (query_id, pool), (ids, _) in pools.items():
+        row = _known_query(known, query_id)
+        reference = pictures.get(row["reference_id"])
+        if reference is None:
+            continue
+        images = [image for image in (ids[:k] if pool == GALLERY_POOL else ids) if image in pictures]
+        query = JudgedQuery(reference, row["modification"], tuple(pictures[image] for image in images))
+        lists[query_id, pool] = CandidateList(query_id, query, row["captions"] or [], images)
+    found = score_lists(lists, reranker, cache, progress)
+    return {name: found.get(name, {}) for name in pools}
+
+
 def judge_pairs(
     wanted: Mapping[str, Sequence[str]],
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
-    judge: YesNoJudge,
+    reranker: Reranker,
     cache: ContentCache,
     *,
     progress: Progress = silent,
 ) -> dict[tuple[str, str], float]:
-    """The judge's logit difference by (query_id, image_id) for the candidates ``wanted`` of each query.
+    """The scores of pairs, kept ones from ``cache``, new ones stored batch by batch.
 
-    Kept scores are taken from ``cache``; new ones are stored after every ``judge.model.pair_batch_size``
-    pairs or so. Pairs with an unreadable image are absent from the answer. ``progress`` counts pairs, the
-    kept ones first. Raises ``ScoreError`` naming the pair whose score is not finite.
+    Args:
+        wanted: The candidates of each query, by id.
+        queries: A QUERIES table.
+        gallery: GALLERY rows of candidates and references.
+        reranker: Who scores, opened; not a list-wise one.
+        cache: Where scores are kept.
+        progress: Counts pairs, the kept ones first.
+
+    Returns:
+        The score by (query_id, image_id); pairs with an unreadable image are absent.
+
+    Raises:
+        SetrError: ``wanted`` names an unknown query.
+        ScoreError: A score is not finite; the message names the pair.
+        RerankerError: The re-ranker does not give one score for each candidate.
     """
-    pictures = pictures_of(gallery)
-    known = {
-        row["query_id"]: row
-        for row in queries.select("query_id", "reference_id", "modification", "captions").to_dicts()
-    }
+    pictures, known = pictures_of(gallery), _query_rows(queries)
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
     for query_id, images in wanted.items():
-        if query_id not in known:
-            raise SetrError(f"the ranking names query {query_id!r}, which the table of queries does not hold")
-        row = known[query_id]
+        row = _known_query(known, query_id)
         reference = pictures.get(row["reference_id"])
         if reference is None:
             continue
-        head = (judge.model.id, judge.prompt_hash, reference.fingerprint, _text_digest(judge, row))
+        head = reranker.cache_parts(reference, row["modification"], row["captions"] or [])
         images = [image for image in dict.fromkeys(images) if image in pictures]
         seen = tuple(pictures[image] for image in images)
         open_queries[query_id] = JudgedQuery(reference, row["modification"], seen)
         keys |= {(query_id, image): cache.key_of(*head, pictures[image].fingerprint) for image in images}
     kept = cache.get_numbers(keys.values())
-    _judge_missing(open_queries, keys, kept, judge, cache, progress)
+    _score_missing(open_queries, keys, kept, reranker, cache, progress)
     return {pair: kept[key] for pair, key in keys.items() if key in kept}
 
 
-def _text_digest(judge: YesNoJudge, query: Mapping[str, Any]) -> str:
-    """The part of a score's key that stands for the query's text.
-
-    It holds the raw captions, too: the prompt doesn't show them, but with them the scores of earlier runs are
-    found. A prompt that uses ``captions`` was shown the raw ones by earlier versions; now it is shown the
-    modification text in their place, and the key says so: such scores are made anew.
-    """
-    shown = [query["modification"]] if "captions" in judge.template.variables else query["captions"] or []
-    return digest_strings([query["modification"], *shown])
+def _query_rows(queries: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    columns = queries.select("query_id", "reference_id", "modification", "captions")
+    return {row["query_id"]: row for row in columns.to_dicts()}
 
 
-def _judge_missing(
+def _known_query(known: Mapping[str, dict[str, Any]], query_id: str) -> dict[str, Any]:
+    if query_id not in known:
+        raise SetrError(f"the ranking names query {query_id!r}, which the table of queries does not hold")
+    return known[query_id]
+
+
+def _score_missing(
     queries: Mapping[str, JudgedQuery],
     keys: Mapping[tuple[str, str], str],
     kept: dict[str, float],
-    judge: YesNoJudge,
+    reranker: Reranker,
     cache: ContentCache,
     progress: Progress,
 ) -> None:
-    """Judge what is not in ``kept`` and put it there, and into ``cache`` batch by batch.
+    """Score what is not in ``kept`` and put it there, and into ``cache`` batch by batch.
 
     Batches, of pairs and of images, are planned over all pairs, kept or not: a run that continues a killed
     one makes the same batches, and so the same last digits (which depend on what shares a matrix product);
@@ -140,13 +203,15 @@ def _judge_missing(
     the other.
     """
     keys_of: dict[str, list[str]] = {query_id: [] for query_id in queries}
-    for (query_id, _), key in keys.items():
+    images_of: dict[str, list[str]] = {query_id: [] for query_id in queries}
+    for (query_id, image), key in keys.items():
         keys_of[query_id].append(key)
-    plan = list(batches_of_queries(list(queries.values()), judge.model.pair_batch_size))
+        images_of[query_id].append(image)
+    plan = list(batches_of_queries(list(queries.values()), reranker.pairs_per_batch))
     images = _ImagePlan(plan)
     names = iter(keys_of.values())
     done, total = sum(key in kept for key in keys.values()), len(keys)
-    progress(done, total, "pairs judged")
+    progress(done, total, _SCORED)
     for batch in plan:
         open_keys: list[str] = []
         open_batch: list[JudgedQuery] = []
@@ -157,35 +222,21 @@ def _judge_missing(
                 open_batch.append(replace(query, candidates=tuple(picture for _, picture in pairs)))
         if not open_batch:
             continue
-        images.prepare(judge.model, open_batch)
+        images.prepare(reranker, open_batch)
         try:
-            made = np.concatenate(_score(judge, open_batch))
+            made = np.concatenate(checked_scores(reranker, open_batch))
         except ScoreError as error:
-            raise _named(error, queries, keys) from None
+            scored = ((query_id, query, images_of[query_id]) for query_id, query in queries.items())
+            raise named_pair(error, scored) from None
         fresh = {key: float(value) for key, value in zip(open_keys, made, strict=True) if not np.isnan(value)}
         cache.put_numbers(fresh)
         kept |= fresh
         done += len(open_keys)
-        progress(done, total, "pairs judged")
-
-
-def _named(
-    error: ScoreError, queries: Mapping[str, JudgedQuery], keys: Mapping[tuple[str, str], str]
-) -> ScoreError:
-    """``error`` with the pair's ids in place of its files."""
-    wrong, picture = error.query, error.query.candidates[error.candidate]
-    for query_id, query in queries.items():
-        if (query.reference, query.modification) == (wrong.reference, wrong.modification):
-            images = [image for asked, image in keys if asked == query_id]
-            for image, candidate in zip(images, query.candidates, strict=True):
-                if candidate == picture:
-                    name = f"query {query_id!r} and image {image!r}"
-                    return ScoreError(wrong, error.candidate, error.value, name)
-    return error
+        progress(done, total, _SCORED)
 
 
 class _ImagePlan:
-    """Which images go through the vision tower together: those that the same batch needs first."""
+    """Which images a re-ranker sees together: those that the same batch needs first."""
 
     def __init__(self, plan: Sequence[Sequence[JudgedQuery]]) -> None:
         self._group_of: dict[str, int] = {}
@@ -195,36 +246,18 @@ class _ImagePlan:
             self._group_of |= {picture.fingerprint: len(self._groups) for picture in fresh}
             self._groups.append(list({picture.fingerprint: picture for picture in fresh}.values()))
 
-    def prepare(self, model: MultimodalModel, batch: Sequence[JudgedQuery]) -> None:
-        """Have the vision outputs of ``batch`` ready; unreadable pictures are left for the scorer to report."""
-        wanted = [picture for picture in _shown(batch) if not model.has_vision_features(picture)]
+    def prepare(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
+        """Show the re-ranker the images of ``batch``; unreadable ones are left for ``score`` to report."""
+        wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
         for group in sorted({self._group_of[picture.fingerprint] for picture in wanted}):
             try:
-                model.vision_features(self._groups[group])
+                reranker.see(self._groups[group])
             except PictureError:
                 continue
 
 
 def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:
     return [picture for query in batch for picture in (query.reference, *query.candidates)]
-
-
-def _score(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
-    """Scores; where a picture turns out to be unreadable, NaN for it alone."""
-    try:
-        return judge.score(queries)
-    except PictureError:
-        return [_score_one_by_one(judge, query) for query in queries]
-
-
-def _score_one_by_one(judge: YesNoJudge, query: JudgedQuery) -> np.ndarray:
-    scores = np.full(len(query.candidates), np.nan, dtype=np.float32)
-    for place, candidate in enumerate(query.candidates):
-        try:
-            scores[place] = judge.score([replace(query, candidates=(candidate,))])[0][0]
-        except PictureError:
-            continue
-    return scores
 
 
 def _pools(rankings: pl.DataFrame) -> dict[tuple[str, str], tuple[list[str], np.ndarray]]:
@@ -242,7 +275,7 @@ def _pools(rankings: pl.DataFrame) -> dict[tuple[str, str], tuple[list[str], np.
     return {name: (ids, np.array(scores, dtype=np.float64)) for name, (ids, scores) in found.items()}
 
 
-def _wanted(pools: Mapping[tuple[str, str], tuple[list[str], np.ndarray]], k: int) -> dict[str, list[str]]:
+def _wanted(pools: Pools, k: int) -> dict[str, list[str]]:
     wanted: dict[str, dict[str, None]] = {}
     for (query_id, pool), (ids, _) in pools.items():
         wanted.setdefault(query_id, {}).update(dict.fromkeys(ids[:k] if pool == GALLERY_POOL else ids))

@@ -8,7 +8,6 @@ This module decides which pairs go into one forward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,37 +15,42 @@ import numpy as np
 from setr_lib.errors import SetrError
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
+from setr_lib.reranking.reranker import JudgedQuery
 
 if TYPE_CHECKING:
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 
-class ScoreError(SetrError):
-    """The judge gave a score that is not a finite number; ``query`` and ``candidate`` say which pair."""
+_PRECISION = 'set models.judge.dtype to "float32" or "bfloat16" (float16 overflows in many models)'
 
-    def __init__(self, query: JudgedQuery, candidate: int, value: float, name: str | None = None) -> None:
-        """``candidate`` is a place in ``query.candidates``; ``name`` what to call the pair, its files by
+
+class ScoreError(SetrError):
+    """A score is not a finite number; ``query`` and ``candidate`` say of which pair."""
+
+    def __init__(
+        self,
+        query: JudgedQuery,
+        candidate: int,
+        value: float,
+        name: str | None = None,
+        what: str = "the judge's score",
+        hint: str = _PRECISION,
+    ) -> None:
+        """``candidate`` is an index into ``query.candidates``; ``name`` what to call the pair, its files by
         default.
         """
         self.query, self.candidate, self.value = query, candidate, value
+        self.what, self.hint = what, hint
         pair = name or f"{_file(query.reference)} and {_file(query.candidates[candidate])}"
-        super().__init__(
-            f"the judge's score of {pair}, {query.modification!r}, is {value}: set models.judge.dtype to "
-            '"float32" or "bfloat16" (float16 overflows in many models); nothing was stored'
-        )
+        super().__init__(f"{what} of {pair}, {query.modification!r}, is {value}: {hint}; nothing was stored")
+
+    def named(self, name: str) -> ScoreError:
+        """The same error with another name of the pair."""
+        return ScoreError(self.query, self.candidate, self.value, name, self.what, self.hint)
 
 
 def _file(picture: Picture) -> str:
     return f"image {picture.fingerprint}" if isinstance(picture.source, bytes) else str(picture.source)
-
-
-@dataclass(frozen=True)
-class JudgedQuery:
-    """A query and the pictures to judge."""
-
-    reference: Picture
-    modification: str
-    candidates: tuple[Picture, ...]
 
 
 def score_queries(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:

@@ -1,6 +1,4 @@
-"""The Yes/No judge, the re-ranker of stage 2: a multimodal LLM, as it is or with an adapter, and its one
-judge prompt.
-"""
+"""The Yes/No judge: a re-ranker that asks a multimodal LLM, as it is or with an adapter, one question."""
 
 from __future__ import annotations
 
@@ -9,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
-from setr_lib.reranking.scorer import JudgedQuery, score_queries
-from setr_lib.texts.prompts import PromptTemplate
+from setr_lib.hashing import digest_strings
+from setr_lib.models.multimodal import MultimodalModel, Picture, RenderedPrompt
+from setr_lib.reranking.reranker import ZERO_SHOT, JudgedQuery, ModelSource, Reranker, RerankerError
+from setr_lib.reranking.scorer import score_queries
+from setr_lib.settings import ADAPTER, BASE_JUDGE
+from setr_lib.texts.prompts import PromptTemplate, load_prompts
 
 
 @dataclass(frozen=True)
-class YesNoJudge:
+class YesNoJudge(Reranker):
     """A loaded model together with the prompt that asks it whether a candidate satisfies a query.
 
     The same prompt is used at training, measurement, evaluation, search and serving, on all data sets: the
@@ -25,20 +26,35 @@ class YesNoJudge:
         model: The multimodal LLM, with its adapter if it has one.
         template: The judge prompt: of the prompt set that the settings name for the base model, of the
             registered bundle for an adapter.
+        name: What rows call it.
+        label: What it has learned from.
     """
 
     model: MultimodalModel
     template: PromptTemplate
+    name: str = "yes/no judge"
+    label: str = ZERO_SHOT
+    is_logit = True
+    source = "after LamRA-Rank (arXiv 2412.01720), a reconstruction"
 
     @property
-    def id(self) -> str:
+    def id(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What identifies the re-ranker: the model's id and the prompt's hash."""
         return f"{self.model.id}|{self.prompt_hash}"
+
+    @property
+    def model_id(self) -> str:
+        return self.model.id
 
     @property
     def prompt_hash(self) -> str:
         """Digest of the judge prompt's text."""
         return self.template.hash
+
+    @property
+    def pairs_per_batch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Candidates per forward pass, as the settings say."""
+        return self.model.pair_batch_size
 
     def prompt(self, query: JudgedQuery) -> RenderedPrompt:
         """The prompt of ``query``; the same for all its candidates.
@@ -61,5 +77,52 @@ class YesNoJudge:
         Raises:
             PictureError: A picture cannot be opened.
             PromptError: The prompt uses an unknown variable.
+            ScoreError: A score is not a finite number.
         """
         return score_queries(self, queries)
+
+    def cache_parts(self, reference: Picture, modification: str, captions: Sequence[str]) -> tuple[str, ...]:
+        """The model, the prompt, the reference and a digest of the query's text.
+
+        The digest holds the raw captions, too: the prompt doesn't show them, but with them the scores of
+        earlier runs are found. A prompt that uses ``captions`` was shown the raw ones by earlier versions;
+        now it is shown the modification text in their place, and the key says so: such scores are made anew.
+        """
+        shown = [modification] if "captions" in self.template.variables else captions
+        text = digest_strings([modification, *shown])
+        return (self.model.id, self.prompt_hash, reference.fingerprint, text)
+
+    def has_seen(self, picture: Picture) -> bool:
+        return self.model.has_vision_features(picture)
+
+    def see(self, pictures: Sequence[Picture]) -> None:
+        self.model.vision_features(pictures)
+
+
+class BaseJudge(Reranker):
+    """The configured multimodal LLM as it is, under ``judge.jinja`` of the prompt set that settings name."""
+
+    name = BASE_JUDGE
+    is_logit = True
+    source = YesNoJudge.source
+
+    def open(self, models: ModelSource) -> Reranker:
+        options = models.settings
+        prompts = load_prompts(options.models.judge.prompts, options.base_dir)
+        return YesNoJudge(models.multimodal(), prompts.get("judge"), self.name, self.label)
+
+    def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+        raise RerankerError(f"re-ranker {self.name!r} scores once it is opened")
+
+
+class AdaptedJudge(BaseJudge):
+    """The configured multimodal LLM with a registered adapter, under the prompt that it was trained under."""
+
+    name = ADAPTER
+    trained = True
+
+    def open(self, models: ModelSource) -> Reranker:
+        raise RerankerError(f"re-ranker {self.name!r} is opened by its version: promote one first")
+
+
+BUILT_IN = (BaseJudge(), AdaptedJudge())

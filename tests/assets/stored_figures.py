@@ -21,6 +21,8 @@ SCORE_TOLERANCE = 1e-5
 _QUERIES_WITH_SCORES = 40
 """Queries of each re-ranked table, the first ones, whose judge scores are stored."""
 _KEY = ["dataset", "split", "method", "reranker", "metric"]
+_RERANKED_METHOD = "/intersection--"
+"""What a re-ranked table's file is called by before its re-ranker; the stored figures leave it out."""
 _LIST = ["query_id", "pool", "rank", "image_id"]
 
 
@@ -114,7 +116,8 @@ def store(storage: Path) -> None:
 def _ranking_tables(storage: Path) -> list[tuple[str, pl.DataFrame]]:
     root = storage / "tables"
     paths = sorted([*root.glob("coarse_rankings/*/*.parquet"), *root.glob("reranked_rankings/*/*.parquet")])
-    return [(str(path.relative_to(root).with_suffix("")), pl.read_parquet(path)) for path in paths]
+    names = [str(path.relative_to(root).with_suffix("")).replace(_RERANKED_METHOD, "/") for path in paths]
+    return [(name, pl.read_parquet(path)) for name, path in zip(names, paths, strict=True)]
 
 
 def _digest(frame: pl.DataFrame) -> str:

@@ -154,7 +154,7 @@ def test_the_page_shows_captions_and_says_what_they_are(settings: Settings, firs
 
 def test_stage_2_is_left_out_in_words(first: Run, context: PipelineContext) -> None:
     assert "no image to judge" in first.metadata["reranked_rankings", "cirr-val"]["stage 2"]
-    assert context.tables.read_record("reranked_rankings", RerankedRecord, "cirr-val").stages == []
+    assert context.tables.read_record("reranked_rankings", RerankedRecord, "cirr-val").rows == []
     comparisons = {(c.a, c.b, c.metric) for c in assess(context, "cirr-val").comparisons}
     union = "captions_union"
     assert ("captions_intersection", union, "R_subset@1") in comparisons

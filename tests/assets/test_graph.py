@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +16,10 @@ from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_lib.cli import main
+from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.retrieval import encoded_queries
+from setr_lib.records import RerankedRecord
 from setr_lib.settings import EncoderSettings, Settings, load_settings
 from setr_lib.tables import RANKINGS
 
@@ -64,7 +67,7 @@ def test_every_table_has_a_row_for_every_query(context: PipelineContext) -> None
         queries = context.tables.read("queries", QUERIES, key)["query_id"].to_list()
         assert context.tables.read("query_compositions", COMPOSITIONS, key)["query_id"].to_list() == queries
         for stage in ("base judge", "adapter"):
-            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, Row("intersection", stage)), RANKINGS)
             assert ranked["query_id"].unique(maintain_order=True).to_list() == queries
             assert not ranked.select("query_id", "pool", "image_id").is_duplicated().any()
 
@@ -74,7 +77,7 @@ def test_reranking_keeps_the_candidates_and_what_lies_below_k(context: PipelineC
         depth = 4 if key == "fashioniq-val" else 6  # as tiny_world says
         coarse = context.tables.read(context.tables.coarse(key, "intersection"), RANKINGS)
         for stage in ("base judge", "adapter"):
-            ranked = context.tables.read(context.tables.reranked(key, stage), RANKINGS)
+            ranked = context.tables.read(context.tables.reranked(key, Row("intersection", stage)), RANKINGS)
             columns = ["query_id", "pool", "image_id"]
             assert ranked.select(columns).sort(columns).equals(coarse.select(columns).sort(columns))
             below = (pl.col("pool") == "gallery") & (pl.col("rank") > depth)
@@ -132,8 +135,8 @@ def test_plan_counts_and_times_every_step(
     for step in (
         "embed the galleries",
         "compose the queries",
-        "choose the fusion: judge",
-        "judge, adapter",
+        "choose the fusion: base judge",
+        "re-rank: adapter",
         "together",
     ):
         assert step in lines
@@ -188,6 +191,74 @@ def test_second_run_does_nothing_again_and_says_so(settings: Settings, first: Ru
     after = tables(settings)
     assert before.keys() == after.keys()
     assert [name for name in before if not before[name].equals(after[name])] == []
+
+
+LISTWISE = """
+import numpy as np
+
+class Backwards:
+    name = "backwards"
+    id = "backwards 1"
+    listwise = True
+
+    def score(self, queries):
+        return [np.arange(len(query.candidates)) for query in queries]
+"""
+
+
+@pytest.fixture
+def with_own(settings: Settings, first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A copy of the world in which two methods are re-ranked, by a list-wise re-ranker of one's own, too."""
+    shutil.copytree(settings.base_dir, tmp_path / "world")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "world" / "plugin_backwards.py").write_text(LISTWISE)
+    made = load_settings(tmp_path / "world" / "setr.toml")
+    names = [*made.reranking.rerankers, "plugin_backwards:Backwards"]
+    reranking = made.reranking.model_copy(update={"methods": ["sum", "intersection"], "rerankers": names})
+    return made.model_copy(update={"reranking": reranking})
+
+
+def test_every_method_and_re_ranker_is_calibrated_and_evaluated(with_own: Settings) -> None:
+    run = run_job(with_own, FULL_PIPELINE, ["cirr-val", "circo-val"])
+    assert run.failures == {}
+    rerankers = ("base judge", "adapter", "backwards")
+    every = [(method, reranker) for method in ("sum", "intersection") for reranker in rerankers]
+    fusions = pl.read_parquet(with_own.table_path("reranking_fusion"))
+    chosen = fusions.filter(chosen=True)
+    assert chosen.select("method", "reranker").rows() == every
+    assert chosen["version"].to_list() == [None, "1", None] * 2
+    tried = fusions.filter(method="sum", reranker="backwards")["fusion"].to_list()
+    assert tried == ["judge", "reciprocal_rank"], "its scores are no log-odds"
+    record = pipeline_context(with_own).tables.read_record("reranked_rankings", RerankedRecord, "cirr-val")
+    assert [(row.method, row.reranker) for row in record.rows] == every
+    assert record.method == "intersection"
+    own = {row.reranker: row for row in record.rows}["backwards"]
+    assert own.fusion.split()[0] in ("judge", "reciprocal_rank") and "held-out" in own.fusion
+    rows = pl.read_parquet(with_own.table_path("evaluation_report", "cirr-val"))
+    reranked = rows.filter(pl.col("reranker") != "").select("method", "reranker").unique(maintain_order=True)
+    assert reranked.rows() == every
+    assert set(rows.filter(reranker="adapter")["adapter_version"]) == {"1"}
+    table = pipeline_context(with_own).tables.reranked("cirr-val", Row("sum", "backwards"))
+    ranked = pl.read_parquet(with_own.table_path(table))
+    scores = ranked.filter(pool="subset")["judge_score"].to_numpy()
+    assert (scores.min(), scores.max()) == (0, 4), "a subset of five is a list of its own"
+    made = run.metadata["reranked_rankings", "cirr-val"]
+    assert made["base judge: judged now"] == made["adapter: judged now"] == 0, "the default's scores are kept"
+    assert made["sum · backwards: judged now"] == made["sum · backwards: pairs"] > 0
+    again = run_job(with_own, EVALUATION, ["cirr-val"])
+    assert again.metadata["reranked_rankings", "cirr-val"]["sum · backwards: judged now"] == 0
+
+
+def test_no_re_ranker_is_stage_1_alone(with_own: Settings) -> None:
+    none = with_own.model_copy(
+        update={"reranking": with_own.reranking.model_copy(update={"rerankers": [], "methods": None})}
+    )
+    run = run_job(none, EVALUATION, ["circo-val"])
+    assert run.failures == {}
+    assert run.metadata["reranked_rankings", "circo-val"]["methods"] == "none"
+    rows = pl.read_parquet(none.table_path("evaluation_report", "circo-val"))
+    assert set(rows["reranker"]) == {""}
+    assert "not re-ranked" in (none.report_root / "circo-val" / "index.html").read_text(encoding="utf-8")
 
 
 def test_evaluation_alone_uses_the_version_it_is_pinned_to(settings: Settings, first: Run) -> None:

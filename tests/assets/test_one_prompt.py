@@ -16,9 +16,10 @@ from tiny_world import Run, run_job, write_world
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.progress import listening
 from setr_lib.cli import main
+from setr_lib.evaluation.row import Row
 from setr_lib.models.multimodal import Picture
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.records import RerankedRecord
+from setr_lib.records import RerankedRecord, RerankedRow
 from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import Settings, load_settings
@@ -74,12 +75,20 @@ def judged(settings: Settings, stage: str) -> pl.DataFrame:
     context = pipeline_context(settings)
     images = context.tables.read("gallery_images", GALLERY, KEY).select("image_id", "path", "fingerprint")
     queries = context.tables.read("queries", QUERIES, KEY).select("query_id", "reference_id", "modification")
-    rankings = context.tables.read(context.tables.reranked(KEY, stage), RANKINGS).drop_nulls("judge_score")
+    rankings = context.tables.read(
+        context.tables.reranked(KEY, Row("intersection", stage)), RANKINGS
+    ).drop_nulls("judge_score")
     return (
         rankings.join(queries, on="query_id")
         .join(images, on="image_id")
         .join(images, left_on="reference_id", right_on="image_id", suffix="_of_reference")
     )
+
+
+def made_by(settings: Settings) -> dict[str, RerankedRow]:
+    """What the record says of each re-ranker."""
+    record = pipeline_context(settings).tables.read_record("reranked_rankings", RerankedRecord, KEY)
+    return {row.reranker: row for row in record.rows}
 
 
 def test_the_leaderboards_scores_are_those_of_the_served_model(
@@ -127,10 +136,10 @@ def test_the_leaderboards_scores_are_those_of_the_served_model(
 def test_every_stage_says_which_prompt_it_used(settings: Settings, ran: tuple[Run, object]) -> None:
     context = pipeline_context(settings)
     general = load_prompts("prompts", settings.base_dir).hash("judge")
-    judged_by = context.tables.read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = made_by(settings)
     for stage in ("base judge", "adapter"):
-        table = context.tables.reranked(KEY, stage)
-        assert context.tables.read_record(table, RerankedRecord).judge_prompt == general
+        table = context.tables.reranked(KEY, Row("intersection", stage))
+        assert [row.prompt for row in context.tables.read_record(table, RerankedRecord).rows] == [general]
         assert judged_by[stage].prompt == general
     assert context.registry.model("setr-reranker").version("1").tags["setr.prompt_hash"] == general
     assert context.bundle("1").judge_prompt.source == GENERAL
@@ -175,6 +184,6 @@ def test_other_settings_change_the_base_judges_prompt_and_not_the_adapters(
     columns = ["query_id", "pool", "image_id", "judge_score"]
     assert after["adapter"].select(columns).equals(before["adapter"].select(columns))
     assert not after["base judge"].select(columns).equals(before["base judge"].select(columns))
-    judged_by = pipeline_context(other).tables.read_record("reranked_rankings", RerankedRecord, KEY).judged
+    judged_by = made_by(other)
     assert judged_by["base judge"].prompt == load_prompts("miniature").hash("judge")
     assert judged_by["adapter"].prompt == load_prompts("prompts", settings.base_dir).hash("judge")

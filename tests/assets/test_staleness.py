@@ -220,6 +220,8 @@ EXAMPLES: dict[str, set[str]] = {
     "models.judge.name": JUDGED,
     "coarse.default": {"reranked_rankings", "reranking_fusion"},
     "reranking.top_k": {"reranked_rankings", "reranking_fusion"},
+    "reranking.methods": {"reranked_rankings", "reranking_fusion"},
+    "reranking.rerankers": {"reranked_rankings", "reranking_fusion"},
     "reranking.adapter.rank": {"reranker_adapter"},
     "evaluation.limit": {"queries"},
 }
@@ -256,6 +258,8 @@ CHANGES: dict[str, object] = {
     "coarse.anchor_share": 0.2,
     "coarse.caption_strategies": ["captions_text"],
     "coarse.caption_default": "captions_text",
+    "reranking.methods": ["intersection", "sum"],
+    "reranking.rerankers": ["base judge"],
     "reranking.top_k": 5,
     "reranking.fusion": "judge",
     "reranking.judge_weight": 2.0,
@@ -412,6 +416,8 @@ LOOKED_UP = {
     "promoted_reranker: coarse.strategies",
     "promoted_reranker: reranking.fusion",
     "promoted_reranker: reranking.judge_weight",
+    "promoted_reranker: reranking.methods",
+    "promoted_reranker: reranking.rerankers",
     "reranked_rankings: coarse.caption_strategies",
     "reranked_rankings: coarse.strategies",
     "reranking_fusion: coarse.caption_strategies",
@@ -564,7 +570,9 @@ def downstream(settings: Settings) -> dict[str, set[str]]:
 
 
 REPORTED = {"evaluation_report/cirr-val.parquet", "leaderboard.parquet"}
-RERANKED = {f"reranked_rankings/cirr-val/{stage}.parquet" for stage in ("base-judge", "adapter")}
+RERANKED = {
+    f"reranked_rankings/cirr-val/intersection--{reranker}.parquet" for reranker in ("base-judge", "adapter")
+}
 
 
 @pytest.mark.soak

@@ -289,6 +289,14 @@ def test_a_method_whose_space_is_not_described_is_told(
     assert "write a section [spaces.mine]" in problem
 
 
+def test_a_re_ranker_that_cannot_be_had_is_broken(config: Path, doctor: Callable[..., Any]) -> None:
+    text = '[reranking]\nrerankers = ["base judge", "no_such_module:Mine"]\n'
+    config.write_text(f"{SETTINGS}\n{text}", encoding="utf-8")
+    status, found = doctor("--quick")
+    assert (status, statuses(found)["re-rankers"]) == (1, "broken")
+    assert any("no_such_module" in problem for problem in found["problems"])
+
+
 def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:
     store = config.parent / "var" / "mlflow.db"
     store.parent.mkdir()

@@ -326,6 +326,30 @@ def test_subset_rankings_do_not_mix_with_the_gallery(sample: Sample) -> None:
     assert average_precisions(sample.queries, mixed).equals(average_precisions(sample.queries, sample.before))
 
 
+def test_every_re_ranked_method_has_its_strips_and_is_named(sample: Sample, tmp_path: Path) -> None:
+    rankings = {
+        Row("intersection"): sample.before,
+        Row("sum"): sample.before,
+        Row("image"): sample.before,
+        Row("intersection", "mine"): sample.after,
+        Row("sum", "mine"): sample.after,
+        Row("sum", "last"): sample.after,
+    }
+    options = ReportOptions(method="intersection", plain_scores=frozenset({Row("sum", "last")}))
+    html = write(sample, tmp_path, rankings=rankings, options=options)
+    page = Page(html)
+    cases = page.text.count("stage 1 · intersection")
+    assert cases and page.text.count("stage 1 · sum") == page.text.count("sum · last") == cases
+    assert "stage 1 · image" not in page.text, "not re-ranked"
+    assert "intersection (by mine), sum (by mine, last)" in page.text
+    assert "a number alone: another re-ranker's score" in page.text
+
+    def strip(title: str) -> str:
+        return html.partition(f"{title}</h4>")[2].partition("</ol>")[0]
+
+    assert "yes +0.5" in strip("mine") and "yes" not in strip("sum · last") and "0.5" in strip("sum · last")
+
+
 def make_queries(targets: list[list[str]]) -> pl.DataFrame:
     rows = [(str(n), "ref", "text", ["text"], ids, [], "all", []) for n, ids in enumerate(targets)]
     return pl.DataFrame(rows, schema=QUERIES, orient="row")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from setr_lib.reranking.fusion import fuse
-from setr_lib.reranking.fusion_choice import WITHOUT_EVIDENCE, choose_fusion
+from setr_lib.reranking.fusion_choice import WITHOUT_A_SUM, WITHOUT_EVIDENCE, choose_fusion
 from setr_lib.tables import RANKINGS
 
 QUERIES, DEPTH = 120, 20
@@ -96,3 +96,12 @@ def test_queries_that_stage_1_lost_are_left_out() -> None:
     nothing = choose_fusion(judged, {})
     assert (nothing.fusion, nothing.weight) == WITHOUT_EVIDENCE
     assert nothing.trials["queries"].unique().to_list() == [0]
+
+
+def test_scores_that_cannot_be_added_up_are_never_added_up() -> None:
+    judged = rankings(judge_knows=2, coarse_knows=2)
+    choice = choose_fusion(judged, TARGETS, summable=False)
+    assert choice.trials["fusion"].to_list() == ["judge", "reciprocal_rank"]
+    assert choice.trials.drop("weight").equals(choose_fusion(judged, TARGETS).trials[[0, -1]].drop("weight"))
+    nothing = choose_fusion(judged, {}, summable=False)
+    assert (nothing.fusion, nothing.weight) == WITHOUT_A_SUM

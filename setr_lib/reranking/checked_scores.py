@@ -1,0 +1,106 @@
+"""Scores of a batch as a re-ranker gives them, checked: one finite number per candidate, unreadable images
+left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from setr_lib.models.multimodal import Picture, PictureError
+from setr_lib.reranking.reranker import JudgedQuery, Reranker, RerankerError
+from setr_lib.reranking.scorer import ScoreError
+
+_FINITE = "a re-ranker gives finite numbers"
+
+
+def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+    """The scores of every query's candidates.
+
+    Args:
+        reranker: Who scores.
+        queries: A batch of queries.
+
+    Returns:
+        For each query ``float[candidates]``; NaN for a candidate whose image turns out to be unreadable, and
+        for all where the reference is.
+
+    Raises:
+        ScoreError: A score is not finite.
+        RerankerError: There is not one score for each candidate.
+    """
+    try:
+        return _scores(reranker, queries)
+    except PictureError:
+        one_query = _list_without_unreadable if reranker.listwise else _one_by_one
+        return [one_query(reranker, query) for query in queries]
+
+
+def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+    made = reranker.score(queries)
+    if len(made) != len(queries):
+        raise RerankerError(
+            f"re-ranker {reranker.name!r} gave scores of {len(made)} queries for {len(queries)}: "
+            "score(queries) gives one array per query"
+        )
+    checked: list[np.ndarray] = []
+    for query, given in zip(queries, made, strict=True):
+        scores = np.asarray(given)
+        if scores.shape != (len(query.candidates),) or scores.dtype.kind not in "fiu":
+            raise RerankerError(
+                f"re-ranker {reranker.name!r} gave {scores.dtype}{list(scores.shape)} for "
+                f"{len(query.candidates)} candidates of {query.modification!r}: one number for each is needed"
+            )
+        for candidate in np.flatnonzero(~np.isfinite(scores)):
+            what = f"the score by re-ranker {reranker.name!r}"
+            raise ScoreError(query, int(candidate), float(scores[candidate]), what=what, hint=_FINITE)
+        checked.append(scores if scores.dtype.kind == "f" else scores.astype(np.float64))
+    return checked
+
+
+def _one_by_one(reranker: Reranker, query: JudgedQuery) -> np.ndarray:
+    scores = np.full(len(query.candidates), np.nan, dtype=np.float32)
+    for index, candidate in enumerate(query.candidates):
+        try:
+            scores[index] = _scores(reranker, [replace(query, candidates=(candidate,))])[0][0]
+        except PictureError:
+            continue
+    return scores
+
+
+def _list_without_unreadable(reranker: Reranker, query: JudgedQuery) -> np.ndarray:
+    readable = [index for index, candidate in enumerate(query.candidates) if _is_readable(candidate)]
+    scores = np.full(len(query.candidates), np.nan)
+    if readable and _is_readable(query.reference):
+        rest = replace(query, candidates=tuple(query.candidates[index] for index in readable))
+        scores[readable] = _scores(reranker, [rest])[0]
+    return scores
+
+
+def _is_readable(picture: Picture) -> bool:
+    try:
+        picture.open()
+    except PictureError:
+        return False
+    return True
+
+
+def named_pair(error: ScoreError, scored: Iterable[tuple[str, JudgedQuery, Sequence[str]]]) -> ScoreError:
+    """An error with the ids of its pair in place of its files.
+
+    Args:
+        error: The error.
+        scored: The id of each query that was scored, the query, and the ids of its candidates.
+
+    Returns:
+        The error; as it was where its pair is not among them.
+    """
+    wrong, picture = error.query, error.query.candidates[error.candidate]
+    for query_id, query, images in scored:
+        if (query.reference, query.modification) == (wrong.reference, wrong.modification):
+            for image, candidate in zip(images, query.candidates, strict=True):
+                if candidate == picture:
+                    return error.named(f"query {query_id!r} and image {image!r}")
+    return error
