@@ -157,7 +157,7 @@ def calibrate(
 
     run, frames = RerankingRun(context, version), [FUSIONS.to_frame()]
     rerankers = context.rerankers.usable(version)
-    for method in context.methods.calibrated if rerankers else ():
+    for method in map(context.methods.get, context.settings.reranked_methods if rerankers else ()):
         if ranks_captions(method):
             told(f"{method.name}: searches captions, so its fusion cannot be calibrated", True)
             continue
