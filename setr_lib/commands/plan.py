@@ -239,20 +239,42 @@ def _print_counts(plans: list[SetPlan], settings: Settings) -> None:
         console.print(f"only the first {settings.evaluation.limit:,} queries of each set (evaluation.limit)")
 
 
-def _print_costs(
-    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
-) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class Costs:
+    """What a full run asks for: (step, items, seconds per item), and what is kept of it."""
 
-    settings, galleries = context.settings, {plan.gallery_key: plan.images for plan in plans}
+    lines: list[tuple[str, int, float]]
+    vectors: int
+    """Numbers of all vectors."""
+    texts: int
+    scores: int
+
+
+def costs(
+    settings: Settings,
+    rerankers: Sequence[str],
+    plans: Sequence[SetPlan],
+    training: TrainingPlan,
+    speeds: Speeds,
+) -> Costs:
+    """The cost of each step, as if nothing was kept.
+
+    Args:
+        settings: They say how many methods are re-ranked, and how deep.
+        rerankers: The names of the configured re-rankers.
+        plans: What the evaluation sets ask for.
+        training: What the adapter asks for.
+        speeds: Seconds per item.
+
+    Returns:
+        The costs; pairs count for each method and re-ranker.
+    """
+    galleries = {plan.gallery_key: plan.images for plan in plans}
     images, queries = sum(galleries.values()), sum(plan.queries for plan in plans)
-    references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    rerankers = [reranker.name for reranker in context.rerankers.configured]
-    methods = len(settings.reranked_methods)
-    pairs *= methods
+    references, methods = sum(plan.references for plan in plans), len(settings.reranked_methods)
+    pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
+    seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in rerankers}
     lines = [
         ("embed the galleries", images, speeds.embed),
         ("embed the training images", training.images, speeds.embed),
@@ -261,26 +283,38 @@ def _print_costs(
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", training.calibrated, speeds.compose),
-        *(
-            (f"choose the fusion: {name}", calibrated, speeds.rerankers.get(name, speeds.judge))
-            for name in rerankers
-        ),
-        *((f"re-rank: {name}", pairs, speeds.rerankers.get(name, speeds.judge)) for name in rerankers),
+        *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
+        *((f"re-rank: {name}", pairs, per_pair) for name, per_pair in seconds.items()),
     ]
+    return Costs(
+        lines,
+        vectors=(images + training.images) * speeds.dimension,
+        texts=references + queries + training.calibrated,
+        scores=len(seconds) * (pairs + calibrated),
+    )
+
+
+def _print_costs(
+    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rerankers = [reranker.name for reranker in context.rerankers.configured]
+    found = costs(context.settings, rerankers, plans, training, speeds)
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
     for column in ("items", "per second", "time"):
         table.add_column(column, justify="right")
-    for what, items, seconds in lines:
+    for what, items, seconds in found.lines:
         table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
-    table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
-    vectors = (images + training.images) * speeds.dimension * 4
-    answers = references + queries + training.calibrated
-    kept = len(rerankers) * (pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
+    table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
+    kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(
-        f"disk: {size_words(vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
+        f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
     )
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
     console.print("kept results are not subtracted: a second run repeats none of them")
