@@ -259,22 +259,54 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
         console.print(f"only the first {limit:,} queries of each set (evaluation.limit)")
 
 
-def _print_costs(
-    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
-) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class Costs:
+    """What a full run asks for: (step, items, seconds per item), and what is kept of it."""
 
-    settings = context.settings
+    lines: list[tuple[str, int, float]]
+    vectors: int
+    """Numbers of all vectors."""
+    texts: int
+    scores: int
+
+
+@dataclass(frozen=True)
+class Configured:
+    """By name: the spaces that galleries and training images are embedded in, and the re-rankers."""
+
+    spaces: Sequence[str]
+    training_spaces: Sequence[str]
+    rerankers: Sequence[str]
+
+
+def costs(
+    settings: Settings,
+    configured: Configured,
+    plans: Sequence[SetPlan],
+    training: TrainingPlan,
+    speeds: Speeds,
+) -> Costs:
+    """The cost of each step, as if nothing was kept.
+
+    Args:
+        settings: They say how many methods are re-ranked, and how deep.
+        configured: The embedding spaces and re-rankers.
+        plans: What the evaluation sets ask for.
+        training: What the adapter asks for.
+        speeds: Seconds per item.
+
+    Returns:
+        The costs; pairs count for each method and re-ranker.
+    """
     images, queries = _gallery_images(plans), sum(plan.queries for plan in plans)
-    embedded = [("embed the galleries", images, space) for space in context.methods.spaces]
-    embedded += [("embed the training images", training.images, space) for space in _training_spaces(context)]
-    references, pairs = sum(plan.references for plan in plans), sum(plan.pairs for plan in plans)
-    rerankers = [reranker.name for reranker in context.rerankers.configured]
-    methods = len(settings.reranked_methods)
-    pairs *= methods
+    embedded = [("embed the galleries", images, space) for space in configured.spaces]
+    embedded += [
+        ("embed the training images", training.images, space) for space in configured.training_spaces
+    ]
+    references, methods = sum(plan.references for plan in plans), len(settings.reranked_methods)
+    pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
+    seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in rerankers}
     lines = [
         *(
             (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
@@ -285,26 +317,42 @@ def _print_costs(
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", training.calibrated, speeds.compose),
-        *(
-            (f"choose the fusion: {name}", calibrated, speeds.rerankers.get(name, speeds.judge))
-            for name in rerankers
-        ),
-        *((f"re-rank: {name}", pairs, speeds.rerankers.get(name, speeds.judge)) for name in rerankers),
+        *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
+        *((f"re-rank: {name}", pairs, per_pair) for name, per_pair in seconds.items()),
     ]
+    return Costs(
+        lines,
+        vectors=sum(items * speeds.dimensions[space] for _, items, space in embedded),
+        texts=references + queries + training.calibrated,
+        scores=len(seconds) * (pairs + calibrated),
+    )
+
+
+def _print_costs(
+    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    configured = Configured(
+        context.methods.spaces,
+        _training_spaces(context),
+        [reranker.name for reranker in context.rerankers.configured],
+    )
+    found = costs(context.settings, configured, plans, training, speeds)
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
     for column in ("items", "per second", "time"):
         table.add_column(column, justify="right")
-    for what, items, seconds in lines:
+    for what, items, seconds in found.lines:
         table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
-    table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in lines)))
-    vectors = sum(items * speeds.dimensions[space] * 4 for _, items, space in embedded)
-    answers = references + queries + training.calibrated
-    kept = len(rerankers) * (pairs + calibrated) * _BYTES_PER_KEPT_SCORE + answers * _BYTES_PER_KEPT_TEXT
+    table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
+    kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
     console = Console()
     console.print(table)
     console.print(
-        f"disk: {size_words(vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
+        f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
     )
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
     console.print("kept results are not subtracted: a second run repeats none of them")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from setr_lib.commands.plan import TrainingPlan, count_training
-from setr_lib.settings import Settings, TrainingSettings
+from setr_lib.commands.plan import Configured, SetPlan, Speeds, TrainingPlan, costs, count_training
+from setr_lib.settings import RerankingSettings, Settings, TrainingSettings
 
 
 def test_no_training_is_planned_where_none_is_named(tmp_path: Path) -> None:
@@ -19,3 +19,29 @@ def test_training_that_is_named_is_planned_before_its_file_is_there(tmp_path: Pa
     plan = count_training(Settings(base_dir=tmp_path, training=training))
     assert plan.images == 0 and "captions.jsonl" in plan.problem
     assert plan.taught == 1200 * 6 * 2, "1500 groups, a fifth held out, six pairs each, two epochs"
+
+
+def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
+    speeds = Speeds(
+        embed={"clip": 0.1},
+        describe=0.1,
+        compose=0.1,
+        judge=2.0,
+        rerankers={"mine": 0.5},
+        dimensions={"clip": 8},
+        device="cpu",
+        memory="",
+    )
+    plans = [SetPlan("a", 10, 10, 100, "a", pairs=500), SetPlan("b", 10, 10, 100, "a", pairs=700)]
+    training = TrainingPlan(40, calibrated=3, taught=0, held_out=0)
+    names = Configured(["clip"], ["clip"], ["base judge", "mine"])
+    for methods, count in ((None, 1), (["sum", "image"], 2)):
+        reranking = RerankingSettings(methods=methods, top_k=20)
+        found = costs(Settings(base_dir=tmp_path, reranking=reranking), names, plans, training, speeds)
+        lines = {what: (items, seconds) for what, items, seconds in found.lines}
+        assert lines["re-rank: base judge"] == (count * 1200, 2.0)
+        assert lines["re-rank: mine"] == (count * 1200, 0.5)
+        assert lines["choose the fusion: mine"] == (count * 3 * 20, 0.5)
+        assert found.scores == 2 * count * (1200 + 60)
+    none = costs(Settings(base_dir=tmp_path), Configured(["clip"], ["clip"], []), plans, training, speeds)
+    assert none.scores == 0 and not any("re-rank" in what for what, *_ in none.lines)
