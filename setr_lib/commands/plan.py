@@ -306,7 +306,7 @@ def costs(
     references, methods = sum(plan.references for plan in plans), len(settings.reranked_methods)
     pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
-    seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in rerankers}
+    seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in configured.rerankers}
     lines = [
         *(
             (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
@@ -352,7 +352,8 @@ def _print_costs(
     console = Console()
     console.print(table)
     console.print(
-        f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and scores"
+        f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and "
+        "scores"
     )
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
     console.print("kept results are not subtracted: a second run repeats none of them")
