@@ -410,6 +410,7 @@ LOOKED_UP = {
     "training_embeddings: coarse.caption_strategies",
     "training_embeddings: coarse.default",
     "training_embeddings: coarse.strategies",
+    "training_embeddings: reranking.methods",
     "method_texts: coarse.caption_strategies",
     "promoted_reranker: coarse.caption_strategies",
     "promoted_reranker: coarse.default",
