@@ -316,8 +316,9 @@ class EncodedQueries:
         return self.vectors_of(TARGET, lambda whole: whole.target_captions)
 
     def rows(self, rows: NDArray[np.intp]) -> EncodedQueries:
-        """Args:
-            selection of the queries; encoded texts stay shared.
+        """A selection of the queries; encoded texts stay shared.
+
+        Args:
             rows: Row numbers, in the order wanted.
 
         Returns:

@@ -1,9 +1,8 @@
 """What a retrieval method is, and how one is found by its name.
 
-Args:
-    method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by
-        ``register``, by an entry point of the group ``setr.methods``, or by ``package.module:NAME`` instead
-        of a name.
+A method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by
+``register``, by an entry point of the group ``setr.methods``, or by ``package.module:NAME`` instead of a
+name.
 """
 
 from __future__ import annotations
