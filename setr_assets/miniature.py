@@ -21,6 +21,7 @@ MINIATURE = "miniature_rebuild"
     ),
 )
 def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> None:
+    """Draw the miniature's data sets."""
     Miniature(setr.settings).prepare(throttled(context.log.info))
 
 
@@ -36,6 +37,7 @@ def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[
     },
 )
 def train_miniature_models(context: dg.OpExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> None:
+    """Train the miniature's two models."""
     from setr_lib.miniature.train import train_configured
 
     progress = throttled(context.log.info)
