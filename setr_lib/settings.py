@@ -81,7 +81,11 @@ class SettingsError(SetrError):
 
 
 def _local_path(value: object) -> object:
-    """A path on this machine, ``~`` expanded. Raises ``ValueError`` for a URL."""
+    """A path on this machine, ``~`` expanded.
+
+    Raises:
+        ValueError: It is a URL.
+    """
     if not isinstance(value, str | Path):
         return value
     if _URL.match(str(value)):
