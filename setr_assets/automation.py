@@ -1,5 +1,5 @@
-"""When things run by themselves: a weekly re-evaluation, off until someone turns it on. Training is always a
-person's choice.
+"""What runs by itself: a weekly re-evaluation, off until someone turns it on. Training is always a person's
+choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ WEEKLY = "weekly_reevaluation"
 
 
 def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
-    """The weekly re-evaluation of every evaluation set that has targets; none where there is no such set."""
+    """The weekly re-evaluation of every evaluation set that has targets.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The schedule; none where no set has targets.
+    """
     keys = scored_set_keys(settings)
     if not keys:
         return []
@@ -30,8 +37,9 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=(
-            "Mondays, 03:00 UTC: all scored sets in one run. The champions of all trained systems are looked up here, "
-            "once, and passed on by version, so that a promotion during the run does not mix two versions."
+            "Mondays, 03:00 UTC: all scored sets in one run. The champions of all trained systems are "
+            "looked up here, once, and passed on by version, so that a promotion during the run does not "
+            "mix two versions."
         ),
     )
     def weekly_reevaluation(
@@ -47,6 +55,12 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
 
 
 def champion_config(versions: Mapping[str, str]) -> dict:
-    """Run config that fixes the versions of an evaluation, by registered model; nothing to fix where there is no
-    champion yet."""
+    """Run config that fixes the versions of an evaluation.
+
+    Args:
+        versions: Version by registered model.
+
+    Returns:
+        The run config; empty where there is no champion yet.
+    """
     return {"ops": {RERANKED: {"config": {"versions": dict(versions)}}}} if versions else {}

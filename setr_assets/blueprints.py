@@ -25,7 +25,7 @@ OWNERS = ["team:retrieval"]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """An asset that waits for its partitions."""
+    """The declaration of an asset, which becomes one when the partitions are known."""
 
     function: Callable[..., Any]
     partitioned: bool
@@ -41,17 +41,23 @@ class Blueprint:
         return self.function.__name__
 
     def build(
-        self, partitions: dg.PartitionsDefinition, place: int, versions: CodeVersions
+        self, partitions: dg.PartitionsDefinition, position: int, versions: CodeVersions
     ) -> dg.AssetsDefinition:
         """The Dagster asset; several partitions of it run as one run, in one process.
 
-        ``place`` is the asset's place in the order of the data: of the steps that could run, the first in it
-        does.
+        Args:
+            partitions: The evaluation sets.
+            position: The asset's position in the order of the data: of the steps that could run, the first in
+                it does.
+            versions: Makes its code version.
+
+        Returns:
+            The asset.
         """
         options = {
             **self.options,
             "code_version": versions.version(self.number, self.reads),
-            "op_tags": {"dagster/priority": str(-place)},
+            "op_tags": {"dagster/priority": str(-position)},
         }
         if self.partitioned:
             options |= {"partitions_def": partitions, "backfill_policy": dg.BackfillPolicy.single_run()}
@@ -67,7 +73,19 @@ def evaluation_asset(
     deps: Sequence[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
-    """Declares an asset with one partition per evaluation set; its function returns ``PartitionResults``."""
+    """Declare an asset with one partition per evaluation set.
+
+    Args:
+        group: Its group in Dagster's UI.
+        number: The number of its code.
+        reads: What its result depends on in the settings.
+        kinds: The marks that Dagster's UI shows.
+        deps: The assets that it is made from.
+        options: Passed to ``dagster.asset``.
+
+    Returns:
+        A decorator of a function that returns ``PartitionResults``.
+    """
     shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
     return lambda function: Blueprint(function, True, number, reads, shared | options)
 
@@ -81,13 +99,25 @@ def single_asset(
     deps: Sequence[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
-    """Declares an asset without partitions; its function returns a ``MaterializeResult`` with a data version."""
+    """Declare an asset without partitions.
+
+    Args:
+        group: Its group in Dagster's UI.
+        number: The number of its code.
+        reads: What its result depends on in the settings.
+        kinds: The marks that Dagster's UI shows.
+        deps: The assets that it is made from.
+        options: Passed to ``dagster.asset``.
+
+    Returns:
+        A decorator of a function that returns a ``MaterializeResult`` with a data version.
+    """
     shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
     return lambda function: Blueprint(function, False, number, reads, shared | options)
 
 
 def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
-    # An error meant for a person stays one: no retry can help it, and its text is the run's failure message.
+    # An error meant for a person is not retried, and its text is the run's failure message.
     @functools.wraps(function)
     def wrapper(context: dg.AssetExecutionContext, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
@@ -103,5 +133,5 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
     # Dagster compares the context's annotation with the class itself; our modules keep annotations as text.
     signature = inspect.signature(function, eval_str=True).replace(return_annotation=dg.MaterializeResult)
     wrapper.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
-    wrapper.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    wrapper.__annotations__ = {name: given.annotation for name, given in signature.parameters.items()}
     return wrapper

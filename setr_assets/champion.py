@@ -1,5 +1,4 @@
-"""What re-ranking takes from the adapter's life without being downstream of it: the champion, and how scores
-are fused.
+"""The observed sources of re-ranking: the champion adapter, and how scores are fused.
 
 Evaluation runs with the champion of the day, without anything being trained, so neither is an ordinary
 dependency. They are observed: their data versions say what they are now, and after a promotion the re-ranked
@@ -24,7 +23,15 @@ NONE = "none"
 
 
 def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
-    """The data versions of both sources where registry ``version`` is the adapter to judge with."""
+    """The data versions of both sources for an adapter.
+
+    Args:
+        setr: The pipeline context.
+        version: The registry version of the adapter to judge with; None for the base model.
+
+    Returns:
+        Data version by source.
+    """
     from setr_lib.pipeline.reranking import fusion_in_use
 
     fusions = {}
@@ -36,14 +43,25 @@ def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
 
 
 def input_tags(used: dict[str, str]) -> dict[str, str]:
-    """Tags of a materialisation that was made with ``used``, whatever was observed last (a run may be
-    pinned).
+    """The tags of a materialisation that was made with these sources, whatever was observed last (a run may
+    be pinned).
+
+    Args:
+        used: Data version by source, as :func:`in_use` gives it.
+
+    Returns:
+        Value by tag.
     """
     return {INPUT_TAG + source: version for source, version in used.items()}
 
 
 def report(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
-    """Tell Dagster what is in use now, where that is not what it observed last."""
+    """Tell Dagster what is in use now, where that is not what it observed last.
+
+    Args:
+        context: The running step.
+        setr: The pipeline context.
+    """
     for source, version in in_use(setr, setr.champion_version()).items():
         last = context.instance.fetch_observations(dg.AssetKey(source), limit=1).records
         seen = last[0].asset_observation if last else None
@@ -52,7 +70,14 @@ def report(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
 
 
 def build_sources(owners: list[str]) -> dg.AssetsDefinition:
-    """The two observable sources, looked up together."""
+    """The two observable sources, looked up together.
+
+    Args:
+        owners: Their owners in Dagster's UI.
+
+    Returns:
+        The sources.
+    """
     specs = [
         dg.AssetSpec(
             CHAMPION,
@@ -60,8 +85,8 @@ def build_sources(owners: list[str]) -> dg.AssetsDefinition:
             owners=owners,
             kinds={"mlflow"},
             description=(
-                "The version of MLflow's registered model that holds the champion alias now, or none. Observed, not "
-                "made: promotion moves the alias, and so may a person."
+                "The version of MLflow's registered model that holds the champion alias now, or none. "
+                "Observed, not made: promotion moves the alias, and so may a person."
             ),
         ),
         dg.AssetSpec(

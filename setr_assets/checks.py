@@ -19,30 +19,53 @@ if TYPE_CHECKING:
 
 
 def unique_ids(asset: str) -> dg.AssetCheckSpec:
-    """Blocks ranking over a table that lost an image or holds one twice."""
+    """A check that blocks ranking over a table that lost an image or holds one twice.
+
+    Args:
+        asset: The asset that is checked.
+
+    Returns:
+        The check.
+    """
     return dg.AssetCheckSpec(
         "every_image_once",
         asset=asset,
         blocking=True,
-        description="The vector table holds every readable image of the gallery exactly once, and nothing else.",
+        description=(
+            "The vector table holds every readable image of the gallery exactly once, and nothing else."
+        ),
     )
 
 
 def round_trip(asset: str) -> dg.AssetCheckSpec:
-    """Blocks promotion of an adapter that does not come back as it was saved."""
+    """A check that blocks promotion of an adapter that does not come back as it was saved.
+
+    Args:
+        asset: The asset that is checked.
+
+    Returns:
+        The check.
+    """
     return dg.AssetCheckSpec(
         "reloads_in_a_fresh_process",
         asset=asset,
         blocking=True,
         description=(
-            "A fresh process loaded the registered adapter: no key was missing, its logits are those of training, "
-            "and it differs from the base model."
+            "A fresh process loaded the registered adapter: no key was missing, its logits are those of "
+            "training, and it differs from the base model."
         ),
     )
 
 
 def better_than_champion(asset: str) -> dg.AssetCheckSpec:
-    """Warns, without failing the run, where a new version did not beat the champion."""
+    """A check that warns, without failing the run, where a new version did not beat the champion.
+
+    Args:
+        asset: The asset that is checked.
+
+    Returns:
+        The check.
+    """
     return dg.AssetCheckSpec(
         "newest_version_is_champion",
         asset=asset,
@@ -53,13 +76,21 @@ def better_than_champion(asset: str) -> dg.AssetCheckSpec:
 def no_lost_or_doubled_images(
     setr: PipelineContext, report: SyncReport, images: pl.DataFrame, what: str
 ) -> dict[str, str]:
-    """Compare the stored ids with the readable images of ``images``; ``{what: fault}``, empty where all is
-    well.
+    """Compare the stored ids of a table with the readable images of its gallery.
+
+    Args:
+        setr: The pipeline context.
+        report: Of the table's synchronisation.
+        images: The gallery: ``image_id`` and ``status``.
+        what: What the message calls the gallery.
+
+    Returns:
+        The fault by ``what``; empty where there is none.
     """
     from collections import Counter
 
     stored = Counter(setr.gallery_store.read(report.table, report.version)[0])
-    expected = set(images.filter(status="ok")["image_id"]) - {each.image_id for each in report.failed}
+    expected = set(images.filter(status="ok")["image_id"]) - {failed.image_id for failed in report.failed}
     twice = sorted(image_id for image_id, count in stored.items() if count > 1)
     missing, unexpected = sorted(expected - set(stored)), sorted(set(stored) - expected)
     faults = [

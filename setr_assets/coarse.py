@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         "coarse.caption_strategies",
         "coarse.top_k",
         when(
-            lambda settings: any(needs(each, "anchor_share") for each in settings.coarse.strategies),
+            lambda settings: any(needs(name, "anchor_share") for name in settings.coarse.strategies),
             "coarse.anchor_share",
         ),
     ),

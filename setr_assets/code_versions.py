@@ -36,7 +36,15 @@ class When:
 
 
 def when(holds: Callable[[Settings], bool], *reads: str) -> When:
-    """``reads``, where ``holds(settings)``."""
+    """Reads that count under a condition.
+
+    Args:
+        holds: Whether they count with these settings.
+        reads: The entries.
+
+    Returns:
+        The conditional reads.
+    """
     return When(holds, reads)
 
 
@@ -50,7 +58,8 @@ MODELS = {
     "judge": ("models.judge.name", "models.judge.revision", "models.judge.dtype"),
     "encoder": ("models.encoder.name", "models.encoder.pretrained"),
 }
-"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local folder.
+"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local
+folder.
 """
 RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
@@ -65,8 +74,9 @@ WRITER_PROMPT = "write_modification"
 _PLACE = "where files are, not what they hold"
 _SPEED = "how fast, not what"
 _DATA_SET = (
-    "what a data set is and where: a code version is of all partitions, and a new data set must leave the others "
-    "current; the data version of queries and gallery_images tells whether a changed one reads otherwise"
+    "what a data set is and where: a code version is of all partitions, and a new data set must leave the "
+    "others current; the data version of queries and gallery_images tells whether a changed one reads "
+    "otherwise"
 )
 _MINIATURE = "what `setr miniature write` draws, outside of the graph; seen as other files are"
 NOT_READ = {
@@ -109,22 +119,41 @@ NEEDS = {
 
 
 def needs(strategy: str, need: str) -> bool:
-    """Whether ``strategy`` needs ``captions``, ``compositions`` or ``anchor_share``; one that is not built in
-    may.
+    """Whether a method needs something; one that is not built in may.
+
+    Args:
+        strategy: The method's name.
+        need: ``captions``, ``compositions`` or ``anchor_share``.
+
+    Returns:
+        True where it does, or may.
     """
     return need in NEEDS.get(strategy, frozenset({need}))
 
 
 def reranked_need(need: str) -> Callable[[Settings], bool]:
-    """A condition for :func:`when`: whether a method whose candidates are re-ranked needs ``need``."""
+    """A condition for :func:`when`: whether a method whose candidates are re-ranked needs something.
+
+    Args:
+        need: As for :func:`needs`.
+
+    Returns:
+        The condition.
+    """
     return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
 
 
 def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
-    """The embedding spaces that methods search, each once; all that there are, where a method cannot be
-    loaded.
+    """The embedding spaces that methods search.
 
     No method is loaded where settings describe no space, and none that is built in.
+
+    Args:
+        settings: The settings.
+        strategies: The methods, as settings call them.
+
+    Returns:
+        The spaces, once each; all that there are, where a method cannot be loaded.
     """
     found: dict[str, None] = {}
     for name in strategies:
@@ -152,12 +181,26 @@ def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
 
 
 def ranked_spaces(settings: Settings) -> list[str]:
-    """The embedding spaces that galleries are embedded in and searched."""
+    """The embedding spaces that galleries are embedded in and searched.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Their names.
+    """
     return searched_spaces(settings, settings.coarse.strategies)
 
 
 def reranked_spaces(settings: Settings) -> list[str]:
-    """The embedding spaces of the methods whose candidates are re-ranked, and whose fusion is calibrated."""
+    """The embedding spaces of the methods whose candidates are re-ranked, and whose fusion is calibrated.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Their names.
+    """
     return searched_spaces(settings, settings.reranked_methods)
 
 
@@ -165,16 +208,31 @@ Spaces = Callable[[Settings], list[str]]
 
 
 def search_of(spaces: Spaces) -> tuple[When, When]:
-    """What a search of ``spaces`` reads: the encoder, where ``clip`` is one of them, and the other spaces."""
+    """What a search of embedding spaces reads: the encoder, where ``clip`` is one of them, and the other
+    spaces.
+
+    Args:
+        spaces: :func:`ranked_spaces` or :func:`reranked_spaces`.
+
+    Returns:
+        Two conditional reads.
+    """
     named = RANKED if spaces is ranked_spaces else RERANKED
     return (
         when(lambda settings: DEFAULT_SPACE in spaces(settings), "model:encoder"),
-        when(lambda settings: any(each != DEFAULT_SPACE for each in spaces(settings)), named),
+        when(lambda settings: any(space != DEFAULT_SPACE for space in spaces(settings)), named),
     )
 
 
 def keys_behind(read: str) -> tuple[str, ...]:
-    """The settings keys that an entry of ``reads`` stands for."""
+    """The settings keys that an entry of ``reads`` stands for.
+
+    Args:
+        read: The entry, e.g. ``model:judge``.
+
+    Returns:
+        The keys.
+    """
     kind, _, name = read.partition(":")
     if not name:
         return (kind,)
@@ -186,12 +244,20 @@ def keys_behind(read: str) -> tuple[str, ...]:
 
 
 def reads_of(reads: Reads, settings: Settings) -> Iterator[str]:
-    """The entries of ``reads`` that count with these settings."""
-    for each in reads:
-        if isinstance(each, str):
-            yield each
-        elif each.holds(settings):
-            yield from each.reads
+    """The entries of ``reads`` that count with these settings.
+
+    Args:
+        reads: Entries and conditional ones.
+        settings: The settings.
+
+    Yields:
+        The entries.
+    """
+    for entry in reads:
+        if isinstance(entry, str):
+            yield entry
+        elif entry.holds(settings):
+            yield from entry.reads
 
 
 class CodeVersions:
@@ -218,10 +284,17 @@ class CodeVersions:
         found = sorted(set(reads_of(reads, self.settings)))
         if not found:
             return number
-        return f"{number}-{digest_json([[each, self.value(each)] for each in found])[:12]}"
+        return f"{number}-{digest_json([[read, self.value(read)] for read in found])[:12]}"
 
     def value(self, read: str) -> Any:
-        """What an entry of ``reads`` is now, as plain values."""
+        """What an entry of ``reads`` is now.
+
+        Args:
+            read: The entry, e.g. ``model:judge``.
+
+        Returns:
+            Plain values.
+        """
         if read not in self._known:
             self._known[read] = self._find(read)
         return self._known[read]
@@ -287,12 +360,14 @@ class CodeVersions:
         return "no file" if file is None else fingerprint_file(Path(file))
 
     def _of_data_sets(self, key: str) -> dict[str, Any]:
-        """The values of ``datasets.*.KEY`` that are not the default: a data set without one changes nothing."""
+        """The values of ``datasets.*.KEY`` that are not the default: a data set with the default changes
+        nothing.
+        """
         name = key.rpartition(".")[2]
         return {
-            dataset: getattr(each, name)
-            for dataset, each in self.settings.datasets.items()
-            if getattr(each, name) != type(each).model_fields[name].default
+            dataset: getattr(described, name)
+            for dataset, described in self.settings.datasets.items()
+            if getattr(described, name) != type(described).model_fields[name].default
         }
 
     def _prompts(self, task: str) -> dict[str, str]:

@@ -58,9 +58,9 @@ def reference_captions(
         references = setr.tables.read("queries", QUERIES, key).select(image_id="reference_id").unique()
         images = setr.tables.read("gallery_images", GALLERY, key)
         images = images.join(references, on="image_id", how="semi", maintain_order="left")
-        progress, each = CallCounter(reporter(context, key)), evaluation_set(setr.settings, key)
-        describe = partial(_describe, setr, each.kind, progress)
-        filled = describe_with(setr.imported_captions(each.dataset), images, describe)
+        progress, described = CallCounter(reporter(context, key)), evaluation_set(setr.settings, key)
+        describe = partial(_describe, setr, described.kind, progress)
+        filled = describe_with(setr.imported_captions(described.dataset), images, describe)
         captions = filled.frame
         setr.tables.write("reference_captions", captions, CAPTIONS, key, made_by=_record(captions))
         failed = captions.filter(captions["status"] != "ok")
@@ -153,11 +153,11 @@ def method_texts(
                 setr.tables.read("queries", QUERIES, key),
                 setr.tables.read("gallery_images", GALLERY, key),
             )
-            each = evaluation_set(setr.settings, key)
+            described = evaluation_set(setr.settings, key)
             texts = built_in_texts(setr, key)
-            imported = {kind.name: setr.imported_texts(kind, each.dataset, key) for kind in kinds}
+            imported = {kind.name: setr.imported_texts(kind, described.dataset, key) for kind in kinds}
             made = make_texts(
-                setr, kinds, queries, gallery, texts, each.kind, reporter(context, key), imported
+                setr, kinds, queries, gallery, texts, described.kind, reporter(context, key), imported
             )
         frames = [filled.frame for filled in made.values()]
         metadata: dict[str, Any] = {"dagster/partition_row_count": sum(frame.height for frame in frames)}
@@ -256,7 +256,7 @@ def _write_words(
 
 
 class CallCounter:
-    """A ``Progress`` that also tells kept results from new ones: the first report of a step is of those kept."""
+    """A ``Progress`` that tells new results from kept ones: the first report of a step is of those kept."""
 
     def __init__(self, listener: Any) -> None:
         self._listener = listener

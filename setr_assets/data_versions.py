@@ -1,5 +1,5 @@
-"""Data versions: every asset reports a digest of its result, so that the same result made anew leaves what
-follows current.
+"""Data versions: every asset reports a digest of its result, so that an equal result leaves what follows
+current.
 
 Several partitions are made by one run. Dagster has one ``MaterializeResult`` for all of them, with one data
 version (dagster-io/dagster#18649, #34013), which would make every partition look changed when one is. So such
@@ -35,13 +35,26 @@ class PartitionResults:
     _made: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, partition: str, data_version: str, metadata: Mapping[str, Any]) -> None:
-        """``partition`` is made; ``data_version`` is a digest of its content."""
+        """Say that a partition is made.
+
+        Args:
+            partition: The partition.
+            data_version: A digest of its content.
+            metadata: What Dagster shows of it.
+        """
         self._made[partition] = (data_version, dict(metadata))
 
     def events(
         self, context: dg.AssetExecutionContext
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        """What Dagster is to be told, in this order."""
+        """The events that Dagster is told of, in this order.
+
+        Args:
+            context: The running step.
+
+        Yields:
+            One result for the run, then one materialisation per partition where there are several.
+        """
         one = len(self._made) == 1
         versions = {key: version for key, (version, _) in self._made.items()}
         alone, facts = next(iter(self._made.values())) if one else (digest_json(versions), {})

@@ -40,11 +40,23 @@ Evaluation comes last: a first full run trains its champion before it re-ranks, 
 
 def blueprints() -> list[Blueprint]:
     """Every asset of every family, in the order of :data:`FAMILIES`."""
-    return [each for family in FAMILIES for each in vars(family).values() if isinstance(each, Blueprint)]
+    return [
+        declared
+        for family in FAMILIES
+        for declared in vars(family).values()
+        if isinstance(declared, Blueprint)
+    ]
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
-    """Assets, checks, jobs, schedules and resources for ``settings``; a fresh object on every call."""
+    """Assets, checks, jobs, schedules and resources of a settings object.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        A fresh object on every call.
+    """
     partitions = evaluation_set_partitions(settings)
     with warnings.catch_warnings():
         # Backfill policies and observable sources are "beta" to Dagster; a person who starts it can do
@@ -58,7 +70,7 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
     return dg.Definitions(
         assets=[
             champion.build_sources(OWNERS),
-            *(each.build(partitions, place, versions) for place, each in enumerate(blueprints())),
+            *(asset.build(partitions, position, versions) for position, asset in enumerate(blueprints())),
         ],
         jobs=jobs.build_jobs(),
         schedules=automation.build_schedules(settings),
@@ -69,7 +81,7 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
 
 
 def settings_of_this_checkout() -> Settings:
-    """Settings from where Dagster starts the code server, else from the checkout that this package lies in."""
+    """Settings from where Dagster starts the code server, else from the checkout that holds this package."""
     return load_settings(else_from=Path(__file__).parent)
 
 

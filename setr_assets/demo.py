@@ -115,7 +115,11 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
 
 
 def _instance() -> dg.DagsterInstance:
-    """The persistent instance of DAGSTER_HOME. Raises ``SetrError`` where that cannot be used."""
+    """The persistent instance of DAGSTER_HOME.
+
+    Raises:
+        SetrError: It cannot be used.
+    """
     try:
         return dg.DagsterInstance.get()
     except (dg.DagsterError, OSError) as error:

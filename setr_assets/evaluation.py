@@ -1,5 +1,5 @@
-"""Assets of stage 2 and of measurement: re-ranked candidates, a report per evaluation set, the leaderboard of
-all.
+"""Assets of stage 2 and of measurement: re-ranked candidates, a report per evaluation set, the
+leaderboard.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ GROUP = "evaluation"
 def _is_cut(settings: Settings) -> bool:
     """Whether some data set asks for more candidates to be re-ranked than stage 1 keeps."""
     return any(
-        settings.rerank_depth(each) < settings.rerank_asked(each) for each in (None, *settings.datasets)
+        settings.rerank_depth(name) < settings.rerank_asked(name) for name in (None, *settings.datasets)
     )
 
 
 class RerankingConfig(dg.Config):
-    """What an evaluation is pinned to."""
+    """The versions of trained re-rankers that an evaluation uses."""
 
     versions: dict[str, str] = Field(
         default={},
         description=(
-            "Version by registered model, e.g. {'setr-reranker': '3'}. By default the version that holds the champion "
-            "alias when this step starts; looked up once, for all evaluation sets of the run."
+            "Version by registered model, e.g. {'setr-reranker': '3'}. By default the version that holds "
+            "the champion alias when this step starts; looked up once, for all evaluation sets of the run."
         ),
     )
     champion_version: str | None = Field(
@@ -54,7 +54,14 @@ class RerankingConfig(dg.Config):
     )
 
     def reranker_version(self, setr: PipelineContext) -> str | None:
-        """The version of the re-ranker to judge with: the one pinned to, else the champion."""
+        """The version of the re-ranker to judge with: the one pinned to, else the champion.
+
+        Args:
+            setr: The pipeline context.
+
+        Returns:
+            The version; None where nothing was promoted yet.
+        """
         from setr_lib.pipeline.trained_system import pinned_version
 
         model = setr.settings.registry.model

@@ -108,7 +108,11 @@ def training_embeddings(
 
 
 class Reports:
-    """What was done to embed the same images in one space after the other."""
+    """The synchronisations of the same images in one embedding space after the other.
+
+    Args:
+        setr: The pipeline context.
+    """
 
     def __init__(self, setr: PipelineContext) -> None:
         self.setr = setr
@@ -129,7 +133,15 @@ class Reports:
         images: pl.DataFrame,
         partition: str = "",
     ) -> None:
-        """Embed ``images`` in ``space``, as far as its table does not hold them."""
+        """Embed images in a space, as far as its table does not hold them.
+
+        Args:
+            context: The running step.
+            space: The embedding space.
+            gallery_key: The key of the images' origin.
+            images: The gallery: ``image_id``, ``path``, ``fingerprint``, ``status``.
+            partition: The evaluation set, for messages.
+        """
         model, store = self.setr.models.space(space), self.setr.gallery_store
         table = store.table_name(gallery_key, model)
         report = store.synchronise(table, images, model, progress=reporter(context, partition))
@@ -143,7 +155,15 @@ class Reports:
     def record(
         self, captions: Mapping[str, Any] | None = None, captions_digest: str = ""
     ) -> EmbeddingsRecord:
-        """The record of the vectors, and of ``captions`` stored beside them."""
+        """The record of the vectors, and of captions stored beside them.
+
+        Args:
+            captions: What the record says of the captions.
+            captions_digest: Digest of their content.
+
+        Returns:
+            The record.
+        """
         content = self._content(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else ""
         stated: dict[str, Any] = self._stated(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else {}
         if others := [space for space in self._reports if space != DEFAULT_SPACE]:

@@ -31,8 +31,8 @@ def build_jobs() -> list[Any]:
             FULL_PIPELINE,
             everything,
             description=(
-                "Everything: embed, compose, rank, train, register, promote, re-rank, report. The training steps go "
-                "first where they can, so that a first run already re-ranks with its own champion."
+                "Everything: embed, compose, rank, train, register, promote, re-rank, report. The training "
+                "steps go first where they can, so that a first run already re-ranks with its own champion."
             ),
             tags=TRAINING_MAX_RUNTIME,
         ),

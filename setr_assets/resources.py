@@ -1,4 +1,5 @@
-"""What steps are handed: the library's pipeline context, a plain object that knows nothing of Dagster.
+"""The resource that steps are given: the library's pipeline context, a plain object that knows nothing of
+Dagster.
 
 Runs use one process (the in-process executor), and the context is cached there: each model is loaded at most
 once.
@@ -13,8 +14,17 @@ from setr_lib.settings import Settings
 
 
 def context_resource(settings: Settings) -> dg.ResourceDefinition:
-    """The resource ``setr``: tables, caches and models of ``settings``."""
+    """The resource ``setr``: tables, caches and models of a settings object.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The resource.
+    """
     return dg.ResourceDefinition(
         resource_fn=lambda _: pipeline_context(settings),
-        description="SETR's pipeline context: settings, tables, caches, and the models, each loaded once per process.",
+        description=(
+            "SETR's pipeline context: settings, tables, caches, and the models, each loaded once per process."
+        ),
     )

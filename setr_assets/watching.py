@@ -84,24 +84,24 @@ class LineWatcher:
         print(text, file=self._out, flush=True)
 
     def started(self, step: str) -> None:
-        """See :meth:`Listener.started`."""
+        """Print that a step begins."""
         self._print(f"{step} ...")
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
-        """A line every few seconds at most; see :meth:`Listener.progressed`."""
+        """Print how far a step is, every few seconds at most."""
         self._lines(done, total, what, _where(partition))
 
     def said(self, step: str, text: str, warning: bool) -> None:
-        """See :meth:`Listener.said`."""
+        """Print what a step has to say."""
         self._print(f"    {'WARNING ' if warning else ''}{text}")
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
-        """See :meth:`Listener.finished`."""
+        """Print that a step is over, and how long it took."""
         self._lines.clear()
         self._print(f"  {'done' if succeeded else 'FAILED'} {step} ({seconds:.1f} s)")
 
     def failed(self, step: str, reason: str) -> None:
-        """See :meth:`Watcher.failed`."""
+        """Print why a step failed."""
         self._print(f"FAILED {step}: {reason}")
 
 
@@ -118,27 +118,27 @@ class BarWatcher:
         self._bars = ProgressBars(bars, keep=False)
 
     def started(self, step: str) -> None:
-        """See :meth:`Listener.started`."""
+        """Show that a step begins."""
         self._bars.begin(step)
 
     def progressed(self, step: str, partition: str, done: int, total: int, what: str) -> None:
-        """See :meth:`Listener.progressed`."""
+        """Move the bar of a part of a step."""
         self._bars(done, total, what, _where(partition))
 
     def said(self, step: str, text: str, warning: bool) -> None:
-        """See :meth:`Listener.said`."""
+        """Print what a step has to say above the bars."""
         from rich.text import Text
 
         self._console.print(Text(f"    {text}", style="yellow" if warning else "dim"))
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
-        """See :meth:`Listener.finished`."""
+        """Remove a step's bars, and print how long it took."""
         self._bars.clear()
         mark = "[green]✓[/green]" if succeeded else "[red]✗[/red]"
         self._console.print(f"  {mark} [bold]{step}[/bold] [dim]{seconds:.1f} s[/dim]")
 
     def failed(self, step: str, reason: str) -> None:
-        """See :meth:`Watcher.failed`."""
+        """Print why a step failed above the bars."""
         from rich.text import Text
 
         self._console.print(Text(f"{step}: {reason}", style="red"))

@@ -12,11 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +74,19 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, help="settings file (default: $SETR_CONFIG, or the nearest setr.toml)"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_scores(commands)
+    _add_submit(commands)
+    _add_search(commands)
+    _add_checks(commands)
+    _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
+    _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
+    _add_exchange(commands, "texts", "generated texts that a method brings itself, as JSON Lines")
+    _add_environment(commands)
+    _add_miniature(commands)
+    return parser
 
+
+def _add_scores(commands: Subparsers) -> None:
     leaderboard = commands.add_parser("leaderboard", help="the latest scores of every evaluation set")
     leaderboard.add_argument("--json", action="store_true", help="one JSON array, one object per score")
     leaderboard.set_defaults(command=_leaderboard)
@@ -97,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
     score.set_defaults(command=_score)
 
+
+def _add_submit(commands: Subparsers) -> None:
     submit = commands.add_parser("submit", help="write what a benchmark's test server takes (CIRR, CIRCO)")
     submit.add_argument("dataset", help="a data set whose benchmark has a test server, e.g. circo")
     submit.add_argument("--split", help="default: the one that the server scores (test1, test)")
@@ -116,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
     submit.set_defaults(command=_submit)
 
+
+def _add_search(commands: Subparsers) -> None:
     search = commands.add_parser("search", help="search a gallery with an image and a text, both stages")
     search.add_argument("image", type=Path, help="the reference image")
     search.add_argument("text", help="the modification text, e.g. 'the same dress, but blue'")
@@ -133,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.set_defaults(command=_search)
 
+
+def _add_checks(commands: Subparsers) -> None:
     plan = commands.add_parser(
         "plan", help="before a first run: how many calls, how long, how much disk and memory"
     )
@@ -153,16 +173,15 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
     doctor.set_defaults(command=_doctor)
 
-    _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
-    _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
 
-    _add_exchange(commands, "texts", "generated texts that a method brings itself, as JSON Lines")
-
+def _add_environment(commands: Subparsers) -> None:
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
     env.add_argument("--quiet", action="store_true", help="print nothing")
     env.set_defaults(command=_env)
 
+
+def _add_miniature(commands: Subparsers) -> None:
     miniature = commands.add_parser("miniature", help="the synthetic world and its two small models")
     parts = miniature.add_subparsers(required=True, metavar="PART")
     write = parts.add_parser(
@@ -178,16 +197,13 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the weights (default: the package's own, which the miniature uses)",
     )
     train.add_argument(
-        "--anew", action="store_true", help="both, from nothing, in the place of those that are there"
+        "--anew", action="store_true", help="both, from nothing, instead of those that are there"
     )
     train.add_argument("--device", default=None, help="torch device (default: [models] device)")
     train.set_defaults(command=_miniature_train)
-    return parser
 
 
-def _add_exchange(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], what: str, text: str
-) -> None:
+def _add_exchange(commands: Subparsers, what: str, text: str) -> None:
     parser = commands.add_parser(what, help=f"export or import {text}")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     export = actions.add_parser("export", help="write them; failed ones are left out")

@@ -36,7 +36,8 @@ from setr_lib.errors import SetrError
 SETTINGS_FILE = "setr.toml"
 CONFIG_VARIABLE = "SETR_CONFIG"
 OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
-"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker reads.
+"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker
+reads.
 """
 NAMES_OF_KINDS = frozenset(
     module.stem for module in (Path(__file__).parent / "benchmarks" / "kinds").glob("[a-z]*.py")
@@ -68,8 +69,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 UNTRUSTED = (
-    "and the settings file was found by looking upwards from here, in a place where another person can write: name it "
-    f"by --config or {CONFIG_VARIABLE} if you trust it, or let file and folder belong to you and be writable by you alone"
+    "and the settings file was found by looking upwards from here, in a place where another person can "
+    f"write: name it by --config or {CONFIG_VARIABLE} if you trust it, or let file and folder belong to you "
+    "and be writable by you alone"
 )
 """Why code is not run, as the end of a sentence."""
 
@@ -79,7 +81,11 @@ class SettingsError(SetrError):
 
 
 def _local_path(value: object) -> object:
-    """A path on this machine, ``~`` expanded. Raises ``ValueError`` for a URL."""
+    """A path on this machine, ``~`` expanded.
+
+    Raises:
+        ValueError: It is a URL.
+    """
     if not isinstance(value, str | Path):
         return value
     if _URL.match(str(value)):
@@ -123,7 +129,8 @@ SpaceKind = Annotated[
     str,
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or package.module:NAME",
+        f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or "
+        "package.module:NAME",
     ),
 ]
 RerankerName = Annotated[
@@ -162,7 +169,7 @@ class Section(BaseModel):
             if _CONTROL.search(text):
                 raise ValueError(f"{text!r} holds a control character: remove it")
         if isinstance(value, list):
-            twice = sorted({str(each) for each in value if value.count(each) > 1})
+            twice = sorted({str(item) for item in value if value.count(item) > 1})
             if twice:
                 raise ValueError(f"named twice: {', '.join(twice)}")
         if isinstance(value, bool) and kind is not bool:
@@ -175,12 +182,12 @@ def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _texts(each)
+        for item in value:
+            yield from _texts(item)
     elif isinstance(value, Mapping):
-        for name, each in value.items():
+        for name, item in value.items():
             yield from _texts(name)
-            yield from _texts(each)
+            yield from _texts(item)
 
 
 class StorageSettings(Section):
@@ -262,7 +269,9 @@ class EncoderSettings(Section):
 
 
 class SpaceSettings(Section):
-    """An embedding space besides the one of ``[models.encoder]``; retrieval methods name it as their ``space``."""
+    """An embedding space besides that of ``[models.encoder]``; retrieval methods name it as their
+    ``space``.
+    """
 
     kind: SpaceKind
     """``open_clip``, an entry point of the group ``setr.spaces``, or ``package.module:NAME`` of a class (or
@@ -279,7 +288,7 @@ class SpaceSettings(Section):
 
 
 class JudgeSettings(Section):
-    """The multimodal LLM that describes, composes and judges: any image-text-to-text model of transformers."""
+    """The multimodal LLM that describes, composes and judges: an image-text-to-text model of transformers."""
 
     name: str = "Qwen/Qwen3-VL-2B-Instruct"
     """A local folder or a hub id."""
@@ -302,6 +311,8 @@ class JudgeSettings(Section):
 
 
 class ModelSettings(Section):
+    """The models: encoder, multimodal LLM, and the device that they run on."""
+
     device: DeviceName = "auto"
     """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
@@ -309,6 +320,8 @@ class ModelSettings(Section):
 
 
 class CoarseSettings(Section):
+    """Stage 1: the retrieval methods, and how many images each keeps for a query."""
+
     strategies: list[StrategyName] = [
         "image",
         "text",
@@ -340,12 +353,15 @@ class CoarseSettings(Section):
             if default not in names:
                 among = key.replace("default", "strategies")
                 raise ValueError(
-                    f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of {', '.join(names)}"
+                    f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of "
+                    f"{', '.join(names)}"
                 )
         return self
 
 
 class PairSettings(Section):
+    """The Yes/No pairs that the judge's adapter learns from."""
+
     groups: int = Field(default=1500, ge=2, le=10_000_000)
     """(reference, modification) groups to synthesise, held-out ones included."""
     held_out_share: float = Field(default=0.2, gt=0, lt=1)
@@ -373,6 +389,8 @@ class PairSettings(Section):
 
 
 class AdapterSettings(Section):
+    """The training of the judge's LoRA adapter."""
+
     rank: int = Field(default=16, ge=1, le=4096)
     alpha: int = Field(default=32, ge=1, le=65_536)
     dropout: float = Field(default=0.05, ge=0, lt=1)
@@ -393,6 +411,8 @@ class AdapterSettings(Section):
 
 
 class RerankingSettings(Section):
+    """Stage 2: the re-rankers, whose candidates they re-order, and how scores are fused."""
+
     methods: Annotated[list[StrategyName], Field(min_length=1)] | None = None
     """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
     where none is named."""
@@ -431,6 +451,8 @@ def _installed() -> set[str]:
 
 
 class EvaluationSettings(Section):
+    """Metrics, intervals, comparisons and reports."""
+
     bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
     seed: Seed = 5
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
@@ -444,6 +466,8 @@ class EvaluationSettings(Section):
 
 
 class RegistrySettings(Section):
+    """The MLflow store of trainings and registered models."""
+
     tracking_uri: str | None = None
     """MLflow's tracking and registry URI; a SQLite file under the storage root by default."""
     experiment: StoredName = "setr"
@@ -504,8 +528,8 @@ class Settings(BaseSettings):
         if not isinstance(datasets, dict):
             return datasets
         return {
-            name: {"kind": name, **each} if name in NAMES_OF_KINDS and isinstance(each, dict) else each
-            for name, each in datasets.items()
+            name: {"kind": name, **keys} if name in NAMES_OF_KINDS and isinstance(keys, dict) else keys
+            for name, keys in datasets.items()
         }
 
     @field_validator("datasets")
@@ -577,11 +601,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's values arrive as init arguments; the environment must win over them.
+        """Let the environment win over the file, whose values arrive as init arguments."""
         return env_settings, init_settings
 
     def resolve(self, path: Path) -> Path:
-        """``path``, made absolute from the folder of ``setr.toml``."""
+        """A path made absolute from the folder of ``setr.toml``.
+
+        Args:
+            path: The path.
+
+        Returns:
+            The absolute path.
+        """
         return path if path.is_absolute() else self.base_dir / path
 
     @property
@@ -622,19 +653,38 @@ class Settings(BaseSettings):
         return self.reranking.methods or [self.coarse.default]
 
     def rerank_depth(self, dataset: str | None = None) -> int:
-        """How many of stage 1's candidates the judge re-orders: for the data set of this name, or in general.
+        """How many of stage 1's candidates a re-ranker re-orders: no more than stage 1 keeps.
 
-        No more than stage 1 keeps.
+        Args:
+            dataset: The data set's name, or None for the general number.
+
+        Returns:
+            Candidates per query.
         """
         return min(self.rerank_asked(dataset), self.coarse.top_k)
 
     def rerank_asked(self, dataset: str | None = None) -> int:
-        """How many the settings ask the judge to re-order; ``rerank_depth`` says how many there are."""
+        """How many candidates the settings ask to be re-ordered; ``rerank_depth`` says how many there are.
+
+        Args:
+            dataset: The data set's name, or None for the general number.
+
+        Returns:
+            Candidates per query.
+        """
         asked = None if dataset is None else self.datasets[dataset].rerank_top_k
         return asked or self.reranking.top_k
 
     def table_path(self, asset: str, partition: str | None = None) -> Path:
-        """Where the Parquet table of an asset (and partition) lives."""
+        """The Parquet file of an asset's table.
+
+        Args:
+            asset: The asset's name.
+            partition: Its partition, where it has any.
+
+        Returns:
+            The path below the storage root.
+        """
         folder = self.storage_root / "tables"
         return folder / f"{asset}.parquet" if partition is None else folder / asset / f"{partition}.parquet"
 
@@ -644,7 +694,14 @@ class Settings(BaseSettings):
         return self._open_clip_name(self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; for open_clip, a ``local-dir:`` path made absolute."""
+        """The options of ``[spaces.NAME]``; for open_clip, a ``local-dir:`` path made absolute.
+
+        Args:
+            name: The space's name.
+
+        Returns:
+            Option by name.
+        """
         space = self.spaces[name]
         model = space.options.get("name")
         if space.kind != OPEN_CLIP or not isinstance(model, str):
@@ -664,7 +721,14 @@ class Settings(BaseSettings):
 
 
 def find_settings_file(start: Path | None = None) -> Path | None:
-    """``$SETR_CONFIG``, else ``setr.toml`` in ``start`` (or here) or the nearest folder above it."""
+    """Find the settings file: ``$SETR_CONFIG``, else the nearest ``setr.toml`` in a folder or above it.
+
+    Args:
+        start: The folder; by default the current one.
+
+    Returns:
+        The file, or None.
+    """
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     here = (start or Path.cwd()).resolve()
@@ -675,13 +739,21 @@ def find_settings_file(start: Path | None = None) -> Path | None:
 
 
 def load_settings(path: Path | None = None, *, else_from: Path | None = None) -> Settings:
-    """Settings from a file and the environment, checked as a whole.
+    """Read settings from a file and the environment, checked as a whole.
 
-    The file is ``path``, else the one that :func:`find_settings_file` finds from here, else from
-    ``else_from``. One that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy
+    A file that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy
     ``package.module:NAME``, a model's own code); one that was found may only where it and its folder belong
-    to this user or root and nobody else can write to them. Raises ``SettingsError`` naming the file and each
-    key at fault.
+    to this user or root and nobody else can write to them.
+
+    Args:
+        path: The file; by default the one that :func:`find_settings_file` finds from here.
+        else_from: The folder to look from where none is found from here.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: They cannot be read or are at fault; the message names the file and each key.
     """
     source = path or find_settings_file() or (find_settings_file(else_from) if else_from else None)
     named = path is not None or bool(os.environ.get(CONFIG_VARIABLE))
@@ -698,7 +770,7 @@ def load_settings(path: Path | None = None, *, else_from: Path | None = None) ->
     try:
         return Settings(**{**values, "base_dir": base_dir, "trusted": trusted})
     except ValidationError as error:
-        raise SettingsError(_told(where, [_in_words(each) for each in error.errors()])) from error
+        raise SettingsError(_told(where, [_in_words(fault) for fault in error.errors()])) from error
     except SourceError as error:
         raise SettingsError(
             f"{_PREFIX}... variables: {error}: give a section as JSON, or name its key"
@@ -721,35 +793,39 @@ def _only_mine(file: Path) -> bool:
     if not hasattr(os, "geteuid"):
         return True  # no such owners on this system
     others = stat.S_IWGRP | stat.S_IWOTH
-    found = [place.stat() for place in (file, file.resolve(), file.parent, file.resolve().parent)]
-    return all(each.st_uid in (0, os.geteuid()) and not each.st_mode & others for each in found)
+    found = [path.stat() for path in (file, file.resolve(), file.parent, file.resolve().parent)]
+    return all(status.st_uid in (0, os.geteuid()) and not status.st_mode & others for status in found)
 
 
-# ------------------------------------------------------------------------------------------------------ what is wrong
+# ------------------------------------------------------------------------------------------ what is wrong
 
 
 def _told(where: str, problems: list[str]) -> str:
-    return f"{where}: {len(problems)} setting(s) at fault:\n" + "\n".join(f"  {each}" for each in problems)
+    return f"{where}: {len(problems)} setting(s) at fault:\n" + "\n".join(
+        f"  {problem}" for problem in problems
+    )
 
 
 def _in_words(error: Any) -> str:
-    """One of pydantic's errors as a line: the key, what is wrong, the value, and the variable it came from."""
-    place = tuple(str(part) for part in error["loc"] if part != "[key]")
+    """One of pydantic's errors as a line: the key, what is wrong, the value, and the variable that it
+    came from.
+    """
+    path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        return _unknown_key(place)
+        return _unknown_key(path)
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
     if error["type"] != "value_error" and isinstance(value, str | int | float):
         message += f" (it is {value!r})"
-    variable = _PREFIX + _DELIMITER.join(place).upper()
-    if place and variable in {name.upper() for name in os.environ}:
+    variable = _PREFIX + _DELIMITER.join(path).upper()
+    if path and variable in {name.upper() for name in os.environ}:
         message += f" [{variable}]"
-    return f"{'.'.join(place)}: {message}" if place else message
+    return f"{'.'.join(path)}: {message}" if path else message
 
 
-def _unknown_key(place: tuple[str, ...]) -> str:
+def _unknown_key(path: tuple[str, ...]) -> str:
     section: Any = Settings
-    for part in place[:-1]:
+    for part in path[:-1]:
         if section in _TABLES_OF.values():  # the part is a table's name
             section = next(kind for kind, tables in _TABLES_OF.items() if tables == section)
         elif part in getattr(section, "model_fields", {}):
@@ -757,11 +833,11 @@ def _unknown_key(place: tuple[str, ...]) -> str:
         else:
             section = None
         if section is None:
-            return f"{'.'.join(place)}: there is no such key"
+            return f"{'.'.join(path)}: there is no such key"
     if not hasattr(section, "model_fields"):
-        return f"{'.'.join(place)}: there is no such key"
+        return f"{'.'.join(path)}: there is no such key"
     known = [name for name in section.model_fields if name not in _NOT_KEYS]
-    return f"{'.'.join(place)}: there is no such key{_nearest(place[-1], known)}"
+    return f"{'.'.join(path)}: there is no such key{_nearest(path[-1], known)}"
 
 
 _TABLES_OF: dict[Any, Any] = {

@@ -87,7 +87,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Imported:
-    """Rows that people have carried here, for one evaluation set's data."""
+    """Counts of imported captions and compositions, for one evaluation set."""
 
     captions: int
     compositions: int
@@ -115,12 +115,22 @@ class Diagnosis:
             f"the package {name} is not installed" for name, found in self.packages.items() if found is None
         ]
         faults = [f"{c.what} {c.value}: {c.status}: {c.detail}" for c in self.checks if c.at_fault]
-        sets = [f"{e.evaluation_set.key}: {each}" for e in self.examinations for each in e.problems]
+        sets = [f"{e.evaluation_set.key}: {problem}" for e in self.examinations for problem in e.problems]
         return [*lacking, *faults, *sets, *(self.training.problems if self.training else [])]
 
 
 def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) -> int:
-    """Print the diagnosis; the exit status says whether all is well."""
+    """Print the diagnosis.
+
+    Args:
+        settings: The settings.
+        dataset: One data set or evaluation set; by default all, and the training images.
+        as_json: Print one JSON document.
+        quick: Look for images without opening them.
+
+    Returns:
+        0 where all is well, 1 where something is missing or broken, 2 where settings cannot be followed.
+    """
     try:
         evaluation_sets(settings)
     except DatasetError as error:  # a split that does not exist, say: settings that nobody can follow
@@ -138,7 +148,15 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) 
 
 
 def unreadable(error: SetrError, *, as_json: bool) -> int:
-    """Say that settings cannot be read, on standard error and, where asked for, as the JSON document."""
+    """Say that settings cannot be read, on standard error and, where asked for, as the JSON document.
+
+    Args:
+        error: What is wrong.
+        as_json: Print the JSON document.
+
+    Returns:
+        The exit status 2.
+    """
     print(f"setr: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps({"status": "settings unreadable", "problems": [str(error)]}, indent=1))
@@ -153,19 +171,32 @@ def diagnose(
     quick: bool,
     progress: Progress,
 ) -> Diagnosis:
-    """Look at everything that ``chosen`` needs; ``quick`` looks for images without opening them."""
+    """Look at everything that evaluation sets need.
+
+    Args:
+        settings: The settings.
+        chosen: The evaluation sets.
+        with_training: Look at the training images, too.
+        quick: Look for images without opening them.
+        progress: Told how many images were looked at.
+
+    Returns:
+        What was found.
+    """
     from setr_lib.benchmarks.audit import examine
 
     sources = data_sources(settings)
     galleries: dict[str, pl.DataFrame] = {}
-    examinations = [examine(each, _look(each, galleries, quick, progress), sources) for each in chosen]
+    examinations = [
+        examine(evaluated, _look(evaluated, galleries, quick, progress), sources) for evaluated in chosen
+    ]
     return Diagnosis(
         settings=settings,
         opened=not quick,
         packages=installed(),
-        checks=configured(settings, {each.kind for each in chosen}),
+        checks=configured(settings, {evaluated.kind for evaluated in chosen}),
         examinations=examinations,
-        imported={each.key: _imported(settings, each) for each in chosen},
+        imported={evaluated.key: _imported(settings, evaluated) for evaluated in chosen},
         training=_training(settings, quick, progress) if with_training else None,
         disk=_disk(settings, examinations),
     )
@@ -208,23 +239,25 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     return Training(images.height, counts.get("missing", 0), counts.get("broken", 0), problem)
 
 
-def _imported(settings: Settings, each: EvaluationSet) -> Imported:
+def _imported(settings: Settings, evaluated: EvaluationSet) -> Imported:
     context = pipeline_context(settings)
     return Imported(
-        context.imported_captions(each.dataset).height, context.imported_compositions(each.key).height
+        context.imported_captions(evaluated.dataset).height,
+        context.imported_compositions(evaluated.key).height,
     )
 
 
 def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
-    galleries = {each.evaluation_set.gallery_key: each for each in examinations}  # a shared one counts once
-    total = sum(each.gallery_size or 0 for each in galleries.values())
+    # A gallery that sets share counts once.
+    galleries = {found.evaluation_set.gallery_key: found for found in examinations}
+    total = sum(found.gallery_size or 0 for found in galleries.values())
     spaces = used_spaces(settings)
     dimensions = [embedding_dimension(settings, space) or _GUESSED_DIMENSION for space in spaces]
     per_image = sum(4 * dimension + _BYTES_BESIDE_A_VECTOR for dimension in dimensions)
-    queries = sum(each.queries or 0 for each in examinations)
+    queries = sum(found.queries or 0 for found in examinations)
     return Disk(
-        images=sum(each.bytes_to_come or 0 for each in galleries.values()),
-        unknown=tuple(key for key, each in galleries.items() if each.bytes_to_come is None),
+        images=sum(found.bytes_to_come or 0 for found in galleries.values()),
+        unknown=tuple(key for key, found in galleries.items() if found.bytes_to_come is None),
         vectors=total * per_image,
         answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
         free=_free(settings.storage_root),
@@ -233,9 +266,9 @@ def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
 
 
 def _free(folder: Path) -> int | None:
-    for place in (folder, *folder.parents):
+    for existing in (folder, *folder.parents):
         try:
-            return shutil.disk_usage(place).free
+            return shutil.disk_usage(existing).free
         except FileNotFoundError:
             continue
         except OSError:
@@ -244,8 +277,13 @@ def _free(folder: Path) -> int | None:
 
 
 def as_document(found: Diagnosis) -> dict[str, Any]:
-    """The diagnosis as one JSON object; paths are absolute, sizes in bytes, ``null`` where something is
-    unknown.
+    """The diagnosis as one JSON object.
+
+    Args:
+        found: What was found.
+
+    Returns:
+        Plain values; paths are absolute, sizes in bytes, ``null`` where something is unknown.
     """
     disk, training = found.disk, found.training
     return {
@@ -258,8 +296,8 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
             {"what": c.what, "value": c.value, "status": c.status, "detail": c.detail} for c in found.checks
         ],
         "evaluation_sets": [
-            {**_set_document(each), "imported": vars(found.imported[each.evaluation_set.key])}
-            for each in found.examinations
+            {**_set_document(examination), "imported": vars(found.imported[examination.evaluation_set.key])}
+            for examination in found.examinations
         ],
         "images_to_embed": disk.embedded,
         "training": None
@@ -284,20 +322,20 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
 def _set_document(found: Examination) -> dict[str, Any]:
     from setr_lib.benchmarks.audit import capabilities
 
-    each = found.evaluation_set
+    evaluated = found.evaluation_set
     files = [*found.files, *([found.captions] if found.captions is not None else [])]
     return {
-        "key": each.key,
-        "dataset": each.dataset,
-        "kind": each.kind,
-        "split": each.split,
-        "gallery": each.gallery,
-        "root": str(each.root),
+        "key": evaluated.key,
+        "dataset": evaluated.dataset,
+        "kind": evaluated.kind,
+        "split": evaluated.split,
+        "gallery": evaluated.gallery,
+        "root": str(evaluated.root),
         "counts_of": found.counts_of,
         "status": "incomplete" if found.problems else "ok",
         "problems": list(found.problems),
         "queries": found.queries,
-        "official_queries": each.official_queries if found.is_official else None,
+        "official_queries": evaluated.official_queries if found.is_official else None,
         "queries_with_targets": found.scored,
         "files": [
             {

@@ -1,5 +1,4 @@
-"""``setr texts``: generated texts that retrieval methods bring themselves, carried out of one place and into
-another.
+"""``setr texts``: export and import of the generated texts that retrieval methods bring themselves.
 
 They are treated as captions (a kind per image) and compositions (a kind per query) are. When a row was made
 here is told by its table: it counts as made when the table was written.
@@ -95,7 +94,7 @@ def import_texts(
     check_command(file, dataset, here)
     known = Known(here.images_of, here.queries_of, here.fingerprint_of, here.splits_of)
     frames = read_texts(file, found, known, dataset=dataset, other_pictures=other_pictures)
-    every = _carried_together(found, [each for sets in here.sets.values() for each in sets])
+    every = _carried_together(found, [one for sets in here.sets.values() for one in sets])
     outcomes = [
         (sets, settle(frames[key], current_texts(context, found, sets), overwrite=overwrite))
         for sets in every
@@ -131,27 +130,31 @@ def current_texts(context: PipelineContext, kind: TextKind, sets: Iterable[Evalu
 
     sets = list(sets)
     given, parts = context.imported_texts(kind, sets[0].dataset, sets[0].key), []
-    for each in sets:
-        images = stored_table(context, "gallery_images", GALLERY, each.key)
-        queries = stored_table(context, "queries", QUERIES, each.key)
+    for chosen in sets:
+        images = stored_table(context, "gallery_images", GALLERY, chosen.key)
+        queries = stored_table(context, "queries", QUERIES, chosen.key)
         if images is not None and queries is not None:
             rows = images if kind.per == "image" else queries
             given = given.join(unfit_texts(kind, given, rows, images), on=kind.key, how="anti")
-            parts.append(_made_here(context, kind, each, queries, images))
+            parts.append(_made_here(context, kind, chosen, queries, images))
     made = pl.concat([imported_schema(kind).to_frame(), *parts])
     latest = made.sort("made_at", descending=True).unique(kind.key, keep="first", maintain_order=True)
     return pl.concat([given, latest.join(given, on=kind.key, how="anti")]).sort(kind.key)
 
 
 def _made_here(
-    context: PipelineContext, kind: TextKind, each: EvaluationSet, queries: pl.DataFrame, images: pl.DataFrame
+    context: PipelineContext,
+    kind: TextKind,
+    chosen: EvaluationSet,
+    queries: pl.DataFrame,
+    images: pl.DataFrame,
 ) -> pl.DataFrame:
     import polars as pl
 
     from setr_lib.texts.exchange_files import time_text
     from setr_lib.texts.kind import OK, imported_schema
 
-    asset = context.tables.method_texts(each.key, kind.name)
+    asset = context.tables.method_texts(chosen.key, kind.name)
     try:
         table = context.tables.read(asset, kind.schema)
     except NotMadeYetError:
@@ -169,15 +172,19 @@ def _made_here(
 
 def _carried_together(kind: TextKind, sets: Iterable[EvaluationSet]) -> list[list[EvaluationSet]]:
     """The sets that share rows: those of a data set for texts of images, each alone for texts of queries."""
-    return list(by_dataset(sets).values()) if kind.per == "image" else [[each] for each in sets]
+    return list(by_dataset(sets).values()) if kind.per == "image" else [[chosen] for chosen in sets]
 
 
-def _key(kind: TextKind, each: EvaluationSet) -> tuple[str, str]:
-    return each.dataset, "" if kind.per == "image" else each.split
+def _key(kind: TextKind, chosen: EvaluationSet) -> tuple[str, str]:
+    return chosen.dataset, "" if kind.per == "image" else chosen.split
 
 
 def _kind(context: PipelineContext, name: str) -> TextKind:
-    """The kind of text that a configured method brings. Raises ``SetrError`` where none does."""
+    """The kind of text of this name that a configured method brings.
+
+    Raises:
+        SetrError: No configured method brings it.
+    """
     known = {kind.name: kind for kind in text_kinds(context.methods.configured.values())}
     if name in known:
         return known[name]

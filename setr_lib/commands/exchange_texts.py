@@ -315,6 +315,17 @@ def _times(context: PipelineContext, keys: list[str], table: Path) -> list[str]:
 
 
 def stored_table(context: PipelineContext, asset: str, schema: pl.Schema, key: str) -> pl.DataFrame | None:
+    """A table that may not be made yet.
+
+    Args:
+        context: Settings and tables.
+        asset: The asset.
+        schema: Its columns.
+        key: Its partition.
+
+    Returns:
+        The table, or None.
+    """
     try:
         return context.tables.read(asset, schema, key)
     except NotMadeYetError:
@@ -322,6 +333,14 @@ def stored_table(context: PipelineContext, asset: str, schema: pl.Schema, key: s
 
 
 def by_dataset(sets: Iterable[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
+    """Evaluation sets grouped by data set, in their order.
+
+    Args:
+        sets: The evaluation sets.
+
+    Returns:
+        Sets by the data set's name.
+    """
     grouped: dict[str, list[EvaluationSet]] = {}
     for evaluation_set in sets:
         grouped.setdefault(evaluation_set.dataset, []).append(evaluation_set)
@@ -342,7 +361,14 @@ class Here:
         self.sets = by_dataset(evaluation_sets(self.settings))
 
     def images_of(self, dataset: str) -> Mapping[str, str] | None:
-        """Image id -> path over all galleries of ``dataset``; an empty path where only the id is known."""
+        """The images of all galleries of a data set.
+
+        Args:
+            dataset: The data set.
+
+        Returns:
+            Path by image id, empty where only the id is known; None for a data set that is not configured.
+        """
         if dataset not in self.sets:
             return None
         if dataset not in self._paths:
@@ -352,7 +378,15 @@ class Here:
         return self._paths[dataset]
 
     def queries_of(self, dataset: str, split: str) -> Mapping[str, KnownQuery] | None:
-        """The queries of one evaluation set by id."""
+        """The queries of an evaluation set.
+
+        Args:
+            dataset: The data set.
+            split: Its split.
+
+        Returns:
+            Query by id; None for a set that is not configured.
+        """
         from setr_lib.texts.exchange_files import KnownQuery
 
         evaluation_set = next((one for one in self.sets.get(dataset, []) if one.split == split), None)
@@ -368,11 +402,26 @@ class Here:
         return self._queries[evaluation_set.key]
 
     def splits_of(self, dataset: str) -> list[str]:
-        """The configured splits of ``dataset``."""
+        """The configured splits of a data set.
+
+        Args:
+            dataset: The data set.
+
+        Returns:
+            Their names.
+        """
         return [evaluation_set.split for evaluation_set in self.sets.get(dataset, [])]
 
     def fingerprint_of(self, dataset: str, image_id: str) -> str | None:
-        """The fingerprint of the image file that is here; ``None`` where there is none to be read."""
+        """The fingerprint of an image file that is here.
+
+        Args:
+            dataset: The data set.
+            image_id: The image.
+
+        Returns:
+            The fingerprint; None where there is no file that can be read.
+        """
         from setr_lib.hashing import fingerprint_file
 
         path = (self.images_of(dataset) or {}).get(image_id, "")
@@ -397,10 +446,30 @@ def _gallery_paths(settings: Settings, evaluation_set: EvaluationSet) -> dict[st
 
 
 def nothing_yet(what: str, name: str | None, asset: str) -> str:
+    """That there is nothing to export.
+
+    Args:
+        what: What was asked for, e.g. ``captions``.
+        name: Of which data set or evaluation set.
+        asset: The asset that makes it.
+
+    Returns:
+        The message.
+    """
     return f"there are no {what} of {name or 'any data set'} yet: materialize {asset!r}, or import some"
 
 
 def write_lines(lines: list[str], output: Path | None, what: str) -> None:
+    """Write an export, and say on standard error how many lines it has.
+
+    Args:
+        lines: The lines of JSON.
+        output: The file; standard output by default.
+        what: What the lines are.
+
+    Raises:
+        SetrError: The file cannot be written.
+    """
     if output is None:
         for line in lines:
             print(line)
@@ -413,6 +482,15 @@ def write_lines(lines: list[str], output: Path | None, what: str) -> None:
 
 
 def tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:
+    """Print what became of imported rows.
+
+    Args:
+        what: What they are, e.g. ``captions``.
+        settled: How many are new, replaced, unchanged or left aside.
+        path: The table that keeps them.
+        asset: The asset that uses them.
+        sets: The evaluation sets that they are of.
+    """
     print(f"{what}: {settled.new:,} new, {settled.replaced:,} replaced, {settled.unchanged:,} as they were")
     if settled.kept:
         print(

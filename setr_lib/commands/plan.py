@@ -1,6 +1,4 @@
-"""``setr plan``: what a full run would do, before it is started: calls, time (measured on a sample), disk and
-memory.
-"""
+"""``setr plan``: calls, time (measured on a sample), disk and memory of a full run, before it is started."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _TRAINING_COST = 3.0
 
 @dataclass(frozen=True)
 class SetPlan:
-    """What one evaluation set asks for, counted from its annotation files."""
+    """The work of one evaluation set, counted from its annotation files."""
 
     key: str
     queries: int
@@ -41,7 +39,7 @@ class SetPlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a new adapter asks for, at most."""
+    """The work of training a new adapter, at most."""
 
     images: int
     calibrated: int
@@ -71,7 +69,19 @@ class Speeds:
 
 
 def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
-    """Print the plan. Raises ``SetrError`` where no data set is there to be counted."""
+    """Print the plan.
+
+    Args:
+        settings: The settings.
+        sample: Items that each kind of model call is timed on.
+        counts_only: Count without loading a model.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SetrError: No evaluation set can be counted.
+    """
     quieten_libraries()
     context = pipeline_context(settings)
     plans = count_work(settings)
@@ -89,7 +99,14 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
 
 
 def count_training(settings: Settings) -> TrainingPlan:
-    """What the adapter's training asks for, counted from the settings and the captions or triplets file."""
+    """Count the work of the adapter's training, from the settings and the captions or triplets file.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The counts; zero, with the reason, where there is nothing to train on.
+    """
     from setr_lib.datasets import load_training_images
     from setr_lib.pipeline.fusion_calibration import MOST_QUERIES
 
@@ -108,26 +125,45 @@ def count_training(settings: Settings) -> TrainingPlan:
 
 
 def count_work(settings: Settings) -> list[SetPlan]:
-    """Queries, images and pairs of every configured evaluation set; a set that cannot be read says why."""
+    """Count the queries, images and pairs of every configured evaluation set.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        One plan per set; that of a set that cannot be read says why.
+    """
     from setr_lib.datasets import evaluation_sets, load_gallery, load_queries, take_queries
 
     plans: list[SetPlan] = []
-    for each in evaluation_sets(settings):
+    for evaluated in evaluation_sets(settings):
         try:
-            queries = take_queries(load_queries(settings, each.key), settings.evaluation.limit)
-            images = load_gallery(settings, each.key).height
+            queries = take_queries(load_queries(settings, evaluated.key), settings.evaluation.limit)
+            images = load_gallery(settings, evaluated.key).height
         except SetrError as error:
-            plans.append(SetPlan(each.key, 0, 0, 0, each.gallery_key, 0, str(error)))
+            plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.gallery_key, 0, str(error)))
             continue
-        depth = min(settings.rerank_depth(each.dataset), images)
+        depth = min(settings.rerank_depth(evaluated.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
-        plans.append(SetPlan(each.key, queries.height, references, images, each.gallery_key, pairs))
+        plans.append(SetPlan(evaluated.key, queries.height, references, images, evaluated.gallery_key, pairs))
     return plans
 
 
 def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
-    """Time every kind of model call on ``sample`` items of evaluation set ``key``; nothing is stored."""
+    """Time every kind of model call; nothing is stored.
+
+    Args:
+        context: Settings and models.
+        key: The evaluation set whose items are used.
+        sample: Items of each kind.
+
+    Returns:
+        Seconds per item.
+
+    Raises:
+        SetrError: None of the set's first images can be read.
+    """
     from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
     from setr_lib.pipeline.reranking import yes_no_judge

@@ -34,7 +34,25 @@ def run(
     k: int,
     output: Path | None,
 ) -> int:
-    """Print the first ``k`` images as a table and write a contact sheet."""
+    """Print the first images as a table and write a contact sheet.
+
+    Args:
+        settings: The settings.
+        image: The reference image's file.
+        text: The modification text.
+        dataset: An evaluation set or data set; by default the first that is embedded.
+        gallery: One of its galleries, e.g. a category; by default all.
+        method: The retrieval method; by default that of the settings.
+        reranker: The re-ranker; by default the champion adapter, else the base judge.
+        k: Images shown.
+        output: The contact sheet's file; by default one under the report root.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SetrError: The query, or what it names, cannot be searched; the message says what to do.
+    """
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
     quieten_libraries()
@@ -64,27 +82,35 @@ def run(
 
 
 def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
-    """The evaluation set called ``name`` (or the first of that data set, or the first of all) that is
-    embedded.
+    """The first evaluation set of a name that is embedded.
 
-    Raises ``SetrError`` listing what may be named, or saying that nothing is embedded yet.
+    Args:
+        context: Settings and tables.
+        name: An evaluation set, a data set, or None for all.
+
+    Returns:
+        The evaluation set.
+
+    Raises:
+        SetrError: There is no such set; the message lists those that there are.
+        NotMadeYetError: None of them is embedded yet.
     """
     from setr_lib.datasets import evaluation_sets
 
     every = evaluation_sets(context.settings)
-    named = [each for each in every if name is None or name in (each.key, each.dataset)]
+    named = [candidate for candidate in every if name is None or name in (candidate.key, candidate.dataset)]
     if not named:
-        known = ", ".join(sorted({each.key for each in every}))
+        known = ", ".join(sorted({candidate.key for candidate in every}))
         raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
-    for each in named:
+    for candidate in named:
         try:
-            stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, each.key)
+            stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, candidate.key)
         except NotMadeYetError:
             continue
         if stored.has_vectors:  # captions alone have no vectors to search
-            return each
+            return candidate
     raise NotMadeYetError(
-        f"the gallery of {', '.join(each.key for each in named)} is not embedded yet: materialize "
+        f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
         "gallery_embeddings, or run `make demo`"
     )
 

@@ -1,4 +1,4 @@
-"""What is installed and configured besides data sets: packages, the two models, prompts, strategies, stores.
+"""What is installed and configured besides data sets: packages, the two models, prompts, methods, stores.
 
 Nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
 """
@@ -151,8 +151,13 @@ def _look_at_space(settings: Settings, name: str) -> None:
 
 
 def used_spaces(settings: Settings) -> list[str]:
-    """The embedding spaces that configured methods search; ``clip`` where a method cannot be loaded, which
-    the check of the strategies tells.
+    """The embedding spaces that configured methods search.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Their names; ``clip`` where a method cannot be loaded, which the check of the methods tells.
     """
     from setr_lib.pipeline.context import pipeline_context
 

@@ -25,7 +25,7 @@ COARSE = "coarse"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A materialised ranking: ``table`` is its name at the workbench."""
+    """A materialised ranking: ``table`` is the name of its table."""
 
     row: Row
     table: str
@@ -47,31 +47,55 @@ def run(
     method: str | None,
     output: Path | None,
 ) -> int:
-    """Write the files, read them back, and say where they are and where to send them."""
+    """Write the files of a submission, read them back, and say where they are and where to send them.
+
+    Args:
+        settings: The settings.
+        dataset: The data set.
+        split: Its split; by default the one that the server scores.
+        reranker: Whose order; by default that of the last re-ranker.
+        method: Whose candidates; by default those of the default method.
+        output: The folder; by default one under the storage root.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SetrError: There is no such ranking, or its server would refuse it.
+    """
     from setr_lib.benchmarks.loading import read_queries
     from setr_lib.evaluation.external import listed_gallery
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
 
-    context, each = pipeline_context(settings), submitted_set(settings, dataset, split)
-    chosen = choose_ranking(context, each.key, reranker, method)
+    context, submitted = pipeline_context(settings), submitted_set(settings, dataset, split)
+    chosen = choose_ranking(context, submitted.key, reranker, method)
     rankings = context.tables.read(chosen.table, RANKINGS)
-    queries = read_queries(each)
+    queries = read_queries(submitted)
     name = "-".join(
-        re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (each.key, chosen.row.method, chosen.row.stage)
+        re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (submitted.key, chosen.row.method, chosen.row.stage)
     )
     folder = output or settings.storage_root / "submissions"
-    written = write_submission(each, queries, rankings, listed_gallery(each), folder, name)
-    for note in [*written.notes, *_warnings(context, each, queries)]:
+    written = write_submission(submitted, queries, rankings, listed_gallery(submitted), folder, name)
+    for note in [*written.notes, *_warnings(context, submitted, queries)]:
         print(f"setr: {note}", file=sys.stderr)
-    _print(each, chosen, queries.height, written.files)
+    _print(submitted, chosen, queries.height, written.files)
     return 0
 
 
 def submitted_set(settings: Settings, dataset: str, split: str | None) -> EvaluationSet:
-    """The set to submit: that of ``split``, or of the split that the data set's server scores.
+    """The evaluation set to submit.
 
-    Raises ``SetrError`` for a data set without a server.
+    Args:
+        settings: The settings.
+        dataset: The data set.
+        split: Its split; by default the one that the data set's server scores.
+
+    Returns:
+        The evaluation set.
+
+    Raises:
+        SetrError: The data set has no server.
     """
     from setr_lib.benchmarks import benchmark_of
     from setr_lib.datasets import set_of_split
@@ -151,21 +175,21 @@ def _own_name(context: PipelineContext, name: str, there: list[str]) -> str:
     return name.replace("-", " ")
 
 
-def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFrame) -> list[str]:
+def _warnings(context: PipelineContext, submitted: EvaluationSet, queries: pl.DataFrame) -> list[str]:
     """Why the server may refuse the files, or its numbers may mislead."""
     from setr_lib.datasets import coverage
     from setr_lib.tables import GALLERY
 
     found: list[str] = []
-    if not each.hidden:
-        found.append(f"the server does not score {each.split!r}: score these files with `setr score`")
-    elif each.official_queries not in (None, queries.height):
+    if not submitted.hidden:
+        found.append(f"the server does not score {submitted.split!r}: score these files with `setr score`")
+    elif submitted.official_queries not in (None, queries.height):
         found.append(
-            f"{each.key} has {queries.height:,} queries, the official file {each.official_queries:,}: "
-            "the server will not take them"
+            f"{submitted.key} has {queries.height:,} queries, the official file "
+            f"{submitted.official_queries:,}: the server will not take them"
         )
     try:
-        share = coverage(context.tables.read("gallery_images", GALLERY, each.key))
+        share = coverage(context.tables.read("gallery_images", GALLERY, submitted.key))
     except NotMadeYetError:
         return found
     if share < 1:
@@ -173,9 +197,9 @@ def _warnings(context: PipelineContext, each: EvaluationSet, queries: pl.DataFra
     return found
 
 
-def _print(each: EvaluationSet, chosen: Chosen, queries: int, files: list[Path]) -> None:
-    print(f"{each.key} · {chosen.title}: {queries:,} queries, valid")
+def _print(submitted: EvaluationSet, chosen: Chosen, queries: int, files: list[Path]) -> None:
+    print(f"{submitted.key} · {chosen.title}: {queries:,} queries, valid")
     for file in files:
         print(f"  {file} ({file.stat().st_size:,} bytes)")
-    if each.hidden:
-        print(f"upload {'each' if len(files) > 1 else 'it'} at {each.benchmark.server}")
+    if submitted.hidden:
+        print(f"upload {'each' if len(files) > 1 else 'it'} at {submitted.benchmark.server}")

@@ -129,7 +129,7 @@ class _Pictures:
     _ids: dict[str, str | None] = field(default_factory=dict)
 
     def embed(self, image_id: str | None) -> str | None:
-        """The element id of ``image_id``'s thumbnail; None where there is no readable file."""
+        """The element id of an image's thumbnail; None where there is no readable file."""
         if image_id is None:
             return None
         if image_id not in self._ids:
@@ -245,9 +245,9 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
 
 def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str | None) -> _Stages:
     """The method to show and its last re-ranker; a re-ranked method is preferred to one of stage 1 only."""
-    place = positions(rankings)
+    position_of = positions(rankings)
     shown: dict[str, list[Row]] = {}
-    for row in sorted((row for row in rankings if not row.is_random), key=lambda row: place[row]):
+    for row in sorted((row for row in rankings if not row.is_random), key=lambda row: position_of[row]):
         shown.setdefault(row.method, []).append(row)
     if not shown:
         raise ReportError(f"evaluation set {key!r} has no rankings yet: make the coarse rankings first")
@@ -289,8 +289,8 @@ def _card(metrics: pl.DataFrame, metric: str, stages: _Stages) -> dict[str, Any]
         for line in metrics.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
         if (row := Row.of(line)).is_random or row.method == stages.method
     }
-    place = positions(rows_of(metrics))
-    steps = sorted(values, key=lambda row: place[row])
+    position_of = positions(rows_of(metrics))
+    steps = sorted(values, key=lambda row: position_of[row])
     if not steps or steps[-1].is_random:
         return None
     return {"metric": metric, "last": values[steps[-1]], "steps": [values[row] for row in steps[:-1]]}
@@ -597,11 +597,11 @@ def _legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _rungs(rows: Sequence[Row]) -> dict[Row, str]:
-    """The colour of each row, as a class of the style sheet: floor, stage 1, re-rankers, the last of these."""
-    place = positions(dict.fromkeys(rows))
-    last = max(place.values(), default=0)
+    """The colour of each row, as a class of the style sheet: floor, stage 1, re-rankers, the last of them."""
+    position_of = positions(dict.fromkeys(rows))
+    last = max(position_of.values(), default=0)
     names = {0: "s-random", 1: "s-coarse"}
-    return {row: names.get(at, "s-adapter" if at == last else "s-base") for row, at in place.items()}
+    return {row: names.get(at, "s-adapter" if at == last else "s-base") for row, at in position_of.items()}
 
 
 def _distinct(metrics: pl.DataFrame, column: str) -> list[str]:

@@ -27,7 +27,14 @@ class Row:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Row:
-        """The row that a line of a METRICS table belongs to."""
+        """The row that a line of a METRICS table belongs to.
+
+        Args:
+            values: The line, by column.
+
+        Returns:
+            The row.
+        """
         return cls(str(values["method"]), str(values["reranker"] or ""))
 
     @property
@@ -47,7 +54,9 @@ class Row:
 
     @property
     def stage(self) -> str:
-        """The earlier name of what re-ranked: ``random``, ``external``, ``coarse``, or the re-ranker's name."""
+        """The earlier name of what re-ranked: ``random``, ``external``, ``coarse``, or the re-ranker's
+        name.
+        """
         return {RANDOM: "random", EXTERNAL: "external"}.get(self, self.reranker or "coarse")
 
 

@@ -37,6 +37,7 @@ METHODS = (
         "union_text",
         _union_text,
         frozenset({CAPTIONS}),
-        source="baseline: the reference's whole caption and the text in one sentence, as CIReVL's ablation (ICLR 2024)",
+        source="baseline: the reference's whole caption and the text in one sentence, "
+        "as CIReVL's ablation (ICLR 2024)",
     ),
 )

@@ -1,10 +1,10 @@
-"""Stage 1 over captions: a query becomes weighted terms, and a picture's score the sum of its captions' BM25
-for them.
+"""Methods that search captions: a query becomes weighted terms, and an image's score is the sum of its
+captions' BM25 for them.
 
-The question is the field's own, asked of words: may all of the reference come along (the union), or only what
-the text leaves standing (the intersection)? The three strategies differ in their :class:`Reading` alone;
-``docs/datasets/cirr.md`` shows what each part of it is worth. Terms are matched by the store's full-text
-index; a picture without captions comes after all that have some.
+The question is that of the vector methods, asked of words: may all of the reference come along (the union),
+or only what the text leaves standing (the intersection)? The three methods differ in their :class:`Reading`
+alone; ``docs/datasets/cirr.md`` shows what each part of it is worth. Terms are matched by the store's
+full-text index; an image without captions comes after all that have some.
 """
 
 from __future__ import annotations
@@ -38,7 +38,17 @@ class Reading:
     """Whether what the text refuses or replaces is left out, of the text and of the reference."""
 
     def weights(self, modification: str, captions: Sequence[str], term: Term) -> dict[str, float]:
-        """Term -> weight, for a query with this text and these captions of its reference."""
+        """The weight of each term of a query.
+
+        Args:
+            modification: The modification text.
+            captions: The captions of the reference image.
+            term: What a word is searched as; None for a word that is not searched.
+
+        Returns:
+            Weight by term: 1 for a term of the modification text, what :attr:`reference` says for one of the
+            captions, the sum for a term of both.
+        """
         wanted, rejected = self._modification_terms(modification, term)
         weights = dict.fromkeys(wanted, 1.0)
         if not self.reference:
@@ -75,7 +85,17 @@ class CaptionMethod(Method):
     is_cosine: bool = False
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
-        """``float32[queries, gallery]``: BM25; an image without captions gets less than any other."""
+        """Score every image by the BM25 of its captions.
+
+        Args:
+            inputs: The queries, and the gallery with its captions.
+
+        Returns:
+            ``float32[queries, gallery]``; an image without captions gets less than any other.
+
+        Raises:
+            MethodError: The gallery has no captions.
+        """
         search = inputs.gallery.captions
         if search is None:
             raise MethodError(f"retrieval method {self.name!r} needs the captions of the gallery's images")

@@ -26,7 +26,8 @@ CAPTIONS, COMPOSITIONS = "captions", "compositions"
 IMAGE_CAPTIONS = "image_captions"
 """Captions of the gallery's images, which came with the data set."""
 QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
-"""What is made from the reference pictures: one vector of picture and text, the opened pictures, patch tokens.
+"""What is made from the reference pictures: one vector of picture and text, the opened pictures, patch
+tokens.
 """
 MODIFICATION, UNION, TARGET = "modification", "union", "target_caption"
 """The texts of a query that are encoded for all methods together."""
@@ -37,28 +38,57 @@ _MADE_BY = {CAPTIONS: "reference_captions", COMPOSITIONS: "query_compositions"}
 
 
 def made_by(kind: str) -> str:
-    """The asset that makes the generated texts of ``kind``."""
+    """The asset that makes the generated texts of a kind.
+
+    Args:
+        kind: ``captions``, ``compositions``, or a kind that a method has added.
+
+    Returns:
+        The asset's name.
+    """
     return _MADE_BY.get(kind, "method_texts")
 
 
 class MethodError(SetrError):
-    """Stage 1 misses something that it needs: a generated text, a gallery, a method."""
+    """Stage 1 lacks something that it needs: a generated text, a gallery, a method."""
 
 
 class TextEncoder(Protocol):
-    """What stage 1 needs of an embedding space to encode texts. A space whose ``embeds_texts`` is False is
-    not asked for any up front."""
+    """The text side of an embedding space, as stage 1 uses it.
+
+    A space whose ``embeds_texts`` is False is asked for no text up front.
+    """
 
     @property
     def dimension(self) -> int: ...
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts.
 
-    def count_truncated(self, texts: Sequence[str]) -> int: ...
+        Args:
+            texts: The texts.
+
+        Returns:
+            ``float32[texts, d]``, norm 1.
+        """
+        ...
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than the model reads.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            How many lose their end.
+        """
+        ...
 
 
 class CaptionSearch(Protocol):
-    """What stage 1 needs of a gallery's captions; :class:`setr_lib.spaces.caption_store.CaptionIndex` has it."""
+    """The captions of a gallery as stage 1 searches them, e.g. a
+    :class:`setr_lib.spaces.caption_store.CaptionIndex`.
+    """
 
     @property
     def ids(self) -> Sequence[str]:
@@ -66,20 +96,41 @@ class CaptionSearch(Protocol):
         ...
 
     def captions(self, image_id: str) -> Sequence[str]:
-        """An image's captions; none for an image without."""
+        """The captions of an image.
+
+        Args:
+            image_id: The image.
+
+        Returns:
+            Its captions; none for an image without.
+        """
         ...
 
     def term(self, word: str) -> str | None:
-        """What ``word`` is searched as (its stem); None for what no caption can be searched for."""
+        """The term that a word is searched as (its stem).
+
+        Args:
+            word: A word in lower case.
+
+        Returns:
+            The term; None for a word that no caption can be searched for.
+        """
         ...
 
     def matches(self, term: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The rows of ``ids`` whose captions have ``term``, and how well each fits (BM25)."""
+        """The images whose captions have a term.
+
+        Args:
+            term: As :meth:`term` gives it.
+
+        Returns:
+            Their rows in ``ids``, ``int[hits]``, and the BM25 of each, ``float64[hits]``.
+        """
         ...
 
 
 class TextVectors:
-    """Text to vector, each distinct text encoded once, however many methods ask for it.
+    """The vectors of texts, each distinct text encoded once, however many methods ask for it.
 
     Args:
         encoder: The text side of an embedding space.
@@ -92,7 +143,14 @@ class TextVectors:
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors ``float32[n, d]`` of ``texts``."""
+        """Embed texts that were not embedded before, and look up the others.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            ``float32[texts, d]``, norm 1.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self.truncated += self.encoder.count_truncated(new)
@@ -208,8 +266,8 @@ class EncodedQueries:
 
     @cached_property
     def reference_patches(self) -> NDArray[np.float32]:
-        """The patch tokens of the reference pictures, ``float32[q, patches, width]``; zeros for a picture that
-        cannot be read.
+        """The patch tokens of the reference pictures, ``float32[q, patches, width]``; zeros for a picture
+        that cannot be read.
         """
         return self._pictures.patches(self.frame["reference_id"].to_list())
 
@@ -258,7 +316,7 @@ class EncodedQueries:
         return self.vectors_of(TARGET, lambda whole: whole.target_captions)
 
     def rows(self, rows: NDArray[np.intp]) -> EncodedQueries:
-        """The same for a selection of queries; encoded texts stay shared.
+        """A selection of the queries; encoded texts stay shared.
 
         Args:
             rows: Row numbers, in the order wanted.
@@ -329,7 +387,7 @@ class GalleryIndex:
 
 
 def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
-    """Queries without any vector, for methods that search captions and need no model.
+    """Queries without vectors, for methods that search captions and need no model.
 
     Args:
         queries: A QUERIES table.
@@ -346,7 +404,7 @@ def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
 
 
 class _NoEncoder:
-    """Takes the place of an encoder where no text is encoded."""
+    """The encoder of queries that were made without one: it refuses every text."""
 
     dimension = 0
 
@@ -457,8 +515,8 @@ def _aligned(queries: pl.DataFrame, kind: str, table: pl.DataFrame) -> pl.DataFr
     lacking = queries.join(table, on="query_id", how="anti")["query_id"]
     if len(lacking):
         raise MethodError(
-            f"{len(lacking)} of {len(queries)} queries have no {kind.removesuffix('s')}, e.g. {', '.join(lacking[:5])}; "
-            f"materialise {made_by(kind)} for this evaluation set again"
+            f"{len(lacking)} of {len(queries)} queries have no {kind.removesuffix('s')}, e.g. "
+            f"{', '.join(lacking[:5])}; materialise {made_by(kind)} for this evaluation set again"
         )
     latest = table.unique("query_id", keep="last")
     return queries.select("query_id").join(latest, on="query_id", how="left", maintain_order="left")

@@ -1,7 +1,7 @@
 """What a retrieval method is, and how one is found by its name.
 
 A method of one's own is a class with ``name`` and ``scores`` (see :class:`Method`). It is known by
-``register``, by an entry point of the group ``setr.methods``, or by ``package.module:NAME`` in the place of a
+``register``, by an entry point of the group ``setr.methods``, or by ``package.module:NAME`` instead of a
 name.
 """
 
@@ -66,7 +66,9 @@ class Method(ABC):
     source: str = ""
     """Where it was published; a reconstruction says so."""
     is_cosine: bool = True
-    """Whether its scores are cosines, or as small: only then may a re-ranker's probability be added to them."""
+    """Whether its scores are cosines, or as small: only then may a re-ranker's probability be added to
+    them.
+    """
 
     def statistics(self, gallery: SearchedGallery) -> Any:
         """What the method must know of the whole gallery before it scores: a first pass, made once per
@@ -89,8 +91,7 @@ class Method(ABC):
 
         Returns:
             ``float32[queries, gallery]``, finite, higher is better. A query's row must not depend on the
-            other queries of
-            the block: blocks are cut by memory.
+            other queries of the block: blocks are cut by memory.
         """
 
 
@@ -107,6 +108,7 @@ class VectorMethod(Method):
     space: str = DEFAULT_SPACE
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """The cosine of each query's vector with each image's."""
         return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
 
 
@@ -198,8 +200,14 @@ def register(method: Registered) -> Registered:
 
 
 def ranks_captions(method: Method) -> bool:
-    """Whether ``method`` searches the captions of the gallery's images, and so ranks images without a vector,
+    """Whether a method searches the captions of the gallery's images, and so ranks images without a vector,
     too.
+
+    Args:
+        method: The retrieval method.
+
+    Returns:
+        Whether it needs ``image_captions``.
     """
     return IMAGE_CAPTIONS in method.needs
 

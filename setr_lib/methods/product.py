@@ -39,6 +39,7 @@ class ProductMethod(Method):
     source: str = "BASIC, the i-CIR paper, NeurIPS 2025; a reconstruction of its first three steps"
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """The product of both cosines; where one is negative, minus what clamping takes away."""
         queries, gallery = inputs.queries, inputs.gallery
         known = np.abs(queries.reference_vectors).sum(axis=1, keepdims=True) > 0
         references = unit(np.where(known, queries.reference_vectors - gallery.center, np.float32(0)))

@@ -1,4 +1,4 @@
-"""From scores to the RANKINGS table: exact top K, all queries blockwise, ties by id, the benchmarks' pools."""
+"""From scores to the RANKINGS table: exact top K in blocks of queries, ties by id, the benchmarks' pools."""
 
 from __future__ import annotations
 
@@ -35,10 +35,15 @@ _BLOCK_SCORES = 8 * 2**20
 def top_k(
     scores: NDArray[np.float32], k: int, excluded: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The ``k`` best columns of each row of ``scores`` ``[q, g]``, exact, best first; ties by column.
+    """The best columns of each row of a score matrix, exact, best first; ties by column.
 
-    Columns where ``excluded`` is set do not count: they are gone before the cut. Returns (rows, columns), two
-    flat arrays ordered by row, then rank; a row has fewer than ``k`` entries when it has fewer columns left.
+    Args:
+        scores: ``float32[q, g]``.
+        k: Columns kept of each row; fewer where a row has fewer left.
+        excluded: ``bool[q, g]``: columns that do not count, taken out before the cut.
+
+    Returns:
+        Row and column numbers, two flat arrays ``int[n]`` ordered by row, then rank.
     """
     cost = np.negative(scores)
     if excluded is not None:
@@ -121,20 +126,21 @@ def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -
     if of_pictures := OF_PICTURES.intersection(method.needs):
         if queries.references is None:
             raise MethodError(
-                f"retrieval method {method.name!r} needs {', '.join(sorted(of_pictures))}, and the queries were made "
-                "without their reference pictures: give encode_queries its references"
+                f"retrieval method {method.name!r} needs {', '.join(sorted(of_pictures))}, and the queries "
+                "were made without their reference pictures: give encode_queries its references"
             )
         check_space_gives(method, queries.references.space)
     there = set(queries.texts) | set(of_pictures) | (set() if index.captions is None else {IMAGE_CAPTIONS})
     lacking = sorted({*method.needs, *(kind.name for kind in method.texts)} - there)
     if IMAGE_CAPTIONS in lacking:
         raise MethodError(
-            f"retrieval method {method.name!r} searches the captions of the gallery's images, and there are none: "
-            "put image_captions.json into the data set's root and materialise gallery_embeddings"
+            f"retrieval method {method.name!r} searches the captions of the gallery's images, and there are "
+            "none: put image_captions.json into the data set's root and materialise gallery_embeddings"
         )
     for kind in lacking:
         raise MethodError(
-            f"retrieval method {method.name!r} needs {kind}, which are not there: materialise {made_by(kind)!r} first"
+            f"retrieval method {method.name!r} needs {kind}, which are not there: materialise "
+            f"{made_by(kind)!r} first"
         )
 
 
@@ -156,7 +162,8 @@ def _searches(
         if not len(inside):
             raise MethodError(
                 f"gallery {name!r} has no embedded picture, but {len(group)} queries search it, e.g. "
-                f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this evaluation set"
+                f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this "
+                "evaluation set"
             )
         yield group["row"].to_numpy().astype(np.intp), inside["column"].to_numpy().astype(np.intp)
 
@@ -172,7 +179,8 @@ def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]
     if bad.any():
         query = inputs.queries.frame["query_id"][int(np.flatnonzero(bad)[0])]
         raise MethodError(
-            f"retrieval method {method.name!r} gave scores that are not finite for {int(bad.sum())} queries, e.g. {query}"
+            f"retrieval method {method.name!r} gave scores that are not finite for {int(bad.sum())} "
+            f"queries, e.g. {query}"
         )
     return scores
 

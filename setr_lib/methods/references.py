@@ -1,6 +1,4 @@
-"""The reference pictures of queries: opened when a method asks for them, and what an embedding space makes of
-them.
-"""
+"""The reference images of queries: opened when a method asks for them, and embedded in a space."""
 
 from __future__ import annotations
 
@@ -47,7 +45,8 @@ def check_space_gives(method: Method, space: EmbeddingSpace) -> None:
         if need in method.needs and not is_there:
             raise MethodError(
                 f"retrieval method {method.name!r} needs {need}, which its embedding space {method.space!r} "
-                f"({space.id}) cannot give: the space has no {_MADE_BY[need]}; let the method's `space` name another"
+                f"({space.id}) cannot give: the space has no {_MADE_BY[need]}; let the method's `space` "
+                "name another"
             )
 
 
@@ -100,8 +99,8 @@ class ReferencePictures:
             )
             if tokens.ndim != 3 or len(tokens) != len(batch) or not np.isfinite(tokens).all():
                 raise MethodError(
-                    f"the embedding space {self.space.id} gave patch tokens of shape {list(tokens.shape)} for "
-                    f"{len(batch)} images, or some that are not finite"
+                    f"the embedding space {self.space.id} gave patch tokens of shape {list(tokens.shape)} "
+                    f"for {len(batch)} images, or some that are not finite"
                 )
             found.update((distinct[row], token) for (row, _, _), token in zip(batch, tokens, strict=True))
         self._report(images)

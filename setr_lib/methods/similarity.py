@@ -1,4 +1,4 @@
-"""Arithmetic on unit vectors that gives the same answer whatever the order and the blocks it is computed in."""
+"""Arithmetic on unit vectors whose result does not depend on the order and the blocks it is computed in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ _ROWS = 16_384  # gallery rows held in float64 at a time: 100 MB at 768 dimensio
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows scaled to norm 1, ``float32[n, d]``; a zero row (nothing known) stays zero."""
+    """Scale vectors to norm 1.
+
+    Args:
+        vectors: ``[n, d]``.
+
+    Returns:
+        ``float32[n, d]``; a zero row (nothing known) stays zero.
+    """
     result = np.zeros(vectors.shape, dtype=np.float32)
     for start in range(0, len(vectors), _ROWS):
         exact = vectors[start : start + _ROWS].astype(np.float64)
@@ -24,10 +31,17 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Inner products ``float32[q, g]`` (cosines, for unit vectors).
+    """Inner products of two sets of vectors: cosines, for unit vectors.
 
     Summed in float64 and rounded once: a product of float32 sums differs in its last digit with the shape of
-    the block and the processor, which would break ties between equal pictures at random.
+    the block and the processor, which would break ties between equal images at random.
+
+    Args:
+        queries: ``float32[q, d]``.
+        gallery: ``float32[g, d]``.
+
+    Returns:
+        ``float32[q, g]``.
     """
     result = np.empty((len(queries), len(gallery)), dtype=np.float32)
     left = queries.astype(np.float64)
@@ -38,7 +52,14 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
 
 
 def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean row ``float32[d]`` (of no rows: zeros), summed in float64."""
+    """The mean of vectors, summed in float64.
+
+    Args:
+        vectors: ``float32[n, d]``.
+
+    Returns:
+        ``float32[d]``; zeros for no rows.
+    """
     if len(vectors) == 0:
         return np.zeros(vectors.shape[1], dtype=np.float32)
     return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

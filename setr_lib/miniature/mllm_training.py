@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,22 @@ def pack(lessons: list[Lesson], pad: int, device: str) -> dict[str, torch.Tensor
     }
 
 
+@dataclass(frozen=True)
+class NearMisses:
+    """Final shares of near misses among the lessons, between 0 and 1.
+
+    Attributes:
+        matched: Among the captions that are matched to an image; rises from two fifths of this share.
+        judged: Among the candidates that are judged; rises from zero.
+    """
+
+    matched: float = 0.5
+    judged: float = 0.7
+
+
+_NEAR_MISSES = NearMisses()
+
+
 def train_mllm(
     corpus: Corpus,
     clip_folder: Path,
@@ -203,8 +220,7 @@ def train_mllm(
     batch: int,
     device: str,
     progress: Progress = silent,
-    near_share: float = 0.5,
-    judge_near_share: float = 0.7,
+    near_misses: NearMisses = _NEAR_MISSES,
     checkpoint_every: int = 200,
 ) -> dict[str, float]:
     """Train the small multimodal LLM and write a transformers folder (config, safetensors, processor, chat
@@ -221,8 +237,7 @@ def train_mllm(
         batch: Lessons per step.
         device: A torch device.
         progress: Told how many steps are done.
-        near_share: Final share of near misses among what is matched; it rises from zero.
-        judge_near_share: Final share of near misses among what is judged; it rises from zero.
+        near_misses: How many of the lessons are near misses at the end; their shares rise during training.
         checkpoint_every: Steps between two checkpoints.
 
     Returns:
@@ -257,10 +272,10 @@ def train_mllm(
         ramp = min(1.0, step / (0.2 * steps))
         lenient = step >= _LENIENT_FROM * steps
         queries = [
-            writer.query_lesson(rng, taught, 6, judge_near_share * ramp, lenient) for _ in range(batch // 2)
+            writer.query_lesson(rng, taught, 6, near_misses.judged * ramp, lenient) for _ in range(batch // 2)
         ]
         rows = [rng.choice(taught) * FAMILY_SIZE + rng.randrange(FAMILY_SIZE) for _ in range(batch // 2)]
-        images = [writer.image_lesson(row, rng, 5, near_share * (0.4 + 0.6 * ramp)) for row in rows]
+        images = [writer.image_lesson(row, rng, 5, near_misses.matched * (0.4 + 0.6 * ramp)) for row in rows]
         optimiser.zero_grad()
         for lessons in (queries, images):  # apart, because padding one to the other's length wastes a quarter
             packed = pack(lessons, ids[PAD], device)

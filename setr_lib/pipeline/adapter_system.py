@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 
 class AdapterSystem(TrainedSystem["AdapterResult"]):
-    """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores before
-    and after. Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as
-    before, nothing is trained."""
+    """A LoRA adapter of the judge's language model, trained on the Yes/No pairs, and its held-out scores
+    before and after.
+
+    Killed, it goes on from its last checkpoint; where model, prompt, pairs and settings are as before,
+    nothing is trained.
+    """
 
     name = "adapter"
     measure = Measure("AUC", "setr.held_out_auc")

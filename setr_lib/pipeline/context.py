@@ -1,9 +1,9 @@
 """What the stages share while they run: the settings, the tables on disk, the stores and the models, each
 opened once per process.
 
-Dagster's assets, the ``setr`` command and :class:`setr_lib.Retriever` all use it, so a table written by one is
-read by the others. It holds no step of the pipeline. Nothing heavy is imported here, only inside the method
-that needs it.
+Dagster's assets, the ``setr`` command and :class:`setr_lib.Retriever` all use it, so a table written by one
+is read by the others. It holds no step of the pipeline. Nothing heavy is imported here, only inside the
+method that needs it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,17 @@ class PipelineContext:
         return self._registry
 
     def adapter_label(self, version: str | None) -> str | None:
-        """What a score of registry ``version`` must say about its training; None without a version."""
+        """What a score of a registered adapter must say about its training.
+
+        Args:
+            version: The registry version.
+
+        Returns:
+            The label, e.g. ``zero-shot``; None without a version.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
         if version is None:
             return None
         return self.registry.model(self.settings.registry.model).version(version).tags.get("setr.label", "")
@@ -74,22 +84,40 @@ class PipelineContext:
     def bundle(self, version: str) -> Bundle:
         """The stored re-ranker of a registry version: adapter, judge prompt, and which base it is for.
 
-        Raises ``RegistryError`` where there is no such version.
+        Args:
+            version: The registry version.
+
+        Returns:
+            The bundle.
+
+        Raises:
+            RegistryError: There is no such version.
         """
         from setr_lib.registry.bundle import PARTS, Bundle
 
         return Bundle(**self.registry.model(self.settings.registry.model).artifacts(version, PARTS))
 
     def prompts(self) -> PromptSet:
-        """The prompt files that the settings name. Raises ``PromptError`` where there are none."""
+        """The prompt files that the settings name.
+
+        Returns:
+            The prompt set.
+
+        Raises:
+            PromptError: There are none.
+        """
         from setr_lib.texts.prompts import load_prompts
 
         return load_prompts(self.settings.models.judge.prompts, self.settings.base_dir)
 
     def champion_version(self, model: str | None = None) -> str | None:
-        """The version that holds the champion alias now; None where nothing was promoted yet.
+        """The version that holds the champion alias now.
 
-        ``model`` is the registered model, by default the re-ranker's.
+        Args:
+            model: The registered model, by default the re-ranker's.
+
+        Returns:
+            The version; None where nothing was promoted yet.
         """
         database = self.settings.tracking_uri.removeprefix("sqlite:///")
         if database != self.settings.tracking_uri and not Path(database).is_file():
@@ -97,26 +125,54 @@ class PipelineContext:
         return self.registry.model(model or self.settings.registry.model).champion()
 
     def cache(self, kind: str) -> ContentCache:
-        """The durable store of results that cost a model call, of one kind (``captions``, ``scores``, ...)."""
+        """The durable store of results that cost a model call.
+
+        Args:
+            kind: Their kind, e.g. ``judge_scores``.
+
+        Returns:
+            The store of this kind.
+        """
         from setr_lib.content_cache import ContentCache
 
         return ContentCache(self.settings.cache_path, kind)
 
     def imported_captions(self, dataset: str) -> pl.DataFrame:
-        """Imported captions for data set ``dataset``: an ``IMPORTED_CAPTIONS`` frame."""
+        """The captions that were imported for a data set.
+
+        Args:
+            dataset: The data set's name.
+
+        Returns:
+            An ``IMPORTED_CAPTIONS`` frame, empty where there are none.
+        """
         from setr_lib.tables import IMPORTED_CAPTIONS
 
         return self._imported("imported_captions", IMPORTED_CAPTIONS, dataset)
 
     def imported_compositions(self, key: str) -> pl.DataFrame:
-        """Imported compositions for evaluation set ``key``: an ``IMPORTED_COMPOSITIONS`` frame."""
+        """The compositions that were imported for an evaluation set.
+
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            An ``IMPORTED_COMPOSITIONS`` frame, empty where there are none.
+        """
         from setr_lib.tables import IMPORTED_COMPOSITIONS
 
         return self._imported("imported_compositions", IMPORTED_COMPOSITIONS, key)
 
     def imported_texts(self, kind: TextKind, dataset: str, key: str) -> pl.DataFrame:
-        """Imported texts of a kind: of images for the data set, of queries for evaluation set ``key``; columns
-        as ``imported_schema`` says.
+        """The texts of a kind that a method brings, imported for a data set or an evaluation set.
+
+        Args:
+            kind: The kind of text.
+            dataset: The data set's name, for a kind per image.
+            key: The evaluation set, for a kind per query.
+
+        Returns:
+            A frame with the columns of ``imported_schema``, empty where there are none.
         """
         from setr_lib.texts.kind import imported_schema
 
@@ -130,10 +186,17 @@ class PipelineContext:
             return schema.to_frame()
 
     def is_caption_proxy(self, key: str) -> bool:
-        """Whether captions stand in for the images of evaluation set ``key``: it has captions, and no
-        readable image.
+        """Whether captions stand in for the images of an evaluation set: it has captions, and no readable
+        image.
 
-        Raises ``NotMadeYetError`` where the gallery's images were not inspected yet.
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            True where captions are ranked instead of images.
+
+        Raises:
+            NotMadeYetError: The gallery's images were not inspected yet.
         """
         from setr_lib.benchmarks.image_captions import captions_file
         from setr_lib.datasets import evaluation_set
@@ -148,6 +211,14 @@ _contexts: dict[str, PipelineContext] = {}
 
 
 def pipeline_context(settings: Settings) -> PipelineContext:
-    """The context of ``settings``: the same object for equal settings, so that models load once per process."""
+    """The context of a settings object: the same one for equal settings, so that models load once per
+    process.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The context.
+    """
     key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
     return _contexts.setdefault(key, PipelineContext(settings))

@@ -1,7 +1,6 @@
-"""From the tables of one evaluation set to its numbers and its page: what the report asset and a notebook
-both call.
+"""Metrics and report of one evaluation set, from the tables that the stages have written.
 
-Reads at the workbench what the stages have written; metrics, intervals and the page itself are
+The report asset and a notebook both call it; metrics, intervals and the page itself are
 ``setr_lib.evaluation``.
 """
 
@@ -30,7 +29,9 @@ CAPTION_PROXY = "caption proxy"
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What is known of one evaluation set. ``rows`` is a METRICS frame, empty where targets are hidden."""
+    """The rankings, metrics and comparisons of one evaluation set. ``rows`` is a METRICS frame, empty where
+    targets are hidden.
+    """
 
     evaluation_set: EvaluationSet
     queries: pl.DataFrame
@@ -41,7 +42,7 @@ class EvaluationResult:
     left_out: dict[str, str]
     """Metric -> why it could not be computed."""
     note: ReportRecord
-    """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, SETR's version."""
+    """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, version."""
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is
     ranked."""
@@ -53,14 +54,22 @@ class EvaluationResult:
 
 
 def assess(context: PipelineContext, key: str) -> EvaluationResult:
-    """Measure every ranking of evaluation set ``key`` that the current settings name.
+    """Measure every ranking of an evaluation set that the current settings name.
 
-    Raises ``NotMadeYetError`` naming the asset that is missing.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+
+    Returns:
+        Its rankings, metrics and comparisons.
+
+    Raises:
+        NotMadeYetError: A table is missing; the message names the asset that makes it.
     """
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import GALLERY, QUERIES
 
-    each = evaluation_set(context.settings, key)
+    evaluated = evaluation_set(context.settings, key)
     queries = context.tables.read("queries", QUERIES, key)
     gallery = context.tables.read("gallery_images", GALLERY, key)
     proxy = context.is_caption_proxy(key)
@@ -69,14 +78,14 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
     reranked = context.tables.read_record("reranked_rankings", RerankedRecord, key)
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
     rankings = _rankings(context, key, note)
-    evaluations = {} if each.hidden else _evaluations(context, each, queries, gallery, rankings)
+    evaluations = {} if evaluated.hidden else _evaluations(context, evaluated, queries, gallery, rankings)
     return EvaluationResult(
-        evaluation_set=each,
+        evaluation_set=evaluated,
         queries=queries,
         gallery=gallery,
         rankings=rankings,
-        rows=_rows(context, each, queries, gallery, rankings, evaluations, note),
-        comparisons=_comparisons(context, each.benchmark, evaluations, Row(note.method)),
+        rows=_rows(context, evaluated, queries, gallery, rankings, evaluations, note),
+        comparisons=_comparisons(context, evaluated.benchmark, evaluations, Row(note.method)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
         caption_proxy=proxy,
@@ -97,18 +106,27 @@ def _by_captions(context: PipelineContext, method: str) -> bool:
 
 
 def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> Path:
-    """The HTML page of an result; its path."""
+    """Write the HTML page of a result.
+
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+        result: What :func:`assess` gave.
+
+    Returns:
+        The page's path.
+    """
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
     settings = context.settings
-    each = result.evaluation_set
+    evaluated = result.evaluation_set
     return write_report(
         settings.report_root / key,
         ReportData(
             key,
-            f"{each.dataset} {each.split}",
+            f"{evaluated.dataset} {evaluated.split}",
             result.queries,
             result.gallery,
             result.rankings,
@@ -121,8 +139,8 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             paired=result.comparisons,
         ),
         ReportOptions(
-            protocol=each.benchmark.protocol_text,
-            headline=each.benchmark.headline_metrics,
+            protocol=evaluated.benchmark.protocol_text,
+            headline=evaluated.benchmark.headline_metrics,
             method=result.note.method,
             caption_proxy=result.caption_proxy,
             plain_scores=result.plain_scores,
@@ -142,9 +160,15 @@ def _every_caption(context: PipelineContext, key: str, result: EvaluationResult)
 
 
 def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) -> Image.Image | None:
-    """One telling query, before and after the judge: what re-ranking helped most, else any.
+    """One query, before and after re-ranking: one that the re-ranker helped most, else any.
 
-    None without queries, or without any picture to show.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+        result: What :func:`assess` gave.
+
+    Returns:
+        The drawing; None without queries, or without an image to show.
     """
     from setr_lib.evaluation.cases import choose_cases
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
@@ -206,7 +230,7 @@ def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[
 
 def _evaluations(
     context: PipelineContext,
-    each: EvaluationSet,
+    evaluated: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
     rankings: dict[Row, pl.DataFrame],
@@ -216,7 +240,7 @@ def _evaluations(
     every = _as_ranked(gallery)
     return {
         row: evaluate(
-            each.benchmark,
+            evaluated.benchmark,
             queries,
             frame,
             every if _by_captions(context, row.method) else gallery,
@@ -228,7 +252,7 @@ def _evaluations(
 
 def _rows(
     context: PipelineContext,
-    each: EvaluationSet,
+    evaluated: EvaluationSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
     rankings: dict[Row, pl.DataFrame],
@@ -241,15 +265,15 @@ def _rows(
 
     options = context.settings.evaluation
     made_by = {Row(made.method, made.reranker): made for made in note.rows}
-    caveats = _caption_caveats(context, each.key, gallery.height)
+    caveats = _caption_caveats(context, evaluated.key, gallery.height)
     proxy = _by_captions(context, note.method)
-    parts = [floor_rows(each, queries, gallery, settings=options, caveats=caveats if proxy else ())]
+    parts = [floor_rows(evaluated, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
         captioned, by = _by_captions(context, row.method), made_by.get(row)
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
         parts.append(
             metric_rows(
-                each,
+                evaluated,
                 queries,
                 rankings[row],
                 _as_ranked(gallery) if captioned else gallery,
@@ -316,11 +340,18 @@ def _comparisons(
 
 
 def latest_scores(context: PipelineContext) -> pl.DataFrame:
-    """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone."""
+    """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone.
+
+    Args:
+        context: Settings and tables.
+
+    Returns:
+        A METRICS frame.
+    """
     from setr_lib.datasets import evaluation_sets
     from setr_lib.evaluation.leaderboard import collect
 
     return collect(
-        context.settings.table_path("evaluation_report", each.key)
-        for each in evaluation_sets(context.settings)
+        context.settings.table_path("evaluation_report", evaluated.key)
+        for evaluated in evaluation_sets(context.settings)
     )

@@ -1,5 +1,4 @@
-"""Calibration of the fusion: held-out synthesised queries go through both stages over the training images' own
-table.
+"""Calibration of the fusion: held-out synthesised queries go through both stages over the training images.
 
 It answers how stage 1's score and a re-ranker's are best put together (``reranking.fusion = "auto"``) on
 material that is like an evaluation set in everything, but is not a benchmark.
@@ -28,8 +27,8 @@ MOST_QUERIES = 150
 
 @dataclass(frozen=True)
 class Calibration:
-    """``queries`` (QUERIES, ``target_ids`` known), the ``gallery`` (GALLERY) they search, stage 1's
-    ``rankings``.
+    """Held-out queries (QUERIES, ``target_ids`` known), the gallery (GALLERY) that they search, and stage 1's
+    rankings.
     """
 
     queries: pl.DataFrame
@@ -192,11 +191,19 @@ def _marked(choice: FusionChoice, row: Row, version: str | None) -> pl.DataFrame
 
 
 def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST_QUERIES) -> pl.DataFrame:
-    """The held-out groups of ``pairs`` as a QUERIES frame, at most ``most``.
+    """The held-out groups of the Yes/No pairs as queries.
 
     Their targets are the group's own and, where captions made the pairs, every image whose caption says the
     same but for its context: the text asks no more than that. Where the text names the target's context it
-    must be the same too. A reference is no target of its own query.
+    must be the same too. A reference is never a target of its own query.
+
+    Args:
+        pairs: A PAIRS frame.
+        images: The training images: ``image_id`` and ``caption``.
+        most: Queries at most.
+
+    Returns:
+        A QUERIES frame.
     """
     import polars as pl
 
@@ -217,13 +224,13 @@ def held_out_queries(pairs: pl.DataFrame, images: pl.DataFrame, most: int = MOST
         said = captions.get(target)
         if source != "captions" or said is None:
             return [target]
-        place = " ".join(said.context)
-        place_matters = bool(place) and place in modification
+        context = " ".join(said.context)
+        context_matters = bool(context) and context in modification
         alike = [
             image
             for image in saying.get(said.lemmas, [])
             if image not in (target, reference)
-            and not (place_matters and captions[image].context != said.context)
+            and not (context_matters and captions[image].context != said.context)
         ]
         return [target, *alike]
 

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def spaces_of(methods: Iterable[Method]) -> list[str]:
-    """The embedding spaces of ``methods``: ``clip`` first where it is one of them, the others as they come."""
+    """The embedding spaces that methods search.
+
+    Args:
+        methods: Retrieval methods.
+
+    Returns:
+        Their spaces, once each: ``clip`` first where it is one of them, the others as they come.
+    """
     found = list(dict.fromkeys(method.space for method in methods))
     return sorted(found, key=lambda space: space != DEFAULT_SPACE)
 
@@ -43,16 +50,27 @@ class ConfiguredMethods:
     def configured(self) -> dict[str, Method]:
         """The retrieval methods that settings name, by their own names.
 
-        Raises ``MethodError`` where one cannot be had.
+        Returns:
+            Method by name.
+
+        Raises:
+            MethodError: One cannot be had.
         """
         options = self._context.settings.coarse
         every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
         return {method.name: method for method in every}
 
     def get(self, name: str) -> Method:
-        """The retrieval method called ``name``, as it calls itself or as settings do, else any that is known.
+        """A retrieval method by its name: its own, or the one that settings call it by.
 
-        Raises ``MethodError`` where there is none.
+        Args:
+            name: The name.
+
+        Returns:
+            The method: a configured one, else any that is known.
+
+        Raises:
+            MethodError: There is none.
         """
         from setr_lib.methods.method import get_method
 
@@ -60,17 +78,34 @@ class ConfiguredMethods:
         return found or get_method(name, self._context.settings)
 
     def of(self, key: str) -> list[Method]:
-        """The configured methods that ``key`` has material for: vectors, captions of its images, or both."""
+        """The configured methods that an evaluation set has material for: vectors, captions of its images, or
+        both.
+
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            The methods, in the order of the settings.
+
+        Raises:
+            NotMadeYetError: The gallery was not inspected or embedded yet.
+        """
         from setr_lib.methods.method import ranks_captions
 
         proxy = self._context.is_caption_proxy(key)
         captioned = self._context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key).has_captions
         every = self.configured.values()
-        return [each for each in every if (captioned if ranks_captions(each) else not proxy)]
+        return [method for method in every if (captioned if ranks_captions(method) else not proxy)]
 
     def reranked(self, key: str) -> list[Method]:
-        """The methods whose candidates are re-ranked for ``key``, in the order of the settings; none where
-        there is no image to look at, or no re-ranker.
+        """The methods whose candidates are re-ranked for an evaluation set.
+
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            The methods, in the order of the settings; none where there are no images to look at, or no
+            re-rankers.
         """
         from setr_lib.methods.method import ranks_captions
 
@@ -84,7 +119,15 @@ class ConfiguredMethods:
         return [method for method in every.values() if method.name in ranked]
 
     def default(self, key: str) -> Method:
-        """The method that reports of ``key`` are about: that of the settings for images, or for captions."""
+        """The method that reports of an evaluation set are about: that of the settings for images, or for
+        captions.
+
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            The method.
+        """
         options = self._context.settings.coarse
         return self.get(options.caption_default if self._context.is_caption_proxy(key) else options.default)
 
@@ -99,18 +142,25 @@ class ConfiguredMethods:
         return [method for method in named.values() if not ranks_captions(method)]
 
     def ranked_in(self, space: str) -> list[Method]:
-        """The configured methods that search the vectors of an embedding space."""
+        """The configured methods that search the vectors of an embedding space.
+
+        Args:
+            space: The embedding space.
+
+        Returns:
+            The methods, in the order of the settings.
+        """
         from setr_lib.methods.method import ranks_captions
 
         every = self.configured.values()
-        return [each for each in every if each.space == space and not ranks_captions(each)]
+        return [method for method in every if method.space == space and not ranks_captions(method)]
 
     @property
     def spaces(self) -> list[str]:
         """The embedding spaces that configured methods search: those that a gallery is embedded in."""
         from setr_lib.methods.method import ranks_captions
 
-        return spaces_of(each for each in self.configured.values() if not ranks_captions(each))
+        return spaces_of(method for method in self.configured.values() if not ranks_captions(method))
 
     @property
     def training_spaces(self) -> list[str]:
@@ -120,7 +170,14 @@ class ConfiguredMethods:
         return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.calibrated))))
 
     def options(self, method: Method) -> dict[str, Any]:
-        """What settings say to ``method``: its ``inputs.options``."""
+        """What settings say to a method.
+
+        Args:
+            method: The retrieval method.
+
+        Returns:
+            What it finds as ``inputs.options``.
+        """
         from setr_lib.methods.intersection import ANCHOR_SHARE
 
         return (

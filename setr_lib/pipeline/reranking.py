@@ -1,5 +1,5 @@
-"""Stage 2: the re-rankers that settings name, how their scores and stage 1's become one order, and the
-re-ranking of an evaluation set.
+"""Stage 2: the re-rankers that settings name, the fusion of their scores with stage 1's, and the re-ranking
+of an evaluation set.
 """
 
 from __future__ import annotations
@@ -56,18 +56,36 @@ class ConfiguredRerankers:
     def configured(self) -> list[Reranker]:
         """The re-rankers that settings name, in their order, not opened yet.
 
-        Raises ``RerankerError`` where one cannot be had.
+        Returns:
+            The re-rankers.
+
+        Raises:
+            RerankerError: One cannot be had.
         """
         return [self._named[name] for name in self._context.settings.reranking.rerankers]
 
     def usable(self, version: str | None) -> list[Reranker]:
-        """Those of :attr:`configured` that can score: the trained ones only where there is a ``version``."""
+        """Those of :attr:`configured` that can score: the trained ones only where there is a version.
+
+        Args:
+            version: The registered version of the trained re-ranker, or None.
+
+        Returns:
+            The re-rankers, in the order of the settings.
+        """
         return [reranker for reranker in self.configured if version is not None or not reranker.trained]
 
     def get(self, name: str) -> Reranker:
-        """The re-ranker called ``name``, as it calls itself or as settings do, else any that is known.
+        """A re-ranker by its name: its own, or the one that settings call it by.
 
-        Raises ``RerankerError`` where there is none.
+        Args:
+            name: The name.
+
+        Returns:
+            The re-ranker: a configured one, else any that is known; not opened yet.
+
+        Raises:
+            RerankerError: There is none.
         """
         from setr_lib.reranking.reranker import get_reranker
 
@@ -144,8 +162,8 @@ def yes_no_judge(
 ) -> YesNoJudge:
     """The Yes/No judge: the base model, or with a registered adapter.
 
-    The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt is
-    the one that it was trained under, read from its registered bundle.
+    The base model's prompt is ``judge.jinja`` of the prompt set that the settings name; an adapter's prompt
+    is the one that it was trained under, read from its registered bundle.
 
     Args:
         context: Settings and models.
@@ -168,7 +186,14 @@ def yes_no_judge(
 
 
 def best_reranker(context: PipelineContext) -> OpenReranker:
-    """The champion adapter, where one is promoted, else the base judge."""
+    """The champion adapter, where one is promoted, else the base judge.
+
+    Args:
+        context: Settings, registry and models.
+
+    Returns:
+        The re-ranker, ready to score.
+    """
     version = context.champion_version()
     return open_reranker(context, BASE if version is None else ADAPTER, version)
 
@@ -236,7 +261,15 @@ def fusion_in_use(
 
 
 def no_sum_because(method: Method, reranker: Reranker) -> str | None:
-    """Why a method's score and a re-ranker's cannot be added up; None where they can."""
+    """Why a method's score and a re-ranker's cannot be added up.
+
+    Args:
+        method: The retrieval method.
+        reranker: The re-ranker.
+
+    Returns:
+        The reason as a clause; None where they can be added.
+    """
     if not method.is_cosine:
         return f"the scores of method {method.name!r} are not cosines"
     if not reranker.is_logit:
@@ -295,7 +328,14 @@ class RerankingRun:
         self._open: dict[str, OpenReranker] = {}
 
     def opened(self, named: Reranker) -> OpenReranker:
-        """``named``, ready to score."""
+        """A re-ranker, ready to score; it is opened once.
+
+        Args:
+            named: The re-ranker.
+
+        Returns:
+            The opened one.
+        """
         if named.name not in self._open:
             version = self.version if named.trained else None
             self._open[named.name] = open_reranker(self.context, named.name, version)
@@ -359,7 +399,16 @@ class RerankingRun:
 
 
 def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow:
-    """What a re-ranked table's record says of who made it."""
+    """What a re-ranked table's record says of the method, the re-ranker and the fusion that made it.
+
+    Args:
+        row: The method and the re-ranker.
+        reranker: The opened re-ranker.
+        fused: The fusion in use.
+
+    Returns:
+        The record of the row.
+    """
     return RerankedRow(
         method=row.method,
         reranker=row.reranker,

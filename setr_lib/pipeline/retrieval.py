@@ -31,11 +31,19 @@ if TYPE_CHECKING:
 def captioned_queries(
     context: PipelineContext, key: str
 ) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
-    """Everything that stage 1 reads of ``key`` to search its images' captions; no model is needed.
+    """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed.
 
-    The queries; every image of the gallery, readable or not, with vectors of no dimension, and its
-    captions; and a record of what these were made by. Raises ``NotMadeYetError`` naming what is to be
-    materialized first.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+
+    Returns:
+        The queries; every image of the gallery, readable or not, with vectors ``float32[n, 0]`` and its
+        captions; and a record of what these were made by.
+
+    Raises:
+        NotMadeYetError: A table is missing; the message names the asset to materialise.
+        SetrError: The images have no captions.
     """
     import numpy as np
 
@@ -58,9 +66,17 @@ def captioned_queries(
 
 
 def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
-    """The captions of the references and the compositions of the queries of ``key``, by kind of text.
+    """The captions of the references and the compositions of the queries of an evaluation set.
 
-    Raises ``NotMadeYetError`` where they are not made.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+
+    Returns:
+        Table by kind of text.
+
+    Raises:
+        NotMadeYetError: They are not made yet.
     """
     from setr_lib.methods.inputs import CAPTIONS as CAPTION_TEXTS
     from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
@@ -73,9 +89,17 @@ def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame
 
 
 def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
-    """The texts that configured methods bring themselves for ``key``, by kind.
+    """The texts that configured methods bring themselves for an evaluation set.
 
-    Raises ``NotMadeYetError`` where they are not made.
+    Args:
+        context: Settings and tables.
+        key: The evaluation set.
+
+    Returns:
+        Table by kind of text.
+
+    Raises:
+        NotMadeYetError: They are not made yet.
     """
     kinds = {kind.name: kind for method in context.methods.of(key) for kind in method.texts}
     return {
@@ -89,8 +113,16 @@ def encoded_queries(
 ) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
     """Everything that stage 1 reads of an evaluation set to search one embedding space.
 
-    The queries, encoded; the gallery's ids and vectors; and a record of what these were made by. Raises
-    ``NotMadeYetError`` naming what is to be materialized first.
+    Args:
+        context: Settings, tables and models.
+        key: The evaluation set.
+        space: The embedding space.
+
+    Returns:
+        The queries, encoded; the gallery's ids and vectors; and a record of what these were made by.
+
+    Raises:
+        NotMadeYetError: A table is missing; the message names the asset to materialise.
     """
     from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.tables import GALLERY, QUERIES
@@ -156,8 +188,8 @@ def vectors_of(
     record = context.tables.read_record(asset, EmbeddingsRecord, key)
     if record.has_vectors and not record.is_embedded_in(space):
         raise NotMadeYetError(
-            f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with settings that "
-            "name a method of this space"
+            f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with "
+            "settings that name a method of this space"
         )
     stored, model = record.vectors(key or what, space), context.models.space(space)
     if stored.encoder != model.id or stored.preprocessing not in ("", model.preprocessing_id):

@@ -1,4 +1,4 @@
-"""Composed image retrieval over one gallery, held in memory: a reference image and a text in, a ranking out."""
+"""Composed image retrieval over one gallery: a reference image and a text in, a ranking out."""
 
 from __future__ import annotations
 

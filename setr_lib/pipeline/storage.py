@@ -37,22 +37,53 @@ class Tables:
 
     @staticmethod
     def coarse(key: str, method: str) -> str:
-        """The table of one method's rankings of an evaluation set (there are several per set)."""
+        """The table of one method's rankings of an evaluation set (there are several per set).
+
+        Args:
+            key: The evaluation set.
+            method: The method's name.
+
+        Returns:
+            The table's name.
+        """
         return f"coarse_rankings/{key}/{_file_name(method)}"
 
     @staticmethod
     def reranked(key: str, row: Row) -> str:
-        """The table of an evaluation set's candidates by one method, re-ordered by one re-ranker."""
+        """The table of an evaluation set's candidates by one method, re-ordered by one re-ranker.
+
+        Args:
+            key: The evaluation set.
+            row: The method and the re-ranker.
+
+        Returns:
+            The table's name.
+        """
         return f"reranked_rankings/{key}/{_file_name(row.method)}--{_file_name(row.reranker)}"
 
     @staticmethod
     def method_texts(key: str, kind: str) -> str:
-        """The table of one kind of text that a method brings, for an evaluation set."""
+        """The table of one kind of text that a method brings, for an evaluation set.
+
+        Args:
+            key: The evaluation set.
+            kind: The kind of text.
+
+        Returns:
+            The table's name.
+        """
         return f"method_texts/{key}/{_file_name(kind)}"
 
     @staticmethod
     def imported_texts(kind: str) -> str:
-        """The tables of imported texts of one kind that a method brings."""
+        """The tables of imported texts of one kind that a method brings.
+
+        Args:
+            kind: The kind of text.
+
+        Returns:
+            The tables' name; the partition is a data set or an evaluation set.
+        """
         return f"imported_texts/{_file_name(kind)}"
 
     def write(
@@ -63,10 +94,20 @@ class Tables:
         partition: str | None = None,
         made_by: Record | None = None,
     ) -> Path:
-        """Store ``frame`` as the table of ``asset`` (and ``partition``), with a record beside it of what made
-        it.
+        """Store the table of an asset, with a record beside it of what made it.
 
-        Raises ``SetrError`` naming the column where the frame does not fit ``schema``.
+        Args:
+            asset: The asset, or a table name of this class.
+            frame: The table.
+            schema: The columns that it must have.
+            partition: The asset's partition, where it has any.
+            made_by: The record; by default none is written.
+
+        Returns:
+            The table's path.
+
+        Raises:
+            SetrError: The frame does not fit the schema; the message names the column.
         """
         from setr_lib.tables import conform, write_parquet_atomically
 
@@ -83,10 +124,20 @@ class Tables:
         partition: str | None = None,
         earlier: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> pl.DataFrame:
-        """The table of ``asset`` (and ``partition``).
+        """Read the table of an asset.
 
-        ``earlier`` gives a table that an earlier version of SETR wrote today's columns. Raises
-        ``NotMadeYetError`` where there is none.
+        Args:
+            asset: The asset, or a table name of this class.
+            schema: The columns that it must have.
+            partition: The asset's partition, where it has any.
+            earlier: Gives a table that an earlier version of SETR wrote today's columns.
+
+        Returns:
+            The table.
+
+        Raises:
+            NotMadeYetError: There is none yet; the message names the asset.
+            SetrError: It cannot be read, or does not fit the schema.
         """
         import polars as pl
 
@@ -102,16 +153,35 @@ class Tables:
         return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
-        """Store what made a result (digests, versions, settings) as JSON beside its table."""
+        """Store what made a result (digests, versions, settings) as JSON beside its table.
+
+        Args:
+            asset: The asset, or a table name of this class.
+            record: What made it.
+            partition: The asset's partition, where it has any.
+
+        Returns:
+            The record's path.
+        """
         path = self.settings.table_path(asset, partition).with_suffix(".json")
         write_json(path, record.stated())
         return path
 
     def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
-        """The record beside a table, of class ``kind``.
+        """Read the record beside a table.
 
-        Raises ``NotMadeYetError`` where there is none, ``SetrError`` naming the asset to materialise again
-        where it is damaged or lacks what ``kind`` requires.
+        Args:
+            asset: The asset, or a table name of this class.
+            kind: The record's class.
+            partition: The asset's partition, where it has any.
+
+        Returns:
+            The record.
+
+        Raises:
+            NotMadeYetError: There is none yet; the message names the asset.
+            SetrError: It is damaged or lacks what ``kind`` requires; the message names the asset to
+                materialise again.
         """
         from pydantic import ValidationError
 
@@ -133,10 +203,10 @@ def _faults(error: ValidationError) -> str:
     faults = error.errors(include_url=False)
     if faults[0]["type"] == "json_invalid":
         return f"not valid JSON ({faults[0]['msg']})"
-    missing = [".".join(map(str, each["loc"])) for each in faults if each["type"] == "missing"]
+    missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing"]
     if len(missing) == len(faults):
         return f"written by another version of SETR, without {', '.join(missing)}"
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
 
 
 def _step(asset: str) -> str:
@@ -145,6 +215,15 @@ def _step(asset: str) -> str:
 
 
 def named(asset: str, partition: str | None) -> str:
+    """An asset and its partition in words.
+
+    Args:
+        asset: The asset.
+        partition: The partition, where it has any.
+
+    Returns:
+        ``asset`` or ``asset of partition``.
+    """
     return asset if partition is None else f"{asset} of {partition}"
 
 

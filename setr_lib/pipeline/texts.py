@@ -1,4 +1,6 @@
-"""Generated texts for queries: captions, compositions, and the kinds that retrieval methods bring themselves."""
+"""Generated texts of queries: captions, compositions, and the kinds that retrieval methods bring
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
         ready = [
             kind
             for kind in kinds.values()
-            if kind.name not in names and all(each in names or each not in kinds for each in kind.after)
+            if kind.name not in names and all(name in names or name not in kinds for name in kind.after)
         ]
         if not ready:
             raise TextKindError(

@@ -41,8 +41,8 @@ class TrainedSystem(ABC, Generic[Result]):
     Attributes:
         name: What it is called, e.g. ``"adapter"``.
         measure: The held-out measure that decides which version is better.
-        must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion with
-            another value, e.g. ``{"setr.base_id": "adapts another base"}``.
+        must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion
+            with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
         artifacts: The folders of its bundle.
     """
 
@@ -92,7 +92,8 @@ class TrainedSystem(ABC, Generic[Result]):
 
     @abstractmethod
     def train(self, folder: Path, progress: Progress, on_metrics: OnMetrics) -> Result:
-        """Train to the end and measure on held-out data; killed and called again, go on from the last checkpoint.
+        """Train to the end and measure on held-out data; killed and called again, go on from the last
+        checkpoint.
 
         Args:
             folder: Where checkpoints and the result are kept; this process alone writes there now.
@@ -107,8 +108,8 @@ class TrainedSystem(ABC, Generic[Result]):
     def log(self, run: TrainingRun, result: Result) -> str:
         """Log the bundle with ``run.log_model``.
 
-        The model's tags are ``setr.run`` (the digest), that of :attr:`measure`, those of :attr:`must_equal`, and
-        ``setr.held_out_digest``.
+        The model's tags are ``setr.run`` (the digest), that of :attr:`measure`, those of :attr:`must_equal`,
+        and ``setr.held_out_digest``.
 
         Args:
             run: The open MLflow run of the training.

@@ -65,10 +65,17 @@ class BaseReference:
     trust_remote_code: bool
 
     def locate(self, override: str | None = None) -> str:
-        """The folder or hub id to load: ``override``, else ``$SETR_BASE_MODEL``, else where it was recorded
-        to be.
+        """The folder or hub id of the base model.
 
-        Raises ``RegistryError`` listing the places that were tried.
+        Args:
+            override: What a caller names; it comes first, ``$SETR_BASE_MODEL`` second, where the base was
+                recorded to be last.
+
+        Returns:
+            What to load.
+
+        Raises:
+            RegistryError: It is not there; the message lists the folders that were tried.
         """
         given = {"model_config base_model": override, BASE_VARIABLE: os.environ.get(BASE_VARIABLE)}
         for where, named in given.items():
@@ -83,8 +90,8 @@ class BaseReference:
             if folder.is_dir():
                 return str(folder)
         raise RegistryError(
-            f"the base model {self.id} is not in {', '.join(map(str, dict.fromkeys(tried)))}; say where it is with "
-            f"{BASE_VARIABLE}=FOLDER or load_model(..., model_config={{'base_model': FOLDER}})"
+            f"the base model {self.id} is not in {', '.join(map(str, dict.fromkeys(tried)))}; say where it "
+            f"is with {BASE_VARIABLE}=FOLDER or load_model(..., model_config={{'base_model': FOLDER}})"
         )
 
     def check(self, loaded_id: str, loaded_from: str, name_it: str = _NAME_THE_BASE) -> None:
@@ -102,13 +109,22 @@ class BaseReference:
         same_kind = (self.path is not None) == Path(loaded_from).is_dir()
         if same_kind and _digest(self.id) != _digest(loaded_id):
             raise RegistryError(
-                f"the adapter was trained on {self.id}, but {loaded_from} holds {loaded_id}; name the right base with "
-                f"{name_it}, or train an adapter for this one"
+                f"the adapter was trained on {self.id}, but {loaded_from} holds {loaded_id}; name the right "
+                f"base with {name_it}, or train an adapter for this one"
             )
 
 
 def base_reference(base: MultimodalModel, judge: JudgeSettings, name: str) -> BaseReference:
-    """The reference to ``base``, which was loaded from ``name`` (``Settings.judge_name``)."""
+    """The reference to a base model.
+
+    Args:
+        base: The loaded model.
+        judge: The settings that it was loaded by.
+        name: What it was loaded from (``Settings.judge_name``).
+
+    Returns:
+        The reference.
+    """
     folder = Path(name)
     path = relative = None
     if folder.is_dir():
@@ -126,11 +142,20 @@ def write_bundle(
     template: PromptTemplate,
     pictures: Mapping[str, Picture],
 ) -> dict[str, Path]:
-    """Write the bundle of ``result`` under ``folder``: artifact names to folders.
+    """Write the bundle of a trained adapter.
 
-    ``template`` is the judge prompt that the adapter was trained under. ``pictures`` holds the held-out
-    pairs' images: a few are stored with their scores, for the round trip. Raises ``RegistryError`` where
-    ``template`` is another prompt.
+    Args:
+        folder: Where; created.
+        result: The training.
+        reference: The base model.
+        template: The judge prompt that the adapter was trained under.
+        pictures: The held-out pairs' images by id: a few are stored with their scores, for the round trip.
+
+    Returns:
+        Folder by artifact name.
+
+    Raises:
+        RegistryError: The template is another prompt than that of the training.
     """
     if template.hash != result.prompt_hash:
         raise RegistryError(
@@ -165,7 +190,14 @@ class Bundle:
 
     @property
     def record(self) -> dict[str, Any]:
-        """``reranker.json``. Raises ``RegistryError`` when it cannot be read."""
+        """The content of ``reranker.json``.
+
+        Returns:
+            Its values.
+
+        Raises:
+            RegistryError: It cannot be read.
+        """
         path = self.judge / _RECORD
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -186,8 +218,8 @@ class Bundle:
         template, trained = PromptSet(self.judge / _PROMPTS).get("judge"), self.record["prompt_hash"]
         if template.hash != trained:
             raise RegistryError(
-                f"{template.path}: changed since the adapter was trained under it ({trained}, now {template.hash}); put "
-                "the original back, or train an adapter under the new prompt"
+                f"{template.path}: changed since the adapter was trained under it ({trained}, now "
+                f"{template.hash}); put the original back, or train an adapter under the new prompt"
             )
         return template
 
@@ -199,9 +231,19 @@ class Bundle:
         return pl.read_parquet(self.judge / _EXAMPLES)
 
     def load_judge(self, base_model: str | None = None, device: str = "auto") -> YesNoJudge:
-        """The base, found again and checked, with the adapter and its prompt.
+        """Load the base model, found again and checked, with the adapter and its prompt.
 
-        Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
+        Args:
+            base_model: The base model's folder or hub id, where it is not where it was.
+            device: A torch device, or ``auto``.
+
+        Returns:
+            The judge.
+
+        Raises:
+            RegistryError: The base model is not found, or is another one.
+            JudgeError: It cannot be loaded.
+            PromptError: The stored prompt is malformed.
         """
         template = self.judge_prompt
         reference = self.reference
@@ -242,7 +284,15 @@ def _bytes(picture: Picture) -> bytes:
 
 
 def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:
-    """float32 [examples]: the logit differences that ``judge`` gives now."""
+    """Score stored examples anew.
+
+    Args:
+        judge: The judge.
+        examples: An ``EXAMPLES`` frame.
+
+    Returns:
+        ``float32[examples]``: logit(Yes) - logit(No).
+    """
     from setr_lib.hashing import fingerprint_bytes
 
     pictures: dict[str, Picture] = {}

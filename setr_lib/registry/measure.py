@@ -39,8 +39,8 @@ class Measure:
         except (KeyError, ValueError):
             found = tags.get(self.tag, "missing")
             raise RegistryError(
-                f"the tag {self.tag} (held-out {self.name}) is {found}: this version cannot be compared; delete it, "
-                "or log and register it again"
+                f"the tag {self.tag} (held-out {self.name}) is {found}: this version cannot be compared; "
+                "delete it, or log and register it again"
             ) from None
 
     def better(self, figure: float, than: float) -> bool:

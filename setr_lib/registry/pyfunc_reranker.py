@@ -1,4 +1,6 @@
-"""The model that MLflow stores and runs ("models from code"): a thin shell around the installed ``setr_lib``."""
+"""The model that MLflow stores and runs ("models from code"); the work is done in the installed
+``setr_lib``.
+"""
 
 # MLflow itself runs this file; nothing else imports it.
 import pandas as pd
@@ -7,15 +9,22 @@ from mlflow.pyfunc.model import PythonModel  # noqa: TID253
 
 
 class Reranker(PythonModel):
-    """Columns reference, modification, candidate in; score and p_yes out. See ``setr_lib.registry.serving``."""
+    """A re-ranker of pairs: columns reference, modification, candidate in; score and p_yes out.
+
+    See ``setr_lib.registry.serving``.
+    """
 
     def load_context(self, context):
+        """Load the bundle among the model's artifacts."""
         from setr_lib.registry.serving import PairScorer
 
         self.scorer = PairScorer.load(context.artifacts, context.model_config)
 
     # MLflow reads this type hint: a data frame, whose columns the logged signature declares.
-    def predict(self, context, model_input: pd.DataFrame, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context, model_input: pd.DataFrame, params=None
+    ):
+        """Score the pairs of a data frame."""
         return self.scorer.predict(model_input)
 
 

@@ -1,7 +1,7 @@
 """The versions of one registered model: registering, promoting, and fetching what is stored of one.
 
-A logged model becomes a version only after its round trip; aliases say which version serves: ``champion``, and
-``challenger`` for the newest that did not beat it.
+A logged model becomes a version only after its round trip; aliases say which version serves: ``champion``,
+and ``challenger`` for the newest that did not beat it.
 """
 
 from __future__ import annotations
@@ -166,14 +166,14 @@ class RegisteredModel:
         """Give a version the champion alias if it is the first, or better than the champion on held-out data.
 
         Where the champion was measured on other held-out data, it is measured again on this version's. A
-        version that stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``. Where the
-        two cannot be compared, settings were changed on purpose, and the new version takes over.
+        version that stays behind becomes ``challenger`` and is tagged ``setr.not_promoted_because``. Where
+        the two cannot be compared, settings were changed on purpose, and the new version takes over.
 
         Args:
             version: The version to promote.
             measure: What they are compared by.
-            must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion
-                with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
+            must_equal: Tags in which two versions must be equal to be compared, and what is said of a
+                champion with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
             measure_again: The figure of a version on the held-out data of today. Without it, its own figure
                 is compared.
 

@@ -26,8 +26,8 @@ class PyfuncModel:
 
     Attributes:
         name: The logged model's name in its run.
-        code: The Python file that MLflow runs ("models from code"). What ``unwrap_python_model()`` gives has an
-            attribute ``scorer`` with ``round_trip(predict)``: see ``round_trip.Scorer``.
+        code: The Python file that MLflow runs ("models from code"). What ``unwrap_python_model()`` gives has
+            an attribute ``scorer`` with ``round_trip(predict)``: see ``round_trip.Scorer``.
         artifacts: The bundle: folders or files by name.
         signature: Columns in and out.
         requirements: Distributions without which it does not load, pinned.

@@ -34,17 +34,29 @@ _CLOSE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 
 
 class PairScorer:
-    """A loaded re-ranker. Build it with :meth:`load`."""
+    """A re-ranker loaded from its bundle, which scores data frames of pairs. Build it with :meth:`load`."""
 
     def __init__(self, bundle: Bundle, judge: YesNoJudge, image_roots: list[Path]) -> None:
         self.bundle, self.judge, self.image_roots = bundle, judge, image_roots
 
     @classmethod
     def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> PairScorer:
-        """From a bundle's folders and MLflow's ``model_config``: ``base_model``, ``device``, ``image_roots``.
+        """Load a re-ranker from its bundle.
 
         With other major versions of transformers, PEFT or torch than those of training, the stored examples
-        must score as they did. Raises ``RegistryError``, ``JudgeError`` or ``PromptError``.
+        must score as they did.
+
+        Args:
+            artifacts: The bundle's folders by artifact name.
+            config: MLflow's ``model_config``: ``base_model``, ``device``, ``image_roots``.
+
+        Returns:
+            The re-ranker.
+
+        Raises:
+            RegistryError: A key is unknown, the base model is not found, or the examples score otherwise.
+            JudgeError: The base model cannot be loaded.
+            PromptError: The stored prompt is malformed.
         """
         config = dict(config or {})
         if unknown := set(config) - set(_CONFIG_KEYS):
@@ -63,16 +75,24 @@ class PairScorer:
         ]
         if changed and (problems := scorer.check_examples()):
             raise RegistryError(
-                f"this adapter was trained with other libraries ({', '.join(changed)}) and does not come back as it "
-                f"was: {problems[0]}; install those versions, or train it anew"
+                f"this adapter was trained with other libraries ({', '.join(changed)}) and does not come "
+                f"back as it was: {problems[0]}; install those versions, or train it anew"
             )
         return scorer
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """``score`` (logit(Yes) - logit(No)) and ``p_yes`` for each row, with the index of ``frame``.
+        """Score pairs.
 
-        Columns: ``reference`` and ``candidate``, image bytes or paths under the image roots;
-        ``modification``. Raises ``RegistryError`` naming the column and row at fault.
+        Args:
+            frame: Columns ``reference`` and ``candidate``, image bytes or paths under the image roots;
+                ``modification``.
+
+        Returns:
+            ``score`` (logit(Yes) - logit(No)) and ``p_yes`` for each row, with the index of ``frame``.
+
+        Raises:
+            RegistryError: A column is missing or an image cannot be read; the message names the column and
+                row.
         """
         import pandas as pd
 
@@ -117,7 +137,8 @@ class PairScorer:
         return problems
 
     def round_trip(self, predict: Callable[[pd.DataFrame], Any]) -> tuple[list[str], list[float]]:
-        """Whether this process scores the stored examples as the training process did, through ``predict``, too.
+        """Whether this process scores the stored examples as the training process did, through ``predict``,
+        too.
 
         Args:
             predict: The loaded MLflow model's.
@@ -152,8 +173,9 @@ class PairScorer:
                 return Picture(fingerprint_bytes(content), content)
         allowed = ", ".join(map(str, self.image_roots)) or "none"
         raise RegistryError(
-            f"column {column!r}, row {row}: {path} is no file under the allowed image roots ({allowed}); send the "
-            f"image's bytes, or allow its folder with {ROOTS_VARIABLE} or model_config={{'image_roots': [FOLDER]}}"
+            f"column {column!r}, row {row}: {path} is no file under the allowed image roots ({allowed}); "
+            f"send the image's bytes, or allow its folder with {ROOTS_VARIABLE} or "
+            f"model_config={{'image_roots': [FOLDER]}}"
         )
 
 

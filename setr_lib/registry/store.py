@@ -1,7 +1,7 @@
 """The MLflow store: its client, made once, the experiment, and the locks that more than one process needs.
 
-Everything goes through ``MlflowClient`` with explicit run ids. Trainings are in ``runs.py``, the versions of a
-registered model in ``registered_model.py``.
+Everything goes through ``MlflowClient`` with explicit run ids. Trainings are in ``runs.py``, the versions of
+a registered model in ``registered_model.py``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SQLITE = "sqlite:///"
 class MlflowRegistry:
     """An MLflow store of trainings and registered models.
 
-    Opening it costs nothing; the store is created on first use, once, under a lock (two processes that migrate a
-    fresh SQLite file at the same time break it).
+    Opening it costs nothing; the store is created on first use, once, under a lock (two processes that
+    migrate a fresh SQLite file at the same time break it).
 
     Args:
         tracking_uri: MLflow's tracking and registry URI.
@@ -45,7 +45,14 @@ class MlflowRegistry:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> MlflowRegistry:
-        """The store that settings name."""
+        """The store that settings name.
+
+        Args:
+            settings: ``[registry]`` and the storage root are read.
+
+        Returns:
+            The store, not opened yet.
+        """
         return cls(settings.tracking_uri, settings.artifact_root, settings.registry.experiment)
 
     @property
@@ -73,8 +80,8 @@ class MlflowRegistry:
                         )
                 except MlflowException as error:
                     raise RegistryError(
-                        f"registry.tracking_uri = {self.tracking_uri!r}: {error}; for a local store of an older "
-                        "MLflow run `mlflow db upgrade` with this URI"
+                        f"registry.tracking_uri = {self.tracking_uri!r}: {error}; for a local store of an "
+                        "older MLflow run `mlflow db upgrade` with this URI"
                     ) from error
             self._client = client
         return self._client
@@ -138,7 +145,9 @@ class MlflowRegistry:
 
     @contextmanager
     def as_default(self) -> Iterator[None]:
-        """Some of MLflow goes through its global URI: it is this store's in the block, and put back afterwards."""
+        """Some of MLflow goes through its global URI: it is this store's in the block, and put back
+        afterwards.
+        """
         import mlflow
 
         before = mlflow.get_tracking_uri()

@@ -61,7 +61,9 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-/][^\W_]+)*")
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens ``start`` to ``end`` (exclusive) of a caption: a noun phrase, or the link between two of them."""
+    """A stretch of a caption, tokens ``start`` to ``end`` (exclusive): a noun phrase, or the link between
+    two.
+    """
 
     start: int
     end: int
@@ -70,7 +72,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption's ``core`` (what a query is about) and ``context`` (its trailing place phrase; may be empty)."""
+    """A caption in two parts: ``core`` (what a query is about) and ``context`` (its trailing place phrase, or
+    empty).
+    """
 
     core: Tokens
     context: Tokens = ()
@@ -99,11 +103,25 @@ class Caption:
         return tuple(lemmas)
 
     def head(self, span: Span) -> str:
-        """The noun of a noun phrase, as written: its last word."""
+        """The noun of a noun phrase, as written: its last word.
+
+        Args:
+            span: The noun phrase.
+
+        Returns:
+            The word.
+        """
         return self.core[span.end - 1]
 
     def is_part(self, span: Span) -> bool:
-        """Whether a noun phrase is a part of what comes before it ("... with long sleeves and a v neck")."""
+        """Whether a noun phrase is a part of what comes before it ("... with long sleeves and a v neck").
+
+        Args:
+            span: The noun phrase.
+
+        Returns:
+            True for a part.
+        """
         before = [other for other in self.spans if other.end <= span.start]
         for link in reversed([other for other in before if other.kind == "link"]):
             words = self.core[link.start : link.end]
@@ -113,7 +131,14 @@ class Caption:
 
 
 def tokenise(text: str) -> Tokens:
-    """Lower-case words; punctuation goes."""
+    """The words of a text in lower case; punctuation goes.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Its words.
+    """
     return tuple(_WORD.findall(text.lower()))
 
 
@@ -121,7 +146,13 @@ def parse_captions(texts: Sequence[str]) -> list[Caption]:
     """Captions split into core and context.
 
     The context is what follows a caption's last place preposition, if it is short and the same words follow
-    at least two different cores among ``texts``: a place, not a detail of this one picture.
+    at least two different cores among the captions: it then names a place, not a detail of one image.
+
+    Args:
+        texts: The captions.
+
+    Returns:
+        The parsed captions, in order.
     """
     token_lists = [tokenise(text) for text in texts]
     cuts = [_context_start(tokens) for tokens in token_lists]
@@ -137,7 +168,14 @@ def parse_captions(texts: Sequence[str]) -> list[Caption]:
 
 
 def find_spans(tokens: Tokens) -> list[Span]:
-    """``tokens`` cut into noun phrases and links, in order and without gaps."""
+    """Cut tokens into noun phrases and links.
+
+    Args:
+        tokens: The words of a caption.
+
+    Returns:
+        The stretches, in order and without gaps.
+    """
     spans: list[Span] = []
     position = 0
     while position < len(tokens):
@@ -167,7 +205,14 @@ def is_small_word(word: str) -> bool:
 
 
 def singular(noun: str) -> str:
-    """A plural noun's singular, by the regular rules of English."""
+    """A plural noun's singular, by the regular rules of English.
+
+    Args:
+        noun: A noun.
+
+    Returns:
+        Its singular.
+    """
     if noun.endswith("ies") and len(noun) > 4:
         return noun[:-3] + "y"
     if noun.endswith(("shes", "ches", "xes", "sses", "zes")):
@@ -176,7 +221,14 @@ def singular(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """A singular noun's plural, by the regular rules of English."""
+    """A singular noun's plural, by the regular rules of English.
+
+    Args:
+        noun: A noun.
+
+    Returns:
+        Its plural; a plural stays as it is.
+    """
     if singular(noun) != noun:
         return noun
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
@@ -185,13 +237,28 @@ def plural(noun: str) -> str:
 
 
 def with_article(words: Sequence[str]) -> str:
-    """Words with "a" or "an" before them, unless they bring a determiner or are plural."""
+    """Words with "a" or "an" before them, unless they bring a determiner or are plural.
+
+    Args:
+        words: A noun phrase.
+
+    Returns:
+        The text.
+    """
     if words[0] in _DETERMINERS or plural(words[-1]) == words[-1]:
         return " ".join(words)
     return " ".join(("an" if words[0][0] in "aeiou" else "a", *words))
 
 
 def without_determiner(words: Tokens) -> Tokens:
+    """A noun phrase without its determiner ("the", "a").
+
+    Args:
+        words: The noun phrase.
+
+    Returns:
+        Its other words.
+    """
     return words[1:] if len(words) > 1 and words[0] in _DETERMINERS else words
 
 

@@ -47,8 +47,15 @@ class Edit:
 def find_edits(
     reference: Caption, target: Caption, substitutions: Substitutions = frozenset()
 ) -> list[Edit] | None:
-    """The one or two edits that turn ``reference``'s core into ``target``'s; ``None`` when it takes more, or
-    none.
+    """The one or two edits that turn a caption's core into another's.
+
+    Args:
+        reference: The reference's caption.
+        target: The target's caption.
+        substitutions: Word pairs that are known to replace each other.
+
+    Returns:
+        The edits; None where it takes more than two, or none.
     """
     before, after = reference.lemmas, target.lemmas
     if before == after:
@@ -68,24 +75,39 @@ def find_edits(
         if not found:
             return None
         edits += found
-    # A thing that is gone in one place and there in another is no edit that its own target would fulfil.
+    # A thing that is gone in one part and there in another is not an edit that its own target would fulfil.
     sayable = len(edits) <= MOST_EDITS and _go_together(edits) and not is_contradicted(edits, target)
     return edits if sayable else None
 
 
 def single_word_change(before: Tokens, after: Tokens) -> tuple[str, str] | None:
-    """The pair of words in which two token lists of the same length differ, if it is exactly one."""
+    """The words in which two token lists of the same length differ, if it is exactly one pair.
+
+    Args:
+        before: The one list.
+        after: The other.
+
+    Returns:
+        The two words, or None.
+    """
     if len(before) != len(after):
         return None
-    places = [place for place, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    return (before[places[0]], after[places[0]]) if len(places) == 1 else None
+    differing = [words for words in zip(before, after, strict=True) if words[0] != words[1]]
+    return differing[0] if len(differing) == 1 else None
 
 
 def is_contradicted(edits: Sequence[Edit], caption: Caption) -> bool:
-    """Whether ``caption`` certainly is no result of ``edits``: it lacks a word that they bring in, or has one
+    """Whether a caption certainly is not a result of edits: it lacks a word that they bring in, or has one
     that they take out.
 
-    A swap shows in no single word; it is never called contradicted here.
+    A swap shows in no single word, and is never called contradicted.
+
+    Args:
+        edits: The edits.
+        caption: The caption.
+
+    Returns:
+        True where it is contradicted.
     """
     words = set(caption.lemmas)
     return any(

@@ -22,12 +22,24 @@ RANK_CONSTANT = 60
 def fuse(
     fusion: Fusion, judge: np.ndarray, coarse: np.ndarray, ids: Sequence[str], weight: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(order, scores)`` of n candidates: indices best first (int [n]) and, by index, what they were ordered
-    by.
+    """Order the candidates of a query by the re-ranker's and stage 1's scores.
 
-    ``judge`` float [n] is NaN where a candidate was not judged (its score is NaN too); ``coarse`` float [n];
-    ``weight`` is the w of ``cosine_judge``. All arithmetic in float64: P(Yes) near 1 must not make ties.
-    Raises ``ValueError`` for an unknown ``fusion``.
+    All arithmetic is in float64: P(Yes) near 1 must not make ties.
+
+    Args:
+        fusion: How the scores become one.
+        judge: ``float[n]``, logit(Yes) - logit(No); NaN where a candidate was not judged (its fused score is
+            NaN, too).
+        coarse: ``float[n]``, stage 1's scores.
+        ids: The candidates.
+        weight: The w of ``cosine_judge``.
+
+    Returns:
+        The order, indices best first ``int[n]``, and what the candidates were ordered by, ``float64[n]`` by
+        index.
+
+    Raises:
+        ValueError: The fusion is unknown.
     """
     judge, coarse = np.asarray(judge, dtype=np.float64), np.asarray(coarse, dtype=np.float64)
     if fusion == "judge":
@@ -44,7 +56,14 @@ def fuse(
 
 
 def probability_of_yes(difference: np.ndarray) -> np.ndarray:
-    """P(Yes) of the two answers, from logit(Yes) - logit(No); float64, without overflow."""
+    """P(Yes) of the two answers, without overflow.
+
+    Args:
+        difference: logit(Yes) - logit(No), of any shape.
+
+    Returns:
+        float64 between 0 and 1, of the same shape.
+    """
     return 0.5 * (1 + np.tanh(np.asarray(difference, dtype=np.float64) / 2))
 
 

@@ -81,7 +81,7 @@ def choose_fusion(
     found: list[np.ndarray] = []
     for fusion, weight in options:
         ranks = np.array(
-            [_rank_of_first_target(fusion, weight or 0.0, each) for each in queries], dtype=float
+            [_rank_of_first_target(fusion, weight or 0.0, query) for query in queries], dtype=float
         )
         found.append(1 / ranks)
         rows.append(
@@ -99,7 +99,7 @@ def choose_fusion(
     best = int(trials["mean_reciprocal_rank"].to_numpy().argmax())
     if options[best][0] == "cosine_judge":
         lighter = range(options.index(("cosine_judge", min(weights))), best + 1)
-        best = next(each for each in lighter if _as_good(found[each], found[best]))
+        best = next(index for index in lighter if _as_good(found[index], found[best]))
     fusion, weight = options[best]
     return FusionChoice(fusion, 1.0 if weight is None else weight, trials)
 

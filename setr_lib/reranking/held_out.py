@@ -41,7 +41,14 @@ class HeldOutReport:
     accuracy_by_kind: dict[str, float] = field(default_factory=dict)
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
-        """Flat names for a metric store: ``{prefix}_auc``, ``{prefix}_auc_coarse_negative``, ..."""
+        """The measures under flat names, for a metric store.
+
+        Args:
+            prefix: What the names begin with.
+
+        Returns:
+            ``{prefix}_auc``, ``{prefix}_auc_coarse_negative``, ...
+        """
         return {
             f"{prefix}_auc": self.auc,
             f"{prefix}_accuracy": self.accuracy,
@@ -54,7 +61,14 @@ class HeldOutReport:
 
 
 def pictures_of(images: pl.DataFrame) -> dict[str, Picture]:
-    """Pictures by ``image_id`` of the readable rows of a ``GALLERY`` or ``TRAINING_IMAGES`` frame."""
+    """The readable images of a table.
+
+    Args:
+        images: A ``GALLERY`` or ``TRAINING_IMAGES`` frame.
+
+    Returns:
+        Picture by ``image_id``.
+    """
     from pathlib import Path
 
     readable = images.filter(pl.col("status") == "ok").select("image_id", "fingerprint", "path")
@@ -69,20 +83,31 @@ def judge_pair_frame(
     progress: Progress = silent,
     what: str = "held-out pairs judged",
 ) -> NDArray[np.float32]:
-    """float32 [pairs]: logit(Yes) - logit(No) of each row of ``pairs``, in order.
+    """Score pairs with the Yes/No judge.
 
-    Raises ``HeldOutError`` when a pair names an image that ``pictures`` lacks.
+    Args:
+        judge: The judge.
+        pairs: ``reference_id``, ``modification`` and ``candidate_id``.
+        pictures: The images by id.
+        progress: Told how many pairs are judged.
+        what: What progress calls them.
+
+    Returns:
+        ``float32[pairs]``: logit(Yes) - logit(No) of each row, in order.
+
+    Raises:
+        HeldOutError: A pair names an image that ``pictures`` lacks.
     """
     require_pictures(pairs, pictures)
     rows: dict[tuple[str, str], list[int]] = {}
     columns = pairs.select("reference_id", "modification", "candidate_id").rows()
-    for place, (reference, text, _) in enumerate(columns):
-        rows.setdefault((reference, text), []).append(place)
+    for index, (reference, text, _) in enumerate(columns):
+        rows.setdefault((reference, text), []).append(index)
     queries = [
-        JudgedQuery(pictures[reference], text, tuple(pictures[columns[place][2]] for place in places))
-        for (reference, text), places in rows.items()
+        JudgedQuery(pictures[reference], text, tuple(pictures[columns[index][2]] for index in indices))
+        for (reference, text), indices in rows.items()
     ]
-    order = [place for places in rows.values() for place in places]
+    order = [index for indices in rows.values() for index in indices]
     judge.model.precompute(
         [picture for query in queries for picture in (query.reference, *query.candidates)], progress
     )
@@ -99,18 +124,37 @@ def judge_pair_frame(
 
 
 def require_pictures(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> None:
-    """Raise ``HeldOutError`` where ``pairs`` name images that are not there."""
+    """Refuse pairs whose images are not all there.
+
+    Args:
+        pairs: ``reference_id`` and ``candidate_id``.
+        pictures: The images by id.
+
+    Raises:
+        HeldOutError: Some are missing; the message names the first.
+    """
     named = set(pairs["reference_id"]) | set(pairs["candidate_id"])
     missing = sorted(named - set(pictures))
     if missing:
         raise HeldOutError(
-            f"{len(missing)} images of the pairs are missing or unreadable (first: {missing[:3]}); materialize "
-            "training_images and then reranker_pairs again"
+            f"{len(missing)} images of the pairs are missing or unreadable (first: {missing[:3]}); "
+            "materialize training_images and then reranker_pairs again"
         )
 
 
 def measure(pairs: pl.DataFrame, scores: NDArray[np.floating]) -> HeldOutReport:
-    """The report of ``scores`` (one per row of ``pairs``). Raises ``HeldOutError`` without both labels."""
+    """The held-out measures of scores.
+
+    Args:
+        pairs: A PAIRS frame.
+        scores: ``float[pairs]``: logit(Yes) - logit(No), one per row.
+
+    Returns:
+        AUC and accuracy, overall and per kind of negative.
+
+    Raises:
+        HeldOutError: The pairs have only one label.
+    """
     labels = pairs["label"].to_numpy().astype(bool)
     if labels.all() or not labels.any():
         raise HeldOutError(f"{len(labels)} pairs with only one label: nothing can be measured on them")
@@ -132,7 +176,15 @@ def measure(pairs: pl.DataFrame, scores: NDArray[np.floating]) -> HeldOutReport:
 
 
 def area_under_curve(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
-    """Share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney U / n m)."""
+    """Share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney U / n m).
+
+    Args:
+        positive: ``float[n]``, scores of positives.
+        negative: ``float[m]``, scores of negatives.
+
+    Returns:
+        Between 0 and 1.
+    """
     ordered = np.sort(negative)
     below = np.searchsorted(ordered, positive, side="left")
     up_to = np.searchsorted(ordered, positive, side="right")

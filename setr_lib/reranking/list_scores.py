@@ -39,7 +39,14 @@ class CandidateList:
     images: Sequence[str]
 
     def keys(self, reranker: Reranker) -> list[str]:
-        """The cache key of each candidate's score: the query, the whole list, and the candidate's index."""
+        """The cache key of each candidate's score: the query, the whole list, and the candidate's index.
+
+        Args:
+            reranker: The re-ranker that scores.
+
+        Returns:
+            A key per candidate, in order.
+        """
         query = self.query
         parts = reranker.cache_parts(query.reference, query.modification, self.captions)
         whole = digest_strings(picture.fingerprint for picture in query.candidates)

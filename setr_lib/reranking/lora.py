@@ -44,8 +44,8 @@ def lora_targets(model: Any, names: Sequence[str]) -> str:
     if not any(re.fullmatch(pattern, name) for name in linear):
         inside = sorted({name.rsplit(".", 1)[-1] for name in linear if name.startswith(decoder + ".")})
         raise AdapterError(
-            f"reranking.adapter.target_modules = {list(names)}: none is a linear layer of the language model; "
-            f"its linear layers are called {inside}"
+            f"reranking.adapter.target_modules = {list(names)}: none is a linear layer of the language "
+            f"model; its linear layers are called {inside}"
         )
     return pattern
 

@@ -26,7 +26,12 @@ _BLOCK = 256
 
 
 class CaptionGraph:
-    """The different cores among ``captions``, and for each the others that one or two edits lead to."""
+    """The different cores among captions, and for each the others that one or two edits lead to.
+
+    Args:
+        captions: A caption per image.
+        rng: Draws the sample where there are too many.
+    """
 
     def __init__(self, captions: Sequence[Caption], rng: Random) -> None:
         rows: defaultdict[Tokens, list[int]] = defaultdict(list)
@@ -39,37 +44,49 @@ class CaptionGraph:
         self._rows = rows
         self._captions = captions
         self._cores = [captions[rows[core][0]] for core in cores]
-        self._place = {core: place for place, core in enumerate(cores)}
+        self._index_of = {core: index for index, core in enumerate(cores)}
         self._rng = rng
         self._edits: dict[Tokens, list[tuple[Tokens, list[Edit]]]] = {}
 
     def edits_from(self, reference: Caption) -> list[tuple[Tokens, list[Edit]]]:
-        """Cores that one or two edits lead to from ``reference``, with the edits. A sample of them, always
-        the same.
+        """Cores that one or two edits lead to from a caption: a sample of them, always the same.
+
+        Args:
+            reference: The caption.
+
+        Returns:
+            Each core with the edits that lead to it.
         """
         core = reference.lemmas
         if core not in self._edits:
-            place = self._place.get(core)
-            nearby = [] if place is None else [self._cores[other] for other in self._nearby[place]]
+            index = self._index_of.get(core)
+            nearby = [] if index is None else [self._cores[other] for other in self._nearby[index]]
             found = ((other.lemmas, find_edits(reference, other, self._substitutions)) for other in nearby)
             self._edits[core] = [(lemmas, edits) for lemmas, edits in found if edits]
         return self._edits[core]
 
     def nearest_images(self, row: int) -> list[int]:
-        """Rows of the images whose captions are nearest to that of ``row``, the same core first."""
+        """The images whose captions are nearest to that of an image, those of the same core first.
+
+        Args:
+            row: The image's row.
+
+        Returns:
+            The rows of the others.
+        """
         core = self._captions[row].lemmas
-        place = self._place.get(core)
-        nearby = [] if place is None else self._nearby[place]
+        index = self._index_of.get(core)
+        nearby = [] if index is None else self._nearby[index]
         rows = [other for other in self._rows.get(core, []) if other != row]
         return rows + [image for other in nearby for image in self._rows[self._cores[other].lemmas]]
 
     @cached_property
     def _nearby(self) -> list[list[int]]:
-        """For each core, places of others near it, nearest band first."""
+        """For each core, the indices of others near it, nearest band first."""
         counts = np.zeros((len(self._cores), _BUCKETS), dtype=np.float32)
-        for place, caption in enumerate(self._cores):
+        for index, caption in enumerate(self._cores):
             for word in caption.lemmas:
-                counts[place, zlib.crc32(word.encode()) % _BUCKETS] += 1
+                counts[index, zlib.crc32(word.encode()) % _BUCKETS] += 1
         norms = np.einsum("ij,ij->i", counts, counts)
         found: list[list[int]] = []
         for start in range(0, len(counts), _BLOCK):
@@ -79,10 +96,10 @@ class CaptionGraph:
                 found.append(self._sample_bands(row, start + offset))
         return found
 
-    def _sample_bands(self, distances: NDArray[np.float32], place: int) -> list[int]:
+    def _sample_bands(self, distances: NDArray[np.float32], index: int) -> list[int]:
         nearby: list[int] = []
         for low, high in _BANDS:
-            inside = [int(p) for p in np.flatnonzero((distances >= low) & (distances <= high)) if p != place]
+            inside = [int(p) for p in np.flatnonzero((distances >= low) & (distances <= high)) if p != index]
             nearby += self._rng.sample(inside, min(_PER_BAND, len(inside)))
         return nearby
 
@@ -99,8 +116,17 @@ class CaptionGraph:
 def grow_clusters(
     count: int, neighbours: Callable[[int], Sequence[int]], share: float, largest: int, rng: Random
 ) -> NDArray[np.bool_]:
-    """A mask of about ``share`` of ``count`` rows: random seeds, each with up to ``largest`` of its
-    neighbourhood.
+    """Choose a share of rows in clusters of neighbours.
+
+    Args:
+        count: All rows.
+        neighbours: Gives the neighbours of a row, nearest first.
+        share: Share of the rows to choose, between 0 and 1.
+        largest: Rows of a cluster at most: a random seed and its neighbourhood.
+        rng: Draws the seeds.
+
+    Returns:
+        ``bool[count]``, about ``share`` of it set.
     """
     mask = np.zeros(count, dtype=bool)
     wanted = min(max(round(count * share), 2), count - 2)

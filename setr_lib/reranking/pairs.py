@@ -1,10 +1,10 @@
-"""Yes/No pairs for the re-ranker, synthesised from captioned images (or ready triplets) of one's own, never a
+"""Yes/No pairs for the re-ranker, synthesised from captioned images or ready triplets, never from a
 benchmark's.
 
 Two images whose captions differ in one or two phrases are a reference and a target; the difference is the
-modification text. Each such *group* gets one positive and negatives of four kinds, which together make a
-judge look at both the reference and the text (after LamRA-Rank, arXiv 2412.01720, and the failure modes that
-ReCALL reports). The only inputs are captions and the images' own vectors.
+modification text. Such a *group* gets one positive and negatives of four kinds, which together make a judge
+look at both the reference and the text (after LamRA-Rank, arXiv 2412.01720, and the failure modes that ReCALL
+reports). The only inputs are captions and the images' own vectors.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PairError(SetrError):
 
 @dataclass
 class Group:
-    """One query with its target. ``answers`` are the rows of all images that satisfy it as far as captions
+    """A query with its target. ``answers`` are the rows of all images that satisfy it as far as captions
     tell.
     """
 
@@ -105,17 +105,28 @@ def synthesise_pairs(
     writer: ModificationWriter | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """A ``PAIRS`` frame of about ``settings.groups`` groups, one positive and up to five negatives each.
-
-    ``images`` has ``image_id`` and ``caption`` (and, if there, ``status``: only "ok" rows are used); ``ids``
-    and ``vectors`` (``float32[n, d]``, unit length) are the images' rows of the vector table, in any order.
-    Without ``embed_texts``, hard negatives are mined around the target's own vector instead of its caption's.
-    ``triplets`` (``reference_id``, ``modification``, ``target_id``) replaces the captions as the source of
-    groups.
+    """Yes/No pairs of training images: groups of one positive and up to five negatives.
 
     Held-out groups use held-out images only, in every role, and no training group ever uses one. The same
-    input and ``settings.seed`` give the same frame. Raises ``PairError`` when nothing can be made of the
-    material.
+    input and ``settings.seed`` give the same frame.
+
+    Args:
+        images: ``image_id`` and ``caption`` (and, if there, ``status``: only "ok" rows are used).
+        ids: The images of the vector table, in any order.
+        vectors: ``float32[n, d]``, norm 1, a row for each of ``ids``.
+        settings: How many groups, which negatives, the share held out, the seed.
+        embed_texts: Embeds captions in the images' space. Without it, hard negatives are mined around the
+            target's own vector instead of its caption's.
+        triplets: ``reference_id``, ``modification``, ``target_id``: the source of groups instead of the
+            captions.
+        writer: Phrases the modification texts instead of templates.
+        progress: Told how far it is.
+
+    Returns:
+        A ``PAIRS`` frame of about ``settings.groups`` groups.
+
+    Raises:
+        PairError: The material gives no pairs; the message says what it lacks.
     """
     usable, aligned = _align(images, ids, vectors)
     names = usable["image_id"].to_list()
@@ -146,7 +157,14 @@ def synthesise_pairs(
 
 
 def pair_summary(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Counts by ``split`` and ``kind``: columns split, kind, pairs, groups."""
+    """Counts of pairs by split and kind.
+
+    Args:
+        pairs: A ``PAIRS`` frame.
+
+    Returns:
+        Columns ``split``, ``kind``, ``pairs``, ``groups``.
+    """
     return (
         pairs.group_by("split", "kind", maintain_order=True)
         .agg(pl.len().alias("pairs"), pl.col("group").n_unique().alias("groups"))
@@ -155,13 +173,20 @@ def pair_summary(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def pairs_digest(pairs: pl.DataFrame) -> str:
-    """Digest of a ``PAIRS`` frame's content, in its order."""
+    """Digest of the content of pairs, in their order.
+
+    Args:
+        pairs: A ``PAIRS`` frame.
+
+    Returns:
+        The digest.
+    """
     return digest_strings(
         digest_strings(str(value) for value in row) for row in pairs.select(list(PAIRS)).iter_rows()
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- the input
+# ----------------------------------------------------------------------------------------------- the input
 
 
 def _align(
@@ -172,14 +197,15 @@ def _align(
     """
     if "status" in images.columns:
         images = images.filter(pl.col("status") == "ok")
-    place = {image: row for row, image in enumerate(ids)}
-    usable = images.filter(pl.col("image_id").is_in(list(place))).unique("image_id").sort("image_id")
+    row_of = {image: row for row, image in enumerate(ids)}
+    usable = images.filter(pl.col("image_id").is_in(list(row_of))).unique("image_id").sort("image_id")
     if usable.height < 2:
         raise PairError(
-            f"{images.height} usable training images, {usable.height} of them with a vector: pairs need at least two; "
-            "check [training] captions (or triplets) and that training_embeddings was materialised after it changed"
+            f"{images.height} usable training images, {usable.height} of them with a vector: pairs need at "
+            "least two; check [training] captions (or triplets) and that training_embeddings was "
+            "materialised after it changed"
         )
-    return usable, np.asarray(vectors, dtype=np.float32)[[place[name] for name in usable["image_id"]]]
+    return usable, np.asarray(vectors, dtype=np.float32)[[row_of[name] for name in usable["image_id"]]]
 
 
 def _triplet_rows(triplets: pl.DataFrame, names: Sequence[str]) -> list[tuple[int, str, int]]:
@@ -192,8 +218,8 @@ def _triplet_rows(triplets: pl.DataFrame, names: Sequence[str]) -> list[tuple[in
     ]
     if not rows:
         raise PairError(
-            f"none of the {triplets.height} training triplets names two different usable images; check that the "
-            "triplet file's image names are relative to [training] image_root"
+            f"none of the {triplets.height} training triplets names two different usable images; check that "
+            "the triplet file's image names are relative to [training] image_root"
         )
     return rows
 
@@ -225,12 +251,12 @@ def _require_both_splits(pairs: pl.DataFrame, source: str, images: int) -> None:
         else "too few triplets lie wholly on one side of the held-out split"
     )
     raise PairError(
-        f"{images} training images gave {counts['train']} training and {counts['held_out']} held-out pairs: {reason}; "
-        "give more images, or another reranking.pairs.held_out_share or seed"
+        f"{images} training images gave {counts['train']} training and {counts['held_out']} held-out pairs: "
+        f"{reason}; give more images, or another reranking.pairs.held_out_share or seed"
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- the groups
+# ---------------------------------------------------------------------------------------------- the groups
 
 
 def _groups_from_captions(
@@ -304,7 +330,9 @@ def _make_group(
 
 
 def _pick_option(options: list[tuple[Tokens, list[Edit]]], rng: Random) -> tuple[Tokens, list[Edit]]:
-    """First how many edits, then which kinds, then which target: rare kinds are not drowned by frequent ones."""
+    """First how many edits, then which kinds, then which target: rare kinds are not drowned by frequent
+    ones.
+    """
     count = 2 if rng.random() < _TWO_EDITS_SHARE else 1
     chosen = [option for option in options if len(option[1]) == count] or options
     by_kind: defaultdict[tuple[str, ...], list[tuple[Tokens, list[Edit]]]] = defaultdict(list)
@@ -369,7 +397,7 @@ def _caption_for(world: _World, group: Group, row: int) -> str:
     return caption.whole_text if says_context else caption.text
 
 
-# ------------------------------------------------------------------------------------------------------- the negatives
+# ------------------------------------------------------------------------------------------- the negatives
 
 
 def _pairs_of(
@@ -385,15 +413,15 @@ def _pairs_of(
     coarse = _coarse_candidates(world, groups, source, settings, embed_texts)
     text_only = _text_only_candidates(world, groups, source, embed_texts, rng)
     rows: list[tuple[object, ...]] = []
-    for place, group in enumerate(groups):
+    for number, group in enumerate(groups):
         name = digest_strings([world.ids[group.reference], group.text])[:16]
         chosen: list[tuple[int, str, bool, str]] = [(group.target, group.text, True, POSITIVE)]
         taken = {group.target, group.reference, *group.answers}
         if wanted.get("reference_negative"):
             chosen.append((group.reference, group.text, False, "reference_negative"))
         pools: tuple[tuple[NegativeKind, list[int]], ...] = (
-            ("text_only_negative", text_only[place]),
-            ("coarse_negative", coarse[place]),
+            ("text_only_negative", text_only[number]),
+            ("coarse_negative", coarse[number]),
         )
         for kind, pool in pools:
             fresh = [row for row in pool if row not in taken]
@@ -441,7 +469,7 @@ def _coarse_candidates(
         order = np.argsort(-(queries[block] @ vectors.T), axis=1, kind="stable")[:, : 2 * _POOL_DEPTH]
         duplicate = targets[block] @ vectors.T >= settings.near_duplicate_cosine
         for ranked, same in zip(order, duplicate, strict=True):
-            found.append([int(world.rows[place]) for place in ranked if not same[place]][:_POOL_DEPTH])
+            found.append([int(world.rows[index]) for index in ranked if not same[index]][:_POOL_DEPTH])
     return found
 
 
@@ -492,7 +520,7 @@ def _text_only_by_vector(
             np.maximum(like_reference, like_target)
         )
         order = np.argsort(-(vectors @ text), kind="stable")
-        found.append([int(world.rows[place]) for place in order if elsewhere[place]][:_POOL_DEPTH])
+        found.append([int(world.rows[index]) for index in order if elsewhere[index]][:_POOL_DEPTH])
     return found
 
 
@@ -525,6 +553,6 @@ def _pick_near_top(pool: Sequence[int], count: int, rng: Random) -> list[int]:
     left = list(pool)
     picked: list[int] = []
     while left and len(picked) < count:
-        weights = [1 / (place + 3) for place in range(len(left))]
+        weights = [1 / (rank + 3) for rank in range(len(left))]
         picked.append(left.pop(rng.choices(range(len(left)), weights)[0]))
     return picked

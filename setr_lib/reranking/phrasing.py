@@ -27,14 +27,14 @@ COLOURS = {
     "silver", "khaki", "olive", "magenta", "cyan",
 }  # fmt: skip
 _COMPARATIVES = {
-    "short": "shorter", "long": "longer", "small": "smaller", "large": "larger", "big": "bigger", "tiny": "smaller",
-    "light": "lighter", "dark": "darker", "narrow": "narrower", "wide": "wider", "thin": "thinner", "thick": "thicker",
-    "low": "lower", "high": "higher", "tight": "tighter", "loose": "looser", "young": "younger", "old": "older",
-    "bright": "brighter", "tall": "taller",
+    "short": "shorter", "long": "longer", "small": "smaller", "large": "larger", "big": "bigger",
+    "tiny": "smaller", "light": "lighter", "dark": "darker", "narrow": "narrower", "wide": "wider",
+    "thin": "thinner", "thick": "thicker", "low": "lower", "high": "higher", "tight": "tighter",
+    "loose": "looser", "young": "younger", "old": "older", "bright": "brighter", "tall": "taller",
 }  # fmt: skip
 _SCALES = (
-    "short long", "small large", "small big", "tiny small", "tiny large", "light dark", "dark bright", "narrow wide",
-    "thin thick", "low high", "tight loose", "young old", "short tall",
+    "short long", "small large", "small big", "tiny small", "tiny large", "light dark", "dark bright",
+    "narrow wide", "thin thick", "low high", "tight loose", "young old", "short tall",
 )  # fmt: skip
 _OPPOSITES = {(a, b) for scale in _SCALES for a, b in (scale.split(), scale.split()[::-1])}
 _PATTERNS = {
@@ -62,13 +62,31 @@ otherwise."""
 
 
 def phrase_edits(edits: Sequence[Edit], rng: Random, has_parts: bool = False) -> str:
-    """One modification text for all of ``edits``, drawn from the phrasings; parts are joined by "and"."""
+    """A modification text for edits, drawn from their phrasings; parts are joined by "and".
+
+    Args:
+        edits: The edits.
+        rng: Draws the phrasings.
+        has_parts: Whether the captions speak of parts (a garment's sleeves), whose texts have no subject more
+            often.
+
+    Returns:
+        The text.
+    """
     named = rng.random() < _NAMED_SHARE[has_parts]
     return " and ".join(rng.choice(phrasings(edit, named)) for edit in edits)
 
 
 def phrasings(edit: Edit, named: bool = True) -> list[str]:
-    """All phrasings of one edit. ``named``: say "the NOUN" even where the edit's thing stands alone."""
+    """All phrasings of an edit.
+
+    Args:
+        edit: The edit.
+        named: Say "the NOUN" even where the edit's thing stands alone.
+
+    Returns:
+        The texts.
+    """
     if edit.kind == "attribute":
         if edit.is_part:
             return _part(edit)

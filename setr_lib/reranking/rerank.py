@@ -88,10 +88,10 @@ def rerank(
         columns["query_id"] += [query_id] * len(ids)
         columns["pool"] += [pool] * len(ids)
         columns["rank"] += range(1, len(ids) + 1)
-        columns["image_id"] += [ids[place] for place in order]
+        columns["image_id"] += [ids[index] for index in order]
         columns["coarse_score"] += coarse[order].tolist()
-        columns["judge_score"] += [None if np.isnan(judged[place]) else judged[place] for place in order]
-        columns["score"] += [coarse[place] if np.isnan(fused[place]) else fused[place] for place in order]
+        columns["judge_score"] += [None if np.isnan(judged[index]) else judged[index] for index in order]
+        columns["score"] += [coarse[index] if np.isnan(fused[index]) else fused[index] for index in order]
     return conform(pl.DataFrame(columns, schema=RANKINGS), RANKINGS, "re-ranked rankings")
 
 

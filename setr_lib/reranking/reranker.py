@@ -1,8 +1,8 @@
 """What a re-ranker is, and how one is found by its name.
 
 A re-ranker of one's own is a class with ``name``, ``id`` and ``score`` (see :class:`Reranker`). It is known
-by ``register``, by an entry point of the group ``setr.rerankers``, or by ``package.module:NAME`` in the place
-of a name.
+by ``register``, by an entry point of the group ``setr.rerankers``, or by ``package.module:NAME`` instead of a
+name.
 """
 
 from __future__ import annotations
@@ -55,7 +55,14 @@ class ModelSource(Protocol):
     settings: Settings
 
     def multimodal(self, version: str | None = None) -> MultimodalModel:
-        """The configured multimodal LLM, as it is or with a registered adapter."""
+        """The configured multimodal LLM, as it is or with a registered adapter.
+
+        Args:
+            version: The adapter's registry version.
+
+        Returns:
+            The model.
+        """
         ...
 
 
@@ -133,11 +140,21 @@ class Reranker(ABC):
         return ("reranker", self.id, reference.fingerprint, modification)
 
     def has_seen(self, picture: Picture) -> bool:
-        """Whether nothing is to be gained by :meth:`see`."""
+        """Whether :meth:`see` has nothing left to do for an image.
+
+        Args:
+            picture: The image.
+
+        Returns:
+            True where its features are kept, or none are needed.
+        """
         return True
 
     def see(self, pictures: Sequence[Picture]) -> None:  # noqa: B027 - most have nothing to do here
         """Compute once what every score of some images needs, e.g. vision features.
+
+        Args:
+            pictures: The images.
 
         Raises:
             PictureError: An image cannot be opened.

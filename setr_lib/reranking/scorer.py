@@ -25,7 +25,16 @@ _PRECISION = 'set models.judge.dtype to "float32" or "bfloat16" (float16 overflo
 
 
 class ScoreError(SetrError):
-    """A score is not a finite number; ``query`` and ``candidate`` say of which pair."""
+    """A score is not a finite number; ``query`` and ``candidate`` say of which pair.
+
+    Args:
+        query: The query.
+        candidate: The candidate's index in ``query.candidates``.
+        value: The score.
+        name: What to call the pair; by default its files.
+        what: What to call the score.
+        hint: What to do.
+    """
 
     def __init__(
         self,
@@ -36,16 +45,20 @@ class ScoreError(SetrError):
         what: str = "the judge's score",
         hint: str = _PRECISION,
     ) -> None:
-        """``candidate`` is an index into ``query.candidates``; ``name`` what to call the pair, its files by
-        default.
-        """
         self.query, self.candidate, self.value = query, candidate, value
         self.what, self.hint = what, hint
         pair = name or f"{_file(query.reference)} and {_file(query.candidates[candidate])}"
         super().__init__(f"{what} of {pair}, {query.modification!r}, is {value}: {hint}; nothing was stored")
 
     def named(self, name: str) -> ScoreError:
-        """The same error with another name of the pair."""
+        """The same error with another name of the pair.
+
+        Args:
+            name: The name, e.g. the pair's ids.
+
+        Returns:
+            The error.
+        """
         return ScoreError(self.query, self.candidate, self.value, name, self.what, self.hint)
 
 
@@ -54,7 +67,19 @@ def _file(picture: Picture) -> str:
 
 
 def score_queries(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
-    """For each query, float32 [len(candidates)]: logit(Yes) - logit(No). See :meth:`YesNoJudge.score`."""
+    """Score the candidates of queries with the Yes/No judge.
+
+    Args:
+        judge: The judge.
+        queries: The queries.
+
+    Returns:
+        For each query ``float32[candidates]``: logit(Yes) - logit(No).
+
+    Raises:
+        ScoreError: A score is not finite.
+        PictureError: An image cannot be opened.
+    """
     model = judge.model
     caches_are_exact = model.caches_are_exact
     if caches_are_exact is None:
@@ -75,8 +100,8 @@ def score_queries(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.
 
 def _check_finite(queries: Sequence[JudgedQuery], scores: Sequence[np.ndarray]) -> None:
     for query, made in zip(queries, scores, strict=True):
-        for place in np.flatnonzero(~np.isfinite(made)):
-            raise ScoreError(query, int(place), float(made[place]))
+        for index in np.flatnonzero(~np.isfinite(made)):
+            raise ScoreError(query, int(index), float(made[index]))
 
 
 def _score_what_fits(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
@@ -85,7 +110,15 @@ def _score_what_fits(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[
 
 
 def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[list[JudgedQuery]]:
-    """Whole queries in order, as many as have at most ``pairs`` candidates together, at least one."""
+    """Whole queries in order, in batches.
+
+    Args:
+        queries: The queries.
+        pairs: Candidates of a batch at most; a batch holds at least one query.
+
+    Yields:
+        The batches.
+    """
     batch: list[JudgedQuery] = []
     held = 0
     for query in queries:
@@ -113,7 +146,7 @@ def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.n
         prefixes.append(prefix)
         pairs += [(owner, suffix) for suffix in suffixes]
     # Suffixes differ in length only where images differ in shape: sorted, they waste little padding.
-    order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][1].ids))
+    order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][1].ids))
     with torch.inference_mode():
         cache = model.encode_prefixes(prefixes)
 
@@ -121,7 +154,7 @@ def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.n
             owners = [owner for owner, _ in batch]
             return model.answer_differences(cache, owners, [suffix for _, suffix in batch]).tolist()
 
-        made = run_in_batches([pairs[place] for place in order], run, model.pair_batch_size)
+        made = run_in_batches([pairs[index] for index in order], run, model.pair_batch_size)
     flat = np.empty(len(pairs), dtype=np.float32)
     flat[order] = made
     return _per_query(flat, queries)

@@ -73,14 +73,27 @@ def train_adapter(
     progress: Progress = silent,
     on_metrics: OnMetrics | None = None,
 ) -> AdapterResult:
-    """Train a LoRA adapter for ``judge`` on the "train" rows of ``pairs`` and measure it on the "held_out"
-    rows.
+    """Train a LoRA adapter on the "train" rows of pairs and measure it on the "held_out" rows.
 
-    The model of ``judge`` must be without an adapter; it is as before when this returns. The adapter is
-    trained and measured under the prompt of ``judge``. ``checkpoint_dir`` holds the checkpoints, the finished
-    adapter and its result: a second call with the same inputs returns at once, one at the same time waits for
-    the first. Raises ``AdapterError``, ``HeldOutError``, or ``FolderBusyError`` where another training uses
-    ``checkpoint_dir`` now.
+    The adapter is trained and measured under the judge's prompt. A second call with the same inputs returns
+    at once; one at the same time waits for the first.
+
+    Args:
+        judge: The base model, without an adapter, and its prompt; as before when this returns.
+        pairs: A ``PAIRS`` frame.
+        pictures: The images by id.
+        settings: Of the training.
+        checkpoint_dir: Holds the checkpoints, the finished adapter and its result.
+        progress: Told how far it is.
+        on_metrics: Told the loss and the learning rate of each step.
+
+    Returns:
+        The adapter and its held-out scores, before and after.
+
+    Raises:
+        AdapterError: The adapter cannot be trained with these settings.
+        HeldOutError: Images of the pairs are missing.
+        FolderBusyError: Another training uses ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
     run = training_run_digest(judge, pairs, settings)
@@ -146,6 +159,14 @@ def _train(
 def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
     """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it
     saves).
+
+    Args:
+        judge: The base model and the prompt.
+        pairs: A ``PAIRS`` frame.
+        settings: Of the training.
+
+    Returns:
+        The digest.
     """
     options = settings.model_dump(exclude={"checkpoint_every"})
     return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
@@ -202,7 +223,7 @@ class YesNoObjective(Objective):
         self.caches_are_exact = self._check_caches()
 
     def gradients(self, step: int) -> float:
-        """Leave the gradients of the groups of ``step``; the mean loss."""
+        """Leave the gradients of a step's groups of pairs; the mean loss."""
         self.base.model.train()
         return self._accumulate(self.batch_at(step), step)
 
@@ -214,7 +235,14 @@ class YesNoObjective(Objective):
         )
 
     def batch_at(self, step: int) -> list[_Group]:
-        """The groups of ``step``."""
+        """The groups of a step.
+
+        Args:
+            step: The step, from 0.
+
+        Returns:
+            The groups.
+        """
         size, count = self.settings.groups_per_batch, len(self.groups)
         return [self.groups[index] for index in indices_at(step, size, count, self.settings.seed)]
 
@@ -235,14 +263,16 @@ class YesNoObjective(Objective):
     def _halve(self) -> None:
         if self.micro_batch == 1:
             raise AdapterError(
-                "not even one group of pairs fits in memory for training; use a smaller model, bfloat16, or smaller images"
+                "not even one group of pairs fits in memory for training; use a smaller model, bfloat16, or "
+                "smaller images"
             )
         for parameter in self.parameters.values():
             parameter.grad = None
         self.micro_batch //= 2
         release_memory()
         _LOG.warning(
-            "a batch did not fit in memory: training goes on with %d groups at a time; the result is the same",
+            "a batch did not fit in memory: training goes on with %d groups at a time; the result is the "
+            "same",
             self.micro_batch,
         )
 

@@ -23,11 +23,19 @@ _BATCH = 64
 def model_writer(
     model: MultimodalModel, cache: ContentCache | None = None, progress: Progress = silent
 ) -> ModificationWriter:
-    """A writer for ``synthesise_pairs``: one call of ``model`` per different pair of captions, kept in
-    ``cache``.
+    """A writer of modification texts for ``synthesise_pairs``: one call of the model per different pair of
+    captions.
 
-    An answer of more than one line or more than 30 words is no modification text: it becomes "", for which a
-    template is used.
+    An answer of more than one line or more than 30 words is not a modification text: it becomes "", for which
+    a template is used.
+
+    Args:
+        model: The multimodal LLM.
+        cache: Where texts are kept.
+        progress: Told how many are written.
+
+    Returns:
+        The writer.
     """
     template = PromptTemplate(PROMPT_FILE, PROMPT_FILE.read_text(encoding="utf-8"))
 

@@ -57,9 +57,18 @@ class YesNoJudge(Reranker):
         return self.model.pair_batch_size
 
     def prompt(self, query: JudgedQuery) -> RenderedPrompt:
-        """The prompt of ``query``; the same for all its candidates.
+        """The prompt of a query; the same for all its candidates.
 
-        It sees the modification text only, whatever raw captions a data set has. Raises ``PromptError``.
+        It sees the modification text only, whatever raw captions a data set has.
+
+        Args:
+            query: The query.
+
+        Returns:
+            The prompt, filled in.
+
+        Raises:
+            PromptError: It cannot be filled in.
         """
         return self.template.render(modification=query.modification, captions=[query.modification])
 
@@ -93,9 +102,11 @@ class YesNoJudge(Reranker):
         return (self.model.id, self.prompt_hash, reference.fingerprint, text)
 
     def has_seen(self, picture: Picture) -> bool:
+        """Whether the image's vision features are kept."""
         return self.model.has_vision_features(picture)
 
     def see(self, pictures: Sequence[Picture]) -> None:
+        """Compute the images' vision features."""
         self.model.vision_features(pictures)
 
 
@@ -107,11 +118,13 @@ class BaseJudge(Reranker):
     source = YesNoJudge.source
 
     def open(self, models: ModelSource) -> Reranker:
+        """Load the configured model and prompt."""
         options = models.settings
         prompts = load_prompts(options.models.judge.prompts, options.base_dir)
         return YesNoJudge(models.multimodal(), prompts.get("judge"), self.name, self.label)
 
     def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+        """Refuse to score: the judge is not opened yet."""
         raise RerankerError(f"re-ranker {self.name!r} scores once it is opened")
 
 
@@ -122,6 +135,7 @@ class AdaptedJudge(BaseJudge):
     trained = True
 
     def open(self, models: ModelSource) -> Reranker:
+        """Refuse to open without a version of the adapter."""
         raise RerankerError(f"re-ranker {self.name!r} is opened by its version: promote one first")
 
 

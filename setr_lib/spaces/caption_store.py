@@ -1,7 +1,7 @@
 """The captions of a gallery's images in LanceDB, beside the vectors: a table of their own with a full-text
 index.
 
-A table of their own, because captions come without vectors (a data set whose images one has not got) and stay
+A table of their own, because captions come without vectors (a data set whose images are not here) and stay
 the same when the encoder changes. One row an image; the index is over its captions together, stemmed,
 function words included. Nothing here knows of queries.
 """
@@ -46,21 +46,39 @@ class CaptionReport:
 
 
 class CaptionStore:
-    """The caption tables of the store at ``uri``. Like ``GalleryStore``, it holds no connection."""
+    """The caption tables of a store; like ``GalleryStore``, it holds no connection.
+
+    Args:
+        store: The store of the vectors, whose database holds the tables.
+    """
 
     def __init__(self, store: GalleryStore) -> None:
         self.store = store
 
     @staticmethod
     def table_name(gallery: str) -> str:
-        """The table of ``gallery``'s captions; evaluation sets over the same pictures share it."""
+        """The table of a gallery's captions; evaluation sets over the same images share it.
+
+        Args:
+            gallery: A key of the images' origin.
+
+        Returns:
+            The table's name.
+        """
         return f"{slug(gallery)}--captions--{digest_strings([gallery])[:12]}"
 
     def write(self, table: str, captions: pl.DataFrame) -> CaptionReport:
-        """Make ``table`` hold exactly ``captions`` (``image_id``, ``captions``), indexed; nothing happens
-        where it does.
+        """Make a table hold exactly these captions, indexed; nothing happens where it does.
 
-        Raises ``GalleryError`` for an id that occurs twice.
+        Args:
+            table: The table's name.
+            captions: ``image_id`` and ``captions``.
+
+        Returns:
+            The table's version, its rows, and whether it was written.
+
+        Raises:
+            GalleryError: An id occurs twice.
         """
         rows = captions.select("image_id", "captions").sort("image_id")
         if rows["image_id"].n_unique() < rows.height:
@@ -73,14 +91,23 @@ class CaptionStore:
         return CaptionReport(table, version, rows.height, written)
 
     def open(self, table: str, version: int | None = None) -> CaptionIndex:
-        """The captions of ``table`` (at ``version``), ready to be searched.
+        """The captions of a table, ready to be searched.
 
-        Raises ``GalleryError`` where there is no such table, version or index.
+        Args:
+            table: The table's name.
+            version: The table's version; by default the latest.
+
+        Returns:
+            The captions.
+
+        Raises:
+            GalleryError: There is no such table, version or index.
         """
         handle = self.store.open(table, version)
         if not _indexed(handle):
             raise GalleryError(
-                f"{self.store.uri}: table {table} has no full-text index; materialise the gallery's embeddings again"
+                f"{self.store.uri}: table {table} has no full-text index; materialise the gallery's "
+                "embeddings again"
             )
         return CaptionIndex(handle)
 
@@ -133,11 +160,25 @@ class CaptionIndex:
         return list(self._captions)
 
     def captions(self, image_id: str) -> Sequence[str]:
-        """An image's captions; none for an image without."""
+        """The captions of an image.
+
+        Args:
+            image_id: The image.
+
+        Returns:
+            Its captions; none for an image without.
+        """
         return self._captions.get(image_id, ())
 
     def term(self, word: str) -> str | None:
-        """The one term that the index makes of ``word`` (its stem); None where it makes none or several."""
+        """The one term that the index makes of a word (its stem).
+
+        Args:
+            word: A word in lower case.
+
+        Returns:
+            The term; None where the index makes none or several.
+        """
         if word not in self._terms:
             tokens = [token.text for token in self._handle.tokenize(word, column=_TEXT)]
             self._terms[word] = tokens[0] if len(tokens) == 1 else None
@@ -148,7 +189,14 @@ class CaptionIndex:
         return self._terms[word]
 
     def matches(self, term: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The rows of ``ids`` whose captions have ``term`` (as :meth:`term` gave it), and the BM25 of each."""
+        """The images whose captions have a term.
+
+        Args:
+            term: As :meth:`term` gave it.
+
+        Returns:
+            Their rows in ``ids``, ``int[hits]``, and the BM25 of each, ``float64[hits]``.
+        """
         if term not in self._found:
             self._found[term] = self._search(self._words.get(term, term))
         return self._found[term]

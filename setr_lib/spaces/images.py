@@ -1,4 +1,4 @@
-"""Opening one picture file for an encoder: decoded whole, or an error that says what is wrong with the file."""
+"""Opening an image file for an encoder: decoded whole, or an error that says what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from setr_lib.errors import SetrError
 
 
 class UnreadableImageError(SetrError):
-    """A file is missing, is no picture, or ends too early."""
+    """A file is missing, is not an image, or ends too early."""
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The picture at ``path`` as RGB, fully decoded (a truncated file fails here, not later in a batch).
+    """Open an image file as RGB, fully decoded (a truncated file fails here, not later in a batch).
 
-    EXIF orientation is not applied: the benchmarks' own pipelines do not. Raises ``UnreadableImageError``.
+    EXIF orientation is not applied: the benchmarks' own pipelines do not.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The image.
+
+    Raises:
+        UnreadableImageError: The file is missing, is not an image, or ends too early.
     """
     try:
         with Image.open(path) as image:

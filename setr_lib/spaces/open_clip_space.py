@@ -118,17 +118,17 @@ class OpenClipSpace(EmbeddingSpace):
         import open_clip
 
         full_name = name or settings.name
-        place = pick_device(device) if isinstance(device, str) else device
+        torch_device = pick_device(device) if isinstance(device, str) else device
         random_weights = settings.pretrained is None and ":" not in full_name
         _check_local_folder(full_name)
         try:
             with _quiet_open_clip():
                 if random_weights:
-                    model, preprocess = _random_model(full_name, place)
+                    model, preprocess = _random_model(full_name, torch_device)
                 else:
                     # Unlike create_model_and_transforms, this one refuses to go on with random weights.
                     loaded: Any = open_clip.create_model_from_pretrained(
-                        full_name, settings.pretrained, device=place
+                        full_name, settings.pretrained, device=torch_device
                     )
                     model, preprocess = loaded
                 tokenizer = open_clip.get_tokenizer(full_name)
@@ -150,7 +150,7 @@ class OpenClipSpace(EmbeddingSpace):
             preprocess,
             tokenizer,
             _portable_name(full_name, settings.pretrained),
-            place,
+            torch_device,
             settings.batch_size,
             architecture,
         )

@@ -155,8 +155,13 @@ class EmbeddingSpace(ABC):
         raise SpaceError(f"the embedding space {self.id} gives no patch tokens")
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of ``texts`` are longer than the model reads and lose their end; 0 where there is no
-        limit.
+        """Count the texts that are longer than the model reads.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            How many lose their end; 0 where there is no limit.
         """
         return 0
 
@@ -186,8 +191,9 @@ def checked_vectors(space: EmbeddingSpace, vectors: Any, count: int) -> NDArray[
     norms = np.linalg.norm(found.astype(np.float64), axis=1)
     if not (np.abs(norms - 1) <= _NORM_ERROR).all():  # not finite is not close to 1, either
         raise SpaceError(
-            f"the embedding space {space.id} gave a vector of norm {float(norms[np.argmax(np.abs(norms - 1))]):g}: "
-            "divide vectors by their norm, so that their inner product is a cosine"
+            f"the embedding space {space.id} gave a vector of norm "
+            f"{float(norms[np.argmax(np.abs(norms - 1))]):g}: divide vectors by their norm, so that their "
+            "inner product is a cosine"
         )
     return found
 
@@ -243,9 +249,20 @@ def make_space(name: str, settings: Settings) -> EmbeddingSpace:
 
 
 def how_to_describe(name: str, settings: Settings) -> str:
-    """What to do about a space that settings do not describe, as the end of a sentence."""
-    known = ", ".join(repr(each) for each in (DEFAULT_SPACE, *settings.spaces))
-    return f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip" or package.module:NAME'
+    """What to do about a space that settings do not describe.
+
+    Args:
+        name: The space's name.
+        settings: The settings.
+
+    Returns:
+        The end of a sentence.
+    """
+    known = ", ".join(map(repr, (DEFAULT_SPACE, *settings.spaces)))
+    return (
+        f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip" or '
+        "package.module:NAME"
+    )
 
 
 def check_space(made: Any, where: str) -> EmbeddingSpace:

@@ -91,9 +91,16 @@ class GalleryStore:
 
     @staticmethod
     def table_name(gallery: str, encoder: EmbeddingSpace) -> str:
-        """The table of ``gallery`` (a key of the pictures' origin) for this encoder and preprocessing.
+        """The table of a gallery for an encoder and its preprocessing.
 
         Evaluation sets over the same pictures share the key, and so the table.
+
+        Args:
+            gallery: A key of the pictures' origin.
+            encoder: The embedding space.
+
+        Returns:
+            The table's name.
         """
         exact = digest_strings([gallery, encoder.id, encoder.preprocessing_id])[:12]
         return f"{slug(gallery)}--{slug(encoder.id.split('@')[0])}--{exact}"
@@ -110,15 +117,25 @@ class GalleryStore:
         batch_size: int | None = None,
         progress: Progress = silent,
     ) -> SyncReport:
-        """Make ``table`` hold exactly the readable pictures of ``gallery``, embedding no picture twice.
+        """Make a table hold exactly the readable pictures of a gallery, embedding no picture twice.
 
-        ``gallery`` has ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be
-        missing or broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids
-        are removed. A picture that does not decode is reported in ``failed`` and is tried again next time.
-        Each batch of ``batch_size`` (the encoder's by default) pictures is committed when it is done, so
-        after a kill the next call goes on from there.
+        Each batch is committed when it is done, so after a kill the next call goes on from there. A picture
+        that does not decode is reported in ``failed`` and is tried again next time.
 
-        Raises ``GalleryError`` for duplicate ids, ids without a fingerprint, or a table of other dimension.
+        Args:
+            table: The table's name.
+            gallery: ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be missing
+                or broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids
+                are removed.
+            encoder: The embedding space.
+            batch_size: Pictures per batch, instead of the encoder's own number.
+            progress: Told how many pictures are embedded.
+
+        Returns:
+            What was done, and the table's version.
+
+        Raises:
+            GalleryError: Duplicate ids, ids without a fingerprint, or a table of another dimension.
         """
         wanted = _wanted(gallery)
         with only_writer(self.uri, table):
@@ -201,7 +218,18 @@ class GalleryStore:
         return lancedb.connect(self.uri)
 
     def open(self, table: str, version: int | None = None) -> Any:
-        """LanceDB's handle of ``table`` (at ``version``). Raises ``GalleryError`` where there is none."""
+        """LanceDB's handle of a table.
+
+        Args:
+            table: The table's name.
+            version: The table's version; by default the latest.
+
+        Returns:
+            The handle.
+
+        Raises:
+            GalleryError: There is no such table or version.
+        """
         connection = self.connect()
         if table not in connection.list_tables(limit=100_000).tables:
             raise GalleryError(
@@ -222,8 +250,8 @@ class GalleryStore:
         found = handle.schema.field("vector").type
         if found != pa.list_(pa.float32(), encoder.dimension):
             raise GalleryError(
-                f"{self.uri}: table {table} holds {found}, the encoder {encoder.id} gives {encoder.dimension} "
-                "dimensions; use GalleryStore.table_name, or drop the table"
+                f"{self.uri}: table {table} holds {found}, the encoder {encoder.id} gives "
+                f"{encoder.dimension} dimensions; use GalleryStore.table_name, or drop the table"
             )
         return handle
 
@@ -273,7 +301,14 @@ class GalleryStore:
 
     @staticmethod
     def tag(handle: Any) -> int:
-        """The version that ``handle`` is at, tagged so that LanceDB's clean-up spares it."""
+        """Tag the version that a handle is at, so that LanceDB's clean-up spares it.
+
+        Args:
+            handle: LanceDB's handle of a table.
+
+        Returns:
+            The version.
+        """
         version = int(handle.version)
         tag = f"setr-{version}"
         if tag not in handle.tags.list():
@@ -282,7 +317,14 @@ class GalleryStore:
 
 
 def slug(text: str) -> str:
-    """``text`` as part of a table's name."""
+    """A text as part of a table's name.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        At most 48 letters, digits, ``_``, ``.`` and ``-``.
+    """
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:48]
 
 
@@ -421,7 +463,15 @@ def _no_hits() -> pl.DataFrame:
 
 @contextmanager
 def only_writer(uri: str, table: str) -> Iterator[None]:
-    """Hold the table's lock file; the system releases it with the process, SIGKILL included."""
+    """Hold a table's lock file; the system releases it with the process, SIGKILL included.
+
+    Args:
+        uri: The database.
+        table: The table's name.
+
+    Yields:
+        Nothing; other writers of this machine wait.
+    """
     try:
         import fcntl
     except ImportError:  # no such locks on this system: one writer at a time is then the caller's duty

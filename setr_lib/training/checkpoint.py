@@ -29,7 +29,8 @@ _STATE = "state.json"
 _LOOK_AGAIN = 0.25
 """Seconds between two attempts to take a lock that another training holds."""
 _PATIENCE = 4
-"""Attempts after which a lock whose holder has not said what it trains is believed to be another training's.
+"""Attempts after which a lock whose holder has not said what it trains is believed to be another
+training's.
 """
 
 
@@ -118,7 +119,17 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     state: Mapping[str, Any],
 ) -> Path:
-    """Write the checkpoint of ``state["step"]`` under ``folder`` and remove the older ones."""
+    """Write a checkpoint, and remove the older ones.
+
+    Args:
+        folder: The training's folder of checkpoints.
+        parameters: The trained tensors by name.
+        optimiser: The AdamW that moves them.
+        state: What else a resumed training needs, with ``step`` and ``run``.
+
+    Returns:
+        The checkpoint's folder.
+    """
     from safetensors.torch import save_file
 
     target = folder / f"step-{state['step']:06d}"
@@ -149,11 +160,19 @@ def load_checkpoint(
     optimiser: torch.optim.Optimizer,
     run: str,
 ) -> dict[str, Any] | None:
-    """Put the newest checkpoint of ``run`` back into ``parameters`` and ``optimiser``; its state, or
-    ``None``.
+    """Put the newest checkpoint of a training back into its parameters and optimiser.
 
-    ``run`` is the digest of everything that the training depends on: another run's checkpoints are removed.
-    Raises ``CheckpointError`` when a checkpoint of this very run does not fit.
+    Args:
+        folder: The training's folder of checkpoints.
+        parameters: The trained tensors by name; changed in place.
+        optimiser: The AdamW that moves them; changed in place.
+        run: Digest of everything that the training depends on: another run's checkpoints are removed.
+
+    Returns:
+        The checkpoint's state; None where there is no checkpoint of this run.
+
+    Raises:
+        CheckpointError: A checkpoint of this very run does not fit.
     """
     import torch
     from safetensors.torch import load_file
