@@ -51,9 +51,9 @@ def test_all_judges_share_what_the_vision_tower_saw_and_one_adapter_is_kept(
     context: PipelineContext, order: tuple[str | None, ...]
 ) -> None:
     picture = Picture("p", tiny_picture(1))
-    context.models.multimodal(order[0]).vision_features([picture])
+    context.models.multimodal(order[0]).vision.features([picture])
     judges = [context.models.multimodal(version) for version in order]
-    assert all(judge.has_vision_features(picture) for judge in judges)
+    assert all(picture in judge.vision for judge in judges)
     assert len({judge.id for judge in judges}) == 3
     assert (
         context.models.multimodal(None) is judges[order.index(None)]

@@ -53,8 +53,8 @@ class ImageSource:
     """Where people often have them instead."""
 
 
-class Benchmark(ABC):
-    """One kind of data set: how it is read, measured, described and submitted."""
+class BenchmarkFacts:
+    """What a kind of data set says of itself in class attributes, and what follows from that."""
 
     # What it is.
     kind: ClassVar[str]
@@ -107,6 +107,41 @@ class Benchmark(ABC):
     """Keys of a submission file that are not queries."""
     captions_source: ClassVar[str] = YOUR_OWN
     """Where captions of the gallery's images can be had."""
+
+    @property
+    def name(self) -> str:
+        """``title``, or ``kind`` without one."""
+        return self.title or self.kind
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools of images that a query has a ranking of: ``gallery``, ``subset``, in this order."""
+        needed = frozenset[str]().union(*(metric.pools for metric in self.metrics))
+        return tuple(pool for pool in (GALLERY, SUBSET) if pool in needed)
+
+    @property
+    def headline_metrics(self) -> tuple[str, ...]:
+        """The names in ``headline``, or its default."""
+        return self.headline or tuple(metric.name for metric in self.metrics[:3])
+
+    @property
+    def compared_metrics(self) -> tuple[str, str]:
+        """The metric of stage 1's comparisons and of stage 2's."""
+        first = self.headline_metrics[0]
+        return self.stage_1_metric or first, self.stage_2_metric or first
+
+    @property
+    def protocol_text(self) -> str:
+        """``protocol``, or its default."""
+        if self.protocol:
+            return self.protocol
+        told = dict.fromkeys(metric.explanation for metric in self.metrics if metric.explanation)
+        reference = ["The reference is taken out of every ranking."] if self.removes_reference else []
+        return " ".join(["A query is a reference image and a modification text.", *reference, *told])
+
+
+class Benchmark(BenchmarkFacts, ABC):
+    """One kind of data set: how it is read, measured, described and submitted."""
 
     @abstractmethod
     def queries(self, evaluation_set: EvaluationSet) -> Sequence[QueryRecord] | pl.DataFrame:
@@ -306,36 +341,3 @@ class Benchmark(ABC):
             File name -> JSON value.
         """
         return {f"{name}.json": dict(lists[GALLERY])}
-
-    # What follows from the above.
-
-    @property
-    def name(self) -> str:
-        """``title``, or ``kind`` without one."""
-        return self.title or self.kind
-
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """The pools of images that a query has a ranking of: ``gallery``, ``subset``, in this order."""
-        needed = frozenset[str]().union(*(metric.pools for metric in self.metrics))
-        return tuple(pool for pool in (GALLERY, SUBSET) if pool in needed)
-
-    @property
-    def headline_metrics(self) -> tuple[str, ...]:
-        """The names in ``headline``, or its default."""
-        return self.headline or tuple(metric.name for metric in self.metrics[:3])
-
-    @property
-    def compared_metrics(self) -> tuple[str, str]:
-        """The metric of stage 1's comparisons and of stage 2's."""
-        first = self.headline_metrics[0]
-        return self.stage_1_metric or first, self.stage_2_metric or first
-
-    @property
-    def protocol_text(self) -> str:
-        """``protocol``, or its default."""
-        if self.protocol:
-            return self.protocol
-        told = dict.fromkeys(metric.explanation for metric in self.metrics if metric.explanation)
-        reference = ["The reference is taken out of every ranking."] if self.removes_reference else []
-        return " ".join(["A query is a reference image and a modification text.", *reference, *told])

@@ -108,7 +108,7 @@ def judge_pair_frame(
         for (reference, text), indices in rows.items()
     ]
     order = [index for indices in rows.values() for index in indices]
-    judge.model.precompute(
+    judge.model.vision.precompute(
         [picture for query in queries for picture in (query.reference, *query.candidates)], progress
     )
     made: list[NDArray[np.float32]] = []

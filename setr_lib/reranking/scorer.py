@@ -136,7 +136,7 @@ def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.n
 
     model = judge.model
     # One vision batch for all pictures, before the rows ask for them query by query.
-    model.vision_features([picture for query in queries for picture in (query.reference, *query.candidates)])
+    model.vision.features([picture for query in queries for picture in (query.reference, *query.candidates)])
     if not any(query.candidates for query in queries):
         return [np.zeros(0, dtype=np.float32) for _ in queries]
     prefixes: list[TokenRow] = []

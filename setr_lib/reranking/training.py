@@ -123,7 +123,7 @@ def _train(
     with lora_layers(base, settings) as peft_model:
         objective = YesNoObjective(judge, _groups_of(train, pictures), settings)
         needed = {*train["reference_id"], *train["candidate_id"]}
-        base.precompute([pictures[name] for name in sorted(needed)], progress)
+        base.vision.precompute([pictures[name] for name in sorted(needed)], progress)
         before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
         loop = TrainingLoop(objective, settings, objective.total_steps, checkpoint_dir, run)
         trained = loop.train(progress, on_metrics)

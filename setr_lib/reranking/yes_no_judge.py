@@ -103,11 +103,11 @@ class YesNoJudge(Reranker):
 
     def has_seen(self, picture: Picture) -> bool:
         """Whether the image's vision features are kept."""
-        return self.model.has_vision_features(picture)
+        return picture in self.model.vision
 
     def see(self, pictures: Sequence[Picture]) -> None:
         """Compute the images' vision features."""
-        self.model.vision_features(pictures)
+        self.model.vision.features(pictures)
 
 
 class BaseJudge(Reranker):

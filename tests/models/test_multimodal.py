@@ -86,14 +86,16 @@ def test_shared_prefixes_of_several_queries_give_the_plain_scores(model: Multimo
 def test_prefix_and_suffix_are_the_whole_prompt(model: MultimodalModel) -> None:
     prompt = judge_prompt("make it red")
     prefix, (suffix,) = model.judge_rows(prompt, PICTURES[0], PICTURES[1:2])
-    whole = model.expand(model.tokenise(prompt), {REFERENCE: PICTURES[0], CANDIDATE: PICTURES[1]})
+    whole = model.rows.expand(
+        model.prompts.tokenise(prompt), {REFERENCE: PICTURES[0], CANDIDATE: PICTURES[1]}
+    )
     assert (prefix + suffix).ids == whole.ids
     assert suffix.ids[0] == model.image_token_id
 
 
 def test_tokens_are_the_processors_own(model: MultimodalModel) -> None:
     request = judge_requests(*QUERIES[0])[1]
-    assert model.expand(model.tokenise(request[0]), request[1]).ids == tuple(
+    assert model.rows.expand(model.prompts.tokenise(request[0]), request[1]).ids == tuple(
         model.plain.inputs([request])["input_ids"][0].tolist()
     )
 
@@ -116,7 +118,7 @@ def test_an_image_runs_through_the_tower_once(
         model.vision, "run", lambda batch: seen.extend(p.fingerprint for p in batch) or run(batch)
     )
     model.vision.memory.clear()
-    model.precompute(PICTURES)
+    model.vision.precompute(PICTURES)
     model.judge_rows(judge_prompt("red"), PICTURES[0], PICTURES)
     model.answer_scores(judge_requests(PICTURES[0], "red"))
     assert sorted(seen) == sorted(picture.fingerprint for picture in PICTURES)
@@ -125,17 +127,17 @@ def test_an_image_runs_through_the_tower_once(
 def test_the_vision_memory_stays_within_its_limit_and_the_longest_unused_go_first(
     model: MultimodalModel,
 ) -> None:
-    sizes = {picture: model.vision_features([picture])[0].nbytes for picture in PICTURES}
+    sizes = {picture: model.vision.features([picture])[0].nbytes for picture in PICTURES}
     first, second, *others = PICTURES
     model.vision.memory.clear()
     model.vision.memory.limit, limit = sum(sizes.values()) - 1, model.vision.memory.limit
     try:
-        model.precompute([first, second, *others[:-1]])
-        model.vision_features([first])
-        assert all(map(model.has_vision_features, PICTURES[:-1]))
-        model.vision_features([others[-1]])
-        assert not model.has_vision_features(second)
-        assert all(map(model.has_vision_features, [first, *others]))
+        model.vision.precompute([first, second, *others[:-1]])
+        model.vision.features([first])
+        assert all(picture in model.vision for picture in PICTURES[:-1])
+        model.vision.features([others[-1]])
+        assert second not in model.vision
+        assert all(picture in model.vision for picture in [first, *others])
     finally:
         model.vision.memory.limit = limit
 
@@ -197,9 +199,9 @@ def test_vision_outputs_are_shared_with_an_adapter_of_the_language_model_only(
     judge = load(folder, tmp_path, merge_adapter=merge)
     expected = judge.answer_scores(judge_requests(*QUERIES[0]))
     judge = load(folder, tmp_path, merge_adapter=merge)
-    model.precompute(PICTURES)
+    model.vision.precompute(PICTURES)
     assert judge.share_vision(model) == (adapted == "language_model")
-    assert all(map(judge.has_vision_features, PICTURES)) == (adapted == "language_model")
+    assert all(picture in judge.vision for picture in PICTURES) == (adapted == "language_model")
     judge.caches_are_exact = True  # the question would run the tower
     if adapted == "language_model":
         monkeypatch.setattr(judge.vision, "run", pytest.fail)
@@ -251,9 +253,9 @@ def test_an_architecture_that_the_caches_do_not_know_is_judged_plainly(model: Mu
 
 def test_the_check_of_the_caches_leaves_no_vision_outputs(model: MultimodalModel) -> None:
     other = load(Path(model.model.config._name_or_path))
-    other.precompute(PICTURES[:1])
+    other.vision.precompute(PICTURES[:1])
     assert other.check_caches(judge_requests(PICTURES[1], "red"))
-    assert [other.has_vision_features(picture) for picture in PICTURES] == [True] + [False] * 5
+    assert [picture in other.vision for picture in PICTURES] == [True] + [False] * 5
 
 
 def test_batches_halve_when_memory_is_short(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +274,7 @@ def test_batches_halve_when_memory_is_short(model: MultimodalModel, monkeypatch:
 
 def test_control_tokens_in_a_text_stay_text(model: MultimodalModel) -> None:
     text = f"make it {model.image_token} red {model.tokenizer.eos_token}"
-    tokens = model.tokenise(judge_prompt(text))
+    tokens = model.prompts.tokenise(judge_prompt(text))
     assert tokens.ids.count(model.image_token_id) == 2
 
 

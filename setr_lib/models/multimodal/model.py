@@ -4,7 +4,7 @@ For training an adapter, the same pieces are differentiable in the language mode
 
     base = MultimodalModel.load(settings.models.judge, name=settings.judge_name)
     peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
-    base.precompute(pictures)                             # frozen vision tower: once, without gradient
+    base.vision.precompute(pictures)                      # frozen vision tower: once, without gradient
     prefix, suffixes = base.judge_rows(prompt, reference, candidates)
     prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
     d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
@@ -16,7 +16,7 @@ same quantity from whole sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,8 @@ from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
-from setr_lib.models.multimodal.token_rows import PromptTokenizer, PromptTokens, RowBuilder, TokenRow
-from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionFeatures, VisionTower
-from setr_lib.progress import Progress, silent
+from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
+from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +57,7 @@ class MultimodalModel:
         id, base_id: Identity of the weights with and without adapter, independent of where they are stored;
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
+        prompts, rows: Prompts to token ids, and to token rows with their pictures.
         vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
@@ -83,9 +83,9 @@ class MultimodalModel:
         self.max_new_tokens = max_new_tokens
         self.vision = VisionTower(loaded, batch_size, vision_cache_bytes)
         self.forward = LanguageModelPass(loaded)
-        self._prompts = PromptTokenizer(loaded)
-        self._rows = RowBuilder(loaded, self._prompts, self.vision)
-        self.plain = PlainPass(loaded, self._prompts)
+        self.prompts = PromptTokenizer(loaded)
+        self.rows = RowBuilder(loaded, self.prompts, self.vision)
+        self.plain = PlainPass(loaded, self.prompts)
         self._generation = GreedyGeneration(loaded, self.forward)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
@@ -128,29 +128,6 @@ class MultimodalModel:
 
     # --- prompts, pictures, token rows
 
-    def tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
-        """Token ids of a prompt in the chat template; see :meth:`PromptTokenizer.tokenise`.
-
-        Args:
-            prompt: The prompt.
-
-        Returns:
-            The ids, one placeholder per picture.
-        """
-        return self._prompts.tokenise(prompt)
-
-    def expand(self, tokens: PromptTokens, pictures: Mapping[str, Picture]) -> TokenRow:
-        """A tokenised prompt with its pictures' tokens; see :meth:`RowBuilder.expand`.
-
-        Args:
-            tokens: The tokenised prompt.
-            pictures: The pictures by slot name.
-
-        Returns:
-            The row.
-        """
-        return self._rows.expand(tokens, pictures)
-
     def judge_rows(
         self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
     ) -> tuple[TokenRow, list[TokenRow]]:
@@ -164,38 +141,7 @@ class MultimodalModel:
         Returns:
             The prefix, and one suffix per candidate in order.
         """
-        return self._rows.judge_rows(prompt, reference, candidates)
-
-    def vision_features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
-        """Vision outputs of pictures, from memory or the tower; see :meth:`VisionTower.features`.
-
-        Args:
-            pictures: Images, the same one any number of times.
-
-        Returns:
-            One output per picture, in order.
-        """
-        return self.vision.features(pictures)
-
-    def has_vision_features(self, picture: Picture) -> bool:
-        """Whether the vision outputs of a picture are in memory.
-
-        Args:
-            picture: The picture.
-
-        Returns:
-            Whether they are.
-        """
-        return picture in self.vision
-
-    def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> None:
-        """Run the vision tower for all pictures not in memory; see :meth:`VisionTower.precompute`.
-
-        Args:
-            pictures: Images, the same one any number of times.
-            progress: Told how many images are done.
-        """
-        self.vision.precompute(pictures, progress)
+        return self.rows.judge_rows(prompt, reference, candidates)
 
     def share_vision(self, other: MultimodalModel) -> bool:
         """Use one memory of vision outputs with another model, where both make the same ones.
@@ -309,7 +255,7 @@ class MultimodalModel:
             size = min(self.batch_size, _PLAIN_BATCH)
             return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
         return run_in_batches(
-            requests, lambda batch: self._generation.generate(self._rows.rows(batch), limit), self.batch_size
+            requests, lambda batch: self._generation.generate(self.rows.rows(batch), limit), self.batch_size
         )
 
     def check_caches(self, requests: Sequence[Request]) -> bool:
@@ -330,7 +276,7 @@ class MultimodalModel:
     def _cached_scores(self, requests: Sequence[Request]) -> list[float]:
         import torch
 
-        rows = self._rows.rows(requests)
+        rows = self.rows.rows(requests)
         with torch.inference_mode():
             return self.full_differences(rows).tolist()
 
