@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from setr_assets.jobs import EVALUATION, RERANKED
+from setr_assets.jobs import EVALUATION, RANKED, RERANKED
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import champions
@@ -49,4 +49,5 @@ def build_schedules(settings: Settings) -> Sequence[dg.ScheduleDefinition]:
 def champion_config(versions: Mapping[str, str]) -> dict:
     """Run config that fixes the versions of an evaluation, by registered model; nothing to fix where there is no
     champion yet."""
-    return {"ops": {RERANKED: {"config": {"versions": dict(versions)}}}} if versions else {}
+    pinned = {"config": {"versions": dict(versions)}}
+    return {"ops": dict.fromkeys((RANKED, RERANKED), pinned)} if versions else {}
