@@ -64,7 +64,6 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
     group=GROUP,
     kinds={"pytorch", "huggingface", "mlflow"},
     facts=_facts,
-    after_promotion=champion.report,
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from setr_assets.jobs import EVALUATION, RERANKED
+from setr_assets.jobs import EVALUATION, RANKED, RERANKED
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import champions
@@ -63,4 +63,5 @@ def champion_config(versions: Mapping[str, str]) -> dict:
     Returns:
         The run config; empty where there is no champion yet.
     """
-    return {"ops": {RERANKED: {"config": {"versions": dict(versions)}}}} if versions else {}
+    pinned = {"config": {"versions": dict(versions)}}
+    return {"ops": dict.fromkeys((RANKED, RERANKED), pinned)} if versions else {}

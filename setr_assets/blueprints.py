@@ -19,6 +19,7 @@ from setr_assets.code_versions import CodeVersions, Reads
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import step
 from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
 
 OWNERS = ["team:retrieval"]
 
@@ -34,6 +35,8 @@ class Blueprint:
     reads: Reads
     """What the result depends on in the settings."""
     options: dict[str, Any] = field(default_factory=dict)
+    more_deps: Callable[[Settings], Sequence[str]] = lambda _: ()
+    """What it depends on besides, with these settings."""
 
     @property
     def name(self) -> str:
@@ -56,6 +59,7 @@ class Blueprint:
         """
         options = {
             **self.options,
+            "deps": [*self.options["deps"], *self.more_deps(versions.settings)],
             "code_version": versions.version(self.number, self.reads),
             "op_tags": {"dagster/priority": str(-position)},
         }
@@ -71,6 +75,7 @@ def evaluation_asset(
     reads: Reads,
     kinds: set[str],
     deps: Sequence[str] = (),
+    more_deps: Callable[[Settings], Sequence[str]] = lambda _: (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
     """Declare an asset with one partition per evaluation set.
@@ -87,7 +92,7 @@ def evaluation_asset(
         A decorator of a function that returns ``PartitionResults``.
     """
     shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
-    return lambda function: Blueprint(function, True, number, reads, shared | options)
+    return lambda function: Blueprint(function, True, number, reads, shared | options, more_deps)
 
 
 def single_asset(

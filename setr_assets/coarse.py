@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import needs, ranked_spaces, search_of, when
 from setr_assets.data_versions import PartitionResults
-from setr_assets.progress import reporter
+from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
 
@@ -40,21 +40,31 @@ if TYPE_CHECKING:
         "query_compositions",
         "method_texts",
     ],
+    more_deps=champion.method_sources,
 )
 def coarse_rankings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext,
+    config: champion.VersionsConfig,
+    setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
     """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by
     exact search over the frozen vectors of the embedding space that a strategy names; CIRR's six-image
     subsets too. The default strategy's K go to the judge. Where the gallery has captions, ``[coarse]
-    caption_strategies`` rank it by these.
+    caption_strategies`` rank it by these. A strategy with trained weights ranks with the champion, and is
+    left out while there is none.
     """
     from setr_lib.pipeline.retrieval import rank_set
     from setr_lib.tables import RANKINGS
 
-    results = PartitionResults()
+    versions = setr.weights.in_use(config.versions)
+    champion.tell(context, champion.weights_in_use(setr, setr.weights.in_use()))
+    results = PartitionResults(tags=champion.input_tags(champion.weights_in_use(setr, versions)))
+    left_out: dict[str, str] = {}
     for key in context.partition_keys:
-        found = rank_set(setr, key, reporter(context, key))
+        found = rank_set(setr, key, reporter(context, key), versions)
+        for name in found.left_out:
+            setr.tables.remove(setr.tables.coarse(key, name))
+        left_out |= found.left_out
         ranked = {made.method.name: made for made in found.rankings}
         for name, made in ranked.items():
             table = setr.tables.coarse(key, name)
@@ -74,6 +84,8 @@ def coarse_rankings(
                 **found.facts,
             },
         )
+    for sentence in dict.fromkeys(left_out.values()):
+        say(context, f"left out: {sentence}", warning=True)
     return results
 
 

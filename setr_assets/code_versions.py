@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
@@ -117,6 +117,9 @@ NEEDS = {
 }
 """What the built-in strategies need, said again here: asking the strategies themselves would import NumPy."""
 
+UNTRAINED = frozenset({*NEEDS, "captions_text", "captions_union", "captions_intersection"})
+"""The built-in methods without trained weights, which need not be loaded to know that."""
+
 
 def needs(strategy: str, need: str) -> bool:
     """Whether a method needs something; one that is not built in may.
@@ -161,12 +164,17 @@ def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
     return list(found)
 
 
-_loaded: dict[tuple[str, ...], tuple[str, ...]] = {}
+class _Facts(NamedTuple):
+    """What code versions and sources must know of a method."""
+
+    spaces: tuple[str, ...]
+    trained: str | None
 
 
-def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
-    if strategy in NEEDS or not settings.spaces:
-        return (DEFAULT_SPACE,)
+_loaded: dict[tuple[str, ...], _Facts] = {}
+
+
+def _facts(settings: Settings, strategy: str) -> _Facts:
     every = (DEFAULT_SPACE, *settings.spaces)
     known = (str(settings.base_dir), strategy, *every)
     if known not in _loaded:  # a method of one's own may take its time to be made
@@ -174,10 +182,23 @@ def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
             from setr_lib.methods.method import get_method, ranks_captions
 
             method = get_method(strategy, settings)
-            _loaded[known] = () if ranks_captions(method) else (method.space,)
+            _loaded[known] = _Facts(() if ranks_captions(method) else (method.space,), method.trained)
         except SetrError:
-            return every  # told by the run that needs the method
+            return _Facts(every, None)  # told by the run that needs the method
     return _loaded[known]
+
+
+def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
+    if strategy in NEEDS or not settings.spaces:
+        return (DEFAULT_SPACE,)
+    return _facts(settings, strategy).spaces
+
+
+def needed_systems(settings: Settings) -> list[str]:
+    """The trained systems that configured methods need, each once, as the methods name them."""
+    named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
+    found = (_facts(settings, name).trained for name in named if name not in UNTRAINED)
+    return list(dict.fromkeys(system for system in found if system is not None))
 
 
 def ranked_spaces(settings: Settings) -> list[str]:

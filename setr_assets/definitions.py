@@ -69,10 +69,10 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
     versions = CodeVersions(settings)
     return dg.Definitions(
         assets=[
-            champion.build_sources(OWNERS),
+            *champion.build_sources(OWNERS, settings),
             *(asset.build(partitions, position, versions) for position, asset in enumerate(blueprints())),
         ],
-        jobs=jobs.build_jobs(),
+        jobs=jobs.build_jobs(settings),
         schedules=automation.build_schedules(settings),
         resources={"setr": context_resource(settings)},
         # One process per run: the models are loaded once, not once per step.

@@ -38,16 +38,9 @@ def _is_cut(settings: Settings) -> bool:
     )
 
 
-class RerankingConfig(dg.Config):
-    """The versions of trained re-rankers that an evaluation uses."""
+class RerankingConfig(champion.VersionsConfig):
+    """The versions of trained systems that re-ranking uses."""
 
-    versions: dict[str, str] = Field(
-        default={},
-        description=(
-            "Version by registered model, e.g. {'setr-reranker': '3'}. By default the version that holds "
-            "the champion alias when this step starts; looked up once, for all evaluation sets of the run."
-        ),
-    )
     champion_version: str | None = Field(
         default=None,
         description="The re-ranker's version by an earlier key: use `versions`.",

@@ -7,24 +7,25 @@ from typing import Any
 
 import dagster as dg
 
-from setr_assets.champion import CHAMPION, FUSION
+from setr_assets.champion import CHAMPION, FUSION, method_sources
 from setr_assets.miniature import miniature_job
 from setr_assets.trained import PROMOTION, STEP_TAG
+from setr_lib.settings import Settings
 
 FULL_PIPELINE = "full_pipeline"
 EVALUATION = "evaluation"
 TRAINING = "reranker_training"
 
-RERANKED = "reranked_rankings"
+RANKED, RERANKED = "coarse_rankings", "reranked_rankings"
 TRAINED = "reranking_fusion"
 TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 
 
-def build_jobs() -> list[Any]:
+def build_jobs(settings: Settings) -> list[Any]:
     """Every job of the code location (of two kinds, which Dagster has no public common name for)."""
     trained = dg.AssetSelection.assets(TRAINED).upstream()
     every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
-    observed = dg.AssetSelection.assets(CHAMPION, FUSION)
+    observed = dg.AssetSelection.assets(CHAMPION, FUSION, *method_sources(settings))
     everything = dg.AssetSelection.all() | observed
     return [
         dg.define_asset_job(

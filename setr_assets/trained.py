@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import Blueprint, single_asset
 from setr_assets.checks import better_than_champion, round_trip
 from setr_assets.code_versions import Reads
@@ -62,7 +62,6 @@ def trained_system_assets(
     group: str,
     kinds: set[str],
     facts: Callable[[Any], dict[str, Any]] = lambda _: {},
-    after_promotion: Callable[[dg.AssetExecutionContext, PipelineContext], None] = lambda *_: None,
 ) -> tuple[Blueprint, Blueprint, Blueprint]:
     """The assets that train, register and promote a system.
 
@@ -73,11 +72,17 @@ def trained_system_assets(
         group: Dagster's group.
         kinds: Of the training, as Dagster shows them.
         facts: Metadata of a finished training.
-        after_promotion: Called when the champion may have changed.
 
     Returns:
         The three, in the order of the data.
+
+    Raises:
+        ValueError: The promotion is not called what the system says of itself.
     """
+    if names.promoted != system.promoted_by:
+        raise ValueError(
+            f"{system.name} says promoted_by = {system.promoted_by!r}, the asset is {names.promoted!r}"
+        )
     trained = single_asset(
         group=group, number="1", reads=inputs.reads, kinds=kinds, deps=inputs.deps, pool=POOL
     )
@@ -102,7 +107,7 @@ def trained_system_assets(
     return (
         trained(_training(system, names, facts)),
         registered(_registration(system, names)),
-        promoted(_promotion(system, names, after_promotion)),
+        promoted(_promotion(system, names)),
     )
 
 
@@ -166,11 +171,7 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
     )
 
 
-def _promotion(
-    system: type[TrainedSystem[Any]],
-    names: Names,
-    after: Callable[[dg.AssetExecutionContext, PipelineContext], None],
-) -> Callable[..., dg.MaterializeResult]:
+def _promotion(system: type[TrainedSystem[Any]], names: Names) -> Callable[..., dg.MaterializeResult]:
     def asset(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> dg.MaterializeResult:
@@ -182,7 +183,7 @@ def _promotion(
         )
         record = PromotedRecord(champion=done.champion, reason=done.reason)
         setr.tables.write_record(names.promoted, record)
-        after(context, setr)
+        champion.report(context, setr)
         say(context, f"champion: version {done.champion} ({done.reason})")
         check = dg.AssetCheckResult(
             passed=done.promoted,

@@ -184,6 +184,23 @@ class TextRecord(Record):
     prompt_hash: str
 
 
+class WeightsRecord(BaseModel):
+    """The registered version whose weights a retrieval method ranks with."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    model: str
+    """The registered model."""
+    version: str
+    label: str
+    """What the version has learned from."""
+
+    @property
+    def words(self) -> str:
+        """Model, version and label: ``setr-qformer v2 (supervised)``."""
+        return f"{self.model} v{self.version}" + (f" ({self.label})" if self.label else "")
+
+
 class SourceRecord(Record):
     """What the rankings of stage 1 were made from: vectors, captions, or both; fields of what was not read
     are unset.
@@ -213,6 +230,8 @@ class CoarseRecord(SourceRecord):
     top_k: int | None = None
     dataset_kind: str | None = None
     anchor_share: float | None = None
+    weights: WeightsRecord | None = None
+    """The trained weights, of a method that has them."""
 
 
 class RerankedRow(BaseModel):
@@ -255,6 +274,8 @@ class RerankedRecord(CoarseRecord):
         """The stated fields as a flat table for a report; rows of the default method by their re-ranker."""
         facts = self.stated()
         facts.pop("rows", None)
+        if facts.pop("weights", None) and self.weights:
+            facts[f"{self.method} weights"] = self.weights.words
         names: list[str] = []
         for row in self.rows:
             name = row.reranker if row.method == self.method else f"{row.method} · {row.reranker}"
@@ -268,6 +289,14 @@ class ReportRecord(RerankedRecord):
     """Of ``evaluation_report``."""
 
     bootstrap_seed: int | None = None
+    weights_of: dict[str, WeightsRecord] = {}
+    """The trained weights behind each row, by its title; rows without any are not named."""
+
+    def facts(self) -> dict[str, Any]:
+        """As of other records; trained weights by the row that they made."""
+        facts = super().facts()
+        facts.pop("weights_of", None)
+        return {**facts, **{f"{title} weights": made.words for title, made in self.weights_of.items()}}
 
 
 class PairsRecord(Record):

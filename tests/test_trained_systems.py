@@ -31,11 +31,11 @@ from setr_lib.pipeline.trained_system import (
     pinned_version,
     registered_models,
 )
-from setr_lib.pipeline.training_steps import LABEL_TAG, promote, register, train
+from setr_lib.pipeline.training_steps import promote, register, train
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.measure import Measure
-from setr_lib.registry.registered_model import RegisteredModel, VersionInfo
+from setr_lib.registry.registered_model import LABEL_TAG, RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.settings import RegistrySettings, Settings, load_settings
@@ -226,7 +226,8 @@ def test_a_run_is_pinned_by_registered_model(both: None) -> None:
     assert pinned_version(settings, "mine", {"setr-line": "4"}) is None
     assert pinned_version(settings, "mine", {}, "5") == "5"
     assert pinned_version(settings, "mine", versions, "3") == "3"
-    assert champion_config(versions)["ops"]["reranked_rankings"]["config"] == {"versions": versions}
+    pinned = {"config": {"versions": versions}}
+    assert champion_config(versions) == {"ops": {"coarse_rankings": pinned, "reranked_rankings": pinned}}
 
 
 @pytest.mark.parametrize(

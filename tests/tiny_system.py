@@ -83,6 +83,7 @@ class LineSystem(TrainedSystem[Line]):
     measure = Measure("error", "setr.held_out_error", higher_is_better=False)
     must_equal: ClassVar[Mapping[str, str]] = {"line.source": "was fitted to other points"}
     artifacts = ("line",)
+    promoted_by = "promoted_line"
     options = LineSettings()
 
     def __init__(self, context: PipelineContext, steps: int = 20, held_out_seed: int = 2) -> None:

@@ -121,12 +121,16 @@ def _sheet(image: Path, text: str, found: SearchResult, k: int) -> Image.Image:
     strips = [
         Strip(title, tiles_of(frame, found.paths, top=k, is_logit=found.is_logit))
         for title, frame in (
-            (f"coarse · {found.method}", found.coarse),
+            (f"coarse · {_method(found)}", found.coarse),
             (f"re-ranked · {_reranker(found)}", found.ranking),
         )
     ]
     detail = f"composed: {found.target_caption}" if found.target_caption else ""
     return draw_contact_sheet(image, text, strips, detail=detail)
+
+
+def _method(found: SearchResult) -> str:
+    return f"{found.method} v{found.method_version}" if found.method_version else found.method
 
 
 def _reranker(found: SearchResult) -> str:

@@ -237,9 +237,10 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
         line = [cells.get((row, metric)) for metric in metrics]
         star = "*" if some_comparable and any(cell and not cell["comparable"] for cell in line) else ""
         version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
+        method = f"{row.method} v{version}" if version and not row.reranker else row.method
         style = "bold green" if place[row] == last else "cyan"
         table.add_row(
-            Text(row.method + star, style="dim" if row.is_random else ""),
+            Text(f"{method}{star}", style="dim" if row.is_random else ""),
             Text(f"{row.reranker} v{version}" if version else row.reranker, style=style)
             if row.reranker
             else Text("–", style="dim"),

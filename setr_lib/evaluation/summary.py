@@ -122,7 +122,8 @@ def metric_rows(
         gallery: The inspected one (``tables.GALLERY``), for coverage and checks.
         row: Which method ranked, and which re-ranker re-ranked.
         settings: How intervals are drawn.
-        adapter_version: Of the registered model whose adapter re-ranked; None without one.
+        adapter_version: Of the registered model whose adapter re-ranked, or, in a row without a re-ranker,
+            whose weights a trained method ranks with; None without one.
         label: What a reader must know besides, e.g. ``zero-shot``; reasons why papers do not compare are
             added.
         evaluation: What :func:`evaluate` gave for this ranking, where the caller has it already.

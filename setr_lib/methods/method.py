@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from setr_lib.methods.weights import Weights
     from setr_lib.settings import Settings
     from setr_lib.texts.kind import TextKind
 
@@ -65,10 +66,25 @@ class Method(ABC):
     """What it has learned from, as reports say it."""
     source: str = ""
     """Where it was published; a reconstruction says so."""
+    trained: str | None = None
+    """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
     """Whether its scores are cosines, or as small: only then may a re-ranker's probability be added to
     them.
     """
+
+    def with_weights(self, weights: Weights) -> Method:
+        """Load the trained weights. Called once for a version, before the first scores, where ``trained``
+        says so.
+
+        Args:
+            weights: The version: the folders of its bundle, and the space that the method searches.
+
+        Returns:
+            The method that scores: another object for another version, with the same ``name``, ``space``,
+            ``needs``, ``texts`` and ``is_cosine``.
+        """
+        raise MethodError(f"retrieval method {self.name!r} has no with_weights(weights) to load them")
 
     def statistics(self, gallery: SearchedGallery) -> Any:
         """What the method must know of the whole gallery before it scores: a first pass, made once per
@@ -123,6 +139,11 @@ class _Adopted(Method):
         self.label = str(getattr(adopted, "label", TRAINING_FREE))
         self.source = str(getattr(adopted, "source", ""))
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))
+        self.trained = getattr(adopted, "trained", None)
+
+    def with_weights(self, weights: Weights) -> Method:
+        found = self.adopted.with_weights(weights)
+        return self if found is self.adopted else as_method(found, f"what {self.name!r} gives for weights")
 
     def statistics(self, gallery: SearchedGallery) -> Any:
         own = getattr(self.adopted, "statistics", None)
@@ -153,7 +174,8 @@ def as_method(candidate: Any, where: str) -> Method:
         The method.
 
     Raises:
-        MethodError: It cannot be made, has no ``name`` or ``scores``, or needs what there is not.
+        MethodError: It cannot be made, has no ``name`` or ``scores``, needs what there is not, or names a
+            trained system and cannot load weights.
     """
     made = _made(candidate, where) if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
@@ -164,7 +186,17 @@ def as_method(candidate: Any, where: str) -> Method:
         raise MethodError(
             f"retrieval method {method.name!r} needs {sorted(unknown)}; known are {sorted(NEEDS)}"
         )
+    if method.trained is not None and not _loads_weights(made):
+        raise MethodError(
+            f"retrieval method {method.name!r} needs the weights of {method.trained!r}, and has no "
+            "with_weights(weights) to load them"
+        )
     return method
+
+
+def _loads_weights(made: Any) -> bool:
+    own = getattr(type(made), "with_weights", None)
+    return callable(own) and own is not Method.with_weights
 
 
 def _built_in() -> dict[str, Method]:

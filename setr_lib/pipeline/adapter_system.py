@@ -38,6 +38,7 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
         "setr.prompt_hash": "answers another prompt",
     }
     artifacts = ("adapter", "judge")
+    promoted_by = "promoted_reranker"
 
     @staticmethod
     def registered_model(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.pipeline.method_weights import MethodWeights
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
 from setr_lib.pipeline.reranking import ConfiguredRerankers
@@ -39,6 +40,7 @@ class PipelineContext:
         self.tables = Tables(settings)
         self.models = Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
+        self.weights = MethodWeights(self)
         self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
 

@@ -6,13 +6,14 @@ The report asset and a notebook both call it; metrics, intervals and the page it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import EmbeddingsRecord, ReportRecord, RerankedRecord
+from setr_lib.records import CoarseRecord, EmbeddingsRecord, ReportRecord, RerankedRecord, WeightsRecord
 from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
     reranked = context.tables.read_record("reranked_rankings", RerankedRecord, key)
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
     rankings = _rankings(context, key, note)
+    if weights := _weights(context, key, rankings):
+        note = note.model_copy(update={"weights_of": {row.title: made for row, made in weights.items()}})
     evaluations = {} if evaluated.hidden else _evaluations(context, evaluated, queries, gallery, rankings)
     return EvaluationResult(
         evaluation_set=evaluated,
@@ -217,7 +220,7 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
 def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
     from setr_lib.tables import RANKINGS
 
-    names = [method.name for method in context.methods.of(key)]
+    names = [method.name for method in context.methods.ranked(key)]
     found: dict[Row, pl.DataFrame] = {
         Row(name): context.tables.read(context.tables.coarse(key, name), RANKINGS) for name in names
     }
@@ -225,6 +228,19 @@ def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[
         row = Row(made.method, made.reranker)
         if row.coarse in found:  # settings may name the method no longer
             found[row] = context.tables.read(context.tables.reranked(key, row), RANKINGS)
+    return found
+
+
+def _weights(context: PipelineContext, key: str, rows: Iterable[Row]) -> dict[Row, WeightsRecord]:
+    """The trained weights that rows were ranked with; rows without any are left out."""
+    tables = context.tables
+    found: dict[Row, WeightsRecord] = {}
+    for row in rows:
+        if context.methods.get(row.method).trained is None:
+            continue
+        table = tables.reranked(key, row) if row.reranker else tables.coarse(key, row.method)
+        if (weights := tables.read_record(table, CoarseRecord).weights) is not None:
+            found[row] = weights
     return found
 
 
@@ -257,7 +273,7 @@ def _rows(
     gallery: pl.DataFrame,
     rankings: dict[Row, pl.DataFrame],
     evaluations: dict[Row, Evaluation],
-    note: RerankedRecord,
+    note: ReportRecord,
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -270,7 +286,10 @@ def _rows(
     parts = [floor_rows(evaluated, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
         captioned, by = _by_captions(context, row.method), made_by.get(row)
+        weights = note.weights_of.get(row.title)
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
+        if weights:
+            label = _trained_label(weights, row, label)
         parts.append(
             metric_rows(
                 evaluated,
@@ -279,13 +298,22 @@ def _rows(
                 _as_ranked(gallery) if captioned else gallery,
                 row=row,
                 settings=options,
-                adapter_version=by.version if by else None,
+                adapter_version=by.version if by else weights.version if weights else None,
                 label=label,
                 evaluation=found,
                 caveats=caveats if captioned else (),
             )
         )
     return pl.concat(parts)
+
+
+def _trained_label(weights: WeightsRecord, row: Row, label: str) -> str:
+    """What a row of a trained method has learned from: the version's own label; behind it the version, where
+    the row's version is the re-ranker's.
+    """
+    if row.reranker or label == CAPTION_PROXY:
+        return f"{label}; {row.method}: {weights.words}"
+    return weights.label
 
 
 def _caption_caveats(context: PipelineContext, key: str, images: int) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.method_weights import NoWeightsError
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def calibration_set(
 
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
+        NoWeightsError: The method is trained, and no version is promoted.
     """
     import polars as pl
 
@@ -69,10 +71,10 @@ def calibration_set(
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     settings = context.settings
+    method = context.weights.open(method or context.methods.get(settings.coarse.default)).method
     images = context.tables.read("training_images", TRAINING_IMAGES)
     queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    method = method or context.methods.get(settings.coarse.default)
     what = "the training images' table"
     stored = vectors_of(context, "training_embeddings", what, space=method.space)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
@@ -131,8 +133,8 @@ def calibrate(
 ) -> pl.DataFrame:
     """Try every fusion on the calibration, for each configured method and re-ranker.
 
-    Stage 1 ranks once per method. A method over captions is left out: training images are searched by
-    vectors.
+    Stage 1 ranks once per method, with the champion's weights where it is trained. A method over captions is
+    left out (training images are searched by vectors), and one without weights yet.
 
     Args:
         context: Tables and models.
@@ -160,7 +162,11 @@ def calibrate(
         if ranks_captions(method):
             told(f"{method.name}: searches captions, so its fusion cannot be calibrated", True)
             continue
-        calibration = calibration_set(context, progress, method)
+        try:
+            calibration = calibration_set(context, progress, method)
+        except NoWeightsError as error:
+            told(str(error), True)
+            continue
         for named in rerankers:
             reranker, row = run.opened(named), Row(method.name, named.name)
             judged = rerank_calibration(context, calibration, reranker, progress)

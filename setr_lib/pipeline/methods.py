@@ -97,6 +97,16 @@ class ConfiguredMethods:
         every = self.configured.values()
         return [method for method in every if (captioned if ranks_captions(method) else not proxy)]
 
+    def ranked(self, key: str) -> list[Method]:
+        """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less the trained ones
+        that it has left out because no version was promoted.
+        """
+        return [method for method in self.of(key) if self._has_weights(key, method)]
+
+    def _has_weights(self, key: str, method: Method) -> bool:
+        tables = self._context.tables
+        return method.trained is None or tables.exists(tables.coarse(key, method.name))
+
     def reranked(self, key: str) -> list[Method]:
         """The methods whose candidates are re-ranked for an evaluation set.
 
@@ -105,14 +115,17 @@ class ConfiguredMethods:
 
         Returns:
             The methods, in the order of the settings; none where there are no images to look at, or no
-            re-rankers.
+            re-rankers. Trained ones as :meth:`ranked` has them.
         """
         from setr_lib.methods.method import ranks_captions
 
         settings = self._context.settings
         if not settings.reranking.rerankers or self._context.is_caption_proxy(key):
             return []
-        every = {method.name: method for method in map(self.get, settings.reranked_methods)}
+        named = [
+            method for method in map(self.get, settings.reranked_methods) if self._has_weights(key, method)
+        ]
+        every = {method.name: method for method in named}
         if not any(map(ranks_captions, every.values())):
             return list(every.values())
         ranked = {method.name for method in self.of(key)}

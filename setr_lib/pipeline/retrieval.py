@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.method_weights import CHAMPIONS, NoWeightsError, OpenMethod, Versions
 from setr_lib.pipeline.storage import NotMadeYetError, named
 from setr_lib.progress import Progress, silent
 from setr_lib.records import (
@@ -209,16 +210,21 @@ class Ranked:
     record: CoarseRecord
 
 
-def rank_set(context: PipelineContext, key: str, progress: Progress = silent) -> RankedSet:
+def rank_set(
+    context: PipelineContext, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
+) -> RankedSet:
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
     The queries are encoded once for each embedding space that methods search. Where a gallery has captions,
-    methods that search them rank every image, those without a caption last.
+    methods that search them rank every image, those without a caption last. A method whose trained system has
+    no version to use is left out.
 
     Args:
         context: Tables and models.
         key: The evaluation set.
         progress: Told how many queries are ranked.
+        versions: Version by registered model of trained systems; the champion of the moment for one that is
+            not named.
 
     Returns:
         The rankings of each method: over vectors first, one embedding space after the other.
@@ -226,15 +232,16 @@ def rank_set(context: PipelineContext, key: str, progress: Progress = silent) ->
     Raises:
         NotMadeYetError: Something is missing; the message names the asset to materialise.
         MethodError: A method cannot rank this set.
+        NoWeightsError: The default method would be left out.
     """
     from setr_lib.methods.method import ranks_captions
     from setr_lib.pipeline.methods import spaces_of
 
-    methods = context.methods.of(key)
-    found = RankedSet()
-    by_vectors = [method for method in methods if not ranks_captions(method)]
-    for space in spaces_of(by_vectors):
-        chosen = [method for method in by_vectors if method.space == space]
+    methods, left_out = _opened(context, key, versions)
+    found = RankedSet(left_out=left_out)
+    by_vectors = [opened for opened in methods if not ranks_captions(opened.method)]
+    for space in spaces_of(opened.method for opened in by_vectors):
+        chosen = [opened for opened in by_vectors if opened.method.space == space]
         encoded, index, source = encoded_queries(context, key, space)
         found.rankings += _rank_by(context, key, chosen, (encoded, index, source), progress)
         facts = {
@@ -246,11 +253,31 @@ def rank_set(context: PipelineContext, key: str, progress: Progress = silent) ->
             facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
         of_space = "" if space == DEFAULT_SPACE else f"{space}: "
         found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
-    if by_captions := [method for method in methods if ranks_captions(method)]:
+    if by_captions := [opened for opened in methods if ranks_captions(opened.method)]:
         queries, index, source = captioned_queries(context, key)
         found.rankings += _rank_by(context, key, by_captions, (queries, index, source), progress)
         found.facts |= {name: str(value) for name, value in source.stated().items()}
+    found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
+    found.facts |= {
+        f"{opened.method.name}: weights": opened.weights.words for opened in methods if opened.weights
+    }
     return found
+
+
+def _opened(
+    context: PipelineContext, key: str, versions: Versions
+) -> tuple[list[OpenMethod], dict[str, str]]:
+    """The methods that rank ``key``, ready to score; and why the others are left out, by name."""
+    ready: list[OpenMethod] = []
+    left_out: dict[str, str] = {}
+    for method in context.methods.of(key):
+        try:
+            ready.append(context.weights.open(method, versions))
+        except NoWeightsError as error:
+            left_out[method.name] = str(error)
+    if left_out and (why := left_out.get(context.methods.default(key).name)):
+        raise NoWeightsError(f"{why}. It is the default method, which cannot be left out")
+    return ready, left_out
 
 
 @dataclass
@@ -259,12 +286,14 @@ class RankedSet:
 
     rankings: list[Ranked] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why methods are left out, by name."""
 
 
 def _rank_by(
     context: PipelineContext,
     key: str,
-    methods: Sequence[Method],
+    methods: Sequence[OpenMethod],
     material: tuple[EncodedQueries, GalleryIndex, SourceRecord],
     progress: Progress,
 ) -> list[Ranked]:
@@ -276,7 +305,8 @@ def _rank_by(
     gallery = context.tables.read("gallery_images", GALLERY, key)
     queries, index, source = material
     found: list[Ranked] = []
-    for method in methods:
+    for opened in methods:
+        method = opened.method
         options = context.methods.options(method)
         rankings = rank(
             method,
@@ -293,6 +323,7 @@ def _rank_by(
             "top_k": top_k,
             "dataset_kind": benchmark.kind,
             **options,
+            **({"weights": opened.weights} if opened.weights else {}),
         }
         found.append(Ranked(method, rankings, CoarseRecord(**{**source.stated(), **made_by})))
     return found

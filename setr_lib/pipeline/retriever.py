@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
     from setr_lib.methods.method import Method
+    from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker
 
 BEST = "best"
@@ -62,6 +63,7 @@ class SearchResult:
         reranker: The re-ranker's name; None for stage 1 alone.
         version: The registered version of the re-ranker's weights, where it has one.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
+        method_version: The registered version of the method's weights, where it has trained ones.
     """
 
     hits: list[Hit]
@@ -73,6 +75,7 @@ class SearchResult:
     reranker: str | None = None
     version: str | None = None
     is_logit: bool = True
+    method_version: str | None = None
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -273,7 +276,8 @@ class Retriever:
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
             query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
-            return self._search(query, chosen, reranker, max(k, self.depth), k, gallery, progress)
+            found = self._search(query, chosen.method, reranker, max(k, self.depth), k, gallery, progress)
+            return replace(found, method_version=chosen.version)
 
     def _search(
         self,
@@ -372,7 +376,7 @@ class Retriever:
         )
         return ranking, opened
 
-    def _method(self, name: str | None) -> Method:
+    def _method(self, name: str | None) -> OpenMethod:
         from setr_lib.methods.method import ranks_captions
 
         method = self.context.methods.get(name or self.context.settings.coarse.default)
@@ -380,7 +384,7 @@ class Retriever:
             raise SetrError(
                 f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
             )
-        return method
+        return self.context.weights.open(method)
 
     def _hits(self, ranking: pl.DataFrame, k: int) -> list[Hit]:
         return [

@@ -117,6 +117,16 @@ class Tables:
             self.write_record(asset, made_by, partition)
         return path
 
+    def exists(self, asset: str, partition: str | None = None) -> bool:
+        """Whether there is a table of ``asset`` (and ``partition``)."""
+        return self.settings.table_path(asset, partition).is_file()
+
+    def remove(self, asset: str, partition: str | None = None) -> None:
+        """Delete the table of ``asset`` (and ``partition``) and its record, where they are."""
+        path = self.settings.table_path(asset, partition)
+        for file in (path, path.with_suffix(".json")):
+            file.unlink(missing_ok=True)
+
     def read(
         self,
         asset: str,

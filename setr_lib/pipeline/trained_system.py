@@ -44,12 +44,14 @@ class TrainedSystem(ABC, Generic[Result]):
         must_equal: Tags in which two versions must be equal to be compared, and what is said of a champion
             with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
         artifacts: The folders of its bundle.
+        promoted_by: The asset that promotes a version, as messages name it, e.g. ``"promoted_reranker"``.
     """
 
     name: ClassVar[str]
     measure: ClassVar[Measure]
     must_equal: ClassVar[Mapping[str, str]] = {}
     artifacts: ClassVar[tuple[str, ...]]
+    promoted_by: ClassVar[str]
 
     def __init__(self, context: PipelineContext) -> None:
         self.context = context
@@ -163,7 +165,8 @@ SYSTEMS: Catalogue[type[TrainedSystem[Any]]] = Catalogue(
 
 
 def registered_models(settings: Settings) -> list[str]:
-    """The registered models of all trained systems.
+    """The registered models of all trained systems: those that are known by name, and those that configured
+    methods need.
 
     Args:
         settings: The settings, which may name them.
@@ -171,7 +174,13 @@ def registered_models(settings: Settings) -> list[str]:
     Returns:
         Their names in MLflow, whether or not anything was registered yet.
     """
-    return [SYSTEMS.get(name, settings).registered_model(settings) for name in SYSTEMS.names()]
+    from setr_lib.methods.method import get_method
+
+    options = settings.coarse
+    methods = [get_method(name, settings) for name in (*options.strategies, *options.caption_strategies)]
+    needed = [method.trained for method in methods if method.trained is not None]
+    systems = [SYSTEMS.get(name, settings) for name in (*SYSTEMS.names(), *needed)]
+    return list(dict.fromkeys(system.registered_model(settings) for system in systems))
 
 
 def champions(context: PipelineContext) -> dict[str, str]:
@@ -185,6 +194,24 @@ def champions(context: PipelineContext) -> dict[str, str]:
     """
     found = {name: context.champion_version(name) for name in registered_models(context.settings)}
     return {name: version for name, version in found.items() if version is not None}
+
+
+def check_models(settings: Settings, versions: Mapping[str, str]) -> None:
+    """Refuse versions of a registered model that is not known.
+
+    Args:
+        settings: The settings.
+        versions: Version by registered model.
+
+    Raises:
+        TrainedSystemError: A model is not known; the message lists those that are.
+    """
+    known = registered_models(settings) if versions else []
+    if unknown := sorted(set(versions) - set(known)):
+        raise TrainedSystemError(
+            f"versions names {', '.join(map(repr, unknown))}: there is no such registered model; known: "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def pinned_version(
@@ -204,12 +231,7 @@ def pinned_version(
     Raises:
         TrainedSystemError: A model is not known, or the two keys say different versions.
     """
-    known = registered_models(settings)
-    if unknown := sorted(set(versions) - set(known)):
-        raise TrainedSystemError(
-            f"versions names {', '.join(map(repr, unknown))}: there is no such registered model; known: "
-            f"{', '.join(sorted(known))}"
-        )
+    check_models(settings, versions)
     pinned = versions.get(model)
     if alias is not None and pinned is not None and alias != pinned:
         raise TrainedSystemError(

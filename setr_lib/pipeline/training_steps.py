@@ -17,9 +17,6 @@ from setr_lib.records import RegisteredRecord, TrainedRecord
 if TYPE_CHECKING:
     from setr_lib.registry.registered_model import Promotion, RegisteredModel
 
-LABEL_TAG = "setr.label"
-"""The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
-
 
 @dataclass(frozen=True)
 class Training(Generic[Result]):
@@ -99,6 +96,8 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
     Returns:
         The version, or what is wrong with the model.
     """
+    from setr_lib.registry.registered_model import LABEL_TAG
+
     model = registered_model(system)
     if (known := model.find(record.run)) is not None:
         return Registration(

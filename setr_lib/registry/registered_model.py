@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from setr_lib.registry.store import MlflowRegistry
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+LABEL_TAG = "setr.label"
+"""The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
 HELD_OUT_TAG = "setr.held_out_digest"
 """The tag with the digest of the held-out data that a version was measured on."""
 
