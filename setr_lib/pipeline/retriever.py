@@ -230,7 +230,7 @@ class Retriever:
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
         self.gallery.require(method.space)  # before a model is asked for texts
         encoded, texts = self._encoded(query, method, progress)
-        coarse = self._coarse(encoded, method, searched, own, depth)
+        coarse = _coarse(self.gallery, encoded, method, searched, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -246,25 +246,6 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
         )
-
-    def _coarse(
-        self, queries: EncodedQueries, method: Method, searched: pl.DataFrame, own: set[str], depth: int
-    ) -> pl.DataFrame:
-        """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
-        from setr_lib.methods.ranking import rank, rank_by_search
-
-        gallery, space, options = self.gallery, method.space, self.context.methods.options(method)
-        if not gallery.hold_vectors:
-            search, ids = partial(gallery.nearest, space), gallery.ids(space)
-            found = rank_by_search(
-                method, queries, searched, ids, search, depth, excluded=own, options=options
-            )
-            if found is not None:
-                return found
-        # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
-        index, k = gallery.index(space), depth + len(own)
-        found = rank(method, queries, searched, index, k, remove_reference=False, options=options)
-        return _without(found, own, depth)
 
     def _encoded(
         self, query: _Query, method: Method, progress: Progress
@@ -401,6 +382,29 @@ def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
     else:
         image.convert("RGB").save(file, format="PNG")
     return file
+
+
+def _coarse(
+    gallery: HeldGallery,
+    queries: EncodedQueries,
+    method: Method,
+    searched: pl.DataFrame,
+    own: set[str],
+    depth: int,
+) -> pl.DataFrame:
+    """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
+    from setr_lib.methods.ranking import rank, rank_by_search
+
+    space, options = method.space, gallery.context.methods.options(method)
+    if not gallery.hold_vectors:
+        search, ids = partial(gallery.nearest, space), gallery.ids(space)
+        found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
+        if found is not None:
+            return found
+    # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
+    index, k = gallery.index(space), depth + len(own)
+    found = rank(method, queries, searched, index, k, remove_reference=False, options=options)
+    return _without(found, own, depth)
 
 
 def _without(ranking: pl.DataFrame, images: set[str], k: int) -> pl.DataFrame:
