@@ -50,7 +50,7 @@ def method_sources(settings: Settings) -> list[str]:
 
 
 def weights_in_use(setr: PipelineContext, versions: Mapping[str, str | None]) -> dict[str, str]:
-    """The data versions of :func:`method_sources` where methods rank with ``versions``, by registered model."""
+    """The data versions of the champions' sources where methods rank with ``versions``, by registered model."""
     found: dict[str, str] = {}
     for method in setr.methods.configured.values():
         system = setr.weights.system(method)
@@ -139,8 +139,9 @@ def _method_source(system: str, owners: list[str]) -> dg.AssetsDefinition:
         owners=owners,
         kinds={"mlflow"},
         description=(
-            f"The version of the trained system {system} that holds the champion alias now, or none: "
-            "retrieval methods rank with it. Observed, not made: promotion moves the alias, and so may a person."
+            f"The version of the trained system {system} that holds the champion alias now, or "
+            "none: retrieval methods rank with it. Observed, not made: promotion moves the alias, and so "
+            "may a person."
         ),
     )
 

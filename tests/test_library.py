@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
 import setr_lib
 from setr_lib import Retriever, SearchResult, SetrError, Settings
+from setr_lib.methods.inputs import MethodInputs
+from setr_lib.methods.method import CATALOGUE, VectorMethod, register
+from setr_lib.methods.similarity import similarity
+from setr_lib.pipeline.held_gallery import HeldGallery
 from setr_lib.settings import load_settings
+from setr_lib.spaces.vector_store import GalleryStore
 from tests.tiny_encoder import write_tiny_clip
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
@@ -163,6 +170,95 @@ def test_a_folder_is_embedded_once_and_only_what_is_new_after_that(
     assert told[-1] == (1, 1)
     found = retriever.search(tiny_picture(99), "red", k=10, method="sum", reranker=None)
     assert len(found.hits) == 4
+
+
+class Opposite(VectorMethod):
+    """A vector method that scores in another way: the farthest image first."""
+
+    def scores(self, inputs: MethodInputs) -> np.ndarray:
+        return -similarity(self.query_vectors(inputs), inputs.gallery.vectors)
+
+
+def away_from_the_mean(inputs: MethodInputs) -> np.ndarray:
+    return inputs.queries.reference_vectors - inputs.gallery.center
+
+
+@pytest.fixture(scope="module")
+def crowd(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Retriever]]:
+    """Two retrievers, with vectors held and not, over two galleries with copies and a broken file."""
+    folder = tmp_path_factory.mktemp("crowd")
+    for number in range(16):
+        (folder / f"{number:02d}.png").write_bytes(tiny_picture(number))
+    for copy in ("a copy's copy.png", "copy.png", "zz.png"):
+        (folder / copy).write_bytes(tiny_picture(3))
+    for number, picture in ((20, 21), (22, 21), (23, 21), (24, 25), (26, 25)):
+        (folder / f"{number}.png").write_bytes(tiny_picture(picture))
+    (folder / "broken.png").write_bytes(b"no picture")
+    listed = Retriever.from_folder(folder, settings).gallery
+    few = ["broken.png", "03.png", "copy.png", "04.png", "24.png", "26.png"]
+    names = [["all", "few"] if image in few else ["all", "many"] for image in listed.images["image_id"]]
+    images = listed.images.with_columns(galleries=pl.Series(names))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CATALOGUE, "_own", {})
+        register(VectorMethod("away_from_the_mean", away_from_the_mean))
+        register(Opposite("opposite", lambda inputs: inputs.queries.reference_vectors))
+        yield [
+            Retriever(
+                HeldGallery(listed.context, listed.evaluation_set, images, is_folder=True, hold_vectors=held)
+            )
+            for held in (True, False)
+        ]
+
+
+SEARCHED_IN_THE_STORE = ("image", "text", "sum", "union_text", "intersection", "intersection_anchor")
+
+
+@pytest.mark.parametrize("gallery", [None, "few", "many"])
+@pytest.mark.parametrize("method", [*SEARCHED_IN_THE_STORE, "product", "away_from_the_mean", "opposite"])
+def test_answers_are_the_same_whether_vectors_are_held_or_not(
+    crowd: list[Retriever], method: str, gallery: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, unheld = crowd
+    whole = {"method": method, "gallery": gallery, "reranker": None}
+    references = [tiny_picture(number) for number in (3, 21, 99)]  # with copies in the gallery, and without
+    expected = [held.search(image, "make it red", k=k, **whole) for image in references for k in (4, 40)]
+    readings: list[str] = []
+    read = GalleryStore.read
+
+    def counted(store: GalleryStore, table: str, version: int | None = None) -> tuple[list[str], np.ndarray]:
+        readings.append(table)
+        return read(store, table, version)
+
+    monkeypatch.setattr(GalleryStore, "read", counted)
+    answers = [unheld.search(image, "make it red", k=k, **whole) for image in references for k in (4, 40)]
+    assert len(readings) == (0 if method in SEARCHED_IN_THE_STORE else len(answers))
+    assert all(found.hits for found in answers)
+    for found, wanted in zip(answers, expected, strict=True):
+        assert [hit.image_id for hit in found] == [hit.image_id for hit in wanted]
+        columns = ("query_id", "pool", "rank", "image_id", "judge_score")
+        assert found.coarse.select(columns).equals(wanted.coarse.select(columns))
+        for column in ("score", "coarse_score"):
+            np.testing.assert_allclose(found.coarse[column], wanted.coarse[column], atol=1e-6)
+        assert found.coarse.schema == wanted.coarse.schema
+        assert (found.target_caption, found.method) == (wanted.target_caption, wanted.method)
+        assert "broken.png" not in found.coarse["image_id"]
+
+
+def test_a_gallery_of_nothing_but_the_reference_has_no_answer(settings: Settings, tmp_path: Path) -> None:
+    for name in ("1.png", "copy.png"):
+        (tmp_path / name).write_bytes(tiny_picture(1))
+    for hold_vectors in (True, False):
+        retriever = Retriever.from_folder(tmp_path, settings, hold_vectors=hold_vectors)
+        found = retriever.search(tmp_path / "1.png", "make it red", k=3, method="sum", reranker=None)
+        assert found.hits == [] and found.coarse.is_empty()
+
+
+def test_a_retriever_that_holds_no_vectors_re_ranks_the_same(project: Path, retriever: Retriever) -> None:
+    unheld = Retriever.from_folder(project / "gallery", retriever.context.settings, hold_vectors=False)
+    image = project / "references" / "3.png"
+    found, wanted = (searching.search(image, "make it red", k=5) for searching in (unheld, retriever))
+    assert [hit.image_id for hit in found] == [hit.image_id for hit in wanted]
+    assert [hit.judge_score for hit in found] == [hit.judge_score for hit in wanted]
 
 
 def test_threads_get_the_answers_that_one_thread_gets(project: Path, retriever: Retriever) -> None:

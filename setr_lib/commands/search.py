@@ -67,7 +67,9 @@ def run(
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
     with progress_on_terminal() as progress:
-        found = Retriever.from_evaluation_set(key, settings).search(
+        # One query is not worth holding the gallery's vectors for.
+        retriever = Retriever.from_evaluation_set(key, settings, hold_vectors=False)
+        found = retriever.search(
             image, text, k=k, method=method, reranker=reranker or BEST, gallery=gallery, progress=progress
         )
     path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"

@@ -351,7 +351,12 @@ class SearchedGallery:
     def __init__(
         self, vectors: NDArray[np.float32], ids: Sequence[str] = (), captions: CaptionSearch | None = None
     ) -> None:
-        self.vectors, self.ids, self.captions = vectors, ids, captions
+        self._vectors, self.ids, self.captions = vectors, ids, captions
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """``float32[g, d]``, norm 1, in the order of ``ids``."""
+        return self._vectors
 
     @cached_property
     def center(self) -> NDArray[np.float32]:
@@ -362,6 +367,33 @@ class SearchedGallery:
     def centered(self) -> NDArray[np.float32]:
         """The vectors less their mean, norm 1 again: ``float32[g, d]``."""
         return unit(self.vectors - self.center)
+
+
+class VectorsNotHeldError(MethodError):
+    """A method asks for the vectors of a gallery that is searched in the store."""
+
+
+class UnheldGallery(SearchedGallery):
+    """A gallery whose vectors lie in the store, and are not held in memory.
+
+    Args:
+        ids: The images searched.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__(np.zeros((len(ids), 0), dtype=np.float32), ids)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """There are none.
+
+        Raises:
+            VectorsNotHeldError: Always.
+        """
+        raise VectorsNotHeldError(
+            "this gallery is searched in the store and its vectors are not held in memory: read them first, "
+            "as a retriever with hold_vectors=True does"
+        )
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,22 @@ class Method(ABC):
             other queries of the block: blocks are cut by memory.
         """
 
+    def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
+        """One vector for each query, where the method's scores are nothing but cosines with it.
+
+        A vector store can then rank a gallery in the method's place, and its vectors need not be held in
+        memory.
+
+        Args:
+            inputs: As in :meth:`scores`, without statistics. The gallery may be one whose vectors are not
+                held: it raises ``VectorsNotHeldError`` for them.
+
+        Returns:
+            ``float32[q, d]``, norm 1 (or 0, where nothing is known); None, unless a method says otherwise: it
+            needs the gallery's vectors.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class VectorMethod(Method):
@@ -126,6 +142,12 @@ class VectorMethod(Method):
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
         return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
+
+    def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
+        kind = type(self)
+        if kind.scores is not VectorMethod.scores or kind.statistics is not Method.statistics:
+            return None  # a subclass that scores in another way
+        return unit(self.query_vectors(inputs))
 
 
 class _Adopted(Method):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import polars as pl
 from setr_lib.methods.inputs import (
     IMAGE_CAPTIONS,
     QUERY_VECTORS,
+    CaptionSearch,
     EncodedQueries,
     GalleryIndex,
     MethodError,
     MethodInputs,
     SearchedGallery,
+    UnheldGallery,
+    VectorsNotHeldError,
     made_by,
 )
 from setr_lib.methods.method import Method
@@ -26,6 +29,10 @@ from setr_lib.tables import RANKINGS, conform
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+VectorSearch = Callable[["NDArray[np.float32]", int, Sequence[str]], pl.DataFrame]
+"""(unit vectors ``[q, d]``, ``k``, the ids searched) to the ``k`` nearest of each, as ``GalleryStore.search``
+gives them.
+"""
 _BLOCK_PICTURES = 256
 """Queries of a block where a method looks at their reference pictures, which are held in memory for it."""
 _BLOCK_SCORES = 8 * 2**20
@@ -100,7 +107,7 @@ def rank(
     Raises:
         MethodError: The gallery is empty, a need is not there, or scores are not finite.
     """
-    _check_needs(method, queries, index)
+    _check_needs(method, queries, index.captions)
     parts: list[pl.DataFrame] = []
     done = 0
     for rows, columns in _searches(queries.frame, gallery, index.ids):
@@ -122,7 +129,54 @@ def rank(
     return _in_query_order(parts, queries.frame)
 
 
-def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -> None:
+def rank_by_search(
+    method: Method,
+    queries: EncodedQueries,
+    gallery: pl.DataFrame,
+    ids: Sequence[str],
+    search: VectorSearch,
+    k: int,
+    *,
+    excluded: Collection[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> pl.DataFrame | None:
+    """Rank the gallery for queries without subsets by a vector store's own search, as :func:`rank` would.
+
+    Args:
+        method: The retrieval method.
+        queries: The encoded queries.
+        gallery: As in :func:`rank`.
+        ids: The images that have a vector.
+        search: The store's exact search.
+        k: Images kept for each query.
+        excluded: Images that are in no ranking.
+        options: The settings of this method.
+
+    Returns:
+        A RANKINGS frame; None where the method needs the gallery's vectors, so that only :func:`rank` can
+        rank by it.
+
+    Raises:
+        MethodError: The gallery is empty, or a need is not there.
+    """
+    _check_needs(method, queries, None)
+    parts: list[pl.DataFrame] = []
+    for rows, columns in _searches(queries.frame, gallery, ids):
+        names, block = [ids[int(column)] for column in columns], queries.rows(rows)
+        try:
+            vectors = method.search_vectors(MethodInputs(block, UnheldGallery(names), options or {}))
+        except VectorsNotHeldError:
+            return None
+        # What is not a finite vector for each query is refused by ``rank``, in words.
+        if vectors is None or len(vectors) != len(rows) or not np.isfinite(vectors).all():
+            return None
+        hits = search(vectors, k, [name for name in names if name not in excluded])
+        found = hits["query"].to_numpy().astype(np.intp), hits["image_id"].to_list(), hits["score"].to_numpy()
+        parts.append(_ranked(block.frame, "gallery", *found))
+    return _in_query_order(parts, queries.frame)
+
+
+def _check_needs(method: Method, queries: EncodedQueries, captions: CaptionSearch | None) -> None:
     if of_pictures := OF_PICTURES.intersection(method.needs):
         if queries.references is None:
             raise MethodError(
@@ -130,7 +184,7 @@ def _check_needs(method: Method, queries: EncodedQueries, index: GalleryIndex) -
                 "were made without their reference pictures: give encode_queries its references"
             )
         check_space_gives(method, queries.references.space)
-    there = set(queries.texts) | set(of_pictures) | (set() if index.captions is None else {IMAGE_CAPTIONS})
+    there = set(queries.texts) | set(of_pictures) | (set() if captions is None else {IMAGE_CAPTIONS})
     lacking = sorted({*method.needs, *(kind.name for kind in method.texts)} - there)
     if IMAGE_CAPTIONS in lacking:
         raise MethodError(
@@ -198,31 +252,33 @@ def _tables(
     if excluded is not None:
         own = np.array([column_of.get(name, -1) for name in queries["reference_id"]], dtype=np.intp)
         excluded[np.flatnonzero(own >= 0), own[own >= 0]] = True
-    yield _ranked(queries, names, scores, "gallery", top_k(scores, k, excluded))
+    rows, columns = top_k(scores, k, excluded)
+    yield _ranked(queries, "gallery", rows, names[columns].tolist(), scores[rows, columns])
     subsets = queries["subset_ids"].to_list()
     if any(subsets):
         members = np.zeros(scores.shape, dtype=bool)
         for row, subset in enumerate(subsets):
             members[row, [column_of[name] for name in subset or [] if name in column_of]] = True
-        yield _ranked(queries, names, scores, "subset", top_k(scores, scores.shape[1], ~members))
+        rows, columns = top_k(scores, scores.shape[1], ~members)
+        yield _ranked(queries, "subset", rows, names[columns].tolist(), scores[rows, columns])
 
 
 def _ranked(
     queries: pl.DataFrame,
-    names: NDArray[Any],
-    scores: NDArray[np.float32],
     pool: str,
-    chosen: tuple[NDArray[np.intp], NDArray[np.intp]],
+    rows: NDArray[np.intp],
+    images: Sequence[str],
+    scores: NDArray[np.floating],
 ) -> pl.DataFrame:
-    rows, columns = chosen
+    """RANKINGS of one pool; ``rows`` of ``queries``, their images and scores are ordered by row, then rank."""
     first = np.searchsorted(rows, np.arange(len(queries)))
-    values = scores[rows, columns].astype(np.float64)
+    values = scores.astype(np.float64)
     frame = pl.DataFrame(
         {
             "query_id": queries["query_id"].gather(rows),
             "pool": [pool] * len(rows),
             "rank": (np.arange(len(rows)) - first[rows] + 1).astype(np.int32),
-            "image_id": pl.Series(names[columns].tolist(), dtype=pl.String()),
+            "image_id": pl.Series(images, dtype=pl.String()),
             "score": values,
             "coarse_score": values,
             "judge_score": pl.Series([None] * len(rows), dtype=pl.Float64()),

@@ -6,11 +6,13 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.held_gallery import HeldGallery
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import DatasetSettings, Settings, load_settings
 
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from setr_lib.datasets import EvaluationSet
-    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker
@@ -81,88 +82,16 @@ class SearchResult:
         return iter(self.hits)
 
 
-class HeldGallery:
-    """A gallery in memory: its images, and their vectors once they are first asked for.
-
-    Args:
-        context: The vector store and the embedding spaces.
-        evaluation_set: Names the gallery.
-        images: Its GALLERY table.
-        is_folder: Whether it is a folder that no data set of the settings names; it is then embedded here.
-    """
-
-    def __init__(
-        self,
-        context: PipelineContext,
-        evaluation_set: EvaluationSet,
-        images: pl.DataFrame,
-        *,
-        is_folder: bool = False,
-    ) -> None:
-        self.context, self.evaluation_set, self.images = context, evaluation_set, images
-        self.is_folder = is_folder
-        self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
-        """The file of each image, by id."""
-        self._indexes: dict[str, GalleryIndex] = {}
-
-    def index(self, space: str) -> GalleryIndex:
-        """The ids and vectors in one embedding space, read once.
-
-        Args:
-            space: The space's name.
-
-        Returns:
-            The vectors as the asset ``gallery_embeddings`` has stored them; of a gallery that no evaluation set
-            of the settings names, embedded now where they are new.
-
-        Raises:
-            NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
-        """
-        from setr_lib.methods.inputs import GalleryIndex
-        from setr_lib.pipeline.retrieval import vectors_of
-
-        if space not in self._indexes:
-            key, store = self.evaluation_set.key, self.context.gallery_store
-            if self.is_folder:
-                self.embed(space)
-            else:
-                stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key, space)
-                self._indexes[space] = GalleryIndex(*store.read(stored.table, stored.version))
-        return self._indexes[space]
-
-    def embed(self, space: str, progress: Progress = silent) -> None:
-        """Embed what is new or changed since last time in one embedding space, and hold the vectors."""
-        from setr_lib.methods.inputs import GalleryIndex
-
-        store, loaded = self.context.gallery_store, self.context.models.space(space)
-        table = store.table_name(self.evaluation_set.gallery_key, loaded)
-        with self.context.models.lock:
-            report = store.synchronise(table, self.images, loaded, progress=progress)
-        self._indexes[space] = GalleryIndex(*store.read(report.table, report.version))
-
-    def searched(self, name: str | None) -> pl.DataFrame:
-        """The images of gallery ``name``, or all, as one gallery called ``all``.
-
-        Raises:
-            SetrError: There is no such gallery.
-        """
-        import polars as pl
-
-        images = self.images
-        if name is not None:
-            chosen = images.filter(pl.col("galleries").list.contains(name))
-            if chosen.is_empty():
-                known = sorted(images["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
-                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
-            images = chosen
-        return images.with_columns(galleries=pl.lit(["all"]))
-
-
 class Retriever:
-    """Searches one gallery by composed queries, through both stages, with vectors and models held in memory.
+    """Searches one gallery by composed queries, through both stages, with models held in memory.
 
     Make it by :meth:`from_folder` or :meth:`from_evaluation_set`. Several threads may search at once; their
     models compute one after the other.
+
+    With ``hold_vectors``, the gallery's vectors are held, too, and NumPy ranks them. Without, LanceDB's exact
+    search answers a method that is one query vector and a cosine (a ``VectorMethod`` whose query vector needs
+    nothing of the gallery); any other method needs the vectors, which are then read anew for each search. The
+    answers are the same.
 
     Args:
         gallery: The gallery, and with it settings, stores and models.
@@ -178,7 +107,12 @@ class Retriever:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, settings: Settings | None = None, progress: Progress = silent
+        cls,
+        folder: str | Path,
+        settings: Settings | None = None,
+        progress: Progress = silent,
+        *,
+        hold_vectors: bool = True,
     ) -> Retriever:
         """A retriever over all images below a folder.
 
@@ -189,6 +123,7 @@ class Retriever:
             settings: Models and storage; by default those of ``setr.toml`` (looked for from the current
                 folder upwards) and the environment.
             progress: Told how many images are inspected and embedded.
+            hold_vectors: Whether the gallery's vectors are held in memory, for many searches; see the class.
 
         Returns:
             The retriever.
@@ -208,17 +143,20 @@ class Retriever:
         if images.filter(status="ok").is_empty():
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
         context = pipeline_context(settings)
-        gallery = HeldGallery(context, found, images, is_folder=True)
+        gallery = HeldGallery(context, found, images, is_folder=True, hold_vectors=hold_vectors)
         gallery.embed(context.methods.get(settings.coarse.default).space, progress)
         return cls(gallery)
 
     @classmethod
-    def from_evaluation_set(cls, key: str, settings: Settings | None = None) -> Retriever:
+    def from_evaluation_set(
+        cls, key: str, settings: Settings | None = None, *, hold_vectors: bool = True
+    ) -> Retriever:
         """A retriever over the gallery of an evaluation set that the pipeline has embedded.
 
         Args:
             key: The evaluation set, e.g. ``cirr-val``.
             settings: As in :meth:`from_folder`.
+            hold_vectors: As in :meth:`from_folder`.
 
         Returns:
             The retriever.
@@ -232,7 +170,8 @@ class Retriever:
         context = pipeline_context(settings or load_settings())
         images = context.tables.read("gallery_images", GALLERY, key)
         texts = context.tables.read("queries", QUERIES, key)["modification"].to_list()
-        return cls(HeldGallery(context, evaluation_set(context.settings, key), images), texts)
+        found = evaluation_set(context.settings, key)
+        return cls(HeldGallery(context, found, images, hold_vectors=hold_vectors), texts)
 
     def search(
         self,
@@ -290,22 +229,12 @@ class Retriever:
         progress: Progress,
     ) -> SearchResult:
         from setr_lib.methods.inputs import COMPOSITIONS
-        from setr_lib.methods.ranking import rank
 
         searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
+        self.gallery.require(method.space)  # before a model is asked for texts
         encoded, texts = self._encoded(query, method, progress)
-        # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
-        coarse = rank(
-            method,
-            encoded,
-            searched,
-            self.gallery.index(method.space),
-            depth + len(own),
-            remove_reference=False,
-            options=self.context.methods.options(method),
-        )
-        coarse = _without(coarse, own, depth)
+        coarse = _coarse(self.gallery, encoded, method, searched, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -325,12 +254,14 @@ class Retriever:
     def _encoded(
         self, query: _Query, method: Method, progress: Progress
     ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
+        import numpy as np
+
         from setr_lib.methods.inputs import encode_queries
         from setr_lib.pipeline.retrieval import reference_pictures
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        index, space = self.gallery.index(method.space), self.context.models.space(method.space)
+        space = self.context.models.space(method.space)
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
@@ -338,8 +269,8 @@ class Retriever:
         encoded = encode_queries(
             query.queries,
             space,
-            index.ids,
-            index.vectors,
+            ids=[],
+            vectors=np.zeros((0, space.dimension), dtype=np.float32),
             texts=texts,
             center_texts=self.center_texts or None,
             reference_vectors=space.embed_preprocessed(
@@ -455,6 +386,29 @@ def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
     else:
         image.convert("RGB").save(file, format="PNG")
     return file
+
+
+def _coarse(
+    gallery: HeldGallery,
+    queries: EncodedQueries,
+    method: Method,
+    searched: pl.DataFrame,
+    own: set[str],
+    depth: int,
+) -> pl.DataFrame:
+    """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
+    from setr_lib.methods.ranking import rank, rank_by_search
+
+    space, options = method.space, gallery.context.methods.options(method)
+    if not gallery.hold_vectors:
+        search, ids = partial(gallery.nearest, space), gallery.ids(space)
+        found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
+        if found is not None:
+            return found
+    # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
+    index, k = gallery.index(space), depth + len(own)
+    found = rank(method, queries, searched, index, k, remove_reference=False, options=options)
+    return _without(found, own, depth)
 
 
 def _without(ranking: pl.DataFrame, images: set[str], k: int) -> pl.DataFrame:

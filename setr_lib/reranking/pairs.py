@@ -5,6 +5,9 @@ Two images whose captions differ in one or two phrases are a reference and a tar
 modification text. Such a *group* gets one positive and negatives of four kinds, which together make a judge
 look at both the reference and the text (after LamRA-Rank, arXiv 2412.01720, and the failure modes that ReCALL
 reports). The only inputs are captions and the images' own vectors.
+
+Negatives are mined by NumPy and not by ``GalleryStore.search``: its scores are rounded differently, two
+near-equal candidates could change places, and other pairs (their digest says which) train another adapter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
 
 A synchronisation embeds only what is new or changed and removes what is gone; every batch is one commit, so a
-kill costs at most the batch under way. Searches are exact. Nothing here ranks queries or knows of data sets.
+kill costs at most the batch under way. Searches are exact, to the last digit of stage 1's cosines. Nothing
+here knows of methods or data sets.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ _LOG = logging.getLogger(__name__)
 
 _DELETE_CHUNK = 1000  # ids per SQL filter
 _COMPACT_ABOVE = 20  # fragments; LanceDB's own rule of thumb
+_SPARE_HITS = 16  # asked of LanceDB beyond the k wanted
 _NEVER = timedelta(days=36500)
 _AT_ONCE = timedelta(milliseconds=1)
+_HITS = {"query": pl.Int64(), "rank": pl.Int32(), "image_id": pl.String(), "score": pl.Float64()}
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 """Lance reads this mark on a field as "primary key": concurrent merges then detect each other."""
 
@@ -167,16 +170,19 @@ class GalleryStore:
         Raises ``GalleryError`` when there is no such table or version, or when an id is there twice.
         """
         data = self.open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
-        ids = data["image_id"].to_pylist()
-        if len(set(ids)) != len(ids):
-            _check_no_duplicates(table, pl.DataFrame({"image_id": ids}))
+        ids = _unique(table, data["image_id"].to_pylist())
         dimension = data.schema.field("vector").type.list_size
         vectors = data["vector"].combine_chunks().flatten().to_numpy()
         return ids, vectors.reshape(len(ids), dimension)
 
-    def version(self, table: str) -> int:
-        """The latest version. Raises ``GalleryError`` when there is no such table."""
-        return int(self.open(table).version)
+    def ids(self, table: str, version: int | None = None) -> list[str]:
+        """The ids that :meth:`read` gives, without reading the vectors.
+
+        Raises ``GalleryError`` as :meth:`read` does.
+        """
+        handle = self.open(table, version)
+        rows = handle.search().select(["image_id"]).limit(handle.count_rows() + 1).to_arrow()
+        return _unique(table, sorted(rows["image_id"].to_pylist()))
 
     def search(
         self,
@@ -185,13 +191,28 @@ class GalleryStore:
         k: int,
         allowed: Sequence[str] | None = None,
         version: int | None = None,
+        excluded: Sequence[str] = (),
     ) -> pl.DataFrame:
-        """The ``k`` nearest pictures of each query vector by cosine: exact, no index used even where there is
-        one.
+        """The ``k`` nearest pictures of each query vector by cosine, without holding the table's vectors.
 
-        ``vectors`` is ``float32[q, d]`` (or ``[d]`` for one query) of unit vectors. ``allowed`` restricts the
-        answer to these ids, before the search. The frame has ``query`` (row of ``vectors``), ``rank``
-        (1-based), ``image_id`` and ``score`` (cosine); equal scores are ordered by id, also at the cut.
+        Exact: no index is used even where there is one, and ids, order and scores are those of stage 1's
+        NumPy ranking.
+
+        Args:
+            table: The gallery's table.
+            vectors: ``float32[q, d]`` (or ``[d]`` for one query), norm 1; a zero row has a cosine of 0 with
+            all.
+            k: Pictures for each query.
+            allowed: The only ids that are searched; all by default.
+            version: The table's version; the latest by default.
+            excluded: Ids that are not searched.
+
+        Returns:
+            ``query`` (row of ``vectors``), ``rank`` (1-based), ``image_id`` and ``score`` (cosine), ordered
+            by query and rank; equal scores are ordered by id, also at the cut.
+
+        Raises:
+            GalleryError: There is no such table or version, or its vectors have another dimension.
         """
         handle = self.open(table, version)
         queries = np.atleast_2d(np.ascontiguousarray(vectors, dtype=np.float32))
@@ -201,15 +222,11 @@ class GalleryStore:
                 f"table {table} holds vectors of {dimension} dimensions, the query has {queries.shape[1]}: "
                 "it was encoded by another model"
             )
-        where = None if allowed is None else f"image_id IN ({_sql_list(allowed)})"
-        if len(queries) == 0 or k < 1 or (allowed is not None and len(allowed) == 0):
-            return _no_hits()
-        limit, rows = k + 16, handle.count_rows()
-        while True:
-            hits = _exact_hits(handle, queries, limit, where)
-            if limit >= rows or not _cut_through_ties(hits, k, limit):
-                return hits.filter(pl.col("rank") <= k)
-            limit *= 2
+        if k < 1 or (allowed is not None and len(allowed) == 0):
+            return pl.DataFrame(schema=_HITS)
+        where = _filter(allowed, excluded)
+        hits = [_nearest(handle, query, k, where, row) for row, query in enumerate(queries)]
+        return pl.concat([pl.DataFrame(schema=_HITS), *hits])
 
     def connect(self) -> Any:
         """LanceDB's connection, a new one for each piece of work."""
@@ -383,6 +400,20 @@ def _check_no_duplicates(what: str, frame: pl.DataFrame) -> int:
     return len(frame)
 
 
+def _unique(table: str, ids: list[str]) -> list[str]:
+    if len(set(ids)) != len(ids):
+        _check_no_duplicates(table, pl.DataFrame({"image_id": ids}))
+    return ids
+
+
+def _filter(allowed: Sequence[str] | None, excluded: Sequence[str]) -> str | None:
+    """The SQL filter of a search; None where every row is searched."""
+    parts = [] if allowed is None else [f"image_id IN ({_sql_list(allowed)})"]
+    if excluded:
+        parts.append(f"image_id NOT IN ({_sql_list(excluded)})")
+    return " AND ".join(parts) or None
+
+
 def _sql_list(ids: Sequence[str]) -> str:
     return ", ".join("'" + image_id.replace("'", "''") + "'" for image_id in ids)
 
@@ -420,45 +451,41 @@ def _load(encoder: EmbeddingSpace, image_id: str, path: str) -> Any:
         return FailedImage(image_id, path, str(error))
 
 
-def _exact_hits(handle: Any, queries: NDArray[np.float32], limit: int, where: str | None) -> pl.DataFrame:
-    search = handle.search(queries).distance_type("dot").bypass_vector_index().limit(limit)
+def _nearest(handle: Any, query: NDArray[np.float32], k: int, where: str | None, row: int) -> pl.DataFrame:
+    """The hits of one query, number ``row``.
+
+    LanceDB sums in float32, so its last digits may order two pictures wrongly, or equal ones at random. It is
+    asked for more than ``k``, until rounding cannot lift what it leaves out to the k-th; those hits are
+    scored again as stage 1 does: summed in float64 and rounded once.
+    """
+    slack = (len(query) + 4) * np.finfo(np.float32).eps  # twice what float32 sums of unit vectors can be off
+    limit, rows = k + _SPARE_HITS, handle.count_rows()
+    while True:
+        ids, vectors, rough = _hits(handle, query, limit, where)
+        scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        order = np.lexsort((np.array(ids, dtype=str), -scores))[:k]
+        is_whole = len(ids) < limit or limit >= rows
+        if is_whole or rough.min() + slack < scores[order[-1]]:
+            found = {
+                "query": row,
+                "rank": np.arange(1, len(order) + 1),
+                "image_id": [ids[hit] for hit in order],
+            }
+            return pl.DataFrame({**found, "score": scores[order]}, schema=_HITS)
+        limit *= 4
+
+
+def _hits(
+    handle: Any, query: NDArray[np.float32], limit: int, where: str | None
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """The ids, vectors and LanceDB's own scores of the ``limit`` nearest rows."""
+    search = handle.search(query).distance_type("dot").bypass_vector_index().limit(limit)
     if where is not None:
         search = search.where(where, prefilter=True)
-    hits = pl.DataFrame(pl.from_arrow(search.select(["image_id", "_distance"]).to_arrow()))
-    if "query_index" not in hits.columns:  # LanceDB leaves it out for a single query
-        hits = hits.with_columns(pl.lit(0, pl.Int32).alias("query_index"))
-    return (
-        hits.select(
-            pl.col("query_index").cast(pl.Int64).alias("query"),
-            "image_id",
-            (1 - pl.col("_distance").cast(pl.Float64)).alias("score"),
-        )
-        .sort(["query", "score", "image_id"], descending=[False, True, False])
-        .select(
-            "query",
-            (pl.int_range(pl.len()).over("query") + 1).cast(pl.Int32).alias("rank"),
-            "image_id",
-            "score",
-        )
-    )
-
-
-def _cut_through_ties(hits: pl.DataFrame, k: int, limit: int) -> bool:
-    """Whether for some query all hits from rank k to the last are equal, so that further equals may be cut
-    off.
-    """
-    last = hits.group_by("query").agg(
-        pl.col("score").filter(pl.col("rank") == k).first().alias("at_k"),
-        pl.col("score").last().alias("at_end"),
-        pl.len().alias("found"),
-    )
-    return bool(len(last.filter((pl.col("found") >= limit) & (pl.col("at_k") == pl.col("at_end")))))
-
-
-def _no_hits() -> pl.DataFrame:
-    return pl.DataFrame(
-        schema={"query": pl.Int64(), "rank": pl.Int32(), "image_id": pl.String(), "score": pl.Float64()}
-    )
+    found = search.select(["image_id", "vector", "_distance"]).to_arrow().combine_chunks()
+    ids = found["image_id"].to_pylist()
+    vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(len(ids), len(query))
+    return ids, vectors, 1 - found["_distance"].to_numpy()
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,8 @@ from setr_lib.methods.inputs import (
     encode_queries,
 )
 from setr_lib.methods.method import as_method, get_method, method_names, ranks_captions
-from setr_lib.methods.ranking import rank, top_k
+from setr_lib.methods.ranking import rank, rank_by_search, top_k
+from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.tables import RANKINGS
 from tests.methods.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
 
@@ -247,3 +250,46 @@ def test_a_first_pass_is_made_once_per_gallery_and_options_arrive() -> None:
     )
     assert table["score"].unique().to_list() == [2 * COUNT]
     assert sized.passes == 1
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> GalleryStore:
+    """The gallery in a vector store, its rows in another order."""
+    made = GalleryStore(tmp_path_factory.mktemp("store"))
+    order = np.random.default_rng(1).permutation(COUNT)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS[order].reshape(-1)), VECTORS.shape[1])
+    ids = [IDS[row] for row in order]
+    made.connect().create_table("t", pa.table({"image_id": ids, "vector": vectors}))
+    return made
+
+
+@pytest.mark.parametrize("k", [1, 5, 100])
+@pytest.mark.parametrize(
+    "name", ["image", "text", "sum", "union_text", "intersection", "intersection_anchor"]
+)
+def test_a_store_ranks_as_numpy_does(store: GalleryStore, name: str, k: int) -> None:
+    members = {image: ["all", "odd"] if number % 2 else ["all"] for number, image in enumerate(IDS)}
+    gallery, method = gallery_frame(members), get_method(name)
+    queries = encoded(queries_of(QUERIES["reference_id"].to_list(), ["all", "odd", "odd"] * 8))
+    found = rank_by_search(method, queries, gallery, IDS, partial(store.search, "t"), k)
+    expected = rank(method, queries, gallery, GalleryIndex(IDS, VECTORS), k, remove_reference=False)
+    assert found is not None and found.schema == expected.schema
+    assert found.drop("score", "coarse_score").equals(expected.drop("score", "coarse_score"))
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
+    without = rank_by_search(
+        method, queries, gallery, IDS, partial(store.search, "t"), k, excluded=set(IDS[15:25])
+    )
+    assert without is not None and not set(without["image_id"]) & set(IDS[15:25])
+    rest = gallery.filter(~pl.col("image_id").is_in(IDS[15:25]))
+    again = rank(method, queries, rest, GalleryIndex(IDS, VECTORS), k, remove_reference=False)
+    assert without["image_id"].to_list() == again["image_id"].to_list()
+
+
+def test_a_store_refuses_to_rank_what_needs_vectors_and_what_is_not_there(store: GalleryStore) -> None:
+    search = partial(store.search, "t")
+    assert rank_by_search(get_method("product"), ENCODED, gallery_frame(), IDS, search, 5) is None
+    with pytest.raises(MethodError, match="no embedded picture"):
+        rank_by_search(get_method("sum"), ENCODED, gallery_frame().clear(), IDS, search, 5)
+    bare = encode_queries(QUERIES, TableEncoder(), IDS, VECTORS)
+    with pytest.raises(MethodError, match="query_compositions"):
+        rank_by_search(get_method("intersection"), bare, gallery_frame(), IDS, search, 5)

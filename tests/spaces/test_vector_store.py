@@ -12,13 +12,20 @@ import time
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from setr_lib.hashing import fingerprint_file
+from setr_lib.methods.ranking import top_k
+from setr_lib.methods.similarity import similarity, unit
 from setr_lib.settings import EncoderSettings
 from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.vector_store import GalleryError, GalleryStore
@@ -317,6 +324,56 @@ def test_search_stays_within_the_allowed(store: GalleryStore, encoder: OpenClipS
     assert len(store.search("t", vectors[0], 100)) == 40
     with pytest.raises(GalleryError, match="dimensions"):
         store.search("t", np.ones((1, 3), np.float32), 1)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dimension=st.sampled_from([1, 2, 7, 64, 512]),
+    distinct=st.integers(1, 30),
+    copies=st.sampled_from([1, 2, 5, 60]),
+    k=st.integers(1, 80),
+)
+@example(seed=0, dimension=512, distinct=5, copies=60, k=9)
+def test_search_ranks_as_numpy_does(seed: int, dimension: int, distinct: int, copies: int, k: int) -> None:
+    """Among duplicates, near-duplicates that float32 sums cannot tell apart, and zero vectors; ties by id."""
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.normal(size=(distinct, dimension)).repeat(copies, axis=0))
+    close = rng.random(len(vectors)) < 0.5
+    vectors[close] = unit(vectors[close] + rng.normal(size=(close.sum(), dimension)) * 1e-7)
+    vectors[rng.random(len(vectors)) < 0.05] = 0
+    ids = [f"it's {number:04d}" for number in rng.permutation(len(vectors))]
+    queries = unit(np.stack([vectors[0], rng.normal(size=dimension), np.zeros(dimension)]))
+    searched = [image_id for image_id in ids if rng.random() < 0.7]
+    rows = np.array(sorted((ids.index(image_id) for image_id in searched), key=ids.__getitem__), dtype=int)
+    with TemporaryDirectory() as folder:
+        store = GalleryStore(folder)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension)
+        store.connect().create_table("t", pa.table({"image_id": ids, "vector": column}))
+        others = sorted(set(ids) - set(searched))
+        answers = [store.search("t", queries, k, searched), store.search("t", queries, k, excluded=others)]
+    scores = similarity(queries, vectors[rows])
+    numbers, columns = top_k(scores, k)
+    for found in answers:
+        assert found["query"].to_list() == numbers.tolist()
+        assert found["image_id"].to_list() == [ids[row] for row in rows[columns]]
+        np.testing.assert_allclose(found["score"], scores[numbers, columns], atol=1e-6)
+        for _, hits in found.group_by("query"):
+            assert hits["rank"].to_list() == list(range(1, len(hits) + 1))
+
+
+def test_ids_are_those_that_read_gives(store: GalleryStore, encoder: OpenClipSpace, tmp_path: Path) -> None:
+    import lancedb
+
+    gallery = gallery_of(tmp_path / "images", 12)
+    version = store.synchronise("t", gallery[:7], encoder, 4).version
+    store.synchronise("t", gallery.sample(fraction=1, shuffle=True, seed=2), encoder, 4)
+    assert store.ids("t") == store.read("t")[0] == gallery["image_id"].to_list()
+    assert store.ids("t", version) == gallery["image_id"][:7].to_list()
+    table = lancedb.connect(store.uri).open_table("t")
+    table.add(table.to_arrow().slice(1, 1))
+    with pytest.raises(GalleryError, match="occur more than once"):
+        store.ids("t")
 
 
 def test_a_store_can_be_sent_to_another_process(

@@ -1,0 +1,154 @@
+"""The gallery of a retriever: its images, and their vectors, held in memory or left in the vector store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from setr_lib.errors import SetrError
+from setr_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from setr_lib.datasets import EvaluationSet
+    from setr_lib.methods.inputs import GalleryIndex
+    from setr_lib.pipeline.context import PipelineContext
+
+
+class HeldGallery:
+    """A gallery as a retriever holds it: its images, and its vectors once they are first asked for.
+
+    Args:
+        context: The vector store and the embedding spaces.
+        evaluation_set: Names the gallery.
+        images: Its GALLERY table.
+        is_folder: Whether it is a folder that no data set of the settings names; it is then embedded here.
+        hold_vectors: Whether vectors that were read stay in memory; else each reading is for one search.
+    """
+
+    def __init__(
+        self,
+        context: PipelineContext,
+        evaluation_set: EvaluationSet,
+        images: pl.DataFrame,
+        *,
+        is_folder: bool = False,
+        hold_vectors: bool = True,
+    ) -> None:
+        self.context, self.evaluation_set, self.images = context, evaluation_set, images
+        self.is_folder, self.hold_vectors = is_folder, hold_vectors
+        self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
+        """The file of each image, by id."""
+        self._tables: dict[str, tuple[str, int]] = {}
+        self._ids: dict[str, list[str]] = {}
+        self._indexes: dict[str, GalleryIndex] = {}
+
+    def require(self, space: str) -> None:
+        """Find the vectors in one embedding space, without reading them; of a folder, embed what is new.
+
+        Args:
+            space: The space's name.
+
+        Raises:
+            NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
+        """
+        from setr_lib.pipeline.retrieval import vectors_of
+
+        if space in self._tables:
+            return
+        if self.is_folder:
+            self.embed(space)
+        else:
+            key = self.evaluation_set.key
+            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key, space)
+            self._tables[space] = stored.table, stored.version
+
+    def index(self, space: str) -> GalleryIndex:
+        """The ids and vectors in one embedding space; read once, where vectors are held.
+
+        Args:
+            space: The space's name.
+
+        Returns:
+            The vectors as the asset ``gallery_embeddings`` has stored them; of a gallery that no evaluation
+            set of the settings names, embedded now where they are new.
+
+        Raises:
+            NotMadeYetError: As of :meth:`require`.
+        """
+        from setr_lib.methods.inputs import GalleryIndex
+
+        if space in self._indexes:
+            return self._indexes[space]
+        self.require(space)
+        index = GalleryIndex(*self.context.gallery_store.read(*self._tables[space]))
+        if self.hold_vectors:
+            self._indexes[space] = index
+        return index
+
+    def ids(self, space: str) -> list[str]:
+        """The images that have a vector in one embedding space, sorted; read once.
+
+        Args:
+            space: The space's name.
+
+        Returns:
+            Image ids.
+
+        Raises:
+            NotMadeYetError: As of :meth:`require`.
+        """
+        self.require(space)
+        if space not in self._ids:
+            self._ids[space] = self.context.gallery_store.ids(*self._tables[space])
+        return self._ids[space]
+
+    def nearest(
+        self, space: str, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
+    ) -> pl.DataFrame:
+        """The vector store's own exact search; no vectors are held.
+
+        Args:
+            space: The space's name.
+            vectors: ``float32[q, d]``, norm 1.
+            k: Images for each query.
+            allowed: The images that are searched; all of them have a vector.
+
+        Returns:
+            As of ``GalleryStore.search``.
+        """
+        inside = set(allowed)
+        others = [image_id for image_id in self.ids(space) if image_id not in inside]
+        table, version = self._tables[space]
+        search = self.context.gallery_store.search
+        if len(others) < len(allowed):  # the shorter list makes the shorter filter
+            return search(table, vectors, k, version=version, excluded=others)
+        return search(table, vectors, k, allowed, version)
+
+    def embed(self, space: str, progress: Progress = silent) -> None:
+        """Embed what is new or changed since last time in one embedding space."""
+        store, loaded = self.context.gallery_store, self.context.models.space(space)
+        table = store.table_name(self.evaluation_set.gallery_key, loaded)
+        with self.context.models.lock:
+            report = store.synchronise(table, self.images, loaded, progress=progress)
+        self._tables[space] = report.table, report.version
+
+    def searched(self, name: str | None) -> pl.DataFrame:
+        """The images of gallery ``name``, or all, as one gallery called ``all``.
+
+        Raises:
+            SetrError: There is no such gallery.
+        """
+        import polars as pl
+
+        images = self.images
+        if name is not None:
+            chosen = images.filter(pl.col("galleries").list.contains(name))
+            if chosen.is_empty():
+                known = sorted(images["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
+                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
+            images = chosen
+        return images.with_columns(galleries=pl.lit(["all"]))
