@@ -26,7 +26,7 @@ from setr_lib.tables import RANKINGS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "extending.md"
-OWN = ("photo_of", "intersection_elsewhere", "headline", "by_colour", "mapped_text")
+OWN = ("photo_of", "leaning_sum", "intersection_elsewhere", "headline", "by_colour", "mapped_text")
 RERANKED, RERANKERS = ("intersection", "photo_of"), ("base judge", "same colours", "my question")
 RUN = """
 import sys
@@ -36,7 +36,7 @@ from tiny_world import run_job
 from setr_lib.settings import load_settings
 run = run_job(load_settings(Path("setr.toml")), {job!r}, {keys!r})
 assert run.failures == {{}}, run.failures
-plots = run.metadata["evaluation_report", "wishes"]
+plots = run.metadata["evaluation_report", "wishes-dev"]
 assert all(f"R@1 {{name}}" in plots for name in ("photo_of", "photo_of · same colours")), plots
 """
 
@@ -62,7 +62,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "sum",
         "intersection",
         "my_methods:PhotoOf",
-        "my_filter:NotTheReference",
+        "my_vector:LEANING",
+        "my_filter:AWAY",
         "my_texts:ByHeadline",
         "my_space:ByColour",
         "my_encoder:MappedText",
@@ -87,7 +88,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         tests=str(REPOSITORY / "tests"),
         assets=str(REPOSITORY / "tests" / "assets"),
         job=EVALUATION,
-        keys=["circo-val", "wishes"],
+        keys=["circo-val", "wishes-dev", "wishes-test"],
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
@@ -104,19 +105,20 @@ def write_wishes(folder: Path) -> None:
         (folder / "wishes" / picture.name).write_bytes(picture.read_bytes())
     names = [picture.name for picture in pictures]
     rows = [{"reference": names[n], "text": f"make it number {n}", "target": names[n + 1]} for n in range(4)]
-    lines = "\n".join(json.dumps(row) for row in rows)
-    (folder / "wishes" / "wishes.jsonl").write_text(lines + "\n", encoding="utf-8")
+    for split, wanted in (("dev", rows), ("test", rows[:2])):
+        lines = "\n".join(json.dumps(row) for row in wanted)
+        (folder / "wishes" / f"{split}.jsonl").write_text(lines + "\n", encoding="utf-8")
 
 
 def test_every_class_of_the_page_is_short() -> None:
     files = shown_files()
-    methods = {"my_methods.py", "my_filter.py", "my_encoder.py"}
+    methods = {"my_methods.py", "my_vector.py", "my_filter.py", "my_encoder.py"}
     rerankers = {"my_reranker.py", "my_judge.py"}
     assert files.keys() == {*methods, *rerankers, "my_texts.py", "my_space.py", "my_benchmark.py"}
     assert all(len(text.splitlines()) <= 45 for text in files.values())
 
 
-@pytest.mark.parametrize("key", ["circo-val", "wishes"])
+@pytest.mark.parametrize("key", ["circo-val", "wishes-dev", "wishes-test"])
 def test_methods_of_ones_own_reach_the_report_and_the_leaderboard(settings: Settings, key: str) -> None:
     rows = pl.read_parquet(settings.table_path("evaluation_report", key))
     assert {*OWN, "sum", "intersection", "random"} == set(rows["method"])
@@ -131,33 +133,49 @@ def test_methods_of_ones_own_reach_the_report_and_the_leaderboard(settings: Sett
 
 def test_a_re_ranker_of_ones_own_orders_candidates_and_is_compared(settings: Settings) -> None:
     context = pipeline_context(settings)
-    record = context.tables.read_record("reranked_rankings", RerankedRecord, "wishes")
+    record = context.tables.read_record("reranked_rankings", RerankedRecord, "wishes-dev")
     fusions = {row.reranker: row.fusion for row in record.rows}
     assert fusions["base judge"] == "cosine_judge, w = 1 (by the settings)"
     assert fusions["same colours"].startswith(
         "reciprocal_rank (by the settings; not cosine_judge: the scores of"
     )
-    page = (settings.report_root / "wishes" / "index.html").read_text(encoding="utf-8")
+    page = (settings.report_root / "wishes-dev" / "index.html").read_text(encoding="utf-8")
     assert "are not the log-odds of a Yes" in page and "photo_of · same colours" in page
-    made = context.tables.read(context.tables.reranked("wishes", Row("photo_of", "same colours")), RANKINGS)
+    made = context.tables.read(
+        context.tables.reranked("wishes-dev", Row("photo_of", "same colours")), RANKINGS
+    )
     scored = made.drop_nulls("judge_score")
     assert scored.height and scored["judge_score"].is_between(0, 1).all()
-    compared = {(c.a, c.b) for c in assess(context, "wishes").comparisons}
+    compared = {(c.a, c.b) for c in assess(context, "wishes-dev").comparisons}
     colours = "photo_of · same colours"
     assert {(colours, "photo_of"), (colours, "photo_of · base judge")} <= compared
     assert not any(a.startswith("photo_of ·") and b.startswith("intersection") for a, b in compared)
 
 
 def test_a_benchmark_of_ones_own_has_its_own_metrics(settings: Settings) -> None:
-    rows = pl.read_parquet(settings.table_path("evaluation_report", "wishes"))
+    rows = pl.read_parquet(settings.table_path("evaluation_report", "wishes-dev"))
     assert rows["metric"].unique(maintain_order=True).to_list() == ["R@1", "R@10"]
     assert set(rows.filter(metric="R@10", method="sum")["value"]) == {100.0}, (
         "six images, all among the first ten"
     )
 
 
+def test_splits_that_share_a_gallery_share_its_vectors(settings: Settings) -> None:
+    tables = PipelineContext(settings).tables
+    dev, test = (
+        tables.read_record("gallery_embeddings", EmbeddingsRecord, f"wishes-{split}")
+        for split in ("dev", "test")
+    )
+    assert (dev.table, dev.version) == (test.table, test.version)
+    queries = {
+        split: pl.read_parquet(settings.table_path("queries", f"wishes-{split}")).height
+        for split in ("dev", "test")
+    }
+    assert queries == {"dev": 4, "test": 2}
+
+
 def test_texts_of_a_method_are_a_table_with_counted_failures(settings: Settings) -> None:
-    path = settings.storage_root / "tables" / "method_texts" / "wishes" / "headlines.parquet"
+    path = settings.storage_root / "tables" / "method_texts" / "wishes-dev" / "headlines.parquet"
     texts = pl.read_parquet(path)
     assert texts.height == 4 and set(texts["status"]) <= {"ok", "fallback"}
     fallen = texts.filter(status="fallback")
@@ -166,7 +184,7 @@ def test_texts_of_a_method_are_a_table_with_counted_failures(settings: Settings)
 
 def test_a_space_of_ones_own_has_a_table_for_each_gallery(settings: Settings) -> None:
     context = PipelineContext(settings)
-    for key in ("circo-val", "wishes"):
+    for key in ("circo-val", "wishes-dev"):
         record = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key)
         colours = record.vectors(key, "colours")
         assert (colours.encoder, colours.table) != (record.encoder, record.table)
@@ -189,7 +207,7 @@ def test_a_query_with_a_colour_finds_it(settings: Settings) -> None:
 def test_search_takes_a_method_of_ones_own(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     image = next((settings.base_dir / "wishes").glob("*.jpg"))
     config = ["--config", str(settings.base_dir / "setr.toml")]
-    for method in ("photo_of", "my_texts:ByHeadline", "by_colour"):
+    for method in ("photo_of", "leaning_sum", "my_texts:ByHeadline", "by_colour"):
         arguments = [
             "search",
             str(image),
@@ -224,7 +242,7 @@ def test_search_and_submit_and_score_take_a_re_ranker_of_ones_own(
     for name in ("same colours", "same-colours", "my_reranker:SameColours"):
         assert main([*config, *search, "--reranker", name]) == 0
         printed = capsys.readouterr().out
-        assert "wishes · same colours" in " ".join(printed.split()) and "score" in printed
+        assert "wishes-dev · same colours" in " ".join(printed.split()) and "score" in printed
     assert main([*config, *search, "--reranker", "adapter"]) == 1
     assert "nothing was promoted" in capsys.readouterr().err
     submit = ["submit", "circo", "--split", "val", "--method", "photo_of", "--reranker", "same colours"]
@@ -248,6 +266,6 @@ def test_score_takes_a_benchmark_of_ones_own(
     }
     (tmp_path / "mine.json").write_text(json.dumps(rankings), encoding="utf-8")
     config = ["--config", str(settings.base_dir / "setr.toml")]
-    assert main([*config, "score", "wishes", "--split", "all", str(tmp_path / "mine.json"), "--json"]) == 0
+    assert main([*config, "score", "wishes", "--split", "dev", str(tmp_path / "mine.json"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["metric"]: row["value"] for row in rows}["R@1"] == 100.0
