@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import needs, ranked_spaces, search_of, when
+from setr_assets.code_versions import OWN_BENCHMARKS, needs, ranked_spaces, search_of, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     group="coarse_retrieval",
     number="1",
     reads=(
+        OWN_BENCHMARKS,
         *search_of(ranked_spaces),
         "coarse.strategies",
         "coarse.caption_strategies",

@@ -164,6 +164,14 @@ def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
     return list(found)
 
 
+BENCHMARKS = "code:benchmarks"
+"""An entry of ``reads``: the code of benchmarks that settings name by path."""
+OWN_BENCHMARKS = When(
+    lambda settings: any(":" in dataset.kind for dataset in settings.datasets.values()), (BENCHMARKS,)
+)
+"""What is read of benchmarks: their code, where a data set names one by path."""
+
+
 class _Facts(NamedTuple):
     """What code versions and sources must know of a method."""
 
@@ -259,6 +267,8 @@ def keys_behind(read: str) -> tuple[str, ...]:
         return (kind,)
     if kind == "spaces":
         return ("spaces",)
+    if read == BENCHMARKS:
+        return ()
     if kind == "prompts":
         return () if name == WRITER_PROMPT else (PROMPTS,)
     return MODELS[name]
@@ -327,6 +337,9 @@ class CodeVersions:
         if kind == "spaces":
             spaces = (ranked_spaces if read == RANKED else reranked_spaces)(self.settings)
             return {space: self._space(space) for space in spaces if space in self.settings.spaces}
+        if read == BENCHMARKS:
+            named = {key: dataset.kind for key, dataset in self.settings.datasets.items()}
+            return {key: self._with_code(kind) for key, kind in named.items() if ":" in kind}
         if name == "judge":
             return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
         if name == "encoder":
@@ -348,7 +361,7 @@ class CodeVersions:
         """What ``[spaces.NAME]`` says; of an open_clip model also the files of a local folder."""
         described = self._values["spaces"][name]
         if described["kind"] != OPEN_CLIP:
-            return described
+            return self._with_code(described)
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         model = self.settings.space_options(name).get("name")
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]

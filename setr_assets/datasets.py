@@ -8,6 +8,7 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
+from setr_assets.code_versions import OWN_BENCHMARKS
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 GROUP = "datasets"
 
 
-@evaluation_asset(group=GROUP, number="1", reads=("evaluation.limit",), kinds={"polars", "parquet"})
+@evaluation_asset(
+    group=GROUP, number="1", reads=("evaluation.limit", OWN_BENCHMARKS), kinds={"polars", "parquet"}
+)
 def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> PartitionResults:
     """The queries of an evaluation set, one row each: reference image, modification text, targets (none on
     hidden splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
@@ -54,7 +57,9 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineCo
     return results
 
 
-@evaluation_asset(group=GROUP, number="1", reads=("datasets.*.gallery",), kinds={"polars", "parquet"})
+@evaluation_asset(
+    group=GROUP, number="1", reads=("datasets.*.gallery", OWN_BENCHMARKS), kinds={"polars", "parquet"}
+)
 def gallery_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:

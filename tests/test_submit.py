@@ -5,6 +5,7 @@ written.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import polars as pl
 import pytest
 
 from setr_lib.cli import main
+from setr_lib.commands.submit import submitted_set
 from setr_lib.datasets import load_gallery, load_queries
+from setr_lib.errors import SetrError
 from setr_lib.evaluation.floor import random_rankings
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
@@ -233,3 +236,14 @@ def test_what_was_submitted_scores_as_it_was_ranked(
 
 def _values(output: Output) -> dict[str, Any]:
     return {row["metric"]: row["value"] for row in json.loads(output.readouterr().out)}
+
+
+def test_a_benchmark_named_by_path_runs_no_code_of_an_untrusted_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "evil_of_test.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    mine = {"x": {"kind": "evil_of_test:X", "root": "."}}
+    settings = Settings.model_validate({"datasets": mine, "base_dir": tmp_path, "trusted": False})
+    with pytest.raises(SetrError, match="would run code"):
+        submitted_set(settings, "x", None)

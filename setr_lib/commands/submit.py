@@ -103,7 +103,7 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
 
     scored = ""
     if (known := settings.datasets.get(dataset)) is not None:
-        benchmark = benchmark_of(known.kind)
+        benchmark = benchmark_of(known.kind, settings)
         server_of(benchmark, dataset)
         scored = benchmark.hidden_splits[0]
     return set_of_split(settings, dataset, split or scored)

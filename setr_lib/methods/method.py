@@ -7,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ NEEDS = frozenset(
     {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
 )
 """What a method may ask for in ``needs``."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_TAKEN = ("file", "random")
+"""The methods of the rows that no method made: a ranking from elsewhere, and the random floor."""
 
 
 class Method(ABC):
@@ -196,12 +200,17 @@ def as_method(candidate: Any, where: str) -> Method:
         The method.
 
     Raises:
-        MethodError: It cannot be made, has no ``name`` or ``scores``, needs what there is not, or names a
-            trained system and cannot load weights.
+        MethodError: It cannot be made, has no plain ``name`` or no ``scores``, needs what there is not, or
+            names a trained system and cannot load weights.
     """
     made = _made(candidate, where) if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
         raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
+    if not _NAME.fullmatch(made.name) or "--" in made.name or made.name in _TAKEN:
+        raise MethodError(
+            f"{where}: a retrieval method cannot be called {made.name!r}: use letters, digits, '.', '-' and "
+            f"'_', a letter, digit or '_' first, no '--', and none of {', '.join(_TAKEN)}"
+        )
     method = made if isinstance(made, Method) else _Adopted(made)
     unknown = set(method.needs) - NEEDS
     if unknown:

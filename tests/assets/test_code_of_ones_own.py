@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from setr_assets.code_versions import CodeVersions
+from setr_assets.code_versions import OWN_BENCHMARKS, RANKED, CodeVersions, When
 from setr_lib.settings import Settings, load_settings
 
 METHODS = """
@@ -45,3 +46,38 @@ def test_a_module_that_is_not_there_is_left_to_the_run_that_needs_it(settings: S
     (settings.base_dir / "own_methods_of_test.py").unlink()
     after, _ = versions(settings)
     assert after != before
+
+
+SPACE = """
+from setr_lib.methods.method import VectorMethod
+
+ByOwn = VectorMethod("by_own_of_test", lambda inputs: inputs.queries.reference_vectors, space="own")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("own_space_of_test.py", RANKED), ("own_benchmark_of_test.py", OWN_BENCHMARKS)]
+)
+def test_spaces_and_benchmarks_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, read: str | When
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "by_own_of_test.py").write_text(SPACE, encoding="utf-8")
+    (tmp_path / "setr.toml").write_text(
+        '[coarse]\nstrategies = ["intersection", "by_own_of_test:ByOwn"]\n'
+        '[spaces.own]\nkind = "own_space_of_test:Space"\n'
+        '[datasets.mine]\nkind = "own_benchmark_of_test:Mine"\nroot = "."\n',
+        encoding="utf-8",
+    )
+    for file in ("own_space_of_test.py", "own_benchmark_of_test.py"):
+        (tmp_path / file).write_text("one = 1\n", encoding="utf-8")
+    settings = load_settings(tmp_path / "setr.toml")
+    before = CodeVersions(settings).version("1", [read])
+    assert CodeVersions(settings).version("1", [read]) == before != "1"
+    (tmp_path / name).write_text("two = 2\n", encoding="utf-8")
+    assert CodeVersions(settings).version("1", [read]) != before
+
+
+def test_code_of_a_benchmark_is_not_read_where_none_is_named_by_path(tmp_path: Path) -> None:
+    (tmp_path / "setr.toml").write_text('[datasets.cirr]\nroot = "."\n', encoding="utf-8")
+    assert CodeVersions(load_settings(tmp_path / "setr.toml")).version("1", [OWN_BENCHMARKS]) == "1"

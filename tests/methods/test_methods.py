@@ -22,7 +22,14 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
     encode_queries,
 )
-from setr_lib.methods.method import get_method, method_names, ranks_captions, register
+from setr_lib.methods.method import (
+    VectorMethod,
+    as_method,
+    get_method,
+    method_names,
+    ranks_captions,
+    register,
+)
 from setr_lib.methods.similarity import similarity, unit
 from tests.methods.worlds import (
     DIMENSION,
@@ -248,3 +255,9 @@ def test_a_selection_of_queries_keeps_its_parts_together() -> None:
     np.testing.assert_array_equal(turned.modification_vectors, chosen.modification_vectors)
     assert chosen.encode is queries.encode
     assert chosen.reference_vectors.shape == (2, DIMENSION)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "x\n", "random", "file", "a--b"])
+def test_a_name_that_cannot_be_a_rows_or_a_tables_is_refused(name: str) -> None:
+    with pytest.raises(MethodError, match="cannot be called"):
+        as_method(VectorMethod(name, lambda inputs: inputs.queries.reference_vectors), "here")
