@@ -133,16 +133,18 @@ def count_work(settings: Settings) -> list[SetPlan]:
     Returns:
         One plan per set; that of a set that cannot be read says why.
     """
+    from setr_lib.benchmarks.image_ids import check_image_ids
     from setr_lib.datasets import evaluation_sets, load_gallery, load_queries, take_queries
 
     plans: list[SetPlan] = []
     for evaluated in evaluation_sets(settings):
         try:
-            queries = take_queries(load_queries(settings, evaluated.key), settings.evaluation.limit)
-            images = load_gallery(settings, evaluated.key).height
+            every, gallery = load_queries(settings, evaluated.key), load_gallery(settings, evaluated.key)
+            check_image_ids(evaluated, every, gallery)
         except SetrError as error:
             plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.gallery_key, 0, str(error)))
             continue
+        queries, images = take_queries(every, settings.evaluation.limit), gallery.height
         depth = min(settings.rerank_depth(evaluated.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
