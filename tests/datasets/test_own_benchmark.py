@@ -224,7 +224,7 @@ def test_splits_protocols_and_options_reach_its_methods() -> None:
     ("options", "reason"),
     [
         ({"gallery": "all"}, "'all' is not one of Clothes's: use whole or half"),
-        ({"splits": ["train"]}, "'train' is not a split of clothes"),
+        ({"splits": ["train"]}, "'train' is not a split of clothes: use val or test"),
         ({"queries": "q.csv"}, "Clothes does not read that key"),
         ({"options": {"lang": "de"}}, "Clothes has no 'lang'; there is language"),
     ],
