@@ -177,6 +177,7 @@ class _Facts(NamedTuple):
 
     spaces: tuple[str, ...]
     trained: str | None
+    texts: frozenset[str]
 
 
 _loaded: dict[tuple[str, ...], _Facts] = {}
@@ -188,11 +189,15 @@ def _facts(settings: Settings, strategy: str) -> _Facts:
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
+            from setr_lib.pipeline.texts import written_texts
 
             method = get_method(strategy, settings)
-            _loaded[known] = _Facts(() if ranks_captions(method) else (method.space,), method.trained)
+            spaces = () if ranks_captions(method) else (method.space,)
+            _loaded[known] = _Facts(spaces, method.trained, written_texts([method]))
         except SetrError:
-            return _Facts(every, None)  # told by the run that needs the method
+            return _Facts(
+                every, None, frozenset({"captions", "compositions"})
+            )  # told by the run that needs the method
     return _loaded[known]
 
 
@@ -200,6 +205,30 @@ def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
     if strategy in NEEDS or not settings.spaces:
         return (DEFAULT_SPACE,)
     return _facts(settings, strategy).spaces
+
+
+def text_needed(kind: str) -> Callable[[Settings], bool]:
+    """A condition for :func:`when`: whether the multimodal LLM is asked for a kind of text at all.
+
+    Args:
+        kind: ``captions`` or ``compositions``.
+
+    Returns:
+        The condition: that a configured method, or one whose candidates are re-ranked, needs it.
+    """
+
+    def holds(settings: Settings) -> bool:
+        coarse = settings.coarse
+        named = (*coarse.strategies, *coarse.caption_strategies, *settings.reranked_methods)
+        return any(kind in _texts(settings, name) for name in named)
+
+    return holds
+
+
+def _texts(settings: Settings, strategy: str) -> frozenset[str]:
+    if strategy in UNTRAINED:
+        return NEEDS.get(strategy, frozenset())
+    return _facts(settings, strategy).texts
 
 
 def needed_systems(settings: Settings) -> list[str]:

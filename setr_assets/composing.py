@@ -9,7 +9,7 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import NEEDS, when
+from setr_assets.code_versions import NEEDS, text_needed, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -35,7 +35,7 @@ def _has_methods_of_ones_own(settings: Settings) -> bool:
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=("model:judge", "models.judge.max_new_tokens", "prompts:describe"),
+    reads=(when(text_needed("captions"), "model:judge", "models.judge.max_new_tokens", "prompts:describe"),),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
     pool=POOL,
@@ -45,7 +45,8 @@ def reference_captions(
 ) -> PartitionResults:
     """What the multimodal LLM sees in each reference image, in one sentence: one call per distinct image,
     kept by image content, model and prompt. Imported captions (`setr captions import`) come first. Feeds the
-    union-of-texts baseline. Where captions stand in for the images, theirs."""
+    union-of-texts baseline; none are made where no configured method reads them. Where captions stand in for
+    the images, theirs."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import CAPTIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import describe_with
@@ -54,6 +55,9 @@ def reference_captions(
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _captions_from_words(context, setr, key, results)
+            continue
+        if "captions" not in setr.methods.texts_needed:
+            _none_needed(context, setr, key, "reference_captions", CAPTIONS, results)
             continue
         references = setr.tables.read("queries", QUERIES, key).select(image_id="reference_id").unique()
         images = setr.tables.read("gallery_images", GALLERY, key)
@@ -76,7 +80,9 @@ def reference_captions(
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=("model:judge", "models.judge.max_new_tokens", "prompts:compose"),
+    reads=(
+        when(text_needed("compositions"), "model:judge", "models.judge.max_new_tokens", "prompts:compose"),
+    ),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
     pool=POOL,
@@ -86,8 +92,8 @@ def query_compositions(
 ) -> PartitionResults:
     """What each query asks for, as JSON from the multimodal LLM: phrases to keep, add, remove and drop, and
     the target caption that stage 1 encodes. Imported ones (`setr compositions import`) come first. An answer
-    that cannot be read falls back to the modification text, and is counted. Where captions stand in for the
-    images, no model is asked."""
+    that cannot be read falls back to the modification text, and is counted. Where no configured method reads
+    them, none are made; where captions stand in for the images, no model is asked."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import COMPOSITIONS, GALLERY, QUERIES
     from setr_lib.texts.imported import compose_with
@@ -96,6 +102,9 @@ def query_compositions(
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _compositions_from_words(context, setr, key, results)
+            continue
+        if "compositions" not in setr.methods.texts_needed:
+            _none_needed(context, setr, key, "query_compositions", COMPOSITIONS, results)
             continue
         queries = setr.tables.read("queries", QUERIES, key)
         gallery = setr.tables.read("gallery_images", GALLERY, key)
@@ -238,6 +247,34 @@ def _write_words(
     results: PartitionResults,
 ) -> None:
     """Store rows that took no model, as those of a model are stored."""
+    failed = _store_without_calls(setr, key, asset, frame, schema, results)
+    say(context, f"{key}: {frame.height:,} rows of {asset} from captions alone, {failed:,} without any")
+
+
+def _none_needed(
+    context: dg.AssetExecutionContext,
+    setr: PipelineContext,
+    key: str,
+    asset: str,
+    schema: pl.Schema,
+    results: PartitionResults,
+) -> None:
+    """Store a table without rows, and say why it has none."""
+    _store_without_calls(setr, key, asset, schema.to_frame(), schema, results)
+    say(
+        context, f"{key}: no {asset}, because no configured method reads any: the multimodal LLM is not asked"
+    )
+
+
+def _store_without_calls(
+    setr: PipelineContext,
+    key: str,
+    asset: str,
+    frame: pl.DataFrame,
+    schema: pl.Schema,
+    results: PartitionResults,
+) -> int:
+    """Store rows that no model was asked for; how many of them are not good."""
     record = _record(frame)
     setr.tables.write(asset, frame, schema, key, made_by=record)
     failed = frame.filter(frame["status"] != "ok")
@@ -250,9 +287,7 @@ def _write_words(
         "first rows": previews.rows(frame.drop("status", "detail", "model", "prompt_hash"), 10),
     }
     results.add(key, _data_version(asset, frame), metadata)
-    say(
-        context, f"{key}: {frame.height:,} rows of {asset} from captions alone, {failed.height:,} without any"
-    )
+    return failed.height
 
 
 class CallCounter:

@@ -26,13 +26,16 @@ GROUP = "datasets"
 def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> PartitionResults:
     """The queries of an evaluation set, one row each: reference image, modification text, targets (none on
     hidden splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
-    from setr_lib.datasets import load_queries, take_queries
+    from setr_lib.benchmarks.image_ids import read_and_check_image_ids
+    from setr_lib.datasets import evaluation_set, load_queries, take_queries
     from setr_lib.hashing import digest_strings
     from setr_lib.tables import QUERIES
 
     total, results = 0, PartitionResults()
     for key in context.partition_keys:
         every = load_queries(setr.settings, key)
+        for warning in read_and_check_image_ids(evaluation_set(setr.settings, key), queries=every):
+            say(context, f"{key}: {warning}", warning=True)
         kept = take_queries(every, setr.settings.evaluation.limit)
         digest = digest_strings([kept.write_json()])
         record = QueriesRecord(of=every.height, kept=kept.height, digest=digest)
@@ -65,12 +68,15 @@ def gallery_images(
 ) -> PartitionResults:
     """The images that an evaluation set ranks: path, size, content fingerprint and a status per image.
     Missing and broken images stay in the table, counted; they make every later number "not comparable"."""
-    from setr_lib.datasets import coverage, inspect_gallery, load_gallery
+    from setr_lib.benchmarks.image_ids import read_and_check_image_ids
+    from setr_lib.datasets import coverage, evaluation_set, inspect_gallery, load_gallery
     from setr_lib.tables import GALLERY
 
     faults, results = 0, PartitionResults()
     for key in context.partition_keys:
-        gallery = inspect_gallery(load_gallery(setr.settings, key), reporter(context, key))
+        listed = load_gallery(setr.settings, key)
+        read_and_check_image_ids(evaluation_set(setr.settings, key), gallery=listed)  # before any embedding
+        gallery = inspect_gallery(listed, reporter(context, key))
         record = GalleryRecord(coverage=coverage(gallery))
         setr.tables.write("gallery_images", gallery, GALLERY, key, made_by=record)
         results.add(key, content_digest(gallery, record), _image_metadata(context, gallery, key))

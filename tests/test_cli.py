@@ -25,7 +25,21 @@ def test_leaderboard_before_any_evaluation_is_an_empty_array(
     assert main(["--config", str(config), "leaderboard", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out) == []
-    assert "make demo" in printed.err
+    assert "materialize evaluation_report" in printed.err
+
+
+@pytest.mark.parametrize("command", [["leaderboard"], ["search", "image.png", "make it red"]])
+def test_what_is_not_made_yet_is_made_by_a_command_that_is_there(
+    config: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    main(["--config", str(config), *command])
+    error = capsys.readouterr().err
+    assert "make demo" not in error
+    assert "setr env --write" in error and "dagster job execute -m setr_assets.definitions" in error
+    (config.parent / "Makefile").write_text("all:\ndemo: setup\n\techo\n", encoding="utf-8")
+    main(["--config", str(config), *command])
+    error = capsys.readouterr().err
+    assert "or run `make demo`" in error and "dagster" not in error
 
 
 def test_errors_are_one_message_without_traceback(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from setr_lib.methods.method import Method
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.reranking import FusionInUse, fusion_in_use
 from setr_lib.reranking.reranker import JudgedQuery, Reranker
-from setr_lib.settings import RerankingSettings, Settings
+from setr_lib.settings import RerankingSettings, Settings, TrainingSettings
 from setr_lib.tables import FUSIONS, write_parquet_atomically
 
 
@@ -37,7 +37,9 @@ class NoLogit(Reranker):
 
 
 def context_of(tmp_path: Path, **options: object) -> PipelineContext:
-    return PipelineContext(Settings(base_dir=tmp_path, reranking=RerankingSettings.model_validate(options)))
+    training = TrainingSettings(captions=Path("captions.jsonl"))
+    reranking = RerankingSettings.model_validate(options)
+    return PipelineContext(Settings(base_dir=tmp_path, training=training, reranking=reranking))
 
 
 def line(
@@ -79,6 +81,17 @@ def test_each_pair_has_its_own_choice(tmp_path: Path) -> None:
 def test_without_a_calibration_it_is_cosine_and_judge_and_said_so(tmp_path: Path) -> None:
     found = in_use(context_of(tmp_path, judge_weight=2.0), "intersection", "base judge")
     assert found.words == "cosine_judge, w = 2 (no calibration yet: materialize reranking_fusion)"
+
+
+def test_without_training_images_it_is_not_said_to_be_calibrated_later(tmp_path: Path) -> None:
+    context = PipelineContext(Settings(base_dir=tmp_path))
+    found = in_use(context, "intersection", "base judge")
+    why = "there are no held-out queries to choose by, because [training] names neither captions nor triplets"
+    assert found.words == f"cosine_judge, w = 1 ({why}; cosine + 1 x P(Yes) stands in)"
+    other = fusion_in_use(context, context.methods.get("sum"), NoLogit(), None)
+    assert other.words.startswith(f"reciprocal_rank ({why}; not cosine_judge: ")
+    assert other.words.endswith("; reciprocal rank stands in)")
+    assert "materialize" not in found.words + other.words
 
 
 def test_a_table_of_an_earlier_version_is_the_default_methods(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from setr_lib.benchmarks.annotations import Unique, is_there, read_json, read_ro
 from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
+from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.benchmarks.source import DataSource, maker_of
@@ -98,6 +99,8 @@ class Examination:
     """Gallery images with a caption in that file."""
     problems: tuple[str, ...]
     """What is missing or broken, one line each; empty where all is here."""
+    warnings: tuple[str, ...] = ()
+    """What is odd but stops nothing, one line each."""
 
     @property
     def is_official(self) -> bool:
@@ -148,7 +151,8 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     queries, query_fault = _attempt(read_queries, evaluation_set)
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
     states = [_file_state(file, official) for file in files]
-    states, loose = _blame(states, [query_fault, gallery_fault])
+    warnings, id_fault = _image_ids(evaluation_set, queries, gallery)
+    states, loose = _blame(states, [query_fault, gallery_fault, id_fault])
     looked = None if gallery is None else look(gallery)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     size, basis = _mean_size(looked, source)
@@ -167,6 +171,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         captions=captions,
         captioned=captioned,
         problems=tuple(dict.fromkeys(problems)),
+        warnings=warnings,
     )
 
 
@@ -261,6 +266,18 @@ def _attempt(
         return read(evaluation_set), None
     except DatasetError as error:
         return None, error
+
+
+def _image_ids(
+    evaluation_set: EvaluationSet, queries: pl.DataFrame | None, gallery: pl.DataFrame | None
+) -> tuple[tuple[str, ...], DatasetError | None]:
+    """Warnings of images that queries name and the gallery lacks, or the fault that it lacks all of them."""
+    if queries is None or gallery is None:
+        return (), None
+    try:
+        return check_image_ids(evaluation_set, queries, gallery), None
+    except DatasetError as error:
+        return (), error
 
 
 def _file_state(file: OfficialFile, official: bool) -> FileState:

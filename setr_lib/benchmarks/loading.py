@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
 import polars as pl
 
+from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
-from setr_lib.benchmarks.records import LISTED_COLUMNS, gallery_frame, query_frame
+from setr_lib.benchmarks.records import LISTED_COLUMNS, record_frame
 from setr_lib.benchmarks.sets import EvaluationSet
+from setr_lib.errors import SetrError
 from setr_lib.tables import GALLERY, QUERIES, conform
 
 
@@ -20,14 +26,10 @@ def read_queries(evaluation_set: EvaluationSet) -> pl.DataFrame:
         A ``tables.QUERIES`` frame in the official order.
 
     Raises:
-        DatasetError: A file is missing or wrong, or two queries have one id; it names file, row and reason.
+        DatasetError: A file is missing or wrong, the benchmark's code raises anything or gives what is not a
+            query, or two queries have one id; it names what is wrong, where, and the reason.
     """
-    found = evaluation_set.benchmark.queries(evaluation_set)
-    frame = (
-        conform(found, QUERIES, f"queries of {evaluation_set.key}")
-        if isinstance(found, pl.DataFrame)
-        else query_frame(found)
-    )
+    frame = _asked(evaluation_set, "queries", QUERIES, evaluation_set.benchmark.queries)
     return _distinct(frame, "query_id", evaluation_set)
 
 
@@ -41,15 +43,43 @@ def read_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame:
         A frame of ``image_id``, ``path`` (absolute) and ``galleries``.
 
     Raises:
-        DatasetError: A file is missing or wrong, or two images have one id; it names file, row and reason.
+        DatasetError: A file is missing or wrong, the benchmark's code raises anything or gives what is not an
+            image, or two images have one id; it names what is wrong, where, and the reason.
     """
-    found = evaluation_set.benchmark.gallery(evaluation_set)
-    if isinstance(found, pl.DataFrame):
-        schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
-        found = conform(found, schema, f"gallery of {evaluation_set.key}")
-    else:
-        found = gallery_frame(found)
-    return _distinct(found, "image_id", evaluation_set)
+    schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
+    frame = _asked(evaluation_set, "gallery", schema, evaluation_set.benchmark.gallery)
+    return _distinct(frame, "image_id", evaluation_set)
+
+
+def _asked(
+    evaluation_set: EvaluationSet,
+    what: str,
+    schema: pl.Schema,
+    read: Callable[[EvaluationSet], Sequence[object] | pl.DataFrame],
+) -> pl.DataFrame:
+    """What a benchmark gives when it is asked for its queries or gallery, as a table; whatever its code
+    raises is that data set's error."""
+    whose = f"{what} of {evaluation_set.key} ({evaluation_set.benchmark.name})"
+    try:
+        found = read(evaluation_set)
+        if isinstance(found, pl.DataFrame):
+            return conform(found, schema, whose)
+        return record_frame(found, schema, whose)
+    except DatasetError:
+        raise
+    except SetrError as error:
+        raise DatasetError(str(error)) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}{_line_of(evaluation_set.benchmark, error)}"
+        raise DatasetError(f"{whose} cannot be read: {said}") from error
+
+
+def _line_of(benchmark: Benchmark, error: Exception) -> str:
+    """Where in the benchmark's own file an error came from; empty where it was not there."""
+    module = sys.modules.get(type(benchmark).__module__)
+    file = getattr(module, "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
 
 
 def _distinct(frame: pl.DataFrame, column: str, evaluation_set: EvaluationSet) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.benchmarks.annotations import clean_text
+from setr_lib.benchmarks.annotations import clean_text, shown
 from setr_lib.benchmarks.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -53,41 +53,53 @@ class ImageRecord:
     galleries: list[str] = field(default_factory=lambda: ["all"])
 
 
-def query_frame(records: Sequence[QueryRecord]) -> pl.DataFrame:
-    """Queries as a table.
+def record_frame(records: Sequence[object], schema: pl.Schema, what: str) -> pl.DataFrame:
+    """Queries or gallery images as a table.
 
     Args:
-        records: The queries.
+        records: :class:`QueryRecord` or :class:`ImageRecord` objects.
+        schema: The columns, which are names of their fields: of texts, and of lists of texts.
+        what: What the records are and whose, for the message.
 
     Returns:
-        A ``tables.QUERIES`` frame in their order.
+        A frame of ``schema`` in their order.
+
+    Raises:
+        DatasetError: A field is missing, or does not hold a text or a list of texts as it should; it names
+            row, id and field.
     """
     import polars as pl
 
-    from setr_lib.tables import QUERIES
+    lists = {name for name, kind in schema.items() if isinstance(kind, pl.List)}
+    columns: dict[str, list[object]] = {name: [] for name in schema}
+    for row, record in enumerate(records):
+        for name, values in columns.items():
+            value = getattr(record, name, None)
+            if fault := _fault(value, name in lists):
+                owner = f"row {row} (counting from 0)"
+                record_id = getattr(record, next(iter(schema)), None)
+                owner += "" if record_id is None or value is record_id else f", {record_id!r}"
+                raise DatasetError(f"{what}: {owner}: {name} = {shown(value)}: {fault}")
+            values.append(value)
+    return pl.DataFrame(columns, schema=schema)
 
-    return pl.DataFrame(
-        {name: [getattr(record, name) for record in records] for name in QUERIES}, schema=QUERIES
-    )
+
+def _fault(value: object, is_list: bool) -> str | None:
+    """Why a value is not a text, or not a list of texts; None where it is."""
+    if not is_list:
+        return None if isinstance(value, str) else f"must be a text (str), not {_its_type(value)}"
+    if isinstance(value, str):
+        return f"must be a list of texts, not one text: write [{shown(value)}]"
+    if not isinstance(value, list | tuple):
+        return f"must be a list of texts, not {_its_type(value)}"
+    for entry in value:
+        if not isinstance(entry, str):
+            return f"must be a list of texts (str), and {shown(entry)} in it is {_its_type(entry)}"
+    return None
 
 
-def gallery_frame(records: Sequence[ImageRecord]) -> pl.DataFrame:
-    """Gallery images as a table.
-
-    Args:
-        records: The images.
-
-    Returns:
-        A frame of :data:`LISTED_COLUMNS` in their order.
-    """
-    import polars as pl
-
-    from setr_lib.tables import GALLERY
-
-    schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
-    return pl.DataFrame(
-        {name: [getattr(record, name) for record in records] for name in schema}, schema=schema
-    )
+def _its_type(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def image_names(folder: Path, dataset: str) -> list[str]:

@@ -86,7 +86,7 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
         if split not in benchmark.splits:
             raise DatasetError(
                 f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
-                f"use {benchmark.splits}"
+                f"use {' or '.join(benchmark.splits)}"
             )
     return splits
 

@@ -334,6 +334,7 @@ def _set_document(found: Examination) -> dict[str, Any]:
         "counts_of": found.counts_of,
         "status": "incomplete" if found.problems else "ok",
         "problems": list(found.problems),
+        "warnings": list(found.warnings),
         "queries": found.queries,
         "official_queries": evaluated.official_queries if found.is_official else None,
         "queries_with_targets": found.scored,

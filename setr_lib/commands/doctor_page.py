@@ -109,6 +109,8 @@ def _print_set(console: Console, found: Diagnosis, examination: Examination) -> 
         _line(console, "from", examination.source.source, indent=6)
     for example in examination.images.examples if examination.images is not None else ():
         _line(console, "e.g.", example, indent=6)
+    for warning in examination.warnings:
+        _line(console, _status("warning"), warning)
     for can in capabilities(examination):
         mark = Text("can", style="green") if can.possible else Text("cannot yet", style="yellow")
         _line(console, mark, f"{can.what}: {can.detail}")

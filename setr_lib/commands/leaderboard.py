@@ -21,6 +21,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     from setr_lib.benchmarks import headlines
     from setr_lib.evaluation import leaderboard
     from setr_lib.pipeline.evaluation import latest_scores
+    from setr_lib.pipeline.storage import or_run_everything
 
     frame = latest_scores(pipeline_context(settings))
     if as_json:
@@ -31,7 +32,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
         Console().print(leaderboard.leaderboard_table(frame, headlines(settings)))
     if frame.is_empty():
         print(
-            "setr: nothing is evaluated yet: run `make demo`, or materialize evaluation_report",
+            f"setr: nothing is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}",
             file=sys.stderr,
         )
     return 0

@@ -133,16 +133,18 @@ def count_work(settings: Settings) -> list[SetPlan]:
     Returns:
         One plan per set; that of a set that cannot be read says why.
     """
+    from setr_lib.benchmarks.image_ids import check_image_ids
     from setr_lib.datasets import evaluation_sets, load_gallery, load_queries, take_queries
 
     plans: list[SetPlan] = []
     for evaluated in evaluation_sets(settings):
         try:
-            queries = take_queries(load_queries(settings, evaluated.key), settings.evaluation.limit)
-            images = load_gallery(settings, evaluated.key).height
+            every, gallery = load_queries(settings, evaluated.key), load_gallery(settings, evaluated.key)
+            check_image_ids(evaluated, every, gallery)
         except SetrError as error:
             plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.gallery_key, 0, str(error)))
             continue
+        queries, images = take_queries(every, settings.evaluation.limit), gallery.height
         depth = min(settings.rerank_depth(evaluated.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
@@ -280,8 +282,13 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
     for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per re-ranker"):
         table.add_column(column, justify="left" if column == "evaluation set" else "right")
+    texts = context.methods.texts_needed
     for plan in plans:
-        numbers = (plan.images, plan.references, plan.queries, plan.pairs)
+        described, composed = (
+            plan.references * ("captions" in texts),
+            plan.queries * ("compositions" in texts),
+        )
+        numbers = (plan.images, described, composed, plan.pairs)
         table.add_row(plan.key, *("-" if plan.problem else f"{number:,}" for number in numbers))
     console.print(table)
     for plan in plans:
@@ -313,6 +320,8 @@ class Configured:
     spaces: Sequence[str]
     training_spaces: Sequence[str]
     rerankers: Sequence[str]
+    texts: frozenset[str] = frozenset({"captions", "compositions"})
+    """The texts that configured methods read."""
 
 
 def costs(
@@ -339,7 +348,9 @@ def costs(
     embedded += [
         ("embed the training images", training.images, space) for space in configured.training_spaces
     ]
-    references, methods = sum(plan.references for plan in plans), len(settings.reranked_methods)
+    methods, composes = len(settings.reranked_methods), "compositions" in configured.texts
+    references = sum(plan.references for plan in plans) if "captions" in configured.texts else 0
+    composed, composed_to_choose = (queries, training.calibrated) if composes else (0, 0)
     pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
     seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in configured.rerankers}
@@ -349,17 +360,17 @@ def costs(
             for what, items, space in embedded
         ),
         ("describe the references", references, speeds.describe),
-        ("compose the queries", queries, speeds.compose),
+        ("compose the queries", composed, speeds.compose),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
-        ("choose the fusion: compose", training.calibrated, speeds.compose),
+        ("choose the fusion: compose", composed_to_choose, speeds.compose),
         *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
         *((f"re-rank: {name}", pairs, per_pair) for name, per_pair in seconds.items()),
     ]
     return Costs(
         lines,
         vectors=sum(items * speeds.dimensions[space] for _, items, space in embedded),
-        texts=references + queries + training.calibrated,
+        texts=references + composed + composed_to_choose,
         scores=len(seconds) * (pairs + calibrated),
     )
 
@@ -375,6 +386,7 @@ def _print_costs(
         context.methods.spaces,
         _training_spaces(context),
         [reranker.name for reranker in context.rerankers.configured],
+        context.methods.texts_needed,
     )
     found = costs(context.settings, configured, plans, training, speeds)
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")

@@ -13,6 +13,7 @@ from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.retriever import BEST, Retriever, SearchResult
+from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
@@ -113,7 +114,7 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
             return candidate
     raise NotMadeYetError(
         f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
-        "gallery_embeddings, or run `make demo`"
+        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key)}"
     )
 
 

@@ -125,6 +125,7 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
 
     settings = context.settings
     evaluated = result.evaluation_set
+    compositions = context.tables.read("query_compositions", COMPOSITIONS, key)
     return write_report(
         settings.report_root / key,
         ReportData(
@@ -137,7 +138,7 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             captions=_every_caption(context, key, result)
             if result.caption_proxy
             else context.tables.read("reference_captions", CAPTIONS, key),
-            compositions=context.tables.read("query_compositions", COMPOSITIONS, key),
+            compositions=None if compositions.is_empty() else compositions,
             provenance={name.replace("_", " "): str(value) for name, value in result.note.facts().items()},
             paired=result.comparisons,
         ),

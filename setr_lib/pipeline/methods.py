@@ -182,6 +182,16 @@ class ConfiguredMethods:
         """
         return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.calibrated))))
 
+    @property
+    def texts_needed(self) -> frozenset[str]:
+        """Which of ``captions`` and ``compositions`` the configured methods, and those whose candidates are
+        re-ranked, read: what the multimodal LLM is asked for.
+        """
+        from setr_lib.pipeline.texts import written_texts
+
+        reranked = map(self.get, self._context.settings.reranked_methods)
+        return written_texts([*self.configured.values(), *reranked])
+
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to a method.
 

@@ -5,7 +5,7 @@ of an evaluation set.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -248,6 +248,8 @@ def fusion_in_use(
     try:
         known = _calibrated(context).filter(method=method.name, reranker=reranker.name, chosen=True)
     except NotMadeYetError:
+        if not context.settings.training.is_named:
+            return _uncalibrated(options.judge_weight, method, reranker)
         how = "no calibration yet: materialize reranking_fusion"
         return _possible("cosine_judge", options.judge_weight, how, method, reranker)
     if known.is_empty():
@@ -282,6 +284,14 @@ def _possible(fusion: Fusion, weight: float, how: str, method: Method, reranker:
     if fusion != "cosine_judge" or why is None:
         return FusionInUse(fusion, weight, how)
     return FusionInUse("reciprocal_rank", 1.0, f"{how}; not cosine_judge: {why}")
+
+
+def _uncalibrated(weight: float, method: Method, reranker: Reranker) -> FusionInUse:
+    """What stands in where settings name nothing that held-out queries could be made of."""
+    how = "there are no held-out queries to choose by, because [training] names neither captions nor triplets"
+    found = _possible("cosine_judge", weight, how, method, reranker)
+    stand_in = f"cosine + {weight:g} x P(Yes)" if found.fusion == "cosine_judge" else "reciprocal rank"
+    return replace(found, how=f"{found.how}; {stand_in} stands in")
 
 
 def _calibrated(context: PipelineContext) -> pl.DataFrame:

@@ -74,7 +74,7 @@ def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame
         key: The evaluation set.
 
     Returns:
-        Table by kind of text.
+        Table by kind of text; none of a kind that no method needed when its table was made.
 
     Raises:
         NotMadeYetError: They are not made yet.
@@ -83,10 +83,11 @@ def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame
     from setr_lib.methods.inputs import COMPOSITIONS as COMPOSITION_TEXTS
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
-    return {
+    texts = {
         CAPTION_TEXTS: context.tables.read("reference_captions", CAPTIONS, key),
         COMPOSITION_TEXTS: context.tables.read("query_compositions", COMPOSITIONS, key),
     }
+    return {kind: table for kind, table in texts.items() if not table.is_empty()}
 
 
 def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:

@@ -157,7 +157,7 @@ class Tables:
         try:
             frame = pl.read_parquet(path, use_statistics=False)
         except FileNotFoundError:
-            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
         except pl.exceptions.PolarsError as error:
             raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
         return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
@@ -199,9 +199,15 @@ class Tables:
         try:
             return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise NotMadeYetError(_not_made(asset, partition, path)) from None
+            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
         except ValidationError as error:
             raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+
+    def _not_made(self, asset: str, partition: str | None, path: Path) -> str:
+        return (
+            f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} "
+            f"first, {or_run_everything(self.settings, partition)}"
+        )
 
 
 def _file_name(name: str) -> str:
@@ -237,8 +243,22 @@ def named(asset: str, partition: str | None) -> str:
     return asset if partition is None else f"{asset} of {partition}"
 
 
-def _not_made(asset: str, partition: str | None, path: Path) -> str:
-    return (
-        f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} first, "
-        "or run `make demo`"
-    )
+def or_run_everything(settings: Settings, partition: str | None = None) -> str:
+    """The end of a message that something is not made yet: the command that makes everything.
+
+    Args:
+        settings: The settings.
+        partition: The evaluation set, where it is known.
+
+    Returns:
+        ``or ...``: ``make demo`` where the settings' folder has it, else Dagster's evaluation job.
+    """
+    try:
+        has_demo = "\ndemo:" in (settings.base_dir / "Makefile").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        has_demo = False
+    if has_demo:
+        return "or run `make demo`"
+    tags = f'{{"dagster/partition": "{partition or "EVALUATION SET"}"}}'
+    job = f"dagster job execute -m setr_assets.definitions -j evaluation --tags '{tags}'"
+    return f"or run the whole evaluation: `setr env --write` once, then `{job}`"

@@ -54,6 +54,24 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
     return ordered
 
 
+def written_texts(methods: Iterable[Method]) -> frozenset[str]:
+    """Which of captions and compositions methods read, themselves or in texts that they bring.
+
+    Args:
+        methods: Retrieval methods.
+
+    Returns:
+        ``captions``, ``compositions``, both or none.
+    """
+    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS
+
+    methods = list(methods)
+    after = (kind.after for method in methods for kind in method.texts)
+    return frozenset({CAPTIONS, COMPOSITIONS}).intersection(
+        {name for names in (*(method.needs for method in methods), *after) for name in names}
+    )
+
+
 def make_texts(
     context: PipelineContext,
     kinds: Iterable[TextKind],
@@ -140,7 +158,7 @@ def texts_for(
 
     methods = list(methods)
     kinds = text_kinds(methods)
-    needed = set(also).union(*(method.needs for method in methods), *(kind.after for kind in kinds))
+    needed = written_texts(methods).union(also)
     model, prompts, cache = context.models.multimodal, context.prompts(), context.cache(CACHE_KIND)
     texts: dict[str, pl.DataFrame] = {}
     if CAPTIONS in needed:

@@ -252,7 +252,7 @@ CHANGES: dict[str, object] = {
     "models.judge.dtype": "bfloat16",
     "models.judge.prompts": "standard",
     "models.judge.max_new_tokens": 9,
-    "coarse.strategies": ["image", "intersection"],
+    "coarse.strategies": ["union_text", "intersection"],
     "coarse.default": "sum",
     "coarse.top_k": 9,
     "coarse.anchor_share": 0.2,
@@ -405,6 +405,12 @@ def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
 OPENED = {"datasets.*.gallery", "registry.model"}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
+    *(
+        f"{asset}: {key}"
+        for asset in ("reference_captions", "query_compositions")
+        for key in ("coarse.caption_strategies", "coarse.default", "coarse.strategies", "reranking.methods")
+    ),
+    "promoted_reranker: training.captions",
     "gallery_embeddings: coarse.caption_strategies",
     "gallery_embeddings: coarse.strategies",
     "training_embeddings: coarse.caption_strategies",
@@ -426,7 +432,8 @@ LOOKED_UP = {
     "reranking_fusion: reranking.fusion",
 }
 """Looked up to observe the fusion in use, to find a method among all that settings name, or to find the
-embedding spaces that methods search (which ``spaces:ranked`` and ``spaces:reranked`` stand for)."""
+embedding spaces that methods search (which ``spaces:ranked`` and ``spaces:reranked`` stand for) or whether
+they read captions and compositions (on which what is declared depends)."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:

@@ -45,3 +45,8 @@ def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
         assert found.scores == 2 * count * (1200 + 60)
     none = costs(Settings(base_dir=tmp_path), Configured(["clip"], ["clip"], []), plans, training, speeds)
     assert none.scores == 0 and not any("re-rank" in what for what, *_ in none.lines)
+    assert "describe the references" in {what for what, items, _ in none.lines if items}
+    unread = Configured(["clip"], ["clip"], [], texts=frozenset())
+    found = costs(Settings(base_dir=tmp_path), unread, plans, training, speeds)
+    assert {what for what, items, _ in found.lines if items and "embed" not in what} == set()
+    assert found.texts == 0

@@ -29,8 +29,11 @@ from setr_lib.benchmarks import (
     headlines,
     recalls,
 )
+from setr_lib.benchmarks.audit import examine
+from setr_lib.benchmarks.image_ids import check_image_ids, read_and_check_image_ids
 from setr_lib.benchmarks.metrics import RandomPools, TargetRanks
 from setr_lib.cli import main
+from setr_lib.commands.plan import count_work
 from setr_lib.datasets import (
     evaluation_set,
     evaluation_sets,
@@ -39,6 +42,7 @@ from setr_lib.datasets import (
     load_queries,
     set_of_split,
 )
+from setr_lib.datasets.images import find_images
 from setr_lib.evaluation.floor import random_floor, random_intervals, random_rankings
 from setr_lib.evaluation.leaderboard import leaderboard_table
 from setr_lib.evaluation.metrics import evaluate
@@ -220,7 +224,7 @@ def test_splits_protocols_and_options_reach_its_methods() -> None:
     ("options", "reason"),
     [
         ({"gallery": "all"}, "'all' is not one of Clothes's: use whole or half"),
-        ({"splits": ["train"]}, "'train' is not a split of clothes"),
+        ({"splits": ["train"]}, "'train' is not a split of clothes: use val or test"),
         ({"queries": "q.csv"}, "Clothes does not read that key"),
         ({"options": {"lang": "de"}}, "Clothes has no 'lang'; there is language"),
     ],
@@ -404,6 +408,127 @@ def test_ids_are_checked_and_frames_are_taken() -> None:
     with pytest.raises(DatasetError, match="mine: doubled gives the query_id '1' more than once"):
         load_queries(settings, "mine")
     assert load_gallery(settings, "mine")["image_id"].to_list() == ["a", "b"]
+
+
+class Given(Benchmark):
+    """Gives the queries and images that a test asks for, or raises it."""
+
+    kind = "given"
+    records: ClassVar[list[QueryRecord]] = []
+    images: ClassVar[list[ImageRecord]] = []
+    error: ClassVar[Exception | None] = None
+
+    def queries(self, evaluation_set: Any) -> list[QueryRecord]:
+        if self.error is not None:
+            raise self.error
+        return self.records
+
+    def gallery(self, evaluation_set: Any) -> list[ImageRecord]:
+        return self.images
+
+
+def given(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Settings:
+    for name, value in attributes.items():
+        monkeypatch.setattr(Given, name, value)
+    kind = f"{__name__}:Given"
+    return Settings.model_validate({"datasets": {"mine": {"kind": kind, "root": "/m"}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"target_ids": "red.png"}, r", 'q7': target_ids = 'red.png': must be a list of texts, not one text"),
+        ({"subset_ids": "red.png"}, ", 'q7': subset_ids = 'red.png': must be a list of texts"),
+        ({"captions": "in red"}, ", 'q7': captions = 'in red': must be a list of texts"),
+        ({"target_ids": [7]}, r", 'q7': target_ids = \[7\]: .* 7 in it is of type int"),
+        ({"target_ids": None}, ", 'q7': target_ids = None: must be a list of texts, not None"),
+        ({"query_id": 7}, r": query_id = 7: must be a text \(str\), not of type int"),
+        ({"modification": None}, ", 'q7': modification = None: must be a text"),
+    ],
+)
+def test_a_field_of_a_query_that_holds_something_else_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], fault: str
+) -> None:
+    fine = QueryRecord("q1", "a.png", "red", [], ["b.png"])
+    fields: dict[str, Any] = {"query_id": "q7", "reference_id": "a.png", "modification": "red", **values}
+    wrong = QueryRecord(**fields)
+    settings = given(monkeypatch, records=[fine, wrong])
+    with pytest.raises(DatasetError, match=r"queries of mine \(given\): row 1 \(counting from 0\)" + fault):
+        load_queries(settings, "mine")
+
+
+def test_a_field_of_an_image_that_holds_something_else_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = given(monkeypatch, images=[ImageRecord(3, "/3.png")])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        DatasetError, match=r"gallery of mine \(given\): row 0 .*: image_id = 3: must be a text"
+    ):
+        load_gallery(settings, "mine")
+
+
+@pytest.mark.parametrize("error", [KeyError("text"), FileNotFoundError(2, "No such file", "/m/wishes.jsonl")])
+def test_whatever_a_benchmark_raises_is_its_data_sets_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    settings = given(monkeypatch, error=error)
+    with pytest.raises(DatasetError) as refused:
+        load_queries(settings, "mine")
+    words = str(refused.value)
+    assert words.startswith(f"queries of mine (given) cannot be read: {type(error).__name__}: {error} (")
+    assert __file__ in words, "the line of the benchmark's file"
+    assert examine(evaluation_set(settings, "mine"), inspect_gallery).problems[0] == words
+    (plan,) = count_work(settings)
+    assert plan.problem == words
+
+
+def gallery_of(*names: str) -> list[ImageRecord]:
+    return [ImageRecord(name, f"/m/{name}") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("reference", "target", "words"),
+    [
+        ("a.png", "gallery/b.png", "has its reference in the gallery: query '1' names 'a.png'"),
+        ("gallery/a.png", "a", "has any of its targets in the gallery: query '1' names 'a'"),
+    ],
+)
+def test_queries_that_share_no_image_with_the_gallery_are_refused(
+    monkeypatch: pytest.MonkeyPatch, reference: str, target: str, words: str
+) -> None:
+    images = gallery_of("gallery/b.png", "gallery/a.png")
+    settings = given(monkeypatch, images=images, records=[QueryRecord("1", reference, "red", [], [target])])
+    queries, gallery = load_queries(settings, "mine"), load_gallery(settings, "mine")
+    with pytest.raises(DatasetError, match="mine: none of its 1 queries " + words) as refused:
+        check_image_ids(evaluation_set(settings, "mine"), queries, gallery)
+    assert "the gallery has e.g. 'gallery/a.png'" in str(refused.value)
+    assert "[datasets.mine]" in str(refused.value)
+    assert examine(evaluation_set(settings, "mine"), inspect_gallery).problems[0] == str(refused.value)
+    assert count_work(settings)[0].problem == str(refused.value)
+
+
+def test_ids_are_said_to_be_paths_where_the_gallery_is_a_folder(garden: Settings, tmp_path: Path) -> None:
+    rows = [{"id": "x", "reference": "plants/a.png", "wish": "with flowers", "targets": ["b.png"]}]
+    (tmp_path / "plants" / "plants.json").write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(DatasetError, match=rf"its path below image_root \({tmp_path / 'plants'}\)"):
+        read_and_check_image_ids(evaluation_set(garden, "garden"))
+
+
+def test_some_unknown_images_are_counted_in_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [
+        QueryRecord("1", "a", "red", [], ["b", "x"], ["y"]),
+        QueryRecord("2", "z", "blue", [], ["w"]),
+        QueryRecord("3", "", "no reference", [], []),
+    ]
+    settings = given(monkeypatch, images=gallery_of("a", "b"), records=records)
+    found = examine(evaluation_set(settings, "mine"), find_images)
+    assert found.warnings == (
+        "1 of the 2 references of queries are not in the gallery, first 'z' of query '2'",
+        "2 of the 3 targets of queries are not in the gallery, first 'x' of query '1'",
+        "1 of the 1 subset members of queries are not in the gallery, first 'y' of query '1'",
+    )
+    assert not any("reference" in problem for problem in found.problems)
+    assert count_work(settings)[0].queries == 3
 
 
 @pytest.mark.parametrize("kind", ["cirr", "fashioniq", "circo", "folder"])
