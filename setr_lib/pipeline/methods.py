@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,21 @@ def spaces_of(methods: Iterable[Method]) -> list[str]:
     return sorted(found, key=lambda space: space != DEFAULT_SPACE)
 
 
+def _check_names(listed: Mapping[str, Method]) -> None:
+    """Raise ``MethodError`` where two methods of the settings are called the same: tables and rows know a
+    method by its own name.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    spelled: dict[str, str] = {}
+    for name, method in listed.items():
+        if (other := spelled.setdefault(method.name, name)) != name:
+            raise MethodError(
+                f"[coarse] strategies: {other!r} and {name!r} are both called {method.name!r}: leave one out, "
+                "or rename it"
+            )
+
+
 class ConfiguredMethods:
     """The retrieval methods of one settings object, and which of them an evaluation set is ranked by.
 
@@ -43,8 +58,11 @@ class ConfiguredMethods:
         from setr_lib.methods.method import get_method
 
         options = self._context.settings.coarse
-        names = (*options.strategies, *options.caption_strategies, options.default, options.caption_default)
-        return {name: get_method(name, self._context.settings) for name in names}
+        listed = (*options.strategies, *options.caption_strategies)
+        names = (*listed, options.default, options.caption_default)
+        found = {name: get_method(name, self._context.settings) for name in names}
+        _check_names({name: found[name] for name in listed})
+        return found
 
     @property
     def configured(self) -> dict[str, Method]:
@@ -54,7 +72,7 @@ class ConfiguredMethods:
             Method by name.
 
         Raises:
-            MethodError: One cannot be had.
+            MethodError: One cannot be had, or two are called the same.
         """
         options = self._context.settings.coarse
         every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]

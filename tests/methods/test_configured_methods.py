@@ -1,0 +1,60 @@
+"""The methods that settings name, judged as a whole when they are loaded: by doctor, and by every run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from setr_lib.commands.setup_checks import configured
+from setr_lib.methods.inputs import MethodError
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.settings import load_settings
+
+OWN = """
+import numpy as np
+
+
+class Slerp:
+    name = "slerp"
+
+    def scores(self, inputs):
+        return np.zeros((len(inputs.queries.frame), len(inputs.gallery.vectors)), np.float32)
+
+
+class Clash(Slerp):
+    name = "sum"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "methods_of_mine.py").write_text(OWN, encoding="utf-8")
+    yield tmp_path / "setr.toml"
+    sys.modules.pop("methods_of_mine", None)
+    sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path.resolve())]
+
+
+def context_of(config: Path, text: str) -> PipelineContext:
+    config.write_text(text, encoding="utf-8")
+    return PipelineContext(load_settings(config))
+
+
+def refused(config: Path, text: str) -> str:
+    """What a run and doctor say of settings; the same."""
+    context = context_of(config, text)
+    with pytest.raises(MethodError) as caught:
+        context.methods.configured  # noqa: B018
+    (check,) = (check for check in configured(context.settings, set()) if check.what == "strategies")
+    assert (check.status, check.detail) == ("broken", str(caught.value))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["strategies", "caption_strategies"])
+def test_two_methods_of_one_name_are_refused_naming_both_spellings(config: Path, key: str) -> None:
+    lists = {"strategies": ["sum", "intersection"], "caption_strategies": ["captions_intersection"]}
+    lists[key] = [*lists[key], "methods_of_mine:Clash"]
+    message = refused(config, "[coarse]\n" + "\n".join(f"{name} = {value}" for name, value in lists.items()))
+    assert "'sum' and 'methods_of_mine:Clash' are both called 'sum'" in message
