@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
@@ -226,9 +227,31 @@ def _built_in() -> dict[str, Method]:
 
     found: dict[str, Method] = {}
     for name in modules_of(package):
-        module = import_module(f"{package.__name__}.{name}")
-        found |= {method.name: method for method in getattr(module, "METHODS", ())}
+        for method in _methods_of(import_module(f"{package.__name__}.{name}")):
+            if method.name in found:
+                raise MethodError(f"two built-in retrieval methods are called {method.name!r}: rename one")
+            found[method.name] = method
     return found
+
+
+def _methods_of(module: ModuleType) -> list[Method]:
+    """The methods that a module of this package lists in ``METHODS``."""
+    listed = getattr(module, "METHODS", None)
+    if listed is not None:
+        return [as_method(candidate, f"METHODS of {module.__name__}") for candidate in listed]
+    own = [name for name, value in vars(module).items() if _is_method_of(module, value)]
+    if own and module.__name__ != __name__:
+        raise MethodError(
+            f"module {module.__name__} holds {', '.join(own)} and no METHODS, by which built-in methods are "
+            f"found: write METHODS = (...), with an object of each"
+        )
+    return []
+
+
+def _is_method_of(module: ModuleType, value: Any) -> bool:
+    if isinstance(value, type):
+        return issubclass(value, Method) and value.__module__ == module.__name__
+    return isinstance(value, Method)
 
 
 CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", ENTRY_POINTS, as_method, MethodError, _built_in)

@@ -37,8 +37,8 @@ def _check_names(listed: Mapping[str, Method]) -> None:
     for name, method in listed.items():
         if (other := spelled.setdefault(method.name, name)) != name:
             raise MethodError(
-                f"[coarse] strategies: {other!r} and {name!r} are both called {method.name!r}: leave one out, "
-                "or rename it"
+                f"[coarse] strategies: {other!r} and {name!r} are both called {method.name!r}: leave one "
+                "out, or rename it"
             )
 
 

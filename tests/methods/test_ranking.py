@@ -23,11 +23,18 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
     encode_queries,
 )
-from setr_lib.methods.method import as_method, get_method, method_names, ranks_captions
+from setr_lib.methods.method import as_method, get_method
 from setr_lib.methods.ranking import rank, rank_by_search, top_k
 from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.tables import RANKINGS
-from tests.methods.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
+from tests.methods.worlds import (
+    TableEncoder,
+    captions_of,
+    compositions_of,
+    methods_of_vectors,
+    queries_of,
+    random_unit,
+)
 
 COUNT = 40
 IDS = [f"i{i:02d}" for i in range(COUNT)]
@@ -99,9 +106,7 @@ def test_a_larger_k_only_appends(name: str) -> None:
 
 def test_ties_are_ordered_by_id() -> None:
     twins = IDS[19:28]
-    for name in method_names():
-        if ranks_captions(get_method(name)):
-            continue
+    for name in methods_of_vectors():
         for _, one in ranked(name, COUNT).group_by("query_id"):
             found = one.filter(pl.col("image_id").is_in(twins))
             assert found["image_id"].to_list() == twins
