@@ -8,10 +8,10 @@ name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
@@ -28,7 +28,7 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
 )
 from setr_lib.methods.similarity import similarity, unit
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import DEFAULT_SPACE, METHOD_ENTRY_POINTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
-ENTRY_POINTS = ("setr.methods", "setr.strategies")
 NEEDS = frozenset(
     {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
 )
@@ -67,6 +66,9 @@ class Method(ABC):
     """What it has learned from, as reports say it."""
     source: str = ""
     """Where it was published; a reconstruction says so."""
+    option_keys: Mapping[str, str] = MappingProxyType({})
+    """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name, e.g.
+    ``{"anchor_share": "coarse.anchor_share"}``."""
     trained: str | None = None
     """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
@@ -139,6 +141,7 @@ class VectorMethod(Method):
     label: str = TRAINING_FREE
     source: str = ""
     space: str = DEFAULT_SPACE
+    option_keys: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
@@ -163,6 +166,7 @@ class _Adopted(Method):
         self.source = str(getattr(adopted, "source", ""))
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))
         self.trained = getattr(adopted, "trained", None)
+        self.option_keys = dict(getattr(adopted, "option_keys", {}))
 
     def with_weights(self, weights: Weights) -> Method:
         found = self.adopted.with_weights(weights)
@@ -254,7 +258,7 @@ def _is_method_of(module: ModuleType, value: Any) -> bool:
     return isinstance(value, Method)
 
 
-CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", ENTRY_POINTS, as_method, MethodError, _built_in)
+CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in)
 
 Registered = TypeVar("Registered")
 

@@ -7,11 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.records import EmbeddingsRecord
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+
+_ANCHOR_SHARE = "coarse.anchor_share"
+"""The setting that has a field of its own in records, as it had before methods had sections."""
 
 
 def spaces_of(methods: Iterable[Method]) -> list[str]:
@@ -42,6 +45,33 @@ def _check_names(listed: Mapping[str, Method]) -> None:
             )
 
 
+def _check_options(options: Mapping[str, Mapping[str, Any]], methods: Iterable[Method]) -> None:
+    """Raise ``MethodError`` where a section ``[methods.NAME]`` is of no configured method, or sets what has
+    its place in another section.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    own = {method.name: method for method in methods}
+    for name, section in options.items():
+        if name not in own:
+            raise MethodError(f"[methods.{name}]: no configured method is called so; known: {', '.join(own)}")
+        for option in section:
+            if (key := own[name].option_keys.get(option)) is not None:
+                table, _, last = key.rpartition(".")
+                raise MethodError(f"[methods.{name}] {option}: set {last} in [{table}] instead")
+
+
+def _setting(settings: Settings, key: str, method: Method) -> Any:
+    from setr_lib.methods.inputs import MethodError
+
+    value: Any = settings
+    for part in key.split("."):
+        if part not in getattr(type(value), "model_fields", {}):
+            raise MethodError(f"retrieval method {method.name!r}: option_keys: there is no setting {key!r}")
+        value = getattr(value, part)
+    return value
+
+
 class ConfiguredMethods:
     """The retrieval methods of one settings object, and which of them an evaluation set is ranked by.
 
@@ -62,6 +92,9 @@ class ConfiguredMethods:
         names = (*listed, options.default, options.caption_default)
         found = {name: get_method(name, self._context.settings) for name in names}
         _check_names({name: found[name] for name in listed})
+        _check_options(self._context.settings.methods, [found[name] for name in listed])
+        for name in listed:
+            self.options(found[name])
         return found
 
     @property
@@ -201,18 +234,33 @@ class ConfiguredMethods:
         return list(dict.fromkeys((DEFAULT_SPACE, *spaces_of(self.calibrated))))
 
     def options(self, method: Method) -> dict[str, Any]:
-        """What settings say to a method.
+        """What settings say to a method: ``[methods.NAME]``, and the settings that it names as
+        ``option_keys``.
 
         Args:
             method: The retrieval method.
 
         Returns:
             What it finds as ``inputs.options``.
-        """
-        from setr_lib.methods.intersection import ANCHOR_SHARE
 
-        return (
-            {ANCHOR_SHARE: self._context.settings.coarse.anchor_share}
-            if method.name == "intersection_anchor"
-            else {}
-        )
+        Raises:
+            MethodError: It names a setting that there is not.
+        """
+        settings = self._context.settings
+        shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
+        return {**shared, **settings.methods.get(method.name, {})}
+
+    def recorded_options(self, method: Method) -> dict[str, Any]:
+        """A method's options as a ``CoarseRecord`` keeps them.
+
+        Args:
+            method: The retrieval method.
+
+        Returns:
+            Fields of the record: ``anchor_share`` for that setting, ``options`` for the others; without any
+            options, none.
+        """
+        others = self.options(method)
+        anchor = [option for option, key in method.option_keys.items() if key == _ANCHOR_SHARE]
+        fields: dict[str, Any] = {"anchor_share": others.pop(option) for option in anchor}
+        return fields | ({"options": others} if others else {})

@@ -219,6 +219,7 @@ EXAMPLES: dict[str, set[str]] = {
     "models.encoder.name": ENCODED,
     "models.judge.name": JUDGED,
     "coarse.default": {"reranked_rankings", "reranking_fusion"},
+    "methods": {"coarse_rankings", "reranking_fusion"},
     "reranking.top_k": {"reranked_rankings", "reranking_fusion"},
     "reranking.methods": {"reranked_rankings", "reranking_fusion"},
     "reranking.rerankers": {"reranked_rankings", "reranking_fusion"},
@@ -286,6 +287,7 @@ CHANGES: dict[str, object] = {
     "evaluation.contact_sheet_queries": 2,
     "evaluation.limit": 1,
     "registry.model": "other",
+    "methods": {"intersection": {"share": 0.5}},
     "spaces": {"other": SpaceSettings(kind="open_clip", options={"name": "ViT-B-32"})},
 }
 
@@ -377,6 +379,21 @@ def test_a_changed_space_concerns_what_searches_it(world: World) -> None:
     assert differing(alone, other_encoder) == {"training_embeddings", "reranker_pairs"}, (
         "pairs are mined there"
     )
+
+
+def test_options_concern_their_method_and_what_it_takes_from_other_sections(world: World) -> None:
+    (world.settings.base_dir / "dialled.py").write_text(
+        "class Dialled:\n"
+        '    name, option_keys = "dialled", {"depth": "reranking.top_k"}\n'
+        "    def scores(self, inputs): ...\n"
+    )
+    image = changed(world.settings, "methods", {"image": {"share": 0.5}})
+    assert differing(world.settings, image) == {"coarse_rankings"}, "its candidates are not re-ranked"
+    ranked = changed(world.settings, "coarse.strategies", ["intersection", "dialled:Dialled"])
+    own = changed(ranked, "methods", {"dialled": {"share": 0.5}})
+    assert differing(ranked, own) == {"coarse_rankings"}
+    deeper = changed(ranked, "reranking.top_k", 5)
+    assert differing(ranked, deeper) == EXAMPLES["reranking.top_k"] | {"coarse_rankings"}
 
 
 def test_another_data_set_leaves_the_others_current(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 from setr_lib.commands.setup_checks import configured
 from setr_lib.methods.inputs import MethodError
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.records import CoarseRecord
 from setr_lib.settings import load_settings
 
 OWN = """
@@ -26,6 +27,14 @@ class Slerp:
 
 class Clash(Slerp):
     name = "sum"
+
+
+class Dialled(Slerp):
+    name, option_keys = "dialled", {"depth": "coarse.top_k"}
+
+
+class Wishful(Slerp):
+    name, option_keys = "wishful", {"depth": "coarse.depth"}
 """
 
 
@@ -58,3 +67,43 @@ def test_two_methods_of_one_name_are_refused_naming_both_spellings(config: Path,
     lists[key] = [*lists[key], "methods_of_mine:Clash"]
     message = refused(config, "[coarse]\n" + "\n".join(f"{name} = {value}" for name, value in lists.items()))
     assert "'sum' and 'methods_of_mine:Clash' are both called 'sum'" in message
+
+
+STRATEGIES = "[coarse]\nstrategies = ['intersection', 'intersection_anchor', 'methods_of_mine:{}']\n"
+
+
+def test_options_are_the_methods_own_section_and_what_it_names_of_others(config: Path) -> None:
+    text = STRATEGIES.format("Dialled") + "anchor_share = 0.2\n[methods.dialled]\nt = 0.5\n"
+    methods = context_of(config, text).methods
+    asked = {name: methods.options(methods.get(name)) for name in methods.configured}
+    assert asked["dialled"] == {"depth": 50, "t": 0.5}
+    assert (asked["intersection"], asked["intersection_anchor"]) == ({}, {"anchor_share": 0.2})
+
+
+def test_records_keep_all_options(config: Path) -> None:
+    text = STRATEGIES.format("Dialled") + "[methods.dialled]\nt = 0.5\n"
+    methods = context_of(config, text).methods
+    kept = {
+        name: CoarseRecord(method=name, **methods.recorded_options(method)).stated()
+        for name, method in methods.configured.items()
+    }
+    assert kept["dialled"] == {"method": "dialled", "options": {"depth": 50, "t": 0.5}}
+    assert kept["intersection"] == {"method": "intersection"}
+    assert kept["intersection_anchor"] == {"method": "intersection_anchor", "anchor_share": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (STRATEGIES.format("Slerp") + "[methods.slurp]\nt = 1\n", "[methods.slurp]: no configured method"),
+        (STRATEGIES.format("Slerp") + "[methods.slurp]\nt = 1\n", "known: intersection, "),
+        (STRATEGIES.format("Slerp") + "[methods.slurp]\nt = 1\n", ", slerp"),
+        (
+            STRATEGIES.format("Slerp") + "[methods.intersection_anchor]\nanchor_share = 0.5\n",
+            "[methods.intersection_anchor] anchor_share: set anchor_share in [coarse] instead",
+        ),
+        (STRATEGIES.format("Wishful"), "option_keys: there is no setting 'coarse.depth'"),
+    ],
+)
+def test_options_that_cannot_be_given_are_refused(config: Path, text: str, words: str) -> None:
+    assert words in refused(config, text)
