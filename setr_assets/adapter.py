@@ -10,6 +10,7 @@ from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import (
     RERANKED_OPTIONS,
+    is_own_name,
     options_of,
     reranked_need,
     reranked_spaces,
@@ -83,6 +84,10 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         "prompts:judge",
         when(lambda settings: settings.reranking.methods is None, "coarse.default"),
         "reranking.methods",
+        when(
+            lambda settings: any(is_own_name(settings, method) for method in settings.reranked_methods),
+            "coarse.strategies",  # whose code one of them is
+        ),
         "reranking.rerankers",
         "reranking.top_k",
         when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),

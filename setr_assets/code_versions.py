@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
 from setr_lib.texts.folders import prompt_folder
 
@@ -166,6 +167,14 @@ def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def is_own_name(settings: Settings, strategy: str) -> bool:
+    """Whether settings call a method that they list as ``package.module:NAME`` by the name that it gives
+    itself.
+    """
+    listed = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
+    return ":" not in strategy and strategy not in listed and any(":" in name for name in listed)
+
+
 class _Facts(NamedTuple):
     """What code versions and sources must know of a method."""
 
@@ -180,12 +189,16 @@ _loaded: dict[tuple[str, ...], _Facts] = {}
 
 def _facts(settings: Settings, strategy: str) -> _Facts:
     every = (DEFAULT_SPACE, *settings.spaces)
-    known = (str(settings.base_dir), strategy, *every)
+    among = settings.coarse.strategies if is_own_name(settings, strategy) else ()
+    known = (str(settings.base_dir), strategy, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
 
-            method = get_method(strategy, settings)
+            if is_own_name(settings, strategy):
+                method = pipeline_context(settings).methods.get(strategy)
+            else:
+                method = get_method(strategy, settings)
             spaces = () if ranks_captions(method) else (method.space,)
             _loaded[known] = _Facts(spaces, method.trained, method.name, method.option_keys)
         except SetrError:

@@ -353,7 +353,7 @@ class CoarseSettings(Section):
             ("default", self.default, self.strategies),
             ("caption_default", self.caption_default, self.caption_strategies or [self.caption_default]),
         ):
-            if default not in names:
+            if not _may_be_called(default, names):
                 among = key.replace("default", "strategies")
                 raise ValueError(
                     f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of "
@@ -437,7 +437,9 @@ class RerankingSettings(Section):
     @classmethod
     def _known_rerankers(cls, names: list[str]) -> list[str]:
         for name in names:
-            if ":" not in name and name not in RERANKERS and name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
+            if any(map(_is_path, (name, *names))) or name in RERANKERS:
+                continue  # a path's object may have any name, which is judged where it is loaded
+            if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
                 known = ", ".join(sorted({*RERANKERS, *installed}))
                 raise ValueError(
                     f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
@@ -451,6 +453,16 @@ def _installed(*groups: str) -> set[str]:
     from importlib.metadata import entry_points
 
     return {point.name for group in groups for point in entry_points(group=group)}
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is ``package.module:NAME``: its object's own name is known once it is loaded."""
+    return ":" in name
+
+
+def _may_be_called(name: str, listed: list[str]) -> bool:
+    """Whether ``name`` is in a list of methods, or may be what one of them, given as a path, calls itself."""
+    return name in listed or (not _is_path(name) and any(map(_is_path, listed)))
 
 
 def _is_plain(value: object) -> bool:
@@ -583,7 +595,7 @@ class Settings(BaseSettings):
         if coarse is None or not methods:
             return methods
         ranked, installed = (*coarse.strategies, *coarse.caption_strategies), _installed(*METHOD_ENTRY_POINTS)
-        if any(":" in name or name in installed for name in ranked):
+        if any(_is_path(name) or name in installed for name in ranked):
             return methods  # judged where methods are loaded: only then is known what they call themselves
         for name in methods:
             if name not in ranked:
@@ -599,7 +611,7 @@ class Settings(BaseSettings):
         if coarse is None:
             return reranking
         for name in reranking.methods or ():
-            if name not in coarse.strategies:
+            if not _may_be_called(name, coarse.strategies):
                 raise ValueError(
                     f"methods: {name!r} is not among [coarse] strategies: add it there, or name some of "
                     f"{', '.join(coarse.strategies)}"

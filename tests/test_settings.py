@@ -144,6 +144,18 @@ def test_options_of_methods_are_tables_of_plain_values(config: Path) -> None:
     assert load_settings(config).methods == {"own": {"t": 1}}, "what mine:Own calls itself is not known yet"
 
 
+def test_an_unknown_name_beside_a_path_is_judged_where_code_is_loaded(config: Path) -> None:
+    config.write_text(
+        "[coarse]\nstrategies = ['sum', 'mine:Own']\ndefault = 'own'\n"
+        "[reranking]\nmethods = ['own']\nrerankers = ['mine:Judge', 'my judge']\n",
+        encoding="utf-8",
+    )
+    assert load_settings(config).reranked_methods == ["own"]
+    assert "'other:Own', is not among strategies" in refused(
+        config, "[coarse]\nstrategies = ['mine:Own']\ndefault = 'other:Own'"
+    )
+
+
 def test_options_of_methods_from_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text("", encoding="utf-8")
     monkeypatch.setenv("SETR_METHODS", '{"sum": {"t": 0.5}}')

@@ -8,7 +8,7 @@ name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType, ModuleType
@@ -67,8 +67,8 @@ class Method(ABC):
     source: str = ""
     """Where it was published; a reconstruction says so."""
     option_keys: Mapping[str, str] = MappingProxyType({})
-    """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name, e.g.
-    ``{"anchor_share": "coarse.anchor_share"}``."""
+    """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name,
+    e.g. ``{"anchor_share": "coarse.anchor_share"}``."""
     trained: str | None = None
     """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
@@ -258,7 +258,9 @@ def _is_method_of(module: ModuleType, value: Any) -> bool:
     return isinstance(value, Method)
 
 
-CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in)
+CATALOGUE: Catalogue[Method] = Catalogue(
+    "retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in
+)
 
 Registered = TypeVar("Registered")
 
@@ -298,12 +300,13 @@ def method_names() -> list[str]:
     return CATALOGUE.names()
 
 
-def get_method(name: str, settings: Settings | None = None) -> Method:
+def get_method(name: str, settings: Settings | None = None, also: Iterable[str] = ()) -> Method:
     """The method called ``name``, or at ``package.module:NAME``.
 
     Args:
         name: A name of :func:`method_names`, or a path with a colon.
         settings: Those that name it; a module may lie beside their file.
+        also: Further names that the message lists where there is no such method.
 
     Returns:
         The method.
@@ -314,7 +317,7 @@ def get_method(name: str, settings: Settings | None = None) -> Method:
     """
     from setr_lib.spaces.space import how_to_describe
 
-    method = CATALOGUE.get(name, settings)
+    method = CATALOGUE.get(name, settings, also)
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
     raise MethodError(

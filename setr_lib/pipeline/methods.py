@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,24 @@ def _check_names(listed: Mapping[str, Method]) -> None:
                 f"[coarse] strategies: {other!r} and {name!r} are both called {method.name!r}: leave one "
                 "out, or rename it"
             )
+
+
+def _check_chosen(key: str, chosen: Sequence[str], listed: Sequence[str], methods: Sequence[Method]) -> None:
+    """Raise ``MethodError`` where a name is of none of the listed methods, neither as settings call it nor as
+    it calls itself; or two are of one.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    own = dict(zip(listed, (method.name for method in methods), strict=True))
+    spelled: dict[str, str] = {}
+    for name in chosen:
+        if name not in own and name not in own.values():
+            known = ", ".join(dict.fromkeys((*own.values(), *listed)))
+            raise MethodError(
+                f"{key}: {name!r} is not among those listed: add it there, or name one of {known}"
+            )
+        if (other := spelled.setdefault(own.get(name, name), name)) != name:
+            raise MethodError(f"{key}: {other!r} and {name!r} are the same method: leave one out")
 
 
 def _check_options(options: Mapping[str, Mapping[str, Any]], methods: Iterable[Method]) -> None:
@@ -87,14 +105,23 @@ class ConfiguredMethods:
         """The configured methods by what settings call them: loaded once, carried as objects from here on."""
         from setr_lib.methods.method import get_method
 
-        options = self._context.settings.coarse
-        listed = (*options.strategies, *options.caption_strategies)
-        names = (*listed, options.default, options.caption_default)
-        found = {name: get_method(name, self._context.settings) for name in names}
-        _check_names({name: found[name] for name in listed})
-        _check_options(self._context.settings.methods, [found[name] for name in listed])
-        for name in listed:
-            self.options(found[name])
+        settings = self._context.settings
+        options = settings.coarse
+        found = {
+            name: get_method(name, settings) for name in (*options.strategies, *options.caption_strategies)
+        }
+        _check_names(found)
+        _check_options(settings.methods, found.values())
+        for method in found.values():
+            self.options(method)
+        ranked = [found[name] for name in options.strategies]
+        _check_chosen("[coarse] default", [options.default], options.strategies, ranked)
+        _check_chosen("[reranking] methods", settings.reranked_methods, options.strategies, ranked)
+        if captioned := [found[name] for name in options.caption_strategies]:
+            chosen, among = [options.caption_default], options.caption_strategies
+            _check_chosen("[coarse] caption_default", chosen, among, captioned)
+        else:
+            found[options.caption_default] = get_method(options.caption_default, settings)
         return found
 
     @property
@@ -125,8 +152,9 @@ class ConfiguredMethods:
         """
         from setr_lib.methods.method import get_method
 
-        found = self.configured.get(name) or self._named_methods.get(name)
-        return found or get_method(name, self._context.settings)
+        own = self.configured
+        found = own.get(name) or self._named_methods.get(name)
+        return found or get_method(name, self._context.settings, also=own)
 
     def of(self, key: str) -> list[Method]:
         """The configured methods that an evaluation set has material for: vectors, captions of its images, or
@@ -262,5 +290,5 @@ class ConfiguredMethods:
         """
         others = self.options(method)
         anchor = [option for option, key in method.option_keys.items() if key == _ANCHOR_SHARE]
-        fields: dict[str, Any] = {"anchor_share": others.pop(option) for option in anchor}
+        fields = dict[str, Any](("anchor_share", others.pop(option)) for option in anchor)
         return fields | ({"options": others} if others else {})

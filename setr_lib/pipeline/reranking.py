@@ -41,7 +41,12 @@ class ConfiguredRerankers:
         from setr_lib.reranking.reranker import RerankerError, get_reranker
 
         settings = self._context.settings
-        found = {name: get_reranker(name, settings) for name in settings.reranking.rerankers}
+        names = settings.reranking.rerankers
+        paths = {name: get_reranker(name, settings) for name in names if ":" in name}
+        own = {reranker.name: reranker for reranker in paths.values()}
+        found = {
+            name: paths.get(name) or own.get(name) or get_reranker(name, settings, also=own) for name in names
+        }
         files: dict[str, str] = {}
         for name, reranker in found.items():
             other = files.setdefault(reranker.name.replace(" ", "-"), name)
@@ -90,7 +95,8 @@ class ConfiguredRerankers:
         from setr_lib.reranking.reranker import get_reranker
 
         own = {reranker.name: reranker for reranker in self.configured}
-        return own.get(name) or self._named.get(name) or get_reranker(name, self._context.settings)
+        found = own.get(name) or self._named.get(name)
+        return found or get_reranker(name, self._context.settings, also=own)
 
 
 @dataclass(frozen=True)

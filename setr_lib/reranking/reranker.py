@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -276,12 +276,13 @@ def reranker_names() -> list[str]:
     return CATALOGUE.names()
 
 
-def get_reranker(name: str, settings: Settings | None = None) -> Reranker:
+def get_reranker(name: str, settings: Settings | None = None, also: Iterable[str] = ()) -> Reranker:
     """The re-ranker called ``name``, or at ``package.module:NAME``, not opened yet.
 
     Args:
         name: A name of :func:`reranker_names`, or a path with a colon.
         settings: Those that name it; a module may lie beside their file.
+        also: Further names that the message lists where there is no such re-ranker.
 
     Returns:
         The re-ranker.
@@ -289,4 +290,4 @@ def get_reranker(name: str, settings: Settings | None = None) -> Reranker:
     Raises:
         RerankerError: There is no such re-ranker; the message lists the known names. Or it cannot be loaded.
     """
-    return CATALOGUE.get(name, settings)
+    return CATALOGUE.get(name, settings, also)

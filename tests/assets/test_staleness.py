@@ -396,6 +396,19 @@ def test_options_concern_their_method_and_what_it_takes_from_other_sections(worl
     assert differing(ranked, deeper) == EXAMPLES["reranking.top_k"] | {"coarse_rankings"}
 
 
+def test_code_of_a_method_that_is_chosen_by_its_own_name_counts(world: World) -> None:
+    file = world.settings.base_dir / "named.py"
+    text = "class Named:\n    name = 'own_name'\n    def scores(self, inputs): ...\n"
+    file.write_text(text)
+    ranked = changed(world.settings, "coarse.strategies", ["intersection", "named:Named"])
+    judged = changed(ranked, "reranking.methods", ["own_name"])
+    before = versions(judged)
+    file.write_text(text + "# otherwise\n")
+    after = versions(judged)
+    assert before["reranking_fusion"] != after["reranking_fusion"]
+    assert before["coarse_rankings"] != after["coarse_rankings"]
+
+
 def test_another_data_set_leaves_the_others_current(world: World) -> None:
     more = DatasetSettings(kind="folder", root=Path("mine"))
     assert world.stale(changed(world.settings, "datasets.mine", more)) == set()

@@ -383,7 +383,7 @@ def test_an_installed_entry_point_is_a_kind(tmp_path: Path, monkeypatch: pytest.
     (info / "entry_points.txt").write_text(f"[setr.benchmarks]\nclothes = {CLOTHES}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert benchmark_of("clothes") is benchmark_of(CLOTHES)
-    with pytest.raises(DatasetError, match="known: .*circo, .*clothes, .*fashioniq, "):
+    with pytest.raises(DatasetError, match=r"known: .*circo, .*clothes, .*fashioniq, "):
         benchmark_of("cloths")
 
 

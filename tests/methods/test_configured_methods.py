@@ -12,6 +12,7 @@ from setr_lib.commands.setup_checks import configured
 from setr_lib.methods.inputs import MethodError
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import CoarseRecord
+from setr_lib.reranking.reranker import RerankerError
 from setr_lib.settings import load_settings
 
 OWN = """
@@ -27,6 +28,17 @@ class Slerp:
 
 class Clash(Slerp):
     name = "sum"
+
+
+class Other(Slerp):
+    name, needs = "other", frozenset({"image_captions"})
+
+
+class Mean:
+    name, id = "mean colour", "1"
+
+    def score(self, queries):
+        return [np.zeros(len(query.candidates)) for query in queries]
 
 
 class Dialled(Slerp):
@@ -107,3 +119,60 @@ def test_records_keep_all_options(config: Path) -> None:
 )
 def test_options_that_cannot_be_given_are_refused(config: Path, text: str, words: str) -> None:
     assert words in refused(config, text)
+
+
+CHOSEN = """
+[coarse]
+strategies = ["intersection", "methods_of_mine:Slerp"]
+default = "slerp"
+
+[reranking]
+methods = ["intersection", "slerp"]
+rerankers = ["base judge", "methods_of_mine:Mean"]
+"""
+
+
+def test_a_method_is_chosen_by_the_name_that_it_gives_itself(config: Path) -> None:
+    context = context_of(config, CHOSEN)
+    assert context.methods.get(context.settings.coarse.default).name == "slerp"
+    assert [method.name for method in context.methods.calibrated] == ["intersection", "slerp"]
+    checks = {check.what: check.status for check in configured(context.settings, set())}
+    assert (checks["strategies"], checks["re-rankers"]) == ("ok", "ok")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        ('default = "slerp"', 'default = "slurp"', "[coarse] default: 'slurp' is not among"),
+        ('default = "slerp"', 'default = "slurp"', "add it there, or name one of intersection, slerp"),
+        ('"slerp"]', '"slurp"]', "[reranking] methods: 'slurp' is not among"),
+        ('"slerp"]', '"slerp", "methods_of_mine:Slerp"]', "are the same method"),
+        (
+            'default = "slerp"',
+            'default = "slerp"\ncaption_strategies = ["captions_text", "methods_of_mine:Other"]\n'
+            'caption_default = "others"',
+            "[coarse] caption_default: 'others' is not among",
+        ),
+    ],
+)
+def test_a_name_that_no_listed_method_gives_itself_is_refused(
+    config: Path, was: str, now: str, words: str
+) -> None:
+    assert words in refused(config, CHOSEN.replace(was, now))
+
+
+def test_the_name_of_a_method_that_is_asked_for_is_looked_for_among_configured_ones(config: Path) -> None:
+    methods = context_of(config, CHOSEN).methods
+    with pytest.raises(MethodError, match=r"no retrieval method 'slurp'; known: .*product, slerp, sum"):
+        methods.get("slurp")
+
+
+def test_re_rankers_of_one_list_know_the_names_that_its_own_give_themselves(config: Path) -> None:
+    with pytest.raises(RerankerError, match=r"no re-ranker 'means'; known: .*base judge, mean colour"):
+        context_of(config, CHOSEN.replace('"base judge"', '"means"')).rerankers.configured  # noqa: B018
+    with pytest.raises(RerankerError, match=r"'mean colour' and .*Mean' are both called 'mean colour'"):
+        context_of(config, CHOSEN.replace('"base judge"', '"mean colour"')).rerankers.configured  # noqa: B018
+    rerankers = context_of(config, CHOSEN).rerankers
+    assert rerankers.get("mean colour") is rerankers.configured[1]
+    with pytest.raises(RerankerError, match=r"no re-ranker 'means'; known: .*mean colour"):
+        rerankers.get("means")
