@@ -15,7 +15,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
-from setr_lib.errors import SetrError
+from setr_lib.errors import told_as
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -180,16 +180,6 @@ class _Adopted(Method):
         return self.adopted.scores(inputs)
 
 
-def _made(kind: type, where: str) -> Any:
-    try:
-        return kind()
-    except SetrError:
-        raise
-    except Exception as error:  # someone else's class may raise anything, e.g. where its weights are missing
-        reason = f"{type(error).__name__}: {error}"
-        raise MethodError(f"the retrieval method at {where} cannot be made: {reason}") from error
-
-
 def as_method(candidate: Any, where: str) -> Method:
     """``candidate`` as a method.
 
@@ -204,7 +194,8 @@ def as_method(candidate: Any, where: str) -> Method:
         MethodError: It cannot be made, has no ``name`` or ``scores``, needs what there is not, or names a
             trained system and cannot load weights.
     """
-    made = _made(candidate, where) if isinstance(candidate, type) else candidate
+    with told_as(MethodError, f"the retrieval method at {where}"):
+        made = candidate() if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
         raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
     method = made if isinstance(made, Method) else _Adopted(made)

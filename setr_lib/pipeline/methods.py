@@ -57,7 +57,7 @@ def _check_chosen(key: str, chosen: Sequence[str], listed: Sequence[str], method
         if name not in own and name not in own.values():
             known = ", ".join(dict.fromkeys((*own.values(), *listed)))
             raise MethodError(
-                f"{key}: {name!r} is not among those listed: add it there, or name one of {known}"
+                f"{key}: {name!r} is not among the [coarse] methods: add it there, or name some of {known}"
             )
         if (other := spelled.setdefault(own.get(name, name), name)) != name:
             raise MethodError(f"{key}: {other!r} and {name!r} are the same method: leave one out")

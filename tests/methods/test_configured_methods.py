@@ -144,7 +144,7 @@ def test_a_method_is_chosen_by_the_name_that_it_gives_itself(config: Path) -> No
     ("was", "now", "words"),
     [
         ('default = "slerp"', 'default = "slurp"', "[coarse] default: 'slurp' is not among"),
-        ('default = "slerp"', 'default = "slurp"', "add it there, or name one of intersection, slerp"),
+        ('default = "slerp"', 'default = "slurp"', "add it there, or name some of intersection, slerp"),
         ('"slerp"]', '"slurp"]', "[reranking] methods: 'slurp' is not among"),
         ('"slerp"]', '"slerp", "methods_of_mine:Slerp"]', "are the same method"),
         (
