@@ -224,7 +224,12 @@ def test_search_and_submit_and_score_take_a_re_ranker_of_ones_own(
     for name in ("same colours", "same-colours", "my_reranker:SameColours"):
         assert main([*config, *search, "--reranker", name]) == 0
         printed = capsys.readouterr().out
-        assert "wishes · same colours" in " ".join(printed.split()) and "score" in printed
+        assert "wishes · intersection · same colours\n" in printed and "score" in printed
+    for name in ("none", "coarse"):
+        assert main([*config, *search[:-1], "7", "--method", "photo_of", "--reranker", name]) == 0
+        printed = capsys.readouterr().out
+        assert "wishes · photo_of · stage 1 alone\n" in printed and "judge" not in printed
+        assert f"{image.stem}-make-it-red-photo-of-none.png" in "".join(printed.split())
     assert main([*config, *search, "--reranker", "adapter"]) == 1
     assert "nothing was promoted" in capsys.readouterr().err
     submit = ["submit", "circo", "--split", "val", "--method", "photo_of", "--reranker", "same colours"]

@@ -156,9 +156,14 @@ def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     import setr_lib.methods as package
 
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    yield lambda text: (tmp_path / "slerp.py").write_text(BUILT_IN + text, encoding="utf-8") and None
+
+    def write(text: str) -> None:
+        (tmp_path / "slerp.py").write_text(BUILT_IN + text, encoding="utf-8")
+
+    yield write
     sys.modules.pop("setr_lib.methods.slerp", None)
-    vars(package).pop("slerp", None)
+    if hasattr(package, "slerp"):
+        delattr(package, "slerp")
 
 
 @pytest.mark.parametrize("listed", ["METHODS = (Slerp(),)", "METHODS = (Slerp,)"])
