@@ -452,7 +452,6 @@ LOOKED_UP = {
     "reranked_rankings: coarse.caption_strategies",
     "reranked_rankings: coarse.strategies",
     "reranking_fusion: coarse.caption_strategies",
-    "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
 """Looked up to observe the fusion in use, to find a method among all that settings name, or to find the
