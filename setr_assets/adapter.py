@@ -8,7 +8,15 @@ import dagster as dg
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
-from setr_assets.code_versions import reranked_need, reranked_spaces, search_of, when
+from setr_assets.code_versions import (
+    RERANKED_OPTIONS,
+    is_own_name,
+    options_of,
+    reranked_need,
+    reranked_spaces,
+    search_of,
+    when,
+)
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_assets.trained import Inputs, Names, trained_system_assets
@@ -76,12 +84,17 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         "prompts:judge",
         when(lambda settings: settings.reranking.methods is None, "coarse.default"),
         "reranking.methods",
+        when(
+            lambda settings: any(is_own_name(settings, method) for method in settings.reranked_methods),
+            "coarse.strategies",  # whose code one of them is
+        ),
         "reranking.rerankers",
         "reranking.top_k",
         when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
         when(reranked_need("captions"), "prompts:describe", "models.judge.max_new_tokens"),
         when(reranked_need("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
         when(reranked_need("anchor_share"), "coarse.anchor_share"),
+        options_of(RERANKED_OPTIONS),
     ),
     kinds={"polars", "parquet"},
     deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],

@@ -8,7 +8,15 @@ import dagster as dg
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import OWN_BENCHMARKS, needs, ranked_spaces, search_of, when
+from setr_assets.code_versions import (
+    OWN_BENCHMARKS,
+    RANKED_OPTIONS,
+    needs,
+    options_of,
+    ranked_spaces,
+    search_of,
+    when,
+)
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
             lambda settings: any(needs(name, "anchor_share") for name in settings.coarse.strategies),
             "coarse.anchor_share",
         ),
+        options_of(RANKED_OPTIONS),
     ),
     kinds={"polars", "numpy"},
     deps=[

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
 from setr_lib.texts.folders import prompt_folder
 
@@ -63,6 +64,8 @@ folder.
 """
 RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
+RANKED_OPTIONS, RERANKED_OPTIONS = "methods:ranked", "methods:reranked"
+"""The sections ``[methods.NAME]`` of the ranked methods, and those of the re-ranked ones."""
 PROMPTS = "models.judge.prompts"
 """The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its
 overrides per kind of data set, which the judge has none of."""
@@ -172,12 +175,22 @@ OWN_BENCHMARKS = When(
 """What is read of benchmarks: their code, where a data set names one by path."""
 
 
+def is_own_name(settings: Settings, strategy: str) -> bool:
+    """Whether settings call a method that they list as ``package.module:NAME`` by the name that it gives
+    itself.
+    """
+    listed = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
+    return ":" not in strategy and strategy not in listed and any(":" in name for name in listed)
+
+
 class _Facts(NamedTuple):
     """What code versions and sources must know of a method."""
 
     spaces: tuple[str, ...]
     trained: str | None
     texts: frozenset[str]
+    name: str
+    option_keys: Mapping[str, str]
 
 
 _loaded: dict[tuple[str, ...], _Facts] = {}
@@ -185,19 +198,22 @@ _loaded: dict[tuple[str, ...], _Facts] = {}
 
 def _facts(settings: Settings, strategy: str) -> _Facts:
     every = (DEFAULT_SPACE, *settings.spaces)
-    known = (str(settings.base_dir), strategy, *every)
+    among = settings.coarse.strategies if is_own_name(settings, strategy) else ()
+    known = (str(settings.base_dir), strategy, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
             from setr_lib.pipeline.texts import written_texts
 
-            method = get_method(strategy, settings)
+            if is_own_name(settings, strategy):
+                method = pipeline_context(settings).methods.get(strategy)
+            else:
+                method = get_method(strategy, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            _loaded[known] = _Facts(spaces, method.trained, written_texts([method]))
-        except SetrError:
-            return _Facts(
-                every, None, frozenset({"captions", "compositions"})
-            )  # told by the run that needs the method
+            texts = written_texts([method])
+            _loaded[known] = _Facts(spaces, method.trained, texts, method.name, method.option_keys)
+        except SetrError:  # told by the run that needs the method
+            return _Facts(every, None, frozenset({"captions", "compositions"}), strategy, {})
     return _loaded[known]
 
 
@@ -236,6 +252,36 @@ def needed_systems(settings: Settings) -> list[str]:
     named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
     found = (_facts(settings, name).trained for name in named if name not in UNTRAINED)
     return list(dict.fromkeys(system for system in found if system is not None))
+
+
+class _Options(NamedTuple):
+    """What settings say to a method: its section, and the keys of other sections that it names."""
+
+    section: Mapping[str, Any]
+    keys: Mapping[str, str]
+
+
+def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Options]:
+    """By their own names, what settings say to methods; those to which they say nothing are left out. The
+    keys that methods of the package name are declared by the assets themselves.
+    """
+    found: dict[str, _Options] = {}
+    for strategy in strategies:
+        name, keys = strategy, dict[str, str]()
+        if strategy not in UNTRAINED:
+            facts = _facts(settings, strategy)
+            name, keys = facts.name, dict(facts.option_keys)
+        if (section := settings.methods.get(name)) or keys:
+            found[name] = _Options(section or {}, keys)
+    return found
+
+
+def _ranked_options(settings: Settings) -> dict[str, _Options]:
+    return _options(settings, (*settings.coarse.strategies, *settings.coarse.caption_strategies))
+
+
+def _reranked_options(settings: Settings) -> dict[str, _Options]:
+    return _options(settings, settings.reranked_methods)
 
 
 def ranked_spaces(settings: Settings) -> list[str]:
@@ -282,6 +328,19 @@ def search_of(spaces: Spaces) -> tuple[When, When]:
     )
 
 
+def options_of(ranked: str) -> When:
+    """What settings say to methods, where they say anything.
+
+    Args:
+        ranked: :data:`RANKED_OPTIONS` or :data:`RERANKED_OPTIONS`.
+
+    Returns:
+        The conditional read.
+    """
+    find = _ranked_options if ranked == RANKED_OPTIONS else _reranked_options
+    return when(lambda settings: bool(find(settings)), ranked)
+
+
 def keys_behind(read: str) -> tuple[str, ...]:
     """The settings keys that an entry of ``reads`` stands for.
 
@@ -294,8 +353,8 @@ def keys_behind(read: str) -> tuple[str, ...]:
     kind, _, name = read.partition(":")
     if not name:
         return (kind,)
-    if kind == "spaces":
-        return ("spaces",)
+    if kind in ("spaces", "methods"):
+        return (kind,)
     if read == BENCHMARKS:
         return ()
     if kind == "prompts":
@@ -369,6 +428,9 @@ class CodeVersions:
         if read == BENCHMARKS:
             named = {key: dataset.kind for key, dataset in self.settings.datasets.items()}
             return {key: self._with_code(kind) for key, kind in named.items() if ":" in kind}
+        if kind == "methods":
+            options = (_ranked_options if read == RANKED_OPTIONS else _reranked_options)(self.settings)
+            return {name: self._said(found) for name, found in sorted(options.items())}
         if name == "judge":
             return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
         if name == "encoder":
@@ -394,6 +456,9 @@ class CodeVersions:
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         model = self.settings.space_options(name).get("name")
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
+
+    def _said(self, options: _Options) -> dict[str, Any]:
+        return {option: self._setting(key) for option, key in options.keys.items()} | dict(options.section)
 
     def _setting(self, key: str) -> Any:
         value: Any = self._values

@@ -6,7 +6,7 @@ installed packages; a name with a colon is a path, ``package.module:NAME``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from types import ModuleType
@@ -79,13 +79,14 @@ class Catalogue(Generic[T]):
         points = [point.name for group in self.groups for point in entry_points(group=group)]
         return sorted({*self._load_built_in(), *self._own, *points})
 
-    def get(self, name: str, settings: Settings | None = None) -> T:
+    def get(self, name: str, settings: Settings | None = None, also: Iterable[str] = ()) -> T:
         """The object called ``name``, or at ``package.module:NAME``.
 
         Args:
             name: A name of :meth:`names`, or a path with a colon.
             settings: Those that name it: they say where its module may lie, and whether they may name code at
                 all.
+            also: Further names that the message lists where there is no such name.
 
         Returns:
             The object.
@@ -103,8 +104,9 @@ class Catalogue(Generic[T]):
                     return self._loaded(point.load, f"entry point {point.value!r}")
         if ":" in name:
             return self._loaded(lambda: load_object(name, settings), name)
+        known = ", ".join(sorted({*self.names(), *also}))
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {', '.join(self.names())}. Your own: install it as "
+            f"there is no {self.what} {name!r}; known: {known}. Your own: install it as "
             f"entry point of {self.groups[0]!r}, or name it package.module:NAME"
         )
 

@@ -122,8 +122,8 @@ def _add_submit(commands: Subparsers) -> None:
         dest="reranker",
         metavar="NAME",
         help=(
-            "whose order to submit: a re-ranker, or coarse for stage 1's (default: the last re-ranker that "
-            "is there)"
+            "whose order to submit: a re-ranker, or coarse (or none) for stage 1's (default: the last "
+            "re-ranker that is there)"
         ),
     )
     submit.add_argument(
@@ -142,7 +142,12 @@ def _add_search(commands: Subparsers) -> None:
     )
     search.add_argument("--method", help="the retrieval method of stage 1 (default: [coarse] default)")
     search.add_argument(
-        "--reranker", metavar="NAME", help="who re-ranks (default: the champion adapter, else the base judge)"
+        "--reranker",
+        metavar="NAME",
+        help=(
+            "who re-ranks, or none (or coarse) for stage 1 alone (default: of [reranking] rerankers the "
+            "promoted adapter, else the first that can score)"
+        ),
     )
     search.add_argument("--gallery", help="FashionIQ: one category only, e.g. dress")
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")

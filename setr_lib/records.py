@@ -230,6 +230,9 @@ class CoarseRecord(SourceRecord):
     top_k: int | None = None
     dataset_kind: str | None = None
     anchor_share: float | None = None
+    """``[coarse] anchor_share``, where it is an option of the method."""
+    options: dict[str, Any] | None = None
+    """The method's other options."""
     weights: WeightsRecord | None = None
     """The trained weights, of a method that has them."""
 

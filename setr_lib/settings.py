@@ -8,6 +8,7 @@ here, once: single values by the types below, what does not go together by the v
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -60,6 +61,8 @@ RERANKERS = {BASE_JUDGE, ADAPTER}
 """Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
 of installed packages are looked up."""
 RERANKER_ENTRY_POINTS = "setr.rerankers"
+METHOD_ENTRY_POINTS = ("setr.methods", "setr.strategies")
+"""The groups of installed retrieval methods; the second is the earlier name of the first."""
 DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
 """Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
@@ -350,7 +353,7 @@ class CoarseSettings(Section):
             ("default", self.default, self.strategies),
             ("caption_default", self.caption_default, self.caption_strategies or [self.caption_default]),
         ):
-            if default not in names:
+            if not _may_be_called(default, names):
                 among = key.replace("default", "strategies")
                 raise ValueError(
                     f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of "
@@ -434,7 +437,9 @@ class RerankingSettings(Section):
     @classmethod
     def _known_rerankers(cls, names: list[str]) -> list[str]:
         for name in names:
-            if ":" not in name and name not in RERANKERS and name not in (installed := _installed()):
+            if any(map(_is_path, (name, *names))) or name in RERANKERS:
+                continue  # a path's object may have any name, which is judged where it is loaded
+            if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
                 known = ", ".join(sorted({*RERANKERS, *installed}))
                 raise ValueError(
                     f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
@@ -443,11 +448,25 @@ class RerankingSettings(Section):
         return names
 
 
-def _installed() -> set[str]:
-    """Names of the re-rankers of installed packages."""
+def _installed(*groups: str) -> set[str]:
+    """Names of the entry points of installed packages."""
     from importlib.metadata import entry_points
 
-    return {point.name for point in entry_points(group=RERANKER_ENTRY_POINTS)}
+    return {point.name for group in groups for point in entry_points(group=group)}
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is ``package.module:NAME``: its object's own name is known once it is loaded."""
+    return ":" in name
+
+
+def _may_be_called(name: str, listed: list[str]) -> bool:
+    """Whether ``name`` is in a list of methods, or may be what one of them, given as a path, calls itself."""
+    return name in listed or (not _is_path(name) and any(map(_is_path, listed)))
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 class EvaluationSettings(Section):
@@ -513,6 +532,10 @@ class Settings(BaseSettings):
     models: ModelSettings = Field(default_factory=ModelSettings)
     spaces: dict[str, SpaceSettings] = Field(default_factory=dict)
     coarse: CoarseSettings = Field(default_factory=CoarseSettings)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """``[methods.NAME]``: what the method that calls itself NAME finds as ``inputs.options``: texts, numbers,
+    true or false, and lists of these. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is
+    JSON.)"""
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)
@@ -557,6 +580,28 @@ class Settings(BaseSettings):
                 )
         return spaces
 
+    @field_validator("methods")
+    @classmethod
+    def _options_of_methods(
+        cls, methods: dict[str, dict[str, Any]], info: ValidationInfo
+    ) -> dict[str, dict[str, Any]]:
+        for name, options in methods.items():
+            for option, value in options.items():
+                if not all(map(_is_plain, value if isinstance(value, list) else [value])):
+                    raise ValueError(
+                        f"{name}.{option}: write a text, a finite number, true or false, or a list of these"
+                    )
+        coarse: CoarseSettings | None = info.data.get("coarse")  # absent where it is at fault itself
+        if coarse is None or not methods:
+            return methods
+        ranked, installed = (*coarse.strategies, *coarse.caption_strategies), _installed(*METHOD_ENTRY_POINTS)
+        if any(_is_path(name) or name in installed for name in ranked):
+            return methods  # judged where methods are loaded: only then is known what they call themselves
+        for name in methods:
+            if name not in ranked:
+                raise ValueError(f"no configured method is called {name!r}{_nearest(name, list(ranked))}")
+        return methods
+
     @field_validator("reranking")
     @classmethod
     def _reranked_methods_are_ranked(
@@ -566,7 +611,7 @@ class Settings(BaseSettings):
         if coarse is None:
             return reranking
         for name in reranking.methods or ():
-            if name not in coarse.strategies:
+            if not _may_be_called(name, coarse.strategies):
                 raise ValueError(
                     f"methods: {name!r} is not among [coarse] strategies: add it there, or name some of "
                     f"{', '.join(coarse.strategies)}"

@@ -81,6 +81,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in reranking.items())
     text = text.replace("[reranking]\ntop_k = 6", f"[reranking]\n{keys}")
     text += '\n[spaces.colours]\nkind = "my_space:Colours"\noptions = { bins = 4 }\n'
+    text += '\n[methods.leaning_sum]\ntext_share = 0.8\n'
     text += '\n[datasets.wishes]\nkind = "my_benchmark:Wishes"\nroot = "wishes"\n'
     path.write_text(text, encoding="utf-8")
     write_wishes(folder)
@@ -242,7 +243,12 @@ def test_search_and_submit_and_score_take_a_re_ranker_of_ones_own(
     for name in ("same colours", "same-colours", "my_reranker:SameColours"):
         assert main([*config, *search, "--reranker", name]) == 0
         printed = capsys.readouterr().out
-        assert "wishes-dev · same colours" in " ".join(printed.split()) and "score" in printed
+        assert "wishes-dev · intersection · same colours\n" in printed and "score" in printed
+    for name in ("none", "coarse"):
+        assert main([*config, *search[:-1], "7", "--method", "photo_of", "--reranker", name]) == 0
+        printed = capsys.readouterr().out
+        assert "wishes-dev · photo_of · stage 1 alone\n" in printed and "judge" not in printed
+        assert f"{image.stem}-make-it-red-photo-of-none.png" in "".join(printed.split())
     assert main([*config, *search, "--reranker", "adapter"]) == 1
     assert "nothing was promoted" in capsys.readouterr().err
     submit = ["submit", "circo", "--split", "val", "--method", "photo_of", "--reranker", "same colours"]

@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,10 @@ from setr_lib import Retriever, SearchResult, SetrError, Settings
 from setr_lib.methods.inputs import MethodInputs
 from setr_lib.methods.method import CATALOGUE, VectorMethod, register
 from setr_lib.methods.similarity import similarity
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.reranking import WantedReranker, wanted_reranker
+from setr_lib.reranking.reranker import JudgedQuery
 from setr_lib.settings import load_settings
 from setr_lib.spaces.vector_store import GalleryStore
 from tests.tiny_encoder import write_tiny_clip
@@ -137,6 +140,57 @@ def test_stage_1_alone_loads_no_multimodal_model(project: Path, settings: Settin
     found = retriever.search(project / "references" / "11.png", "red", k=8, method="sum", reranker=None)
     assert found.reranker is None and found.target_caption is None and len(found.hits) == 8
     assert [hit.score for hit in found] == sorted((hit.coarse_score for hit in found), reverse=True)
+
+
+class ByName:
+    """A re-ranker without a model: the larger number in a file's name first."""
+
+    name, id = "by name", "1"
+
+    def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+        return [
+            np.array([float(Path(str(picture.source)).stem) for picture in query.candidates])
+            for query in queries
+        ]
+
+
+@pytest.mark.parametrize(
+    ("rerankers", "wanted", "found"),
+    [
+        (["base judge", "adapter"], "best", "base judge"),
+        ([f"{__name__}:ByName"], "best", "by name"),
+        (["adapter", f"{__name__}:ByName", "base judge"], "best", "by name"),
+        (["adapter"], "best", None),
+        ([], "best", None),
+        (["base judge"], "none", None),
+        (["base judge"], "coarse", None),
+        ([f"{__name__}:ByName"], "base judge", "base judge"),
+    ],
+)
+def test_the_best_re_ranker_is_one_of_those_that_settings_name(
+    project: Path, settings: Settings, rerankers: list[str], wanted: str, found: str | None
+) -> None:
+    chosen = settings.model_copy(deep=True)
+    chosen.reranking.rerankers = rerankers
+    retriever = Retriever.from_folder(project / "gallery", chosen)
+    # What is not re-ranked may be longer than what a re-ranker is given.
+    k = 3 if found else 8
+    result = retriever.search(tiny_picture(11), "red", k=k, method="sum", reranker=wanted)
+    assert (result.reranker, len(result.hits)) == (found, k)
+    assert all((hit.judge_score is None) == (found is None) for hit in result)
+
+
+def test_the_adapter_is_best_where_it_is_named_and_promoted(
+    project: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PipelineContext, "champion_version", lambda _, model=None: "4")
+    for rerankers, best in (
+        (["base judge", "adapter"], WantedReranker("adapter", "4")),
+        (["base judge"], WantedReranker("base judge")),
+    ):
+        chosen = settings.model_copy(deep=True)
+        chosen.reranking.rerankers = rerankers
+        assert wanted_reranker(PipelineContext(chosen), "best") == best
 
 
 def test_the_reference_and_its_copies_are_no_answers(

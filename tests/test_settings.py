@@ -121,6 +121,10 @@ WRONG: list[tuple[str, str, str]] = [
     ("[datasets.cirr]\nroot = 'c'\nsplits = ['val', 'val']", "datasets.cirr.splits", "named twice: val"),
     ("[datasets.cirr]\nroot = 'c'\nsplitz = ['val']", "datasets.cirr.splitz", "did you mean splits?"),
     ("[datasets.-k]\nkind = 'folder'\nroot = 'c'", "datasets", "'-k': use lower-case letters"),
+    ("[methods.sums]\nt = 1", "methods", "no configured method is called 'sums'; did you mean sum?"),
+    ("[methods.sum.weights]\nt = 1", "methods", "sum.weights: write a text, a finite number, true or false"),
+    ("[methods.sum]\nt = nan", "methods", "sum.t: write a text, a finite number"),
+    ("[methods.sum]\nsince = 2024-01-01", "methods", "sum.since: write a text"),
     ("[spaces.clip]\nkind = 'open_clip'", "spaces", "'clip' is the embedding space of [models.encoder]"),
     ("[spaces.Mine]\nkind = 'open_clip'", "spaces", "'Mine': use lower-case letters"),
     ("[spaces.mine]\nkind = 'my space'", "spaces.mine.kind", "or package.module:NAME"),
@@ -130,6 +134,32 @@ WRONG: list[tuple[str, str, str]] = [
     ("base_dir = '/elsewhere'", "base_dir", "there is no such key"),
     ("trusted = true", "trusted", "there is no such key"),
 ]
+
+
+def test_options_of_methods_are_tables_of_plain_values(config: Path) -> None:
+    config.write_text("[methods.sum]\nt = 0.5\nnames = ['a', 'b']\nfast = true\n", encoding="utf-8")
+    assert load_settings(config).methods == {"sum": {"t": 0.5, "names": ["a", "b"], "fast": True}}
+    own = "[coarse]\nstrategies = ['intersection', 'mine:Own']\n[methods.own]\nt = 1\n"
+    config.write_text(own, encoding="utf-8")
+    assert load_settings(config).methods == {"own": {"t": 1}}, "what mine:Own calls itself is not known yet"
+
+
+def test_an_unknown_name_beside_a_path_is_judged_where_code_is_loaded(config: Path) -> None:
+    config.write_text(
+        "[coarse]\nstrategies = ['sum', 'mine:Own']\ndefault = 'own'\n"
+        "[reranking]\nmethods = ['own']\nrerankers = ['mine:Judge', 'my judge']\n",
+        encoding="utf-8",
+    )
+    assert load_settings(config).reranked_methods == ["own"]
+    assert "'other:Own', is not among strategies" in refused(
+        config, "[coarse]\nstrategies = ['mine:Own']\ndefault = 'other:Own'"
+    )
+
+
+def test_options_of_methods_from_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("", encoding="utf-8")
+    monkeypatch.setenv("SETR_METHODS", '{"sum": {"t": 0.5}}')
+    assert load_settings(config).methods == {"sum": {"t": 0.5}}
 
 
 @pytest.mark.parametrize(("text", "key", "words"), WRONG)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
-from setr_lib.pipeline.retriever import BEST, Retriever, SearchResult
+from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
+from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
@@ -44,7 +45,7 @@ def run(
         dataset: An evaluation set or data set; by default the first that is embedded.
         gallery: One of its galleries, e.g. a category; by default all.
         method: The retrieval method; by default that of the settings.
-        reranker: The re-ranker; by default the champion adapter, else the base judge.
+        reranker: The re-ranker, or ``none`` for stage 1 alone; by default the best configured one.
         k: Images shown.
         output: The contact sheet's file; by default one under the report root.
 
@@ -62,7 +63,8 @@ def run(
         print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(context, dataset)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
-    if k > depth:
+    wanted = wanted_reranker(context, reranker or BEST)
+    if wanted is not None and k > depth:
         raise SetrError(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
@@ -73,13 +75,14 @@ def run(
         found = retriever.search(
             image, text, k=k, method=method, reranker=reranker or BEST, gallery=gallery, progress=progress
         )
-    path = output or settings.report_root / "searches" / f"{_slug(image.stem)}-{_slug(text)}.png"
+    path = output or settings.report_root / "searches" / f"{_file_name(image, text, found)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _sheet(image, text, found, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    is_first = reranker is None and found.version is None
+    waits = any(configured.trained for configured in context.rerankers.configured)
+    is_first = reranker is None and found.version is None and waits
     _print(found, key, path, " (no adapter promoted yet)" if is_first else "")
     return 0
 
@@ -121,12 +124,12 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
 def _sheet(image: Path, text: str, found: SearchResult, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
 
+    rankings = [(f"coarse · {_method(found)}", found.coarse)]
+    if found.reranker is not None:
+        rankings.append((f"re-ranked · {_reranker(found)}", found.ranking))
     strips = [
         Strip(title, tiles_of(frame, found.paths, top=k, is_logit=found.is_logit))
-        for title, frame in (
-            (f"coarse · {_method(found)}", found.coarse),
-            (f"re-ranked · {_reranker(found)}", found.ranking),
-        )
+        for title, frame in rankings
     ]
     detail = f"composed: {found.target_caption}" if found.target_caption else ""
     return draw_contact_sheet(image, text, strips, detail=detail)
@@ -137,7 +140,13 @@ def _method(found: SearchResult) -> str:
 
 
 def _reranker(found: SearchResult) -> str:
-    return f"{found.reranker} v{found.version}" if found.version else str(found.reranker)
+    if found.reranker is None:
+        return "stage 1 alone"
+    return f"{found.reranker} v{found.version}" if found.version else found.reranker
+
+
+def _file_name(image: Path, text: str, found: SearchResult) -> str:
+    return "-".join(map(_slug, (image.stem, text, found.method, found.reranker or STAGE_1_ALONE[0])))
 
 
 def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
@@ -149,20 +158,19 @@ def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
     from setr_lib.evaluation.contact_sheet import judge_words
 
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
-    table = Table(title=f"{key} · {_reranker(found)}{note}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "image", "judge" if found.is_logit else "score", "coarse rank", "cosine"):
+    table = Table(box=box.SIMPLE_HEAD)
+    reranked = ("judge" if found.is_logit else "score", "coarse rank") if found.reranker is not None else ()
+    for column in ("rank", "image", *reranked, "cosine"):
         table.add_column(column, overflow="fold")
     for hit in found:
-        table.add_row(
-            str(hit.rank),
-            Text(hit.image_id),
-            "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit),
-            str(before.get(hit.image_id, "-")),
-            f"{hit.coarse_score:.3f}",
-        )
+        judged = "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit)
+        second = (judged, str(before.get(hit.image_id, "-"))) if reranked else ()
+        table.add_row(str(hit.rank), Text(hit.image_id), *second, f"{hit.coarse_score:.3f}")
     console = Console()
     if found.target_caption:
         console.print(Text(f"looking for: {found.target_caption}"))
+    title = f"{key} · {_method(found)} · {_reranker(found)}{note}"
+    console.print(Text(title), soft_wrap=True)  # a table's own title is broken at the table's width
     console.print(table)
     print(f"contact sheet: {sheet}")
 

@@ -256,17 +256,19 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
 
 def _strategies(settings: Settings) -> Check:
     from setr_lib.methods.inputs import MethodError
-    from setr_lib.methods.method import get_method, ranks_captions
+    from setr_lib.methods.method import ranks_captions
+    from setr_lib.pipeline.context import pipeline_context
 
     options = settings.coarse
     every = [*options.strategies, *options.caption_strategies]
 
     def look() -> None:
-        ranked = {name: ranks_captions(get_method(name, settings)) for name in every}
+        methods = pipeline_context(settings).methods
+        methods.configured  # noqa: B018 - judged as a whole
         for name in options.caption_strategies:
-            if not ranked[name]:
+            if not ranks_captions(methods.get(name)):
                 raise MethodError(f"[coarse] caption_strategies: {name!r} searches vectors, not captions")
-        if ranked[options.default]:
+        if ranks_captions(methods.get(options.default)):
             raise MethodError(
                 f"[coarse] default, {options.default!r}, searches captions: there are no images to judge"
             )
@@ -275,18 +277,14 @@ def _strategies(settings: Settings) -> Check:
 
 
 def _rerankers(settings: Settings) -> Check:
-    from setr_lib.reranking.reranker import RerankerError, get_reranker
+    from setr_lib.pipeline.context import pipeline_context
 
     names = settings.reranking.rerankers
-
-    def look() -> None:
-        found: dict[str, str] = {}
-        for name in names:
-            own = get_reranker(name, settings).name
-            if (other := found.setdefault(own, name)) != name:
-                raise RerankerError(f"[reranking] rerankers: {other!r} and {name!r} are both called {own!r}")
-
-    return _tried("re-rankers", ", ".join(names) or "none: stage 1 is all", look)
+    return _tried(
+        "re-rankers",
+        ", ".join(names) or "none: stage 1 is all",
+        lambda: pipeline_context(settings).rerankers.configured,
+    )
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

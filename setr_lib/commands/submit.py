@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.reranking import STAGE_1_ALONE
 from setr_lib.records import RerankedRecord, RerankedRow
 from setr_lib.settings import Settings
 
@@ -115,7 +116,8 @@ def choose_ranking(context: PipelineContext, key: str, reranker: str | None, met
     Args:
         context: Settings and tables.
         key: The evaluation set.
-        reranker: Whose order is wanted (``-`` for spaces, or ``package.module:NAME``), or ``COARSE``.
+        reranker: Whose order is wanted (``-`` for spaces, or ``package.module:NAME``), or one of
+            ``STAGE_1_ALONE``.
         method: Whose candidates; the default method's where these were re-ranked. One that was not re-ranked
             has its ranking of stage 1 only.
 
@@ -127,7 +129,7 @@ def choose_ranking(context: PipelineContext, key: str, reranker: str | None, met
         SetrError: Method and re-ranker do not go together.
     """
     wanted = None if method is None else context.methods.get(method).name
-    if reranker != COARSE:
+    if reranker not in STAGE_1_ALONE:
         record = _reranked_record(context, key, required=reranker is not None)
         if record is not None and (made := _reranked(context, key, record, reranker, wanted)):
             row = Row(made.method, made.reranker)

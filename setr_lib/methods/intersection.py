@@ -37,5 +37,6 @@ METHODS = (
         _intersection_anchor,
         frozenset({COMPOSITIONS}),
         source=f"{_SOURCE}, with a share of the reference image as in SDR-CIR's anchor",
+        option_keys={ANCHOR_SHARE: "coarse.anchor_share"},
     ),
 )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
-from setr_lib.errors import SetrError
+from setr_lib.errors import told_as
 from setr_lib.methods.inputs import (
     CAPTIONS,
     COMPOSITIONS,
@@ -28,7 +29,7 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
 )
 from setr_lib.methods.similarity import similarity, unit
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import DEFAULT_SPACE, METHOD_ENTRY_POINTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
-ENTRY_POINTS = ("setr.methods", "setr.strategies")
 NEEDS = frozenset(
     {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
 )
@@ -70,6 +70,9 @@ class Method(ABC):
     """What it has learned from, as reports say it."""
     source: str = ""
     """Where it was published; a reconstruction says so."""
+    option_keys: Mapping[str, str] = MappingProxyType({})
+    """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name,
+    e.g. ``{"anchor_share": "coarse.anchor_share"}``."""
     trained: str | None = None
     """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
@@ -142,6 +145,7 @@ class VectorMethod(Method):
     label: str = TRAINING_FREE
     source: str = ""
     space: str = DEFAULT_SPACE
+    option_keys: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
@@ -166,6 +170,7 @@ class _Adopted(Method):
         self.source = str(getattr(adopted, "source", ""))
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))
         self.trained = getattr(adopted, "trained", None)
+        self.option_keys = dict(getattr(adopted, "option_keys", {}))
 
     def with_weights(self, weights: Weights) -> Method:
         found = self.adopted.with_weights(weights)
@@ -177,16 +182,6 @@ class _Adopted(Method):
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         return self.adopted.scores(inputs)
-
-
-def _made(kind: type, where: str) -> Any:
-    try:
-        return kind()
-    except SetrError:
-        raise
-    except Exception as error:  # someone else's class may raise anything, e.g. where its weights are missing
-        reason = f"{type(error).__name__}: {error}"
-        raise MethodError(f"the retrieval method at {where} cannot be made: {reason}") from error
 
 
 def as_method(candidate: Any, where: str) -> Method:
@@ -203,7 +198,8 @@ def as_method(candidate: Any, where: str) -> Method:
         MethodError: It cannot be made, has no plain ``name`` or no ``scores``, needs what there is not, or
             names a trained system and cannot load weights.
     """
-    made = _made(candidate, where) if isinstance(candidate, type) else candidate
+    with told_as(MethodError, f"the retrieval method at {where}"):
+        made = candidate() if isinstance(candidate, type) else candidate
     if not isinstance(getattr(made, "name", None), str) or not callable(getattr(made, "scores", None)):
         raise MethodError(f"{where} is not a retrieval method: it needs a name and scores(inputs)")
     if not _NAME.fullmatch(made.name) or "--" in made.name or made.name in _TAKEN:
@@ -235,12 +231,36 @@ def _built_in() -> dict[str, Method]:
 
     found: dict[str, Method] = {}
     for name in modules_of(package):
-        module = import_module(f"{package.__name__}.{name}")
-        found |= {method.name: method for method in getattr(module, "METHODS", ())}
+        for method in _methods_of(import_module(f"{package.__name__}.{name}")):
+            if method.name in found:
+                raise MethodError(f"two built-in retrieval methods are called {method.name!r}: rename one")
+            found[method.name] = method
     return found
 
 
-CATALOGUE: Catalogue[Method] = Catalogue("retrieval method", ENTRY_POINTS, as_method, MethodError, _built_in)
+def _methods_of(module: ModuleType) -> list[Method]:
+    """The methods that a module of this package lists in ``METHODS``."""
+    listed = getattr(module, "METHODS", None)
+    if listed is not None:
+        return [as_method(candidate, f"METHODS of {module.__name__}") for candidate in listed]
+    own = [name for name, value in vars(module).items() if _is_method_of(module, value)]
+    if own and module.__name__ != __name__:
+        raise MethodError(
+            f"module {module.__name__} holds {', '.join(own)} and no METHODS, by which built-in methods are "
+            f"found: write METHODS = (...), with an object of each"
+        )
+    return []
+
+
+def _is_method_of(module: ModuleType, value: Any) -> bool:
+    if isinstance(value, type):
+        return issubclass(value, Method) and value.__module__ == module.__name__
+    return isinstance(value, Method)
+
+
+CATALOGUE: Catalogue[Method] = Catalogue(
+    "retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in
+)
 
 Registered = TypeVar("Registered")
 
@@ -280,12 +300,13 @@ def method_names() -> list[str]:
     return CATALOGUE.names()
 
 
-def get_method(name: str, settings: Settings | None = None) -> Method:
+def get_method(name: str, settings: Settings | None = None, also: Iterable[str] = ()) -> Method:
     """The method called ``name``, or at ``package.module:NAME``.
 
     Args:
         name: A name of :func:`method_names`, or a path with a colon.
         settings: Those that name it; a module may lie beside their file.
+        also: Further names that the message lists where there is no such method.
 
     Returns:
         The method.
@@ -296,7 +317,7 @@ def get_method(name: str, settings: Settings | None = None) -> Method:
     """
     from setr_lib.spaces.space import how_to_describe
 
-    method = CATALOGUE.get(name, settings)
+    method = CATALOGUE.get(name, settings, also)
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
     raise MethodError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from setr_lib.errors import told_as
 from setr_lib.methods.inputs import (
     IMAGE_CAPTIONS,
     QUERY_VECTORS,
@@ -105,7 +106,8 @@ def rank(
         second pool, ``subset``: exactly those images by the same scores.
 
     Raises:
-        MethodError: The gallery is empty, a need is not there, or scores are not finite.
+        MethodError: The gallery is empty, a need is not there, scores are not finite, or the method raises
+            anything.
     """
     _check_needs(method, queries, index.captions)
     parts: list[pl.DataFrame] = []
@@ -115,7 +117,8 @@ def rank(
         whole = len(columns) == len(index.vectors) and bool((np.diff(columns) == 1).all())
         vectors = index.vectors if whole else index.vectors[columns]
         searched = SearchedGallery(vectors, names.tolist(), index.captions)
-        statistics = method.statistics(searched)
+        with told_as(MethodError, f"retrieval method {method.name!r}"):
+            statistics = method.statistics(searched)
         size = max(1, block_scores // len(columns))
         if (OF_PICTURES - {QUERY_VECTORS}).intersection(method.needs):
             size = min(size, _BLOCK_PICTURES)
@@ -164,7 +167,8 @@ def rank_by_search(
     for rows, columns in _searches(queries.frame, gallery, ids):
         names, block = [ids[int(column)] for column in columns], queries.rows(rows)
         try:
-            vectors = method.search_vectors(MethodInputs(block, UnheldGallery(names), options or {}))
+            with told_as(MethodError, f"retrieval method {method.name!r}"):
+                vectors = method.search_vectors(MethodInputs(block, UnheldGallery(names), options or {}))
         except VectorsNotHeldError:
             return None
         # What is not a finite vector for each query is refused by ``rank``, in words.
@@ -223,7 +227,8 @@ def _searches(
 
 
 def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]:
-    scores = np.asarray(method.scores(inputs), dtype=np.float32)
+    with told_as(MethodError, f"retrieval method {method.name!r}"):
+        scores = np.asarray(method.scores(inputs), dtype=np.float32)
     expected = (len(inputs.queries.frame), len(inputs.gallery.vectors))
     if scores.shape != expected:
         raise MethodError(

@@ -58,7 +58,7 @@ def opened(method: Method, weights: Weights) -> Method:
         reason = f"{type(error).__name__}: {error}"
         raise MethodError(f"retrieval method {method.name!r} cannot load {version}: {reason}") from error
     ready = as_method(found, f"what with_weights() of retrieval method {method.name!r} gives")
-    for attribute in ("name", "space", "needs", "texts", "is_cosine"):
+    for attribute in ("name", "space", "needs", "texts", "is_cosine", "option_keys"):
         said, is_now = getattr(method, attribute), getattr(ready, attribute)
         if said != is_now:
             raise MethodError(

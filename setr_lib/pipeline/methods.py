@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.records import EmbeddingsRecord
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+
+_ANCHOR_SHARE = "coarse.anchor_share"
+"""The setting that has a field of its own in records, as it had before methods had sections."""
 
 
 def spaces_of(methods: Iterable[Method]) -> list[str]:
@@ -25,6 +28,66 @@ def spaces_of(methods: Iterable[Method]) -> list[str]:
     """
     found = list(dict.fromkeys(method.space for method in methods))
     return sorted(found, key=lambda space: space != DEFAULT_SPACE)
+
+
+def _check_names(listed: Mapping[str, Method]) -> None:
+    """Raise ``MethodError`` where two methods of the settings are called the same: tables and rows know a
+    method by its own name.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    spelled: dict[str, str] = {}
+    for name, method in listed.items():
+        if (other := spelled.setdefault(method.name, name)) != name:
+            raise MethodError(
+                f"[coarse] strategies: {other!r} and {name!r} are both called {method.name!r}: leave one "
+                "out, or rename it"
+            )
+
+
+def _check_chosen(key: str, chosen: Sequence[str], listed: Sequence[str], methods: Sequence[Method]) -> None:
+    """Raise ``MethodError`` where a name is of none of the listed methods, neither as settings call it nor as
+    it calls itself; or two are of one.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    own = dict(zip(listed, (method.name for method in methods), strict=True))
+    spelled: dict[str, str] = {}
+    for name in chosen:
+        if name not in own and name not in own.values():
+            known = ", ".join(dict.fromkeys((*own.values(), *listed)))
+            raise MethodError(
+                f"{key}: {name!r} is not among the [coarse] methods: add it there, or name some of {known}"
+            )
+        if (other := spelled.setdefault(own.get(name, name), name)) != name:
+            raise MethodError(f"{key}: {other!r} and {name!r} are the same method: leave one out")
+
+
+def _check_options(options: Mapping[str, Mapping[str, Any]], methods: Iterable[Method]) -> None:
+    """Raise ``MethodError`` where a section ``[methods.NAME]`` is of no configured method, or sets what has
+    its place in another section.
+    """
+    from setr_lib.methods.inputs import MethodError
+
+    own = {method.name: method for method in methods}
+    for name, section in options.items():
+        if name not in own:
+            raise MethodError(f"[methods.{name}]: no configured method is called so; known: {', '.join(own)}")
+        for option in section:
+            if (key := own[name].option_keys.get(option)) is not None:
+                table, _, last = key.rpartition(".")
+                raise MethodError(f"[methods.{name}] {option}: set {last} in [{table}] instead")
+
+
+def _setting(settings: Settings, key: str, method: Method) -> Any:
+    from setr_lib.methods.inputs import MethodError
+
+    value: Any = settings
+    for part in key.split("."):
+        if part not in getattr(type(value), "model_fields", {}):
+            raise MethodError(f"retrieval method {method.name!r}: option_keys: there is no setting {key!r}")
+        value = getattr(value, part)
+    return value
 
 
 class ConfiguredMethods:
@@ -42,9 +105,24 @@ class ConfiguredMethods:
         """The configured methods by what settings call them: loaded once, carried as objects from here on."""
         from setr_lib.methods.method import get_method
 
-        options = self._context.settings.coarse
-        names = (*options.strategies, *options.caption_strategies, options.default, options.caption_default)
-        return {name: get_method(name, self._context.settings) for name in names}
+        settings = self._context.settings
+        options = settings.coarse
+        found = {
+            name: get_method(name, settings) for name in (*options.strategies, *options.caption_strategies)
+        }
+        _check_names(found)
+        _check_options(settings.methods, found.values())
+        for method in found.values():
+            self.options(method)
+        ranked = [found[name] for name in options.strategies]
+        _check_chosen("[coarse] default", [options.default], options.strategies, ranked)
+        _check_chosen("[reranking] methods", settings.reranked_methods, options.strategies, ranked)
+        if captioned := [found[name] for name in options.caption_strategies]:
+            chosen, among = [options.caption_default], options.caption_strategies
+            _check_chosen("[coarse] caption_default", chosen, among, captioned)
+        else:
+            found[options.caption_default] = get_method(options.caption_default, settings)
+        return found
 
     @property
     def configured(self) -> dict[str, Method]:
@@ -54,7 +132,7 @@ class ConfiguredMethods:
             Method by name.
 
         Raises:
-            MethodError: One cannot be had.
+            MethodError: One cannot be had, or two are called the same.
         """
         options = self._context.settings.coarse
         every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
@@ -74,8 +152,9 @@ class ConfiguredMethods:
         """
         from setr_lib.methods.method import get_method
 
-        found = self.configured.get(name) or self._named_methods.get(name)
-        return found or get_method(name, self._context.settings)
+        own = self.configured
+        found = own.get(name) or self._named_methods.get(name)
+        return found or get_method(name, self._context.settings, also=own)
 
     def of(self, key: str) -> list[Method]:
         """The configured methods that an evaluation set has material for: vectors, captions of its images, or
@@ -193,18 +272,33 @@ class ConfiguredMethods:
         return written_texts([*self.configured.values(), *reranked])
 
     def options(self, method: Method) -> dict[str, Any]:
-        """What settings say to a method.
+        """What settings say to a method: ``[methods.NAME]``, and the settings that it names as
+        ``option_keys``.
 
         Args:
             method: The retrieval method.
 
         Returns:
             What it finds as ``inputs.options``.
-        """
-        from setr_lib.methods.intersection import ANCHOR_SHARE
 
-        return (
-            {ANCHOR_SHARE: self._context.settings.coarse.anchor_share}
-            if method.name == "intersection_anchor"
-            else {}
-        )
+        Raises:
+            MethodError: It names a setting that there is not.
+        """
+        settings = self._context.settings
+        shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
+        return {**shared, **settings.methods.get(method.name, {})}
+
+    def recorded_options(self, method: Method) -> dict[str, Any]:
+        """A method's options as a ``CoarseRecord`` keeps them.
+
+        Args:
+            method: The retrieval method.
+
+        Returns:
+            Fields of the record: ``anchor_share`` for that setting, ``options`` for the others; without any
+            options, none.
+        """
+        others = self.options(method)
+        anchor = [option for option, key in method.option_keys.items() if key == _ANCHOR_SHARE]
+        fields = dict[str, Any](("anchor_share", others.pop(option)) for option in anchor)
+        return fields | ({"options": others} if others else {})

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from setr_lib.reranking.reranker import Reranker
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
+BEST = "best"
+"""The best of the configured re-rankers: the adapter, where it is one of them and a version is promoted, else
+the first that can score; stage 1 alone where there is none."""
+STAGE_1_ALONE = ("none", "coarse")
+"""What a person names in place of a re-ranker for the order of stage 1."""
+
 
 class ConfiguredRerankers:
     """The re-rankers of one settings object, found once and carried as objects from there on.
@@ -41,7 +47,12 @@ class ConfiguredRerankers:
         from setr_lib.reranking.reranker import RerankerError, get_reranker
 
         settings = self._context.settings
-        found = {name: get_reranker(name, settings) for name in settings.reranking.rerankers}
+        names = settings.reranking.rerankers
+        paths = {name: get_reranker(name, settings) for name in names if ":" in name}
+        own = {reranker.name: reranker for reranker in paths.values()}
+        found = {
+            name: paths.get(name) or own.get(name) or get_reranker(name, settings, also=own) for name in names
+        }
         files: dict[str, str] = {}
         for name, reranker in found.items():
             other = files.setdefault(reranker.name.replace(" ", "-"), name)
@@ -90,7 +101,8 @@ class ConfiguredRerankers:
         from setr_lib.reranking.reranker import get_reranker
 
         own = {reranker.name: reranker for reranker in self.configured}
-        return own.get(name) or self._named.get(name) or get_reranker(name, self._context.settings)
+        found = own.get(name) or self._named.get(name)
+        return found or get_reranker(name, self._context.settings, also=own)
 
 
 @dataclass(frozen=True)
@@ -185,43 +197,55 @@ def yes_no_judge(
     return YesNoJudge(model, template, name or built_in, label or ZERO_SHOT)
 
 
-def best_reranker(context: PipelineContext) -> OpenReranker:
-    """The champion adapter, where one is promoted, else the base judge.
+@dataclass(frozen=True)
+class WantedReranker:
+    """A re-ranker that a search is to use, not opened yet.
 
-    Args:
-        context: Settings, registry and models.
-
-    Returns:
-        The re-ranker, ready to score.
+    Attributes:
+        name: Its name, or ``package.module:NAME``.
+        version: The registered version of its weights, for one that is trained.
     """
-    version = context.champion_version()
-    return open_reranker(context, BASE if version is None else ADAPTER, version)
+
+    name: str
+    version: str | None = None
 
 
-def chosen_reranker(context: PipelineContext, name: str | None) -> OpenReranker:
-    """A re-ranker that a person named, with the champion's weights where it is trained.
+def wanted_reranker(context: PipelineContext, name: str | None) -> WantedReranker | None:
+    """The re-ranker that a person asks for, with the champion's weights where it is trained.
 
     Args:
         context: Settings and models.
-        name: Its name (``-`` for spaces), or ``package.module:NAME``; :func:`best_reranker` by default.
+        name: Its name (``-`` for spaces), or ``package.module:NAME``; ``BEST`` for the best configured one:
+            a trained one that has a champion, else the first that can score. One of ``STAGE_1_ALONE``, or
+            None, for no re-ranker.
 
     Returns:
-        The re-ranker.
+        The re-ranker; None for stage 1 alone.
 
     Raises:
-        SetrError: There is none, or it cannot be loaded; the message says what is missing.
+        RerankerError: There is none of that name, or it has no weights yet.
     """
     from setr_lib.reranking.reranker import RerankerError, reranker_names
 
-    if name is None:
-        return best_reranker(context)
+    if name is None or name in STAGE_1_ALONE:
+        return None
+    if name == BEST:
+        return _best_reranker(context)
     own = {reranker.name for reranker in context.rerankers.configured} | set(reranker_names())
     spaced = name.replace("-", " ")
     named = context.rerankers.get(spaced if spaced in own and name not in own else name)
     version = context.champion_version() if named.trained else None
     if named.trained and version is None:
         raise RerankerError(f"re-ranker {named.name!r} has no weights yet: nothing was promoted")
-    return open_reranker(context, named.name if ":" not in name else name, version)
+    return WantedReranker(named.name if ":" not in name else name, version)
+
+
+def _best_reranker(context: PipelineContext) -> WantedReranker | None:
+    has_trained = any(reranker.trained for reranker in context.rerankers.configured)
+    version = context.champion_version() if has_trained else None
+    usable = context.rerankers.usable(version)
+    best = next((reranker for reranker in usable if reranker.trained), usable[0] if usable else None)
+    return None if best is None else WantedReranker(best.name, version if best.trained else None)
 
 
 def fusion_in_use(

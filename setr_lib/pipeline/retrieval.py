@@ -308,7 +308,6 @@ def _rank_by(
     found: list[Ranked] = []
     for opened in methods:
         method = opened.method
-        options = context.methods.options(method)
         rankings = rank(
             method,
             queries,
@@ -316,14 +315,14 @@ def _rank_by(
             index,
             top_k,
             remove_reference=benchmark.removes_reference,
-            options=options,
+            options=context.methods.options(method),
             progress=progress,
         )
         made_by = {
             "strategy": method.name,
             "top_k": top_k,
             "dataset_kind": benchmark.kind,
-            **options,
+            **context.methods.recorded_options(method),
             **({"weights": opened.weights} if opened.weights else {}),
         }
         found.append(Ranked(method, rankings, CoarseRecord(**{**source.stated(), **made_by})))

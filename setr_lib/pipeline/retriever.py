@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.reranking import BEST, open_reranker, wanted_reranker
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import DatasetSettings, Settings, load_settings
 
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.method_weights import OpenMethod
-    from setr_lib.pipeline.reranking import OpenReranker
-
-BEST = "best"
-"""The champion adapter, where one is promoted, else the base judge."""
+    from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
 
 
 @dataclass(frozen=True)
@@ -193,8 +191,8 @@ class Retriever:
             text: What should differ from it.
             k: Images in the answer.
             method: The retrieval method of stage 1 by name; ``[coarse] default`` by default.
-            reranker: The re-ranker of stage 2 by name; by default the champion adapter, where one is
-                promoted, else the base judge. None for stage 1 alone.
+            reranker: The re-ranker of stage 2 by name; by default the best configured one: the champion
+                adapter, else the first that can score. None, or ``none``, for stage 1 alone.
             gallery: One gallery of several, e.g. a category of FashionIQ.
             progress: Told how far the models are.
 
@@ -207,22 +205,22 @@ class Retriever:
         """
         if not text.strip():
             raise SetrError("the modification text is empty: say what should differ from the image")
-        chosen = self._method(method)
-        if reranker is not None and k > self.depth:
+        chosen, wanted = self._method(method), wanted_reranker(self.context, reranker)
+        if wanted is not None and k > self.depth:
             raise SetrError(
                 f"k = {k}: only the first {self.depth} are re-ranked; raise [reranking] top_k, and [coarse] "
                 "top_k where that is less, or search without a re-ranker"
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
             query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
-            found = self._search(query, chosen.method, reranker, max(k, self.depth), k, gallery, progress)
+            found = self._search(query, chosen.method, wanted, max(k, self.depth), k, gallery, progress)
             return replace(found, method_version=chosen.version)
 
     def _search(
         self,
         query: _Query,
         method: Method,
-        reranker: str | None,
+        reranker: WantedReranker | None,
         depth: int,
         k: int,
         gallery: str | None,
@@ -285,15 +283,15 @@ class Retriever:
         coarse: pl.DataFrame,
         query: _Query,
         method: Method,
-        reranker: str,
+        reranker: WantedReranker,
         searched: pl.DataFrame,
         progress: Progress,
     ) -> tuple[pl.DataFrame, OpenReranker]:
         import polars as pl
 
-        from setr_lib.pipeline.reranking import chosen_reranker, fusion_in_use, rerank_candidates
+        from setr_lib.pipeline.reranking import fusion_in_use, rerank_candidates
 
-        opened = chosen_reranker(self.context, None if reranker == BEST else reranker)
+        opened = open_reranker(self.context, reranker.name, reranker.version)
         candidates = searched.filter(pl.col("image_id").is_in(coarse["image_id"].implode()))
         ranking = rerank_candidates(
             self.context,

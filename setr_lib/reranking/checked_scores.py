@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from setr_lib.errors import told_as
 from setr_lib.models.multimodal import Picture, PictureError
 from setr_lib.reranking.reranker import JudgedQuery, Reranker, RerankerError
 from setr_lib.reranking.scorer import ScoreError
@@ -29,7 +30,7 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
 
     Raises:
         ScoreError: A score is not finite.
-        RerankerError: There is not one score for each candidate.
+        RerankerError: There is not one score for each candidate, or the re-ranker raises anything.
     """
     try:
         return _scores(reranker, queries)
@@ -39,7 +40,8 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
 
 
 def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
-    made = reranker.score(queries)
+    with told_as(RerankerError, f"re-ranker {reranker.name!r}"):
+        made = list(reranker.score(queries))
     if len(made) != len(queries):
         raise RerankerError(
             f"re-ranker {reranker.name!r} gave scores of {len(made)} queries for {len(queries)}: "

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from setr_lib.catalogue import Catalogue
-from setr_lib.errors import SetrError
+from setr_lib.errors import SetrError, told_as
 from setr_lib.settings import RERANKER_ENTRY_POINTS, RERANKERS
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 ZERO_SHOT = "zero-shot"
 """The label of a row whose re-ranker has seen no data of a benchmark."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,99}")
-_TAKEN = ("coarse", "external", "random")
-"""What a row without a re-ranker was called; no re-ranker may have such a name."""
+_TAKEN = ("best", "coarse", "external", "none", "random")
+"""What a row without a re-ranker was called, or a search takes in place of a name; no re-ranker may have such
+a name."""
 
 
 class RerankerError(SetrError):
@@ -197,7 +198,8 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
     Raises:
         RerankerError: It has no usable ``name``, or neither ``score`` nor ``open``.
     """
-    made = candidate() if isinstance(candidate, type) else candidate
+    with told_as(RerankerError, f"the re-ranker at {where}"):
+        made = candidate() if isinstance(candidate, type) else candidate
     name = getattr(made, "name", None)
     able = callable(getattr(made, "score", None)) or callable(getattr(made, "open", None))
     if not isinstance(name, str) or not able:
@@ -223,7 +225,9 @@ def opened(named: Reranker, models: ModelSource) -> Reranker:
     Raises:
         RerankerError: That has no ``id``, cannot score, or is not what ``named`` says of itself.
     """
-    ready = as_reranker(named.open(models), f"what open() of re-ranker {named.name!r} gives")
+    with told_as(RerankerError, f"re-ranker {named.name!r}"):
+        found = named.open(models)
+    ready = as_reranker(found, f"what open() of re-ranker {named.name!r} gives")
     if isinstance(ready, _Adopted) and not callable(getattr(ready.adopted, "score", None)):
         raise RerankerError(f"re-ranker {named.name!r} cannot score: give it score(queries)")
     if not isinstance(ready.id, str) or not ready.id:
@@ -276,12 +280,13 @@ def reranker_names() -> list[str]:
     return CATALOGUE.names()
 
 
-def get_reranker(name: str, settings: Settings | None = None) -> Reranker:
+def get_reranker(name: str, settings: Settings | None = None, also: Iterable[str] = ()) -> Reranker:
     """The re-ranker called ``name``, or at ``package.module:NAME``, not opened yet.
 
     Args:
         name: A name of :func:`reranker_names`, or a path with a colon.
         settings: Those that name it; a module may lie beside their file.
+        also: Further names that the message lists where there is no such re-ranker.
 
     Returns:
         The re-ranker.
@@ -289,4 +294,4 @@ def get_reranker(name: str, settings: Settings | None = None) -> Reranker:
     Raises:
         RerankerError: There is no such re-ranker; the message lists the known names. Or it cannot be loaded.
     """
-    return CATALOGUE.get(name, settings)
+    return CATALOGUE.get(name, settings, also)

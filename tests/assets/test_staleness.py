@@ -219,6 +219,7 @@ EXAMPLES: dict[str, set[str]] = {
     "models.encoder.name": ENCODED,
     "models.judge.name": JUDGED,
     "coarse.default": {"reranked_rankings", "reranking_fusion"},
+    "methods": {"coarse_rankings", "reranking_fusion"},
     "reranking.top_k": {"reranked_rankings", "reranking_fusion"},
     "reranking.methods": {"reranked_rankings", "reranking_fusion"},
     "reranking.rerankers": {"reranked_rankings", "reranking_fusion"},
@@ -286,6 +287,7 @@ CHANGES: dict[str, object] = {
     "evaluation.contact_sheet_queries": 2,
     "evaluation.limit": 1,
     "registry.model": "other",
+    "methods": {"intersection": {"share": 0.5}},
     "spaces": {"other": SpaceSettings(kind="open_clip", options={"name": "ViT-B-32"})},
 }
 
@@ -379,6 +381,34 @@ def test_a_changed_space_concerns_what_searches_it(world: World) -> None:
     )
 
 
+def test_options_concern_their_method_and_what_it_takes_from_other_sections(world: World) -> None:
+    (world.settings.base_dir / "dialled.py").write_text(
+        "class Dialled:\n"
+        '    name, option_keys = "dialled", {"depth": "reranking.top_k"}\n'
+        "    def scores(self, inputs): ...\n"
+    )
+    image = changed(world.settings, "methods", {"image": {"share": 0.5}})
+    assert differing(world.settings, image) == {"coarse_rankings"}, "its candidates are not re-ranked"
+    ranked = changed(world.settings, "coarse.strategies", ["intersection", "dialled:Dialled"])
+    own = changed(ranked, "methods", {"dialled": {"share": 0.5}})
+    assert differing(ranked, own) == {"coarse_rankings"}
+    deeper = changed(ranked, "reranking.top_k", 5)
+    assert differing(ranked, deeper) == EXAMPLES["reranking.top_k"] | {"coarse_rankings"}
+
+
+def test_code_of_a_method_that_is_chosen_by_its_own_name_counts(world: World) -> None:
+    file = world.settings.base_dir / "named.py"
+    text = "class Named:\n    name = 'own_name'\n    def scores(self, inputs): ...\n"
+    file.write_text(text)
+    ranked = changed(world.settings, "coarse.strategies", ["intersection", "named:Named"])
+    judged = changed(ranked, "reranking.methods", ["own_name"])
+    before = versions(judged)
+    file.write_text(text + "# otherwise\n")
+    after = versions(judged)
+    assert before["reranking_fusion"] != after["reranking_fusion"]
+    assert before["coarse_rankings"] != after["coarse_rankings"]
+
+
 def test_another_data_set_leaves_the_others_current(world: World) -> None:
     more = DatasetSettings(kind="folder", root=Path("mine"))
     assert world.stale(changed(world.settings, "datasets.mine", more)) == set()
@@ -428,7 +458,6 @@ LOOKED_UP = {
     "reranked_rankings: coarse.caption_strategies",
     "reranked_rankings: coarse.strategies",
     "reranking_fusion: coarse.caption_strategies",
-    "reranking_fusion: coarse.strategies",
     "reranking_fusion: reranking.fusion",
 }
 """Looked up to observe the fusion in use, to find a method among all that settings name, or to find the

@@ -355,7 +355,7 @@ NO_CLASS = {"kind": "clothes"}
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("clothes", "there is no benchmark 'clothes'; known: circo, cirr, fashioniq, folder"),
+        ("clothes", "there is no benchmark 'clothes'; known: "),
         ("nowhere_at_all:Clothes", "cannot be loaded: ModuleNotFoundError"),
         (f"{__name__}:Missing", "cannot be loaded: AttributeError"),
         (f"{__name__}:NO_CLASS", "is not a subclass of setr_lib.benchmarks.Benchmark"),
@@ -387,7 +387,7 @@ def test_an_installed_entry_point_is_a_kind(tmp_path: Path, monkeypatch: pytest.
     (info / "entry_points.txt").write_text(f"[setr.benchmarks]\nclothes = {CLOTHES}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert benchmark_of("clothes") is benchmark_of(CLOTHES)
-    with pytest.raises(DatasetError, match="known: circo, cirr, clothes, fashioniq, folder"):
+    with pytest.raises(DatasetError, match=r"known: .*circo, .*clothes, .*fashioniq, "):
         benchmark_of("cloths")
 
 

@@ -259,7 +259,7 @@ def test_a_query_without_ranking_can_count_as_a_miss(cirr: pl.DataFrame, ranking
 
 
 def test_unknown_kind_is_refused(cirr: pl.DataFrame, rankings_of: Make) -> None:
-    with pytest.raises(DatasetError, match="no benchmark 'coco'; known: circo, cirr, fashioniq, folder"):
+    with pytest.raises(DatasetError, match=r"no benchmark 'coco'; known: .*circo, .*fashioniq, "):
         evaluate("coco", cirr, rankings_of({}))
 
 

@@ -64,7 +64,7 @@ def ranked(asked: EncodedQueries, name: str, k: int = 10, **options: Any) -> pl.
 
 
 def test_three_strategies_search_captions() -> None:
-    assert [name for name in method_names() if ranks_captions(get_method(name))] == NAMES
+    assert set(NAMES) <= {name for name in method_names() if ranks_captions(get_method(name))}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,20 +23,14 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
     encode_queries,
 )
-from setr_lib.methods.method import (
-    VectorMethod,
-    as_method,
-    get_method,
-    method_names,
-    ranks_captions,
-    register,
-)
+from setr_lib.methods.method import VectorMethod, as_method, get_method, method_names, register
 from setr_lib.methods.similarity import similarity, unit
 from tests.methods.worlds import (
     DIMENSION,
     TableEncoder,
     captions_of,
     compositions_of,
+    methods_of_vectors,
     queries_of,
     random_unit,
 )
@@ -118,26 +113,80 @@ def test_product_subtracts_the_mean_text_when_there_are_enough() -> None:
 def test_texts_are_encoded_once_for_all_strategies() -> None:
     encoder = TableEncoder()
     inputs = inputs_of(encoder, references=["i03", "i03", "i07"])
-    for strategy in map(get_method, method_names()):
-        if not ranks_captions(strategy):
-            strategy.scores(inputs)
+    for name in methods_of_vectors():
+        get_method(name).scores(inputs)
     assert max(encoder.encoded.values()) == 1
 
 
-def test_needs_are_declared() -> None:
-    needs = {name: set(get_method(name).needs) for name in method_names()}
-    assert needs == {
-        "image": set(),
-        "text": set(),
-        "sum": set(),
-        "product": set(),
-        "union_text": {"captions"},
-        "intersection": {"compositions"},
-        "intersection_anchor": {"compositions"},
-        "captions_text": {"image_captions"},
-        "captions_union": {"image_captions"},
-        "captions_intersection": {"image_captions"},
-    }
+NEEDED: dict[str, set[str]] = {
+    "image": set(),
+    "text": set(),
+    "sum": set(),
+    "product": set(),
+    "union_text": {"captions"},
+    "intersection": {"compositions"},
+    "intersection_anchor": {"compositions"},
+    "captions_text": {"image_captions"},
+    "captions_union": {"image_captions"},
+    "captions_intersection": {"image_captions"},
+}
+"""What methods that come with the package need; another one has its test in a file of its own."""
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_needs_are_declared(name: str) -> None:
+    assert set(get_method(name).needs) == NEEDED[name]
+
+
+BUILT_IN = """
+from setr_lib.methods.method import Method, VectorMethod
+
+class Slerp(Method):
+    name = "slerp"
+
+    def scores(self, inputs):
+        return inputs.queries.modification_vectors @ inputs.gallery.vectors.T
+
+"""
+
+
+@pytest.fixture
+def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Writes ``setr_lib/methods/slerp.py``, in a folder that the package is looked for in besides its own."""
+    import setr_lib.methods as package
+
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+
+    def write(text: str) -> None:
+        (tmp_path / "slerp.py").write_text(BUILT_IN + text, encoding="utf-8")
+
+    yield write
+    sys.modules.pop("setr_lib.methods.slerp", None)
+    if hasattr(package, "slerp"):
+        delattr(package, "slerp")
+
+
+@pytest.mark.parametrize("listed", ["METHODS = (Slerp(),)", "METHODS = (Slerp,)"])
+def test_a_built_in_method_is_one_module(built_in: Callable[[str], None], listed: str) -> None:
+    built_in(listed)
+    assert "slerp" in method_names()
+    assert get_method("slerp").scores(inputs_of()).shape == (3, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"setr_lib\.methods\.slerp holds Slerp and no METHODS"),
+        ("SLERP = Slerp()", r"holds Slerp, SLERP and no METHODS.*write METHODS"),
+        ("METHODS = (VectorMethod('sum', None),)", "two built-in retrieval methods are called 'sum'"),
+    ],
+)
+def test_a_module_whose_methods_would_not_be_found_says_so(
+    built_in: Callable[[str], None], text: str, words: str
+) -> None:
+    built_in(text)
+    with pytest.raises(MethodError, match=words):
+        method_names()
 
 
 def test_what_is_missing_falls_back_to_the_modification_text() -> None:
@@ -228,7 +277,7 @@ def test_bad_strategies_are_explained() -> None:
     with pytest.raises(MethodError, match="is not a retrieval method"):
         register(object())
     lacking = type("Lacking", (ByName,), {"__init__": lambda self: Path("no such weights").read_bytes()})
-    with pytest.raises(MethodError, match=r"Lacking cannot be made: FileNotFoundError.*no such weights"):
+    with pytest.raises(MethodError, match=r"method at Lacking raised FileNotFoundError.*no such weights"):
         register(lacking)
     wishful = type("Wishful", (ByName,), {"needs": frozenset({"miracles"})})
     with pytest.raises(MethodError, match="miracles"):

@@ -23,11 +23,18 @@ from setr_lib.methods.inputs import (
     SearchedGallery,
     encode_queries,
 )
-from setr_lib.methods.method import as_method, get_method, method_names, ranks_captions
+from setr_lib.methods.method import VectorMethod, as_method, get_method
 from setr_lib.methods.ranking import rank, rank_by_search, top_k
 from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.tables import RANKINGS
-from tests.methods.worlds import TableEncoder, captions_of, compositions_of, queries_of, random_unit
+from tests.methods.worlds import (
+    TableEncoder,
+    captions_of,
+    compositions_of,
+    methods_of_vectors,
+    queries_of,
+    random_unit,
+)
 
 COUNT = 40
 IDS = [f"i{i:02d}" for i in range(COUNT)]
@@ -99,9 +106,7 @@ def test_a_larger_k_only_appends(name: str) -> None:
 
 def test_ties_are_ordered_by_id() -> None:
     twins = IDS[19:28]
-    for name in method_names():
-        if ranks_captions(get_method(name)):
-            continue
+    for name in methods_of_vectors():
         for _, one in ranked(name, COUNT).group_by("query_id"):
             found = one.filter(pl.col("image_id").is_in(twins))
             assert found["image_id"].to_list() == twins
@@ -219,6 +224,37 @@ def test_what_is_missing_or_wrong_is_named() -> None:
         method = as_method(Misbehaving(name), "here")
         with pytest.raises(MethodError, match=says):
             rank(method, ENCODED, gallery_frame(), GalleryIndex(IDS, VECTORS), 5, remove_reference=False)
+
+
+class Raising:
+    """Raises where it is told to."""
+
+    name = "raising"
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def statistics(self, gallery: SearchedGallery) -> None:
+        if self.where == "statistics":
+            raise KeyError("y")
+
+    def scores(self, inputs: MethodInputs) -> np.ndarray:
+        return {}["y"]
+
+
+@pytest.mark.parametrize("where", ["statistics", "scores"])
+def test_what_a_method_raises_is_told_with_its_name_and_line(where: str) -> None:
+    method = as_method(Raising(where), "here")
+    words = r"retrieval method 'raising' raised KeyError: 'y' \(test_ranking\.py, line \d+\)"
+    with pytest.raises(MethodError, match=words) as caught:
+        rank(method, ENCODED, gallery_frame(), GalleryIndex(IDS, VECTORS), 5, remove_reference=False)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_what_a_method_raises_before_a_search_in_the_store_is_told() -> None:
+    method = VectorMethod("raising", lambda inputs: inputs.options["y"])
+    with pytest.raises(MethodError, match="retrieval method 'raising' raised KeyError: 'y'"):
+        rank_by_search(method, ENCODED, gallery_frame(), IDS, lambda *_: pl.DataFrame(), 5)
 
 
 class Sized:

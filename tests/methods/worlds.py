@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.methods.method import get_method, method_names
 from setr_lib.methods.similarity import unit
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, conform
 
@@ -83,3 +84,10 @@ def compositions_of(queries: pl.DataFrame) -> pl.DataFrame:
         status=pl.lit("ok"), detail=pl.lit(""), model=pl.lit("m"), prompt_hash=pl.lit("p")
     )
     return conform(frame.select(list(COMPOSITIONS)).reverse(), COMPOSITIONS, "compositions")
+
+
+def methods_of_vectors() -> list[str]:
+    """The methods whose every need these worlds have: vectors, captions of references and compositions."""
+    there = {"captions", "compositions"}
+    every = ((name, get_method(name)) for name in method_names())
+    return [name for name, made in every if made.needs <= there and not made.texts and made.trained is None]

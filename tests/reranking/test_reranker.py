@@ -185,6 +185,31 @@ def test_scores_of_another_shape_are_refused(
         rerank(coarse, queries, gallery, Fewer(), cache, k=4)
 
 
+@pytest.mark.parametrize("kind", [Numbered, Centred])
+def test_what_a_re_ranker_raises_is_told_with_its_name(
+    tmp_path: Path, cache: ContentCache, kind: type[Numbered]
+) -> None:
+    class Raising(kind):
+        def of_query(self, query: JudgedQuery) -> np.ndarray:
+            return {}["y"]
+
+        def open(self, models: ModelSource) -> Reranker:
+            raise KeyError("weights")
+
+    class Unmade(kind):
+        def __init__(self) -> None:
+            raise KeyError("made")
+
+    gallery, queries, coarse = write_world(tmp_path)
+    with pytest.raises(RerankerError, match=rf"re-ranker '{kind.name}' raised KeyError: 'y'") as caught:
+        rerank(coarse, queries, gallery, Raising(), cache, k=4)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(RerankerError, match=rf"re-ranker '{kind.name}' raised KeyError: 'weights'"):
+        opened(Raising(), PipelineContext(Settings(base_dir=tmp_path)).models)
+    with pytest.raises(RerankerError, match="the re-ranker at here raised KeyError: 'made'"):
+        as_reranker(Unmade, "here")
+
+
 def test_a_re_ranker_is_registered_replaced_and_accepted_by_settings(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no re-ranker 'by number'"):
         RerankingSettings(rerankers=["by number"])
