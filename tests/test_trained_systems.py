@@ -5,6 +5,7 @@ neither touches the other's versions.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
+import mlflow.artifacts  # noqa: TID253
 import pytest
 import torch  # noqa: TID253
 
@@ -164,6 +166,87 @@ def test_one_training_registered_twice_at_once_is_one_version(
         versions = [future.result(timeout=60) for future in [pool.submit(run), pool.submit(run)]]
     assert versions == ["1", "1"]
     assert len(context.registry.model("setr-line").versions()) == 1
+
+
+# --- bundles fetched from a store that is no folder of this machine
+
+
+def offset_of(model: RegisteredModel, version: str) -> float:
+    stored = model.artifacts(version, ["line"])["line"] / "line.json"
+    return json.loads(stored.read_text())["offset"]
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are remote: no folder of this machine is one of theirs."""
+    monkeypatch.setattr(RegisteredModel, "_local_folder", lambda self, info: None)
+
+
+def test_a_fetched_bundle_is_that_of_its_store_and_of_its_logged_model(
+    context: PipelineContext, tmp_path: Path, remote: None
+) -> None:
+    model = context.registry.model("setr-line")
+    _, version = made_version(context, 5)
+    first = offset_of(model, version)
+    context.registry.client.delete_registered_model("setr-line")
+    _, again = made_version(context, 40)
+    second = offset_of(model, again)
+    assert again == version and second != first, "the model was deleted and made again"
+
+    elsewhere = PipelineContext(
+        Settings(
+            base_dir=tmp_path, registry=RegistrySettings(tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+        )
+    )
+    assert elsewhere.registry.artifact_root == context.registry.artifact_root
+    _, other = made_version(elsewhere, 10)
+    assert other == version
+    assert offset_of(elsewhere.registry.model("setr-line"), other) not in (first, second)
+    assert offset_of(model, again) == second
+
+
+def test_a_fetch_that_was_broken_off_is_not_used(
+    context: PipelineContext, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, download = context.registry.model("setr-line"), mlflow.artifacts.download_artifacts
+    _, version = made_version(context, 5)
+
+    def broken_off(artifact_uri: str, dst_path: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path)
+        (Path(dst_path) / "artifacts" / "line" / "line.json").unlink()
+        raise ConnectionError("the store went away")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", broken_off)
+    with pytest.raises(ConnectionError):
+        model.artifacts(version, ["line"])
+    monkeypatch.undo()
+    monkeypatch.setattr(RegisteredModel, "_local_folder", lambda self, info: None)
+    folder = model.artifacts(version, ["line"])["line"]
+    assert (folder / "line.json").is_file()
+    assert len(list(folder.parents[2].iterdir())) == 1, "nothing is left of the first try"
+
+
+def test_a_bundle_that_another_process_fetched_meanwhile_is_used(
+    context: PipelineContext, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, download = context.registry.model("setr-line"), mlflow.artifacts.download_artifacts
+    _, version = made_version(context, 5)
+    others: list[Path] = []
+
+    def overtaken(artifact_uri: str, dst_path: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path)
+        monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+        others.append(model.artifacts(version, ["line"])["line"])
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", overtaken)
+    assert [model.artifacts(version, ["line"])["line"]] == others
+    assert (others[0] / "line.json").is_file()
+
+
+def test_a_store_that_lacks_a_part_of_a_bundle_is_named(context: PipelineContext, remote: None) -> None:
+    _, version = made_version(context, 5)
+    with pytest.raises(RegistryError, match=r"setr-line version 1 .* lacks one of the folders line, other"):
+        context.registry.model("setr-line").artifacts(version, ["line", "other"])
 
 
 NAMES = Names("line", "registered_line", "promoted_line")

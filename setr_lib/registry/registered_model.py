@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from setr_lib.registry.errors import RegistryError
@@ -26,6 +27,7 @@ LABEL_TAG = "setr.label"
 """The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
 HELD_OUT_TAG = "setr.held_out_digest"
 """The tag with the digest of the held-out data that a version was measured on."""
+_LOGGED_MODEL = "models:/m-"
 
 
 @dataclass(frozen=True)
@@ -219,19 +221,51 @@ class RegisteredModel:
             The folders by name.
 
         Raises:
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or its store lacks one of the folders.
         """
+        info = self.version(version)
+        location = self._local_folder(info)
+        if location is not None:
+            return _artifacts_in(location, names)
+        folder = self._fetched_folder(info)
+        if not _is_whole(folder, names):
+            self._fetch(info, folder, names)
+        return _artifacts_in(folder, names)
+
+    def _fetched_folder(self, info: VersionInfo) -> Path:
+        """Where a version of a remote store is kept: another store or another logged model is another
+        folder, whatever the version's number.
+        """
+        from setr_lib.hashing import digest_json
+
+        key = digest_json([self._registry.tracking_uri, info.model_uri, info.run_id])[:16]
+        return self._registry.artifact_root / "fetched" / self.name / f"{info.version}-{key}"
+
+    def _fetch(self, info: VersionInfo, folder: Path, names: Sequence[str]) -> None:
+        """Download a version beside ``folder``, and name it ``folder`` once it is whole."""
         from mlflow.artifacts import download_artifacts
 
-        folder = self._registry.artifact_root / "fetched" / self.name / version
-        if not all((folder / "artifacts" / name).is_dir() for name in names):
-            location = self._local_folder(self.version(version))
-            if location is not None:
-                return _artifacts_in(location, names)
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._registry.as_default():  # the version is looked up through MLflow's global URI
-                download_artifacts(artifact_uri=f"models:/{self.name}/{version}", dst_path=str(folder))
-        return _artifacts_in(folder, names)
+        by_number = f"models:/{self.name}/{info.version}"
+        uri = info.model_uri if info.model_uri.startswith(_LOGGED_MODEL) else by_number
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as beside:
+            download = Path(beside) / "model"
+            download.mkdir()
+            with self._registry.as_default():  # the model is looked up through MLflow's global URI
+                download_artifacts(artifact_uri=uri, dst_path=str(download))
+            if not _is_whole(download, names):
+                raise RegistryError(
+                    f"{self.name} version {info.version} ({info.model_uri}) lacks one of the folders "
+                    f"{', '.join(names)} in its store: log and register it again"
+                )
+            if folder.exists() and not _is_whole(folder, names):
+                folder.rename(Path(beside) / "damaged")
+            try:
+                download.rename(folder)
+            except OSError:
+                # Another process fetched the same bundle in the meantime.
+                if not _is_whole(folder, names):
+                    raise
 
     def _create(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -281,7 +315,7 @@ class RegisteredModel:
         """Where the version's model lies, if that is a folder of this machine."""
         from mlflow.utils.file_utils import local_file_uri_to_path
 
-        if not info.model_uri.startswith("models:/m-"):
+        if not info.model_uri.startswith(_LOGGED_MODEL):
             return None
         logged = self._registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
         location = logged.artifact_location
@@ -289,6 +323,10 @@ class RegisteredModel:
             return None
         folder = Path(local_file_uri_to_path(location))
         return folder if folder.is_dir() else None
+
+
+def _is_whole(folder: Path, names: Sequence[str]) -> bool:
+    return all(path.is_dir() for path in _artifacts_in(folder, names).values())
 
 
 def _artifacts_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
