@@ -37,7 +37,7 @@ from setr_lib.pipeline.training_steps import promote, register, train
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.measure import Measure
-from setr_lib.registry.registered_model import LABEL_TAG, RegisteredModel, VersionInfo
+from setr_lib.registry.registered_model import LABEL_TAG, Promotion, RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.settings import RegistrySettings, Settings, load_settings
@@ -166,6 +166,54 @@ def test_one_training_registered_twice_at_once_is_one_version(
         versions = [future.result(timeout=60) for future in [pool.submit(run), pool.submit(run)]]
     assert versions == ["1", "1"]
     assert len(context.registry.model("setr-line").versions()) == 1
+
+
+def test_of_two_versions_promoted_at_once_the_better_one_is_champion(context: PipelineContext) -> None:
+    good, first = made_version(context, 40)
+    _, second = made_version(context, 5)
+    looked = threading.Barrier(2)
+
+    class Slow(RegisteredModel):
+        """Waits, after it has looked for a champion, until the other has looked as well."""
+
+        def champion(self) -> str | None:
+            found = super().champion()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                looked.wait(timeout=3)
+            return found
+
+    def run(version: str) -> Promotion:
+        settings = context.settings
+        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+        return Slow(registry, "setr-line").promote(version, good.measure, good.must_equal)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run, version) for version in (first, second)]
+        reasons = [future.result(timeout=60).reason for future in futures]
+    assert reasons.count("the first sound version") == 1
+    assert context.registry.model("setr-line").champion() == first
+
+
+def test_a_champion_crowned_while_an_earlier_one_is_measured_is_compared_too(
+    context: PipelineContext,
+) -> None:
+    model = context.registry.model("setr-line")
+    earlier, first = made_version(context, 5)
+    promote(earlier, first)
+    best, second = made_version(context, 60, held_out_seed=3)
+    middle, third = made_version(context, 12, held_out_seed=3)
+    asked: list[str] = []
+
+    def measure_again(version: str) -> float:
+        asked.append(version)
+        # Another process: it is not kept waiting by a measurement.
+        assert model.promote(second, best.measure, best.must_equal, lambda _: 1e9).promoted
+        return 1e9
+
+    decision = model.promote(third, middle.measure, middle.must_equal, measure_again)
+    assert asked == [first]
+    assert (decision.promoted, decision.champion, decision.previous) == (False, second, second)
+    assert (model.champion(), model.challenger()) == (second, third)
 
 
 # --- bundles fetched from a store that is no folder of this machine

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.fetched import LOGGED_MODEL, fetched, parts
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import RUN_TAG
@@ -27,7 +27,6 @@ LABEL_TAG = "setr.label"
 """The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
 HELD_OUT_TAG = "setr.held_out_digest"
 """The tag with the digest of the held-out data that a version was measured on."""
-_LOGGED_MODEL = "models:/m-"
 
 
 @dataclass(frozen=True)
@@ -187,28 +186,17 @@ class RegisteredModel:
         Raises:
             RegistryError: There is no such version, or it has no figure.
         """
-        mine = self.version(version)
-        previous = self.champion()
-        if previous == mine.version:
-            return Promotion(version, version, previous, "it is the champion already")
-        if previous is None:
-            return self._crown(mine, None, "the first sound version")
-        champion = self.version(previous)
-        for tag, words in (must_equal or {}).items():
-            if champion.tags.get(tag) != mine.tags.get(tag):
-                return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
-        own = measure.of(mine.tags)
-        rival, how = self._rival_figure(champion, mine, measure, measure_again)
-        better = measure.better(own, rival)
-        beyond = "above" if measure.higher_is_better else "below"
-        relation = beyond if better else f"not {beyond}"
-        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
-        if better:
-            return self._crown(mine, champion, reason)
-        client = self._registry.client
-        client.set_registered_model_alias(self.name, CHALLENGER, version)
-        client.set_model_version_tag(self.name, version, "setr.not_promoted_because", reason)
-        return Promotion(version, previous, previous, reason)
+        own_figure = measure_again is None
+        how = ", which was measured on other held-out data" if own_figure else " on the same held-out data"
+        again = measure_again or (lambda champion: measure.of(self.version(champion).tags))
+        measured: dict[str, float] = {}
+        while True:
+            with self._registry.locked(self.name):
+                decision = self._decide(version, measure, must_equal or {}, measured, how)
+            if isinstance(decision, Promotion):
+                return decision
+            # It may take minutes: others need not wait, and the champion is read anew afterwards.
+            measured[decision.version] = again(decision.version)
 
     def artifacts(self, version: str, names: Sequence[str]) -> dict[str, Path]:
         """The stored bundle of a version, on this machine; fetched from a remote store where needed.
@@ -225,47 +213,7 @@ class RegisteredModel:
         """
         info = self.version(version)
         location = self._local_folder(info)
-        if location is not None:
-            return _artifacts_in(location, names)
-        folder = self._fetched_folder(info)
-        if not _is_whole(folder, names):
-            self._fetch(info, folder, names)
-        return _artifacts_in(folder, names)
-
-    def _fetched_folder(self, info: VersionInfo) -> Path:
-        """Where a version of a remote store is kept: another store or another logged model is another
-        folder, whatever the version's number.
-        """
-        from setr_lib.hashing import digest_json
-
-        key = digest_json([self._registry.tracking_uri, info.model_uri, info.run_id])[:16]
-        return self._registry.artifact_root / "fetched" / self.name / f"{info.version}-{key}"
-
-    def _fetch(self, info: VersionInfo, folder: Path, names: Sequence[str]) -> None:
-        """Download a version beside ``folder``, and name it ``folder`` once it is whole."""
-        from mlflow.artifacts import download_artifacts
-
-        by_number = f"models:/{self.name}/{info.version}"
-        uri = info.model_uri if info.model_uri.startswith(_LOGGED_MODEL) else by_number
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as beside:
-            download = Path(beside) / "model"
-            download.mkdir()
-            with self._registry.as_default():  # the model is looked up through MLflow's global URI
-                download_artifacts(artifact_uri=uri, dst_path=str(download))
-            if not _is_whole(download, names):
-                raise RegistryError(
-                    f"{self.name} version {info.version} ({info.model_uri}) lacks one of the folders "
-                    f"{', '.join(names)} in its store: log and register it again"
-                )
-            if folder.exists() and not _is_whole(folder, names):
-                folder.rename(Path(beside) / "damaged")
-            try:
-                download.rename(folder)
-            except OSError:
-                # Another process fetched the same bundle in the meantime.
-                if not _is_whole(folder, names):
-                    raise
+        return fetched(self._registry, self.name, info, names) if location is None else parts(location, names)
 
     def _create(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -288,6 +236,46 @@ class RegisteredModel:
                 return None
             raise
 
+    def _decide(
+        self,
+        version: str,
+        measure: Measure,
+        must_equal: Mapping[str, str],
+        measured: Mapping[str, float],
+        how: str,
+    ) -> Promotion | VersionInfo:
+        """What becomes of a version, done; or the champion whose figure on today's held-out data is missing
+        among ``measured``.
+        """
+        mine = self.version(version)
+        previous = self.champion()
+        if previous == mine.version:
+            return Promotion(version, version, previous, "it is the champion already")
+        if previous is None:
+            return self._crown(mine, None, "the first sound version")
+        champion = self.version(previous)
+        for tag, words in must_equal.items():
+            if champion.tags.get(tag) != mine.tags.get(tag):
+                return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
+        own = measure.of(mine.tags)
+        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
+            rival, how = measure.of(champion.tags), ""
+        elif previous in measured:
+            rival = measured[previous]
+        else:
+            return champion
+        better = measure.better(own, rival)
+        beyond = "above" if measure.higher_is_better else "below"
+        relation = beyond if better else f"not {beyond}"
+        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
+        return self._crown(mine, champion, reason) if better else self._leave(mine, previous, reason)
+
+    def _leave(self, mine: VersionInfo, champion: str, reason: str) -> Promotion:
+        client = self._registry.client
+        client.set_registered_model_alias(self.name, CHALLENGER, mine.version)
+        client.set_model_version_tag(self.name, mine.version, "setr.not_promoted_because", reason)
+        return Promotion(mine.version, champion, champion, reason)
+
     def _crown(self, mine: VersionInfo, champion: VersionInfo | None, reason: str) -> Promotion:
         client = self._registry.client
         client.set_registered_model_alias(self.name, CHAMPION, mine.version)
@@ -298,24 +286,11 @@ class RegisteredModel:
             client.set_model_version_tag(self.name, champion.version, "setr.superseded_by", mine.version)
         return Promotion(mine.version, mine.version, champion.version if champion else None, reason)
 
-    @staticmethod
-    def _rival_figure(
-        champion: VersionInfo,
-        mine: VersionInfo,
-        measure: Measure,
-        measure_again: Callable[[str], float] | None,
-    ) -> tuple[float, str]:
-        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
-            return measure.of(champion.tags), ""
-        if measure_again is not None:
-            return measure_again(champion.version), " on the same held-out data"
-        return measure.of(champion.tags), ", which was measured on other held-out data"
-
     def _local_folder(self, info: VersionInfo) -> Path | None:
         """Where the version's model lies, if that is a folder of this machine."""
         from mlflow.utils.file_utils import local_file_uri_to_path
 
-        if not info.model_uri.startswith(_LOGGED_MODEL):
+        if not info.model_uri.startswith(LOGGED_MODEL):
             return None
         logged = self._registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
         location = logged.artifact_location
@@ -323,15 +298,6 @@ class RegisteredModel:
             return None
         folder = Path(local_file_uri_to_path(location))
         return folder if folder.is_dir() else None
-
-
-def _is_whole(folder: Path, names: Sequence[str]) -> bool:
-    return all(path.is_dir() for path in _artifacts_in(folder, names).values())
-
-
-def _artifacts_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The bundle inside the folder of a logged model."""
-    return {name: folder / "artifacts" / name for name in names}
 
 
 def _info(version: ModelVersion) -> VersionInfo:
