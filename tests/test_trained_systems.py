@@ -35,13 +35,15 @@ from setr_lib.pipeline.trained_system import (
 )
 from setr_lib.pipeline.training_steps import promote, register, train
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
+from setr_lib.registry import registered_model
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.registered_model import LABEL_TAG, Promotion, RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.runs import TrainingRun
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.settings import RegistrySettings, Settings, load_settings
-from tests.tiny_system import LineSystem
+from tests.tiny_system import Line, LineSystem
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -117,7 +119,8 @@ def made_version(context: PipelineContext, steps: int, **options: int) -> tuple[
     """A registered version whose round trip is taken as passed."""
     system = LineSystem(context, steps=steps, **options)
     uri = train(system).record.model_uri
-    return system, context.registry.model("setr-line").register(uri, RoundTripReport(uri))
+    model = context.registry.model("setr-line")
+    return system, model.register(uri, RoundTripReport(uri), {}, system.measure, system.must_equal)
 
 
 def test_where_less_is_better_the_lower_figure_is_champion(context: PipelineContext) -> None:
@@ -151,7 +154,7 @@ def test_one_training_registered_twice_at_once_is_one_version(
     class Slow(RegisteredModel):
         """Waits, after it has looked for an earlier version, until the other has looked as well."""
 
-        def find(self, digest: str | None) -> VersionInfo | None:
+        def find(self, digest: str) -> VersionInfo | None:
             found = super().find(digest)
             with contextlib.suppress(threading.BrokenBarrierError):
                 looked.wait(timeout=3)
@@ -216,6 +219,62 @@ def test_a_champion_crowned_while_an_earlier_one_is_measured_is_compared_too(
     assert (model.champion(), model.challenger()) == (second, third)
 
 
+@pytest.mark.parametrize("figure", ["nan", "inf", "-inf", "much"])
+def test_a_figure_that_is_not_finite_is_neither_registered_nor_crowned(
+    context: PipelineContext, figure: str
+) -> None:
+    model = context.registry.model("setr-line")
+    system, first = made_version(context, 5)
+    uri = model.version(first).model_uri
+    context.registry.client.set_model_version_tag("setr-line", first, system.measure.tag, figure)
+    with pytest.raises(RegistryError, match=rf"setr\.held_out_error .* is {figure}: version 1 cannot be"):
+        promote(system, first)
+    assert model.champion() is None
+
+    context.registry.client.set_logged_model_tags(uri.rpartition("/")[2], {system.measure.tag: figure})
+    context.registry.client.delete_registered_model("setr-line")
+    with pytest.raises(RegistryError, match=rf"is {figure}: {uri} cannot be compared"):
+        model.register(uri, RoundTripReport(uri), {}, system.measure, system.must_equal)
+    assert model.versions() == []
+
+
+def test_a_champion_whose_figure_is_not_finite_is_named(context: PipelineContext) -> None:
+    model = context.registry.model("setr-line")
+    system, first = made_version(context, 5)
+    promote(system, first)
+    _, second = made_version(context, 40)
+    _, third = made_version(context, 40, held_out_seed=3)
+    with pytest.raises(RegistryError, match="error of version 1 is nan, measured again"):
+        model.promote(third, system.measure, system.must_equal, lambda _: float("nan"))
+    context.registry.client.set_model_version_tag("setr-line", first, system.measure.tag, "nan")
+    with pytest.raises(RegistryError, match="is nan: version 1 cannot be compared"):
+        promote(system, second)
+    assert model.champion() == first
+
+
+@pytest.mark.parametrize("tag", ["setr.run", "setr.held_out_error", "line.source"])
+def test_a_model_logged_without_a_tag_it_promises_is_not_registered(
+    context: PipelineContext, tag: str
+) -> None:
+    class Forgetful(LineSystem):
+        def log(self, run: TrainingRun, result: Line) -> str:
+            uri = super().log(run, result)
+            context.registry.client.delete_logged_model_tag(uri.rpartition("/")[2], tag)
+            return uri
+
+    system = Forgetful(context)
+    record = train(system).record
+    with pytest.raises(RegistryError, match=f"it was logged without the tag {tag}; give it"):
+        register(system, record)
+    assert context.registry.model("setr-line").versions() == []
+
+
+def test_versions_know_the_tags_in_which_they_must_be_equal(context: PipelineContext) -> None:
+    system = LineSystem(context)
+    register(system, train(system).record)
+    assert context.registry.model("setr-line").version("1").tags["line.source"] == "one"
+
+
 # --- bundles fetched from a store that is no folder of this machine
 
 
@@ -227,7 +286,7 @@ def offset_of(model: RegisteredModel, version: str) -> float:
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores are remote: no folder of this machine is one of theirs."""
-    monkeypatch.setattr(RegisteredModel, "_local_folder", lambda self, info: None)
+    monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
 
 
 def test_a_fetched_bundle_is_that_of_its_store_and_of_its_logged_model(
@@ -268,7 +327,7 @@ def test_a_fetch_that_was_broken_off_is_not_used(
     with pytest.raises(ConnectionError):
         model.artifacts(version, ["line"])
     monkeypatch.undo()
-    monkeypatch.setattr(RegisteredModel, "_local_folder", lambda self, info: None)
+    monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
     folder = model.artifacts(version, ["line"])["line"]
     assert (folder / "line.json").is_file()
     assert len(list(folder.parents[2].iterdir())) == 1, "nothing is left of the first try"

@@ -1,4 +1,6 @@
-"""Bundles of versions whose store is not a folder of this machine: fetched once, whole or not at all."""
+"""Where the bundle of a version is on this machine; from a remote store it is fetched once,
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from setr_lib.registry.registered_model import VersionInfo
     from setr_lib.registry.store import MlflowRegistry
 
-LOGGED_MODEL = "models:/m-"
+_LOGGED_MODEL = "models:/m-"
 """What the URI of a logged model begins with."""
 
 
@@ -54,6 +56,28 @@ def fetched(registry: MlflowRegistry, name: str, info: VersionInfo, names: Seque
     return parts(folder, names)
 
 
+def local_folder(registry: MlflowRegistry, info: VersionInfo) -> Path | None:
+    """Where the model of a version lies, if that is a folder of this machine.
+
+    Args:
+        registry: The store.
+        info: The version.
+
+    Returns:
+        The folder, or None.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    if not info.model_uri.startswith(_LOGGED_MODEL):
+        return None
+    logged = registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
+    location = logged.artifact_location
+    if not location.startswith(("file:", "/")):
+        return None
+    folder = Path(local_file_uri_to_path(location))
+    return folder if folder.is_dir() else None
+
+
 def parts(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """The bundle inside the folder of a logged model.
 
@@ -79,7 +103,7 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
     from mlflow.artifacts import download_artifacts
 
     by_number = f"models:/{name}/{info.version}"
-    uri = info.model_uri if info.model_uri.startswith(LOGGED_MODEL) else by_number
+    uri = info.model_uri if info.model_uri.startswith(_LOGGED_MODEL) else by_number
     folder.mkdir()
     with registry.as_default():  # the model is looked up through MLflow's global URI
         download_artifacts(artifact_uri=uri, dst_path=str(folder))
