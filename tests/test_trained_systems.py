@@ -5,6 +5,7 @@ neither touches the other's versions.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
+import mlflow.artifacts  # noqa: TID253
 import pytest
 import torch  # noqa: TID253
 
@@ -33,13 +35,15 @@ from setr_lib.pipeline.trained_system import (
 )
 from setr_lib.pipeline.training_steps import promote, register, train
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
+from setr_lib.registry import registered_model
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.measure import Measure
-from setr_lib.registry.registered_model import LABEL_TAG, RegisteredModel, VersionInfo
+from setr_lib.registry.registered_model import LABEL_TAG, Promotion, RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.runs import TrainingRun
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.settings import RegistrySettings, Settings, load_settings
-from tests.tiny_system import LineSystem
+from tests.tiny_system import Line, LineSystem
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -115,7 +119,8 @@ def made_version(context: PipelineContext, steps: int, **options: int) -> tuple[
     """A registered version whose round trip is taken as passed."""
     system = LineSystem(context, steps=steps, **options)
     uri = train(system).record.model_uri
-    return system, context.registry.model("setr-line").register(uri, RoundTripReport(uri))
+    model = context.registry.model("setr-line")
+    return system, model.register(uri, RoundTripReport(uri), {}, system.measure, system.must_equal)
 
 
 def test_where_less_is_better_the_lower_figure_is_champion(context: PipelineContext) -> None:
@@ -149,7 +154,7 @@ def test_one_training_registered_twice_at_once_is_one_version(
     class Slow(RegisteredModel):
         """Waits, after it has looked for an earlier version, until the other has looked as well."""
 
-        def find(self, digest: str | None) -> VersionInfo | None:
+        def find(self, digest: str) -> VersionInfo | None:
             found = super().find(digest)
             with contextlib.suppress(threading.BrokenBarrierError):
                 looked.wait(timeout=3)
@@ -164,6 +169,191 @@ def test_one_training_registered_twice_at_once_is_one_version(
         versions = [future.result(timeout=60) for future in [pool.submit(run), pool.submit(run)]]
     assert versions == ["1", "1"]
     assert len(context.registry.model("setr-line").versions()) == 1
+
+
+def test_of_two_versions_promoted_at_once_the_better_one_is_champion(context: PipelineContext) -> None:
+    good, first = made_version(context, 40)
+    _, second = made_version(context, 5)
+    looked = threading.Barrier(2)
+
+    class Slow(RegisteredModel):
+        """Waits, after it has looked for a champion, until the other has looked as well."""
+
+        def champion(self) -> str | None:
+            found = super().champion()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                looked.wait(timeout=3)
+            return found
+
+    def run(version: str) -> Promotion:
+        settings = context.settings
+        registry = MlflowRegistry(settings.tracking_uri, settings.artifact_root)
+        return Slow(registry, "setr-line").promote(version, good.measure, good.must_equal)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run, version) for version in (first, second)]
+        reasons = [future.result(timeout=60).reason for future in futures]
+    assert reasons.count("the first sound version") == 1
+    assert context.registry.model("setr-line").champion() == first
+
+
+def test_a_champion_crowned_while_an_earlier_one_is_measured_is_compared_too(
+    context: PipelineContext,
+) -> None:
+    model = context.registry.model("setr-line")
+    earlier, first = made_version(context, 5)
+    promote(earlier, first)
+    best, second = made_version(context, 60, held_out_seed=3)
+    middle, third = made_version(context, 12, held_out_seed=3)
+    asked: list[str] = []
+
+    def measure_again(version: str) -> float:
+        asked.append(version)
+        # Another process: it is not kept waiting by a measurement.
+        assert model.promote(second, best.measure, best.must_equal, lambda _: 1e9).promoted
+        return 1e9
+
+    decision = model.promote(third, middle.measure, middle.must_equal, measure_again)
+    assert asked == [first]
+    assert (decision.promoted, decision.champion, decision.previous) == (False, second, second)
+    assert (model.champion(), model.challenger()) == (second, third)
+
+
+@pytest.mark.parametrize("figure", ["nan", "inf", "-inf", "much"])
+def test_a_figure_that_is_not_finite_is_neither_registered_nor_crowned(
+    context: PipelineContext, figure: str
+) -> None:
+    model = context.registry.model("setr-line")
+    system, first = made_version(context, 5)
+    uri = model.version(first).model_uri
+    context.registry.client.set_model_version_tag("setr-line", first, system.measure.tag, figure)
+    with pytest.raises(RegistryError, match=rf"setr\.held_out_error .* is {figure}: version 1 cannot be"):
+        promote(system, first)
+    assert model.champion() is None
+
+    context.registry.client.set_logged_model_tags(uri.rpartition("/")[2], {system.measure.tag: figure})
+    context.registry.client.delete_registered_model("setr-line")
+    with pytest.raises(RegistryError, match=rf"is {figure}: {uri} cannot be compared"):
+        model.register(uri, RoundTripReport(uri), {}, system.measure, system.must_equal)
+    assert model.versions() == []
+
+
+def test_a_champion_whose_figure_is_not_finite_is_named(context: PipelineContext) -> None:
+    model = context.registry.model("setr-line")
+    system, first = made_version(context, 5)
+    promote(system, first)
+    _, second = made_version(context, 40)
+    _, third = made_version(context, 40, held_out_seed=3)
+    with pytest.raises(RegistryError, match="error of version 1 is nan, measured again"):
+        model.promote(third, system.measure, system.must_equal, lambda _: float("nan"))
+    context.registry.client.set_model_version_tag("setr-line", first, system.measure.tag, "nan")
+    with pytest.raises(RegistryError, match="is nan: version 1 cannot be compared"):
+        promote(system, second)
+    assert model.champion() == first
+
+
+@pytest.mark.parametrize("tag", ["setr.run", "setr.held_out_error", "line.source"])
+def test_a_model_logged_without_a_tag_it_promises_is_not_registered(
+    context: PipelineContext, tag: str
+) -> None:
+    class Forgetful(LineSystem):
+        def log(self, run: TrainingRun, result: Line) -> str:
+            uri = super().log(run, result)
+            context.registry.client.delete_logged_model_tag(uri.rpartition("/")[2], tag)
+            return uri
+
+    system = Forgetful(context)
+    record = train(system).record
+    with pytest.raises(RegistryError, match=f"it was logged without the tag {tag}; give it"):
+        register(system, record)
+    assert context.registry.model("setr-line").versions() == []
+
+
+def test_versions_know_the_tags_in_which_they_must_be_equal(context: PipelineContext) -> None:
+    system = LineSystem(context)
+    register(system, train(system).record)
+    assert context.registry.model("setr-line").version("1").tags["line.source"] == "one"
+
+
+# --- bundles fetched from a store that is no folder of this machine
+
+
+def offset_of(model: RegisteredModel, version: str) -> float:
+    stored = model.artifacts(version, ["line"])["line"] / "line.json"
+    return json.loads(stored.read_text())["offset"]
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are remote: no folder of this machine is one of theirs."""
+    monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
+
+
+def test_a_fetched_bundle_is_that_of_its_store_and_of_its_logged_model(
+    context: PipelineContext, tmp_path: Path, remote: None
+) -> None:
+    model = context.registry.model("setr-line")
+    _, version = made_version(context, 5)
+    first = offset_of(model, version)
+    context.registry.client.delete_registered_model("setr-line")
+    _, again = made_version(context, 40)
+    second = offset_of(model, again)
+    assert again == version and second != first, "the model was deleted and made again"
+
+    elsewhere = PipelineContext(
+        Settings(
+            base_dir=tmp_path, registry=RegistrySettings(tracking_uri=f"sqlite:///{tmp_path / 'other.db'}")
+        )
+    )
+    assert elsewhere.registry.artifact_root == context.registry.artifact_root
+    _, other = made_version(elsewhere, 10)
+    assert other == version
+    assert offset_of(elsewhere.registry.model("setr-line"), other) not in (first, second)
+    assert offset_of(model, again) == second
+
+
+def test_a_fetch_that_was_broken_off_is_not_used(
+    context: PipelineContext, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, download = context.registry.model("setr-line"), mlflow.artifacts.download_artifacts
+    _, version = made_version(context, 5)
+
+    def broken_off(artifact_uri: str, dst_path: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path)
+        (Path(dst_path) / "artifacts" / "line" / "line.json").unlink()
+        raise ConnectionError("the store went away")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", broken_off)
+    with pytest.raises(ConnectionError):
+        model.artifacts(version, ["line"])
+    monkeypatch.undo()
+    monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
+    folder = model.artifacts(version, ["line"])["line"]
+    assert (folder / "line.json").is_file()
+    assert len(list(folder.parents[2].iterdir())) == 1, "nothing is left of the first try"
+
+
+def test_a_bundle_that_another_process_fetched_meanwhile_is_used(
+    context: PipelineContext, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, download = context.registry.model("setr-line"), mlflow.artifacts.download_artifacts
+    _, version = made_version(context, 5)
+    others: list[Path] = []
+
+    def overtaken(artifact_uri: str, dst_path: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path)
+        monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+        others.append(model.artifacts(version, ["line"])["line"])
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", overtaken)
+    assert [model.artifacts(version, ["line"])["line"]] == others
+    assert (others[0] / "line.json").is_file()
+
+
+def test_a_store_that_lacks_a_part_of_a_bundle_is_named(context: PipelineContext, remote: None) -> None:
+    _, version = made_version(context, 5)
+    with pytest.raises(RegistryError, match=r"setr-line version 1 .* lacks one of the folders line, other"):
+        context.registry.model("setr-line").artifacts(version, ["line", "other"])
 
 
 NAMES = Names("line", "registered_line", "promoted_line")

@@ -95,6 +95,10 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
 
     Returns:
         The version, or what is wrong with the model.
+
+    Raises:
+        RegistryError: The model was logged without a tag that versions are compared by, or its held-out
+            figure is not finite.
     """
     from setr_lib.registry.registered_model import LABEL_TAG
 
@@ -110,7 +114,9 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
     if not report.ok:
         problems = "; ".join(report.problems)
         return Registration(None, record, problems, f"not registered: {problems}")
-    version = model.register(record.model_uri, report, {LABEL_TAG: record.label})
+    version = model.register(
+        record.model_uri, report, {LABEL_TAG: record.label}, system.measure, system.must_equal
+    )
     return Registration(
         version,
         RegisteredRecord(**record.stated(), version=version),

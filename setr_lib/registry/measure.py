@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,26 +23,50 @@ class Measure:
     tag: str
     higher_is_better: bool = True
 
-    def of(self, tags: Mapping[str, str]) -> float:
+    def of(self, tags: Mapping[str, str], whose: str = "this version") -> float:
         """The figure among the tags of a version.
 
         Args:
             tags: The version's tags.
+            whose: The version, as the message names it.
+
+        Returns:
+            The figure, finite.
+
+        Raises:
+            RegistryError: The tag is missing, or not a finite number.
+        """
+        found = tags.get(self.tag, "missing")
+        try:
+            figure = float(found)
+        except ValueError:
+            figure = math.nan
+        if not math.isfinite(figure):
+            raise RegistryError(
+                f"the tag {self.tag} (held-out {self.name}) is {found}: {whose} cannot be compared; delete "
+                "it, or log and register it again"
+            )
+        return figure
+
+    def finite(self, figure: float, version: str) -> float:
+        """``figure``, measured again, where it can be compared.
+
+        Args:
+            figure: A figure of this measure.
+            version: Whose it is.
 
         Returns:
             The figure.
 
         Raises:
-            RegistryError: The tag is missing, or not a number.
+            RegistryError: It is not finite.
         """
-        try:
-            return float(tags[self.tag])
-        except (KeyError, ValueError):
-            found = tags.get(self.tag, "missing")
+        if not math.isfinite(figure):
             raise RegistryError(
-                f"the tag {self.tag} (held-out {self.name}) is {found}: this version cannot be compared; "
-                "delete it, or log and register it again"
-            ) from None
+                f"held-out {self.name} of version {version} is {figure}, measured again on today's held-out "
+                "data: it cannot be compared; look at that version's weights and at the data, or delete it"
+            )
+        return figure
 
     def better(self, figure: float, than: float) -> bool:
         """Whether ``figure`` is better than another; equal is not better.

@@ -6,12 +6,13 @@ and ``challenger`` for the newest that did not beat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.fetched import fetched, local_folder, parts
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import RUN_TAG
@@ -114,7 +115,7 @@ class RegisteredModel:
             known = ", ".join(info.version for info in self.versions()) or "none"
             raise RegistryError(f"{self.name} has no version {version} (there are: {known})") from error
 
-    def find(self, digest: str | None) -> VersionInfo | None:
+    def find(self, digest: str) -> VersionInfo | None:
         """The newest version of a training.
 
         Args:
@@ -125,30 +126,40 @@ class RegisteredModel:
         """
         return next((info for info in self.versions() if info.tags.get(RUN_TAG) == digest), None)
 
-    def register(self, model_uri: str, report: RoundTripReport, tags: Mapping[str, str] | None = None) -> str:
+    def register(
+        self,
+        model_uri: str,
+        report: RoundTripReport,
+        tags: Mapping[str, str] | None = None,
+        measure: Measure | None = None,
+        must_equal: Iterable[str] = (),
+    ) -> str:
         """The version of a logged model, made now or earlier: the same training is one version.
 
         Args:
             model_uri: The logged model.
             report: What a fresh process made of it.
             tags: Tags for a new version, beside the logged model's own.
+            measure: What its versions are compared by.
+            must_equal: Tags in which two versions must be equal to be compared.
 
         Returns:
             The version.
 
         Raises:
-            RegistryError: ``report`` is of another model, or lists problems.
+            RegistryError: ``report`` is of another model, or lists problems; or the logged model lacks
+                ``setr.run``, the tag of ``measure`` or one of ``must_equal``, or its figure is not finite.
         """
         if report.model_uri != model_uri or not report.ok:
             reasons = "; ".join(report.problems) or f"the round trip was that of {report.model_uri}"
             raise RegistryError(f"{model_uri} is not registered: {reasons}")
         model_id = model_uri.rpartition("/")[2]
         logged = self._registry.client.get_logged_model(model_id)
-        told = {name: value for name, value in logged.tags.items() if name.startswith("setr.")}
+        told = _promised(logged.tags, model_uri, measure, must_equal)
         told |= {"setr.round_trip": f"passed in {report.seconds:.0f} s", **(tags or {})}
         # Two runs that register one training at the same time: the second finds the version of the first.
         with self._registry.locked(self.name):
-            known = self.find(logged.tags.get(RUN_TAG))
+            known = self.find(logged.tags[RUN_TAG])
             if known is not None:
                 return known.version
             self._create()
@@ -183,30 +194,21 @@ class RegisteredModel:
             The decision and its reason.
 
         Raises:
-            RegistryError: There is no such version, or it has no figure.
+            RegistryError: There is no such version, or a figure is missing or not finite.
         """
-        mine = self.version(version)
-        previous = self.champion()
-        if previous == mine.version:
-            return Promotion(version, version, previous, "it is the champion already")
-        if previous is None:
-            return self._crown(mine, None, "the first sound version")
-        champion = self.version(previous)
-        for tag, words in (must_equal or {}).items():
-            if champion.tags.get(tag) != mine.tags.get(tag):
-                return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
-        own = measure.of(mine.tags)
-        rival, how = self._rival_figure(champion, mine, measure, measure_again)
-        better = measure.better(own, rival)
-        beyond = "above" if measure.higher_is_better else "below"
-        relation = beyond if better else f"not {beyond}"
-        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
-        if better:
-            return self._crown(mine, champion, reason)
-        client = self._registry.client
-        client.set_registered_model_alias(self.name, CHALLENGER, version)
-        client.set_model_version_tag(self.name, version, "setr.not_promoted_because", reason)
-        return Promotion(version, previous, previous, reason)
+        own_figure = measure_again is None
+        how = ", which was measured on other held-out data" if own_figure else " on the same held-out data"
+        again = measure_again or (
+            lambda champion: measure.of(self.version(champion).tags, f"version {champion}")
+        )
+        measured: dict[str, float] = {}
+        while True:
+            with self._registry.locked(self.name):
+                decision = self._decide(version, measure, must_equal or {}, measured, how)
+            if isinstance(decision, Promotion):
+                return decision
+            # It may take minutes: others need not wait, and the champion is read anew afterwards.
+            measured[decision.version] = measure.finite(again(decision.version), decision.version)
 
     def artifacts(self, version: str, names: Sequence[str]) -> dict[str, Path]:
         """The stored bundle of a version, on this machine; fetched from a remote store where needed.
@@ -219,19 +221,11 @@ class RegisteredModel:
             The folders by name.
 
         Raises:
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or its store lacks one of the folders.
         """
-        from mlflow.artifacts import download_artifacts
-
-        folder = self._registry.artifact_root / "fetched" / self.name / version
-        if not all((folder / "artifacts" / name).is_dir() for name in names):
-            location = self._local_folder(self.version(version))
-            if location is not None:
-                return _artifacts_in(location, names)
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._registry.as_default():  # the version is looked up through MLflow's global URI
-                download_artifacts(artifact_uri=f"models:/{self.name}/{version}", dst_path=str(folder))
-        return _artifacts_in(folder, names)
+        info = self.version(version)
+        location = local_folder(self._registry, info)
+        return fetched(self._registry, self.name, info, names) if location is None else parts(location, names)
 
     def _create(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -254,6 +248,46 @@ class RegisteredModel:
                 return None
             raise
 
+    def _decide(
+        self,
+        version: str,
+        measure: Measure,
+        must_equal: Mapping[str, str],
+        measured: Mapping[str, float],
+        how: str,
+    ) -> Promotion | VersionInfo:
+        """What becomes of a version, done; or the champion whose figure on today's held-out data is missing
+        among ``measured``.
+        """
+        mine = self.version(version)
+        previous = self.champion()
+        if previous == mine.version:
+            return Promotion(version, version, previous, "it is the champion already")
+        own = measure.of(mine.tags, f"version {version}")
+        if previous is None:
+            return self._crown(mine, None, "the first sound version")
+        champion = self.version(previous)
+        for tag, words in must_equal.items():
+            if champion.tags.get(tag) != mine.tags.get(tag):
+                return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
+        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
+            rival, how = measure.of(champion.tags, f"version {previous}"), ""
+        elif previous in measured:
+            rival = measured[previous]
+        else:
+            return champion
+        better = measure.better(own, rival)
+        beyond = "above" if measure.higher_is_better else "below"
+        relation = beyond if better else f"not {beyond}"
+        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
+        return self._crown(mine, champion, reason) if better else self._leave(mine, previous, reason)
+
+    def _leave(self, mine: VersionInfo, champion: str, reason: str) -> Promotion:
+        client = self._registry.client
+        client.set_registered_model_alias(self.name, CHALLENGER, mine.version)
+        client.set_model_version_tag(self.name, mine.version, "setr.not_promoted_because", reason)
+        return Promotion(mine.version, champion, champion, reason)
+
     def _crown(self, mine: VersionInfo, champion: VersionInfo | None, reason: str) -> Promotion:
         client = self._registry.client
         client.set_registered_model_alias(self.name, CHAMPION, mine.version)
@@ -264,36 +298,20 @@ class RegisteredModel:
             client.set_model_version_tag(self.name, champion.version, "setr.superseded_by", mine.version)
         return Promotion(mine.version, mine.version, champion.version if champion else None, reason)
 
-    @staticmethod
-    def _rival_figure(
-        champion: VersionInfo,
-        mine: VersionInfo,
-        measure: Measure,
-        measure_again: Callable[[str], float] | None,
-    ) -> tuple[float, str]:
-        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
-            return measure.of(champion.tags), ""
-        if measure_again is not None:
-            return measure_again(champion.version), " on the same held-out data"
-        return measure.of(champion.tags), ", which was measured on other held-out data"
 
-    def _local_folder(self, info: VersionInfo) -> Path | None:
-        """Where the version's model lies, if that is a folder of this machine."""
-        from mlflow.utils.file_utils import local_file_uri_to_path
-
-        if not info.model_uri.startswith("models:/m-"):
-            return None
-        logged = self._registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
-        location = logged.artifact_location
-        if not location.startswith(("file:", "/")):
-            return None
-        folder = Path(local_file_uri_to_path(location))
-        return folder if folder.is_dir() else None
-
-
-def _artifacts_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The bundle inside the folder of a logged model."""
-    return {name: folder / "artifacts" / name for name in names}
+def _promised(
+    tags: Mapping[str, str], model_uri: str, measure: Measure | None, must_equal: Iterable[str]
+) -> dict[str, str]:
+    """The tags that a version has from its logged model, all there that make versions comparable."""
+    needed = [RUN_TAG, *([measure.tag] if measure else []), *must_equal]
+    if missing := [tag for tag in needed if not tags.get(tag)]:
+        raise RegistryError(
+            f"{model_uri} is not registered: it was logged without the tag {', '.join(missing)}; give it "
+            "among the tags of PyfuncModel where the system logs its model, and train again"
+        )
+    if measure is not None:
+        measure.of(tags, model_uri)
+    return {name: value for name, value in tags.items() if name.startswith("setr.") or name in needed}
 
 
 def _info(version: ModelVersion) -> VersionInfo:

@@ -63,22 +63,28 @@ def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarr
 
 
 def _one_by_one(reranker: Reranker, query: JudgedQuery) -> np.ndarray:
-    scores = np.full(len(query.candidates), np.nan, dtype=np.float32)
+    found: dict[int, np.ndarray] = {}
     for index, candidate in enumerate(query.candidates):
         try:
-            scores[index] = _scores(reranker, [replace(query, candidates=(candidate,))])[0][0]
+            found[index] = _scores(reranker, [replace(query, candidates=(candidate,))])[0]
         except PictureError:
             continue
-    return scores
+    return _spread(np.concatenate(list(found.values())) if found else np.empty(0), list(found), query)
 
 
 def _list_without_unreadable(reranker: Reranker, query: JudgedQuery) -> np.ndarray:
     readable = [index for index, candidate in enumerate(query.candidates) if _is_readable(candidate)]
-    scores = np.full(len(query.candidates), np.nan)
-    if readable and _is_readable(query.reference):
-        rest = replace(query, candidates=tuple(query.candidates[index] for index in readable))
-        scores[readable] = _scores(reranker, [rest])[0]
-    return scores
+    if not readable or not _is_readable(query.reference):
+        return _spread(np.empty(0), [], query)
+    rest = replace(query, candidates=tuple(query.candidates[index] for index in readable))
+    return _spread(_scores(reranker, [rest])[0], readable, query)
+
+
+def _spread(scores: np.ndarray, indices: Sequence[int], query: JudgedQuery) -> np.ndarray:
+    """The scores of some candidates in their precision, and NaN for the others."""
+    every = np.full(len(query.candidates), np.nan, dtype=scores.dtype)
+    every[list(indices)] = scores
+    return every
 
 
 def _is_readable(picture: Picture) -> bool:

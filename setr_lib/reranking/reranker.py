@@ -86,7 +86,8 @@ class Reranker(ABC):
     """Whether 1 / (1 + exp(-score)) is a probability that the candidate satisfies the query: only then may it
     be added to a cosine."""
     trained: bool = False
-    """Whether its weights are a registered version of the adapter; it is left out where none is promoted."""
+    """Whether its weights are a registered version of the adapter; it is left out where none is promoted.
+    Only the built-in adapter says so."""
     pairs_per_batch: int = 128
     """About how many candidates ``score`` is given at once: whole queries, at least one."""
 
@@ -167,7 +168,7 @@ class _Adopted(Reranker):
 
     def __init__(self, adopted: Any) -> None:
         self.adopted = adopted
-        self.name, self.id = str(adopted.name), str(getattr(adopted, "id", ""))
+        self.name, self.id = str(adopted.name), getattr(adopted, "id", "")  # ``opened`` checks the id
         self.label = str(getattr(adopted, "label", ZERO_SHOT))
         self.source = str(getattr(adopted, "source", ""))
         self.listwise = bool(getattr(adopted, "listwise", False))
@@ -177,9 +178,10 @@ class _Adopted(Reranker):
     def open(self, models: ModelSource) -> Reranker:
         own = getattr(self.adopted, "open", None)
         if own is None:
+            self.id = getattr(self.adopted, "id", "")
             return self
-        found = own(models)
-        return self if found is self.adopted else as_reranker(found, f"what open() of {self.name!r} gives")
+        # Adopted anew even where open() gives the object itself: its id may be known only now.
+        return as_reranker(own(models), f"what open() of {self.name!r} gives")
 
     def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
         return self.adopted.score(queries)
@@ -196,7 +198,8 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
         The re-ranker.
 
     Raises:
-        RerankerError: It has no usable ``name``, or neither ``score`` nor ``open``.
+        RerankerError: It has no usable ``name``, or neither ``score`` nor ``open``, or says that it is
+            trained and is not the built-in adapter.
     """
     with told_as(RerankerError, f"the re-ranker at {where}"):
         made = candidate() if isinstance(candidate, type) else candidate
@@ -209,7 +212,21 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
             f"{where}: a re-ranker cannot be called {name!r}: use letters, digits, spaces, '.', '-' and '_', "
             f"a letter or digit first, and none of {', '.join(_TAKEN)}"
         )
+    if getattr(made, "trained", False):
+        _check_trained(made, where)
     return made if isinstance(made, Reranker) else _Adopted(made)
+
+
+def _check_trained(made: Any, where: str) -> None:
+    """A version would be opened as the Yes/No judge with the adapter, whatever ``made`` is."""
+    from setr_lib.reranking.yes_no_judge import AdaptedJudge
+
+    if type(made) is not AdaptedJudge:
+        raise RerankerError(
+            f"{where}: re-ranker {made.name!r} says trained = {made.trained!r}, which only the built-in "
+            f"{AdaptedJudge.name!r} may: its weights are versions of the judge's adapter. Leave it out, and "
+            "load your own weights in open()"
+        )
 
 
 def opened(named: Reranker, models: ModelSource) -> Reranker:
@@ -230,9 +247,10 @@ def opened(named: Reranker, models: ModelSource) -> Reranker:
     ready = as_reranker(found, f"what open() of re-ranker {named.name!r} gives")
     if isinstance(ready, _Adopted) and not callable(getattr(ready.adopted, "score", None)):
         raise RerankerError(f"re-ranker {named.name!r} cannot score: give it score(queries)")
-    if not isinstance(ready.id, str) or not ready.id:
+    if not isinstance(ready.id, str) or not ready.id.strip():
         raise RerankerError(
-            f"re-ranker {named.name!r} has no id: say by what its scores are kept (model, prompt, a version)"
+            f"re-ranker {named.name!r} has no id (it is {ready.id!r}): its scores are kept under a text that "
+            "says what they depend on (model, prompt, a version)"
         )
     for attribute in ("name", "listwise", "is_logit"):
         said, is_now = getattr(named, attribute), getattr(ready, attribute)

@@ -20,6 +20,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from setr_lib.pipeline.adapter_system import AdapterSystem
+from setr_lib.registry import registered_model
 from setr_lib.registry.bundle import (
     ADAPTER,
     BASE_VARIABLE,
@@ -263,7 +264,7 @@ def test_a_bundle_is_fetched_whole_where_the_store_is_no_folder_of_this_machine(
     uri = log(made._replace(registry=registry), made.good)
     version = model.register(uri, sound(uri))
     here = bundle_of(model, version)
-    monkeypatch.setattr(model, "_local_folder", lambda info: None)
+    monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
     fetched = bundle_of(model, version)
     assert fetched.adapter != here.adapter
     assert fetched.adapter.is_relative_to(registry.artifact_root / "fetched")

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from setr_lib.content_cache import ContentCache
-from setr_lib.models.multimodal import MultimodalModel
+from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.reranking.checked_scores import checked_scores
 from setr_lib.reranking.rerank import CACHE_KIND, rerank
 from setr_lib.reranking.reranker import (
     CATALOGUE,
@@ -276,6 +278,71 @@ def test_open_gives_what_the_class_says(tmp_path: Path) -> None:
         opened(as_reranker(Opens, "here"), models)
     nameless.id = "now 1"
     assert opened(as_reranker(Opens, "here"), models) is nameless
+
+
+class TrainedDuck(Duck):
+    trained = True
+
+
+class TrainedReranker(Numbered):
+    trained = True
+
+
+@pytest.mark.parametrize("kind", [TrainedDuck, TrainedReranker])
+def test_only_the_adapter_is_trained(tmp_path: Path, kind: type) -> None:
+    words = rf"re-ranker '{kind.name}' says trained = True, which only the built-in 'adapter' may"
+    with pytest.raises(RerankerError, match=words):
+        as_reranker(kind, "here")
+    settings = Settings(base_dir=tmp_path)
+    with pytest.raises(RerankerError, match=words):
+        get_reranker(f"{__name__}:{kind.__name__}", settings)
+    assert as_reranker(get_reranker("adapter"), "here").trained
+
+
+def test_an_id_is_read_after_opening(tmp_path: Path) -> None:
+    class Late:
+        name = "late"
+
+        def open(self, models: ModelSource) -> object:
+            self.id = "late 1"
+            return self
+
+        score = Duck.score
+
+    models = PipelineContext(Settings(base_dir=tmp_path)).models
+    assert opened(as_reranker(Late, "here"), models).id == "late 1"
+
+
+@pytest.mark.parametrize("wrong", [None, "", " ", 3])
+def test_an_id_that_is_not_a_text_is_refused(tmp_path: Path, wrong: object) -> None:
+    models = PipelineContext(Settings(base_dir=tmp_path)).models
+    mine = as_reranker(type("Mine", (Duck,), {"id": wrong}), "here")
+    with pytest.raises(RerankerError, match=rf"re-ranker 'duck' has no id \(it is {wrong!r}\)"):
+        opened(mine, models)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@pytest.mark.parametrize("whole_lists", [False, True])
+def test_a_broken_image_does_not_change_the_precision_of_the_others(
+    tmp_path: Path, precision: type[np.floating], whole_lists: bool
+) -> None:
+    class Exact(Numbered):
+        listwise = whole_lists
+
+        def of_query(self, query: JudgedQuery) -> np.ndarray:
+            for picture in query.candidates:
+                picture.open()
+            return (super().of_query(query) + 0.1).astype(precision)
+
+    pictures = [Picture(str(number), tmp_path / f"{number}.png") for number in range(3)]
+    for picture in pictures:
+        Image.new("RGB", (4, 4)).save(str(picture.source))
+    query = JudgedQuery(pictures[0], "larger", tuple(pictures))
+    (whole,) = checked_scores(Exact(), [query])
+    (tmp_path / "1.png").write_bytes(b"broken")
+    (rest,) = checked_scores(Exact(), [query])
+    assert rest.dtype == whole.dtype == precision
+    np.testing.assert_array_equal(rest, [whole[0], np.nan, whole[2]])
 
 
 def test_a_prompt_of_ones_own_is_another_re_ranker_with_the_same_model(tmp_path: Path) -> None:
