@@ -50,7 +50,9 @@ def method_sources(settings: Settings) -> list[str]:
 
 
 def weights_in_use(setr: PipelineContext, versions: Mapping[str, str | None]) -> dict[str, str]:
-    """The data versions of the champions' sources where methods rank with ``versions``, by registered model."""
+    """The data versions of the champions' sources where methods rank with ``versions`` (by registered
+    model).
+    """
     found: dict[str, str] = {}
     for method in setr.methods.configured.values():
         system = setr.weights.system(method)

@@ -115,23 +115,23 @@ NEEDS = {
     "intersection": frozenset({"compositions"}),
     "intersection_anchor": frozenset({"compositions", "anchor_share"}),
 }
-"""What the built-in strategies need, said again here: asking the strategies themselves would import NumPy."""
+"""What the built-in methods need, said again here: asking the methods themselves would import NumPy."""
 
 UNTRAINED = frozenset({*NEEDS, "captions_text", "captions_union", "captions_intersection"})
 """The built-in methods without trained weights, which need not be loaded to know that."""
 
 
-def needs(strategy: str, need: str) -> bool:
+def needs(method: str, need: str) -> bool:
     """Whether a method needs something; one that is not built in may.
 
     Args:
-        strategy: The method's name.
+        method: The method's name.
         need: ``captions``, ``compositions`` or ``anchor_share``.
 
     Returns:
         True where it does, or may.
     """
-    return need in NEEDS.get(strategy, frozenset({need}))
+    return need in NEEDS.get(method, frozenset({need}))
 
 
 def reranked_need(need: str) -> Callable[[Settings], bool]:
@@ -146,20 +146,20 @@ def reranked_need(need: str) -> Callable[[Settings], bool]:
     return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
 
 
-def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
+def searched_spaces(settings: Settings, methods: Iterable[str]) -> list[str]:
     """The embedding spaces that methods search.
 
     No method is loaded where settings describe no space, and none that is built in.
 
     Args:
         settings: The settings.
-        strategies: The methods, as settings call them.
+        methods: The methods, as settings call them.
 
     Returns:
         The spaces, once each; all that there are, where a method cannot be loaded.
     """
     found: dict[str, None] = {}
-    for name in strategies:
+    for name in methods:
         found |= dict.fromkeys(_searched(settings, name))
     return list(found)
 
@@ -174,24 +174,24 @@ class _Facts(NamedTuple):
 _loaded: dict[tuple[str, ...], _Facts] = {}
 
 
-def _facts(settings: Settings, strategy: str) -> _Facts:
+def _facts(settings: Settings, name: str) -> _Facts:
     every = (DEFAULT_SPACE, *settings.spaces)
-    known = (str(settings.base_dir), strategy, *every)
+    known = (str(settings.base_dir), name, *every)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
 
-            method = get_method(strategy, settings)
+            method = get_method(name, settings)
             _loaded[known] = _Facts(() if ranks_captions(method) else (method.space,), method.trained)
         except SetrError:
             return _Facts(every, None)  # told by the run that needs the method
     return _loaded[known]
 
 
-def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
-    if strategy in NEEDS or not settings.spaces:
+def _searched(settings: Settings, name: str) -> tuple[str, ...]:
+    if name in NEEDS or not settings.spaces:
         return (DEFAULT_SPACE,)
-    return _facts(settings, strategy).spaces
+    return _facts(settings, name).spaces
 
 
 def needed_systems(settings: Settings) -> list[str]:

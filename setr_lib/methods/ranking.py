@@ -270,7 +270,7 @@ def _ranked(
     images: Sequence[str],
     scores: NDArray[np.floating],
 ) -> pl.DataFrame:
-    """RANKINGS of one pool; ``rows`` of ``queries``, their images and scores are ordered by row, then rank."""
+    """RANKINGS of one pool; ``rows`` of ``queries``, their images and scores are in order of row and rank."""
     first = np.searchsorted(rows, np.arange(len(queries)))
     values = scores.astype(np.float64)
     frame = pl.DataFrame(

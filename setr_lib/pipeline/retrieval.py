@@ -319,7 +319,7 @@ def _rank_by(
             progress=progress,
         )
         made_by = {
-            "strategy": method.name,
+            "method": method.name,
             "top_k": top_k,
             "dataset_kind": benchmark.kind,
             **options,

@@ -102,7 +102,7 @@ def test_pictures_in_metadata_stay_small(first: Run) -> None:
             assert len(str(value)) < 101_000, (where, name)
 
 
-def test_leaderboard_lists_every_set_strategy_and_stage(
+def test_leaderboard_lists_every_set_method_and_reranker(
     settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(settings.base_dir / "setr.toml"), "leaderboard", "--json"]) == 0
