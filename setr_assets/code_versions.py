@@ -64,8 +64,8 @@ folder.
 RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
 PROMPTS = "models.judge.prompts"
-"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its
-overrides per kind of data set, which the judge has none of."""
+"""The setting behind ``prompts:TASK``. That entry stands for the files ``TASK.jinja`` and
+``TASK.KIND.jinja``; of the judge, for ``judge.jinja`` alone."""
 JUDGE = "judge"
 """The task whose prompt is the same for every data set."""
 WRITER_PROMPT = "write_modification"
@@ -164,17 +164,17 @@ def searched_spaces(settings: Settings, methods: Iterable[str]) -> list[str]:
     return list(found)
 
 
-class _Facts(NamedTuple):
-    """What code versions and sources must know of a method."""
+class _MethodReads(NamedTuple):
+    """The embedding spaces that a method searches, and the trained system whose weights it ranks with."""
 
     spaces: tuple[str, ...]
     trained: str | None
 
 
-_loaded: dict[tuple[str, ...], _Facts] = {}
+_loaded: dict[tuple[str, ...], _MethodReads] = {}
 
 
-def _facts(settings: Settings, name: str) -> _Facts:
+def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
     known = (str(settings.base_dir), name, *every)
     if known not in _loaded:  # a method of one's own may take its time to be made
@@ -182,22 +182,22 @@ def _facts(settings: Settings, name: str) -> _Facts:
             from setr_lib.methods.method import get_method, ranks_captions
 
             method = get_method(name, settings)
-            _loaded[known] = _Facts(() if ranks_captions(method) else (method.space,), method.trained)
+            _loaded[known] = _MethodReads(() if ranks_captions(method) else (method.space,), method.trained)
         except SetrError:
-            return _Facts(every, None)  # told by the run that needs the method
+            return _MethodReads(every, None)  # told by the run that needs the method
     return _loaded[known]
 
 
 def _searched(settings: Settings, name: str) -> tuple[str, ...]:
     if name in NEEDS or not settings.spaces:
         return (DEFAULT_SPACE,)
-    return _facts(settings, name).spaces
+    return _method_reads(settings, name).spaces
 
 
 def needed_systems(settings: Settings) -> list[str]:
     """The trained systems that configured methods need, each once, as the methods name them."""
     named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
-    found = (_facts(settings, name).trained for name in named if name not in UNTRAINED)
+    found = (_method_reads(settings, name).trained for name in named if name not in UNTRAINED)
     return list(dict.fromkeys(system for system in found if system is not None))
 
 
