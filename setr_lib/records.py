@@ -232,6 +232,10 @@ class CoarseRecord(SourceRecord):
     anchor_share: float | None = None
     weights: WeightsRecord | None = None
     """The trained weights, of a method that has them."""
+    derived_texts: list[str] = []
+    """The kinds of generated text that the method brings (``Method.texts``) and of which some were derived
+    from other texts, not written by the multimodal LLM.
+    """
 
 
 class RerankedRow(BaseModel):

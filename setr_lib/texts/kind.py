@@ -66,8 +66,8 @@ class TextKind:
     prompt: str | None = None
     """The text of the prompt where a prompt set has no such file."""
     derive: Derive | None = None
-    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row then says
-    *derived*."""
+    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row's
+    ``status`` is then ``derived``, and rows of tables and reports say ``NAME derived``."""
     replacement: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, compare=False)
     """Row -> fields in place of an answer that is not good: the row says *fallback*. By default it says
     *failed*."""
