@@ -149,7 +149,8 @@ def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
 
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
     table = Table(title=f"{key} · {_reranker(found)}{note}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "image", "judge" if found.is_logit else "score", "coarse rank", "cosine"):
+    judged, coarse = "judge" if found.is_logit else "score", "cosine" if found.is_cosine else "score"
+    for column in ("rank", "image", judged, "coarse rank", coarse):
         table.add_column(column, overflow="fold")
     for hit in found:
         table.add_row(
