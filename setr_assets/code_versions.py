@@ -195,7 +195,14 @@ def _searched(settings: Settings, name: str) -> tuple[str, ...]:
 
 
 def needed_systems(settings: Settings) -> list[str]:
-    """The trained systems that configured methods need, each once, as the methods name them."""
+    """The trained systems that configured methods need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Each system once, as the methods name it.
+    """
     named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
     found = (_method_reads(settings, name).trained for name in named if name not in UNTRAINED)
     return list(dict.fromkeys(system for system in found if system is not None))

@@ -139,7 +139,14 @@ class EmbeddingsRecord(Record):
         return self.captions_table is not None
 
     def is_embedded_in(self, space: str) -> bool:
-        """Whether there are vectors of an embedding space, by its name."""
+        """Whether there are vectors of an embedding space.
+
+        Args:
+            space: The space, by its name in settings.
+
+        Returns:
+            True where the gallery was embedded in it.
+        """
         return space in self.spaces or (space == DEFAULT_SPACE and self.table is not None)
 
     def fingerprint(self) -> str:

@@ -99,6 +99,12 @@ class TextKind:
 def imported_schema(kind: TextKind) -> pl.Schema:
     """The table of a kind's texts from elsewhere: id, the answer's fields, who wrote them, and what they were
     made from; unknown fingerprints and times are empty.
+
+    Args:
+        kind: The kind of text.
+
+    Returns:
+        Name and type of each column.
     """
     of_query = ("reference_id", "modification") if kind.per == "query" else ()
     texts = ("model", "prompt_hash", *of_query, "fingerprint", "made_at")
