@@ -36,7 +36,7 @@ setup: $(STAMP) ## install into .venv and write .env (every command below does i
 demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="--limit 20" for a trial)
 	@$(BIN)/python -m setr_assets.demo $(ARGS)
 
-test: setup ## all tests (ARGS="tests/coarse -k ties" for some)
+test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 dev: setup ## Dagster's UI on http://127.0.0.1:3000

@@ -158,13 +158,13 @@ def _is_development(image_set: int) -> bool:
     return int(hashlib.sha256(str(image_set).encode()).hexdigest()[:8], 16) % 2 == 0
 
 
-def per_query(world: World, search: CaptionSearch, strategy: CaptionMethod, half: str) -> pl.DataFrame:
+def per_query(world: World, search: CaptionSearch, method: CaptionMethod, half: str) -> pl.DataFrame:
     """Metric values by query, by the pipeline's own ranking and metrics.
 
     Args:
         world: The data.
         search: The index of the captions.
-        strategy: The method.
+        method: The method.
         half: The half of the queries.
 
     Returns:
@@ -173,7 +173,7 @@ def per_query(world: World, search: CaptionSearch, strategy: CaptionMethod, half
     queries, ids = world.half(half), world.gallery["image_id"].to_list()
     nothing = np.zeros((len(ids), 0), dtype=np.float32)
     index = GalleryIndex(ids, nothing, search)
-    rankings = rank(strategy, plain_queries(queries), world.gallery, index, 50, remove_reference=True)
+    rankings = rank(method, plain_queries(queries), world.gallery, index, 50, remove_reference=True)
     return evaluate("cirr", queries, rankings, world.gallery).per_query
 
 
@@ -206,9 +206,9 @@ def variants() -> Iterator[tuple[str, Reading]]:
 
 
 def _reading(name: str) -> Reading:
-    strategy = get_method(name)
-    assert isinstance(strategy, CaptionMethod)
-    return strategy.reading
+    method = get_method(name)
+    assert isinstance(method, CaptionMethod)
+    return method.reading
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool) -> str:

@@ -114,7 +114,7 @@ def rungs_of(context: PipelineContext, material: Material, gold: Material, progr
     version = context.champion_version()
     if version is None:
         raise NotMadeYetError("no adapter was promoted yet: run `make demo` first")
-    rankings = {strategy: material.coarse(strategy, max(DEPTHS)) for strategy in COARSE}
+    rankings = {method: material.coarse(method, max(DEPTHS)) for method in COARSE}
     for stage, judge in ((BASE, None), (ADAPTER, version)):
         rankings[stage] = material.judged(
             context, rankings["intersection"], configured_judge(context, judge), k, progress

@@ -66,17 +66,17 @@ class Material:
     depth: int
     """How many candidates stage 2 re-orders here, as configured."""
 
-    def coarse(self, strategy: str, k: int) -> pl.DataFrame:
+    def coarse(self, name: str, k: int) -> pl.DataFrame:
         """Stage 1.
 
         Args:
-            strategy: The method's name.
+            name: The method's name.
             k: Images of each ranking.
 
         Returns:
             A RANKINGS frame.
         """
-        method = get_method(strategy)
+        method = get_method(name)
         return rank(
             method,
             self.encoded,

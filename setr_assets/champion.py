@@ -40,17 +40,39 @@ class VersionsConfig(dg.Config):
 
 
 def champion_of(system: str) -> str:
-    """The source that tells the champion of a trained system, by the system's name."""
+    """The source that tells the champion of a trained system.
+
+    Args:
+        system: The system's name.
+
+    Returns:
+        The name of the asset.
+    """
     return CHAMPION if system == AdapterSystem.name else f"champion_{re.sub('[^A-Za-z0-9_]', '_', system)}"
 
 
 def method_sources(settings: Settings) -> list[str]:
-    """The sources that tell which weights configured methods rank with."""
+    """The sources that tell which weights configured methods rank with.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The names of the assets, each once.
+    """
     return [champion_of(system) for system in needed_systems(settings)]
 
 
 def weights_in_use(setr: PipelineContext, versions: Mapping[str, str | None]) -> dict[str, str]:
-    """Data versions of the champions' sources where methods rank with ``versions``, by registered model."""
+    """The data versions of the champions' sources where methods rank with certain versions.
+
+    Args:
+        setr: The pipeline context.
+        versions: Version by registered model; None where nothing is promoted.
+
+    Returns:
+        Data version by the name of the source.
+    """
     found: dict[str, str] = {}
     for method in setr.methods.configured.values():
         system = setr.weights.system(method)

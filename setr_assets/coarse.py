@@ -1,4 +1,4 @@
-"""The asset of stage 1: the top K of every evaluation set by every configured strategy."""
+"""The asset of stage 1: the top K of every evaluation set by every configured method."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def coarse_rankings(
     config: champion.VersionsConfig,
     setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
-    """The K nearest images of every query by every configured strategy (``[coarse] strategies``), found by
-    exact search over the frozen vectors of the embedding space that a strategy names; CIRR's six-image
-    subsets too. The default strategy's K go to the judge. Where the gallery has captions, ``[coarse]
-    caption_strategies`` rank it by these. A strategy with trained weights ranks with the champion, and is
+    """The K nearest images of every query by every configured method (``[coarse] strategies``), found by
+    exact search over the frozen vectors of the embedding space that a method names; CIRR's six-image
+    subsets too. The default method's K go to the re-rankers. Where the gallery has captions, ``[coarse]
+    caption_strategies`` rank it by these. A method with trained weights ranks with the champion, and is
     left out while there is none.
     """
     from setr_lib.pipeline.retrieval import rank_set
@@ -88,9 +88,9 @@ def coarse_rankings(
             content_digest(*parts),
             {
                 "dagster/partition_row_count": sum(frame.height for frame in shown.values()),
-                "strategies": ", ".join(shown),
+                "methods": ", ".join(shown),
                 "K": setr.settings.coarse.top_k,
-                "R@10": previews.table(["strategy", "a target in the first 10, %"], _hits(setr, key, shown)),
+                "R@10": previews.table(["method", "a target in the first 10, %"], _hits(setr, key, shown)),
                 **found.facts,
             },
         )

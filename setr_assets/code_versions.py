@@ -67,8 +67,8 @@ RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 RANKED_OPTIONS, RERANKED_OPTIONS = "methods:ranked", "methods:reranked"
 """The sections ``[methods.NAME]`` of the ranked methods, and those of the re-ranked ones."""
 PROMPTS = "models.judge.prompts"
-"""The setting behind ``prompts:TASK``, which stands for the files of the task: the general one and its
-overrides per kind of data set, which the judge has none of."""
+"""The setting behind ``prompts:TASK``. That entry stands for the files ``TASK.jinja`` and
+``TASK.KIND.jinja``; of the judge, for ``judge.jinja`` alone."""
 JUDGE = "judge"
 """The task whose prompt is the same for every data set."""
 WRITER_PROMPT = "write_modification"
@@ -118,23 +118,23 @@ NEEDS = {
     "intersection": frozenset({"compositions"}),
     "intersection_anchor": frozenset({"compositions", "anchor_share"}),
 }
-"""What the built-in strategies need, said again here: asking the strategies themselves would import NumPy."""
+"""What the built-in methods need, said again here: asking the methods themselves would import NumPy."""
 
 UNTRAINED = frozenset({*NEEDS, "captions_text", "captions_union", "captions_intersection"})
 """The built-in methods without trained weights, which need not be loaded to know that."""
 
 
-def needs(strategy: str, need: str) -> bool:
+def needs(method: str, need: str) -> bool:
     """Whether a method needs something; one that is not built in may.
 
     Args:
-        strategy: The method's name.
+        method: The method's name.
         need: ``captions``, ``compositions`` or ``anchor_share``.
 
     Returns:
         True where it does, or may.
     """
-    return need in NEEDS.get(strategy, frozenset({need}))
+    return need in NEEDS.get(method, frozenset({need}))
 
 
 def reranked_need(need: str) -> Callable[[Settings], bool]:
@@ -149,20 +149,20 @@ def reranked_need(need: str) -> Callable[[Settings], bool]:
     return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
 
 
-def searched_spaces(settings: Settings, strategies: Iterable[str]) -> list[str]:
+def searched_spaces(settings: Settings, methods: Iterable[str]) -> list[str]:
     """The embedding spaces that methods search.
 
     No method is loaded where settings describe no space, and none that is built in.
 
     Args:
         settings: The settings.
-        strategies: The methods, as settings call them.
+        methods: The methods, as settings call them.
 
     Returns:
         The spaces, once each; all that there are, where a method cannot be loaded.
     """
     found: dict[str, None] = {}
-    for name in strategies:
+    for name in methods:
         found |= dict.fromkeys(_searched(settings, name))
     return list(found)
 
@@ -183,8 +183,10 @@ def is_own_name(settings: Settings, strategy: str) -> bool:
     return ":" not in strategy and strategy not in listed and any(":" in name for name in listed)
 
 
-class _Facts(NamedTuple):
-    """What code versions and sources must know of a method."""
+class _MethodReads(NamedTuple):
+    """What a method reads: embedding spaces, the trained system whose weights it ranks with, generated texts,
+    and settings by option.
+    """
 
     spaces: tuple[str, ...]
     trained: str | None
@@ -193,34 +195,34 @@ class _Facts(NamedTuple):
     option_keys: Mapping[str, str]
 
 
-_loaded: dict[tuple[str, ...], _Facts] = {}
+_loaded: dict[tuple[str, ...], _MethodReads] = {}
 
 
-def _facts(settings: Settings, strategy: str) -> _Facts:
+def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
-    among = settings.coarse.strategies if is_own_name(settings, strategy) else ()
-    known = (str(settings.base_dir), strategy, *every, *among)
+    among = settings.coarse.strategies if is_own_name(settings, name) else ()
+    known = (str(settings.base_dir), name, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
             from setr_lib.pipeline.texts import written_texts
 
-            if is_own_name(settings, strategy):
-                method = pipeline_context(settings).methods.get(strategy)
+            if is_own_name(settings, name):
+                method = pipeline_context(settings).methods.get(name)
             else:
-                method = get_method(strategy, settings)
+                method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
             texts = written_texts([method])
-            _loaded[known] = _Facts(spaces, method.trained, texts, method.name, method.option_keys)
+            _loaded[known] = _MethodReads(spaces, method.trained, texts, method.name, method.option_keys)
         except SetrError:  # told by the run that needs the method
-            return _Facts(every, None, frozenset({"captions", "compositions"}), strategy, {})
+            return _MethodReads(every, None, frozenset({"captions", "compositions"}), name, {})
     return _loaded[known]
 
 
-def _searched(settings: Settings, strategy: str) -> tuple[str, ...]:
-    if strategy in NEEDS or not settings.spaces:
+def _searched(settings: Settings, name: str) -> tuple[str, ...]:
+    if name in NEEDS or not settings.spaces:
         return (DEFAULT_SPACE,)
-    return _facts(settings, strategy).spaces
+    return _method_reads(settings, name).spaces
 
 
 def text_needed(kind: str) -> Callable[[Settings], bool]:
@@ -244,13 +246,20 @@ def text_needed(kind: str) -> Callable[[Settings], bool]:
 def _texts(settings: Settings, strategy: str) -> frozenset[str]:
     if strategy in UNTRAINED:
         return NEEDS.get(strategy, frozenset())
-    return _facts(settings, strategy).texts
+    return _method_reads(settings, strategy).texts
 
 
 def needed_systems(settings: Settings) -> list[str]:
-    """The trained systems that configured methods need, each once, as the methods name them."""
+    """The trained systems that configured methods need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Each system once, as the methods name it.
+    """
     named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
-    found = (_facts(settings, name).trained for name in named if name not in UNTRAINED)
+    found = (_method_reads(settings, name).trained for name in named if name not in UNTRAINED)
     return list(dict.fromkeys(system for system in found if system is not None))
 
 
@@ -269,7 +278,7 @@ def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Option
     for strategy in strategies:
         name, keys = strategy, dict[str, str]()
         if strategy not in UNTRAINED:
-            facts = _facts(settings, strategy)
+            facts = _method_reads(settings, strategy)
             name, keys = facts.name, dict(facts.option_keys)
         if (section := settings.methods.get(name)) or keys:
             found[name] = _Options(section or {}, keys)

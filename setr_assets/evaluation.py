@@ -112,9 +112,11 @@ def _warn_of_missing_weights(
     context: dg.AssetExecutionContext, setr: PipelineContext, version: str | None
 ) -> None:
     usable = [reranker.name for reranker in setr.rerankers.usable(version)]
-    if len(usable) < len(setr.rerankers.configured):
+    missing = [reranker.name for reranker in setr.rerankers.configured if reranker.name not in usable]
+    if missing:
         rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
-        say(context, f"no adapter was promoted yet: {rest}", warning=True)
+        unpromoted = f"no version of {setr.settings.registry.model} is promoted yet"
+        say(context, f"left out: {', '.join(missing)} ({unpromoted}); {rest}", warning=True)
 
 
 def _rerank(

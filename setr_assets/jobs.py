@@ -22,7 +22,14 @@ TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 
 
 def build_jobs(settings: Settings) -> list[Any]:
-    """Every job of the code location (of two kinds, which Dagster has no public common name for)."""
+    """Every job of the code location.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Asset jobs and op jobs; Dagster has no public name for both.
+    """
     trained = dg.AssetSelection.assets(TRAINED).upstream()
     every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
     observed = dg.AssetSelection.assets(CHAMPION, FUSION, *method_sources(settings))

@@ -139,7 +139,14 @@ class EmbeddingsRecord(Record):
         return self.captions_table is not None
 
     def is_embedded_in(self, space: str) -> bool:
-        """Whether there are vectors of an embedding space, by its name."""
+        """Whether there are vectors of an embedding space.
+
+        Args:
+            space: The space, by its name in settings.
+
+        Returns:
+            True where the gallery was embedded in it.
+        """
         return space in self.spaces or (space == DEFAULT_SPACE and self.table is not None)
 
     def fingerprint(self) -> str:
@@ -235,6 +242,10 @@ class CoarseRecord(SourceRecord):
     """The method's other options."""
     weights: WeightsRecord | None = None
     """The trained weights, of a method that has them."""
+    derived_texts: list[str] = []
+    """The kinds of generated text that the method brings (``Method.texts``) and of which some were derived
+    from other texts, not written by the multimodal LLM.
+    """
 
 
 class RerankedRow(BaseModel):

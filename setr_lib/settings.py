@@ -121,11 +121,11 @@ _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 _PLAIN_WORDS = "letters, digits, '.', '-' and '_' only, a letter or digit first, 100 at most"
 StoredName = Annotated[str, _named(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", f"use {_PLAIN_WORDS}")]
 """A name that becomes a folder, an MLflow name and part of an MLflow query."""
-StrategyName = Annotated[
+MethodName = Annotated[
     str,
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write a strategy's name ({_PLAIN_WORDS}) or package.module:NAME",
+        f"write a method's name ({_PLAIN_WORDS}) or package.module:NAME",
     ),
 ]
 SpaceKind = Annotated[
@@ -325,7 +325,7 @@ class ModelSettings(Section):
 class CoarseSettings(Section):
     """Stage 1: the retrieval methods, and how many images each keeps for a query."""
 
-    strategies: list[StrategyName] = [
+    strategies: list[MethodName] = [
         "image",
         "text",
         "sum",
@@ -334,15 +334,15 @@ class CoarseSettings(Section):
         "intersection",
         "intersection_anchor",
     ]
-    default: StrategyName = "intersection"
-    """The strategy whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
+    default: MethodName = "intersection"
+    """The method whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
     top_k: Count = 50
     """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the reference image's vector in ``intersection_anchor``."""
-    caption_strategies: list[StrategyName] = ["captions_text", "captions_union", "captions_intersection"]
+    caption_strategies: list[MethodName] = ["captions_text", "captions_union", "captions_intersection"]
     """Ranked besides ``strategies`` where a gallery has captions; alone where it has no image at all."""
-    caption_default: StrategyName = "captions_intersection"
+    caption_default: MethodName = "captions_intersection"
     """What takes the place of ``default`` where a gallery has captions and no image at all."""
 
     @model_validator(mode="after")
@@ -416,7 +416,7 @@ class AdapterSettings(Section):
 class RerankingSettings(Section):
     """Stage 2: the re-rankers, whose candidates they re-order, and how scores are fused."""
 
-    methods: Annotated[list[StrategyName], Field(min_length=1)] | None = None
+    methods: Annotated[list[MethodName], Field(min_length=1)] | None = None
     """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
     where none is named."""
     rerankers: list[RerankerName] = [BASE_JUDGE, ADAPTER]
@@ -476,9 +476,9 @@ class EvaluationSettings(Section):
     seed: Seed = 5
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
     """Best and worst cases shown in a report, each."""
-    baselines: list[StrategyName] = ["sum", "union_text"]
+    baselines: list[MethodName] = ["sum", "union_text"]
     """Methods over which the default method's margin is shown, where they are ranked."""
-    caption_baselines: list[StrategyName] = ["captions_union", "captions_text"]
+    caption_baselines: list[MethodName] = ["captions_union", "captions_text"]
     """The same where captions are ranked: margins of ``[coarse] caption_default``."""
     limit: Count | None = None
     """Only the first N queries of each set (a trial run); such rows are marked not comparable."""
@@ -624,7 +624,7 @@ class Settings(BaseSettings):
         if not self.trusted:
             coarse = self.coarse
             plugins = [name for name in (*coarse.strategies, *coarse.caption_strategies) if ":" in name]
-            named = [f"[coarse] strategy {name!r}" for name in plugins]
+            named = [f"[coarse] method {name!r}" for name in plugins]
             named += [
                 f"[spaces.{name}] kind = {space.kind!r}"
                 for name, space in self.spaces.items()
@@ -786,7 +786,7 @@ def find_settings_file(start: Path | None = None) -> Path | None:
 def load_settings(path: Path | None = None, *, else_from: Path | None = None) -> Settings:
     """Read settings from a file and the environment, checked as a whole.
 
-    A file that was named (``path``, ``$SETR_CONFIG``) may name code to run (a strategy
+    A file that was named (``path``, ``$SETR_CONFIG``) may name code to run (a method
     ``package.module:NAME``, a model's own code); one that was found may only where it and its folder belong
     to this user or root and nobody else can write to them.
 

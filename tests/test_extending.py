@@ -81,7 +81,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in reranking.items())
     text = text.replace("[reranking]\ntop_k = 6", f"[reranking]\n{keys}")
     text += '\n[spaces.colours]\nkind = "my_space:Colours"\noptions = { bins = 4 }\n'
-    text += '\n[methods.leaning_sum]\ntext_share = 0.8\n'
+    text += "\n[methods.leaning_sum]\ntext_share = 0.8\n"
     text += '\n[datasets.wishes]\nkind = "my_benchmark:Wishes"\nroot = "wishes"\n'
     path.write_text(text, encoding="utf-8")
     write_wishes(folder)

@@ -449,7 +449,7 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
         check=False,
     )
     assert "plugin_of_a_program:Mine" in done.stdout
-    assert '"what": "strategies"' in done.stdout
+    assert '"what": "methods"' in done.stdout
     assert "cannot be loaded" not in done.stdout
     code = (
         "from setr_assets.definitions import settings_of_this_checkout as s; from setr_lib.methods.method "
@@ -471,8 +471,8 @@ def test_every_program_finds_the_module_beside_the_settings(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[coarse]\nstrategies = ["intersection", "os:getcwd"]', "strategy 'os:getcwd' would run code"),
-        ('[coarse]\ncaption_strategies = ["captions_intersection", "os:getcwd"]', "strategy 'os:getcwd'"),
+        ('[coarse]\nstrategies = ["intersection", "os:getcwd"]', "method 'os:getcwd' would run code"),
+        ('[coarse]\ncaption_strategies = ["captions_intersection", "os:getcwd"]', "method 'os:getcwd'"),
         ("[spaces.x]\nkind = 'os:getcwd'", "[spaces.x] kind = 'os:getcwd' would run code"),
         ('[reranking]\nrerankers = ["os:getcwd"]', "re-ranker 'os:getcwd' would run code"),
         ("[models.judge]\ntrust_remote_code = true", "trust_remote_code = true would run code"),

@@ -38,31 +38,31 @@ def materialise(
     settings: Settings,
     key: str,
     *,
-    stages: tuple[str, ...] = (),
-    strategies: tuple[str, ...] = ("intersection", "sum"),
+    rerankers: tuple[str, ...] = (),
+    methods: tuple[str, ...] = ("intersection", "sum"),
     reranked: tuple[str, ...] = ("intersection",),
     k: int = 50,
 ) -> dict[tuple[str, str], pl.DataFrame]:
     """What the ranking assets would have written, each by another random ranker."""
     context, made = PipelineContext(settings), {}
     queries, gallery = load_queries(settings, key), load_gallery(settings, key)
-    rankers = [(name, "coarse") for name in strategies] + [
-        (method, stage) for method in reranked for stage in stages
+    rankers = [(name, "coarse") for name in methods] + [
+        (method, reranker) for method in reranked for reranker in rerankers
     ]
-    for seed, (strategy, stage) in enumerate(rankers):
+    for seed, (method, reranker) in enumerate(rankers):
         frame = random_rankings(queries, gallery, seed, k=k)
         table = (
-            context.tables.coarse(key, strategy)
-            if stage == "coarse"
-            else context.tables.reranked(key, Row(strategy, stage))
+            context.tables.coarse(key, method)
+            if reranker == "coarse"
+            else context.tables.reranked(key, Row(method, reranker))
         )
-        context.tables.write(table, frame, RANKINGS, made_by=CoarseRecord(method=strategy))
-        made[strategy, stage] = frame
-    if stages:
+        context.tables.write(table, frame, RANKINGS, made_by=CoarseRecord(method=method))
+        made[method, reranker] = frame
+    if rerankers:
         rows = [
-            RerankedRow(method=method, reranker=stage, version="3" if stage == "adapter" else None)
+            RerankedRow(method=method, reranker=reranker, version="3" if reranker == "adapter" else None)
             for method in reranked
-            for stage in stages
+            for reranker in rerankers
         ]
         record = RerankedRecord(method="intersection", rows=rows)
         context.tables.write_record("reranked_rankings", record, key)
@@ -80,7 +80,7 @@ def first(frame: pl.DataFrame, query: str, pool: str, depth: int) -> list[str]:
 
 
 def test_cirr_gets_its_two_files_with_exact_keys_and_types(settings: Settings, capsys: Output) -> None:
-    made = materialise(settings, "cirr-test1", stages=("base judge", "adapter"))
+    made = materialise(settings, "cirr-test1", rerankers=("base judge", "adapter"))
     status, out, err = submit(settings, capsys, "cirr")
     assert status == 0
     folder = settings.storage_root / "submissions"
@@ -100,7 +100,7 @@ def test_cirr_gets_its_two_files_with_exact_keys_and_types(settings: Settings, c
 
 
 def test_circo_gets_one_file_of_whole_numbers(settings: Settings, capsys: Output, tmp_path: Path) -> None:
-    made = materialise(settings, "circo-test", stages=("base judge",))
+    made = materialise(settings, "circo-test", rerankers=("base judge",))
     status, _, _ = submit(settings, capsys, "circo", "--output", str(tmp_path / "out"))
     assert status == 0
     content = json.loads((tmp_path / "out/circo-test-intersection-base-judge.json").read_text())
@@ -111,7 +111,7 @@ def test_circo_gets_one_file_of_whole_numbers(settings: Settings, capsys: Output
 
 
 @pytest.mark.parametrize(
-    ("stages", "arguments", "file"),
+    ("rerankers", "arguments", "file"),
     [
         (("base judge", "adapter"), [], "intersection-adapter"),
         (("base judge",), [], "intersection-base-judge"),
@@ -124,15 +124,15 @@ def test_circo_gets_one_file_of_whole_numbers(settings: Settings, capsys: Output
         (("base judge",), ["--stage", "coarse", "--strategy", "sum"], "sum-coarse"),
     ],
 )
-def test_the_best_stage_is_taken_unless_told_otherwise(
-    settings: Settings, capsys: Output, stages: tuple[str, ...], arguments: list[str], file: str
+def test_the_best_reranker_is_taken_unless_told_otherwise(
+    settings: Settings, capsys: Output, rerankers: tuple[str, ...], arguments: list[str], file: str
 ) -> None:
-    materialise(settings, "circo-test", stages=stages)
+    materialise(settings, "circo-test", rerankers=rerankers)
     status, _, err = submit(settings, capsys, "circo", *arguments)
     assert status == 0
     written = [path.name for path in (settings.storage_root / "submissions").iterdir()]
     assert written == [f"circo-test-{file}.json"]
-    assert ("not re-ranked yet" in err) == (not stages)
+    assert ("not re-ranked yet" in err) == (not rerankers)
 
 
 @pytest.mark.parametrize(
@@ -152,21 +152,21 @@ def test_any_method_and_re_ranker_can_be_submitted(
     made = materialise(
         settings,
         "circo-test",
-        stages=("base judge", "my-own"),
-        strategies=(*names, "text"),
+        rerankers=("base judge", "my-own"),
+        methods=(*names, "text"),
         reranked=names,
     )
     status, _, _ = submit(settings, capsys, "circo", *arguments)
     assert status == 0
     (path,) = (settings.storage_root / "submissions").iterdir()
     assert path.name == f"circo-test-{file}.json"
-    method, _, stage = file.partition("-")
-    ranked = first(made[method, {"base-judge": "base judge"}.get(stage, stage)], "1", "gallery", 50)
+    method, _, reranker = file.partition("-")
+    ranked = first(made[method, {"base-judge": "base judge"}.get(reranker, reranker)], "1", "gallery", 50)
     assert json.loads(path.read_text())["1"] == [int(image) for image in ranked]
 
 
 @pytest.mark.parametrize(
-    ("stages", "arguments", "said"),
+    ("rerankers", "arguments", "said"),
     [
         (
             ("base judge",),
@@ -184,9 +184,9 @@ def test_any_method_and_re_ranker_can_be_submitted(
     ],
 )
 def test_what_is_not_materialised_is_said(
-    settings: Settings, capsys: Output, stages: tuple[str, ...], arguments: list[str], said: str
+    settings: Settings, capsys: Output, rerankers: tuple[str, ...], arguments: list[str], said: str
 ) -> None:
-    materialise(settings, "circo-test", stages=stages)
+    materialise(settings, "circo-test", rerankers=rerankers)
     status, out, err = submit(settings, capsys, "circo", *arguments)
     assert (status, out) == (1, "")
     assert said in err
@@ -220,7 +220,7 @@ def test_a_ranking_that_the_server_would_refuse_leaves_nothing_behind(
 def test_what_was_submitted_scores_as_it_was_ranked(
     settings: Settings, capsys: Output, tmp_path: Path
 ) -> None:
-    materialise(settings, "cirr-val", stages=("base judge",))
+    materialise(settings, "cirr-val", rerankers=("base judge",))
     status, _, err = submit(settings, capsys, "cirr", "--split", "val", "--output", str(tmp_path / "out"))
     assert status == 0
     assert "the server does not score 'val'" in err

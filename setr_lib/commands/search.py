@@ -160,7 +160,7 @@ def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
     before = dict(found.coarse.select("image_id", "rank").iter_rows())
     table = Table(box=box.SIMPLE_HEAD)
     reranked = ("judge" if found.is_logit else "score", "coarse rank") if found.reranker is not None else ()
-    for column in ("rank", "image", *reranked, "cosine"):
+    for column in ("rank", "image", *reranked, "cosine" if found.is_cosine else "score"):
         table.add_column(column, overflow="fold")
     for hit in found:
         judged = "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit)

@@ -81,7 +81,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         *_spaces(settings),
         _judge(settings),
         _prompts(settings, kinds),
-        _strategies(settings),
+        _methods(settings),
         _rerankers(settings),
         _registry(settings),
         _dagster(settings),
@@ -254,7 +254,7 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
     return found
 
 
-def _strategies(settings: Settings) -> Check:
+def _methods(settings: Settings) -> Check:
     from setr_lib.methods.inputs import MethodError
     from setr_lib.methods.method import ranks_captions
     from setr_lib.pipeline.context import pipeline_context
@@ -273,7 +273,7 @@ def _strategies(settings: Settings) -> Check:
                 f"[coarse] default, {options.default!r}, searches captions: there are no images to judge"
             )
 
-    return _tried("strategies", ", ".join(every), look)
+    return _tried("methods", ", ".join(every), look)
 
 
 def _rerankers(settings: Settings) -> Check:

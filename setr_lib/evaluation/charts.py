@@ -103,7 +103,7 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
         Row.of(line): line
         for line in metrics.filter(pl.col("metric") == metric).drop_nulls("value").iter_rows(named=True)
     }
-    stage = positions(rows_of(metrics))
+    position_of = positions(rows_of(metrics))
     present = [lines[row] for row in order if row in lines]
     highest = max((_finite(row["ci_high"]) or row["value"] for row in present), default=0.0)
     ticks = nice_ticks(0.0, min(100.0, highest) or 1.0)
@@ -111,7 +111,7 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
     floor = next((line["value"] for line in present if Row.of(line).is_random), None)
     return Ladder(
         metric=metric,
-        bars=[_bar(line, stage[Row.of(line)], top) for line in present],
+        bars=[_bar(line, position_of[Row.of(line)], top) for line in present],
         ticks=[Tick(100 * value / top, _number(value)) for value in ticks],
         floor=None if floor is None else 100 * floor / top,
         floor_value=floor,
@@ -119,7 +119,8 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
 
 
 def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
-    """Rows in the order of stages: random floor, stage 1, then each re-ranker; within a stage by value.
+    """Rows in the order of their positions: random floor, stage 1, then each re-ranker; rows of one position
+    by value.
 
     Args:
         metrics: METRICS rows of one evaluation set.
@@ -129,8 +130,8 @@ def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
         Each row once, the lowest first.
     """
     values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
-    stage = positions(rows_of(metrics))
-    return sorted(stage, key=lambda row: (stage[row], values.get(row) or 0.0, row.method))
+    position_of = positions(rows_of(metrics))
+    return sorted(position_of, key=lambda row: (position_of[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:

@@ -127,9 +127,10 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
         Row.of(line): line["value"]
         for line in rows.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
     }
-    stage = positions(rows_of(rows))
+    position_of = positions(rows_of(rows))
     return sorted(
-        stage, key=lambda row: (row.is_random, -values.get(row, -math.inf), -stage[row], row.method)
+        position_of,
+        key=lambda row: (row.is_random, -values.get(row, -math.inf), -position_of[row], row.method),
     )
 
 
@@ -189,7 +190,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
-    """A table that was written when rows were a strategy and a stage, with today's columns."""
+    """A table of an earlier version of SETR, whose columns are ``strategy`` and ``stage``, with today's."""
     if "strategy" not in frame.columns or "stage" not in frame.columns:
         return frame
     reranker = pl.when(pl.col("stage").is_in(["random", "coarse", "external"])).then(pl.lit(""))

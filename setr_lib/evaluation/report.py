@@ -600,8 +600,10 @@ def _rungs(rows: Sequence[Row]) -> dict[Row, str]:
     """The colour of each row, as a class of the style sheet: floor, stage 1, re-rankers, the last of them."""
     position_of = positions(dict.fromkeys(rows))
     last = max(position_of.values(), default=0)
-    names = {0: "s-random", 1: "s-coarse"}
-    return {row: names.get(at, "s-adapter" if at == last else "s-base") for row, at in position_of.items()}
+    names = {0: "row-random", 1: "row-coarse"}
+    return {
+        row: names.get(at, "row-last" if at == last else "row-reranked") for row, at in position_of.items()
+    }
 
 
 def _distinct(metrics: pl.DataFrame, column: str) -> list[str]:
@@ -627,5 +629,5 @@ def _render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["bold"] = _bold
-    environment.filters["rung"] = lambda row: page["rungs"].get(row, "s-coarse")
+    environment.filters["rung"] = lambda row: page["rungs"].get(row, "row-coarse")
     return environment.get_template("report.html.jinja").render(page)

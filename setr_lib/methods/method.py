@@ -152,9 +152,10 @@ class VectorMethod(Method):
         return similarity(unit(self.query_vectors(inputs)), inputs.gallery.vectors)
 
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
+        """The unit vectors of the queries; None for a subclass that scores in another way."""
         kind = type(self)
         if kind.scores is not VectorMethod.scores or kind.statistics is not Method.statistics:
-            return None  # a subclass that scores in another way
+            return None
         return unit(self.query_vectors(inputs))
 
 

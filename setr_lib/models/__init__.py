@@ -1,5 +1,6 @@
-"""The pipeline's two base models: the CLIP encoder (``encoder``) and the multimodal LLM (``multimodal``).
+"""The multimodal LLM (``multimodal``), and what every model needs (``device``).
 
-``device`` has what both need: the torch device, and batches that are halved when memory is short. Nothing is
+``device`` chooses the torch device, and halves batches when memory is short. The CLIP encoder is in
+``setr_lib.spaces``. Nothing is
 imported here: torch, open_clip and transformers are imported when a model is loaded.
 """

@@ -79,15 +79,16 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
     reranked = context.tables.read_record("reranked_rankings", RerankedRecord, key)
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
     rankings = _rankings(context, key, note)
-    if weights := _weights(context, key, rankings):
-        note = note.model_copy(update={"weights_of": {row.title: made for row, made in weights.items()}})
+    records = _records(context, key, rankings)
+    if weights := {row.title: made.weights for row, made in records.items() if made.weights is not None}:
+        note = note.model_copy(update={"weights_of": weights})
     evaluations = {} if evaluated.hidden else _evaluations(context, evaluated, queries, gallery, rankings)
     return EvaluationResult(
         evaluation_set=evaluated,
         queries=queries,
         gallery=gallery,
         rankings=rankings,
-        rows=_rows(context, evaluated, queries, gallery, rankings, evaluations, note),
+        rows=_rows(context, evaluated, queries, gallery, rankings, evaluations, note, records),
         comparisons=_comparisons(context, evaluated.benchmark, evaluations, Row(note.method)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
@@ -232,16 +233,15 @@ def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[
     return found
 
 
-def _weights(context: PipelineContext, key: str, rows: Iterable[Row]) -> dict[Row, WeightsRecord]:
-    """The trained weights that rows were ranked with; rows without any are left out."""
+def _records(context: PipelineContext, key: str, rows: Iterable[Row]) -> dict[Row, CoarseRecord]:
+    """What made the rankings of methods that have trained weights or bring texts; other rows are left out."""
     tables = context.tables
-    found: dict[Row, WeightsRecord] = {}
+    found: dict[Row, CoarseRecord] = {}
     for row in rows:
-        if context.methods.get(row.method).trained is None:
-            continue
-        table = tables.reranked(key, row) if row.reranker else tables.coarse(key, row.method)
-        if (weights := tables.read_record(table, CoarseRecord).weights) is not None:
-            found[row] = weights
+        method = context.methods.get(row.method)
+        if method.trained is not None or method.texts:
+            table = tables.reranked(key, row) if row.reranker else tables.coarse(key, row.method)
+            found[row] = tables.read_record(table, CoarseRecord)
     return found
 
 
@@ -275,6 +275,7 @@ def _rows(
     rankings: dict[Row, pl.DataFrame],
     evaluations: dict[Row, Evaluation],
     note: ReportRecord,
+    records: dict[Row, CoarseRecord],
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -291,6 +292,8 @@ def _rows(
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
         if weights:
             label = _trained_label(weights, row, label)
+        if row in records:
+            label = _label_with_derived(label, records[row].derived_texts)
         parts.append(
             metric_rows(
                 evaluated,
@@ -315,6 +318,12 @@ def _trained_label(weights: WeightsRecord, row: Row, label: str) -> str:
     if row.reranker or label == CAPTION_PROXY:
         return f"{label}; {row.method}: {weights.words}"
     return weights.label
+
+
+def _label_with_derived(label: str, kinds: Iterable[str]) -> str:
+    """A row's label, with the kinds of text that were derived in its first part, which tables always show."""
+    first, *rest = label.split("; ")
+    return "; ".join((", ".join(filter(None, (first, *(f"{kind} derived" for kind in kinds)))), *rest))
 
 
 def _caption_caveats(context: PipelineContext, key: str, images: int) -> list[str]:

@@ -129,7 +129,12 @@ class HeldGallery:
         return search(table, vectors, k, allowed, version)
 
     def embed(self, space: str, progress: Progress = silent) -> None:
-        """Embed what is new or changed since last time in one embedding space."""
+        """Embed what is new or changed since last time in one embedding space.
+
+        Args:
+            space: The embedding space, by its name in settings.
+            progress: Told how many images are embedded.
+        """
         store, loaded = self.context.gallery_store, self.context.models.space(space)
         table = store.table_name(self.evaluation_set.gallery_key, loaded)
         with self.context.models.lock:
@@ -138,6 +143,12 @@ class HeldGallery:
 
     def searched(self, name: str | None) -> pl.DataFrame:
         """The images of gallery ``name``, or all, as one gallery called ``all``.
+
+        Args:
+            name: A gallery, e.g. a category; all images by default.
+
+        Returns:
+            GALLERY rows.
 
         Raises:
             SetrError: There is no such gallery.

@@ -179,6 +179,15 @@ class ConfiguredMethods:
     def ranked(self, key: str) -> list[Method]:
         """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less the trained ones
         that it has left out because no version was promoted.
+
+        Args:
+            key: The evaluation set.
+
+        Returns:
+            The methods, in the order of the settings.
+
+        Raises:
+            NotMadeYetError: The gallery was not inspected or embedded yet.
         """
         return [method for method in self.of(key) if self._has_weights(key, method)]
 

@@ -319,11 +319,25 @@ def _rank_by(
             progress=progress,
         )
         made_by = {
-            "strategy": method.name,
+            "method": method.name,
             "top_k": top_k,
             "dataset_kind": benchmark.kind,
             **context.methods.recorded_options(method),
             **({"weights": opened.weights} if opened.weights else {}),
+            **({"derived_texts": derived} if (derived := _derived_texts(context, key, method)) else {}),
         }
         found.append(Ranked(method, rankings, CoarseRecord(**{**source.stated(), **made_by})))
     return found
+
+
+def _derived_texts(context: PipelineContext, key: str, method: Method) -> list[str]:
+    """The kinds of text that ``method`` brings and of which some rows were derived from other texts."""
+    from setr_lib.texts.kind import DERIVED
+
+    tables = context.tables
+    return [
+        kind.name
+        for kind in method.texts
+        if tables.exists(table := tables.method_texts(key, kind.name))
+        and DERIVED in tables.read(table, kind.schema)["status"]
+    ]

@@ -63,6 +63,7 @@ class SearchResult:
         version: The registered version of the re-ranker's weights, where it has one.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
         method_version: The registered version of the method's weights, where it has trained ones.
+        is_cosine: Whether stage 1's scores are cosines, or as small.
     """
 
     hits: list[Hit]
@@ -75,6 +76,7 @@ class SearchResult:
     version: str | None = None
     is_logit: bool = True
     method_version: str | None = None
+    is_cosine: bool = True
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -247,6 +249,7 @@ class Retriever:
             reranker=opened.name if opened else None,
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
+            is_cosine=method.is_cosine,
         )
 
     def _encoded(

@@ -118,11 +118,24 @@ class Tables:
         return path
 
     def exists(self, asset: str, partition: str | None = None) -> bool:
-        """Whether there is a table of ``asset`` (and ``partition``)."""
+        """Whether there is a table.
+
+        Args:
+            asset: The asset, or a table name of this class.
+            partition: The asset's partition, where it has any.
+
+        Returns:
+            True where its file is there, readable or not.
+        """
         return self.settings.table_path(asset, partition).is_file()
 
     def remove(self, asset: str, partition: str | None = None) -> None:
-        """Delete the table of ``asset`` (and ``partition``) and its record, where they are."""
+        """Delete a table and its record, where they are.
+
+        Args:
+            asset: The asset, or a table name of this class.
+            partition: The asset's partition, where it has any.
+        """
         path = self.settings.table_path(asset, partition)
         for file in (path, path.with_suffix(".json")):
             file.unlink(missing_ok=True)

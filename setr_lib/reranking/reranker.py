@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 ZERO_SHOT = "zero-shot"
 """The label of a row whose re-ranker has seen no data of a benchmark."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,99}")
-_TAKEN = ("best", "coarse", "external", "none", "random")
-"""What a row without a re-ranker was called, or a search takes in place of a name; no re-ranker may have such
-a name."""
+_RESERVED = ("best", "coarse", "external", "none", "random")
+"""Names of rows without a re-ranker, and what a search takes in place of a name."""
 
 
 class RerankerError(SetrError):
@@ -207,10 +206,10 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
     able = callable(getattr(made, "score", None)) or callable(getattr(made, "open", None))
     if not isinstance(name, str) or not able:
         raise RerankerError(f"{where} is not a re-ranker: it needs a name, an id and score(queries)")
-    if not _NAME.fullmatch(name) or name in _TAKEN:
+    if not _NAME.fullmatch(name) or name in _RESERVED:
         raise RerankerError(
             f"{where}: a re-ranker cannot be called {name!r}: use letters, digits, spaces, '.', '-' and '_', "
-            f"a letter or digit first, and none of {', '.join(_TAKEN)}"
+            f"a letter or digit first, and none of {', '.join(_RESERVED)}"
         )
     if getattr(made, "trained", False):
         _check_trained(made, where)

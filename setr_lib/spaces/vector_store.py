@@ -147,9 +147,7 @@ class GalleryStore:
             for start in range(0, len(plan.stale), _DELETE_CHUNK):
                 handle.delete(f"image_id IN ({_sql_list(plan.stale[start : start + _DELETE_CHUNK])})")
             halved: list[tuple[int, int]] = []
-            failed = self._embed(
-                handle, plan.todo, encoder, batch_size or encoder.batch_size, progress, halved
-            )
+            failed = _embed(handle, plan.todo, encoder, batch_size or encoder.batch_size, progress, halved)
             self._compact(handle)
             rows = _check_no_duplicates(table, _stored(handle))
             version = self.tag(handle)
@@ -165,9 +163,17 @@ class GalleryStore:
         )
 
     def read(self, table: str, version: int | None = None) -> tuple[list[str], NDArray[np.float32]]:
-        """Ids, sorted, and their vectors ``float32[n, d]``; of the latest version or of ``version``.
+        """The ids and vectors of a table.
 
-        Raises ``GalleryError`` when there is no such table or version, or when an id is there twice.
+        Args:
+            table: The table's name.
+            version: Its version, by default the latest.
+
+        Returns:
+            The ids, sorted, and their vectors ``float32[n, d]``.
+
+        Raises:
+            GalleryError: There is no such table or version, or an id is there twice.
         """
         data = self.open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
         ids = _unique(table, data["image_id"].to_pylist())
@@ -178,7 +184,15 @@ class GalleryStore:
     def ids(self, table: str, version: int | None = None) -> list[str]:
         """The ids that :meth:`read` gives, without reading the vectors.
 
-        Raises ``GalleryError`` as :meth:`read` does.
+        Args:
+            table: The table's name.
+            version: Its version, by default the latest.
+
+        Returns:
+            The ids, sorted.
+
+        Raises:
+            GalleryError: As for :meth:`read`.
         """
         handle = self.open(table, version)
         rows = handle.search().select(["image_id"]).limit(handle.count_rows() + 1).to_arrow()
@@ -272,41 +286,6 @@ class GalleryStore:
             )
         return handle
 
-    def _embed(
-        self,
-        handle: Any,
-        todo: pl.DataFrame,
-        encoder: EmbeddingSpace,
-        batch_size: int,
-        progress: Progress,
-        halved: list[tuple[int, int]],
-    ) -> list[FailedImage]:
-        """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this
-        one.
-        """
-
-        def on_halve(too_large: int, next_size: int) -> None:
-            halved.append((too_large, next_size))
-            _LOG.warning(
-                "%d pictures at a time did not fit in memory; going on with %d", too_large, next_size
-            )
-
-        failed: list[FailedImage] = []
-        schema, done = _schema(encoder), 0
-        if len(todo):
-            progress(0, len(todo), "images embedded")
-        for rows, loaded in _loaded_batches(todo, encoder, batch_size):
-            failed.extend(item for item in loaded if isinstance(item, FailedImage))
-            fine = [i for i, item in enumerate(loaded) if not isinstance(item, FailedImage)]
-            if fine:
-                pixels: list[Any] = [loaded[i] for i in fine]
-                size = halved[-1][1] if halved else batch_size
-                vectors = encoder.embed_preprocessed(pixels, size, on_halve)
-                handle.add(_arrow_rows(rows[fine], vectors, schema))
-            done += len(rows)
-            progress(done, len(todo), "images embedded")
-        return failed
-
     def _compact(self, handle: Any) -> None:
         """Merge the fragments of many small commits.
 
@@ -343,6 +322,39 @@ def slug(text: str) -> str:
         At most 48 letters, digits, ``_``, ``.`` and ``-``.
     """
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:48]
+
+
+def _embed(
+    handle: Any,
+    todo: pl.DataFrame,
+    encoder: EmbeddingSpace,
+    batch_size: int,
+    progress: Progress,
+    halved: list[tuple[int, int]],
+) -> list[FailedImage]:
+    """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this
+    one.
+    """
+
+    def on_halve(too_large: int, next_size: int) -> None:
+        halved.append((too_large, next_size))
+        _LOG.warning("%d pictures at a time did not fit in memory; going on with %d", too_large, next_size)
+
+    failed: list[FailedImage] = []
+    schema, done = _schema(encoder), 0
+    if len(todo):
+        progress(0, len(todo), "images embedded")
+    for rows, loaded in _loaded_batches(todo, encoder, batch_size):
+        failed.extend(item for item in loaded if isinstance(item, FailedImage))
+        fine = [i for i, item in enumerate(loaded) if not isinstance(item, FailedImage)]
+        if fine:
+            pixels: list[Any] = [loaded[i] for i in fine]
+            size = halved[-1][1] if halved else batch_size
+            vectors = encoder.embed_preprocessed(pixels, size, on_halve)
+            handle.add(_arrow_rows(rows[fine], vectors, schema))
+        done += len(rows)
+        progress(done, len(todo), "images embedded")
+    return failed
 
 
 def _schema(encoder: EmbeddingSpace) -> pa.Schema:

@@ -125,7 +125,17 @@ def composition_line(dataset: str, split: str, row: Mapping[str, Any]) -> str:
 
 
 def text_line(kind: TextKind, dataset: str, split: str, row: Mapping[str, Any]) -> str:
-    """One line (without its end) for a row of a kind of text; ``split`` is empty for an image's."""
+    """One line, without its end, for a row of a kind of text.
+
+    Args:
+        kind: The kind of text.
+        dataset: The data set.
+        split: The split of a query's text; empty for an image's.
+        row: The row (columns as :func:`setr_lib.texts.kind.imported_schema`).
+
+    Returns:
+        A JSON object.
+    """
     of = {"split": split} if kind.per == "query" else {}
     return _line(
         {

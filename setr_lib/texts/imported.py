@@ -125,7 +125,17 @@ def texts_with(
 def unfit_texts(
     kind: TextKind, imported: pl.DataFrame, rows: pl.DataFrame, images: pl.DataFrame
 ) -> pl.DataFrame:
-    """The carried rows whose image or query is not what they were made from any more."""
+    """The carried rows whose image or query is not what they were made from any more.
+
+    Args:
+        kind: The kind of text.
+        imported: Carried rows (columns as :func:`setr_lib.texts.kind.imported_schema`).
+        rows: The queries, or for a kind per image the images.
+        images: GALLERY rows of the reference images.
+
+    Returns:
+        Their rows.
+    """
     if kind.per == "image":
         return unfit_captions(imported, rows)
     return unfit_compositions(imported, rows, images)

@@ -66,8 +66,8 @@ class TextKind:
     prompt: str | None = None
     """The text of the prompt where a prompt set has no such file."""
     derive: Derive | None = None
-    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row then says
-    *derived*."""
+    """Makes the text from other kinds where neither the prompt set nor ``prompt`` has one; the row's
+    ``status`` is then ``derived``, and rows of tables and reports say ``NAME derived``."""
     replacement: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, compare=False)
     """Row -> fields in place of an answer that is not good: the row says *fallback*. By default it says
     *failed*."""
@@ -99,6 +99,12 @@ class TextKind:
 def imported_schema(kind: TextKind) -> pl.Schema:
     """The table of a kind's texts from elsewhere: id, the answer's fields, who wrote them, and what they were
     made from; unknown fingerprints and times are empty.
+
+    Args:
+        kind: The kind of text.
+
+    Returns:
+        Name and type of each column.
     """
     of_query = ("reference_id", "modification") if kind.per == "query" else ()
     texts = ("model", "prompt_hash", *of_query, "fingerprint", "made_at")

@@ -21,7 +21,7 @@ from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, RANKINGS
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cirr"
 THINGS = ["dog", "cat", "boat", "sofa", "bird", "horse", "car", "tree"]
-STRATEGIES = ["captions_text", "captions_union", "captions_intersection"]
+METHODS = ["captions_text", "captions_union", "captions_intersection"]
 SETTINGS = """
 [datasets.cirr]
 kind = "cirr"
@@ -104,7 +104,7 @@ def test_the_run_succeeds_without_any_model(first: Run, settings: Settings) -> N
 
 def test_every_row_is_labelled_and_none_is_comparable(context: PipelineContext) -> None:
     rows = pl.read_parquet(context.settings.table_path("evaluation_report", "cirr-val"))
-    assert set(rows["method"]) == {"random", *STRATEGIES}
+    assert set(rows["method"]) == {"random", *METHODS}
     assert set(rows["reranker"]) == {""}
     assert set(rows["n_queries"]) == {6}
     assert set(rows["coverage"]) == {1.0}, "every image is ranked"
@@ -125,7 +125,7 @@ def test_targets_are_found_by_their_words(context: PipelineContext) -> None:
 
 
 def test_every_image_is_ranked_the_uncaptioned_last(context: PipelineContext) -> None:
-    for name in STRATEGIES:
+    for name in METHODS:
         ranked = context.tables.read(context.tables.coarse("cirr-val", name), RANKINGS).filter(pool="gallery")
         for _, one in ranked.group_by("query_id"):
             assert one.height == 7
@@ -217,7 +217,7 @@ def test_images_and_captions_together_give_both_kinds_of_rows(tmp_path: Path) ->
     run = run_job(settings, EVALUATION, ["cirr-val"])
     assert run.failures == {}
     rows = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val"))
-    assert {*STRATEGIES, "sum", "intersection"} <= set(rows["method"])
+    assert {*METHODS, "sum", "intersection"} <= set(rows["method"])
     assert set(rows.filter(method="captions_union")["reranker"]) == {""}
     assert "base judge" in set(rows.filter(method="intersection")["reranker"])
     labels = dict(rows.filter(metric="R@1").select("method", "label").iter_rows())

@@ -102,7 +102,7 @@ def test_pictures_in_metadata_stay_small(first: Run) -> None:
             assert len(str(value)) < 101_000, (where, name)
 
 
-def test_leaderboard_lists_every_set_strategy_and_stage(
+def test_leaderboard_lists_every_set_method_and_reranker(
     settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(settings.base_dir / "setr.toml"), "leaderboard", "--json"]) == 0
@@ -180,6 +180,36 @@ def test_search_answers_with_a_table_and_a_sheet(
     assert re.search(r"^\s*1\s", table, re.MULTILINE), "a first answer"
     assert not re.search(rf"\b{int(image.stem)}\b", table), "the reference itself is no answer"
     assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("is_cosine", "heading"), [(True, "cosine"), (False, "score")])
+def test_search_calls_only_a_cosine_a_cosine(
+    settings: Settings,
+    first: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_cosine: bool,
+    heading: str,
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugin = f"graded_{heading}_plugin"
+    (settings.base_dir / f"{plugin}.py").write_text(
+        f"""
+from setr_lib.methods.method import Method
+from setr_lib.methods.similarity import similarity
+
+class Graded(Method):
+    name, is_cosine = "graded", {is_cosine}
+    def scores(self, inputs):
+        return 100 * similarity(inputs.queries.modification_vectors, inputs.gallery.vectors)
+"""
+    )
+    image = next((settings.base_dir / "data" / "circo").rglob("*.jpg"))
+    named = ["--dataset", "circo", "--method", f"{plugin}:Graded", "--reranker", "base judge", "--k", "3"]
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "search", str(image), "make it red", *named]) == 0
+    headings = next(line for line in capsys.readouterr().out.splitlines() if "image" in line)
+    assert headings.split() == ["rank", "image", "judge", "coarse", "rank", heading]
 
 
 def test_second_run_does_nothing_again_and_says_so(settings: Settings, first: Run) -> None:

@@ -187,7 +187,7 @@ class TestLife:
     def test_without_a_champion_the_method_is_left_out_and_said_so(self, world: World) -> None:
         made = world.run(*MADE, *RANKED)
         assert world.warnings.count(f"left out: {SENTENCE}") == 1
-        assert made["coarse_rankings"]["strategies"] == "sum"
+        assert made["coarse_rankings"]["methods"] == "sum"
         assert made["coarse_rankings"]["by_line: left out"] == SENTENCE
         assert made["reranked_rankings"]["methods"] == "sum"
         assert not any(method == "by_line" for method, _ in world.rows())
@@ -283,5 +283,5 @@ class TestLife:
     def test_without_any_champion_again_its_old_table_is_gone(self, world: World) -> None:
         world.context.registry.client.delete_registered_model_alias("setr-line", "champion")
         made = world.run(*RANKED)
-        assert made["coarse_rankings"]["strategies"] == "sum"
+        assert made["coarse_rankings"]["methods"] == "sum"
         assert {method for method, _ in world.rows()} == {"random", "sum"}

@@ -59,8 +59,8 @@ class World:
     path: Path
     base: str
 
-    def settings(self, strategies: list[str], default: str, weight: float = 1.0) -> Settings:
-        coarse = f"[coarse]\nstrategies = {json.dumps(strategies)}\ndefault = {json.dumps(default)}"
+    def settings(self, methods: list[str], default: str, weight: float = 1.0) -> Settings:
+        coarse = f"[coarse]\nstrategies = {json.dumps(methods)}\ndefault = {json.dumps(default)}"
         space = f'\n[spaces.means]\nkind = "means_plugin:Means"\noptions = {{weight = {weight}}}\n'
         self.path.write_text(self.base.replace("[coarse]", coarse) + space, encoding="utf-8")
         return load_settings(self.path)

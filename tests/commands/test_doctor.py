@@ -189,7 +189,7 @@ def test_dimension_of_a_named_encoder(tmp_path: Path) -> None:
     assert setup_checks.embedding_dimension(load_settings(path)) == 768
 
 
-def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_path: Path) -> None:
+def test_a_hub_id_is_for_later_and_a_default_must_be_a_method_for_images(tmp_path: Path) -> None:
     path = tmp_path / "setr.toml"
     path.write_text(
         '[models]\njudge.name = "nobody/has-this-model"\n'
@@ -197,8 +197,8 @@ def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_p
     )
     checks = {check.what: check for check in setup_checks.configured(load_settings(path), {"cirr"})}
     assert checks["multimodal LLM"].status == "later"
-    assert checks["strategies"].status == "broken"
-    assert "no images to judge" in checks["strategies"].detail
+    assert checks["methods"].status == "broken"
+    assert "no images to judge" in checks["methods"].detail
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,12 @@ def test_a_hub_id_is_for_later_and_a_default_must_be_a_strategy_for_images(tmp_p
         ),
     ],
 )
-def test_caption_strategies_are_looked_at_too(
+def test_caption_methods_are_looked_at_too(
     config: Path, doctor: Callable[..., Any], coarse: str, words: str
 ) -> None:
     config.write_text(f"{SETTINGS}\n[coarse]\n{coarse}\n", encoding="utf-8")
     status, found = doctor("--quick")
-    assert (status, statuses(found)["strategies"]) == (1, "broken")
+    assert (status, statuses(found)["methods"]) == (1, "broken")
     assert any(words in problem for problem in found["problems"])
     config.write_text(f"{SETTINGS}\n[coarse]\ncaption_strategies = []\n", encoding="utf-8")
     assert doctor("--quick")[0] == 0  # nobody has to search captions
@@ -284,7 +284,7 @@ def test_a_method_whose_space_is_not_described_is_told(
     config.write_text(f"{SETTINGS}\n{SEARCHED}", encoding="utf-8")
     code, found = doctor()
     sys.modules.pop("doctor_plugin", None)
-    assert (code, statuses(found)["strategies"]) == (1, "broken")
+    assert (code, statuses(found)["methods"]) == (1, "broken")
     (problem,) = [each for each in found["problems"] if "by_mine" in each]
     assert "write a section [spaces.mine]" in problem
 

@@ -63,7 +63,7 @@ def ranked(asked: EncodedQueries, name: str, k: int = 10, **options: Any) -> pl.
     return rank(get_method(name), asked, gallery, index, k, **chosen)
 
 
-def test_three_strategies_search_captions() -> None:
+def test_three_methods_search_captions() -> None:
     assert set(NAMES) <= {name for name in method_names() if ranks_captions(get_method(name))}
 
 
@@ -80,9 +80,9 @@ def test_three_strategies_search_captions() -> None:
     ],
 )
 def test_what_each_reading_searches(name: str, weights: dict[str, float]) -> None:
-    strategy = get_method(name)
-    assert isinstance(strategy, CaptionMethod)
-    found = strategy.reading.weights("a sleeping cat instead of the dog", CAPTIONS["a"], Counted().term)
+    method = get_method(name)
+    assert isinstance(method, CaptionMethod)
+    found = method.reading.weights("a sleeping cat instead of the dog", CAPTIONS["a"], Counted().term)
     assert found == pytest.approx(weights)
 
 

@@ -1,4 +1,4 @@
-"""What each strategy scores by, and how strategies of one's own become known."""
+"""What each method scores by, and how methods of one's own become known."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def expected_vectors(inputs: MethodInputs, name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     "name", ["image", "text", "sum", "union_text", "intersection", "intersection_anchor"]
 )
-def test_vector_strategies_are_cosines_of_the_documented_vector(name: str) -> None:
+def test_vector_methods_are_cosines_of_the_documented_vector(name: str) -> None:
     inputs = inputs_of()
     scores = get_method(name).scores(inputs)
     assert scores.dtype == np.float32
@@ -110,7 +110,7 @@ def test_product_subtracts_the_mean_text_when_there_are_enough() -> None:
     assert not center(texts[:15]).any() and not center(None).any()
 
 
-def test_texts_are_encoded_once_for_all_strategies() -> None:
+def test_texts_are_encoded_once_for_all_methods() -> None:
     encoder = TableEncoder()
     inputs = inputs_of(encoder, references=["i03", "i03", "i07"])
     for name in methods_of_vectors():
@@ -237,7 +237,7 @@ def test_references_may_come_from_outside_the_gallery() -> None:
 
 
 class ByName:
-    """A strategy of one's own: the text decides, plus what the caller passed on."""
+    """A method of one's own: the text decides, plus what the caller passed on."""
 
     name = "by_name"
     needs: frozenset[str] = frozenset()
@@ -247,7 +247,7 @@ class ByName:
         return similarity(inputs.queries.encode(texts), inputs.gallery.vectors)
 
 
-def test_a_strategy_of_ones_own_by_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_of_ones_own_by_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.CATALOGUE, "_own", {})
     assert register(ByName) is ByName
     assert "by_name" in method_names()
@@ -258,7 +258,7 @@ def test_a_strategy_of_ones_own_by_decorator(monkeypatch: pytest.MonkeyPatch) ->
     assert get_method("by_name").space == "elsewhere"
 
 
-def test_a_strategy_of_ones_own_by_entry_point_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_of_ones_own_by_entry_point_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for group in ("setr.methods", "setr.strategies"):  # the second is the earlier name of the first
         point = importlib.metadata.EntryPoint("by_name", f"{__name__}:ByName", group)
         monkeypatch.setattr(
@@ -269,11 +269,11 @@ def test_a_strategy_of_ones_own_by_entry_point_or_path(monkeypatch: pytest.Monke
     assert get_method(f"{__name__}:ByName").scores(inputs_of()).shape == (3, 30)
 
 
-def test_bad_strategies_are_explained() -> None:
+def test_bad_methods_are_explained() -> None:
     with pytest.raises(MethodError, match=r"no retrieval method 'nonsense'; known: .*intersection"):
         get_method("nonsense")
     with pytest.raises(MethodError, match="cannot be loaded"):
-        get_method("no.such.module:Strategy")
+        get_method("no.such.module:Method")
     with pytest.raises(MethodError, match="is not a retrieval method"):
         register(object())
     lacking = type("Lacking", (ByName,), {"__init__": lambda self: Path("no such weights").read_bytes()})

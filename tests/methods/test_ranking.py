@@ -60,11 +60,11 @@ QUERIES = queries_of([IDS[(3 * i) % COUNT] for i in range(24)])
 ENCODED = encoded(QUERIES)
 
 
-def ranked(strategy: str = "sum", k: int = 10, **options: Any) -> pl.DataFrame:
+def ranked(method: str = "sum", k: int = 10, **options: Any) -> pl.DataFrame:
     chosen: dict[str, Any] = {"remove_reference": False, **options}
     queries = chosen.pop("queries", ENCODED)
     gallery = chosen.pop("gallery", gallery_frame())
-    return rank(get_method(strategy), queries, gallery, GalleryIndex(IDS, VECTORS), k, **chosen)
+    return rank(get_method(method), queries, gallery, GalleryIndex(IDS, VECTORS), k, **chosen)
 
 
 few_scores = st.integers(0, 2**32 - 1).map(
@@ -86,7 +86,7 @@ def test_top_k_is_a_stable_sort_cut_off(scores: np.ndarray, k: int, exclude: boo
 @pytest.mark.parametrize(
     "name", ["image", "text", "sum", "product", "union_text", "intersection", "intersection_anchor"]
 )
-def test_every_strategy_gives_a_full_table_ordered_as_said(name: str) -> None:
+def test_every_method_gives_a_full_table_ordered_as_said(name: str) -> None:
     table = ranked(name)
     assert table.schema == RANKINGS and len(table) == 240
     assert table["query_id"].unique(maintain_order=True).to_list() == QUERIES["query_id"].to_list()
