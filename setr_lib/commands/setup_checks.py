@@ -272,6 +272,8 @@ def _methods(settings: Settings) -> Check:
             raise MethodError(
                 f"[coarse] default, {options.default!r}, searches captions: there are no images to judge"
             )
+        for name in (*settings.evaluation.baselines, *settings.evaluation.caption_baselines):
+            methods.get(name)
 
     return _tried("methods", ", ".join(every), look)
 

@@ -346,7 +346,11 @@ def _comparisons(
 
     coarse_metric, reranked_metric = benchmark.compared_metrics
     options = context.settings.evaluation
-    pairs = [(default, Row(name), coarse_metric) for name in options.baselines if Row(name) != default]
+    baselines, caption_baselines = (
+        [Row(context.methods.get(name).name) for name in names]
+        for names in (options.baselines, options.caption_baselines)
+    )
+    pairs = [(default, row, coarse_metric) for row in baselines if row != default]
     earlier: dict[Row, list[Row]] = {}
     for row in evaluations:
         if row.reranker:
@@ -354,11 +358,7 @@ def _comparisons(
             pairs += [(row, other, reranked_metric) for other in before]
             before.append(row)
     captions = Row(context.methods.get(context.settings.coarse.caption_default).name)
-    pairs += [
-        (captions, Row(name), metric)
-        for name in options.caption_baselines
-        for metric in benchmark.headline_metrics
-    ]
+    pairs += [(captions, row, metric) for row in caption_baselines for metric in benchmark.headline_metrics]
     found: list[PairedDifference] = []
     for a, b, metric in pairs:
         if a not in evaluations or b not in evaluations:

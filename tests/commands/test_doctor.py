@@ -391,3 +391,10 @@ def test_the_miniature_as_it_is_drawn_is_judged_fine(
     assert all(
         file["official_entries"] is None for each in found["evaluation_sets"] for file in each["files"]
     )
+
+
+def test_a_baseline_that_is_not_a_method_is_told(config: Path, doctor: Callable[..., Any]) -> None:
+    config.write_text(f'{SETTINGS}\n[evaluation]\nbaselines = ["no_such_method"]\n', encoding="utf-8")
+    code, found = doctor()
+    assert code == 1
+    assert any("there is no retrieval method 'no_such_method'" in problem for problem in found["problems"])
