@@ -68,7 +68,7 @@ def refused(config: Path, text: str) -> str:
     context = context_of(config, text)
     with pytest.raises(MethodError) as caught:
         context.methods.configured  # noqa: B018
-    (check,) = (check for check in configured(context.settings, set()) if check.what == "strategies")
+    (check,) = (check for check in configured(context.settings, set()) if check.what == "methods")
     assert (check.status, check.detail) == ("broken", str(caught.value))
     return str(caught.value)
 
@@ -137,7 +137,7 @@ def test_a_method_is_chosen_by_the_name_that_it_gives_itself(config: Path) -> No
     assert context.methods.get(context.settings.coarse.default).name == "slerp"
     assert [method.name for method in context.methods.calibrated] == ["intersection", "slerp"]
     checks = {check.what: check.status for check in configured(context.settings, set())}
-    assert (checks["strategies"], checks["re-rankers"]) == ("ok", "ok")
+    assert (checks["methods"], checks["re-rankers"]) == ("ok", "ok")
 
 
 @pytest.mark.parametrize(
