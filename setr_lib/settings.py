@@ -146,9 +146,27 @@ RerankerName = Annotated[
 ModuleName = Annotated[
     str, _named(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}", "write the name of a layer, e.g. 'q_proj'")
 ]
+_DEVICES = "cpu|cuda|mps|xpu|hpu|npu|mlu|mtia|xla"
 DeviceName = Annotated[
-    str, _named(r"[a-z]+(:[0-9]{1,4})?", "write 'auto' or a torch device such as 'cpu' or 'cuda:1'")
+    str,
+    _named(rf"auto|({_DEVICES})(:[0-9]{{1,4}})?", "write 'auto' or a torch device such as 'cpu' or 'cuda:1'"),
 ]
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc")
+
+
+def _store_address(address: str) -> str:
+    scheme = address.partition(":")[0].partition("+")[0]
+    if ":" in address and scheme not in _STORES:
+        raise ValueError(f"{address!r} is not a store that MLflow knows: begin with {', '.join(_STORES)}")
+    if ":" not in address and any(character.isspace() for character in address):
+        raise ValueError(
+            f"{address!r} holds a blank and does not say which kind of store: begin with sqlite:///"
+        )
+    return address
+
+
+StoreAddress = Annotated[str, AfterValidator(_store_address)]
+"""The address of an MLflow store."""
 
 
 class Section(BaseModel):
@@ -171,6 +189,8 @@ class Section(BaseModel):
                 raise ValueError("an empty text means nothing: leave the key out, or name something")
             if _CONTROL.search(text):
                 raise ValueError(f"{text!r} holds a control character: remove it")
+            if not isinstance(value, Mapping) and _is_too_long(text):
+                raise ValueError(f"{text[:40]!r}... is too long for a path or a name: shorten it")
         if isinstance(value, list):
             twice = sorted({str(item) for item in value if value.count(item) > 1})
             if twice:
@@ -178,6 +198,11 @@ class Section(BaseModel):
         if isinstance(value, bool) and kind is not bool:
             raise ValueError("true and false are no answer here: write a number or a text")
         return value
+
+
+def _is_too_long(text: str) -> bool:
+    """Whether no file system takes ``text`` as a path."""
+    return len(text) > 4096 or any(len(part.encode()) > 255 for part in text.split("/"))
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -487,7 +512,7 @@ class EvaluationSettings(Section):
 class RegistrySettings(Section):
     """The MLflow store of trainings and registered models."""
 
-    tracking_uri: str | None = None
+    tracking_uri: StoreAddress | None = None
     """MLflow's tracking and registry URI; a SQLite file under the storage root by default."""
     experiment: StoredName = "setr"
     model: StoredName = "setr-reranker"
