@@ -8,6 +8,7 @@ CHANGELOG.md.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -102,6 +103,34 @@ def differences(storage: Path) -> list[str]:
     ]
 
 
+def vectors(storage: Path) -> pl.DataFrame:
+    """The digests of the galleries' vectors: they tell processors apart that round otherwise.
+
+    Args:
+        storage: The folder that ``[storage] root`` names.
+
+    Returns:
+        ``evaluation_set`` and ``content``, sorted.
+    """
+    records = sorted((storage / "tables" / "gallery_embeddings").glob("*.json"))
+    rows = [(path.stem, json.loads(path.read_bytes())["content"]) for path in records]
+    return pl.DataFrame(rows, schema=["evaluation_set", "content"], orient="row")
+
+
+def is_of_another_processor(storage: Path) -> bool:
+    """Whether the vectors of a demo have other last digits than the stored ones: near ties are then ordered
+    otherwise, and figures of the same code differ. Compare with a demo of the earlier tree on the same
+    machine.
+
+    Args:
+        storage: The folder that ``[storage] root`` names.
+
+    Returns:
+        Whether they have.
+    """
+    return not vectors(storage).equals(pl.read_parquet(STORED / "vectors.parquet"))
+
+
 def store(storage: Path) -> None:
     """Write the figures of the demo in ``storage`` as the stored ones."""
     STORED.mkdir(exist_ok=True)
@@ -109,6 +138,7 @@ def store(storage: Path) -> None:
         ("leaderboard", leaderboard(storage)),
         ("rankings", rankings(storage)),
         ("judge_scores", judge_scores(storage)),
+        ("vectors", vectors(storage)),
     ):
         frame.write_parquet(STORED / f"{name}.parquet", compression="zstd", compression_level=19)
 
@@ -169,6 +199,10 @@ def main(arguments: list[str]) -> int:
         store(storage)
         return 0
     found = differences(storage)
+    if found and is_of_another_processor(storage):
+        print(
+            "the vectors' last digits are not the stored ones, those of another processor; this may be why:"
+        )
     print("\n".join(found) or "the same figures")
     return 1 if found else 0
 

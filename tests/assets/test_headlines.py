@@ -110,4 +110,6 @@ def test_the_committed_world_gives_the_stored_figures(settings: Settings) -> Non
     """
     if settings.miniature.seed != 0:
         pytest.skip("figures are stored of seed 0")
+    if stored_figures.is_of_another_processor(settings.storage_root):
+        pytest.skip("the stored figures are of a processor that rounds otherwise: compare on one machine")
     assert stored_figures.differences(settings.storage_root) == []
