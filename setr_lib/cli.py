@@ -19,6 +19,8 @@ from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_LISTED = ("methods", "rerankers", "benchmarks", "spaces", "texts")
+"""What ``setr list`` takes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_scores(commands)
     _add_submit(commands)
     _add_search(commands)
+    _add_list(commands)
     _add_checks(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
@@ -155,6 +158,17 @@ def _add_search(commands: Subparsers) -> None:
         "--output", type=Path, help="where to write the contact sheet (default: under the storage root)"
     )
     search.set_defaults(command=_search)
+
+
+def _add_list(commands: Subparsers) -> None:
+    names = commands.add_parser(
+        "list", help="what settings can name: methods, re-rankers, benchmarks, spaces, generated texts"
+    )
+    names.add_argument(
+        "what", nargs="?", choices=_LISTED, metavar="KIND", help=f"{', '.join(_LISTED)} (default: all)"
+    )
+    names.add_argument("--json", action="store_true", help="one JSON array, one object per name")
+    names.set_defaults(command=_list)
 
 
 def _add_checks(commands: Subparsers) -> None:
@@ -293,6 +307,12 @@ def _search(settings: Settings, options: argparse.Namespace) -> int:
         k=options.k,
         output=options.output,
     )
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.list_names import run
+
+    return run(settings, what=options.what, as_json=options.json)
 
 
 def _plan(settings: Settings, options: argparse.Namespace) -> int:

@@ -219,6 +219,13 @@ CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
 )
 
 
+def space_kinds() -> list[str]:
+    """Every kind of space that ``[spaces.NAME] kind`` knows without a module's name: built in, and installed
+    as entry points.
+    """
+    return CATALOGUE.names()
+
+
 def make_space(name: str, settings: Settings) -> EmbeddingSpace:
     """Load the space that ``[spaces.NAME]`` describes.
 
