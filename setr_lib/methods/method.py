@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +51,18 @@ _TAKEN = ("file", "random")
 """The methods of the rows that no method made: a ranking from elsewhere, and the random floor."""
 
 
+@dataclass(frozen=True)
+class OptionFile:
+    """An option of a method that names a file of the user's, relative to the folder of ``setr.toml``."""
+
+    option: str
+    """The key in ``[methods.NAME]``; ``inputs.options`` has the absolute path."""
+    holds: str
+    """What the file holds, for messages, e.g. ``"generic subjects, a phrase on each line"``."""
+    required: bool = True
+    """Whether the method cannot score without it."""
+
+
 class Method(ABC):
     """A way to score the images of a gallery for composed queries."""
 
@@ -73,6 +86,9 @@ class Method(ABC):
     option_keys: Mapping[str, str] = MappingProxyType({})
     """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name,
     e.g. ``{"anchor_share": "coarse.anchor_share"}``."""
+    files: tuple[OptionFile, ...] = ()
+    """Options that name files; :func:`lacking_files` says which of those that it cannot do without are
+    unnamed."""
     trained: str | None = None
     """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
@@ -172,6 +188,7 @@ class _Adopted(Method):
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))
         self.trained = getattr(adopted, "trained", None)
         self.option_keys = dict(getattr(adopted, "option_keys", {}))
+        self.files = tuple(getattr(adopted, "files", ()))
 
     def with_weights(self, weights: Weights) -> Method:
         found = self.adopted.with_weights(weights)
@@ -294,6 +311,42 @@ def ranks_captions(method: Method) -> bool:
         Whether it needs ``image_captions``.
     """
     return IMAGE_CAPTIONS in method.needs
+
+
+def lacking_files(method: Method, options: Mapping[str, Any]) -> list[OptionFile]:
+    """The files that a method cannot do without and that its options do not name.
+
+    Args:
+        method: The retrieval method.
+        options: What settings say to it.
+
+    Returns:
+        The files; none where it can score.
+    """
+    return [file for file in method.files if file.required and file.option not in options]
+
+
+def check_files(method: Method, options: Mapping[str, Any]) -> None:
+    """Refuse a method whose options do not name the files that it needs, or name what is no file.
+
+    Args:
+        method: The retrieval method.
+        options: What settings say to it, paths absolute.
+
+    Raises:
+        MethodError: A file is not named, or not there; the message says what to write, and where.
+    """
+    section = f"[methods.{method.name}]"
+    if lacking := lacking_files(method, options):
+        needed = "; ".join(f'{file.option} = "FILE" ({file.holds})' for file in lacking)
+        raise MethodError(
+            f"retrieval method {method.name!r} needs {needed}: write it into {section} of setr.toml, and the "
+            "method into [coarse] strategies"
+        )
+    for file in method.files:
+        named = options.get(file.option)
+        if named is not None and not (isinstance(named, str) and Path(named).is_file()):
+            raise MethodError(f"{section} {file.option} = {named!r}: there is no such file ({file.holds})")
 
 
 def method_names() -> list[str]:
