@@ -43,7 +43,7 @@ def projected(vector: NDArray[np.floating], phrases: NDArray[np.floating]) -> ND
 
 def _kept_of_reference(queries: EncodedQueries) -> NDArray[np.float32]:
     """The reference vectors, projected on the span of what each query keeps; zeros where it keeps nothing."""
-    keep = [list(phrases or []) for phrases in queries.text(COMPOSITIONS)["keep"]]
+    keep = [list(phrases or []) for phrases in queries.text(COMPOSITIONS)["keep"].to_list()]
     encoded = queries.encode([phrase for phrases in keep for phrase in phrases])
     result, start = np.zeros_like(queries.reference_vectors), 0
     for row, phrases in enumerate(keep):
@@ -55,7 +55,7 @@ def _kept_of_reference(queries: EncodedQueries) -> NDArray[np.float32]:
 
 def _added_texts(queries: EncodedQueries) -> list[str]:
     """What each query adds, as one text; the modification text where the composition adds nothing."""
-    added = [", ".join(phrases or []) for phrases in queries.text(COMPOSITIONS)["add"]]
+    added = [", ".join(phrases or []) for phrases in queries.text(COMPOSITIONS)["add"].to_list()]
     return [add or text for add, text in zip(added, queries.frame["modification"], strict=True)]
 
 

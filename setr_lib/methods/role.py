@@ -59,7 +59,7 @@ ROLES = TextKind(
 
 def _mean_of_phrases(role: str, queries: EncodedQueries) -> NDArray[np.float32]:
     """The mean vector of each query's phrases of a role; a zero row for none: the role is not active."""
-    phrases = [list(listed or ()) for listed in queries.text(ROLES.name)[role]]
+    phrases = [list(listed or ()) for listed in queries.text(ROLES.name)[role].to_list()]
     encoded = queries.encode([phrase for listed in phrases for phrase in listed]).astype(np.float64)
     result, start = np.zeros((len(phrases), encoded.shape[1]), dtype=np.float32), 0
     for row, listed in enumerate(phrases):
