@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from setr_lib.methods.basic import CONSTANTS
 from setr_lib.methods.contrastive import contrastive_directions
-from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs
+from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, SearchedGallery
 from setr_lib.methods.method import get_method, lacking_files
 from setr_lib.methods.ranking import rank
 from setr_lib.texts.phrases import PhrasesError, read_phrases
 from tests.methods.worlds import (
+    DIMENSION,
     GALLERY,
     IDS,
     TableEncoder,
@@ -194,3 +197,24 @@ def test_an_unknown_reference_leaves_the_text_alone(corpora: dict[str, Any]) -> 
     by_text = text @ (GALLERY - GALLERY.mean(axis=0)).T
     found = get_method("basic").scores(inputs)
     assert found[0].argmax() == by_text[0].argmax() and (found >= 0).all()
+
+
+def test_its_constants_are_the_papers() -> None:
+    assert dict(CONSTANTS) == {"components": 250, "alpha": 0.2, "harris": 0.1, "expansion": 0}
+
+
+@pytest.mark.parametrize(("changed", "counts"), [(2, True), (3, False)])
+def test_a_large_gallery_is_normalised_by_a_thousand_of_its_images(
+    corpora: dict[str, Any], tmp_path: Path, changed: int, counts: bool
+) -> None:
+    """Of 2,000 images every second is one of them: another least similarity changes every score."""
+    np.save(tmp_path / "mean.npy", np.zeros(DIMENSION))
+    inputs = method_inputs(["i03"], options=corpora | {"image_mean": str(tmp_path / "mean.npy")})
+    gallery = np.tile(GALLERY[:1], (2000, 1))
+    other = gallery.copy()
+    other[changed] = -gallery[changed]
+    one, two = (
+        get_method("basic").scores(replace(inputs, gallery=SearchedGallery(vectors)))
+        for vectors in (gallery, other)
+    )
+    assert (one[0, 0] != two[0, 0]) == counts
