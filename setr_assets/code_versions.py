@@ -201,7 +201,8 @@ _loaded: dict[tuple[str, ...], _MethodReads] = {}
 def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
     among = settings.coarse.strategies if is_own_name(settings, name) else ()
-    known = (str(settings.base_dir), name, *every, *among)
+    said = digest_json([settings.methods, settings.models.judge.prompts])
+    known = (str(settings.base_dir), name, said, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
@@ -212,7 +213,7 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            texts = written_texts([method])
+            texts = written_texts([method], pipeline_context(settings).prompts())
             _loaded[known] = _MethodReads(spaces, method.trained, texts, method.name, method.option_keys)
         except SetrError:  # told by the run that needs the method
             return _MethodReads(every, None, frozenset({"captions", "compositions"}), name, {})
@@ -467,7 +468,9 @@ class CodeVersions:
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
 
     def _said(self, options: _Options) -> dict[str, Any]:
-        return {option: self._setting(key) for option, key in options.keys.items()} | dict(options.section)
+        return {option: self._setting(key) for option, key in options.keys.items()} | self._with_code(
+            dict(options.section)
+        )
 
     def _setting(self, key: str) -> Any:
         value: Any = self._values
