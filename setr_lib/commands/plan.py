@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from setr_lib.commands.console import quieten_libraries, size_words
@@ -343,7 +342,7 @@ class Configured:
     rerankers: Sequence[str]
     texts: frozenset[str] = frozenset({"captions", "compositions"})
     """The texts that configured methods read."""
-    added: Mapping[str, Literal["image", "query"]] = MappingProxyType({})
+    added: Mapping[str, Literal["image", "query"]] = field(default_factory=dict)
     """The texts that configured methods bring and the multimodal LLM is asked for, and of what each is."""
 
 

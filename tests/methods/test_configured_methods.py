@@ -45,6 +45,17 @@ class Dialled(Slerp):
     name, option_keys = "dialled", {"depth": "coarse.top_k"}
 
 
+class Under(Slerp):
+    name = "under"
+
+    def __init__(self, inner=None):
+        self.inner = inner
+        self.space = "clip" if inner is None else inner.space
+
+    def with_options(self, options, find):
+        return Under(find(options["base"])) if "base" in options else self
+
+
 class Wishful(Slerp):
     name, option_keys = "wishful", {"depth": "coarse.depth"}
 """
@@ -90,6 +101,44 @@ def test_options_are_the_methods_own_section_and_what_it_names_of_others(config:
     asked = {name: methods.options(methods.get(name)) for name in methods.configured}
     assert asked["dialled"] == {"depth": 50, "t": 0.5}
     assert (asked["intersection"], asked["intersection_anchor"]) == ({}, {"anchor_share": 0.2})
+
+
+WRAPPED = """
+[coarse]
+strategies = ["intersection", "soft", "methods_of_mine:Under"]
+anchor_share = 0.3
+
+[methods.soft]
+base = "{}"
+lambda = 0.2
+"""
+
+
+def test_an_option_names_the_method_that_is_wrapped(config: Path) -> None:
+    methods = context_of(config, WRAPPED.format("intersection_anchor")).methods
+    soft = methods.get("soft")
+    assert soft.needs == {"compositions"} and [kind.name for kind in soft.texts] == ["soft_constraints"]
+    assert methods.options(soft) == {"base": "intersection_anchor", "lambda": 0.2, "anchor_share": 0.3}
+    assert methods.texts_needed == {"compositions"}, "and no captions, which CIReVL would read"
+    methods = context_of(config, WRAPPED.format("methods_of_mine:Slerp")).methods
+    assert "over slerp" in methods.get("soft").source and methods.get("soft").needs == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("base", "also", "words"),
+    [
+        ("slerp", "", "there is no retrieval method 'slerp'"),
+        ("soft", "", "[methods.soft]: soft wraps soft: a method cannot wrap itself"),
+        (
+            "methods_of_mine:Under",
+            '[methods.under]\nbase = "soft"\n',
+            "[methods.under]: soft wraps under wraps soft",
+        ),
+        ("captions_text", "", "searches captions: name another base"),
+    ],
+)
+def test_a_method_that_cannot_be_wrapped_is_refused(config: Path, base: str, also: str, words: str) -> None:
+    assert words in refused(config, WRAPPED.format(base) + also)
 
 
 def test_records_keep_all_options(config: Path) -> None:
@@ -163,7 +212,7 @@ def test_a_name_that_no_listed_method_gives_itself_is_refused(
 
 def test_the_name_of_a_method_that_is_asked_for_is_looked_for_among_configured_ones(config: Path) -> None:
     methods = context_of(config, CHOSEN).methods
-    with pytest.raises(MethodError, match=r"no retrieval method 'slurp'; known: .*product, slerp, sum"):
+    with pytest.raises(MethodError, match=r"no retrieval method 'slurp'; known: .*product, .*slerp, .*sum"):
         methods.get("slurp")
 
 

@@ -5,15 +5,18 @@ alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.methods.inputs import MethodInputs, SearchedGallery, encode_queries
 from setr_lib.methods.method import get_method, method_names
 from setr_lib.methods.similarity import unit
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, conform
+from setr_lib.texts.kind import TextKind
 
 DIMENSION = 8
 
@@ -84,6 +87,29 @@ def compositions_of(queries: pl.DataFrame) -> pl.DataFrame:
         status=pl.lit("ok"), detail=pl.lit(""), model=pl.lit("m"), prompt_hash=pl.lit("p")
     )
     return conform(frame.select(list(COMPOSITIONS)).reverse(), COMPOSITIONS, "compositions")
+
+
+def inputs_with(
+    texts: Mapping[TextKind, Sequence[Mapping[str, Any]]],
+    gallery: np.ndarray,
+    options: Mapping[str, Any] | None = None,
+) -> MethodInputs:
+    """Queries with generated texts of kinds per query, the fields of each given in their order."""
+    ids = [f"i{number:02d}" for number in range(len(gallery))]
+    queries = queries_of(ids[: len(next(iter(texts.values())))])
+    written = {"status": "ok", "detail": "", "model": "m", "prompt_hash": "p"}
+    tables = {
+        kind.name: pl.DataFrame(
+            [
+                {"query_id": query, **fields, **written}
+                for query, fields in zip(queries["query_id"], rows, strict=True)
+            ],
+            schema=kind.schema,
+        ).reverse()
+        for kind, rows in texts.items()
+    }
+    encoded = encode_queries(queries, TableEncoder(), ids, gallery, texts=tables)
+    return MethodInputs(encoded, SearchedGallery(gallery, ids), options or {})
 
 
 def methods_of_vectors() -> list[str]:
