@@ -81,8 +81,8 @@ def test_rows_of_the_method_say_which_text_was_derived(settings: Settings) -> No
         ("by_texts", ""): "zero-shot, headlines derived",
         ("by_texts", "base judge"): "zero-shot, headlines derived",
         ("cirevl", ""): "zero-shot, edited_captions derived",
-        ("cotmr", ""): "zero-shot, cotmr_captions, cotmr_objects derived",
-        ("soft", ""): "zero-shot, headlines, soft_constraints derived",
+        ("cotmr", ""): "zero-shot, cotmr_captions derived, cotmr_objects derived",
+        ("soft", ""): "zero-shot, headlines derived, soft_constraints derived",
     }
 
 
