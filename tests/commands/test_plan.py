@@ -46,8 +46,9 @@ def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
     none = costs(Settings(base_dir=tmp_path), Configured(["clip"], ["clip"], []), plans, training, speeds)
     assert none.scores == 0 and not any("re-rank" in what for what, *_ in none.lines)
     assert "describe the references" in {what for what, items, _ in none.lines if items}
-    texts = {"edited": "query", "described": "image"}
-    more = Configured(["clip"], ["clip"], [], texts=frozenset(), added=texts)
+    more = Configured(
+        ["clip"], ["clip"], [], texts=frozenset(), added={"edited": "query", "described": "image"}
+    )
     found = costs(Settings(base_dir=tmp_path), more, plans, training, speeds)
     asked = {what: items for what, items, _ in found.lines if what.startswith("write")}
     assert asked == {"write edited": 20, "write described": 14} and found.texts == 34

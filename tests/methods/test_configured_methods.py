@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import CoarseRecord
 from setr_lib.reranking.reranker import RerankerError
 from setr_lib.settings import load_settings
+from setr_lib.texts.folders import prompt_folder
 
 OWN = """
 import numpy as np
@@ -225,3 +227,16 @@ def test_re_rankers_of_one_list_know_the_names_that_its_own_give_themselves(conf
     assert rerankers.get("mean colour") is rerankers.configured[1]
     with pytest.raises(RerankerError, match=r"no re-ranker 'means'; known: .*mean colour"):
         rerankers.get("means")
+
+
+def test_doctor_reads_the_prompts_of_texts_that_methods_bring(config: Path) -> None:
+    folder = config.parent / "prompts"
+    shutil.copytree(prompt_folder("standard", config.parent), folder)
+    text = f"[coarse]\nstrategies = ['intersection', 'cirevl']\n[models.judge]\nprompts = '{folder}'\n"
+    settings = context_of(config, text).settings
+    checks = {each.what: each for each in configured(settings, {"fashioniq"})}
+    assert checks["prompts"].status == "ok"
+    (folder / "cirevl.fashioniq.jinja").write_text("<reference>{{ caption }}", encoding="utf-8")
+    checks = {each.what: each for each in configured(settings, {"fashioniq"})}
+    assert checks["prompts"].status == "broken"
+    assert "a cirevl prompt shows no picture" in checks["prompts"].detail
