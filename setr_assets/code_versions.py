@@ -202,7 +202,8 @@ _loaded: dict[tuple[str, ...], _MethodReads] = {}
 def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
     among = settings.coarse.strategies if is_own_name(settings, name) else ()
-    known = (str(settings.base_dir), name, *every, *among)
+    said = digest_json([settings.methods, settings.models.judge.prompts])
+    known = (str(settings.base_dir), name, said, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
@@ -213,7 +214,7 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            texts = written_texts([method])
+            texts = written_texts([method], pipeline_context(settings).prompts())
             files = tuple(file.option for file in method.files)
             _loaded[known] = _MethodReads(
                 spaces, method.trained, texts, method.name, method.option_keys, files
@@ -474,12 +475,17 @@ class CodeVersions:
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
 
     def _said(self, options: _Options) -> dict[str, Any]:
-        """What settings say to a method; of a file that an option names, also its content."""
+        """What settings say to a method; of a file that an option names also its content, of a method that it
+        names by path also the code.
+        """
         keys = {option: self._setting(key) for option, key in options.keys.items()}
-        return keys | {
-            option: self._file(value) if option in options.files else value
-            for option, value in options.section.items()
+        files = {
+            option: self._file(options.section[option])
+            for option in options.files
+            if option in options.section
         }
+        others = {option: value for option, value in options.section.items() if option not in files}
+        return keys | self._with_code(others) | files
 
     def _file(self, name: Any) -> Any:
         if not isinstance(name, str):

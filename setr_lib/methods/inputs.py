@@ -162,6 +162,8 @@ class TextVectors:
 
 TextsOf = Callable[["EncodedQueries"], Sequence[str]]
 """Gives one text for each query."""
+PhrasesOf = Callable[["EncodedQueries"], Sequence[Sequence[str]]]
+"""Gives any number of phrases for each query."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,30 @@ class EncodedQueries:
             ``float32[q, d]``, norm 1.
         """
         return self.kept(name, lambda whole: self.encode(texts_of(whole)))
+
+    def mean_vectors_of(self, name: str, phrases_of: PhrasesOf) -> NDArray[np.float32]:
+        """The mean of the vectors of several phrases that each query has, encoded once for the whole
+        evaluation set and kept by name.
+
+        The inner product of an image's vector with it is the mean of the phrases' cosines.
+
+        Args:
+            name: What the phrases are called, another name than that of any text.
+            phrases_of: Gives the phrases of each query of what it is called with: the whole evaluation set.
+
+        Returns:
+            ``float32[q, d]``, norm 1 at most; a zero row where a query has no phrase.
+        """
+
+        def means(whole: EncodedQueries) -> NDArray[np.float32]:
+            phrases = phrases_of(whole)
+            self.encode([phrase for each in phrases for phrase in each])
+            found = np.zeros((len(phrases), self.encode.encoder.dimension), dtype=np.float32)
+            for row, each in zip(found, phrases, strict=True):
+                row[:] = mean_vector(self.encode(each))
+            return found
+
+        return self.kept(name, means)
 
     def kept(self, name: str, make: Callable[[EncodedQueries], NDArray[np.float32]]) -> NDArray[np.float32]:
         """These queries' rows of vectors that are made once for the whole evaluation set, and kept by name.

@@ -109,6 +109,20 @@ class Method(ABC):
         """
         raise MethodError(f"retrieval method {self.name!r} has no with_weights(weights) to load them")
 
+    def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
+        """The method under settings that change what it is: which method it wraps, so what it needs and
+        searches. Options that only change its scores are read in ``scores``. Called whenever settings name
+        the method.
+
+        Args:
+            options: The keys of ``[methods.NAME]``; empty without that section.
+            find: Gives a method by its name or ``package.module:NAME``, under its own options.
+
+        Returns:
+            The method to use, with the same ``name``; itself, unless it says otherwise.
+        """
+        return self
+
     def statistics(self, gallery: SearchedGallery) -> Any:
         """What the method must know of the whole gallery before it scores: a first pass, made once per
         gallery.
@@ -162,6 +176,7 @@ class VectorMethod(Method):
     source: str = ""
     space: str = DEFAULT_SPACE
     option_keys: Mapping[str, str] = field(default_factory=dict, hash=False)
+    texts: tuple[TextKind, ...] = ()
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
@@ -189,6 +204,11 @@ class _Adopted(Method):
         self.trained = getattr(adopted, "trained", None)
         self.option_keys = dict(getattr(adopted, "option_keys", {}))
         self.files = tuple(getattr(adopted, "files", ()))
+
+    def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
+        own = getattr(self.adopted, "with_options", None)
+        found = self.adopted if own is None else own(options, find)
+        return self if found is self.adopted else as_method(found, f"what {self.name!r} gives for options")
 
     def with_weights(self, weights: Weights) -> Method:
         found = self.adopted.with_weights(weights)
@@ -363,18 +383,37 @@ def get_method(name: str, settings: Settings | None = None, also: Iterable[str] 
         also: Further names that the message lists where there is no such method.
 
     Returns:
-        The method.
+        The method, under what settings say to it.
 
     Raises:
         MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
-            searches an embedding space that the settings do not describe.
+            wraps itself, or searches an embedding space that the settings do not describe.
     """
     from setr_lib.spaces.space import how_to_describe
 
     method = CATALOGUE.get(name, settings, also)
+    if settings is not None:
+        method = _under_options(method, settings, (method.name,))
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
     raise MethodError(
         f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
         f"{how_to_describe(method.space, settings)}"
     )
+
+
+def _under_options(method: Method, settings: Settings, outer: tuple[str, ...]) -> Method:
+    """``method`` as its section of settings makes it; ``outer`` are it and the methods that wrap it."""
+
+    def find(name: str) -> Method:
+        inner = CATALOGUE.get(name, settings)
+        if inner.name in outer:
+            chain = " wraps ".join((*outer, inner.name))
+            raise MethodError(f"[methods.{method.name}]: {chain}: a method cannot wrap itself")
+        return _under_options(inner, settings, (*outer, inner.name))
+
+    with told_as(MethodError, f"retrieval method {method.name!r}"):
+        found = method.with_options(settings.methods.get(method.name, {}), find)
+    if found.name != method.name:
+        raise MethodError(f"retrieval method {method.name!r} calls itself {found.name!r} under its options")
+    return found

@@ -7,6 +7,7 @@ image, that is the cosine. The weights' values are not known: those here are our
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -50,23 +51,15 @@ ROLES = TextKind(
     task="roles",
     per="query",
     answer=Roles,
-    after=(COMPOSITIONS,),
+    derived_from=(COMPOSITIONS,),
     derive=_from_composition,
     replacement=lambda row: {"overall": row["modification"]},
     done="roles written",
 )
 
 
-def _mean_of_phrases(role: str, queries: EncodedQueries) -> NDArray[np.float32]:
-    """The mean vector of each query's phrases of a role; a zero row for none: the role is not active."""
-    phrases = [list(listed or ()) for listed in queries.text(ROLES.name)[role].to_list()]
-    encoded = queries.encode([phrase for listed in phrases for phrase in listed]).astype(np.float64)
-    result, start = np.zeros((len(phrases), encoded.shape[1]), dtype=np.float32), 0
-    for row, listed in enumerate(phrases):
-        if listed:
-            result[row] = encoded[start : start + len(listed)].mean(axis=0)
-        start += len(listed)
-    return result
+def _phrases(role: str, queries: EncodedQueries) -> list[list[str]]:
+    return [list(listed or ()) for listed in queries.text(ROLES.name)[role].to_list()]
 
 
 def _weights(options: Mapping[str, Any]) -> dict[str, float]:
@@ -92,7 +85,7 @@ class RoleMethod(Method):
         """The weighted sum over a query's active roles."""
         queries, weights = inputs.queries, _weights(inputs.options)
         vectors = {
-            role: queries.kept(f"role {role}", lambda whole, role=role: _mean_of_phrases(role, whole))
+            role: queries.mean_vectors_of(f"role {role}", partial(_phrases, role))
             for role in ("desired", "preserve", "forbidden")
         }
         vectors["overall"] = queries.vectors_of(

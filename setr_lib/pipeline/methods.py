@@ -280,7 +280,7 @@ class ConfiguredMethods:
         from setr_lib.pipeline.texts import written_texts
 
         reranked = map(self.get, self._context.settings.reranked_methods)
-        return written_texts([*self.configured.values(), *reranked])
+        return written_texts([*self.configured.values(), *reranked], self._context.prompts())
 
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to a method: ``[methods.NAME]``, and the settings that it names as

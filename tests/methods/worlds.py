@@ -89,6 +89,29 @@ def compositions_of(queries: pl.DataFrame) -> pl.DataFrame:
     return conform(frame.select(list(COMPOSITIONS)).reverse(), COMPOSITIONS, "compositions")
 
 
+def inputs_with(
+    texts: Mapping[TextKind, Sequence[Mapping[str, Any]]],
+    gallery: np.ndarray,
+    options: Mapping[str, Any] | None = None,
+) -> MethodInputs:
+    """Queries with generated texts of kinds per query, the fields of each given in their order."""
+    ids = [f"i{number:02d}" for number in range(len(gallery))]
+    queries = queries_of(ids[: len(next(iter(texts.values())))])
+    written = {"status": "ok", "detail": "", "model": "m", "prompt_hash": "p"}
+    tables = {
+        kind.name: pl.DataFrame(
+            [
+                {"query_id": query, **fields, **written}
+                for query, fields in zip(queries["query_id"], rows, strict=True)
+            ],
+            schema=kind.schema,
+        ).reverse()
+        for kind, rows in texts.items()
+    }
+    encoded = encode_queries(queries, TableEncoder(), ids, gallery, texts=tables)
+    return MethodInputs(encoded, SearchedGallery(gallery, ids), options or {})
+
+
 def methods_of_vectors() -> list[str]:
     """The methods whose every need these worlds have: vectors, captions of references and compositions."""
     there = {"captions", "compositions"}
