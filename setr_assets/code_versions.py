@@ -193,6 +193,7 @@ class _MethodReads(NamedTuple):
     texts: frozenset[str]
     name: str
     option_keys: Mapping[str, str]
+    files: tuple[str, ...]
 
 
 _loaded: dict[tuple[str, ...], _MethodReads] = {}
@@ -201,7 +202,8 @@ _loaded: dict[tuple[str, ...], _MethodReads] = {}
 def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
     among = settings.coarse.strategies if is_own_name(settings, name) else ()
-    known = (str(settings.base_dir), name, *every, *among)
+    said = digest_json([settings.methods, settings.models.judge.prompts])
+    known = (str(settings.base_dir), name, said, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
             from setr_lib.methods.method import get_method, ranks_captions
@@ -212,10 +214,13 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            texts = written_texts([method])
-            _loaded[known] = _MethodReads(spaces, method.trained, texts, method.name, method.option_keys)
+            texts = written_texts([method], pipeline_context(settings).prompts())
+            files = tuple(file.option for file in method.files)
+            _loaded[known] = _MethodReads(
+                spaces, method.trained, texts, method.name, method.option_keys, files
+            )
         except SetrError:  # told by the run that needs the method
-            return _MethodReads(every, None, frozenset({"captions", "compositions"}), name, {})
+            return _MethodReads(every, None, frozenset({"captions", "compositions"}), name, {}, ())
     return _loaded[known]
 
 
@@ -264,10 +269,13 @@ def needed_systems(settings: Settings) -> list[str]:
 
 
 class _Options(NamedTuple):
-    """What settings say to a method: its section, and the keys of other sections that it names."""
+    """What settings say to a method: its section, the keys of other sections that it names, and which options
+    name files.
+    """
 
     section: Mapping[str, Any]
     keys: Mapping[str, str]
+    files: tuple[str, ...]
 
 
 def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Options]:
@@ -276,12 +284,12 @@ def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Option
     """
     found: dict[str, _Options] = {}
     for strategy in strategies:
-        name, keys = strategy, dict[str, str]()
+        name, keys, files = strategy, dict[str, str](), tuple[str, ...]()
         if strategy not in UNTRAINED:
             facts = _method_reads(settings, strategy)
-            name, keys = facts.name, dict(facts.option_keys)
+            name, keys, files = facts.name, dict(facts.option_keys), facts.files
         if (section := settings.methods.get(name)) or keys:
-            found[name] = _Options(section or {}, keys)
+            found[name] = _Options(section or {}, keys, files)
     return found
 
 
@@ -467,7 +475,22 @@ class CodeVersions:
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
 
     def _said(self, options: _Options) -> dict[str, Any]:
-        return {option: self._setting(key) for option, key in options.keys.items()} | dict(options.section)
+        """What settings say to a method; of a file that an option names also its content, of a method that it
+        names by path also the code.
+        """
+        keys = {option: self._setting(key) for option, key in options.keys.items()}
+        files = {
+            option: self._file(options.section[option])
+            for option in options.files
+            if option in options.section
+        }
+        others = {option: value for option, value in options.section.items() if option not in files}
+        return keys | self._with_code(others) | files
+
+    def _file(self, name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        return [name, _marked(lambda: fingerprint_file(self.settings.resolve(Path(name))))]
 
     def _setting(self, key: str) -> Any:
         value: Any = self._values

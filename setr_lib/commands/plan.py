@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from setr_lib.commands.console import quieten_libraries, size_words
 from setr_lib.errors import SetrError
@@ -267,6 +267,17 @@ def _training_spaces(context: PipelineContext) -> list[str]:
     return context.methods.training_spaces if context.settings.training.is_named else []
 
 
+def _added_texts(context: PipelineContext) -> dict[str, Literal["image", "query"]]:
+    """The texts that configured methods bring and that have a prompt, and of what each is; those without are
+    derived from others.
+    """
+    from setr_lib.pipeline.texts import text_kinds
+
+    prompts = context.prompts()
+    kinds = text_kinds(context.methods.configured.values())
+    return {kind.name: kind.per for kind in kinds if kind.template(prompts) is not None}
+
+
 def _gallery_images(plans: Sequence[SetPlan]) -> int:
     """Images of all galleries, one that sets share counted once."""
     return sum({plan.gallery_key: plan.images for plan in plans}.values())
@@ -280,15 +291,24 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
 
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
-    for column in ("evaluation set", "gallery images", "captions", "compositions", "pairs per re-ranker"):
+    texts, added = context.methods.texts_needed, _added_texts(context)
+    of_methods = ("texts of methods",) if added else ()
+    for column in (
+        "evaluation set",
+        "gallery images",
+        "captions",
+        "compositions",
+        *of_methods,
+        "pairs per re-ranker",
+    ):
         table.add_column(column, justify="left" if column == "evaluation set" else "right")
-    texts = context.methods.texts_needed
     for plan in plans:
         described, composed = (
             plan.references * ("captions" in texts),
             plan.queries * ("compositions" in texts),
         )
-        numbers = (plan.images, described, composed, plan.pairs)
+        written = sum(plan.references if per == "image" else plan.queries for per in added.values())
+        numbers = (plan.images, described, composed, *((written,) if added else ()), plan.pairs)
         table.add_row(plan.key, *("-" if plan.problem else f"{number:,}" for number in numbers))
     console.print(table)
     for plan in plans:
@@ -322,6 +342,8 @@ class Configured:
     rerankers: Sequence[str]
     texts: frozenset[str] = frozenset({"captions", "compositions"})
     """The texts that configured methods read."""
+    added: Mapping[str, Literal["image", "query"]] = field(default_factory=dict)
+    """The texts that configured methods bring and the multimodal LLM is asked for, and of what each is."""
 
 
 def costs(
@@ -349,7 +371,9 @@ def costs(
         ("embed the training images", training.images, space) for space in configured.training_spaces
     ]
     methods, composes = len(settings.reranked_methods), "compositions" in configured.texts
-    references = sum(plan.references for plan in plans) if "captions" in configured.texts else 0
+    of = {"image": sum(plan.references for plan in plans), "query": queries}
+    references = of["image"] if "captions" in configured.texts else 0
+    added = [(f"write {name}", of[per]) for name, per in configured.added.items()]
     composed, composed_to_choose = (queries, training.calibrated) if composes else (0, 0)
     pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
@@ -361,6 +385,7 @@ def costs(
         ),
         ("describe the references", references, speeds.describe),
         ("compose the queries", composed, speeds.compose),
+        *((what, items, speeds.compose) for what, items in added),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
         ("judge held-out pairs, before and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", composed_to_choose, speeds.compose),
@@ -370,7 +395,7 @@ def costs(
     return Costs(
         lines,
         vectors=sum(items * speeds.dimensions[space] for _, items, space in embedded),
-        texts=references + composed + composed_to_choose,
+        texts=references + composed + sum(items for _, items in added) + composed_to_choose,
         scores=len(seconds) * (pairs + calibrated),
     )
 
@@ -387,6 +412,7 @@ def _print_costs(
         _training_spaces(context),
         [reranker.name for reranker in context.rerankers.configured],
         context.methods.texts_needed,
+        _added_texts(context),
     )
     found = costs(context.settings, configured, plans, training, speeds)
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")

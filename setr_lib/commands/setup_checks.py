@@ -238,7 +238,10 @@ def _model_folder(what: str, folder: Path, config: str) -> Check:
 
 
 def _prompts(settings: Settings, kinds: set[str]) -> Check:
-    from setr_lib.texts.prompts import TASKS, load_prompts
+    from setr_lib.methods.inputs import MethodError
+    from setr_lib.pipeline.context import pipeline_context
+    from setr_lib.pipeline.texts import text_kinds
+    from setr_lib.texts.prompts import TASKS, PromptError, load_prompts
 
     name = settings.models.judge.prompts
 
@@ -247,6 +250,16 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
         for task in TASKS:
             for kind in (None, *sorted(kinds)):
                 prompts.get(task, kind)
+        try:
+            added = text_kinds(pipeline_context(settings).methods.configured.values())
+        except MethodError:
+            return  # told by the check of the methods
+        for text in added:
+            for kind in sorted(kinds) or [None]:
+                if text.template(prompts, kind) is None and text.derive is None:
+                    raise PromptError(
+                        f"a configured method needs the text {text.name!r}, and there is no {text.task}.jinja"
+                    )
 
     found = _tried("prompts", name, read)
     if found.status == "ok" and (warning := load_prompts(name, settings.base_dir).unused_files_warning()):

@@ -162,6 +162,8 @@ class TextVectors:
 
 TextsOf = Callable[["EncodedQueries"], Sequence[str]]
 """Gives one text for each query."""
+PhrasesOf = Callable[["EncodedQueries"], Sequence[Sequence[str]]]
+"""Gives any number of phrases for each query."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,9 @@ class EncodedQueries:
     """Query ids."""
     references: ReferencePictures | None = None
     """Opens and embeds the reference pictures, where they are at hand."""
+    dataset_kind: str = ""
+    """The kind of data set that the queries are of, e.g. ``cirr``; empty for queries of none, such as
+    synthesised ones. A method whose published constants vary by benchmark chooses them by it."""
     _vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _whole: EncodedQueries | None = field(default=None, repr=False)
     _numbers: NDArray[np.intp] | None = field(default=None, repr=False)
@@ -218,10 +223,43 @@ class EncodedQueries:
         Returns:
             ``float32[q, d]``, norm 1.
         """
-        return self._kept(name, lambda whole: self.encode(texts_of(whole)))
+        return self.kept(name, lambda whole: self.encode(texts_of(whole)))
 
-    def _kept(self, name: str, make: Callable[[EncodedQueries], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """These queries' rows of vectors that are made once, for the whole evaluation set."""
+    def mean_vectors_of(self, name: str, phrases_of: PhrasesOf) -> NDArray[np.float32]:
+        """The mean of the vectors of several phrases that each query has, encoded once for the whole
+        evaluation set and kept by name.
+
+        The inner product of an image's vector with it is the mean of the phrases' cosines.
+
+        Args:
+            name: What the phrases are called, another name than that of any text.
+            phrases_of: Gives the phrases of each query of what it is called with: the whole evaluation set.
+
+        Returns:
+            ``float32[q, d]``, norm 1 at most; a zero row where a query has no phrase.
+        """
+
+        def means(whole: EncodedQueries) -> NDArray[np.float32]:
+            phrases = phrases_of(whole)
+            self.encode([phrase for each in phrases for phrase in each])
+            found = np.zeros((len(phrases), self.encode.encoder.dimension), dtype=np.float32)
+            for row, each in zip(found, phrases, strict=True):
+                row[:] = mean_vector(self.encode(each))
+            return found
+
+        return self.kept(name, means)
+
+    def kept(self, name: str, make: Callable[[EncodedQueries], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """These queries' rows of vectors that are made once for the whole evaluation set, and kept by name.
+
+        Args:
+            name: What the vectors are called; methods that share them use the same name.
+            make: Makes one vector of each query of what it is called with: the whole evaluation set. It must
+                not depend on the gallery or on options.
+
+        Returns:
+            ``float32[q, d]``.
+        """
         whole = self._whole or self
         if name not in whole._vectors:
             whole._vectors[name] = make(whole)
@@ -243,6 +281,12 @@ class EncodedQueries:
         return replace(self, _vectors={**own, name: vectors}, _whole=None, _numbers=None)
 
     @property
+    def space_id(self) -> str:
+        """Who the embedding space is, e.g. ``ViT-L-14@0123456789abcdef`` for a model of open_clip; empty for
+        an encoder that does not say."""
+        return str(getattr(self.encode.encoder, "id", ""))
+
+    @property
     def modification_vectors(self) -> NDArray[np.float32]:
         """The modification texts' vectors, ``float32[q, d]``."""
         return self.vectors_of(MODIFICATION, lambda whole: whole.frame["modification"].to_list())
@@ -252,7 +296,7 @@ class EncodedQueries:
         """The space's own vector of each reference picture with its modification text, ``float32[q, d]``,
         norm 1; made once for the whole evaluation set. A zero row where the picture cannot be read.
         """
-        return self._kept(
+        return self.kept(
             QUERY_VECTORS,
             lambda whole: whole._pictures.query_vectors(
                 whole.frame["reference_id"].to_list(), whole.frame["modification"].to_list()
@@ -334,6 +378,7 @@ class EncodedQueries:
             texts={kind: table[rows] for kind, table in self.texts.items()},
             missing_references=tuple(q for q in self.missing_references if q in chosen),
             references=self.references,
+            dataset_kind=self.dataset_kind,
             _whole=self._whole or self,
             _numbers=rows if self._numbers is None else self._numbers[rows],
         )
@@ -458,6 +503,7 @@ def encode_queries(
     reference_vectors: NDArray[np.float32] | None = None,
     encode: TextVectors | None = None,
     references: ReferencePictures | None = None,
+    dataset_kind: str = "",
 ) -> EncodedQueries:
     """The queries of an evaluation set with everything that methods read of them.
 
@@ -479,6 +525,7 @@ def encode_queries(
         encode: Encoded texts to share with other evaluation sets.
         references: Opens and embeds the reference pictures, for methods that need more of them than their
             vectors.
+        dataset_kind: The kind of data set that the queries are of; empty for queries of none.
 
     Returns:
         The encoded queries.
@@ -502,6 +549,7 @@ def encode_queries(
         texts={kind: _aligned(queries, kind, table) for kind, table in (texts or {}).items()},
         missing_references=tuple(queries.filter(pl.Series(~known))["query_id"]),
         references=references,
+        dataset_kind=dataset_kind,
         _vectors=known_vectors,
     )
     if not has_text_side:

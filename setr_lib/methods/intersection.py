@@ -30,8 +30,9 @@ def _intersection_anchor(inputs: MethodInputs) -> NDArray[np.floating]:
 
 
 _SOURCE = "SETR, arXiv 2509.26012; a reconstruction"
+INTERSECTION = VectorMethod("intersection", _intersection, frozenset({COMPOSITIONS}), source=_SOURCE)
 METHODS = (
-    VectorMethod("intersection", _intersection, frozenset({COMPOSITIONS}), source=_SOURCE),
+    INTERSECTION,
     VectorMethod(
         "intersection_anchor",
         _intersection_anchor,

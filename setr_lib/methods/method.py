@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +51,18 @@ _TAKEN = ("file", "random")
 """The methods of the rows that no method made: a ranking from elsewhere, and the random floor."""
 
 
+@dataclass(frozen=True)
+class OptionFile:
+    """An option of a method that names a file of the user's, relative to the folder of ``setr.toml``."""
+
+    option: str
+    """The key in ``[methods.NAME]``; ``inputs.options`` has the absolute path."""
+    holds: str
+    """What the file holds, for messages, e.g. ``"generic subjects, a phrase on each line"``."""
+    required: bool = True
+    """Whether the method cannot score without it."""
+
+
 class Method(ABC):
     """A way to score the images of a gallery for composed queries."""
 
@@ -73,6 +86,9 @@ class Method(ABC):
     option_keys: Mapping[str, str] = MappingProxyType({})
     """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name,
     e.g. ``{"anchor_share": "coarse.anchor_share"}``."""
+    files: tuple[OptionFile, ...] = ()
+    """Options that name files; :func:`lacking_files` says which of those that it cannot do without are
+    unnamed."""
     trained: str | None = None
     """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     is_cosine: bool = True
@@ -92,6 +108,20 @@ class Method(ABC):
             ``needs``, ``texts`` and ``is_cosine``.
         """
         raise MethodError(f"retrieval method {self.name!r} has no with_weights(weights) to load them")
+
+    def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
+        """The method under settings that change what it is: which method it wraps, so what it needs and
+        searches. Options that only change its scores are read in ``scores``. Called whenever settings name
+        the method.
+
+        Args:
+            options: The keys of ``[methods.NAME]``; empty without that section.
+            find: Gives a method by its name or ``package.module:NAME``, under its own options.
+
+        Returns:
+            The method to use, with the same ``name``; itself, unless it says otherwise.
+        """
+        return self
 
     def statistics(self, gallery: SearchedGallery) -> Any:
         """What the method must know of the whole gallery before it scores: a first pass, made once per
@@ -146,6 +176,7 @@ class VectorMethod(Method):
     source: str = ""
     space: str = DEFAULT_SPACE
     option_keys: Mapping[str, str] = field(default_factory=dict, hash=False)
+    texts: tuple[TextKind, ...] = ()
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
@@ -172,6 +203,12 @@ class _Adopted(Method):
         self.is_cosine = bool(getattr(adopted, "is_cosine", True))
         self.trained = getattr(adopted, "trained", None)
         self.option_keys = dict(getattr(adopted, "option_keys", {}))
+        self.files = tuple(getattr(adopted, "files", ()))
+
+    def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
+        own = getattr(self.adopted, "with_options", None)
+        found = self.adopted if own is None else own(options, find)
+        return self if found is self.adopted else as_method(found, f"what {self.name!r} gives for options")
 
     def with_weights(self, weights: Weights) -> Method:
         found = self.adopted.with_weights(weights)
@@ -296,6 +333,42 @@ def ranks_captions(method: Method) -> bool:
     return IMAGE_CAPTIONS in method.needs
 
 
+def lacking_files(method: Method, options: Mapping[str, Any]) -> list[OptionFile]:
+    """The files that a method cannot do without and that its options do not name.
+
+    Args:
+        method: The retrieval method.
+        options: What settings say to it.
+
+    Returns:
+        The files; none where it can score.
+    """
+    return [file for file in method.files if file.required and file.option not in options]
+
+
+def check_files(method: Method, options: Mapping[str, Any]) -> None:
+    """Refuse a method whose options do not name the files that it needs, or name what is no file.
+
+    Args:
+        method: The retrieval method.
+        options: What settings say to it, paths absolute.
+
+    Raises:
+        MethodError: A file is not named, or not there; the message says what to write, and where.
+    """
+    section = f"[methods.{method.name}]"
+    if lacking := lacking_files(method, options):
+        needed = "; ".join(f'{file.option} = "FILE" ({file.holds})' for file in lacking)
+        raise MethodError(
+            f"retrieval method {method.name!r} needs {needed}: write it into {section} of setr.toml, and the "
+            "method into [coarse] strategies"
+        )
+    for file in method.files:
+        named = options.get(file.option)
+        if named is not None and not (isinstance(named, str) and Path(named).is_file()):
+            raise MethodError(f"{section} {file.option} = {named!r}: there is no such file ({file.holds})")
+
+
 def method_names() -> list[str]:
     """Every name that :func:`get_method` knows: built in, registered, and installed as entry points."""
     return CATALOGUE.names()
@@ -310,18 +383,37 @@ def get_method(name: str, settings: Settings | None = None, also: Iterable[str] 
         also: Further names that the message lists where there is no such method.
 
     Returns:
-        The method.
+        The method, under what settings say to it.
 
     Raises:
         MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
-            searches an embedding space that the settings do not describe.
+            wraps itself, or searches an embedding space that the settings do not describe.
     """
     from setr_lib.spaces.space import how_to_describe
 
     method = CATALOGUE.get(name, settings, also)
+    if settings is not None:
+        method = _under_options(method, settings, (method.name,))
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
     raise MethodError(
         f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
         f"{how_to_describe(method.space, settings)}"
     )
+
+
+def _under_options(method: Method, settings: Settings, outer: tuple[str, ...]) -> Method:
+    """``method`` as its section of settings makes it; ``outer`` are it and the methods that wrap it."""
+
+    def find(name: str) -> Method:
+        inner = CATALOGUE.get(name, settings)
+        if inner.name in outer:
+            chain = " wraps ".join((*outer, inner.name))
+            raise MethodError(f"[methods.{method.name}]: {chain}: a method cannot wrap itself")
+        return _under_options(inner, settings, (*outer, inner.name))
+
+    with told_as(MethodError, f"retrieval method {method.name!r}"):
+        found = method.with_options(settings.methods.get(method.name, {}), find)
+    if found.name != method.name:
+        raise MethodError(f"retrieval method {method.name!r} calls itself {found.name!r} under its options")
+    return found

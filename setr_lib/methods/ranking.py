@@ -22,7 +22,7 @@ from setr_lib.methods.inputs import (
     VectorsNotHeldError,
     made_by,
 )
-from setr_lib.methods.method import Method
+from setr_lib.methods.method import Method, check_files
 from setr_lib.methods.references import OF_PICTURES, check_space_gives
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import RANKINGS, conform
@@ -109,7 +109,7 @@ def rank(
         MethodError: The gallery is empty, a need is not there, scores are not finite, or the method raises
             anything.
     """
-    _check_needs(method, queries, index.captions)
+    _check_needs(method, queries, index.captions, options or {})
     parts: list[pl.DataFrame] = []
     done = 0
     for rows, columns in _searches(queries.frame, gallery, index.ids):
@@ -162,7 +162,7 @@ def rank_by_search(
     Raises:
         MethodError: The gallery is empty, or a need is not there.
     """
-    _check_needs(method, queries, None)
+    _check_needs(method, queries, None, options or {})
     parts: list[pl.DataFrame] = []
     for rows, columns in _searches(queries.frame, gallery, ids):
         names, block = [ids[int(column)] for column in columns], queries.rows(rows)
@@ -180,7 +180,10 @@ def rank_by_search(
     return _in_query_order(parts, queries.frame)
 
 
-def _check_needs(method: Method, queries: EncodedQueries, captions: CaptionSearch | None) -> None:
+def _check_needs(
+    method: Method, queries: EncodedQueries, captions: CaptionSearch | None, options: Mapping[str, Any]
+) -> None:
+    check_files(method, options)
     if of_pictures := OF_PICTURES.intersection(method.needs):
         if queries.references is None:
             raise MethodError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.hashing import fingerprint_file
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
@@ -103,7 +105,7 @@ class ConfiguredMethods:
     @cached_property
     def _named_methods(self) -> dict[str, Method]:
         """The configured methods by what settings call them: loaded once, carried as objects from here on."""
-        from setr_lib.methods.method import get_method
+        from setr_lib.methods.method import check_files, get_method
 
         settings = self._context.settings
         options = settings.coarse
@@ -113,7 +115,7 @@ class ConfiguredMethods:
         _check_names(found)
         _check_options(settings.methods, found.values())
         for method in found.values():
-            self.options(method)
+            check_files(method, self.options(method))
         ranked = [found[name] for name in options.strategies]
         _check_chosen("[coarse] default", [options.default], options.strategies, ranked)
         _check_chosen("[reranking] methods", settings.reranked_methods, options.strategies, ranked)
@@ -278,7 +280,7 @@ class ConfiguredMethods:
         from setr_lib.pipeline.texts import written_texts
 
         reranked = map(self.get, self._context.settings.reranked_methods)
-        return written_texts([*self.configured.values(), *reranked])
+        return written_texts([*self.configured.values(), *reranked], self._context.prompts())
 
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to a method: ``[methods.NAME]``, and the settings that it names as
@@ -288,14 +290,19 @@ class ConfiguredMethods:
             method: The retrieval method.
 
         Returns:
-            What it finds as ``inputs.options``.
+            What it finds as ``inputs.options``: a file that an option names (``method.files``) as an absolute
+            path.
 
         Raises:
             MethodError: It names a setting that there is not.
         """
         settings = self._context.settings
         shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
-        return {**shared, **settings.methods.get(method.name, {})}
+        own = dict(settings.methods.get(method.name, {}))
+        for file in method.files:
+            if isinstance(named := own.get(file.option), str):
+                own[file.option] = str(settings.resolve(Path(named)))
+        return {**shared, **own}
 
     def recorded_options(self, method: Method) -> dict[str, Any]:
         """A method's options as a ``CoarseRecord`` keeps them.
@@ -304,10 +311,14 @@ class ConfiguredMethods:
             method: The retrieval method.
 
         Returns:
-            Fields of the record: ``anchor_share`` for that setting, ``options`` for the others; without any
-            options, none.
+            Fields of the record: ``anchor_share`` for that setting, ``options`` for the others, with a file's
+            name and the digest of its content in place of its path; without any options, none.
         """
         others = self.options(method)
+        for file in method.files:
+            if file.option in others:
+                path = Path(others[file.option])
+                others[file.option] = f"{path.name}@{fingerprint_file(path)[:16]}"
         anchor = [option for option, key in method.option_keys.items() if key == _ANCHOR_SHARE]
         fields = dict[str, Any](("anchor_share", others.pop(option)) for option in anchor)
         return fields | ({"options": others} if others else {})

@@ -126,6 +126,7 @@ def encoded_queries(
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
     """
+    from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.tables import GALLERY, QUERIES
 
@@ -138,6 +139,7 @@ def encoded_queries(
         vectors,
         texts={**built_in_texts(context, key), **method_texts(context, key)},
         references=reference_pictures(context, context.tables.read("gallery_images", GALLERY, key), space),
+        dataset_kind=evaluation_set(context.settings, key).kind,
     )
     composed = context.tables.read_record("query_compositions", TextRecord, key)
     stated = stored._asdict() if space == DEFAULT_SPACE else {**stored._asdict(), "space": space}

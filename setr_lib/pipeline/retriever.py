@@ -278,6 +278,7 @@ class Retriever:
                 [space.preprocess(open_image(query.reference.item(0, "path")))]
             ),
             references=reference_pictures(self.context, query.reference, method.space),
+            dataset_kind=kind,
         )
         return encoded, texts
 

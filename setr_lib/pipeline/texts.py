@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.texts.imported import Filled
+    from setr_lib.texts.prompts import PromptSet
 
 ASSET = "method_texts"
 """The asset that makes them for an evaluation set."""
@@ -44,7 +45,8 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
         ready = [
             kind
             for kind in kinds.values()
-            if kind.name not in names and all(name in names or name not in kinds for name in kind.after)
+            if kind.name not in names
+            and all(name in names or name not in kinds for name in (*kind.after, *(kind.derived_from or ())))
         ]
         if not ready:
             raise TextKindError(
@@ -54,11 +56,16 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
     return ordered
 
 
-def written_texts(methods: Iterable[Method]) -> frozenset[str]:
+def written_texts(
+    methods: Iterable[Method], prompts: PromptSet, dataset: str | None = None
+) -> frozenset[str]:
     """Which of captions and compositions methods read, themselves or in texts that they bring.
 
     Args:
         methods: Retrieval methods.
+        prompts: The prompt set: a text without a prompt is derived, and may be made from others than one that
+            is asked.
+        dataset: The kind of data set.
 
     Returns:
         ``captions``, ``compositions``, both or none.
@@ -66,7 +73,7 @@ def written_texts(methods: Iterable[Method]) -> frozenset[str]:
     from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS
 
     methods = list(methods)
-    after = (kind.after for method in methods for kind in method.texts)
+    after = (kind.made_from(prompts, dataset) for method in methods for kind in method.texts)
     return frozenset({CAPTIONS, COMPOSITIONS}).intersection(
         {name for names in (*(method.needs for method in methods), *after) for name in names}
     )
@@ -158,8 +165,8 @@ def texts_for(
 
     methods = list(methods)
     kinds = text_kinds(methods)
-    needed = written_texts(methods).union(also)
     model, prompts, cache = context.models.multimodal, context.prompts(), context.cache(CACHE_KIND)
+    needed = written_texts(methods, prompts, dataset).union(also)
     texts: dict[str, pl.DataFrame] = {}
     if CAPTIONS in needed:
         references = gallery.filter(pl.col("image_id").is_in(queries["reference_id"].unique().implode()))

@@ -53,6 +53,8 @@ def _phrases(value: Any) -> tuple[str, ...]:
 
 Text = Annotated[str, BeforeValidator(_some_text)]
 """A text with its white space collapsed; an empty one is refused."""
+AnyText = Annotated[str, BeforeValidator(_text)]
+"""A text with its white space collapsed, which may be empty."""
 Phrases = Annotated[tuple[str, ...], BeforeValidator(_phrases)]
 """A list of texts, white space collapsed, empty ones left out."""
 
@@ -140,8 +142,20 @@ class Composition(Answer):
     target_caption: Text
 
 
+def without_thinking(answer: str) -> str:
+    """What the model wrote after a block ``<think>...</think>`` at the beginning.
+
+    Args:
+        answer: The model's answer, special tokens removed.
+
+    Returns:
+        The rest, stripped; the whole answer where there is no such block.
+    """
+    return _THINKING.sub("", answer).strip()
+
+
 def _body(answer: str) -> str:
-    text = _THINKING.sub("", answer).strip()
+    text = without_thinking(answer)
     fenced = _FENCE.findall(text)
     if len(fenced) > 1:
         raise AnswerError(f"{len(fenced)} fenced blocks instead of one")

@@ -71,9 +71,7 @@ class Generator:
         Raises:
             PromptError: The prompt file is malformed.
         """
-        if self.prompts.has(kind.task, self.dataset):
-            return self.prompts.get(kind.task, self.dataset)
-        return None if kind.prompt is None else self.prompts.own(kind.task, kind.prompt)
+        return kind.template(self.prompts, self.dataset)
 
 
 def generate(
@@ -91,7 +89,8 @@ def generate(
         rows: A QUERIES table for a kind per query; for a kind per image, the images (columns as ``images``).
         images: ``image_id``, ``path``, ``status``, ``fingerprint`` of the pictures that prompts show, and
             ``detail``.
-        texts: Tables of other kinds, by kind, for prompts that are made from them (``kind.after``).
+        texts: Tables of other kinds, by kind, for those that this one is made from
+            (``kind.made_from(prompts)``).
 
     Returns:
         A frame with ``kind.schema`` in the order of ``rows``. An image that cannot be read, or an answer that
@@ -102,8 +101,9 @@ def generate(
         TextKindError: There is no prompt for this kind and no way to derive it, or a kind that it is made
             from is missing.
     """
-    asked = _Asked(kind, rows, images, texts or {})
     template = generator.template(kind)
+    made_from = kind.made_from(generator.prompts, generator.dataset)
+    asked = _Asked(kind, rows, images, {name: (texts or {}).get(name) for name in made_from})
     made = asked.derived() if template is None else asked.answered(generator, template)
     return conform(pl.DataFrame(made, schema=kind.schema), kind.schema, kind.name)
 
@@ -112,16 +112,20 @@ class _Asked:
     """The rows of one request for texts, with the pictures and other texts of each."""
 
     def __init__(
-        self, kind: TextKind, rows: pl.DataFrame, images: pl.DataFrame, texts: Mapping[str, pl.DataFrame]
+        self,
+        kind: TextKind,
+        rows: pl.DataFrame,
+        images: pl.DataFrame,
+        texts: Mapping[str, pl.DataFrame | None],
     ) -> None:
         self.kind, self.rows = kind, rows.to_dicts()
         self.images = {row["image_id"]: row for row in images.to_dicts()}
         self.texts: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {}
-        for name in kind.after:
-            if name not in texts:
+        for name, table in texts.items():
+            if table is None:
                 raise TextKindError(f"generated text {kind.name!r} is made from {name!r}, which is not there")
-            key = "image_id" if "query_id" not in texts[name].columns else "query_id"
-            self.texts[name] = (key, {row[key]: row for row in texts[name].to_dicts()})
+            key = "image_id" if "query_id" not in table.columns else "query_id"
+            self.texts[name] = (key, {row[key]: row for row in table.to_dicts()})
 
     def derived(self) -> list[dict[str, Any]]:
         """The rows made from other texts, without the model."""
@@ -131,7 +135,7 @@ class _Asked:
                 f"generated text {kind.name!r} needs the prompt {kind.task}.jinja, which the prompt set "
                 "has not; write it, or use a prompt set that has it"
             )
-        source = f"derived from {', '.join(kind.after) or 'the modification text'}"
+        source = f"derived from {', '.join(self.texts) or 'the modification text'}"
         made: list[dict[str, Any]] = []
         for row in self.rows:
             fields = {**empty_fields(kind), **kind.derive(row, self._other_texts(row))}
@@ -147,11 +151,10 @@ class _Asked:
         )
         made: list[dict[str, Any]] = []
         for row, key in zip(self.rows, keys, strict=True):
-            fields, detail = self._unreadable(row), ""
-            if key is not None:
+            if key is None:
+                fields, detail = None, self._cannot_ask(row)
+            else:
                 fields, detail = self._read(answers.get(key), failures.get(key, ""))
-            if isinstance(fields, str):
-                fields, detail = None, fields
             status = OK
             if fields is None:
                 replacement = self.kind.replacement
@@ -181,7 +184,9 @@ class _Asked:
     def _image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         return self.images.get(row["image_id" if self.kind.per == "image" else "reference_id"])
 
-    def _unreadable(self, row: Mapping[str, Any]) -> str:
+    def _cannot_ask(self, row: Mapping[str, Any]) -> str:
+        if not self.kind.shows_picture:
+            return f"there is no good text of {', '.join(self._lacking(row))} to ask about"
         if self.kind.per == "image":
             return f"image {row['status']}: {row['detail'] or ''}"
         return f"the reference image {row['reference_id']} is not readable"
@@ -201,18 +206,28 @@ class _Asked:
         wanted: dict[str, Request],
     ) -> str | None:
         """The cache key of the row's text, its request put into ``wanted``; None where its image cannot be
-        shown.
+        shown, or where no image is shown and a text that it is made from is missing.
         """
-        image = self._image(row)
-        if image is None or image["status"] != "ok":
+        picture = None
+        if self.kind.shows_picture:
+            image = self._image(row)
+            if image is None or image["status"] != "ok":
+                return None
+            picture = Picture(image["fingerprint"], Path(image["path"]))
+        elif self._lacking(row):
             return None
         variables = self.kind.variables(row, self._other_texts(row))
-        key = text_key(model, template.hash, image["fingerprint"], self.kind, row, variables)
+        fingerprint = picture.fingerprint if picture else ""
+        key = text_key(model, template.hash, fingerprint, self.kind, row, variables)
         if key not in wanted:
-            picture = Picture(image["fingerprint"], Path(image["path"]))
-            shown = {IMAGE: picture} if self.kind.per == "image" else {REFERENCE: picture, IMAGE: picture}
-            wanted[key] = (template.render(**variables), shown)
+            slots = (IMAGE,) if self.kind.per == "image" else (REFERENCE, IMAGE)
+            wanted[key] = (template.render(**variables), dict.fromkeys(slots, picture) if picture else {})
         return key
+
+    def _lacking(self, row: Mapping[str, Any]) -> list[str]:
+        """The kinds of text that the row's is made from and of which it has none, or a failed one."""
+        texts = self._other_texts(row)
+        return [name for name, text in texts.items() if text.get("status", FAILED) == FAILED]
 
     def _read(self, answer: str | None, failure: str) -> tuple[dict[str, Any] | None, str]:
         if answer is None:

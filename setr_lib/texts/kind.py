@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 import polars as pl
 
 from setr_lib.errors import SetrError
 from setr_lib.texts.answers import Answer
+
+if TYPE_CHECKING:
+    from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 Variables = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, str | list[str]]]
 """(row of the image or query, its texts of other kinds by kind) -> the variables of the prompt."""
@@ -63,6 +66,12 @@ class TextKind:
     variables: Variables = modification_only
     after: tuple[str, ...] = ()
     """Kinds of text that the prompt, or ``derive``, is made from."""
+    derived_from: tuple[str, ...] | None = None
+    """Kinds of text that ``derive`` is made from in place of ``after``: those are then not asked for where
+    there is a prompt, nor those of ``after`` where there is none."""
+    shows_picture: bool = True
+    """Whether the prompt shows the picture. A prompt that shows none is filled with texts alone (``after``):
+    where one of those is missing or failed, the model is not asked."""
     prompt: str | None = None
     """The text of the prompt where a prompt set has no such file."""
     derive: Derive | None = None
@@ -73,6 +82,38 @@ class TextKind:
     *failed*."""
     done: str = ""
     """What progress says, e.g. ``"images described"``."""
+
+    def template(self, prompts: PromptSet, dataset: str | None = None) -> PromptTemplate | None:
+        """The prompt that is asked: the prompt set's, else the kind's own.
+
+        Args:
+            prompts: The prompt set.
+            dataset: The kind of data set, which selects the prompt file.
+
+        Returns:
+            The prompt, checked; None where neither has one, so that the text can only be derived.
+
+        Raises:
+            PromptError: The prompt is malformed, or shows a picture where the text is asked without one.
+        """
+        if prompts.has(self.task, dataset):
+            return prompts.get(self.task, dataset, shows_picture=self.shows_picture)
+        if self.prompt is None:
+            return None
+        return prompts.own(self.task, self.prompt, shows_picture=self.shows_picture)
+
+    def made_from(self, prompts: PromptSet, dataset: str | None = None) -> tuple[str, ...]:
+        """The kinds of text that this one is made from under a prompt set.
+
+        Args:
+            prompts: The prompt set.
+            dataset: The kind of data set.
+
+        Returns:
+            ``after``; ``derived_from``, where that is given and there is no prompt.
+        """
+        asked = self.prompt is not None or prompts.has(self.task, dataset)
+        return self.after if asked or self.derived_from is None else self.derived_from
 
     @property
     def key(self) -> str:

@@ -102,19 +102,22 @@ class PromptTemplate:
         except TemplateError as error:
             raise PromptError(f"{self.path}: {error.message}") from error
 
-    def check(self, task: str) -> None:
+    def check(self, task: str, *, shows_picture: bool = True) -> None:
         """Refuse a file that does not fit its task.
 
         Args:
             task: ``describe``, ``compose``, ``judge``, ``yes_no``, or a name that a method brings.
+            shows_picture: Whether it must show a picture; else it must show none.
 
         Raises:
             PromptError: The file is malformed, or shows other pictures than the task has.
         """
         shown: list[str] = re.findall(r"<(image|reference|candidate)>", _COMMENT.sub("", self.source))
+        if not shows_picture and shown:
+            raise PromptError(f"{self.path}: a {task} prompt shows no picture, this one {shown}")
         slots = _SLOTS.get(task, {REFERENCE, IMAGE})
         wrong = [slot for slot in shown if slot not in slots]
-        if not shown or wrong:
+        if shows_picture and (not shown or wrong):
             allowed = " and ".join(f"<{slot}>" for slot in sorted(slots))
             raise PromptError(
                 f"{self.path}: a {task} prompt shows {allowed}, this one {shown or 'no picture'}"
@@ -142,7 +145,7 @@ class PromptSet:
     folder: Path
     _loaded: dict[str, PromptTemplate] = field(default_factory=dict, repr=False, compare=False)
 
-    def get(self, task: str, dataset: str | None = None) -> PromptTemplate:
+    def get(self, task: str, dataset: str | None = None, *, shows_picture: bool = True) -> PromptTemplate:
         """The prompt of a task: the override file of the kind of data set if there is one.
 
         The judge's prompt has no overrides: it is ``judge.jinja`` for every data set.
@@ -150,6 +153,7 @@ class PromptSet:
         Args:
             task: ``describe``, ``compose``, ``judge``, ``yes_no``, or a name that a method brings.
             dataset: The kind of data set, e.g. ``fashioniq``.
+            shows_picture: As in :meth:`PromptTemplate.check`.
 
         Returns:
             The prompt, checked.
@@ -164,7 +168,7 @@ class PromptSet:
             path = self.folder / name
             if path.is_file():
                 template = PromptTemplate(path, path.read_text(encoding="utf-8"))
-                template.check(task)
+                template.check(task, shows_picture=shows_picture)
                 self._loaded[name] = template
                 return template
         raise PromptError(f"{self.folder}: there is no {task}.jinja; a prompt set holds {', '.join(TASKS)}")
@@ -182,12 +186,13 @@ class PromptSet:
         names = [f"{task}.{dataset}.jinja"] if dataset else []
         return task in TASKS or any((self.folder / name).is_file() for name in [*names, f"{task}.jinja"])
 
-    def own(self, task: str, source: str) -> PromptTemplate:
+    def own(self, task: str, source: str, *, shows_picture: bool = True) -> PromptTemplate:
         """A prompt that a kind of generated text brings itself, as text.
 
         Args:
             task: Its task, for messages.
             source: The text of the prompt.
+            shows_picture: As in :meth:`PromptTemplate.check`.
 
         Returns:
             The prompt, checked.
@@ -196,7 +201,7 @@ class PromptSet:
             PromptError: It is malformed.
         """
         template = PromptTemplate(Path(f"{task}.jinja"), source)
-        template.check(task)
+        template.check(task, shows_picture=shows_picture)
         return template
 
     def hash(self, task: str, dataset: str | None = None) -> str:

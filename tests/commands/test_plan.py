@@ -32,7 +32,7 @@ def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
         device="cpu",
         memory="",
     )
-    plans = [SetPlan("a", 10, 10, 100, "a", pairs=500), SetPlan("b", 10, 10, 100, "a", pairs=700)]
+    plans = [SetPlan("a", 10, 7, 100, "a", pairs=500), SetPlan("b", 10, 7, 100, "a", pairs=700)]
     training = TrainingPlan(40, calibrated=3, taught=0, held_out=0)
     names = Configured(["clip"], ["clip"], ["base judge", "mine"])
     for methods, count in ((None, 1), (["sum", "image"], 2)):
@@ -46,6 +46,12 @@ def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
     none = costs(Settings(base_dir=tmp_path), Configured(["clip"], ["clip"], []), plans, training, speeds)
     assert none.scores == 0 and not any("re-rank" in what for what, *_ in none.lines)
     assert "describe the references" in {what for what, items, _ in none.lines if items}
+    more = Configured(
+        ["clip"], ["clip"], [], texts=frozenset(), added={"edited": "query", "described": "image"}
+    )
+    found = costs(Settings(base_dir=tmp_path), more, plans, training, speeds)
+    asked = {what: items for what, items, _ in found.lines if what.startswith("write")}
+    assert asked == {"write edited": 20, "write described": 14} and found.texts == 34
     unread = Configured(["clip"], ["clip"], [], texts=frozenset())
     found = costs(Settings(base_dir=tmp_path), unread, plans, training, speeds)
     assert {what for what, items, _ in found.lines if items and "embed" not in what} == set()

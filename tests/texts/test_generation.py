@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from setr_lib.texts.answers import Answer, Phrases, Text
 from setr_lib.texts.generation import CACHE_KIND, Generator, compose_queries, describe_images, generate
 from setr_lib.texts.kind import TextKind, TextKindError
-from setr_lib.texts.prompts import PromptSet, load_prompts
+from setr_lib.texts.prompts import PromptError, PromptSet, load_prompts
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 IMAGES = 6
@@ -293,6 +294,56 @@ def test_a_kind_of_ones_own_is_asked_checked_and_kept(
     other = captions_frame().with_columns(caption=pl.lit("another"))
     generate(kind, generator, queries[:1], gallery, {"captions": other})
     assert len(asked) == 3, "a text that is made from another is made anew when that changes"
+
+
+def test_a_text_may_be_asked_without_the_picture(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    cache: ContentCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Request] = []
+    answers = model.generate
+
+    def answer(requests: list[Request]) -> list[str]:
+        asked.extend(requests)
+        assert all(isinstance(text, str) for text in answers(requests)), "a real model answers"
+        return [json.dumps({"colour": "red", "words": []}) for _ in requests]
+
+    monkeypatch.setattr(model, "generate", answer)
+    kind = colour_kind(prompt="{{ caption }}: {{ modification }}", shows_picture=False)
+    rows = {"good": "i0", "gone": "gone", "unknown": "?", "failed": "i2"}
+    queries = queries_frame({name: (image, "red") for name, image in rows.items()})
+    captions = captions_frame().with_columns(
+        status=pl.when(pl.col("image_id") == "i2").then(pl.lit("failed")).otherwise("status"),
+        image_id=pl.col("image_id").replace({"i1": "gone"}),
+    )
+    generator = Generator(model, prompts, cache)
+    made = generate(kind, generator, queries, gallery_frame(tmp_path), {"captions": captions})
+    assert made["status"].to_list() == ["ok", "ok", "failed", "failed"], "no picture need be readable"
+    assert made["detail"].to_list()[2:] == ["there is no good text of captions to ask about"] * 2
+    assert [(prompt.parts, shown) for prompt, shown in asked] == [
+        (("circle 0: red",), {}),
+        (("circle 1: red",), {}),
+    ]
+    shown = colour_kind(prompt="<reference>{{ caption }}", shows_picture=False)
+    with pytest.raises(PromptError, match=r"a colour prompt shows no picture, this one \['reference'\]"):
+        generate(shown, generator, queries, gallery_frame(tmp_path), {"captions": captions})
+
+
+def test_what_a_text_is_made_from_may_differ_where_it_is_derived(
+    model: MultimodalModel, prompts: PromptSet, cache: ContentCache, tmp_path: Path
+) -> None:
+    generator, gallery = Generator(model, prompts, cache), gallery_frame(tmp_path)
+    queries, other = queries_frame({"a": ("i0", "red")}), pl.DataFrame({"query_id": ["a"], "word": ["w"]})
+    kind = colour_kind(derived_from=("words",), derive=lambda row, texts: {"colour": texts["words"]["word"]})
+    made = generate(kind, generator, queries, gallery, {"words": other})
+    assert made.row(0, named=True)["colour"] == "w" and made["model"].to_list() == ["derived from words"]
+    asked = replace(kind, prompt="<reference>{{ caption }}")
+    assert (kind.made_from(prompts), asked.made_from(prompts)) == (("words",), ("captions",))
+    with pytest.raises(TextKindError, match="'captions', which is not there"):
+        generate(asked, generator, queries, gallery, {"words": other})
 
 
 def test_a_kind_without_a_prompt_is_derived_and_says_so(

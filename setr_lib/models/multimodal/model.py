@@ -241,7 +241,8 @@ class MultimodalModel:
         """Greedy answers; any number of requests.
 
         Args:
-            requests: Prompts with their pictures.
+            requests: Prompts with their pictures. Where none has any, the model's own forward pass answers:
+                there is no vision output to reuse, nor to find out by whether reuse is exact.
             max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
 
         Returns:
@@ -251,7 +252,7 @@ class MultimodalModel:
             PictureError, JudgeError, DeviceError: As in :meth:`answer_scores`.
         """
         limit = max_new_tokens or self.max_new_tokens
-        if not self.check_caches(requests):
+        if not any(pictures for _, pictures in requests) or not self.check_caches(requests):
             size = min(self.batch_size, _PLAIN_BATCH)
             return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
         return run_in_batches(

@@ -49,7 +49,7 @@ class PlainPass:
         self._loaded.tokenizer.padding_side = "left"
         return self._loaded.processor(
             text=texts,
-            images=images,
+            images=images if any(images) else None,
             return_tensors="pt",
             padding=True,
             add_special_tokens=self._tokenizer.adds_special_tokens(texts[0]),
