@@ -160,6 +160,26 @@ METRICS = pl.Schema(
         "adapter_version": pl.String(),
     }
 )
+COMPARISON = pl.Schema(
+    {
+        "dataset": pl.String(),
+        "split": pl.String(),
+        "method": pl.String(),
+        "reranker": pl.String(),
+        "metric": pl.String(),
+        "value": pl.Float64(),
+        "low": pl.Float64(),
+        "high": pl.Float64(),
+        "label": pl.String(),
+        "source": pl.String(),
+        "ms_per_query": pl.Float64(),
+        "llm_calls": pl.Float64(),
+        "model_version": pl.String(),
+    }
+)
+"""Scores of compared rows, in percent with 95 % intervals, and what a query costs: milliseconds on the
+machine that compared, and calls of the multimodal LLM (texts that are generated, and candidates that are
+judged)."""
 
 
 def conform(frame: pl.DataFrame, schema: pl.Schema, what: str) -> pl.DataFrame:

@@ -1,0 +1,324 @@
+"""The table that compares methods and re-rankers: its lines, and how it is printed, as a terminal's table,
+Markdown, CSV or JSON.
+
+A line is a method, and the re-ranker that re-ordered its candidates, if any. Columns are the headline metrics
+of every evaluation set that was compared. Nothing here computes a metric.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from setr_lib.evaluation.leaderboard import Headlines, headline_metrics
+from setr_lib.evaluation.row import Row
+from setr_lib.tables import COMPARISON, conform
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """A metric of an evaluation set."""
+
+    dataset: str
+    split: str
+    metric: str
+
+    @property
+    def title(self) -> str:
+        """``cirr val R@1``."""
+        return f"{self.dataset} {self.split} {self.metric}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score in percent, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """``38.0 (33-44)``; without the interval where there is none."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:.1f}"
+        return f"{self.value:.1f} ({self.low:.0f}–{self.high:.0f})"
+
+
+@dataclass
+class Line:
+    """A compared row: what it is, its scores, and what a query costs.
+
+    Attributes:
+        row: The method and the re-ranker.
+        label: What it has learned from.
+        source: Where the method was published.
+        model_version: The registered models that it used.
+        values: Its scores.
+        ms_per_query: Milliseconds of a query, the mean over the sets; None for the random floor.
+        llm_calls: Calls of the multimodal LLM for a query, likewise.
+    """
+
+    row: Row
+    label: str
+    source: str
+    model_version: str
+    values: dict[Column, Value] = field(default_factory=dict)
+    ms_per_query: float | None = None
+    llm_calls: float | None = None
+
+
+def columns_of(frame: pl.DataFrame, headlines: Headlines, most: int | None = None) -> list[Column]:
+    """The headline metrics of every compared evaluation set.
+
+    Args:
+        frame: A COMPARISON table.
+        headlines: Data set -> its headline metrics.
+        most: Metrics of each set at most; None for all.
+
+    Returns:
+        The columns, sets in the order of the table.
+    """
+    sets = frame.group_by("dataset", "split", maintain_order=True)
+    return [
+        Column(str(dataset), str(split), metric)
+        for (dataset, split), rows in sets
+        for metric in headline_metrics(rows["metric"], headlines.get(str(dataset), ()))[:most]
+    ]
+
+
+def lines_of(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Line]:
+    """The compared rows, the best first, by the mean of the first metric of each set that they are in; the
+    random floor last.
+
+    Args:
+        frame: A COMPARISON table.
+        columns: The metrics to show.
+
+    Returns:
+        The lines.
+    """
+    lines: dict[Row, Line] = {}
+    costs: dict[Row, dict[tuple[str, str], tuple[float | None, float | None]]] = {}
+    for entry in frame.iter_rows(named=True):
+        row = Row.of(entry)
+        line = lines.setdefault(
+            row, Line(row, entry["label"] or "", entry["source"] or "", entry["model_version"] or "")
+        )
+        costs.setdefault(row, {})[entry["dataset"], entry["split"]] = (
+            entry["ms_per_query"],
+            entry["llm_calls"],
+        )
+        column = Column(entry["dataset"], entry["split"], entry["metric"])
+        if column in columns and entry["value"] is not None:
+            low, high = (math.nan if entry[end] is None else entry[end] for end in ("low", "high"))
+            line.values[column] = Value(entry["value"], low, high)
+    for row, line in lines.items():
+        line.ms_per_query = _mean([ms for ms, _ in costs[row].values()])
+        line.llm_calls = _mean([calls for _, calls in costs[row].values()])
+    firsts = list({(column.dataset, column.split): column for column in reversed(columns)}.values())
+
+    def order(line: Line) -> tuple[bool, float, Row]:
+        values = [line.values[column].value for column in firsts if column in line.values]
+        return line.row.is_random, -sum(values) / len(values) if values else math.inf, line.row
+
+    return sorted(lines.values(), key=order)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def cost_words(value: float | None) -> str:
+    """A cost in a table: ``3.2``, ``410``, ``12,300``; a dash where there is none.
+
+    Args:
+        value: Milliseconds, or calls.
+
+    Returns:
+        The words.
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
+    """The comparison as ``rich`` prints it: one line per row, the first headline metric of each set.
+
+    Args:
+        frame: A COMPARISON table.
+        headlines: Data set -> its headline metrics.
+
+    Returns:
+        Something that a ``rich`` console prints; sources are left to :func:`source_lines`.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = columns_of(frame, headlines, most=1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("re-ranker", no_wrap=True)
+    table.add_column("label")
+    for column in columns:
+        table.add_column(f"{column.dataset}\n{column.split} {column.metric}", no_wrap=True, justify="right")
+    table.add_column("ms per\nquery", no_wrap=True, justify="right")
+    table.add_column("LLM\ncalls", no_wrap=True, justify="right")
+    lines = lines_of(frame, columns)
+    best = {
+        column: max(line.values[column].value for line in lines if column in line.values)
+        for column in columns
+    }
+    for line in lines:
+        cells = [
+            Text(value.words, style="bold" if value.value == best[column] else "")
+            if (value := line.values.get(column))
+            else Text("–", style="dim")
+            for column in columns
+        ]
+        table.add_row(
+            Text(line.row.method, style="dim" if line.row.is_random else ""),
+            Text(line.row.reranker or "–", style="cyan" if line.row.reranker else "dim"),
+            Text(line.label.split("; ")[0]),
+            *cells,
+            Text(cost_words(line.ms_per_query)),
+            Text(cost_words(line.llm_calls)),
+        )
+    return table
+
+
+def source_lines(frame: pl.DataFrame) -> list[str]:
+    """Where each method was published, one line each.
+
+    Args:
+        frame: A COMPARISON table.
+
+    Returns:
+        ``method: source``, in the order of the table.
+    """
+    pairs = frame.select("method", "source").unique(maintain_order=True).iter_rows()
+    return [f"{method}: {source}" for method, source in pairs if source]
+
+
+def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
+    """The comparison as a table in Markdown, with every headline metric and the sources.
+
+    Args:
+        frame: A COMPARISON table.
+        headlines: Data set -> its headline metrics.
+
+    Returns:
+        The lines of the table.
+    """
+    columns = columns_of(frame, headlines)
+    names = ["method", "re-ranker", "label", *(column.title for column in columns)]
+    names += ["ms per query", "LLM calls", "source"]
+    rows = [
+        [
+            line.row.method,
+            line.row.reranker or "–",
+            line.label.split("; ")[0],
+            *(line.values[column].words if column in line.values else "–" for column in columns),
+            cost_words(line.ms_per_query),
+            cost_words(line.llm_calls),
+            line.source,
+        ]
+        for line in lines_of(frame, columns)
+    ]
+    right = {*(column.title for column in columns), "ms per query", "LLM calls"}
+    rule = ["--:" if name in right else "---" for name in names]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, rule, *map(_escaped, rows)))
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def as_json(frame: pl.DataFrame) -> str:
+    """The comparison as JSON, for programs.
+
+    Args:
+        frame: A COMPARISON table.
+
+    Returns:
+        One array of objects, one per row and metric; a number that is not finite becomes null.
+    """
+    rows = [
+        {name: _plain(value) for name, value in line.items()}
+        for line in conform(frame, COMPARISON, "the comparison").to_dicts()
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def as_csv(frame: pl.DataFrame) -> str:
+    """The comparison as CSV with a header line; what is unknown is empty.
+
+    Args:
+        frame: A COMPARISON table.
+
+    Returns:
+        The text.
+    """
+    return conform(frame, COMPARISON, "the comparison").fill_nan(None).write_csv()
+
+
+def compared_rows(
+    metrics: pl.DataFrame, described: Mapping[str, tuple[str, str]], costs: Mapping[Row, tuple[float, float]]
+) -> pl.DataFrame:
+    """The lines of one evaluation set.
+
+    Args:
+        metrics: Its METRICS rows.
+        described: (label, source) of each method, by name.
+        costs: (milliseconds, calls of the multimodal LLM) of a query, by row.
+
+    Returns:
+        A COMPARISON table.
+    """
+    rows: list[dict[str, object]] = []
+    for entry in metrics.iter_rows(named=True):
+        row = Row.of(entry)
+        label, source = described.get(row.method, (entry["label"] or "", ""))
+        ms, calls = costs.get(row, (None, None))
+        rows.append(
+            {
+                **{name: entry[name] for name in ("dataset", "split", "metric", "value", "model_version")},
+                "method": row.method,
+                "reranker": row.reranker,
+                "low": entry["ci_low"],
+                "high": entry["ci_high"],
+                "label": _label(label, entry["label"] or "", row),
+                "source": source,
+                "ms_per_query": ms,
+                "llm_calls": calls,
+            }
+        )
+    return (
+        conform(pl.DataFrame(rows, schema_overrides=COMPARISON), COMPARISON, "the comparison")
+        if rows
+        else (COMPARISON.to_frame())
+    )
+
+
+def _label(of_method: str, of_row: str, row: Row) -> str:
+    """The row's label; of stage 1 alone, what the method says of itself in place of its first words."""
+    first, *rest = of_row.split("; ")
+    if row.reranker or row.is_random:
+        return of_row
+    derived = first.split(", ")[1:]
+    return "; ".join([", ".join([of_method, *derived]), *rest])
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

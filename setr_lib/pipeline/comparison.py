@@ -1,0 +1,309 @@
+"""Methods and re-rankers side by side on evaluation sets: every row's metrics, and what a query costs.
+
+A comparison is an evaluation whose methods are chosen by name, kept apart from the evaluation that settings
+describe: its tables lie in a folder of their own, while vectors, generated texts and judgements are shared,
+so that nothing is computed twice. A method that cannot run is listed with what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from setr_lib.errors import SetrError
+from setr_lib.progress import Progress, silent
+from setr_lib.records import Record
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.methods.method import Method
+    from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.settings import Settings
+
+FOLDER = "comparison"
+"""The folder of a comparison's tables, below the storage root; its result is the table of the same name."""
+ALL = "all"
+"""In place of names: every method that is known."""
+
+
+class ComparisonRecord(Record):
+    """What a comparison was made of.
+
+    Attributes:
+        sets: The evaluation sets.
+        left_out: Why methods are not in the table, by name.
+        limit: Queries of each set at most.
+        device: Where the models ran, as torch names it.
+        sample: Queries that costs were timed on.
+    """
+
+    sets: list[str]
+    left_out: dict[str, str] = {}
+    limit: int | None = None
+    device: str = ""
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is compared, as settings that name exactly that.
+
+    Attributes:
+        context: Of those settings; tables lie in the folder of comparisons.
+        sets: The evaluation sets.
+        left_out: Why methods cannot run at all, by name.
+    """
+
+    context: PipelineContext
+    sets: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def choose(
+    settings: Settings,
+    methods: Sequence[str] = (),
+    reranked: Sequence[str] = (),
+    sets: Sequence[str] = (),
+) -> Chosen:
+    """Choose what is compared.
+
+    Args:
+        settings: The settings.
+        methods: Names of methods, or :data:`ALL`; those that settings configure by default.
+        reranked: Names of methods whose candidates are re-ranked, or :data:`ALL`; those that settings name
+            by default, as far as they are compared.
+        sets: Evaluation sets or data sets; by default all whose targets are known.
+
+    Returns:
+        What is compared.
+
+    Raises:
+        SetrError: A name is not known, or no method can run.
+    """
+    from setr_lib.methods.method import ranks_captions
+
+    left_out: dict[str, str] = {}
+    runnable: dict[str, tuple[str, Method]] = {}
+    for name in _named(settings, methods):
+        try:
+            method = _runnable(settings, name)
+        except SetrError as error:
+            if methods and ALL not in methods and _is_unknown(settings, name):
+                raise
+            left_out[name] = str(error)
+            continue
+        runnable[method.name] = (name, method)
+    if not runnable:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise SetrError(f"none of the methods can run: {reasons}")
+    by_vectors = [name for name, method in runnable.values() if not ranks_captions(method)]
+    by_captions = [name for name, method in runnable.values() if ranks_captions(method)]
+    chosen = _settings_of(settings, by_vectors, by_captions, _reranked(settings, runnable, reranked))
+    from setr_lib.pipeline.context import PipelineContext
+
+    return Chosen(PipelineContext(chosen, tables=FOLDER), _sets(settings, sets), left_out)
+
+
+def compare(
+    chosen: Chosen, progress: Progress = silent, sample: int = 16
+) -> tuple[pl.DataFrame, ComparisonRecord]:
+    """Run a comparison, and store its table.
+
+    Args:
+        chosen: What is compared.
+        progress: Told how far the models are.
+        sample: Queries that costs are timed on.
+
+    Returns:
+        A COMPARISON table, and what it was made of.
+
+    Raises:
+        SetrError: A file is missing or wrong, or a model cannot be loaded; the message says which.
+    """
+    import polars as pl
+
+    from setr_lib.evaluation.comparison import compared_rows
+    from setr_lib.pipeline.evaluating import evaluate
+    from setr_lib.pipeline.query_costs import QueryCosts
+    from setr_lib.pipeline.reranking_run import RerankingRun
+    from setr_lib.tables import COMPARISON
+
+    context = chosen.context
+    run = RerankingRun(context, _version(context))
+    _calibrate(context, run.version, progress)
+    costs, frames, left_out = QueryCosts(run, sample), [COMPARISON.to_frame()], dict(chosen.left_out)
+    described = {method.name: (method.label, method.source) for method in context.methods.configured.values()}
+    for key in chosen.sets:
+        result = evaluate(run, key, progress)
+        measured = costs.of_set(key, list(result.rankings), progress)
+        frames.append(compared_rows(result.rows, described, measured))
+        for name in described.keys() - {row.method for row in result.rankings}:
+            left_out.setdefault(name, _why_not(context, key, name))
+    frame = pl.concat(frames)
+    record = ComparisonRecord(
+        sets=chosen.sets,
+        left_out=left_out,
+        limit=context.settings.evaluation.limit,
+        device=costs.device,
+        sample=sample,
+    )
+    _default_tables(context).write(FOLDER, frame, COMPARISON, made_by=record)
+    return frame, record
+
+
+def last_comparison(settings: Settings) -> tuple[pl.DataFrame, ComparisonRecord]:
+    """The table of the last comparison.
+
+    Args:
+        settings: They say where the storage root is.
+
+    Returns:
+        A COMPARISON table, and what it was made of.
+
+    Raises:
+        SetrError: There is none yet.
+    """
+    from setr_lib.pipeline.storage import NotMadeYetError, Tables
+    from setr_lib.tables import COMPARISON
+
+    tables = Tables(settings)
+    try:
+        return tables.read(FOLDER, COMPARISON), tables.read_record(FOLDER, ComparisonRecord)
+    except NotMadeYetError as error:
+        raise SetrError("nothing is compared yet: run `setr compare` first") from error
+
+
+def _named(settings: Settings, methods: Sequence[str]) -> list[str]:
+    from setr_lib.methods.method import method_names
+
+    own = [*settings.coarse.strategies, *settings.coarse.caption_strategies]
+    if not methods:
+        return own
+    if ALL in methods:
+        return list(dict.fromkeys([*own, *method_names()]))
+    return list(dict.fromkeys(methods))
+
+
+def _is_unknown(settings: Settings, name: str) -> bool:
+    from setr_lib.methods.method import method_names
+
+    return ":" not in name and name not in method_names()
+
+
+def _runnable(settings: Settings, name: str) -> Method:
+    """The method, where it can run under the settings.
+
+    Raises:
+        SetrError: It cannot; the message says what it needs.
+    """
+    from setr_lib.methods.method import check_files, get_method
+    from setr_lib.pipeline.methods import options_of
+
+    method = get_method(name, settings)
+    check_files(method, options_of(settings, method))
+    return method
+
+
+def _reranked(
+    settings: Settings, runnable: dict[str, tuple[str, Method]], reranked: Sequence[str]
+) -> list[str]:
+    """The names of the methods whose candidates are re-ranked."""
+    from setr_lib.methods.method import ranks_captions
+
+    by_vectors = [own for own, (_, method) in runnable.items() if not ranks_captions(method)]
+    if ALL in reranked:
+        return by_vectors
+    spelled = {name: own for own, (name, _) in runnable.items()}
+    asked = reranked or settings.reranked_methods
+    found = [spelled.get(name, name) for name in asked]
+    if reranked and (unknown := [name for name in found if name not in runnable]):
+        raise SetrError(f"{unknown[0]!r} is to be re-ranked and is not compared: {', '.join(runnable)} are")
+    return [name for name in found if name in runnable]
+
+
+def _settings_of(
+    settings: Settings, by_vectors: list[str], by_captions: list[str], reranked: list[str]
+) -> Settings:
+    """Settings that configure exactly what is compared."""
+    coarse, reranking = settings.coarse, settings.reranking
+    if not by_vectors:
+        raise SetrError("name a method that searches vectors, too: captions alone are not compared")
+    default = coarse.default if coarse.default in by_vectors else by_vectors[0]
+    captions = coarse.caption_default if coarse.caption_default in by_captions else None
+    caption_default = captions or (by_captions[0] if by_captions else coarse.caption_default)
+    chosen = coarse.model_copy(
+        update={
+            "strategies": by_vectors,
+            "caption_strategies": by_captions,
+            "default": default,
+            "caption_default": caption_default,
+        }
+    )
+    rerankers = reranking.rerankers if reranked else []
+    methods = reranked or None
+    sections = {name: section for name, section in settings.methods.items()}
+    return settings.model_copy(
+        update={
+            "coarse": chosen,
+            "reranking": reranking.model_copy(update={"methods": methods, "rerankers": rerankers}),
+            "methods": sections,
+        }
+    )
+
+
+def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
+    """The evaluation sets that are named, or all with known targets."""
+    from setr_lib.datasets import evaluation_sets
+
+    every = evaluation_sets(settings)
+    if not names:
+        found = [one.key for one in every if not one.hidden]
+        if not found:
+            raise SetrError("settings name no evaluation set with targets: there is nothing to compare on")
+        return found
+    found = [one.key for one in every if one.key in names or one.dataset in names and not one.hidden]
+    known = {name for one in every for name in (one.key, one.dataset)}
+    if unknown := [name for name in names if name not in known]:
+        raise SetrError(
+            f"there is no evaluation set {unknown[0]!r}; settings name {', '.join(sorted(known))}"
+        )
+    if hidden := [one.key for one in every if one.key in names and one.hidden]:
+        raise SetrError(f"the targets of {hidden[0]} are not public: it cannot be compared on")
+    return found
+
+
+def _version(context: PipelineContext) -> str | None:
+    """The champion of the trained re-ranker, where one is to be used."""
+    trained = any(reranker.trained for reranker in context.rerankers.configured)
+    return context.champion_version() if trained else None
+
+
+def _calibrate(context: PipelineContext, version: str | None, progress: Progress) -> None:
+    """Choose the fusion of every re-ranked method, where the training pairs are there."""
+    from setr_lib.pipeline.fusion_calibration import calibrate
+    from setr_lib.tables import FUSIONS
+
+    tables, options = context.tables, context.settings.reranking
+    if options.fusion != "auto" or not options.rerankers or not tables.exists("reranker_pairs"):
+        return
+    tables.write("reranking_fusion", calibrate(context, version, progress), FUSIONS)
+
+
+def _why_not(context: PipelineContext, key: str, name: str) -> str:
+    """Why a configured method has no ranking of an evaluation set."""
+    from setr_lib.methods.method import ranks_captions
+
+    method = context.methods.get(name)
+    if ranks_captions(method):
+        return f"{key} has no captions of its gallery's images"
+    if method.trained is not None:
+        return f"no version of {method.trained} is promoted yet"
+    return f"{key} has captions only, and no image"
+
+
+def _default_tables(context: PipelineContext):  # noqa: ANN202
+    from setr_lib.pipeline.storage import Tables
+
+    return Tables(context.settings)
