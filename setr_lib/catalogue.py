@@ -106,8 +106,8 @@ class Catalogue(Generic[T]):
             return self._loaded(lambda: load_object(name, settings), name)
         known = ", ".join(sorted({*self.names(), *also}))
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {known}. Your own: install it as "
-            f"entry point of {self.groups[0]!r}, or name it package.module:NAME"
+            f"there is no {self.what} {name!r}; known: {known}. One in a file of yours is named by its path, "
+            f"package.module:NAME; an installed one is an entry point of {self.groups[0]!r}"
         )
 
     def _loaded(self, load: Callable[[], Any], where: str) -> T:

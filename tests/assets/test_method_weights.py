@@ -133,9 +133,9 @@ class World:
         return tables.read(tables.coarse(KEY, "by_line"), RANKINGS)["score"].to_list()
 
     def rows(self) -> dict[tuple[str, str], tuple[str | None, str]]:
-        """Version and label of each line of the report."""
+        """Registered models and label of each line of the report."""
         frame = self.context.tables.read("evaluation_report", METRICS, KEY)
-        columns = frame.select("method", "reranker", "adapter_version", "label").unique()
+        columns = frame.select("method", "reranker", "model_version", "label").unique()
         return {(method, reranker): (version, label) for method, reranker, version, label in columns.rows()}
 
     def promote(self, steps: int) -> str:
@@ -241,9 +241,9 @@ class TestLife:
         assert made["coarse_rankings"]["by_line: weights"] == "setr-line v1 (fitted)"
         rows = world.rows()
         version, label = rows["by_line", ""]
-        assert version == "1" and label.startswith("fitted")
+        assert version == "setr-line 1" and label.startswith("fitted")
         version, label = rows["by_line", "base judge"]
-        assert version is None and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
+        assert version == "setr-line 1" and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
         assert rows["sum", ""][0] is None and "fitted" not in rows["sum", ""][1]
         page = Path(str(made["evaluation_report"]["report"])).read_text(encoding="utf-8")
         assert "by line weights" in page and "by line · base judge weights" in page
