@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from setr_lib.methods.inputs import IMAGE_CAPTIONS, CaptionSearch, MethodError, MethodInputs
 from setr_lib.methods.method import TRAINING_FREE, Method
+from setr_lib.methods.needs import IMAGE_CAPTIONS, MethodError
 from setr_lib.texts.lexical import Term, is_content, read_captions, read_modification, words_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from setr_lib.methods.inputs import CaptionSearch, MethodInputs
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class CaptionMethod(Method):
         Raises:
             MethodError: The gallery has no captions.
         """
+        import numpy as np
+
         search = inputs.gallery.captions
         if search is None:
             raise MethodError(f"retrieval method {self.name!r} needs the captions of the gallery's images")
@@ -114,6 +117,8 @@ class CaptionMethod(Method):
 
 def _columns(search: CaptionSearch, ids: Sequence[str]) -> NDArray[np.intp]:
     """For each captioned image its column in the gallery searched, -1 where it is not in it."""
+    import numpy as np
+
     column_of = {image_id: column for column, image_id in enumerate(ids)}
     return np.array([column_of.get(image_id, -1) for image_id in search.ids], dtype=np.intp)
 

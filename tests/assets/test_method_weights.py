@@ -16,14 +16,13 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from tiny_world import write_world
 
-from setr_assets.code_versions import UNTRAINED, needed_systems
+from setr_assets.code_versions import needed_systems
 from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_lib import Retriever
 from setr_lib.cli import main
-from setr_lib.methods.method import get_method
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.fusion_calibration import calibrate
 from setr_lib.pipeline.method_weights import NoWeightsError
@@ -176,8 +175,7 @@ def test_the_champion_is_a_source_where_settings_name_such_a_method(world: World
     assert names.keys() == specs.keys() - {"champion_line"}
 
 
-def test_no_built_in_method_has_trained_weights_unless_it_is_loaded_to_be_asked() -> None:
-    assert {get_method(name).trained for name in UNTRAINED} == {None}
+def test_no_default_method_has_trained_weights() -> None:
     assert needed_systems(Settings()) == []
 
 
