@@ -195,9 +195,11 @@ def _method_entry_point(name: str) -> EntryPoint | None:
 
 
 def _reranker_entry_point(name: str) -> EntryPoint | None:
+    if name in RERANKERS:  # registered, or built in: these would import NumPy
+        return None
     from setr_lib.reranking.reranker import CATALOGUE
 
-    return None if name in RERANKERS else CATALOGUE.entry_point(name)  # the built-in ones import NumPy
+    return CATALOGUE.entry_point(name)
 
 
 def _space_entry_point(name: str) -> EntryPoint | None:

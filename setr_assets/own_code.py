@@ -7,19 +7,21 @@ Python's path; of an installed package, that package alone. SETR's own modules h
 
 from __future__ import annotations
 
-import ast
 import importlib
 import logging
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from setr_lib.hashing import fingerprint_bytes
+
+if TYPE_CHECKING:
+    import ast
 
 _LOG = logging.getLogger(__name__)
 _NUMBERED = frozenset({"setr_lib", "setr_assets"})
@@ -123,6 +125,8 @@ class OwnCode:
 
     def _looked_into(self, name: str) -> tuple[str, tuple[str, ...]]:
         """Digest of a module's file, and the names that it may import."""
+        import ast
+
         found = self._found(name)
         if found is None or found.file is None:
             return "no file", ()
@@ -150,6 +154,8 @@ def _tell(file: Path, what: str) -> None:
 
 
 def _is_shared(home: Path) -> bool:
+    import sysconfig
+
     return home.name in _INSTALLED or home == Path(sysconfig.get_path("stdlib")).resolve()
 
 
@@ -181,6 +187,8 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
         tree: The code.
         package: The package that relative imports start from.
     """
+    import ast
+
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

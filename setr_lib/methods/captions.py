@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from setr_lib.methods.method import TRAINING_FREE, Method
 from setr_lib.methods.needs import IMAGE_CAPTIONS, MethodError
-from setr_lib.texts.lexical import Term, is_content, read_captions, read_modification, words_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from setr_lib.methods.inputs import CaptionSearch, MethodInputs
+    from setr_lib.texts.lexical import Term
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Reading:
             Weight by term: 1 for a term of the modification text, what :attr:`reference` says for one of the
             captions, the sum for a term of both.
         """
+        from setr_lib.texts.lexical import is_content, read_captions
+
         wanted, rejected = self._modification_terms(modification, term)
         weights = dict.fromkeys(wanted, 1.0)
         if not self.reference:
@@ -63,6 +65,8 @@ class Reading:
 
     def _modification_terms(self, modification: str, term: Term) -> tuple[set[str], set[str]]:
         """What is searched of the text, and what must not come from the reference either."""
+        from setr_lib.texts.lexical import read_modification, words_of
+
         if self.obey_rejections:
             read = read_modification(modification)
             wanted, rejected = self._terms(read.wanted, term), self._terms(read.rejected, term)
@@ -70,6 +74,8 @@ class Reading:
         return self._terms(words_of(modification), term), set()
 
     def _terms(self, words: Sequence[str], term: Term) -> set[str]:
+        from setr_lib.texts.lexical import is_content
+
         chosen = [word for word in words if is_content(word)] if self.content_only else words
         return {key for word in chosen if (key := term(word)) is not None}
 

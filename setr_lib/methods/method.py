@@ -346,11 +346,11 @@ def get_method(name: str, settings: Settings | None = None, also: Iterable[str] 
         MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
             searches an embedding space that the settings do not describe.
     """
-    from setr_lib.spaces.space import how_to_describe
-
     method = CATALOGUE.get(name, settings, also)
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
+    from setr_lib.spaces.space import how_to_describe
+
     raise MethodError(
         f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
         f"{how_to_describe(method.space, settings)}"
