@@ -10,11 +10,14 @@ from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import (
     RERANKED_OPTIONS,
+    RERANKED_TEXTS,
     is_own_name,
     options_of,
+    reads_key,
     reranked_need,
     reranked_spaces,
     search_of,
+    texts_of,
     when,
 )
 from setr_assets.composing import POOL
@@ -93,7 +96,8 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
         when(reranked_need("captions"), "prompts:describe", "models.judge.max_new_tokens"),
         when(reranked_need("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
-        when(reranked_need("anchor_share"), "coarse.anchor_share"),
+        when(reads_key("coarse.anchor_share", reranked=True), "coarse.anchor_share"),
+        texts_of(RERANKED_TEXTS),
         options_of(RERANKED_OPTIONS),
     ),
     kinds={"polars", "parquet"},

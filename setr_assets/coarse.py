@@ -11,9 +11,9 @@ from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import (
     OWN_BENCHMARKS,
     RANKED_OPTIONS,
-    needs,
     options_of,
     ranked_spaces,
+    reads_key,
     search_of,
     when,
 )
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
         "coarse.strategies",
         "coarse.caption_strategies",
         "coarse.top_k",
-        when(
-            lambda settings: any(needs(name, "anchor_share") for name in settings.coarse.strategies),
-            "coarse.anchor_share",
-        ),
+        when(reads_key("coarse.anchor_share"), "coarse.anchor_share"),
         options_of(RANKED_OPTIONS),
     ),
     kinds={"polars", "numpy"},

@@ -9,12 +9,11 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import NEEDS, text_needed, when
+from setr_assets.code_versions import RANKED_TEXTS, text_needed, texts_of, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import TextRecord, content_digest
-from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 GROUP = "composing"
 POOL = "accelerator"
 UNFIT = "imported, but left aside: the picture or query has changed"
-
-
-def _has_methods_of_ones_own(settings: Settings) -> bool:
-    """Whether settings name a method that is not built in: only such a one may bring texts of its own."""
-    return any(name not in NEEDS for name in settings.coarse.strategies)
 
 
 @evaluation_asset(
@@ -129,15 +123,7 @@ def query_compositions(
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=(
-        when(
-            _has_methods_of_ones_own,
-            "model:judge",
-            "models.judge.max_new_tokens",
-            "models.judge.prompts",
-            "coarse.strategies",
-        ),
-    ),
+    reads=(texts_of(RANKED_TEXTS),),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "reference_captions", "query_compositions"],
     pool=POOL,

@@ -182,7 +182,7 @@ def _leave_out(
 
 @evaluation_asset(
     group=GROUP,
-    number="2",
+    number="3",
     reads=(
         OWN_BENCHMARKS,
         "coarse.strategies",
@@ -275,7 +275,7 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> d
 
 @single_asset(
     group=GROUP,
-    number="1",
+    number="2",
     reads=(),
     kinds={"polars", "json"},
     deps=["evaluation_report"],

@@ -257,6 +257,8 @@ class RerankedRow(BaseModel):
     reranker: str
     version: str | None = None
     """The registered version of the re-ranker's weights."""
+    registered_model: str | None = None
+    """The registered model of that version; earlier versions of SETR did not write it."""
     label: str = ""
     """What the re-ranker has learned from."""
     model: str = ""

@@ -467,8 +467,9 @@ class RerankingSettings(Section):
             if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
                 known = ", ".join(sorted({*RERANKERS, *installed}))
                 raise ValueError(
-                    f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
-                    f"{RERANKER_ENTRY_POINTS!r}, or name it package.module:NAME"
+                    f"there is no re-ranker {name!r}; known: {known}. One in a file of yours is named by its "
+                    f"path, package.module:NAME; an installed one is an entry point of "
+                    f"{RERANKER_ENTRY_POINTS!r}"
                 )
         return names
 

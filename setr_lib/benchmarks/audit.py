@@ -105,7 +105,7 @@ class Examination:
     @property
     def is_official(self) -> bool:
         """Whether the benchmark's official counts are what should be here."""
-        return self.maker is None and _has_official_counts(self.evaluation_set)
+        return self.maker is None and self.evaluation_set.has_official_counts
 
     @property
     def counts_of(self) -> str:
@@ -143,7 +143,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         Everything that was found out.
     """
     maker = maker_of(evaluation_set.root, sources)
-    official = maker is None and _has_official_counts(evaluation_set)
+    official = maker is None and evaluation_set.has_official_counts
     benchmark = evaluation_set.benchmark
     files, source = benchmark.files(evaluation_set), benchmark.image_source(evaluation_set)
     if maker is not None:
@@ -237,10 +237,6 @@ def _image_search(found: Examination) -> Capability:
             "carries that coverage and is marked not comparable",
         )
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
-
-
-def _has_official_counts(evaluation_set: EvaluationSet) -> bool:
-    return evaluation_set.official_queries is not None or evaluation_set.official_images is not None
 
 
 def _made_by(

@@ -71,6 +71,11 @@ class EvaluationSet:
         found = self.benchmark.official_images(self.split, self.gallery)
         return None if found is None else dict(found)
 
+    @property
+    def has_official_counts(self) -> bool:
+        """Whether the benchmark knows how many queries or images there officially are."""
+        return self.official_queries is not None or self.official_images is not None
+
 
 def _benchmark(name: str, dataset: DatasetSettings, settings: Settings) -> Benchmark:
     try:

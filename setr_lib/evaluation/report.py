@@ -26,6 +26,7 @@ from setr_lib.evaluation.leaderboard import (
     headline_metrics,
     split_labels,
 )
+from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.row import Row, positions, rows_of
 from setr_lib.files import write_text
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
@@ -303,7 +304,8 @@ def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[Row]) -
         base, _, part = name.partition("/")
         bases.setdefault(base if part else "", []).append(name)
     cells = {(Row.of(line), line["metric"]): line for line in metrics.iter_rows(named=True)}
-    return [_table(base, columns, cells, order) for base, columns in bases.items() if columns]
+    versions = shown_versions(metrics)
+    return [_table(base, columns, cells, order, versions) for base, columns in bases.items() if columns]
 
 
 def _table(
@@ -311,14 +313,14 @@ def _table(
     columns: list[str],
     cells: Mapping[tuple[Row, str], dict[str, Any]],
     order: Sequence[Row],
+    versions: Mapping[Row, ShownVersions],
 ) -> dict[str, Any]:
     best = {name: _outstanding(cells, name) for name in columns}
     lines = []
     for row in order:
         line = [cells.get((row, name)) for name in columns]
-        version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
         if any(line):
-            lines.append({"row": row, "version": version, "cells": line})
+            lines.append({"row": row, "versions": versions.get(row, ShownVersions()), "cells": line})
     return {
         "base": base,
         "columns": [name.partition("/")[2] or name for name in columns],
@@ -570,8 +572,7 @@ def _composition_rows(compositions: pl.DataFrame | None, shown: pl.Series) -> di
 
 
 def _reranker_name(row: Row, metrics: pl.DataFrame) -> str:
-    versions = _distinct(metrics.filter(method=row.method, reranker=row.reranker), "adapter_version")
-    return f"{row.reranker} v{versions[0]}" if len(versions) == 1 else row.reranker
+    return shown_versions(metrics).get(row, ShownVersions()).behind(row).reranker
 
 
 def _title(row: Row, metrics: pl.DataFrame) -> str:

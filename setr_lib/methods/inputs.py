@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import polars as pl
 
-from setr_lib.errors import SetrError
+from setr_lib.methods.needs import (  # noqa: F401 - modules of methods import these names from here
+    CAPTIONS,
+    COMPOSITIONS,
+    IMAGE_CAPTIONS,
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    REFERENCE_PIXELS,
+    MethodError,
+    made_by,
+)
 from setr_lib.methods.similarity import mean_vector, unit
 
 if TYPE_CHECKING:
@@ -21,36 +30,11 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.references import ReferencePictures
 
-CAPTIONS, COMPOSITIONS = "captions", "compositions"
-"""The generated texts that every prompt set brings: of reference images, and of queries."""
-IMAGE_CAPTIONS = "image_captions"
-"""Captions of the gallery's images, which came with the data set."""
-QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
-"""What is made from the reference pictures: one vector of picture and text, the opened pictures, patch
-tokens.
-"""
 MODIFICATION, UNION, TARGET = "modification", "union", "target_caption"
 """The texts of a query that are encoded for all methods together."""
 
 _ENOUGH_TEXTS = 16
 """Fewer texts than this have no mean worth subtracting: with one, nothing of the query would be left."""
-_MADE_BY = {CAPTIONS: "reference_captions", COMPOSITIONS: "query_compositions"}
-
-
-def made_by(kind: str) -> str:
-    """The asset that makes the generated texts of a kind.
-
-    Args:
-        kind: ``captions``, ``compositions``, or a kind that a method has added.
-
-    Returns:
-        The asset's name.
-    """
-    return _MADE_BY.get(kind, "method_texts")
-
-
-class MethodError(SetrError):
-    """Stage 1 lacks something that it needs: a generated text, a gallery, a method."""
 
 
 class TextEncoder(Protocol):

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, EmbeddingsRecord, ReportRecord, RerankedRecord, WeightsRecord
+from setr_lib.records import (
+    CoarseRecord,
+    EmbeddingsRecord,
+    ReportRecord,
+    RerankedRecord,
+    RerankedRow,
+    WeightsRecord,
+)
 from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -302,13 +309,25 @@ def _rows(
                 _as_ranked(gallery) if captioned else gallery,
                 row=row,
                 settings=options,
-                adapter_version=by.version if by else weights.version if weights else None,
+                model_version=_model_version(context, weights, by),
                 label=label,
                 evaluation=found,
                 caveats=caveats if captioned else (),
             )
         )
     return pl.concat(parts)
+
+
+def _model_version(
+    context: PipelineContext, weights: WeightsRecord | None, by: RerankedRow | None
+) -> str | None:
+    """The registered models that a row used: the method's, and the re-ranker's."""
+    from setr_lib.evaluation.model_versions import in_words
+
+    used: list[tuple[str, str | None]] = [(weights.model, weights.version)] if weights else []
+    if by is not None:
+        used.append((by.registered_model or context.settings.registry.model, by.version))
+    return in_words(used)
 
 
 def _trained_label(weights: WeightsRecord, row: Row, label: str) -> str:

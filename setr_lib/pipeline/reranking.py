@@ -113,11 +113,13 @@ class OpenReranker:
         scorer: The re-ranker.
         version: The registered version of its weights, for one that is trained.
         label: What its rows say that it has learned from.
+        registered_model: The registered model of that version.
     """
 
     scorer: Reranker
     version: str | None = None
     label: str = ""
+    registered_model: str | None = None
 
     @property
     def name(self) -> str:
@@ -166,7 +168,8 @@ def open_reranker(context: PipelineContext, name: str, version: str | None = Non
         ready = opened(named, context.models)
         return OpenReranker(ready, None, ready.label)
     label = context.adapter_label(version) or named.label
-    return OpenReranker(yes_no_judge(context, version, named.name, label), version, label)
+    judge = yes_no_judge(context, version, named.name, label)
+    return OpenReranker(judge, version, label, context.settings.registry.model)
 
 
 def yes_no_judge(
@@ -447,6 +450,7 @@ def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow
         method=row.method,
         reranker=row.reranker,
         version=reranker.version,
+        registered_model=reranker.registered_model,
         label=reranker.label,
         model=reranker.scorer.model_id,
         prompt=reranker.scorer.prompt_hash,

@@ -16,14 +16,13 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from tiny_world import write_world
 
-from setr_assets.code_versions import UNTRAINED, needed_systems
+from setr_assets.code_versions import needed_systems
 from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_lib import Retriever
 from setr_lib.cli import main
-from setr_lib.methods.method import get_method
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.fusion_calibration import calibrate
 from setr_lib.pipeline.method_weights import NoWeightsError
@@ -133,9 +132,9 @@ class World:
         return tables.read(tables.coarse(KEY, "by_line"), RANKINGS)["score"].to_list()
 
     def rows(self) -> dict[tuple[str, str], tuple[str | None, str]]:
-        """Version and label of each line of the report."""
+        """Registered models and label of each line of the report."""
         frame = self.context.tables.read("evaluation_report", METRICS, KEY)
-        columns = frame.select("method", "reranker", "adapter_version", "label").unique()
+        columns = frame.select("method", "reranker", "model_version", "label").unique()
         return {(method, reranker): (version, label) for method, reranker, version, label in columns.rows()}
 
     def promote(self, steps: int) -> str:
@@ -176,8 +175,7 @@ def test_the_champion_is_a_source_where_settings_name_such_a_method(world: World
     assert names.keys() == specs.keys() - {"champion_line"}
 
 
-def test_no_built_in_method_has_trained_weights_unless_it_is_loaded_to_be_asked() -> None:
-    assert {get_method(name).trained for name in UNTRAINED} == {None}
+def test_no_default_method_has_trained_weights() -> None:
     assert needed_systems(Settings()) == []
 
 
@@ -241,9 +239,9 @@ class TestLife:
         assert made["coarse_rankings"]["by_line: weights"] == "setr-line v1 (fitted)"
         rows = world.rows()
         version, label = rows["by_line", ""]
-        assert version == "1" and label.startswith("fitted")
+        assert version == "setr-line 1" and label.startswith("fitted")
         version, label = rows["by_line", "base judge"]
-        assert version is None and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
+        assert version == "setr-line 1" and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
         assert rows["sum", ""][0] is None and "fitted" not in rows["sum", ""][1]
         page = Path(str(made["evaluation_report"]["report"])).read_text(encoding="utf-8")
         assert "by line weights" in page and "by line · base judge weights" in page

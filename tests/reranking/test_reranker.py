@@ -213,7 +213,7 @@ def test_what_a_re_ranker_raises_is_told_with_its_name(
 
 
 def test_a_re_ranker_is_registered_replaced_and_accepted_by_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no re-ranker 'by number'"):
+    with pytest.raises(ValueError, match=r"no re-ranker 'by number'.* its path, package\.module:NAME"):
         RerankingSettings(rerankers=["by number"])
     try:
         assert register(Numbered) is Numbered
