@@ -292,7 +292,7 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
     texts, added = context.methods.texts_needed, _added_texts(context)
-    of_methods = ("texts of methods",) if added else ()
+    of_methods = ("other texts",) if added else ()
     for column in (
         "evaluation set",
         "gallery images",
