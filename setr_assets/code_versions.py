@@ -235,6 +235,9 @@ def is_own_name(settings: Settings, strategy: str) -> bool:
     return ":" not in strategy and strategy not in listed and any(":" in name for name in listed)
 
 
+_WRITTEN = frozenset({"captions", "compositions"})
+
+
 class _MethodReads(NamedTuple):
     """What a method reads: embedding spaces, the trained system whose weights it ranks with, captions and
     compositions, generated texts that it brings itself, and settings by option.
@@ -243,7 +246,7 @@ class _MethodReads(NamedTuple):
     name: str
     spaces: tuple[str, ...]
     trained: str | None = None
-    texts: frozenset[str] = frozenset({"captions", "compositions"})
+    texts: frozenset[str] = _WRITTEN
     kinds: tuple[TextKind, ...] = ()
     option_keys: Mapping[str, str] = MappingProxyType({})
     files: tuple[str, ...] = ()
@@ -267,7 +270,9 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            texts = written_texts([method], pipeline_context(settings).prompts())
+            texts = _WRITTEN & method.needs
+            if method.texts:  # only then, as reading the prompts imports NumPy
+                texts = written_texts([method], pipeline_context(settings).prompts())
             files = tuple(file.option for file in method.files)
             _loaded[known] = _MethodReads(
                 method.name, spaces, method.trained, texts, method.texts, dict(method.option_keys), files
