@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.reranking import BEST, open_reranker, wanted_reranker
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import DatasetSettings, Settings, load_settings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
@@ -233,8 +233,8 @@ class Retriever:
         searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
         self.gallery.require(method.space)  # before a model is asked for texts
-        encoded, texts = self._encoded(query, method, progress)
-        coarse = _coarse(self.gallery, encoded, method, searched, own, depth)
+        encoded, texts = self._encoded(query, method, searched, progress)
+        coarse = _coarse(self.gallery, encoded, method, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -253,12 +253,12 @@ class Retriever:
         )
 
     def _encoded(
-        self, query: _Query, method: Method, progress: Progress
-    ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
+        self, query: _Query, method: Method, searched: pl.DataFrame, progress: Progress
+    ) -> tuple[QuerySet, dict[str, pl.DataFrame]]:
+        """The query, with the images that it searches; their vectors are not read yet."""
         import numpy as np
 
-        from setr_lib.methods.inputs import encode_queries
-        from setr_lib.pipeline.retrieval import reference_pictures
+        from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
@@ -267,17 +267,18 @@ class Retriever:
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
         )
-        encoded = encode_queries(
+        encoded = encode(
+            self.context,
             query.queries,
-            space,
-            ids=[],
-            vectors=np.zeros((0, space.dimension), dtype=np.float32),
+            searched,
+            GalleryIndex([], np.zeros((0, space.dimension), dtype=np.float32)),
+            space=method.space,
             texts=texts,
             center_texts=self.center_texts or None,
             reference_vectors=space.embed_preprocessed(
                 [space.preprocess(open_image(query.reference.item(0, "path")))]
             ),
-            references=reference_pictures(self.context, query.reference, method.space),
+            references=query.reference,
         )
         return encoded, texts
 
@@ -390,25 +391,20 @@ def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
 
 
 def _coarse(
-    gallery: HeldGallery,
-    queries: EncodedQueries,
-    method: Method,
-    searched: pl.DataFrame,
-    own: set[str],
-    depth: int,
+    gallery: HeldGallery, encoded: QuerySet, method: Method, own: set[str], depth: int
 ) -> pl.DataFrame:
     """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
-    from setr_lib.methods.ranking import rank, rank_by_search
+    from setr_lib.methods.ranking import rank_by_search
 
     space, options = method.space, gallery.context.methods.options(method)
+    queries, searched = encoded.queries, encoded.images
     if not gallery.hold_vectors:
         search, ids = partial(gallery.nearest, space), gallery.ids(space)
         found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
         if found is not None:
             return found
     # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
-    index, k = gallery.index(space), depth + len(own)
-    found = rank(method, queries, searched, index, k, remove_reference=False, options=options)
+    found = replace(encoded, index=gallery.index(space)).ranked(method, depth + len(own))
     return _without(found, own, depth)
 
 
