@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
@@ -133,7 +134,7 @@ class Retriever:
         """
         from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
 
-        root, settings = Path(folder).expanduser().absolute(), settings or load_settings()
+        root, settings = _expanded(folder).absolute(), settings or load_settings()
         if not root.is_dir():
             raise SetrError(f"{folder}: there is no such folder")
         name = _gallery_name(root)
@@ -175,7 +176,7 @@ class Retriever:
 
     def search(
         self,
-        image: Path | str | bytes | Image.Image,
+        image: Path | str | bytes | bytearray | Image.Image,
         text: str,
         *,
         k: int = 10,
@@ -202,11 +203,13 @@ class Retriever:
             The answer.
 
         Raises:
-            SetrError: The text is empty, the image cannot be read, or something is missing; the message says
-                what to do.
+            SetrError: The text is empty, ``k`` is not a number of images, the image cannot be read, or
+                something is missing; the message says what to do.
         """
-        if not text.strip():
-            raise SetrError("the modification text is empty: say what should differ from the image")
+        if not isinstance(text, str) or not text.strip():
+            said = "is empty" if isinstance(text, str) else f"is {_shown(text)}"
+            raise SetrError(f"the modification text {said}: say what should differ from the image")
+        k = _whole_number(k)
         chosen, wanted = self._method(method), wanted_reranker(self.context, reranker)
         if wanted is not None and k > self.depth:
             raise SetrError(
@@ -378,16 +381,45 @@ def _reference_row(file: Path) -> pl.DataFrame:
     return row
 
 
-def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
+def _image_file(image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> Path:
     """``image`` as a file; bytes and opened images are written into ``scratch``."""
+    from PIL import Image
+
     if isinstance(image, str | Path):
-        return Path(image).expanduser()
+        return _expanded(image)
     file = scratch / "reference"
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | bytearray | memoryview):
         file.write_bytes(image)
+    elif isinstance(image, Image.Image):
+        try:
+            image.convert("RGB").save(file, format="PNG")
+        except (OSError, ValueError) as error:
+            raise SetrError(f"the reference image cannot be read: {error}") from error
     else:
-        image.convert("RGB").save(file, format="PNG")
+        raise SetrError(
+            f"the reference image is {_shown(image)}: give a file, the bytes of one, or an opened image (PIL)"
+        )
     return file
+
+
+def _expanded(path: Path | str) -> Path:
+    """``path`` with ``~`` and ``~user`` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise SetrError(f"{path}: {error}; write ./{path} for a name that begins with ~") from error
+
+
+def _whole_number(k: object) -> int:
+    if isinstance(k, bool) or not isinstance(k, SupportsIndex) or operator.index(k) < 1:
+        raise SetrError(f"k = {_shown(k)}: it is how many images the answer has: a whole number from 1")
+    return operator.index(k)
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}..."
 
 
 def _coarse(
