@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -20,10 +20,11 @@ from setr_assets.code_versions import (
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import content_digest
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.pipeline.retrieval import RankedSet
 
 
 @evaluation_asset(
@@ -60,8 +61,7 @@ def coarse_rankings(
     caption_strategies`` rank it by these. A method with trained weights ranks with the champion, and is
     left out while there is none.
     """
-    from setr_lib.pipeline.retrieval import rank_set
-    from setr_lib.tables import RANKINGS
+    from setr_lib.pipeline.retrieval import rank_set, store_rankings
 
     versions = setr.weights.in_use(config.versions)
     champion.tell(context, champion.weights_in_use(setr, setr.weights.in_use()))
@@ -69,31 +69,23 @@ def coarse_rankings(
     left_out: dict[str, str] = {}
     for key in context.partition_keys:
         found = rank_set(setr, key, reporter(context, key), versions)
-        for name in found.left_out:
-            setr.tables.remove(setr.tables.coarse(key, name))
+        store_rankings(setr, key, found)
+        results.add(key, found.data_version, _metadata(setr, key, found))
         left_out |= found.left_out
-        ranked = {made.method.name: made for made in found.rankings}
-        for name, made in ranked.items():
-            table = setr.tables.coarse(key, name)
-            setr.tables.write(table, made.rankings, RANKINGS, made_by=made.record)
-        parts = [
-            part for name in sorted(ranked) for part in (name, ranked[name].rankings, ranked[name].record)
-        ]
-        shown = {name: made.rankings for name, made in ranked.items()}
-        results.add(
-            key,
-            content_digest(*parts),
-            {
-                "dagster/partition_row_count": sum(frame.height for frame in shown.values()),
-                "methods": ", ".join(shown),
-                "K": setr.settings.coarse.top_k,
-                "R@10": previews.table(["method", "a target in the first 10, %"], _hits(setr, key, shown)),
-                **found.facts,
-            },
-        )
     for sentence in dict.fromkeys(left_out.values()):
         say(context, f"left out: {sentence}", warning=True)
     return results
+
+
+def _metadata(setr: PipelineContext, key: str, found: RankedSet) -> dict[str, Any]:
+    shown = found.by_method
+    return {
+        "dagster/partition_row_count": sum(frame.height for frame in shown.values()),
+        "methods": ", ".join(shown),
+        "K": setr.settings.coarse.top_k,
+        "R@10": previews.table(["method", "a target in the first 10, %"], _hits(setr, key, shown)),
+        **found.facts,
+    }
 
 
 def _hits(setr: PipelineContext, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:

@@ -41,21 +41,7 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineCo
         record = QueriesRecord(of=every.height, kept=kept.height, digest=digest)
         setr.tables.write("queries", kept, QUERIES, key, made_by=record)
         total += kept.height
-        results.add(
-            key,
-            content_digest(kept, record),
-            {
-                "dagster/partition_row_count": kept.height,
-                "dagster/column_schema": previews.columns(kept),
-                "queries in the annotation file": every.height,
-                "references": kept["reference_id"].n_unique(),
-                "digest": digest,
-                "first rows": previews.rows(
-                    kept.select("query_id", "reference_id", "modification", "target_ids"), 10
-                ),
-                "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
-            },
-        )
+        results.add(key, content_digest(kept, record), _query_metadata(setr, key, kept, record))
     results.metadata["queries of this run"] = total
     return results
 
@@ -104,6 +90,21 @@ def training_images(
     metadata = _image_metadata(context, images, "training images")
     metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content_digest(images)))
+
+
+def _query_metadata(
+    setr: PipelineContext, key: str, kept: pl.DataFrame, record: QueriesRecord
+) -> dict[str, Any]:
+    shown = kept.select("query_id", "reference_id", "modification", "target_ids")
+    return {
+        "dagster/partition_row_count": kept.height,
+        "dagster/column_schema": previews.columns(kept),
+        "queries in the annotation file": record.of,
+        "references": kept["reference_id"].n_unique(),
+        "digest": record.digest,
+        "first rows": previews.rows(shown, 10),
+        "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
+    }
 
 
 def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:

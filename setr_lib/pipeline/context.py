@@ -33,12 +33,18 @@ __all__ = ["NotMadeYetError", "PipelineContext", "pipeline_context"]
 
 
 class PipelineContext:
-    """Tables, caches and models of one set of settings. Get it from :func:`pipeline_context`."""
+    """Tables, caches and models of one set of settings. Get it from :func:`pipeline_context`.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: The settings.
+        models: The models of another context whose settings name the same ones, to load them once; this
+            context's own by default.
+    """
+
+    def __init__(self, settings: Settings, models: Models | None = None) -> None:
         self.settings = settings
         self.tables = Tables(settings)
-        self.models = Models(settings, self.bundle)
+        self.models = models or Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
         self.weights = MethodWeights(self)
         self.rerankers = ConfiguredRerankers(self)

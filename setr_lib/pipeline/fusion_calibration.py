@@ -64,9 +64,8 @@ def calibration_set(
     """
     import polars as pl
 
-    from setr_lib.methods.inputs import GalleryIndex, encode_queries
-    from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.retrieval import reference_pictures, vectors_of
+    from setr_lib.pipeline.query_set import encode
+    from setr_lib.pipeline.retrieval import training_vectors
     from setr_lib.pipeline.texts import texts_for
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
@@ -75,26 +74,10 @@ def calibration_set(
     images = context.tables.read("training_images", TRAINING_IMAGES)
     queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    what = "the training images' table"
-    stored = vectors_of(context, "training_embeddings", what, space=method.space)
-    ids, vectors = context.gallery_store.read(stored.table, stored.version)
+    _, index = training_vectors(context, method.space)
     texts = texts_for(context, [method], queries, gallery, progress=progress)
-    rankings = rank(
-        method,
-        encode_queries(
-            queries,
-            context.models.space(method.space),
-            ids,
-            vectors,
-            texts=texts,
-            references=reference_pictures(context, gallery, method.space),
-        ),
-        gallery,
-        GalleryIndex(ids, vectors),
-        settings.rerank_depth(),
-        remove_reference=False,
-        options=context.methods.options(method),
-    )
+    encoded = encode(context, queries, gallery, index, space=method.space, texts=texts)
+    rankings = encoded.ranked(method, settings.rerank_depth())
     return Calibration(queries, gallery, rankings)
 
 
@@ -152,7 +135,8 @@ def calibrate(
 
     from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import ranks_captions
-    from setr_lib.pipeline.reranking import RerankingRun, no_sum_because
+    from setr_lib.pipeline.reranking import no_sum_because
+    from setr_lib.pipeline.reranking_run import RerankingRun
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 

@@ -135,10 +135,9 @@ class HeldGallery:
             space: The embedding space, by its name in settings.
             progress: Told how many images are embedded.
         """
-        store, loaded = self.context.gallery_store, self.context.models.space(space)
-        table = store.table_name(self.evaluation_set.gallery_key, loaded)
-        with self.context.models.lock:
-            report = store.synchronise(table, self.images, loaded, progress=progress)
+        from setr_lib.pipeline.embedding import embed
+
+        report = embed(self.context, self.evaluation_set.gallery_key, self.images, space, progress)
         self._tables[space] = report.table, report.version
 
     def searched(self, name: str | None) -> pl.DataFrame:

@@ -1,24 +1,21 @@
 """Stage 2: the re-rankers that settings name, the fusion of their scores with stage 1's, and the re-ranking
-of an evaluation set.
+of candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.storage import NotMadeYetError
 from setr_lib.progress import Progress, silent
-from setr_lib.records import CoarseRecord, RerankedRecord, RerankedRow
 from setr_lib.settings import ADAPTER
 from setr_lib.settings import BASE_JUDGE as BASE
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.reranking.fusion import Fusion
@@ -336,127 +333,6 @@ def _calibrated(context: PipelineContext) -> pl.DataFrame:
         )
 
     return context.tables.read("reranking_fusion", FUSIONS, earlier=present)
-
-
-@dataclass(frozen=True)
-class RerankedTable:
-    """One method's candidates of an evaluation set in the order of one re-ranker: a RANKINGS table, and what
-    made it.
-    """
-
-    row: Row
-    rankings: pl.DataFrame
-    made_by: RerankedRow
-
-
-@dataclass
-class RerankingRun:
-    """Re-ranks evaluation sets, each re-ranker opened once, when it is first needed.
-
-    Attributes:
-        context: Settings, tables and models.
-        version: The registered version to judge with, for re-rankers that are trained.
-    """
-
-    context: PipelineContext
-    version: str | None
-
-    def __post_init__(self) -> None:
-        self._open: dict[str, OpenReranker] = {}
-
-    def opened(self, named: Reranker) -> OpenReranker:
-        """A re-ranker, ready to score; it is opened once.
-
-        Args:
-            named: The re-ranker.
-
-        Returns:
-            The opened one.
-        """
-        if named.name not in self._open:
-            version = self.version if named.trained else None
-            self._open[named.name] = open_reranker(self.context, named.name, version)
-        return self._open[named.name]
-
-    def rerank(
-        self, key: str, progress_of: Callable[[Row], Progress], done: Callable[[RerankedTable], None]
-    ) -> RerankedRecord:
-        """Re-rank an evaluation set by every configured pair of method and re-ranker; tables are stored as
-        they are made.
-
-        Args:
-            key: The evaluation set.
-            progress_of: Gives who is told how many pairs of a row are scored.
-            done: Told of each row that is finished, in the order of the settings.
-
-        Returns:
-            The record of the set, stored.
-
-        Raises:
-            NotMadeYetError: Something is missing; the message names the asset to materialise.
-            SetrError: A re-ranker cannot be loaded, or gives what cannot be scores.
-        """
-        from setr_lib.datasets import evaluation_set
-        from setr_lib.evaluation.row import Row
-        from setr_lib.tables import GALLERY, QUERIES, RANKINGS
-
-        context, tables = self.context, self.context.tables
-        depth = context.settings.rerank_depth(evaluation_set(context.settings, key).dataset)
-        queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
-        rows: list[RerankedRow] = []
-        for method in context.methods.reranked(key):
-            coarse = tables.read(tables.coarse(key, method.name), RANKINGS)
-            for named in context.rerankers.usable(self.version):
-                row, reranker = Row(method.name, named.name), self.opened(named)
-                fused = fusion_in_use(context, method, reranker.scorer, reranker.version)
-                ranked = rerank_candidates(
-                    context,
-                    reranker,
-                    coarse,
-                    queries,
-                    gallery,
-                    k=depth,
-                    fused=fused,
-                    progress=progress_of(row),
-                )
-                rows.append(made_by(row, reranker, fused))
-                record = self._record(key, method, depth, [rows[-1]])
-                tables.write(tables.reranked(key, row), ranked, RANKINGS, made_by=record)
-                done(RerankedTable(row, ranked, rows[-1]))
-        record = self._record(key, context.methods.default(key), depth, rows)
-        tables.write_record("reranked_rankings", record, key)
-        return record
-
-    def _record(self, key: str, method: Method, depth: int, rows: list[RerankedRow]) -> RerankedRecord:
-        from importlib.metadata import version
-
-        tables = self.context.tables
-        coarse = tables.read_record(tables.coarse(key, method.name), CoarseRecord)
-        return RerankedRecord(**coarse.stated(), rows=rows, rerank_top_k=depth, setr=version("setr"))
-
-
-def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow:
-    """What a re-ranked table's record says of the method, the re-ranker and the fusion that made it.
-
-    Args:
-        row: The method and the re-ranker.
-        reranker: The opened re-ranker.
-        fused: The fusion in use.
-
-    Returns:
-        The record of the row.
-    """
-    return RerankedRow(
-        method=row.method,
-        reranker=row.reranker,
-        version=reranker.version,
-        registered_model=reranker.registered_model,
-        label=reranker.label,
-        model=reranker.scorer.model_id,
-        prompt=reranker.scorer.prompt_hash,
-        fusion=fused.words,
-        is_logit=reranker.scorer.is_logit,
-    )
 
 
 def rerank_candidates(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,60 @@ def test_scores_of_another_shape_are_refused(
         rerank(coarse, queries, gallery, Wrong(), cache, k=4)
     with pytest.raises(RerankerError, match="one array per query"):
         rerank(coarse, queries, gallery, Fewer(), cache, k=4)
+
+
+@pytest.mark.parametrize("kind", [Numbered, Centred])
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (
+            lambda _: None,
+            "gave NoneType for .* queries: score.queries. gives a list with one array per query",
+        ),
+        (lambda _: 1.5, "gave float for .* queries"),
+        (lambda _: np.float64(1.5), "gave float64 for .* queries"),
+        (lambda lists: [None for _ in lists], "gave object.* for [47] candidates of"),
+        (lambda lists: [[[1.0], [1.0, 2.0]] for _ in lists], "gave list for [47] candidates .* not an array"),
+        (lambda lists: [list("abcd") for _ in lists], "gave <U1.*one number for each is needed"),
+        (
+            lambda lists: [np.array([1, 2, 3, {}], dtype=object) for _ in lists],
+            "gave object.4. for [47] .* one number for each is needed",
+        ),
+    ],
+)
+def test_what_is_not_a_list_of_arrays_is_refused_with_the_re_rankers_name(
+    tmp_path: Path,
+    cache: ContentCache,
+    kind: type[Numbered],
+    made: Callable[[list[np.ndarray]], object],
+    words: str,
+) -> None:
+    class Wrong(kind):
+        def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+            return made(super().score(queries))  # pyright: ignore[reportReturnType]
+
+    gallery, queries, coarse = write_world(tmp_path)
+    with pytest.raises(RerankerError, match=f"re-ranker {kind.name!r} {words}"):
+        rerank(coarse, queries, gallery, Wrong(), cache, k=4)
+
+
+def test_a_tensor_is_an_array_unless_it_is_part_of_a_graph(tmp_path: Path, cache: ContentCache) -> None:
+    import torch
+
+    class Tensors(Numbered):
+        id, needs_grad = "in tensors", False
+
+        def of_query(self, query: JudgedQuery) -> np.ndarray:
+            return torch.tensor(super().of_query(query), requires_grad=self.needs_grad)  # pyright: ignore[reportReturnType]
+
+    class InGraph(Tensors):
+        id, needs_grad = "in a graph", True
+
+    gallery, queries, coarse = write_world(tmp_path)
+    found, wanted = (rerank(coarse, queries, gallery, made(), cache, k=4) for made in (Tensors, Numbered))
+    assert found.equals(wanted)
+    with pytest.raises(RerankerError, match=r"'by number' gave Tensor for [47] candidates .*detach"):
+        rerank(coarse, queries, gallery, InGraph(), cache, k=4)
 
 
 @pytest.mark.parametrize("kind", [Numbered, Centred])
