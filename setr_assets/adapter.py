@@ -10,6 +10,7 @@ from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import (
     RERANKED_OPTIONS,
+    calibrated_systems,
     is_own_name,
     options_of,
     reranked_need,
@@ -98,6 +99,7 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
     ),
     kinds={"polars", "parquet"},
     deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],
+    more_deps=champion.sources_of(calibrated_systems),
     pool=POOL,
 )
 def reranking_fusion(
@@ -110,9 +112,10 @@ def reranking_fusion(
     from setr_lib.tables import FUSIONS
 
     warn_of_unused_prompts(context, setr)
+    chosen = champion.choose(context, setr, calibrated_systems)
     table = calibrate(
         setr,
-        setr.champion_version(),
+        chosen.versions,
         reporter(context),
         lambda words, is_warning: say(context, words, warning=is_warning),
     )
@@ -120,6 +123,7 @@ def reranking_fusion(
     champion.report(context, setr)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_digest(table)),
+        tags=chosen.tags,
         metadata={
             "dagster/row_count": table.height,
             "dagster/column_schema": previews.columns(table),

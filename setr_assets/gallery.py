@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.checks import no_lost_or_doubled_images, unique_ids
-from setr_assets.code_versions import ranked_spaces, reranked_spaces, search_of
+from setr_assets.code_versions import (
+    embedded_systems,
+    ranked_spaces,
+    reranked_spaces,
+    search_of,
+    training_systems,
+)
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.hashing import digest_strings, fingerprint_bytes
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from setr_lib.pipeline.trained_weights import OpenSpace, OpenSpaces
     from setr_lib.spaces.vector_store import SyncReport
 
 GROUP = "gallery"
@@ -36,23 +43,28 @@ POOL = "lancedb_write"
     reads=search_of(ranked_spaces),
     kinds={"lancedb", "pytorch"},
     deps=["gallery_images"],
+    more_deps=champion.sources_of(embedded_systems),
     pool=POOL,
     check_specs=[unique_ids("gallery_embeddings")],
 )
 def gallery_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext,
+    config: champion.VersionsConfig,
+    setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
     """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
     gallery, model and preprocessing; sets that share a gallery share the table. Only new or changed images
     are embedded; what is gone is removed; a killed run goes on where it stopped. Where the images have
     captions, these lie beside the vectors with a full-text index; captions without any image are stored
-    alone, and no model is loaded."""
+    alone, and no model is loaded. A trained space has a table for each version of its weights, and is
+    left out while none is promoted."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.references import check_space_gives
     from setr_lib.tables import GALLERY
 
+    chosen = champion.choose(context, setr, embedded_systems, config.versions)
     faults: dict[str, str] = {}
-    embedded, results = 0, PartitionResults()
+    embedded, results, left_out = 0, PartitionResults(tags=chosen.tags), dict[str, str]()
     for key in context.partition_keys:
         gallery = setr.tables.read("gallery_images", GALLERY, key)
         gallery_key = evaluation_set(setr.settings, key).gallery_key
@@ -61,17 +73,21 @@ def gallery_embeddings(
             record = EmbeddingsRecord(**captions, content=content)
             metadata: dict[str, Any] = {"embedded": 0, **captions}
         else:
-            reports = Reports(setr)
-            for space in setr.methods.spaces:
-                for method in setr.methods.ranked_in(space):  # told before hours of embedding, not after
-                    check_space_gives(method, setr.models.space(space))
+            reports, searched = Reports(setr), setr.weights.spaces(setr.methods.spaces, chosen.versions)
+            _check_default(setr, key, searched)
+            for name, space in searched.spaces.items():
+                for method in setr.methods.ranked_in(name):  # told before hours of embedding, not after
+                    check_space_gives(method, space.model)
                 reports.synchronise(context, space, gallery_key, gallery, key)
+            left_out |= searched.left_out
             faults |= reports.faults
             embedded += reports.embedded
             record = reports.record(captions, content)
-            metadata = {**reports.metadata(), **captions}
+            skipped = {f"{name}: left out": why for name, why in searched.left_out.items()}
+            metadata = {**reports.metadata(), **captions, **skipped}
         setr.tables.write_record("gallery_embeddings", record, key)
         results.add(key, content_digest(record), metadata)
+    _warn_of_left_out(context, left_out)
     results.metadata["images embedded by this run"] = embedded
     results.check_results = [_check(faults)]
     return results
@@ -83,6 +99,7 @@ def gallery_embeddings(
     reads=("model:encoder", search_of(reranked_spaces)[1]),
     kinds={"lancedb", "pytorch"},
     deps=["training_images"],
+    more_deps=champion.sources_of(training_systems),
     pool=POOL,
     check_specs=[unique_ids("training_embeddings")],
 )
@@ -95,16 +112,33 @@ def training_embeddings(
     from setr_lib.tables import TRAINING_IMAGES
 
     images = setr.tables.read("training_images", TRAINING_IMAGES)
-    reports = Reports(setr)
-    for space in setr.methods.training_spaces:
+    chosen, reports = champion.choose(context, setr, training_systems), Reports(setr)
+    searched = setr.weights.spaces(setr.methods.training_spaces, chosen.versions)
+    for space in searched.spaces.values():
         reports.synchronise(context, space, "training", images)
+    _warn_of_left_out(context, searched.left_out)
     record = reports.record()
     setr.tables.write_record("training_embeddings", record)
     return dg.MaterializeResult(
         metadata=reports.metadata(),
+        tags=chosen.tags,
         data_version=dg.DataVersion(content_digest(record)),
         check_results=[_check(reports.faults)],
     )
+
+
+def _check_default(setr: PipelineContext, key: str, searched: OpenSpaces) -> None:
+    """Raise ``NoWeightsError`` where the default method's space is left out: nothing could be ranked."""
+    from setr_lib.pipeline.trained_weights import NoWeightsError
+
+    method = setr.methods.default(key)
+    if why := searched.left_out.get(method.space):
+        raise NoWeightsError(f"{why}. The default method, {method.name}, searches it")
+
+
+def _warn_of_left_out(context: dg.AssetExecutionContext, left_out: Mapping[str, str]) -> None:
+    for sentence in dict.fromkeys(left_out.values()):
+        say(context, f"left out: {sentence}", warning=True)
 
 
 class Reports:
@@ -119,6 +153,7 @@ class Reports:
         self.faults: dict[str, str] = {}
         """What is wrong with a table, by what was embedded."""
         self._reports: dict[str, SyncReport] = {}
+        self._spaces: dict[str, OpenSpace] = {}
 
     @property
     def embedded(self) -> int:
@@ -128,7 +163,7 @@ class Reports:
     def synchronise(
         self,
         context: dg.AssetExecutionContext,
-        space: str,
+        space: OpenSpace,
         gallery_key: str,
         images: pl.DataFrame,
         partition: str = "",
@@ -142,11 +177,11 @@ class Reports:
             images: The gallery: ``image_id``, ``path``, ``fingerprint``, ``status``.
             partition: The evaluation set, for messages.
         """
-        model, store = self.setr.models.space(space), self.setr.gallery_store
+        name, model, store = space.name, space.model, self.setr.gallery_store
         table = store.table_name(gallery_key, model)
         report = store.synchronise(table, images, model, progress=reporter(context, partition))
-        self._reports[space] = report
-        what = (partition or "training images") + ("" if space == DEFAULT_SPACE else f" ({space})")
+        self._reports[name], self._spaces[name] = report, space
+        what = (partition or "training images") + ("" if name == DEFAULT_SPACE else f" ({name})")
         done = {"embedded now": report.embedded, "kept": report.kept, "removed": report.removed}
         words = previews.counts({**done, "failed": len(report.failed)})
         say(context, f"{what}: {words}", warning=bool(report.failed))
@@ -189,7 +224,7 @@ class Reports:
         return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
 
     def _stated(self, space: str) -> dict[str, Any]:
-        report, model = self._reports[space], self.setr.models.space(space)
+        report, model = self._reports[space], self._spaces[space].model
         return {
             "table": report.table,
             "version": report.version,
@@ -206,7 +241,7 @@ class Reports:
             "kept": report.kept,
             "removed": report.removed,
             "failed": len(report.failed),
-            "device": str(getattr(self.setr.models.space(space), "device", self.setr.settings.models.device)),
+            "device": str(getattr(self._spaces[space].model, "device", self.setr.settings.models.device)),
         }
         if report.failed:
             metadata["failed images"] = previews.table(

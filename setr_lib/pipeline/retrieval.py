@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.method_weights import CHAMPIONS, NoWeightsError, OpenMethod, Versions
 from setr_lib.pipeline.storage import NotMadeYetError, named
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, OpenMethod, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import (
     CoarseRecord,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.methods.references import ReferencePictures
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.spaces.space import EmbeddingSpace
 
 
 def captioned_queries(
@@ -111,7 +112,7 @@ def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
 
 
 def encoded_queries(
-    context: PipelineContext, key: str, space: str = DEFAULT_SPACE
+    context: PipelineContext, key: str, space: str = DEFAULT_SPACE, versions: Versions = CHAMPIONS
 ) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
     """Everything that stage 1 reads of an evaluation set to search one embedding space.
 
@@ -119,6 +120,8 @@ def encoded_queries(
         context: Settings, tables and models.
         key: The evaluation set.
         space: The embedding space.
+        versions: Version by registered model, for a space that is trained; the champion of the moment for one
+            that is not named.
 
     Returns:
         The queries, encoded; the gallery's ids and vectors; and a record of what these were made by.
@@ -129,20 +132,23 @@ def encoded_queries(
     from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.tables import GALLERY, QUERIES
 
-    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key, space)
+    searched = context.weights.space(space, versions)
+    of_gallery = f"the gallery of {key}"
+    stored = vectors_of(context, "gallery_embeddings", of_gallery, key, space, searched.versions)
     ids, vectors = context.gallery_store.read(stored.table, stored.version)
     encoded = encode_queries(
         context.tables.read("queries", QUERIES, key),
-        context.models.space(space),
+        searched.model,
         ids,
         vectors,
         texts={**built_in_texts(context, key), **method_texts(context, key)},
-        references=reference_pictures(context, context.tables.read("gallery_images", GALLERY, key), space),
+        references=reference_pictures(context.tables.read("gallery_images", GALLERY, key), searched.model),
     )
     composed = context.tables.read_record("query_compositions", TextRecord, key)
     stated = stored._asdict() if space == DEFAULT_SPACE else {**stored._asdict(), "space": space}
     record = SourceRecord(
         **stated,
+        space_weights=searched.weights,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
         composition_prompt=composed.prompt_hash,
         composition_model=composed.model,
@@ -150,26 +156,28 @@ def encoded_queries(
     return encoded, GalleryIndex(ids, vectors), record
 
 
-def reference_pictures(
-    context: PipelineContext, images: pl.DataFrame, space: str = DEFAULT_SPACE
-) -> ReferencePictures:
+def reference_pictures(images: pl.DataFrame, space: EmbeddingSpace) -> ReferencePictures:
     """What opens and embeds the reference pictures of queries, for methods that ask for them.
 
     Args:
-        context: The models.
         images: GALLERY rows, or any frame of ``image_id`` and ``path``, the references among them.
-        space: The name of the embedding space that is searched.
+        space: The embedding space that is searched.
 
     Returns:
         It opens nothing before it is asked to.
     """
     from setr_lib.methods.references import ReferencePictures
 
-    return ReferencePictures(context.models.space(space), dict(images.select("image_id", "path").iter_rows()))
+    return ReferencePictures(space, dict(images.select("image_id", "path").iter_rows()))
 
 
 def vectors_of(
-    context: PipelineContext, asset: str, what: str, key: str | None = None, space: str = DEFAULT_SPACE
+    context: PipelineContext,
+    asset: str,
+    what: str,
+    key: str | None = None,
+    space: str = DEFAULT_SPACE,
+    versions: Versions = CHAMPIONS,
 ) -> Vectors:
     """Where the vectors of a gallery, or of the training images, are stored.
 
@@ -179,13 +187,16 @@ def vectors_of(
         what: What was embedded, for messages: ``"the gallery of cirr-val"``.
         key: The evaluation set, of ``gallery_embeddings``.
         space: The name of the embedding space.
+        versions: As of :func:`encoded_queries`.
 
     Returns:
         The table, its version, and what made it.
 
     Raises:
         NotMadeYetError: It was not embedded, or not in this space; the message names the asset.
-        SetrError: It has no vectors at all, or those of another model than settings name now.
+        NoWeightsError: The space is trained, and no version is promoted.
+        SetrError: It has no vectors at all, or those of another model than settings name now, or of another
+            version of the space.
     """
     record = context.tables.read_record(asset, EmbeddingsRecord, key)
     if record.has_vectors and not record.is_embedded_in(space):
@@ -193,10 +204,12 @@ def vectors_of(
             f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with "
             "settings that name a method of this space"
         )
-    stored, model = record.vectors(key or what, space), context.models.space(space)
+    stored, opened = record.vectors(key or what, space), context.weights.space(space, versions)
+    model = opened.model
     if stored.encoder != model.id or stored.preprocessing not in ("", model.preprocessing_id):
+        now = f"now {opened.weights.words} is asked for" if opened.weights else "settings now name"
         raise SetrError(
-            f"{what} was embedded by {stored.encoder}, settings now name {model.id}: "
+            f"{what} was embedded by {stored.encoder}, {now} {model.id}: "
             f"materialize {named(asset, key)} again"
         )
     return stored
@@ -217,8 +230,8 @@ def rank_set(
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
     The queries are encoded once for each embedding space that methods search. Where a gallery has captions,
-    methods that search them rank every image, those without a caption last. A method whose trained system has
-    no version to use is left out.
+    methods that search them rank every image, those without a caption last. A method is left
+    out where its trained system, or that of the space it searches, has no version to use.
 
     Args:
         context: Tables and models.
@@ -239,11 +252,12 @@ def rank_set(
     from setr_lib.pipeline.methods import spaces_of
 
     methods, left_out = _opened(context, key, versions)
+    versions = {**versions, **{model: used for made in methods for model, used in made.versions.items()}}
     found = RankedSet(left_out=left_out)
     by_vectors = [opened for opened in methods if not ranks_captions(opened.method)]
     for space in spaces_of(opened.method for opened in by_vectors):
         chosen = [opened for opened in by_vectors if opened.method.space == space]
-        encoded, index, source = encoded_queries(context, key, space)
+        encoded, index, source = encoded_queries(context, key, space, versions)
         found.rankings += _rank_by(context, key, chosen, (encoded, index, source), progress)
         facts = {
             "queries without a reference vector": len(encoded.missing_references),
@@ -259,9 +273,7 @@ def rank_set(
         found.rankings += _rank_by(context, key, by_captions, (queries, index, source), progress)
         found.facts |= {name: str(value) for name, value in source.stated().items()}
     found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
-    found.facts |= {
-        f"{opened.method.name}: weights": opened.weights.words for opened in methods if opened.weights
-    }
+    found.facts |= {f"{opened.method.name}: weights": opened.words for opened in methods if opened.words}
     return found
 
 
@@ -271,7 +283,10 @@ def _opened(
     """The methods that rank ``key``, ready to score; and why the others are left out, by name."""
     ready: list[OpenMethod] = []
     left_out: dict[str, str] = {}
-    for method in context.methods.of(key):
+    methods = context.methods.of(key)
+    systems = [name for method in methods for name in context.weights.systems_of(method)]
+    versions = {**versions, **context.weights.in_use(systems, versions)}  # one look-up for all of them
+    for method in methods:
         try:
             ready.append(context.weights.open(method, versions))
         except NoWeightsError as error:

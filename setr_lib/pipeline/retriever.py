@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.methods.method import Method
-    from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
+    from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
+    from setr_lib.spaces.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class SearchResult:
         reranker: The re-ranker's name; None for stage 1 alone.
         version: The registered version of the re-ranker's weights, where it has one.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
-        method_version: The registered version of the method's weights, where it has trained ones.
+        method_version: The registered version of the method's weights, or of the space that it searches,
+            where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
     """
 
@@ -144,7 +146,7 @@ class Retriever:
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
         context = pipeline_context(settings)
         gallery = HeldGallery(context, found, images, is_folder=True, hold_vectors=hold_vectors)
-        gallery.embed(context.methods.get(settings.coarse.default).space, progress)
+        gallery.embed(context.weights.space(context.methods.get(settings.coarse.default).space), progress)
         return cls(gallery)
 
     @classmethod
@@ -215,13 +217,17 @@ class Retriever:
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
             query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
-            found = self._search(query, chosen.method, wanted, max(k, self.depth), k, gallery, progress)
+            space = self.context.weights.space(chosen.method.space, chosen.versions)
+            found = self._search(
+                query, chosen.method, space, wanted, max(k, self.depth), k, gallery, progress
+            )
             return replace(found, method_version=chosen.version)
 
     def _search(
         self,
         query: _Query,
         method: Method,
+        space: OpenSpace,
         reranker: WantedReranker | None,
         depth: int,
         k: int,
@@ -232,9 +238,9 @@ class Retriever:
 
         searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
-        self.gallery.require(method.space)  # before a model is asked for texts
-        encoded, texts = self._encoded(query, method, progress)
-        coarse = _coarse(self.gallery, encoded, method, searched, own, depth)
+        self.gallery.require(space)  # before a model is asked for texts
+        encoded, texts = self._encoded(query, method, space.model, progress)
+        coarse = _coarse(self.gallery, space, encoded, method, searched, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -253,7 +259,7 @@ class Retriever:
         )
 
     def _encoded(
-        self, query: _Query, method: Method, progress: Progress
+        self, query: _Query, method: Method, space: EmbeddingSpace, progress: Progress
     ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
         import numpy as np
 
@@ -262,7 +268,6 @@ class Retriever:
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        space = self.context.models.space(method.space)
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
@@ -277,7 +282,7 @@ class Retriever:
             reference_vectors=space.embed_preprocessed(
                 [space.preprocess(open_image(query.reference.item(0, "path")))]
             ),
-            references=reference_pictures(self.context, query.reference, method.space),
+            references=reference_pictures(query.reference, space),
         )
         return encoded, texts
 
@@ -391,6 +396,7 @@ def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
 
 def _coarse(
     gallery: HeldGallery,
+    space: OpenSpace,
     queries: EncodedQueries,
     method: Method,
     searched: pl.DataFrame,
@@ -400,7 +406,7 @@ def _coarse(
     """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
     from setr_lib.methods.ranking import rank, rank_by_search
 
-    space, options = method.space, gallery.context.methods.options(method)
+    options = gallery.context.methods.options(method)
     if not gallery.hold_vectors:
         search, ids = partial(gallery.nearest, space), gallery.ids(space)
         found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
