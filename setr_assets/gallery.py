@@ -131,6 +131,8 @@ def _check_default(setr: PipelineContext, key: str, searched: OpenSpaces) -> Non
     """Raise ``NoWeightsError`` where the default method's space is left out: nothing could be ranked."""
     from setr_lib.pipeline.trained_weights import NoWeightsError
 
+    if not searched.left_out:
+        return
     method = setr.methods.default(key)
     if why := searched.left_out.get(method.space):
         raise NoWeightsError(f"{why}. The default method, {method.name}, searches it")

@@ -35,7 +35,7 @@ from setr_lib.records import CoarseRecord, EmbeddingsRecord
 from setr_lib.registry.registered_model import LABEL_TAG
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.reranking.reranker import RerankerError
-from setr_lib.settings import load_settings
+from setr_lib.settings import Settings, load_settings
 from setr_lib.spaces.images import open_image
 from setr_lib.spaces.space import SpaceError
 from setr_lib.tables import GALLERY, METRICS, RANKINGS
@@ -119,14 +119,16 @@ class World:
     def context(self) -> PipelineContext:
         return PipelineContext(load_settings(self.path))
 
-    def run(self, *assets: str, pinned: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    def run(
+        self, *assets: str, pinned: Mapping[str, str] | None = None, settings: Settings | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Materialise ``assets``, evaluation pinned to versions as the weekly run is; their metadata."""
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         config = champion_config(pinned or {})
         chosen = {"ops": {op: made for op, made in config.get("ops", {}).items() if op in assets}}
         with listening(self):
             result = (
-                build_definitions(load_settings(self.path))
+                build_definitions(settings or load_settings(self.path))
                 .resolve_job_def(FULL_PIPELINE)
                 .execute_in_process(
                     instance=self.instance,
@@ -248,6 +250,8 @@ class TestLife:
         settings.coarse.default = "my_trained_space:ByTint"
         with pytest.raises(NoWeightsError, match="is the default method, which cannot be left out"):
             rank_set(PipelineContext(settings), KEY)
+        with pytest.raises(dg.Failure, match="The default method, by_tint, searches it"):
+            world.run("gallery_embeddings", settings=settings)
         capsys.readouterr()
         assert world.command("plan", "--counts-only") == 0
         printed = " ".join(capsys.readouterr().out.split())
@@ -330,7 +334,7 @@ class TestLife:
         record = world.coarse("by_tint")
         assert record.space_weights is not None and record.space_weights.version == "1"
         assert world.stale() >= {"gallery_embeddings", "coarse_rankings", "reranked_rankings"}
-        world.run("gallery_embeddings", "coarse_rankings", "reranked_rankings", "evaluation_report")
+        world.run("gallery_embeddings")
 
     def test_a_search_has_the_champion_of_method_space_and_re_ranker(
         self, world: World, capsys: pytest.CaptureFixture[str]
