@@ -143,7 +143,7 @@ class TrainedWeights:
         Raises:
             TrainedSystemError: There is no such system.
         """
-        return self._system(system).registered_model(self._context.settings)
+        return _system(system, self._context).registered_model(self._context.settings)
 
     def in_use(self, systems: Iterable[str], pinned: Versions = CHAMPIONS) -> dict[str, str | None]:
         """The versions of trained systems that a run works with.
@@ -233,7 +233,7 @@ class TrainedWeights:
         with context.models.lock:
             known = self._spaces.get(name)
             if known is None or known.weights is None or known.weights.version != version:
-                weights = self._weights(system, version)
+                weights = _weights(self._context, system, version)
                 model = make_space(name, context.settings, weights)
                 known = self._spaces[name] = OpenSpace(name, model, _record(weights))
             return known
@@ -293,14 +293,9 @@ class TrainedWeights:
         with self._context.models.lock:
             known = self._rerankers.get(reranker.name)
             if known is None or known[0].version != version:
-                weights = self._weights(reranker.trained, version)
+                weights = _weights(self._context, reranker.trained, version)
                 known = self._rerankers[reranker.name] = weights, with_weights(reranker, weights)
             return known[1], known[0]
-
-    def _system(self, name: str) -> type[TrainedSystem[Any]]:
-        from setr_lib.pipeline.trained_system import SYSTEMS
-
-        return SYSTEMS.get(name, self._context.settings)
 
     def _chosen(self, model: str, versions: Versions) -> str | None:
         return versions[model] if model in versions else self._context.champion_version(model)
@@ -329,7 +324,7 @@ class TrainedWeights:
         Raises:
             TrainedSystemError: There is no such system.
         """
-        return self._system(system).promoted_by
+        return _system(system, self._context).promoted_by
 
     def _opened(self, method: Method, versions: Versions) -> OpenMethod:
         from setr_lib.methods.method import ranks_captions
@@ -339,26 +334,35 @@ class TrainedWeights:
             return OpenMethod(method, space_weights=self.space(method.space, versions).weights)
         space = None if ranks_captions(method) else self.space(method.space, versions)
         version = self._require(method.name, method.trained, versions)
-        weights = self._weights(method.trained, version, space.model if space else None)
+        weights = _weights(self._context, method.trained, version, space.model if space else None)
         return OpenMethod(opened(method, weights), _record(weights), space.weights if space else None)
 
-    def _weights(self, system: str, version: str, space: EmbeddingSpace | None = None) -> Weights:
-        from setr_lib.registry.registered_model import LABEL_TAG
-        from setr_lib.registry.runs import RUN_TAG
-        from setr_lib.weights import Weights
 
-        context = self._context
-        model = context.registry.model(self.model(system))
-        tags = model.version(version).tags
-        return Weights(
-            model=model.name,
-            version=version,
-            label=tags.get(LABEL_TAG, ""),
-            folders=model.artifacts(version, self._system(system).artifacts),
-            device=context.settings.models.device,
-            space=space,
-            run=tags.get(RUN_TAG, ""),
-        )
+def _system(name: str, context: PipelineContext) -> type[TrainedSystem[Any]]:
+    from setr_lib.pipeline.trained_system import SYSTEMS
+
+    return SYSTEMS.get(name, context.settings)
+
+
+def _weights(
+    context: PipelineContext, system: str, version: str, space: EmbeddingSpace | None = None
+) -> Weights:
+    from setr_lib.registry.registered_model import LABEL_TAG
+    from setr_lib.registry.runs import RUN_TAG
+    from setr_lib.weights import Weights
+
+    found = _system(system, context)
+    model = context.registry.model(found.registered_model(context.settings))
+    tags = model.version(version).tags
+    return Weights(
+        model=model.name,
+        version=version,
+        label=tags.get(LABEL_TAG, ""),
+        folders=model.artifacts(version, found.artifacts),
+        device=context.settings.models.device,
+        space=space,
+        run=tags.get(RUN_TAG, ""),
+    )
 
 
 def _record(weights: Weights) -> WeightsRecord:
