@@ -13,6 +13,7 @@ from setr_assets.code_versions import (
     RANKED_OPTIONS,
     options_of,
     ranked_spaces,
+    ranked_systems,
     reads_key,
     search_of,
     when,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         "query_compositions",
         "method_texts",
     ],
-    more_deps=champion.method_sources,
+    more_deps=champion.sources_of(ranked_systems),
 )
 def coarse_rankings(
     context: dg.AssetExecutionContext,
@@ -58,17 +59,16 @@ def coarse_rankings(
     """The K nearest images of every query by every configured method (``[coarse] strategies``), found by
     exact search over the frozen vectors of the embedding space that a method names; CIRR's six-image
     subsets too. The default method's K go to the re-rankers. Where the gallery has captions, ``[coarse]
-    caption_strategies`` rank it by these. A method with trained weights ranks with the champion, and is
-    left out while there is none.
+    caption_strategies`` rank it by these. A method with trained weights ranks with the champion, as does
+    one whose space is trained, and is left out while there is none.
     """
     from setr_lib.pipeline.retrieval import rank_set, store_rankings
 
-    versions = setr.weights.in_use(config.versions)
-    champion.tell(context, champion.weights_in_use(setr, setr.weights.in_use()))
-    results = PartitionResults(tags=champion.input_tags(champion.weights_in_use(setr, versions)))
+    chosen = champion.choose(context, setr, ranked_systems, config.versions)
+    results = PartitionResults(tags=chosen.tags)
     left_out: dict[str, str] = {}
     for key in context.partition_keys:
-        found = rank_set(setr, key, reporter(context, key), versions)
+        found = rank_set(setr, key, reporter(context, key), chosen.versions)
         store_rankings(setr, key, found)
         results.add(key, found.data_version, _metadata(setr, key, found))
         left_out |= found.left_out

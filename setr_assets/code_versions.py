@@ -25,7 +25,7 @@ from setr_assets.own_code import OwnCode
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, RERANKERS, Settings
+from setr_lib.settings import ADAPTER, BASE_JUDGE, DEFAULT_SPACE, OPEN_CLIP, RERANKERS, Settings
 from setr_lib.texts.folders import prompt_folder
 
 if TYPE_CHECKING:
@@ -299,17 +299,108 @@ def text_needed(kind: str) -> Callable[[Settings], bool]:
     return holds
 
 
-def needed_systems(settings: Settings) -> list[str]:
-    """The trained systems that configured methods need.
+def ranked_systems(settings: Settings) -> list[str]:
+    """The trained systems that configured methods, and the embedding spaces that these search, need.
 
     Args:
         settings: The settings.
 
     Returns:
-        Each system once, as the methods name it.
+        Each system once, by its name.
     """
-    found = (_method_reads(settings, name).trained for name in _ranked(settings))
-    return list(dict.fromkeys(system for system in found if system is not None))
+    return _once([*_of_methods(settings, _ranked(settings)), *embedded_systems(settings)])
+
+
+def embedded_systems(settings: Settings) -> list[str]:
+    """The trained systems whose weights the embedding spaces of the galleries need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _of_spaces(settings, ranked_spaces(settings))
+
+
+def training_systems(settings: Settings) -> list[str]:
+    """The trained systems whose weights the embedding spaces of the training images need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _of_spaces(settings, reranked_spaces(settings))
+
+
+def reranker_systems(settings: Settings) -> list[str]:
+    """The trained systems that configured re-rankers of one's own need; the built-in adapter is not asked.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    if {*settings.reranking.rerankers} <= {BASE_JUDGE, ADAPTER}:
+        return []
+    try:
+        configured = pipeline_context(settings).rerankers.configured
+    except SetrError:  # told by the run that needs the re-ranker
+        return []
+    return _once(own.trained for own in configured if own.trained is not None and own.name != ADAPTER)
+
+
+def calibrated_systems(settings: Settings) -> list[str]:
+    """The trained systems behind the methods and re-rankers whose fusion is calibrated, less the adapter.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    methods = _of_methods(settings, settings.reranked_methods)
+    return _once([*methods, *training_systems(settings), *reranker_systems(settings)])
+
+
+def needed_systems(settings: Settings) -> list[str]:
+    """The trained systems that anything in the settings needs, less the adapter of the built-in re-ranker.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _once([*ranked_systems(settings), *calibrated_systems(settings)])
+
+
+def _of_methods(settings: Settings, names: Iterable[str]) -> list[str]:
+    found = (_method_reads(settings, name).trained for name in names)
+    return _once(system for system in found if system is not None)
+
+
+def _of_spaces(settings: Settings, spaces: Iterable[str]) -> list[str]:
+    own = [name for name in spaces if name in settings.spaces and settings.spaces[name].kind != OPEN_CLIP]
+    if not own:
+        return []
+    from setr_lib.spaces.space import trained_by
+
+    found: list[str] = []
+    for name in own:
+        try:
+            system = trained_by(name, settings)
+        except SetrError:  # told by the run that needs the space
+            continue
+        found += [] if system is None else [system]
+    return _once(found)
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return [*dict.fromkeys(names)]
 
 
 class _Options(NamedTuple):

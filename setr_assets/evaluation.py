@@ -11,7 +11,7 @@ from pydantic import Field
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
-from setr_assets.code_versions import OWN_BENCHMARKS, when
+from setr_assets.code_versions import OWN_BENCHMARKS, reranker_systems, when
 from setr_assets.composing import POOL
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
@@ -47,20 +47,22 @@ class RerankingConfig(champion.VersionsConfig):
         description="The re-ranker's version by an earlier key: use `versions`.",
     )
 
-    def reranker_version(self, setr: PipelineContext) -> str | None:
-        """The version of the re-ranker to judge with: the one pinned to, else the champion.
+    def chosen_versions(self, setr: PipelineContext) -> dict[str, str | None]:
+        """The versions to re-rank with: those pinned to, else the champions.
 
         Args:
             setr: The pipeline context.
 
         Returns:
-            The version; None where nothing was promoted yet.
+            Version by registered model, that of the built-in adapter among them; None where nothing was
+            promoted yet.
         """
         from setr_lib.pipeline.trained_system import pinned_version
 
         model = setr.settings.registry.model
         pinned = pinned_version(setr.settings, model, self.versions, self.champion_version)
-        return pinned or setr.champion_version()
+        own = setr.weights.in_use(reranker_systems(setr.settings), self.versions)
+        return {**own, model: pinned or setr.champion_version()}
 
 
 @evaluation_asset(
@@ -81,26 +83,27 @@ class RerankingConfig(champion.VersionsConfig):
     ),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "coarse_rankings", champion.CHAMPION, champion.FUSION],
+    more_deps=champion.sources_of(reranker_systems),
     pool=POOL,
 )
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The candidates of the methods that settings name (the default one), in the order of each re-ranker: the
-    base judge, and the champion adapter where there is one. Every score is kept by content, so a killed or
-    repeated run scores no pair twice."""
+    base judge, and the champion of the adapter, and of other trained re-rankers, where there is one. Every
+    score is kept by content, so a killed or repeated run scores no pair twice."""
     from setr_lib.pipeline.reranking_run import RerankingRun
 
-    version = config.reranker_version(setr)
+    versions = config.chosen_versions(setr)
     if not all(map(setr.is_caption_proxy, context.partition_keys)):
-        _warn_of_missing_weights(context, setr, version)
+        _warn_of_missing_weights(context, setr, versions)
         warn_of_unused_prompts(context, setr)
     champion.report(context, setr)
     results = PartitionResults(
-        metadata={"champion": version or "none yet"},
-        tags=champion.input_tags(champion.in_use(setr, version)),
+        metadata={"champion": versions[setr.settings.registry.model] or "none yet"},
+        tags=champion.input_tags(champion.in_use(setr, versions)),
     )
-    run = RerankingRun(setr, version)
+    run = RerankingRun(setr, versions)
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
             _leave_out(context, run, key, results)
@@ -110,14 +113,17 @@ def reranked_rankings(
 
 
 def _warn_of_missing_weights(
-    context: dg.AssetExecutionContext, setr: PipelineContext, version: str | None
+    context: dg.AssetExecutionContext, setr: PipelineContext, versions: Mapping[str, str | None]
 ) -> None:
-    usable = [reranker.name for reranker in setr.rerankers.usable(version)]
-    missing = [reranker.name for reranker in setr.rerankers.configured if reranker.name not in usable]
-    if missing:
-        rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
-        unpromoted = f"no version of {setr.settings.registry.model} is promoted yet"
-        say(context, f"left out: {', '.join(missing)} ({unpromoted}); {rest}", warning=True)
+    usable = [reranker.name for reranker in setr.rerankers.usable(versions)]
+    rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
+    missing: dict[str, list[str]] = {}
+    for reranker in setr.rerankers.configured:
+        if reranker.name not in usable and reranker.trained is not None:
+            missing.setdefault(setr.weights.model(reranker.trained), []).append(reranker.name)
+    for model, names in missing.items():
+        unpromoted = f"no version of {model} is promoted yet"
+        say(context, f"left out: {', '.join(names)} ({unpromoted}); {rest}", warning=True)
 
 
 def _rerank(
@@ -130,7 +136,7 @@ def _rerank(
         done.data_version,
         {
             "dagster/partition_row_count": sum(table.rankings.height for table in done.tables),
-            "champion": run.version or "none yet",
+            "champion": run.versions[run.context.settings.registry.model] or "none yet",
             "methods": done.methods,
             "K": done.record.rerank_top_k,
             **done.facts,

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.checks import no_lost_or_doubled_images, unique_ids
-from setr_assets.code_versions import ranked_spaces, reranked_spaces, search_of
+from setr_assets.code_versions import (
+    embedded_systems,
+    ranked_spaces,
+    reranked_spaces,
+    search_of,
+    training_systems,
+)
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -33,20 +39,25 @@ POOL = "lancedb_write"
     reads=search_of(ranked_spaces),
     kinds={"lancedb", "pytorch"},
     deps=["gallery_images"],
+    more_deps=champion.sources_of(embedded_systems),
     pool=POOL,
     check_specs=[unique_ids("gallery_embeddings")],
 )
 def gallery_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext,
+    config: champion.VersionsConfig,
+    setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
     """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
     gallery, model and preprocessing; sets that share a gallery share the table. Only new or changed images
     are embedded; what is gone is removed; a killed run goes on where it stopped. Where the images have
     captions, these lie beside the vectors with a full-text index; captions without any image are stored
-    alone, and no model is loaded."""
+    alone, and no model is loaded. A trained space has a table for each version of its weights, and is
+    left out while none is promoted."""
     from setr_lib.pipeline.embedding import embed_gallery
 
-    log, results = EmbeddingLog(context, setr), PartitionResults()
+    chosen = champion.choose(context, setr, embedded_systems, config.versions)
+    log, results = EmbeddingLog(context, setr), PartitionResults(tags=chosen.tags)
     embedded = 0
     for key in context.partition_keys:
         made = embed_gallery(
@@ -55,12 +66,14 @@ def gallery_embeddings(
             reporter(context, key),
             partial(log.embedded, key),
             partial(log.captioned, key),
+            chosen.versions,
         )
         record = made.record
         setr.tables.write_record("gallery_embeddings", record, key)
         results.add(key, content_digest(record), _metadata(made))
         log.check(made, key)
         embedded += made.embedded
+    log.warn_of_left_out()
     results.metadata["images embedded by this run"] = embedded
     results.check_results = [log.result]
     return results
@@ -72,6 +85,7 @@ def gallery_embeddings(
     reads=("model:encoder", search_of(reranked_spaces)[1]),
     kinds={"lancedb", "pytorch"},
     deps=["training_images"],
+    more_deps=champion.sources_of(training_systems),
     pool=POOL,
     check_specs=[unique_ids("training_embeddings")],
 )
@@ -83,13 +97,16 @@ def training_embeddings(
     re-ranked."""
     from setr_lib.pipeline.embedding import embed_training_images
 
-    log, what = EmbeddingLog(context, setr), "training images"
-    made = embed_training_images(setr, reporter(context), partial(log.embedded, what))
+    chosen, log = champion.choose(context, setr, training_systems), EmbeddingLog(context, setr)
+    what = "training images"
+    made = embed_training_images(setr, reporter(context), partial(log.embedded, what), chosen.versions)
     record = made.record
     setr.tables.write_record("training_embeddings", record)
     log.check(made, what)
+    log.warn_of_left_out()
     return dg.MaterializeResult(
         metadata=_metadata(made),
+        tags=chosen.tags,
         data_version=dg.DataVersion(content_digest(record)),
         check_results=[log.result],
     )
@@ -107,6 +124,8 @@ class EmbeddingLog:
         self.context, self.setr = context, setr
         self.faults: dict[str, str] = {}
         """What is wrong with a table, by what was embedded."""
+        self.left_out: dict[str, str] = {}
+        """Why embedding spaces are left out, by name."""
 
     def embedded(self, what: str, space: str, report: SyncReport) -> None:
         """Say what was done in an embedding space.
@@ -130,14 +149,20 @@ class EmbeddingLog:
         say(self.context, f"{what}: {words}")
 
     def check(self, made: EmbeddedImages, what: str) -> None:
-        """Look for lost and doubled images in every table.
+        """Look for lost and doubled images in every table, and remember which spaces were left out.
 
         Args:
             made: What was embedded.
             what: The evaluation set, or ``training images``.
         """
+        self.left_out |= made.left_out
         for space, report in made.reports.items():
             self.faults |= no_lost_or_doubled_images(self.setr, report, made.images, _in(what, space))
+
+    def warn_of_left_out(self) -> None:
+        """Say which embedding spaces were left out, once each."""
+        for sentence in dict.fromkeys(self.left_out.values()):
+            say(self.context, f"left out: {sentence}", warning=True)
 
     @property
     def result(self) -> dg.AssetCheckResult:
@@ -158,25 +183,26 @@ def _in(what: str, space: str) -> str:
 def _metadata(made: EmbeddedImages) -> dict[str, Any]:
     """What Dagster shows; of a space besides ``clip`` under its name."""
     captions = made.captions.stated if made.captions else {}
+    left_out = {f"{space}: left out": why for space, why in made.left_out.items()}
     if not made.reports:
-        return {"embedded": 0, **captions}
+        return {"embedded": 0, **captions, **left_out}
     metadata: dict[str, Any] = {}
     for space in made.reports:
         of_space = "" if space == DEFAULT_SPACE else f"{space}: "
         metadata |= {f"{of_space}{name}": value for name, value in _of_space(made, space).items()}
     uri = made.context.settings.lancedb_uri
-    return {**metadata, "embedded": made.embedded, "dagster/uri": uri, **captions}
+    return {**metadata, "embedded": made.embedded, "dagster/uri": uri, **captions, **left_out}
 
 
 def _of_space(made: EmbeddedImages, space: str) -> dict[str, Any]:
-    report, models = made.reports[space], made.context.models
+    report, model = made.reports[space], made.spaces[space]
     metadata = {
         **made.stated(space),
         "embedded": report.embedded,
         "kept": report.kept,
         "removed": report.removed,
         "failed": len(report.failed),
-        "device": str(getattr(models.space(space), "device", models.settings.models.device)),
+        "device": str(getattr(model, "device", made.context.settings.models.device)),
     }
     if report.failed:
         metadata["failed images"] = previews.table(

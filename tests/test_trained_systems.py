@@ -429,7 +429,8 @@ def test_a_run_is_pinned_by_registered_model(both: None) -> None:
     assert pinned_version(settings, "mine", {}, "5") == "5"
     assert pinned_version(settings, "mine", versions, "3") == "3"
     pinned = {"config": {"versions": versions}}
-    assert champion_config(versions) == {"ops": {"coarse_rankings": pinned, "reranked_rankings": pinned}}
+    steps = ("gallery_embeddings", "coarse_rankings", "reranked_rankings")
+    assert champion_config(versions) == {"ops": dict.fromkeys(steps, pinned)}
 
 
 @pytest.mark.parametrize(

@@ -180,13 +180,14 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
 
     images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *_training_spaces(context)))
-    spaces = {name: context.models.space(name) for name in names}
+    spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
     queries = _sample_queries(pictures, texts, sample)
     written = _written(context, key, pictures, texts)
     judged = _judging(context, queries)
     devices = [getattr(space, "device", context.settings.models.device) for space in spaces.values()]
-    device = str(context.models.multimodal().device if written or judged else devices[0])
+    of_space = devices[0] if devices else context.settings.models.device
+    device = str(context.models.multimodal().device if written or judged else of_space)
 
     def embedded(name: str, paths: Sequence[str]) -> object:
         space = spaces[name]
@@ -244,7 +245,7 @@ def _written(
     found: dict[str, float] = {}
     if CAPTIONS in needed:
         found[CAPTIONS] = _seconds_each(described, pictures)
-    if COMPOSITIONS in needed:
+    if COMPOSITIONS in needed or _added_texts(context):  # texts of methods are taken to cost as much
         pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
         found[COMPOSITIONS] = _seconds_each(composed, pairs)
     return found
@@ -268,8 +269,28 @@ def _others(context: PipelineContext) -> list[Reranker]:
     from setr_lib.pipeline.reranking import open_reranker
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
-    own = [named.name for named in context.rerankers.configured if named not in BUILT_IN]
-    return [open_reranker(context, name).scorer for name in own]
+    own = [named for named in _planned_rerankers(context) if named not in BUILT_IN]
+    return [open_reranker(context, named.name, context.rerankers.version(named)).scorer for named in own]
+
+
+def _planned_rerankers(context: PipelineContext) -> list[Reranker]:
+    """The configured re-rankers, less those that no version of their weights is promoted of; the adapter is
+    trained by the run itself.
+    """
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    rerankers = context.rerankers
+    return [
+        named
+        for named in rerankers.configured
+        if named in BUILT_IN or named.trained is None or rerankers.version(named) is not None
+    ]
+
+
+def _embedded(context: PipelineContext, spaces: Sequence[str]) -> list[str]:
+    """Of embedding spaces those that are not left out for want of trained weights."""
+    left_out = context.weights.lacking(spaces)
+    return [space for space in spaces if space not in left_out]
 
 
 def _sample_queries(pictures: Sequence[Picture], texts: Sequence[str], sample: int) -> list[JudgedQuery]:
@@ -356,8 +377,10 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
         if plan.problem:
             console.print(Text(f"{plan.key}: {plan.problem}", style="yellow"))
     images = _gallery_images(plans)
-    for space in context.methods.spaces:
+    for space in _embedded(context, context.methods.spaces):
         console.print(Text(f"images to embed in {space}: {images:,}"))
+    for why in context.weights.lacking(context.methods.spaces).values():
+        console.print(Text(f"left out: {why}", style="yellow"))
     limit = context.settings.evaluation.limit
     if limit is not None:
         console.print(f"only the first {limit:,} queries of each set (evaluation.limit)")
@@ -449,9 +472,9 @@ def _print_costs(
     from rich.table import Table
 
     configured = Configured(
-        context.methods.spaces,
-        _training_spaces(context),
-        [reranker.name for reranker in context.rerankers.configured],
+        _embedded(context, context.methods.spaces),
+        _embedded(context, _training_spaces(context)),
+        [reranker.name for reranker in _planned_rerankers(context)],
         context.methods.texts_needed,
         _added_texts(context),
     )

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.inputs import MethodInputs, SearchedGallery
-    from setr_lib.methods.weights import Weights
     from setr_lib.settings import Settings
     from setr_lib.texts.kind import TextKind
+    from setr_lib.weights import Weights
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.inputs import EncodedQueries
-    from setr_lib.methods.weights import Weights
+    from setr_lib.weights import Weights
 
 BASE, LAMBDA = "base", "lambda"
 """The options: the method that is filtered, and the share of its score that is, 0 to 1. Other keys are the

@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.pipeline.method_weights import MethodWeights
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
 from setr_lib.pipeline.reranking import ConfiguredRerankers
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
+from setr_lib.pipeline.trained_weights import TrainedWeights
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PipelineContext:
         self.tables = Tables(settings)
         self.models = models or Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
-        self.weights = MethodWeights(self)
+        self.weights = TrainedWeights(self)
         self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
 

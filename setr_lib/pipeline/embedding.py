@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
 from setr_lib.settings import DEFAULT_SPACE
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.trained_weights import OpenSpace, OpenSpaces
+    from setr_lib.spaces.space import EmbeddingSpace
     from setr_lib.spaces.vector_store import SyncReport
 
 TRAINING = "training"
@@ -28,27 +31,24 @@ def embed(
     context: PipelineContext,
     gallery_key: str,
     images: pl.DataFrame,
-    space: str = DEFAULT_SPACE,
+    space: EmbeddingSpace,
     progress: Progress = silent,
 ) -> SyncReport:
     """Embed what is new or changed since last time.
 
     Args:
-        context: The vector store and the embedding spaces.
+        context: The vector store.
         gallery_key: What images of the same origin are stored under.
         images: All images of that origin: ``image_id``, ``path``, ``fingerprint``, ``status``.
-        space: The name of the embedding space.
+        space: The embedding space.
         progress: Told how many images are embedded.
 
     Returns:
         What was done, and the table's name and version.
-
-    Raises:
-        SetrError: The space cannot be loaded.
     """
-    store, loaded = context.gallery_store, context.models.space(space)
+    store = context.gallery_store
     with context.models.lock:
-        return store.synchronise(store.table_name(gallery_key, loaded), images, loaded, progress=progress)
+        return store.synchronise(store.table_name(gallery_key, space), images, space, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,10 @@ class EmbeddedImages:
         self.context, self.images, self.captions = context, images, captions
         self.reports: dict[str, SyncReport] = {}
         """What was done, by embedding space."""
+        self.spaces: dict[str, EmbeddingSpace] = {}
+        """The embedding spaces by name."""
+        self.left_out: dict[str, str] = {}
+        """Why embedding spaces are left out, by name."""
 
     @property
     def embedded(self) -> int:
@@ -101,21 +105,19 @@ class EmbeddedImages:
         content = content_digest(content, self.captions.digest) if self.reports else self.captions.digest
         return EmbeddingsRecord(**stated, **self.captions.stated, content=content)
 
-    def embed(self, gallery_key: str, space: str, progress: Progress = silent) -> SyncReport:
+    def embed(self, gallery_key: str, space: OpenSpace, progress: Progress = silent) -> SyncReport:
         """Embed what is new or changed in one embedding space.
 
         Args:
             gallery_key: What images of the same origin are stored under.
-            space: The space's name.
+            space: The space.
             progress: Told how many images are embedded.
 
         Returns:
             What was done.
-
-        Raises:
-            SetrError: The space cannot be loaded.
         """
-        report = self.reports[space] = embed(self.context, gallery_key, self.images, space, progress)
+        report = embed(self.context, gallery_key, self.images, space.model, progress)
+        self.reports[space.name], self.spaces[space.name] = report, space.model
         return report
 
     def stated(self, space: str) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class EmbeddedImages:
         Returns:
             Table, version, rows, and what made the vectors.
         """
-        report, model = self.reports[space], self.context.models.space(space)
+        report, model = self.reports[space], self.spaces[space]
         return {
             "table": report.table,
             "version": report.version,
@@ -149,6 +151,7 @@ def embed_gallery(
     progress: Progress = silent,
     on_space: OnSpace = lambda space, report: None,
     on_captions: Callable[[str], None] = lambda words: None,
+    versions: Versions = CHAMPIONS,
 ) -> EmbeddedImages:
     """Embed the gallery of an evaluation set in every embedding space that a configured method searches.
 
@@ -161,6 +164,8 @@ def embed_gallery(
         progress: Told how many images are embedded.
         on_space: Told of each space when it is done.
         on_captions: Told in a sentence what was done with captions.
+        versions: Version by registered model of trained spaces; the champion for one that is not named. A
+            space without a version is left out.
 
     Returns:
         What was embedded.
@@ -168,6 +173,7 @@ def embed_gallery(
     Raises:
         NotMadeYetError: The gallery's images were not inspected yet.
         MethodError: A space cannot give what a method needs; told before anything is embedded in it.
+        NoWeightsError: The default method's space would be left out.
     """
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.references import check_space_gives
@@ -179,15 +185,32 @@ def embed_gallery(
     if captions.words:
         on_captions(captions.words)
     made = EmbeddedImages(context, images, captions)
-    for space in () if context.is_caption_proxy(key) else context.methods.spaces:
-        for method in context.methods.ranked_in(space):  # told before hours of embedding, not after
-            check_space_gives(method, context.models.space(space))
-        on_space(space, made.embed(gallery_key, space, progress))
+    if context.is_caption_proxy(key):
+        return made
+    searched = context.weights.spaces(context.methods.spaces, versions)
+    _check_default(context, key, searched)
+    made.left_out = searched.left_out
+    for name, space in searched.spaces.items():
+        for method in context.methods.ranked_in(name):  # told before hours of embedding, not after
+            check_space_gives(method, space.model)
+        on_space(name, made.embed(gallery_key, space, progress))
     return made
 
 
+def _check_default(context: PipelineContext, key: str, searched: OpenSpaces) -> None:
+    """Raise ``NoWeightsError`` where the default method's space is left out: nothing could be ranked."""
+    if not searched.left_out:
+        return
+    method = context.methods.default(key)
+    if why := searched.left_out.get(method.space):
+        raise NoWeightsError(f"{why}. The default method, {method.name}, searches it")
+
+
 def embed_training_images(
-    context: PipelineContext, progress: Progress = silent, on_space: OnSpace = lambda space, report: None
+    context: PipelineContext,
+    progress: Progress = silent,
+    on_space: OnSpace = lambda space, report: None,
+    versions: Versions = CHAMPIONS,
 ) -> EmbeddedImages:
     """Embed the training images: by CLIP, where hard negatives are mined, and in the spaces of the methods
     whose candidates are re-ranked.
@@ -196,6 +219,7 @@ def embed_training_images(
         context: Settings, tables, stores and models.
         progress: Told how many images are embedded.
         on_space: Told of each space when it is done.
+        versions: As of :func:`embed_gallery`.
 
     Returns:
         What was embedded.
@@ -206,8 +230,10 @@ def embed_training_images(
     from setr_lib.tables import TRAINING_IMAGES
 
     made = EmbeddedImages(context, context.tables.read("training_images", TRAINING_IMAGES))
-    for space in context.methods.training_spaces:
-        on_space(space, made.embed(TRAINING, space, progress))
+    searched = context.weights.spaces(context.methods.training_spaces, versions)
+    made.left_out = searched.left_out
+    for name, space in searched.spaces.items():
+        on_space(name, made.embed(TRAINING, space, progress))
     return made
 
 

@@ -179,8 +179,8 @@ class ConfiguredMethods:
         return [method for method in every if (captioned if ranks_captions(method) else not proxy)]
 
     def ranked(self, key: str) -> list[Method]:
-        """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less the trained ones
-        that it has left out because no version was promoted.
+        """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less those
+        that it has left out because no version of their weights, or of their space's, was promoted.
 
         Args:
             key: The evaluation set.
@@ -195,7 +195,8 @@ class ConfiguredMethods:
 
     def _has_weights(self, key: str, method: Method) -> bool:
         tables = self._context.tables
-        return method.trained is None or tables.exists(tables.coarse(key, method.name))
+        systems = self._context.weights.systems_of(method)
+        return not systems or tables.exists(tables.coarse(key, method.name))
 
     def reranked(self, key: str) -> list[Method]:
         """The methods whose candidates are re-ranked for an evaluation set.

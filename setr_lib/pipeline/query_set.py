@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.progress import Progress, silent
-from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.methods.references import ReferencePictures
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.spaces.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def encode(
     images: pl.DataFrame,
     index: GalleryIndex,
     *,
-    space: str = DEFAULT_SPACE,
+    space: EmbeddingSpace | None = None,
     texts: Mapping[str, pl.DataFrame] | None = None,
     benchmark: Benchmark | None = None,
     center_texts: Sequence[str] | None = None,
@@ -90,7 +90,7 @@ def encode(
         queries: A QUERIES table.
         images: GALLERY rows of the images that are searched.
         index: The ids and vectors of these images in that space; the references are looked up here.
-        space: The name of the embedding space.
+        space: The embedding space; ``clip`` by default.
         texts: Generated texts by kind.
         benchmark: The kind of data set that the queries are of: whether a query's reference is taken out of
             its ranking, and which of its published constants a method takes. None for queries of none.
@@ -107,34 +107,32 @@ def encode(
     """
     from setr_lib.methods.inputs import encode_queries
 
+    space = space or context.models.space()
     encoded = encode_queries(
         queries,
-        context.models.space(space),
+        space,
         index.ids,
         index.vectors,
         texts=texts,
         center_texts=center_texts,
         reference_vectors=reference_vectors,
-        references=reference_pictures(context, images if references is None else references, space),
+        references=reference_pictures(images if references is None else references, space),
         dataset_kind=benchmark.kind if benchmark else "",
     )
     removes_reference = benchmark is not None and benchmark.removes_reference
     return QuerySet(context, encoded, images, index, removes_reference)
 
 
-def reference_pictures(
-    context: PipelineContext, images: pl.DataFrame, space: str = DEFAULT_SPACE
-) -> ReferencePictures:
+def reference_pictures(images: pl.DataFrame, space: EmbeddingSpace) -> ReferencePictures:
     """What opens and embeds the reference pictures of queries, for methods that ask for them.
 
     Args:
-        context: The models.
         images: GALLERY rows, or any frame of ``image_id`` and ``path``, the references among them.
-        space: The name of the embedding space that is searched.
+        space: The embedding space that is searched.
 
     Returns:
         It opens nothing before it is asked to.
     """
     from setr_lib.methods.references import ReferencePictures
 
-    return ReferencePictures(context.models.space(space), dict(images.select("image_id", "path").iter_rows()))
+    return ReferencePictures(space, dict(images.select("image_id", "path").iter_rows()))

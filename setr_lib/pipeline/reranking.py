@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.storage import NotMadeYetError
+from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import ADAPTER
 from setr_lib.settings import BASE_JUDGE as BASE
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 BEST = "best"
-"""The best of the configured re-rankers: the adapter, where it is one of them and a version is promoted, else
-the first that can score; stage 1 alone where there is none."""
+"""The best of the configured re-rankers: the first trained one of which a version is promoted, else the first
+that can score; stage 1 alone where there is none."""
 STAGE_1_ALONE = ("none", "coarse")
 """What a person names in place of a re-ranker for the order of stage 1."""
 
@@ -72,16 +73,53 @@ class ConfiguredRerankers:
         """
         return [self._named[name] for name in self._context.settings.reranking.rerankers]
 
-    def usable(self, version: str | None) -> list[Reranker]:
+    def version(self, reranker: Reranker, versions: Versions = CHAMPIONS) -> str | None:
+        """The registered version that a re-ranker scores with.
+
+        Args:
+            reranker: The re-ranker.
+            versions: Version by registered model; the champion of the moment for one that is not named.
+
+        Returns:
+            The version; None for a re-ranker without trained weights, and where nothing is promoted.
+
+        Raises:
+            TrainedSystemError: There is no trained system of the name that it says.
+        """
+        if reranker.trained is None:
+            return None
+        return self._context.weights.version(reranker.trained, versions)
+
+    def in_use(self, versions: Versions = CHAMPIONS) -> dict[str, str | None]:
+        """The versions that the configured re-rankers score with.
+
+        Args:
+            versions: As of :meth:`version`.
+
+        Returns:
+            Version by registered model, ``None`` where nothing is promoted.
+
+        Raises:
+            TrainedSystemError: ``versions`` names a model that is not known, or a re-ranker a system that is
+                not.
+        """
+        systems = (reranker.trained for reranker in self.configured)
+        return self._context.weights.in_use((name for name in systems if name is not None), versions)
+
+    def usable(self, versions: Versions = CHAMPIONS) -> list[Reranker]:
         """Those of :attr:`configured` that can score: the trained ones only where there is a version.
 
         Args:
-            version: The registered version of the trained re-ranker, or None.
+            versions: As of :meth:`version`.
 
         Returns:
             The re-rankers, in the order of the settings.
         """
-        return [reranker for reranker in self.configured if version is not None or not reranker.trained]
+        return [
+            reranker
+            for reranker in self.configured
+            if reranker.trained is None or self.version(reranker, versions) is not None
+        ]
 
     def get(self, name: str) -> Reranker:
         """A re-ranker by its name: its own, or the one that settings call it by.
@@ -158,15 +196,34 @@ def open_reranker(context: PipelineContext, name: str, version: str | None = Non
     Raises:
         SetrError: There is none, or it cannot be loaded; the message says what is missing.
     """
-    from setr_lib.reranking.reranker import opened
+    from setr_lib.reranking.reranker import RerankerError, opened
+    from setr_lib.reranking.yes_no_judge import AdaptedJudge
+    from setr_lib.weights import check_id
 
     named = context.rerankers.get(name)
-    if not named.trained or version is None:
+    if named.trained is None:
         ready = opened(named, context.models)
         return OpenReranker(ready, None, ready.label)
-    label = context.adapter_label(version) or named.label
-    judge = yes_no_judge(context, version, named.name, label)
-    return OpenReranker(judge, version, label, context.settings.registry.model)
+    if version is None:
+        raise RerankerError(_no_weights(context, named))
+    if type(named) is AdaptedJudge:
+        label = context.adapter_label(version) or named.label
+        judge = yes_no_judge(context, version, named.name, label)
+        return OpenReranker(judge, version, label, context.settings.registry.model)
+    loaded, weights = context.weights.reranker(named, version)
+    ready = opened(loaded, context.models)
+    check_id(f"re-ranker {named.name!r}", ready.id, weights, RerankerError)
+    model = context.weights.model(named.trained)
+    return OpenReranker(ready, version, weights.label or ready.label, model)
+
+
+def _no_weights(context: PipelineContext, named: Reranker) -> str:
+    assert named.trained is not None
+    asset = context.weights.promoted_by(named.trained)
+    return (
+        f"re-ranker {named.name!r} has no weights yet: nothing was promoted; materialize {asset} and what is "
+        "before it"
+    )
 
 
 def yes_no_judge(
@@ -234,18 +291,17 @@ def wanted_reranker(context: PipelineContext, name: str | None) -> WantedReranke
     own = {reranker.name for reranker in context.rerankers.configured} | set(reranker_names())
     spaced = name.replace("-", " ")
     named = context.rerankers.get(spaced if spaced in own and name not in own else name)
-    version = context.champion_version() if named.trained else None
-    if named.trained and version is None:
-        raise RerankerError(f"re-ranker {named.name!r} has no weights yet: nothing was promoted")
+    version = context.rerankers.version(named)
+    if named.trained is not None and version is None:
+        raise RerankerError(_no_weights(context, named))
     return WantedReranker(named.name if ":" not in name else name, version)
 
 
 def _best_reranker(context: PipelineContext) -> WantedReranker | None:
-    has_trained = any(reranker.trained for reranker in context.rerankers.configured)
-    version = context.champion_version() if has_trained else None
-    usable = context.rerankers.usable(version)
+    versions = context.rerankers.in_use()
+    usable = context.rerankers.usable(versions)
     best = next((reranker for reranker in usable if reranker.trained), usable[0] if usable else None)
-    return None if best is None else WantedReranker(best.name, version if best.trained else None)
+    return None if best is None else WantedReranker(best.name, context.rerankers.version(best, versions))
 
 
 def fusion_in_use(

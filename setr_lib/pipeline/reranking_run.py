@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.trained_weights import Versions
     from setr_lib.reranking.reranker import Reranker
 
 NOTHING_TO_JUDGE = "there are captions, and no image to judge"
@@ -113,13 +114,15 @@ class RerankingRun:
 
     Attributes:
         context: Settings, tables and models.
-        version: The registered version to judge with, for re-rankers that are trained.
+        versions: Version by registered model, for re-rankers that are trained; of one that is not named, the
+            champion when the run begins.
     """
 
     context: PipelineContext
-    version: str | None
+    versions: Versions
 
     def __post_init__(self) -> None:
+        self.versions = {**self.versions, **self.context.rerankers.in_use(self.versions)}
         self._open: dict[str, OpenReranker] = {}
 
     def opened(self, named: Reranker) -> OpenReranker:
@@ -132,7 +135,7 @@ class RerankingRun:
             The opened one.
         """
         if named.name not in self._open:
-            version = self.version if named.trained else None
+            version = self.context.rerankers.version(named, self.versions)
             self._open[named.name] = open_reranker(self.context, named.name, version)
         return self._open[named.name]
 
@@ -165,7 +168,7 @@ class RerankingRun:
         queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
         found = RerankedSet(self._record(key, default, depth, []), [], default.name)
         for method in context.methods.reranked(key):
-            for named in context.rerankers.usable(self.version):
+            for named in context.rerankers.usable(self.versions):
                 table = self._reranked(key, method, self.opened(named), (queries, gallery), depth, progress)
                 found.tables.append(table)
                 told(f"{found.name(table.row)}: {table.words}")

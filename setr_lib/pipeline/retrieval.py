@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.method_weights import CHAMPIONS, NoWeightsError, OpenMethod, Versions
 from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.storage import NotMadeYetError, named
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, OpenMethod, OpenSpace, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import (
     CoarseRecord,
@@ -114,7 +114,7 @@ def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
 
 
 def encoded_queries(
-    context: PipelineContext, key: str, space: str = DEFAULT_SPACE
+    context: PipelineContext, key: str, space: str = DEFAULT_SPACE, versions: Versions = CHAMPIONS
 ) -> tuple[QuerySet, SourceRecord]:
     """Everything that stage 1 reads of an evaluation set to search one embedding space.
 
@@ -122,6 +122,8 @@ def encoded_queries(
         context: Settings, tables and models.
         key: The evaluation set.
         space: The embedding space.
+        versions: Version by registered model, for a space that is trained; the champion of the moment for one
+            that is not named.
 
     Returns:
         The queries, encoded, with the gallery; and a record of what these were made by.
@@ -132,19 +134,20 @@ def encoded_queries(
     from setr_lib.datasets import evaluation_set
     from setr_lib.tables import GALLERY, QUERIES
 
-    evaluated = evaluation_set(context.settings, key)
-    stored, index = stored_vectors(context, "gallery_embeddings", f"the gallery of {key}", key, space)
+    searched, of_gallery = context.weights.space(space, versions), f"the gallery of {key}"
+    stored, index = stored_vectors(context, "gallery_embeddings", of_gallery, key, searched)
     queries = encode(
         context,
         context.tables.read("queries", QUERIES, key),
         context.tables.read("gallery_images", GALLERY, key),
         index,
-        space=space,
+        space=searched.model,
         texts={**built_in_texts(context, key), **method_texts(context, key)},
-        benchmark=evaluated.benchmark,
+        benchmark=evaluation_set(context.settings, key).benchmark,
     )
     composed = context.tables.read_record("query_compositions", TextRecord, key)
-    stated = stored._asdict() if space == DEFAULT_SPACE else {**stored._asdict(), "space": space}
+    stated: dict[str, Any] = stored._asdict() | ({} if space == DEFAULT_SPACE else {"space": space})
+    stated |= {"space_weights": searched.weights} if searched.weights else {}
     record = SourceRecord(
         **stated,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
@@ -154,12 +157,14 @@ def encoded_queries(
     return queries, record
 
 
-def training_vectors(context: PipelineContext, space: str = DEFAULT_SPACE) -> tuple[Vectors, GalleryIndex]:
+def training_vectors(
+    context: PipelineContext, space: OpenSpace | None = None
+) -> tuple[Vectors, GalleryIndex]:
     """The vectors of the training images.
 
     Args:
         context: Tables and models.
-        space: The name of the embedding space.
+        space: The embedding space; ``clip`` by default.
 
     Returns:
         As of :func:`stored_vectors`.
@@ -168,11 +173,12 @@ def training_vectors(context: PipelineContext, space: str = DEFAULT_SPACE) -> tu
         NotMadeYetError: They are not embedded; the message names the asset.
         SetrError: They are of another model than settings name now.
     """
-    return stored_vectors(context, "training_embeddings", "the training images' table", space=space)
+    opened = space or context.weights.space(DEFAULT_SPACE)
+    return stored_vectors(context, "training_embeddings", "the training images' table", None, opened)
 
 
 def stored_vectors(
-    context: PipelineContext, asset: str, what: str, key: str | None = None, space: str = DEFAULT_SPACE
+    context: PipelineContext, asset: str, what: str, key: str | None, space: OpenSpace
 ) -> tuple[Vectors, GalleryIndex]:
     """The vectors of a gallery, or of the training images.
 
@@ -181,7 +187,7 @@ def stored_vectors(
         asset: ``gallery_embeddings`` or ``training_embeddings``.
         what: What was embedded, for messages: ``"the gallery of cirr-val"``.
         key: The evaluation set, of ``gallery_embeddings``.
-        space: The name of the embedding space.
+        space: The embedding space.
 
     Returns:
         The table, its version, and what made it; and its ids and vectors.
@@ -192,12 +198,17 @@ def stored_vectors(
     """
     from setr_lib.methods.inputs import GalleryIndex
 
-    stored = vectors_of(context, asset, what, key, space)
+    stored = vectors_of(context, asset, what, key, space.name, space.versions)
     return stored, GalleryIndex(*context.gallery_store.read(stored.table, stored.version))
 
 
 def vectors_of(
-    context: PipelineContext, asset: str, what: str, key: str | None = None, space: str = DEFAULT_SPACE
+    context: PipelineContext,
+    asset: str,
+    what: str,
+    key: str | None = None,
+    space: str = DEFAULT_SPACE,
+    versions: Versions = CHAMPIONS,
 ) -> Vectors:
     """Where the vectors of a gallery, or of the training images, are stored.
 
@@ -207,13 +218,16 @@ def vectors_of(
         what: What was embedded, for messages: ``"the gallery of cirr-val"``.
         key: The evaluation set, of ``gallery_embeddings``.
         space: The name of the embedding space.
+        versions: As of :func:`encoded_queries`.
 
     Returns:
         The table, its version, and what made it.
 
     Raises:
         NotMadeYetError: It was not embedded, or not in this space; the message names the asset.
-        SetrError: It has no vectors at all, or those of another model than settings name now.
+        NoWeightsError: The space is trained, and no version is promoted.
+        SetrError: It has no vectors at all, or those of another model than settings name now, or of another
+            version of the space.
     """
     record = context.tables.read_record(asset, EmbeddingsRecord, key)
     if record.has_vectors and not record.is_embedded_in(space):
@@ -221,10 +235,12 @@ def vectors_of(
             f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with "
             "settings that name a method of this space"
         )
-    stored, model = record.vectors(key or what, space), context.models.space(space)
+    stored, opened = record.vectors(key or what, space), context.weights.space(space, versions)
+    model = opened.model
     if stored.encoder != model.id or stored.preprocessing not in ("", model.preprocessing_id):
+        now = f"now {opened.weights.words} is asked for" if opened.weights else "settings now name"
         raise SetrError(
-            f"{what} was embedded by {stored.encoder}, settings now name {model.id}: "
+            f"{what} was embedded by {stored.encoder}, {now} {model.id}: "
             f"materialize {named(asset, key)} again"
         )
     return stored
@@ -245,8 +261,8 @@ def rank_set(
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
     The queries are encoded once for each embedding space that methods search. Where a gallery has captions,
-    methods that search them rank every image, those without a caption last. A method whose trained system has
-    no version to use is left out.
+    methods that search them rank every image, those without a caption last. A method is left
+    out where its trained system, or that of the space it searches, has no version to use.
 
     Args:
         context: Tables and models.
@@ -267,11 +283,12 @@ def rank_set(
     from setr_lib.pipeline.methods import spaces_of
 
     methods, left_out = _opened(context, key, versions)
+    versions = {**versions, **{model: used for made in methods for model, used in made.versions.items()}}
     found = RankedSet(left_out=left_out)
     by_vectors = [opened for opened in methods if not ranks_captions(opened.method)]
     for space in spaces_of(opened.method for opened in by_vectors):
         chosen = [opened for opened in by_vectors if opened.method.space == space]
-        queries, source = encoded_queries(context, key, space)
+        queries, source = encoded_queries(context, key, space, versions)
         found.rankings += _rank_by(key, chosen, queries, source, progress)
         encoded = queries.queries
         facts = {
@@ -288,9 +305,7 @@ def rank_set(
         found.rankings += _rank_by(key, by_captions, queries, source, progress)
         found.facts |= {name: str(value) for name, value in source.stated().items()}
     found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
-    found.facts |= {
-        f"{opened.method.name}: weights": opened.weights.words for opened in methods if opened.weights
-    }
+    found.facts |= {f"{opened.method.name}: weights": opened.words for opened in methods if opened.words}
     return found
 
 
@@ -300,7 +315,10 @@ def _opened(
     """The methods that rank ``key``, ready to score; and why the others are left out, by name."""
     ready: list[OpenMethod] = []
     left_out: dict[str, str] = {}
-    for method in context.methods.of(key):
+    methods = context.methods.of(key)
+    systems = [name for method in methods for name in context.weights.systems_of(method)]
+    versions = {**versions, **context.weights.in_use(systems, versions)}  # one look-up for all of them
+    for method in methods:
         try:
             ready.append(context.weights.open(method, versions))
         except NoWeightsError as error:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.methods.method import Method
-    from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
+    from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
+    from setr_lib.spaces.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class SearchResult:
         reranker: The re-ranker's name; None for stage 1 alone.
         version: The registered version of the re-ranker's weights, where it has one.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
-        method_version: The registered version of the method's weights, where it has trained ones.
+        method_version: The registered version of the method's weights, or of the space that it searches,
+            where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
     """
 
@@ -145,7 +147,7 @@ class Retriever:
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
         context = pipeline_context(settings)
         gallery = HeldGallery(context, found, images, is_folder=True, hold_vectors=hold_vectors)
-        gallery.embed(context.methods.get(settings.coarse.default).space, progress)
+        gallery.embed(context.weights.space(context.methods.get(settings.coarse.default).space), progress)
         return cls(gallery)
 
     @classmethod
@@ -218,13 +220,17 @@ class Retriever:
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
             query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
-            found = self._search(query, chosen.method, wanted, max(k, self.depth), k, gallery, progress)
+            space = self.context.weights.space(chosen.method.space, chosen.versions)
+            found = self._search(
+                query, chosen.method, space, wanted, max(k, self.depth), k, gallery, progress
+            )
             return replace(found, method_version=chosen.version)
 
     def _search(
         self,
         query: _Query,
         method: Method,
+        space: OpenSpace,
         reranker: WantedReranker | None,
         depth: int,
         k: int,
@@ -235,9 +241,9 @@ class Retriever:
 
         searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
-        self.gallery.require(method.space)  # before a model is asked for texts
-        encoded, texts = self._encoded(query, method, searched, progress)
-        coarse = _coarse(self.gallery, encoded, method, own, depth)
+        self.gallery.require(space)  # before a model is asked for texts
+        encoded, texts = self._encoded(query, method, space.model, searched, progress)
+        coarse = _coarse(self.gallery, space, encoded, method, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -256,7 +262,12 @@ class Retriever:
         )
 
     def _encoded(
-        self, query: _Query, method: Method, searched: pl.DataFrame, progress: Progress
+        self,
+        query: _Query,
+        method: Method,
+        space: EmbeddingSpace,
+        searched: pl.DataFrame,
+        progress: Progress,
     ) -> tuple[QuerySet, dict[str, pl.DataFrame]]:
         """The query, with the images that it searches; their vectors are not read yet."""
         import numpy as np
@@ -265,7 +276,6 @@ class Retriever:
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        space = self.context.models.space(method.space)
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
@@ -275,7 +285,7 @@ class Retriever:
             query.queries,
             searched,
             GalleryIndex([], np.zeros((0, space.dimension), dtype=np.float32)),
-            space=method.space,
+            space=space,
             texts=texts,
             center_texts=self.center_texts or None,
             reference_vectors=space.embed_preprocessed(
@@ -424,12 +434,12 @@ def _shown(value: object) -> str:
 
 
 def _coarse(
-    gallery: HeldGallery, encoded: QuerySet, method: Method, own: set[str], depth: int
+    gallery: HeldGallery, space: OpenSpace, encoded: QuerySet, method: Method, own: set[str], depth: int
 ) -> pl.DataFrame:
     """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
     from setr_lib.methods.ranking import rank_by_search
 
-    space, options = method.space, gallery.context.methods.options(method)
+    options = gallery.context.methods.options(method)
     queries, searched = encoded.queries, encoded.images
     if not gallery.hold_vectors:
         search, ids = partial(gallery.nearest, space), gallery.ids(space)

@@ -25,9 +25,9 @@ from setr_lib import Retriever
 from setr_lib.cli import main
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.fusion_calibration import calibrate
-from setr_lib.pipeline.method_weights import NoWeightsError
 from setr_lib.pipeline.retrieval import rank_set
 from setr_lib.pipeline.trained_system import SYSTEMS, champions
+from setr_lib.pipeline.trained_weights import NoWeightsError
 from setr_lib.pipeline.training_steps import train
 from setr_lib.records import CoarseRecord
 from setr_lib.registry.registered_model import LABEL_TAG
@@ -170,7 +170,7 @@ def test_the_champion_is_a_source_where_settings_name_such_a_method(world: World
     observed = built.resolve_job_def(EVALUATION).asset_layer.executable_asset_keys
     assert dg.AssetKey("champion_line") in observed
     without = world.settings.model_copy(deep=True)
-    without.coarse.strategies = ["sum"]
+    without.coarse.strategies = without.reranking.methods = ["sum"]
     names = {spec.key.to_user_string(): spec for spec in build_definitions(without).resolve_all_asset_specs()}
     assert names.keys() == specs.keys() - {"champion_line"}
 
@@ -223,7 +223,7 @@ class TestLife:
         with pytest.raises(NoWeightsError, match="is the default method, which cannot be left out"):
             rank_set(PipelineContext(settings), KEY)
         told: list[tuple[str, bool]] = []
-        table = calibrate(PipelineContext(settings), None, told=lambda words, bad: told.append((words, bad)))
+        table = calibrate(PipelineContext(settings), told=lambda words, bad: told.append((words, bad)))
         assert table.is_empty() and told == [(SENTENCE, True)]
 
     def test_a_promotion_makes_the_rankings_stale_and_the_next_run_uses_it(self, world: World) -> None:

@@ -339,18 +339,35 @@ class TrainedDuck(Duck):
 
 
 class TrainedReranker(Numbered):
-    trained = True
+    trained = True  # pyright: ignore[reportAssignmentType]
 
 
-@pytest.mark.parametrize("kind", [TrainedDuck, TrainedReranker])
-def test_only_the_adapter_is_trained(tmp_path: Path, kind: type) -> None:
-    words = rf"re-ranker '{kind.name}' says trained = True, which only the built-in 'adapter' may"
+class ForgetfulDuck(Duck):
+    trained = "line"
+
+
+class ForgetfulReranker(Numbered):
+    trained = "line"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (TrainedDuck, "says trained = True: name the trained system"),
+        (TrainedReranker, "says trained = True: name the trained system"),
+        (ForgetfulDuck, r"needs the weights of 'line', and has no with_weights\(weights\)"),
+        (ForgetfulReranker, r"needs the weights of 'line', and has no with_weights\(weights\)"),
+    ],
+)
+def test_a_trained_re_ranker_names_its_system_and_loads_weights(
+    tmp_path: Path, kind: type, words: str
+) -> None:
     with pytest.raises(RerankerError, match=words):
         as_reranker(kind, "here")
     settings = Settings(base_dir=tmp_path)
     with pytest.raises(RerankerError, match=words):
         get_reranker(f"{__name__}:{kind.__name__}", settings)
-    assert as_reranker(get_reranker("adapter"), "here").trained
+    assert as_reranker(get_reranker("adapter"), "here").trained == "adapter"
 
 
 def test_an_id_is_read_after_opening(tmp_path: Path) -> None:
