@@ -17,14 +17,13 @@ import polars as pl
 from benchmarks.comparison import Row, Section, beside
 from benchmarks.material import COLUMNS, Judge, Material
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.fusion_calibration import Calibration, calibration_set
+from setr_lib.pipeline.fusion_calibration import Calibration, calibration_set, rerank_calibration
 from setr_lib.pipeline.reranking import yes_no_judge
-from setr_lib.pipeline.retrieval import vectors_of
+from setr_lib.pipeline.training_pairs import MadePairs, make_pairs
 from setr_lib.progress import Progress
 from setr_lib.reranking.fusion_choice import FusionChoice, choose_fusion
-from setr_lib.reranking.pairs import NEGATIVE_KINDS, synthesise_pairs
+from setr_lib.reranking.pairs import NEGATIVE_KINDS
 from setr_lib.settings import AdapterSettings, PairSettings
-from setr_lib.tables import TRAINING_IMAGES
 
 if TYPE_CHECKING:
     from setr_lib.reranking.training_result import AdapterResult
@@ -117,32 +116,18 @@ class Laboratory:
         """The held-out synthesised queries on which fusions are chosen: the same for every variant."""
         return calibration_set(self.context, self.progress)
 
-    @cached_property
-    def _training(self) -> tuple[pl.DataFrame, list[str], Any]:
-        stored = vectors_of(self.context, "training_embeddings", "the training images' table")
-        ids, vectors = self.context.gallery_store.read(stored.table, stored.version)
-        return self.context.tables.read("training_images", TRAINING_IMAGES), ids, vectors
-
-    def pairs(self, variant: Variant) -> pl.DataFrame:
-        """The training pairs of a variant; the same images are held out for all.
+    def pairs(self, variant: Variant) -> MadePairs:
+        """The training pairs of a variant, and the images that they are made from; the same images are held
+        out for all.
 
         Args:
             variant: The variant.
 
         Returns:
-            A ``PAIRS`` frame.
+            Pairs and images.
         """
-        from setr_lib.datasets import load_training_triplets
-
-        images, ids, vectors = self._training
-        return synthesise_pairs(
-            images,
-            ids,
-            vectors,
-            self.context.settings.reranking.pairs.model_copy(update=dict(variant.pairs)),
-            embed_texts=self.context.models.space().embed_texts,
-            triplets=load_training_triplets(self.context.settings),
-        )
+        options = self.context.settings.reranking.pairs.model_copy(update=dict(variant.pairs))
+        return make_pairs(self.context, options=options)
 
     def trained(self, variant: Variant) -> AdapterResult:
         """The adapter of a variant; a finished one, the pipeline's own included, is not trained again.
@@ -157,15 +142,15 @@ class Laboratory:
         from setr_lib.reranking.training import train_adapter, training_run_digest
         from setr_lib.reranking.training_result import load_result
 
-        context, pairs = self.context, self.pairs(variant)
-        base = yes_no_judge(context)
+        context, made = self.context, self.pairs(variant)
+        base, pairs = yes_no_judge(context), made.pairs
         options = context.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
         run = training_run_digest(base, pairs, options)
-        made = load_result(context.settings.checkpoint_root / run[:16], run)
-        if made is not None:
-            return made
+        finished = load_result(context.settings.checkpoint_root / run[:16], run)
+        if finished is not None:
+            return finished
         folder = context.settings.storage_root / "ablations" / run[:16]
-        pictures = pictures_of(self._training[0])
+        pictures = pictures_of(made.images)
         return train_adapter(base, pairs, pictures, options, folder, progress=self.progress)
 
     def choice(self, judge: Judge) -> FusionChoice:
@@ -177,19 +162,8 @@ class Laboratory:
         Returns:
             Every trial, and the best of them.
         """
-        from setr_lib.reranking.rerank import CACHE_KIND, rerank
-
-        calibration, context = self.calibration, self.context
-        judged = rerank(
-            calibration.rankings,
-            calibration.queries,
-            calibration.gallery,
-            judge.reranker,
-            context.cache(CACHE_KIND),
-            k=context.settings.reranking.top_k,
-            progress=self.progress,
-        )
-        return choose_fusion(judged, calibration.targets)
+        judged = rerank_calibration(self.context, self.calibration, judge.opened, self.progress)
+        return choose_fusion(judged, self.calibration.targets)
 
     def judge(self, variant: Variant) -> tuple[Judge, FusionChoice]:
         """The trained judge of a variant with its best fusion, unless the settings name one.

@@ -152,7 +152,7 @@ def measured_world(
     Returns:
         The scores, in percent.
     """
-    world_context = PipelineContext(world)
+    world_context = PipelineContext(world, context.models)
     Miniature(world).prepare(progress)
     options = (context.settings.evaluation.bootstrap_samples, context.settings.evaluation.seed)
     scores: Scores = {}

@@ -20,16 +20,24 @@ from setr_lib.methods.inputs import (
     UNION,
     EncodedQueries,
     GalleryIndex,
-    encode_queries,
     union_text,
 )
 from setr_lib.methods.method import get_method
-from setr_lib.methods.ranking import rank
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.reranking import ADAPTER, BASE, FusionInUse, fusion_in_use, open_reranker
+from setr_lib.pipeline.embedding import embed
+from setr_lib.pipeline.query_set import QuerySet, encode
+from setr_lib.pipeline.reranking import (
+    ADAPTER,
+    BASE,
+    FusionInUse,
+    OpenReranker,
+    fusion_in_use,
+    open_reranker,
+    rerank_candidates,
+)
 from setr_lib.pipeline.retrieval import encoded_queries
+from setr_lib.pipeline.texts import texts_for
 from setr_lib.progress import Progress, silent
-from setr_lib.tables import GALLERY
 
 if TYPE_CHECKING:
     from setr_lib.reranking.fusion import Fusion
@@ -52,19 +60,40 @@ class Judge:
     fusion: Fusion
     weight: float
 
+    @property
+    def opened(self) -> OpenReranker:
+        """The re-ranker as the pipeline takes it."""
+        return OpenReranker(self.reranker)
+
+    @property
+    def fused(self) -> FusionInUse:
+        """The fusion as the pipeline takes it."""
+        return FusionInUse(self.fusion, self.weight, "as it is measured")
+
 
 @dataclass(frozen=True)
 class Material:
     """An evaluation set with its vectors and with everything that its queries were read as."""
 
     kind: str
-    queries: pl.DataFrame
-    gallery: pl.DataFrame
-    encoded: EncodedQueries
-    index: GalleryIndex
-    context: PipelineContext
+    ready: QuerySet
     depth: int
     """How many candidates stage 2 re-orders here, as configured."""
+
+    @property
+    def queries(self) -> pl.DataFrame:
+        """The QUERIES table."""
+        return self.encoded.frame
+
+    @property
+    def gallery(self) -> pl.DataFrame:
+        """The GALLERY table."""
+        return self.ready.images
+
+    @property
+    def encoded(self) -> EncodedQueries:
+        """The queries as methods read them."""
+        return self.ready.queries
 
     def coarse(self, name: str, k: int) -> pl.DataFrame:
         """Stage 1.
@@ -76,16 +105,11 @@ class Material:
         Returns:
             A RANKINGS frame.
         """
-        method = get_method(name)
-        return rank(
-            method,
-            self.encoded,
-            self.gallery,
-            self.index,
-            k,
-            remove_reference=benchmark_of(self.kind).removes_reference,
-            options=self.context.methods.options(method),
-        )
+        return self.ready.ranked(get_method(name), k)
+
+    def _with(self, name: str, texts: Sequence[str]) -> Material:
+        queries = self.encoded.with_vectors(name, self.encoded.encode(texts))
+        return replace(self, ready=replace(self.ready, queries=queries))
 
     def composed_as(self, captions: Mapping[str, str]) -> Material:
         """The same queries with other target captions, encoded by the same CLIP.
@@ -96,8 +120,7 @@ class Material:
         Returns:
             The set.
         """
-        texts = [captions[query] for query in self.queries["query_id"]]
-        return replace(self, encoded=self.encoded.with_vectors(TARGET, self.encoded.encode(texts)))
+        return self._with(TARGET, [captions[query] for query in self.queries["query_id"]])
 
     def described_as(self, captions: Sequence[str]) -> Material:
         """The same queries with other captions of their references in the union's text.
@@ -108,8 +131,7 @@ class Material:
         Returns:
             The set.
         """
-        texts = list(map(union_text, captions, self.queries["modification"]))
-        return replace(self, encoded=self.encoded.with_vectors(UNION, self.encoded.encode(texts)))
+        return self._with(UNION, list(map(union_text, captions, self.queries["modification"])))
 
     def judged(
         self,
@@ -131,17 +153,14 @@ class Material:
         Returns:
             A RANKINGS frame.
         """
-        from setr_lib.reranking.rerank import CACHE_KIND, rerank
-
-        return rerank(
+        return rerank_candidates(
+            context,
+            judge.opened,
             rankings,
             self.queries,
             self.gallery,
-            judge.reranker,
-            context.cache(CACHE_KIND),
-            fusion=judge.fusion,
-            weight=judge.weight,
             k=k,
+            fused=judge.fused,
             progress=progress,
         )
 
@@ -226,18 +245,13 @@ def from_tables(context: PipelineContext, key: str, limit: int | None = None) ->
     """
     import numpy as np
 
-    encoded, index, _ = encoded_queries(context, key)
-    kept = take_queries(encoded.frame, limit)["query_id"].implode()
-    encoded = encoded.rows(np.flatnonzero(encoded.frame["query_id"].is_in(kept).to_numpy()))
-    return Material(
-        kind=evaluation_set(context.settings, key).kind,
-        queries=encoded.frame,
-        gallery=context.tables.read("gallery_images", GALLERY, key),
-        encoded=encoded,
-        index=index,
-        context=context,
-        depth=context.settings.rerank_depth(evaluation_set(context.settings, key).dataset),
-    )
+    ready, _ = encoded_queries(context, key)
+    every = ready.queries
+    kept = take_queries(every.frame, limit)["query_id"].implode()
+    rows = np.flatnonzero(every.frame["query_id"].is_in(kept).to_numpy())
+    found = evaluation_set(context.settings, key)
+    depth = context.settings.rerank_depth(found.dataset)
+    return Material(found.kind, replace(ready, queries=every.rows(rows)), depth)
 
 
 def from_files(
@@ -249,31 +263,34 @@ def from_files(
 
     Args:
         context: The context with models and caches.
-        world: The context of the world.
+        world: The context of the world, which shares the models.
         key: The evaluation set.
         progress: Told how far it is.
 
     Returns:
         The set.
     """
-    from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
-
     evaluated = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
     gallery = inspect_gallery(load_gallery(world.settings, key), progress)
-    encoder, store, cache = context.models.space(), world.gallery_store, context.cache(CACHE_KIND)
-    report = store.synchronise(
-        store.table_name(evaluated.gallery_key, encoder), gallery, encoder, progress=progress
+    report = embed(world, evaluated.gallery_key, gallery, world.models.space(), progress)
+    ready = encode(
+        context,
+        queries,
+        gallery,
+        GalleryIndex(*world.gallery_store.read(report.table, report.version)),
+        texts=texts_for(
+            context,
+            [],
+            queries,
+            gallery,
+            also=(CAPTIONS, COMPOSITIONS),
+            dataset=evaluated.kind,
+            progress=progress,
+        ),
+        benchmark=evaluated.benchmark,
     )
-    ids, vectors = store.read(report.table, report.version)
-    judge, prompts = context.models.multimodal(), context.prompts()
-    references = gallery.join(queries.select(image_id="reference_id").unique(), on="image_id", how="semi")
-    captions = describe_images(judge, prompts, references, cache, progress, evaluated.kind)
-    compositions = compose_queries(judge, prompts, queries, gallery, cache, evaluated.kind, progress)
-    texts = {CAPTIONS: captions, COMPOSITIONS: compositions}
-    encoded = encode_queries(queries, encoder, ids, vectors, texts=texts)
-    depth = context.settings.rerank_depth(evaluated.dataset)
-    return Material(evaluated.kind, queries, gallery, encoded, GalleryIndex(ids, vectors), context, depth)
+    return Material(evaluated.kind, ready, context.settings.rerank_depth(evaluated.dataset))
 
 
 def configured_judge(context: PipelineContext, version: str | None) -> Judge:

@@ -10,11 +10,15 @@ from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import (
     RERANKED_OPTIONS,
+    RERANKED_TEXTS,
+    calibrated_systems,
     is_own_name,
     options_of,
+    reads_key,
     reranked_need,
     reranked_spaces,
     search_of,
+    texts_of,
     when,
 )
 from setr_assets.composing import POOL
@@ -93,11 +97,13 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         when(lambda settings: settings.rerank_depth() < settings.rerank_asked(), "coarse.top_k"),
         when(reranked_need("captions"), "prompts:describe", "models.judge.max_new_tokens"),
         when(reranked_need("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
-        when(reranked_need("anchor_share"), "coarse.anchor_share"),
+        when(reads_key("coarse.anchor_share", reranked=True), "coarse.anchor_share"),
+        texts_of(RERANKED_TEXTS),
         options_of(RERANKED_OPTIONS),
     ),
     kinds={"polars", "parquet"},
     deps=["reranker_pairs", "training_images", "training_embeddings", "promoted_reranker"],
+    more_deps=champion.sources_of(calibrated_systems),
     pool=POOL,
 )
 def reranking_fusion(
@@ -110,9 +116,10 @@ def reranking_fusion(
     from setr_lib.tables import FUSIONS
 
     warn_of_unused_prompts(context, setr)
+    chosen = champion.choose(context, setr, calibrated_systems)
     table = calibrate(
         setr,
-        setr.champion_version(),
+        chosen.versions,
         reporter(context),
         lambda words, is_warning: say(context, words, warning=is_warning),
     )
@@ -120,6 +127,7 @@ def reranking_fusion(
     champion.report(context, setr)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_digest(table)),
+        tags=chosen.tags,
         metadata={
             "dagster/row_count": table.height,
             "dagster/column_schema": previews.columns(table),

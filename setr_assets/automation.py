@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from setr_assets.jobs import EVALUATION, RANKED, RERANKED
+from setr_assets.jobs import EMBEDDED, EVALUATION, RANKED, RERANKED
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import champions
@@ -64,4 +64,4 @@ def champion_config(versions: Mapping[str, str]) -> dict:
         The run config; empty where there is no champion yet.
     """
     pinned = {"config": {"versions": dict(versions)}}
-    return {"ops": dict.fromkeys((RANKED, RERANKED), pinned)} if versions else {}
+    return {"ops": dict.fromkeys((EMBEDDED, RANKED, RERANKED), pinned)} if versions else {}

@@ -59,7 +59,7 @@ class Blueprint:
         """
         options = {
             **self.options,
-            "deps": [*self.options["deps"], *self.more_deps(versions.settings)],
+            "deps": [*dict.fromkeys((*self.options["deps"], *self.more_deps(versions.settings)))],
             "code_version": versions.version(self.number, self.reads),
             "op_tags": {"dagster/priority": str(-position)},
         }
@@ -86,6 +86,7 @@ def evaluation_asset(
         reads: What its result depends on in the settings.
         kinds: The marks that Dagster's UI shows.
         deps: The assets that it is made from.
+        more_deps: Those that it is made from besides, with certain settings.
         options: Passed to ``dagster.asset``.
 
     Returns:
@@ -102,6 +103,7 @@ def single_asset(
     reads: Reads,
     kinds: set[str],
     deps: Sequence[str] = (),
+    more_deps: Callable[[Settings], Sequence[str]] = lambda _: (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Blueprint]:
     """Declare an asset without partitions.
@@ -112,13 +114,14 @@ def single_asset(
         reads: What its result depends on in the settings.
         kinds: The marks that Dagster's UI shows.
         deps: The assets that it is made from.
+        more_deps: Those that it is made from besides, with certain settings.
         options: Passed to ``dagster.asset``.
 
     Returns:
         A decorator of a function that returns a ``MaterializeResult`` with a data version.
     """
     shared = {"group_name": group, "kinds": kinds, "deps": list(deps)}
-    return lambda function: Blueprint(function, False, number, reads, shared | options)
+    return lambda function: Blueprint(function, False, number, reads, shared | options, more_deps)
 
 
 def _explained(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,16 +9,19 @@ that were ranked or re-ranked with another version look stale.
 # themselves.
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import dagster as dg
 from pydantic import Field
 
-from setr_assets.code_versions import needed_systems
+from setr_assets.code_versions import needed_systems, reranker_systems
 from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
 from setr_lib.hashing import digest_json
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.trained_weights import CHAMPIONS
 from setr_lib.settings import Settings
 
 CHAMPION = "champion_reranker"
@@ -51,42 +54,85 @@ def champion_of(system: str) -> str:
     return CHAMPION if system == AdapterSystem.name else f"champion_{re.sub('[^A-Za-z0-9_]', '_', system)}"
 
 
-def method_sources(settings: Settings) -> list[str]:
-    """The sources that tell which weights configured methods rank with.
+Systems = Callable[[Settings], list[str]]
+"""Gives the trained systems that an asset works with, e.g. ``code_versions.ranked_systems``."""
+
+
+def sources_of(systems: Systems) -> Systems:
+    """The sources that tell which weights an asset works with.
 
     Args:
-        settings: The settings.
+        systems: Gives the trained systems.
 
     Returns:
-        The names of the assets, each once.
+        Gives the names of the sources, each once.
     """
-    return [champion_of(system) for system in needed_systems(settings)]
+    return lambda settings: [*dict.fromkeys(map(champion_of, systems(settings)))]
 
 
-def weights_in_use(setr: PipelineContext, versions: Mapping[str, str | None]) -> dict[str, str]:
-    """The data versions of the champions' sources where methods rank with certain versions.
+def weights_in_use(
+    setr: PipelineContext, systems: Systems, versions: Mapping[str, str | None] = CHAMPIONS
+) -> dict[str, str]:
+    """The data versions of the champions' sources where an asset works with certain versions.
 
     Args:
         setr: The pipeline context.
-        versions: Version by registered model; None where nothing is promoted.
+        systems: Gives the trained systems.
+        versions: Version by registered model, None where nothing is promoted; the champion of the moment for
+            one that is not named.
 
     Returns:
         Data version by the name of the source.
     """
-    found: dict[str, str] = {}
-    for method in setr.methods.configured.values():
-        system = setr.weights.system(method)
-        if system is not None and method.trained is not None:
-            found[champion_of(method.trained)] = versions[system.registered_model(setr.settings)] or NONE
-    return found
+    named = systems(setr.settings)
+    return {champion_of(system): setr.weights.version(system, versions) or NONE for system in named}
 
 
-def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
-    """The data versions of both sources for an adapter.
+@dataclass(frozen=True)
+class Chosen:
+    """The versions of trained systems that a step works with, looked up once.
+
+    Attributes:
+        versions: Version by registered model; None where nothing is promoted.
+        tags: Those of its materialisations.
+    """
+
+    versions: dict[str, str | None]
+    tags: dict[str, str]
+
+
+def choose(
+    context: dg.AssetExecutionContext,
+    setr: PipelineContext,
+    systems: Systems,
+    pinned: Mapping[str, str] = MappingProxyType({}),
+) -> Chosen:
+    """Look up the versions that a step works with, and tell Dagster of champions that it has not
+    observed yet.
+
+    Args:
+        context: The running step.
+        setr: The pipeline context.
+        systems: Gives the trained systems.
+        pinned: Version by registered model; the champion for one that is not named.
+
+    Returns:
+        The versions.
+
+    Raises:
+        TrainedSystemError: ``pinned`` names a model that is not known.
+    """
+    versions = setr.weights.in_use(systems(setr.settings), pinned)
+    tell(context, weights_in_use(setr, systems))
+    return Chosen(versions, input_tags(weights_in_use(setr, systems, versions)))
+
+
+def in_use(setr: PipelineContext, versions: Mapping[str, str | None]) -> dict[str, str]:
+    """The data versions of the sources of re-ranking.
 
     Args:
         setr: The pipeline context.
-        version: The registry version of the adapter to judge with; None for the base model.
+        versions: Version by registered model, that of the adapter among them; None where nothing is promoted.
 
     Returns:
         Data version by source.
@@ -96,9 +142,17 @@ def in_use(setr: PipelineContext, version: str | None) -> dict[str, str]:
     fusions = {}
     for method in map(setr.methods.get, setr.settings.reranked_methods):
         for reranker in setr.rerankers.configured:
-            fused = fusion_in_use(setr, method, reranker, version if reranker.trained else None)
+            fused = fusion_in_use(setr, method, reranker, setr.rerankers.version(reranker, versions))
             fusions[f"{method.name} · {reranker.name}"] = (fused.fusion, fused.weight)
-    return {CHAMPION: version or NONE, FUSION: digest_json(fusions)[:12]}
+    return {
+        **weights_in_use(setr, reranker_systems, versions),
+        CHAMPION: versions[setr.settings.registry.model] or NONE,
+        FUSION: digest_json(fusions)[:12],
+    }
+
+
+def _of_the_moment(setr: PipelineContext) -> dict[str, str]:
+    return in_use(setr, {setr.settings.registry.model: setr.champion_version()})
 
 
 def input_tags(used: dict[str, str]) -> dict[str, str]:
@@ -121,7 +175,7 @@ def report(context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
         context: The running step.
         setr: The pipeline context.
     """
-    tell(context, {**weights_in_use(setr, setr.weights.in_use()), **in_use(setr, setr.champion_version())})
+    tell(context, {**weights_in_use(setr, needed_systems), **_of_the_moment(setr)})
 
 
 def tell(context: dg.AssetExecutionContext, used: Mapping[str, str]) -> None:
@@ -140,11 +194,11 @@ def tell(context: dg.AssetExecutionContext, used: Mapping[str, str]) -> None:
 
 def build_sources(owners: list[str], settings: Settings) -> list[dg.AssetsDefinition]:
     """The observable sources: the champion that re-ranks and the fusion, looked up together, and the champion
-    of each trained system that configured methods need.
+    of each trained system that configured methods, embedding spaces and re-rankers need.
 
     Args:
         owners: Their owners in Dagster's UI.
-        settings: They name the methods.
+        settings: They name these.
 
     Returns:
         The sources.
@@ -162,8 +216,8 @@ def _method_source(system: str, owners: list[str]) -> dg.AssetsDefinition:
         kinds={"mlflow"},
         description=(
             f"The version of the trained system {system} that holds the champion alias now, or "
-            "none: retrieval methods rank with it. Observed, not made: promotion moves the alias, and so "
-            "may a person."
+            "none: methods, embedding spaces or re-rankers work with it. Observed, not made: promotion "
+            "moves the alias, and so may a person."
         ),
     )
 
@@ -171,7 +225,7 @@ def _method_source(system: str, owners: list[str]) -> dg.AssetsDefinition:
     def observe(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> Iterator[dg.ObserveResult]:
-        version = weights_in_use(setr, setr.weights.in_use())[name]
+        version = setr.weights.version(system) or NONE
         yield dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(version))
 
     return observe
@@ -205,7 +259,8 @@ def _reranking_sources(owners: list[str]) -> dg.AssetsDefinition:
     def observe(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> Iterator[dg.ObserveResult]:
-        for source, version in in_use(setr, setr.champion_version()).items():
-            yield dg.ObserveResult(asset_key=source, data_version=dg.DataVersion(version))
+        found = _of_the_moment(setr)
+        for source in (CHAMPION, FUSION):
+            yield dg.ObserveResult(asset_key=source, data_version=dg.DataVersion(found[source]))
 
     return observe

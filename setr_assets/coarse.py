@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -11,19 +11,21 @@ from setr_assets.blueprints import evaluation_asset
 from setr_assets.code_versions import (
     OWN_BENCHMARKS,
     RANKED_OPTIONS,
-    needs,
     options_of,
     ranked_spaces,
+    ranked_systems,
+    reads_key,
     search_of,
     when,
 )
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import content_digest
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.pipeline.retrieval import RankedSet
 
 
 @evaluation_asset(
@@ -35,10 +37,7 @@ if TYPE_CHECKING:
         "coarse.strategies",
         "coarse.caption_strategies",
         "coarse.top_k",
-        when(
-            lambda settings: any(needs(name, "anchor_share") for name in settings.coarse.strategies),
-            "coarse.anchor_share",
-        ),
+        when(reads_key("coarse.anchor_share"), "coarse.anchor_share"),
         options_of(RANKED_OPTIONS),
     ),
     kinds={"polars", "numpy"},
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
         "query_compositions",
         "method_texts",
     ],
-    more_deps=champion.method_sources,
+    more_deps=champion.sources_of(ranked_systems),
 )
 def coarse_rankings(
     context: dg.AssetExecutionContext,
@@ -60,43 +59,33 @@ def coarse_rankings(
     """The K nearest images of every query by every configured method (``[coarse] strategies``), found by
     exact search over the frozen vectors of the embedding space that a method names; CIRR's six-image
     subsets too. The default method's K go to the re-rankers. Where the gallery has captions, ``[coarse]
-    caption_strategies`` rank it by these. A method with trained weights ranks with the champion, and is
-    left out while there is none.
+    caption_strategies`` rank it by these. A method with trained weights ranks with the champion, as does
+    one whose space is trained, and is left out while there is none.
     """
-    from setr_lib.pipeline.retrieval import rank_set
-    from setr_lib.tables import RANKINGS
+    from setr_lib.pipeline.retrieval import rank_set, store_rankings
 
-    versions = setr.weights.in_use(config.versions)
-    champion.tell(context, champion.weights_in_use(setr, setr.weights.in_use()))
-    results = PartitionResults(tags=champion.input_tags(champion.weights_in_use(setr, versions)))
+    chosen = champion.choose(context, setr, ranked_systems, config.versions)
+    results = PartitionResults(tags=chosen.tags)
     left_out: dict[str, str] = {}
     for key in context.partition_keys:
-        found = rank_set(setr, key, reporter(context, key), versions)
-        for name in found.left_out:
-            setr.tables.remove(setr.tables.coarse(key, name))
+        found = rank_set(setr, key, reporter(context, key), chosen.versions)
+        store_rankings(setr, key, found)
+        results.add(key, found.data_version, _metadata(setr, key, found))
         left_out |= found.left_out
-        ranked = {made.method.name: made for made in found.rankings}
-        for name, made in ranked.items():
-            table = setr.tables.coarse(key, name)
-            setr.tables.write(table, made.rankings, RANKINGS, made_by=made.record)
-        parts = [
-            part for name in sorted(ranked) for part in (name, ranked[name].rankings, ranked[name].record)
-        ]
-        shown = {name: made.rankings for name, made in ranked.items()}
-        results.add(
-            key,
-            content_digest(*parts),
-            {
-                "dagster/partition_row_count": sum(frame.height for frame in shown.values()),
-                "methods": ", ".join(shown),
-                "K": setr.settings.coarse.top_k,
-                "R@10": previews.table(["method", "a target in the first 10, %"], _hits(setr, key, shown)),
-                **found.facts,
-            },
-        )
     for sentence in dict.fromkeys(left_out.values()):
         say(context, f"left out: {sentence}", warning=True)
     return results
+
+
+def _metadata(setr: PipelineContext, key: str, found: RankedSet) -> dict[str, Any]:
+    shown = found.by_method
+    return {
+        "dagster/partition_row_count": sum(frame.height for frame in shown.values()),
+        "methods": ", ".join(shown),
+        "K": setr.settings.coarse.top_k,
+        "R@10": previews.table(["method", "a target in the first 10, %"], _hits(setr, key, shown)),
+        **found.facts,
+    }
 
 
 def _hits(setr: PipelineContext, key: str, rankings: dict[str, pl.DataFrame]) -> list[tuple[str, float]]:

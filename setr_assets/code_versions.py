@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from setr_assets.own_code import OwnCode
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
+from setr_lib.settings import ADAPTER, BASE_JUDGE, DEFAULT_SPACE, OPEN_CLIP, RERANKERS, Settings
 from setr_lib.texts.folders import prompt_folder
+
+if TYPE_CHECKING:
+    from setr_lib.texts.kind import TextKind
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
 RANKED_OPTIONS, RERANKED_OPTIONS = "methods:ranked", "methods:reranked"
 """The sections ``[methods.NAME]`` of the ranked methods, and those of the re-ranked ones."""
+RANKED_TEXTS, RERANKED_TEXTS = "texts:ranked", "texts:reranked"
+"""The generated texts that the ranked methods bring themselves, and those of the re-ranked ones: their
+prompts, and of a method of one's own its code."""
+DECLARED_OPTIONS = frozenset({"coarse.anchor_share"})
+"""Settings of a section of their own that are options of methods: assets declare them by name."""
 PROMPTS = "models.judge.prompts"
 """The setting behind ``prompts:TASK``. That entry stands for the files ``TASK.jinja`` and
 ``TASK.KIND.jinja``; of the judge, for ``judge.jinja`` alone."""
@@ -109,50 +118,46 @@ NOT_READ = {
 }
 """Settings that no asset's code version holds, and why."""
 
-NEEDS = {
-    "image": frozenset[str](),
-    "text": frozenset[str](),
-    "sum": frozenset[str](),
-    "product": frozenset[str](),
-    "union_text": frozenset({"captions"}),
-    "intersection": frozenset({"compositions"}),
-    "intersection_anchor": frozenset({"compositions", "anchor_share"}),
-}
-"""What the built-in methods need, said again here: asking the methods themselves would import NumPy."""
-
-UNTRAINED = frozenset({*NEEDS, "captions_text", "captions_union", "captions_intersection"})
-"""The built-in methods without trained weights, which need not be loaded to know that."""
-
-
-def needs(method: str, need: str) -> bool:
-    """Whether a method needs something; one that is not built in may.
-
-    Args:
-        method: The method's name.
-        need: ``captions``, ``compositions`` or ``anchor_share``.
-
-    Returns:
-        True where it does, or may.
-    """
-    return need in NEEDS.get(method, frozenset({need}))
-
 
 def reranked_need(need: str) -> Callable[[Settings], bool]:
-    """A condition for :func:`when`: whether a method whose candidates are re-ranked needs something.
+    """A condition for :func:`when`: whether a method whose candidates are re-ranked reads a kind of text.
 
     Args:
-        need: As for :func:`needs`.
+        need: ``captions`` or ``compositions``.
 
     Returns:
         The condition.
     """
-    return lambda settings: any(needs(method, need) for method in settings.reranked_methods)
+    return lambda settings: any(
+        need in _method_reads(settings, name).texts for name in settings.reranked_methods
+    )
+
+
+def reads_key(key: str, *, reranked: bool = False) -> Callable[[Settings], bool]:
+    """A condition for :func:`when`: whether a setting is an option of a method (its ``option_keys``).
+
+    Args:
+        key: The setting, e.g. ``coarse.anchor_share``.
+        reranked: Ask the methods whose candidates are re-ranked, not those that rank.
+
+    Returns:
+        The condition.
+    """
+
+    def holds(settings: Settings) -> bool:
+        names = settings.reranked_methods if reranked else _ranked(settings)
+        return any(key in _method_reads(settings, name).option_keys.values() for name in names)
+
+    return holds
+
+
+def _ranked(settings: Settings) -> tuple[str, ...]:
+    """Every method that ranks, as settings name it."""
+    return (*settings.coarse.strategies, *settings.coarse.caption_strategies)
 
 
 def searched_spaces(settings: Settings, methods: Iterable[str]) -> list[str]:
     """The embedding spaces that methods search.
-
-    No method is loaded where settings describe no space, and none that is built in.
 
     Args:
         settings: The settings.
@@ -163,16 +168,63 @@ def searched_spaces(settings: Settings, methods: Iterable[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for name in methods:
-        found |= dict.fromkeys(_searched(settings, name))
+        found |= dict.fromkeys(_method_reads(settings, name).spaces)
     return list(found)
 
 
 BENCHMARKS = "code:benchmarks"
 """An entry of ``reads``: the code of benchmarks that settings name by path."""
 OWN_BENCHMARKS = When(
-    lambda settings: any(":" in dataset.kind for dataset in settings.datasets.values()), (BENCHMARKS,)
+    lambda settings: any(_is_foreign(dataset.kind) for dataset in settings.datasets.values()), (BENCHMARKS,)
 )
-"""What is read of benchmarks: their code, where a data set names one by path."""
+"""What is read of benchmarks: their code, where a data set names one by path, or an installed one."""
+
+
+def _is_foreign(kind: str) -> bool:
+    return ":" in kind or _benchmark_entry_point(kind) is not None
+
+
+FindEntryPoint = Callable[[str], EntryPoint | None]
+"""Finds what an installed package has under a name; None for what is built in."""
+
+
+def _method_entry_point(name: str) -> EntryPoint | None:
+    from setr_lib.methods.method import CATALOGUE
+
+    return CATALOGUE.entry_point(name)
+
+
+def _reranker_entry_point(name: str) -> EntryPoint | None:
+    if name in RERANKERS:  # registered, or built in: these would import NumPy
+        return None
+    from setr_lib.reranking.reranker import CATALOGUE
+
+    return CATALOGUE.entry_point(name)
+
+
+def _space_entry_point(name: str) -> EntryPoint | None:
+    from setr_lib.spaces.space import CATALOGUE
+
+    return None if name == OPEN_CLIP else CATALOGUE.entry_point(name)
+
+
+def _benchmark_entry_point(name: str) -> EntryPoint | None:
+    from setr_lib.benchmarks.registry import CATALOGUE
+
+    return CATALOGUE.entry_point(name)
+
+
+ENTRY_POINTS: Mapping[str, FindEntryPoint] = {
+    "coarse.strategies": _method_entry_point,
+    "coarse.caption_strategies": _method_entry_point,
+    "coarse.default": _method_entry_point,
+    "coarse.caption_default": _method_entry_point,
+    "reranking.methods": _method_entry_point,
+    "reranking.rerankers": _reranker_entry_point,
+    "evaluation.baselines": _method_entry_point,
+    "evaluation.caption_baselines": _method_entry_point,
+}
+"""Settings that name objects, and who knows those that packages have installed."""
 
 
 def is_own_name(settings: Settings, strategy: str) -> bool:
@@ -183,17 +235,21 @@ def is_own_name(settings: Settings, strategy: str) -> bool:
     return ":" not in strategy and strategy not in listed and any(":" in name for name in listed)
 
 
+_WRITTEN = frozenset({"captions", "compositions"})
+
+
 class _MethodReads(NamedTuple):
-    """What a method reads: embedding spaces, the trained system whose weights it ranks with, generated texts,
-    and settings by option.
+    """What a method reads: embedding spaces, the trained system whose weights it ranks with, captions and
+    compositions, generated texts that it brings itself, and settings by option.
     """
 
-    spaces: tuple[str, ...]
-    trained: str | None
-    texts: frozenset[str]
     name: str
-    option_keys: Mapping[str, str]
-    files: tuple[str, ...]
+    spaces: tuple[str, ...]
+    trained: str | None = None
+    texts: frozenset[str] = _WRITTEN
+    kinds: tuple[TextKind, ...] = ()
+    option_keys: Mapping[str, str] = MappingProxyType({})
+    files: tuple[str, ...] = ()
 
 
 _loaded: dict[tuple[str, ...], _MethodReads] = {}
@@ -204,7 +260,7 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
     among = settings.coarse.strategies if is_own_name(settings, name) else ()
     said = digest_json([settings.methods, settings.models.judge.prompts])
     known = (str(settings.base_dir), name, said, *every, *among)
-    if known not in _loaded:  # a method of one's own may take its time to be made
+    if known not in _loaded:  # only methods that settings name, and one of one's own may take its time
         try:
             from setr_lib.methods.method import get_method, ranks_captions
             from setr_lib.pipeline.texts import written_texts
@@ -214,20 +270,16 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
-            texts = written_texts([method], pipeline_context(settings).prompts())
+            texts = _WRITTEN & method.needs
+            if method.texts:  # only then, as reading the prompts imports NumPy
+                texts = written_texts([method], pipeline_context(settings).prompts())
             files = tuple(file.option for file in method.files)
             _loaded[known] = _MethodReads(
-                spaces, method.trained, texts, method.name, method.option_keys, files
+                method.name, spaces, method.trained, texts, method.texts, dict(method.option_keys), files
             )
         except SetrError:  # told by the run that needs the method
-            return _MethodReads(every, None, frozenset({"captions", "compositions"}), name, {}, ())
+            return _MethodReads(name, every)
     return _loaded[known]
-
-
-def _searched(settings: Settings, name: str) -> tuple[str, ...]:
-    if name in NEEDS or not settings.spaces:
-        return (DEFAULT_SPACE,)
-    return _method_reads(settings, name).spaces
 
 
 def text_needed(kind: str) -> Callable[[Settings], bool]:
@@ -241,31 +293,114 @@ def text_needed(kind: str) -> Callable[[Settings], bool]:
     """
 
     def holds(settings: Settings) -> bool:
-        coarse = settings.coarse
-        named = (*coarse.strategies, *coarse.caption_strategies, *settings.reranked_methods)
-        return any(kind in _texts(settings, name) for name in named)
+        named = (*_ranked(settings), *settings.reranked_methods)
+        return any(kind in _method_reads(settings, name).texts for name in named)
 
     return holds
 
 
-def _texts(settings: Settings, strategy: str) -> frozenset[str]:
-    if strategy in UNTRAINED:
-        return NEEDS.get(strategy, frozenset())
-    return _method_reads(settings, strategy).texts
-
-
-def needed_systems(settings: Settings) -> list[str]:
-    """The trained systems that configured methods need.
+def ranked_systems(settings: Settings) -> list[str]:
+    """The trained systems that configured methods, and the embedding spaces that these search, need.
 
     Args:
         settings: The settings.
 
     Returns:
-        Each system once, as the methods name it.
+        Each system once, by its name.
     """
-    named = (*settings.coarse.strategies, *settings.coarse.caption_strategies)
-    found = (_method_reads(settings, name).trained for name in named if name not in UNTRAINED)
-    return list(dict.fromkeys(system for system in found if system is not None))
+    return _once([*_of_methods(settings, _ranked(settings)), *embedded_systems(settings)])
+
+
+def embedded_systems(settings: Settings) -> list[str]:
+    """The trained systems whose weights the embedding spaces of the galleries need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _of_spaces(settings, ranked_spaces(settings))
+
+
+def training_systems(settings: Settings) -> list[str]:
+    """The trained systems whose weights the embedding spaces of the training images need.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _of_spaces(settings, reranked_spaces(settings))
+
+
+def reranker_systems(settings: Settings) -> list[str]:
+    """The trained systems that configured re-rankers of one's own need; the built-in adapter is not asked.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    if {*settings.reranking.rerankers} <= {BASE_JUDGE, ADAPTER}:
+        return []
+    try:
+        configured = pipeline_context(settings).rerankers.configured
+    except SetrError:  # told by the run that needs the re-ranker
+        return []
+    return _once(own.trained for own in configured if own.trained is not None and own.name != ADAPTER)
+
+
+def calibrated_systems(settings: Settings) -> list[str]:
+    """The trained systems behind the methods and re-rankers whose fusion is calibrated, less the adapter.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    methods = _of_methods(settings, settings.reranked_methods)
+    return _once([*methods, *training_systems(settings), *reranker_systems(settings)])
+
+
+def needed_systems(settings: Settings) -> list[str]:
+    """The trained systems that anything in the settings needs, less the adapter of the built-in re-ranker.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        As of :func:`ranked_systems`.
+    """
+    return _once([*ranked_systems(settings), *calibrated_systems(settings)])
+
+
+def _of_methods(settings: Settings, names: Iterable[str]) -> list[str]:
+    found = (_method_reads(settings, name).trained for name in names)
+    return _once(system for system in found if system is not None)
+
+
+def _of_spaces(settings: Settings, spaces: Iterable[str]) -> list[str]:
+    own = [name for name in spaces if name in settings.spaces and settings.spaces[name].kind != OPEN_CLIP]
+    if not own:
+        return []
+    from setr_lib.spaces.space import trained_by
+
+    found: list[str] = []
+    for name in own:
+        try:
+            system = trained_by(name, settings)
+        except SetrError:  # told by the run that needs the space
+            continue
+        found += [] if system is None else [system]
+    return _once(found)
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return [*dict.fromkeys(names)]
 
 
 class _Options(NamedTuple):
@@ -279,22 +414,18 @@ class _Options(NamedTuple):
 
 
 def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Options]:
-    """By their own names, what settings say to methods; those to which they say nothing are left out. The
-    keys that methods of the package name are declared by the assets themselves.
-    """
+    """By their own names, what settings say to methods; those to which they say nothing are left out."""
     found: dict[str, _Options] = {}
     for strategy in strategies:
-        name, keys, files = strategy, dict[str, str](), tuple[str, ...]()
-        if strategy not in UNTRAINED:
-            facts = _method_reads(settings, strategy)
-            name, keys, files = facts.name, dict(facts.option_keys), facts.files
-        if (section := settings.methods.get(name)) or keys:
-            found[name] = _Options(section or {}, keys, files)
+        facts = _method_reads(settings, strategy)
+        keys = {option: key for option, key in facts.option_keys.items() if key not in DECLARED_OPTIONS}
+        if (section := settings.methods.get(facts.name)) or keys:
+            found[facts.name] = _Options(section or {}, keys, facts.files)
     return found
 
 
 def _ranked_options(settings: Settings) -> dict[str, _Options]:
-    return _options(settings, (*settings.coarse.strategies, *settings.coarse.caption_strategies))
+    return _options(settings, _ranked(settings))
 
 
 def _reranked_options(settings: Settings) -> dict[str, _Options]:
@@ -323,6 +454,26 @@ def reranked_spaces(settings: Settings) -> list[str]:
         Their names.
     """
     return searched_spaces(settings, settings.reranked_methods)
+
+
+def texts_of(texts: str) -> When:
+    """What the generated texts that methods bring themselves are made with.
+
+    Args:
+        texts: :data:`RANKED_TEXTS` or :data:`RERANKED_TEXTS`.
+
+    Returns:
+        The conditional reads: they count where a method brings any.
+    """
+
+    def holds(settings: Settings) -> bool:
+        return any(_method_reads(settings, name).kinds for name in _bringing(settings, texts))
+
+    return when(holds, "model:judge", "models.judge.max_new_tokens", texts)
+
+
+def _bringing(settings: Settings, texts: str) -> tuple[str, ...]:
+    return _ranked(settings) if texts == RANKED_TEXTS else tuple(settings.reranked_methods)
 
 
 Spaces = Callable[[Settings], list[str]]
@@ -374,6 +525,12 @@ def keys_behind(read: str) -> tuple[str, ...]:
         return (kind,)
     if read == BENCHMARKS:
         return ()
+    if kind == "texts":
+        return (
+            (PROMPTS, "coarse.strategies", "coarse.caption_strategies")
+            if read == RANKED_TEXTS
+            else (PROMPTS,)
+        )
     if kind == "prompts":
         return () if name == WRITER_PROMPT else (PROMPTS,)
     return MODELS[name]
@@ -402,6 +559,7 @@ class CodeVersions:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._values = settings.model_dump(mode="json")
+        self._own_code = OwnCode(settings.base_dir)
         self._known: dict[str, Any] = {}
 
     def version(self, number: str, reads: Reads) -> str:
@@ -443,8 +601,14 @@ class CodeVersions:
             spaces = (ranked_spaces if read == RANKED else reranked_spaces)(self.settings)
             return {space: self._space(space) for space in spaces if space in self.settings.spaces}
         if read == BENCHMARKS:
-            named = {key: dataset.kind for key, dataset in self.settings.datasets.items()}
-            return {key: self._with_code(kind) for key, kind in named.items() if ":" in kind}
+            return {
+                key: self._with_code(dataset.kind, _benchmark_entry_point)
+                for key, dataset in self.settings.datasets.items()
+                if _is_foreign(dataset.kind)
+            }
+        if kind == "texts":
+            bringing = sorted(_bringing(self.settings, read))
+            return {name: found for name in bringing if (found := self._texts(name)) is not None}
         if kind == "methods":
             options = (_ranked_options if read == RANKED_OPTIONS else _reranked_options)(self.settings)
             return {name: self._said(found) for name, found in sorted(options.items())}
@@ -469,7 +633,9 @@ class CodeVersions:
         """What ``[spaces.NAME]`` says; of an open_clip model also the files of a local folder."""
         described = self._values["spaces"][name]
         if described["kind"] != OPEN_CLIP:
-            return self._with_code(described)
+            return self._with_code(described) | {
+                "kind": self._with_code(described["kind"], _space_entry_point)
+            }
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         model = self.settings.space_options(name).get("name")
         return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
@@ -496,28 +662,32 @@ class CodeVersions:
         value: Any = self._values
         for part in key.split("."):
             value = value[part]
-        return self._with_code(value)
+        return self._with_code(value, ENTRY_POINTS.get(key))
 
-    def _with_code(self, value: Any) -> Any:
-        """``value``, each ``package.module:NAME`` in it with a digest of the module's file."""
+    def _with_code(self, value: Any, entry_point: FindEntryPoint | None = None) -> Any:
+        """``value``, each name of an object of one's own in it with the digest of its code: ``package.module:
+        NAME``, or where ``entry_point`` finds names of objects that packages have installed, these.
+        """
         if isinstance(value, str) and _OBJECT.fullmatch(value):
-            return [value, _marked(lambda: self._code(value.partition(":")[0]))]
+            return [value, self._own_code.of_module(value.partition(":")[0])]
+        if isinstance(value, str) and entry_point is not None and (point := entry_point(value)) is not None:
+            return [value, self._own_code.of_entry_point(point)]
         if isinstance(value, list):
-            return [self._with_code(item) for item in value]
+            return [self._with_code(item, entry_point) for item in value]
         if isinstance(value, dict):
-            return {name: self._with_code(item) for name, item in value.items()}
+            return {name: self._with_code(item, entry_point) for name, item in value.items()}
         return value
 
-    def _code(self, module: str) -> str:
-        """Digest of a module's source file, found as ``load_object`` finds it; nothing is imported."""
-        path: Sequence[str] | None = [*sys.path, str(self.settings.base_dir.resolve())]
-        file = None
-        for part in module.split("."):
-            spec = PathFinder.find_spec(part, path)
-            if spec is None:
-                return "not found"
-            file, path = spec.origin, list(spec.submodule_search_locations or ())
-        return "no file" if file is None else fingerprint_file(Path(file))
+    def _texts(self, method: str) -> Any:
+        """The generated texts that a method brings: its code, where it is not built in, and their prompts."""
+        kinds = _method_reads(self.settings, method).kinds
+        if not kinds:
+            return None
+        prompts = {
+            kind.name: [kind.task, kind.prompt, _marked(functools.partial(self._prompts, kind.task))]
+            for kind in kinds
+        }
+        return [self._with_code(method, _method_entry_point), prompts]
 
     def _of_data_sets(self, key: str) -> dict[str, Any]:
         """The values of ``datasets.*.KEY`` that are not the default: a data set with the default changes

@@ -12,7 +12,7 @@ from setr_assets.code_versions import OWN_BENCHMARKS
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import GalleryRecord, QueriesRecord, content_digest
+from setr_lib.records import QueriesRecord, content_digest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,36 +26,18 @@ GROUP = "datasets"
 def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> PartitionResults:
     """The queries of an evaluation set, one row each: reference image, modification text, targets (none on
     hidden splits), subset members (CIRR). Read from the official annotation files; no image is opened."""
-    from setr_lib.benchmarks.image_ids import read_and_check_image_ids
-    from setr_lib.datasets import evaluation_set, load_queries, take_queries
-    from setr_lib.hashing import digest_strings
+    from setr_lib.pipeline.set_data import queries_of
     from setr_lib.tables import QUERIES
 
     total, results = 0, PartitionResults()
     for key in context.partition_keys:
-        every = load_queries(setr.settings, key)
-        for warning in read_and_check_image_ids(evaluation_set(setr.settings, key), queries=every):
+        read = queries_of(setr, key)
+        for warning in read.warnings:
             say(context, f"{key}: {warning}", warning=True)
-        kept = take_queries(every, setr.settings.evaluation.limit)
-        digest = digest_strings([kept.write_json()])
-        record = QueriesRecord(of=every.height, kept=kept.height, digest=digest)
-        setr.tables.write("queries", kept, QUERIES, key, made_by=record)
-        total += kept.height
-        results.add(
-            key,
-            content_digest(kept, record),
-            {
-                "dagster/partition_row_count": kept.height,
-                "dagster/column_schema": previews.columns(kept),
-                "queries in the annotation file": every.height,
-                "references": kept["reference_id"].n_unique(),
-                "digest": digest,
-                "first rows": previews.rows(
-                    kept.select("query_id", "reference_id", "modification", "target_ids"), 10
-                ),
-                "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
-            },
-        )
+        setr.tables.write("queries", read.frame, QUERIES, key, made_by=read.record)
+        total += read.frame.height
+        metadata = _query_metadata(setr, key, read.frame, read.record)
+        results.add(key, content_digest(read.frame, read.record), metadata)
     results.metadata["queries of this run"] = total
     return results
 
@@ -68,19 +50,16 @@ def gallery_images(
 ) -> PartitionResults:
     """The images that an evaluation set ranks: path, size, content fingerprint and a status per image.
     Missing and broken images stay in the table, counted; they make every later number "not comparable"."""
-    from setr_lib.benchmarks.image_ids import read_and_check_image_ids
-    from setr_lib.datasets import coverage, evaluation_set, inspect_gallery, load_gallery
+    from setr_lib.pipeline.set_data import images_of
     from setr_lib.tables import GALLERY
 
     faults, results = 0, PartitionResults()
     for key in context.partition_keys:
-        listed = load_gallery(setr.settings, key)
-        read_and_check_image_ids(evaluation_set(setr.settings, key), gallery=listed)  # before any embedding
-        gallery = inspect_gallery(listed, reporter(context, key))
-        record = GalleryRecord(coverage=coverage(gallery))
-        setr.tables.write("gallery_images", gallery, GALLERY, key, made_by=record)
-        results.add(key, content_digest(gallery, record), _image_metadata(context, gallery, key))
-        faults += gallery.height - gallery.filter(status="ok").height
+        found = images_of(setr, key, reporter(context, key))
+        setr.tables.write("gallery_images", found.frame, GALLERY, key, made_by=found.record)
+        metadata = _image_metadata(context, found.frame, key)
+        results.add(key, content_digest(found.frame, found.record), metadata)
+        faults += found.faulty
     results.metadata["missing or broken images of this run"] = faults
     return results
 
@@ -104,6 +83,21 @@ def training_images(
     metadata = _image_metadata(context, images, "training images")
     metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content_digest(images)))
+
+
+def _query_metadata(
+    setr: PipelineContext, key: str, kept: pl.DataFrame, record: QueriesRecord
+) -> dict[str, Any]:
+    shown = kept.select("query_id", "reference_id", "modification", "target_ids")
+    return {
+        "dagster/partition_row_count": kept.height,
+        "dagster/column_schema": previews.columns(kept),
+        "queries in the annotation file": record.of,
+        "references": kept["reference_id"].n_unique(),
+        "digest": record.digest,
+        "first rows": previews.rows(shown, 10),
+        "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
+    }
 
 
 def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:

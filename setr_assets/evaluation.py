@@ -11,13 +11,13 @@ from pydantic import Field
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
-from setr_assets.code_versions import OWN_BENCHMARKS, when
-from setr_assets.composing import POOL, CallCounter
+from setr_assets.code_versions import OWN_BENCHMARKS, reranker_systems, when
+from setr_assets.composing import POOL
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, Record, RerankedRecord, content_digest
+from setr_lib.records import content_digest
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from setr_lib.pipeline.reranking import RerankingRun
+    from setr_lib.pipeline.evaluation import EvaluationResult
+    from setr_lib.pipeline.reranking_run import RerankingRun
 
 GROUP = "evaluation"
 
@@ -46,20 +47,22 @@ class RerankingConfig(champion.VersionsConfig):
         description="The re-ranker's version by an earlier key: use `versions`.",
     )
 
-    def reranker_version(self, setr: PipelineContext) -> str | None:
-        """The version of the re-ranker to judge with: the one pinned to, else the champion.
+    def chosen_versions(self, setr: PipelineContext) -> dict[str, str | None]:
+        """The versions to re-rank with: those pinned to, else the champions.
 
         Args:
             setr: The pipeline context.
 
         Returns:
-            The version; None where nothing was promoted yet.
+            Version by registered model, that of the built-in adapter among them; None where nothing was
+            promoted yet.
         """
         from setr_lib.pipeline.trained_system import pinned_version
 
         model = setr.settings.registry.model
         pinned = pinned_version(setr.settings, model, self.versions, self.champion_version)
-        return pinned or setr.champion_version()
+        own = setr.weights.in_use(reranker_systems(setr.settings), self.versions)
+        return {**own, model: pinned or setr.champion_version()}
 
 
 @evaluation_asset(
@@ -80,109 +83,80 @@ class RerankingConfig(champion.VersionsConfig):
     ),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "coarse_rankings", champion.CHAMPION, champion.FUSION],
+    more_deps=champion.sources_of(reranker_systems),
     pool=POOL,
 )
 def reranked_rankings(
     context: dg.AssetExecutionContext, config: RerankingConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The candidates of the methods that settings name (the default one), in the order of each re-ranker: the
-    base judge, and the champion adapter where there is one. Every score is kept by content, so a killed or
-    repeated run scores no pair twice."""
-    from setr_lib.pipeline.reranking import RerankingRun
+    base judge, and the champion of the adapter, and of other trained re-rankers, where there is one. Every
+    score is kept by content, so a killed or repeated run scores no pair twice."""
+    from setr_lib.pipeline.reranking_run import RerankingRun
 
-    version = config.reranker_version(setr)
+    versions = config.chosen_versions(setr)
     if not all(map(setr.is_caption_proxy, context.partition_keys)):
-        _warn_of_missing_weights(context, setr, version)
+        _warn_of_missing_weights(context, setr, versions)
         warn_of_unused_prompts(context, setr)
     champion.report(context, setr)
     results = PartitionResults(
-        metadata={"champion": version or "none yet"},
-        tags=champion.input_tags(champion.in_use(setr, version)),
+        metadata={"champion": versions[setr.settings.registry.model] or "none yet"},
+        tags=champion.input_tags(champion.in_use(setr, versions)),
     )
-    run = RerankingRun(setr, version)
+    run = RerankingRun(setr, versions)
     for key in context.partition_keys:
         if setr.is_caption_proxy(key):
-            _leave_out(context, setr, key, results)
+            _leave_out(context, run, key, results)
         else:
             _rerank(context, run, key, results)
     return results
 
 
 def _warn_of_missing_weights(
-    context: dg.AssetExecutionContext, setr: PipelineContext, version: str | None
+    context: dg.AssetExecutionContext, setr: PipelineContext, versions: Mapping[str, str | None]
 ) -> None:
-    usable = [reranker.name for reranker in setr.rerankers.usable(version)]
-    missing = [reranker.name for reranker in setr.rerankers.configured if reranker.name not in usable]
-    if missing:
-        rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
-        unpromoted = f"no version of {setr.settings.registry.model} is promoted yet"
-        say(context, f"left out: {', '.join(missing)} ({unpromoted}); {rest}", warning=True)
+    usable = [reranker.name for reranker in setr.rerankers.usable(versions)]
+    rest = f"only the {' and the '.join(usable)} re-ranks" if usable else "nothing is re-ranked"
+    missing: dict[str, list[str]] = {}
+    for reranker in setr.rerankers.configured:
+        if reranker.name not in usable and reranker.trained is not None:
+            missing.setdefault(setr.weights.model(reranker.trained), []).append(reranker.name)
+    for model, names in missing.items():
+        unpromoted = f"no version of {model} is promoted yet"
+        say(context, f"left out: {', '.join(names)} ({unpromoted}); {rest}", warning=True)
 
 
 def _rerank(
     context: dg.AssetExecutionContext, run: RerankingRun, key: str, results: PartitionResults
 ) -> None:
     """Re-rank one evaluation set, and say of each row what was done."""
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.pipeline.reranking import RerankedTable
-
-    setr, default = run.context, run.context.methods.default(key).name
-    dataset = evaluation_set(setr.settings, key).dataset
-    depth = setr.settings.rerank_depth(dataset)
-    if (asked := setr.settings.rerank_asked(dataset)) > depth:
-        say(context, f"{key}: {depth} of the {asked} asked for are re-ranked: [coarse] top_k keeps no more")
-    counters: dict[Row, CallCounter] = {}
-    metadata: dict[str, Any] = {}
-    parts: list[Record | pl.DataFrame | str] = []
-    rows = 0
-
-    def progress_of(row: Row) -> CallCounter:
-        counters[row] = CallCounter(reporter(context, key))
-        return counters[row]
-
-    def done(table: RerankedTable) -> None:
-        nonlocal rows
-        row, by, progress = table.row, table.made_by, counters[table.row]
-        name = row.reranker if row.method == default else row.title
-        rows += table.rankings.height
-        parts.extend((row.title, table.rankings))
-        facts = {"pairs": progress.total, "judged now": progress.new, "model": by.model}
-        facts |= {"prompt": by.prompt} if by.prompt else {}
-        metadata.update({f"{name}: {fact}": value for fact, value in {**facts, "fusion": by.fusion}.items()})
-        counted = f"{progress.total:,} pairs: {progress.new:,} judged now, {progress.kept or 0:,} kept"
-        say(context, f"{key}: {name}: {counted}; {by.fusion}")
-
-    record = run.rerank(key, progress_of, done)
+    done = run.rerank(key, reporter(context, key), lambda words: say(context, f"{key}: {words}"))
     results.add(
         key,
-        content_digest(*parts, record),
+        done.data_version,
         {
-            "dagster/partition_row_count": rows,
-            "champion": run.version or "none yet",
-            "methods": ", ".join(dict.fromkeys(row.method for row in record.rows)) or "none",
-            "K": depth,
-            **metadata,
+            "dagster/partition_row_count": sum(table.rankings.height for table in done.tables),
+            "champion": run.versions[run.context.settings.registry.model] or "none yet",
+            "methods": done.methods,
+            "K": done.record.rerank_top_k,
+            **done.facts,
         },
     )
 
 
 def _leave_out(
-    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, results: PartitionResults
+    context: dg.AssetExecutionContext, run: RerankingRun, key: str, results: PartitionResults
 ) -> None:
     """Without images there is nothing for a re-ranker to look at: stage 1 is then all there is."""
-    method = setr.methods.default(key).name
-    coarse = setr.tables.read_record(setr.tables.coarse(key, method), CoarseRecord)
-    why = "none: there are captions, and no image to judge"
-    record = RerankedRecord(**coarse.stated(), stage_2=why, rows=[])
-    setr.tables.write_record("reranked_rankings", record, key)
-    metadata = {"dagster/partition_row_count": 0, "methods": "none", "stage 2": why}
+    record = run.leave_out(key)
+    metadata = {"dagster/partition_row_count": 0, "methods": "none", "stage 2": record.stage_2}
     results.add(key, content_digest(record), metadata)
     say(context, f"{key}: not re-ranked: there are captions, and no image to judge")
 
 
 @evaluation_asset(
     group=GROUP,
-    number="2",
+    number="3",
     reads=(
         OWN_BENCHMARKS,
         "coarse.strategies",
@@ -212,7 +186,7 @@ def evaluation_report(
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with
     contact sheets. Hidden splits get the page without scores."""
     from setr_lib.evaluation.metrics import left_out_sentences
-    from setr_lib.pipeline.evaluation import assess, contact_sheet, write_page
+    from setr_lib.pipeline.evaluation import assess, write_page
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
@@ -220,26 +194,33 @@ def evaluation_report(
         result = assess(setr, key)
         page = write_page(setr, key, result)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
+        results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
         headline = result.evaluation_set.benchmark.headline_metrics
-        metadata: dict[str, Any] = {
-            "dagster/partition_row_count": result.rows.height,
-            "dagster/column_schema": previews.columns(result.rows),
-            "report": dg.MetadataValue.path(page.absolute()),
-            "champion": result.note.champion or "none yet",
-            **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
-        }
-        if result.comparisons:
-            metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
-                ["a", "b", "metric", "a - b", "low", "high"],
-                [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in result.comparisons],
-            )
-        if (sheet := contact_sheet(setr, key, result)) is not None:
-            metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
-        results.add(key, content_digest(result.rows, result.note), metadata)
         say(context, f"{key}: {_best(result.rows, headline, page)}")
         for sentence in left_out_sentences(result.left_out):
             say(context, f"{key}: {sentence}", warning=True)
     return results
+
+
+def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, page: Path) -> dict[str, Any]:
+    from setr_lib.pipeline.evaluation import contact_sheet
+
+    headline = result.evaluation_set.benchmark.headline_metrics
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": result.rows.height,
+        "dagster/column_schema": previews.columns(result.rows),
+        "report": dg.MetadataValue.path(page.absolute()),
+        "champion": result.note.champion or "none yet",
+        **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
+    }
+    if result.comparisons:
+        metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
+            ["a", "b", "metric", "a - b", "low", "high"],
+            [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in result.comparisons],
+        )
+    if (sheet := contact_sheet(setr, key, result)) is not None:
+        metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
+    return metadata
 
 
 def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
@@ -275,7 +256,7 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> d
 
 @single_asset(
     group=GROUP,
-    number="1",
+    number="2",
     reads=(),
     kinds={"polars", "json"},
     deps=["evaluation_report"],

@@ -4,26 +4,29 @@ and embedding space.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from setr_assets import previews
+from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
 from setr_assets.checks import no_lost_or_doubled_images, unique_ids
-from setr_assets.code_versions import ranked_spaces, reranked_spaces, search_of
+from setr_assets.code_versions import (
+    embedded_systems,
+    ranked_spaces,
+    reranked_spaces,
+    search_of,
+    training_systems,
+)
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
-from setr_lib.hashing import digest_strings, fingerprint_bytes
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
+from setr_lib.records import content_digest
 from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-
+    from setr_lib.pipeline.embedding import EmbeddedImages
     from setr_lib.spaces.vector_store import SyncReport
 
 GROUP = "gallery"
@@ -36,44 +39,43 @@ POOL = "lancedb_write"
     reads=search_of(ranked_spaces),
     kinds={"lancedb", "pytorch"},
     deps=["gallery_images"],
+    more_deps=champion.sources_of(embedded_systems),
     pool=POOL,
     check_specs=[unique_ids("gallery_embeddings")],
 )
 def gallery_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext,
+    config: champion.VersionsConfig,
+    setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
     """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
     gallery, model and preprocessing; sets that share a gallery share the table. Only new or changed images
     are embedded; what is gone is removed; a killed run goes on where it stopped. Where the images have
     captions, these lie beside the vectors with a full-text index; captions without any image are stored
-    alone, and no model is loaded."""
-    from setr_lib.datasets import evaluation_set
-    from setr_lib.methods.references import check_space_gives
-    from setr_lib.tables import GALLERY
+    alone, and no model is loaded. A trained space has a table for each version of its weights, and is
+    left out while none is promoted."""
+    from setr_lib.pipeline.embedding import embed_gallery
 
-    faults: dict[str, str] = {}
-    embedded, results = 0, PartitionResults()
+    chosen = champion.choose(context, setr, embedded_systems, config.versions)
+    log, results = EmbeddingLog(context, setr), PartitionResults(tags=chosen.tags)
+    embedded = 0
     for key in context.partition_keys:
-        gallery = setr.tables.read("gallery_images", GALLERY, key)
-        gallery_key = evaluation_set(setr.settings, key).gallery_key
-        captions, content = _store_captions(context, setr, key, gallery_key, gallery.height)
-        if setr.is_caption_proxy(key):
-            record = EmbeddingsRecord(**captions, content=content)
-            metadata: dict[str, Any] = {"embedded": 0, **captions}
-        else:
-            reports = Reports(setr)
-            for space in setr.methods.spaces:
-                for method in setr.methods.ranked_in(space):  # told before hours of embedding, not after
-                    check_space_gives(method, setr.models.space(space))
-                reports.synchronise(context, space, gallery_key, gallery, key)
-            faults |= reports.faults
-            embedded += reports.embedded
-            record = reports.record(captions, content)
-            metadata = {**reports.metadata(), **captions}
+        made = embed_gallery(
+            setr,
+            key,
+            reporter(context, key),
+            partial(log.embedded, key),
+            partial(log.captioned, key),
+            chosen.versions,
+        )
+        record = made.record
         setr.tables.write_record("gallery_embeddings", record, key)
-        results.add(key, content_digest(record), metadata)
+        results.add(key, content_digest(record), _metadata(made))
+        log.check(made, key)
+        embedded += made.embedded
+    log.warn_of_left_out()
     results.metadata["images embedded by this run"] = embedded
-    results.check_results = [_check(faults)]
+    results.check_results = [log.result]
     return results
 
 
@@ -83,6 +85,7 @@ def gallery_embeddings(
     reads=("model:encoder", search_of(reranked_spaces)[1]),
     kinds={"lancedb", "pytorch"},
     deps=["training_images"],
+    more_deps=champion.sources_of(training_systems),
     pool=POOL,
     check_specs=[unique_ids("training_embeddings")],
 )
@@ -92,162 +95,122 @@ def training_embeddings(
     """The training images' vectors, in LanceDB tables of their own: by CLIP, as hard negatives are mined
     here, never in a benchmark's gallery; and in the embedding spaces of the methods whose candidates are
     re-ranked."""
-    from setr_lib.tables import TRAINING_IMAGES
+    from setr_lib.pipeline.embedding import embed_training_images
 
-    images = setr.tables.read("training_images", TRAINING_IMAGES)
-    reports = Reports(setr)
-    for space in setr.methods.training_spaces:
-        reports.synchronise(context, space, "training", images)
-    record = reports.record()
+    chosen, log = champion.choose(context, setr, training_systems), EmbeddingLog(context, setr)
+    what = "training images"
+    made = embed_training_images(setr, reporter(context), partial(log.embedded, what), chosen.versions)
+    record = made.record
     setr.tables.write_record("training_embeddings", record)
+    log.check(made, what)
+    log.warn_of_left_out()
     return dg.MaterializeResult(
-        metadata=reports.metadata(),
+        metadata=_metadata(made),
+        tags=chosen.tags,
         data_version=dg.DataVersion(content_digest(record)),
-        check_results=[_check(reports.faults)],
+        check_results=[log.result],
     )
 
 
-class Reports:
-    """The synchronisations of the same images in one embedding space after the other.
+class EmbeddingLog:
+    """Says in the UI what is embedded, and collects what is wrong with tables.
 
     Args:
+        context: The running step.
         setr: The pipeline context.
     """
 
-    def __init__(self, setr: PipelineContext) -> None:
-        self.setr = setr
+    def __init__(self, context: dg.AssetExecutionContext, setr: PipelineContext) -> None:
+        self.context, self.setr = context, setr
         self.faults: dict[str, str] = {}
         """What is wrong with a table, by what was embedded."""
-        self._reports: dict[str, SyncReport] = {}
+        self.left_out: dict[str, str] = {}
+        """Why embedding spaces are left out, by name."""
 
-    @property
-    def embedded(self) -> int:
-        """Images embedded now, in all spaces."""
-        return sum(report.embedded for report in self._reports.values())
-
-    def synchronise(
-        self,
-        context: dg.AssetExecutionContext,
-        space: str,
-        gallery_key: str,
-        images: pl.DataFrame,
-        partition: str = "",
-    ) -> None:
-        """Embed images in a space, as far as its table does not hold them.
+    def embedded(self, what: str, space: str, report: SyncReport) -> None:
+        """Say what was done in an embedding space.
 
         Args:
-            context: The running step.
+            what: The evaluation set, or ``training images``.
             space: The embedding space.
-            gallery_key: The key of the images' origin.
-            images: The gallery: ``image_id``, ``path``, ``fingerprint``, ``status``.
-            partition: The evaluation set, for messages.
+            report: What was done.
         """
-        model, store = self.setr.models.space(space), self.setr.gallery_store
-        table = store.table_name(gallery_key, model)
-        report = store.synchronise(table, images, model, progress=reporter(context, partition))
-        self._reports[space] = report
-        what = (partition or "training images") + ("" if space == DEFAULT_SPACE else f" ({space})")
         done = {"embedded now": report.embedded, "kept": report.kept, "removed": report.removed}
         words = previews.counts({**done, "failed": len(report.failed)})
-        say(context, f"{what}: {words}", warning=bool(report.failed))
-        self.faults |= no_lost_or_doubled_images(self.setr, report, images, what)
+        say(self.context, f"{_in(what, space)}: {words}", warning=bool(report.failed))
 
-    def record(
-        self, captions: Mapping[str, Any] | None = None, captions_digest: str = ""
-    ) -> EmbeddingsRecord:
-        """The record of the vectors, and of captions stored beside them.
+    def captioned(self, what: str, words: str) -> None:
+        """Say what was done with a gallery's captions.
 
         Args:
-            captions: What the record says of the captions.
-            captions_digest: Digest of their content.
-
-        Returns:
-            The record.
+            what: The evaluation set.
+            words: What was done.
         """
-        content = self._content(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else ""
-        stated: dict[str, Any] = self._stated(DEFAULT_SPACE) if DEFAULT_SPACE in self._reports else {}
-        if others := [space for space in self._reports if space != DEFAULT_SPACE]:
-            stated["spaces"] = {
-                space: SpaceRecord(**self._stated(space), content=self._content(space)) for space in others
-            }
-        if captions is None:
-            return EmbeddingsRecord(**stated, content=content)
-        return EmbeddingsRecord(**stated, **captions, content=content_digest(content, captions_digest))
+        say(self.context, f"{what}: {words}")
 
-    def metadata(self) -> dict[str, Any]:
-        """What Dagster shows; of a space besides ``clip`` under its name."""
-        metadata: dict[str, Any] = {}
-        for space in self._reports:
-            of_space = "" if space == DEFAULT_SPACE else f"{space}: "
-            metadata |= {f"{of_space}{name}": value for name, value in self._metadata(space).items()}
-        return {**metadata, "embedded": self.embedded, "dagster/uri": self.setr.settings.lancedb_uri}
+    def check(self, made: EmbeddedImages, what: str) -> None:
+        """Look for lost and doubled images in every table, and remember which spaces were left out.
 
-    def _content(self, space: str) -> str:
-        """Digest of the ids and vectors, wherever they lie."""
-        report = self._reports[space]
-        ids, vectors = self.setr.gallery_store.read(report.table, report.version)
-        return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
+        Args:
+            made: What was embedded.
+            what: The evaluation set, or ``training images``.
+        """
+        self.left_out |= made.left_out
+        for space, report in made.reports.items():
+            self.faults |= no_lost_or_doubled_images(self.setr, report, made.images, _in(what, space))
 
-    def _stated(self, space: str) -> dict[str, Any]:
-        report, model = self._reports[space], self.setr.models.space(space)
-        return {
-            "table": report.table,
-            "version": report.version,
-            "rows": report.rows,
-            "encoder": model.id,
-            "preprocessing": model.preprocessing_id,
-        }
+    def warn_of_left_out(self) -> None:
+        """Say which embedding spaces were left out, once each."""
+        for sentence in dict.fromkeys(self.left_out.values()):
+            say(self.context, f"left out: {sentence}", warning=True)
 
-    def _metadata(self, space: str) -> dict[str, Any]:
-        report = self._reports[space]
-        metadata = {
-            **self._stated(space),
-            "embedded": report.embedded,
-            "kept": report.kept,
-            "removed": report.removed,
-            "failed": len(report.failed),
-            "device": str(getattr(self.setr.models.space(space), "device", self.setr.settings.models.device)),
-        }
-        if report.failed:
-            metadata["failed images"] = previews.table(
-                ["image", "why", "path"],
-                [(failed.image_id, failed.reason, failed.path) for failed in report.failed[:20]],
-            )
-        if report.halved:
-            metadata["batches halved for memory"] = ", ".join(
-                f"{large} -> {small}" for large, small in report.halved
-            )
-        return metadata
+    @property
+    def result(self) -> dg.AssetCheckResult:
+        """Whether every table is whole."""
+        return dg.AssetCheckResult(
+            passed=not self.faults,
+            check_name="every_image_once",
+            description="; ".join(self.faults.values())
+            or "every readable image is in its table exactly once",
+            metadata=dict(self.faults),
+        )
 
 
-def _store_captions(
-    context: dg.AssetExecutionContext, setr: PipelineContext, key: str, gallery_key: str, images: int
-) -> tuple[dict[str, Any], str]:
-    """Index the captions of the images of ``key``; what the record says of them, nothing where there are
-    none.
-    """
-    from setr_lib.datasets import load_image_captions
+def _in(what: str, space: str) -> str:
+    return what if space == DEFAULT_SPACE else f"{what} ({space})"
 
-    captions = load_image_captions(setr.settings, key)
-    if captions is None:
-        return {}, ""
-    report = setr.caption_store.write(setr.caption_store.table_name(gallery_key), captions)
-    without = images - report.rows
-    done = "indexed now" if report.written else "kept"
-    say(context, f"{key}: captions of {report.rows:,} images {done}, {without:,} images without")
-    stated = {
-        "captions_table": report.table,
-        "captions_version": report.version,
-        "images_with_captions": report.rows,
-        "images_without_captions": without,
+
+def _metadata(made: EmbeddedImages) -> dict[str, Any]:
+    """What Dagster shows; of a space besides ``clip`` under its name."""
+    captions = made.captions.stated if made.captions else {}
+    left_out = {f"{space}: left out": why for space, why in made.left_out.items()}
+    if not made.reports:
+        return {"embedded": 0, **captions, **left_out}
+    metadata: dict[str, Any] = {}
+    for space in made.reports:
+        of_space = "" if space == DEFAULT_SPACE else f"{space}: "
+        metadata |= {f"{of_space}{name}": value for name, value in _of_space(made, space).items()}
+    uri = made.context.settings.lancedb_uri
+    return {**metadata, "embedded": made.embedded, "dagster/uri": uri, **captions, **left_out}
+
+
+def _of_space(made: EmbeddedImages, space: str) -> dict[str, Any]:
+    report, model = made.reports[space], made.spaces[space]
+    metadata = {
+        **made.stated(space),
+        "embedded": report.embedded,
+        "kept": report.kept,
+        "removed": report.removed,
+        "failed": len(report.failed),
+        "device": str(getattr(model, "device", made.context.settings.models.device)),
     }
-    return stated, content_digest(captions)
-
-
-def _check(faults: dict[str, str]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=not faults,
-        check_name="every_image_once",
-        description="; ".join(faults.values()) or "every readable image is in its table exactly once",
-        metadata=dict(faults),
-    )
+    if report.failed:
+        metadata["failed images"] = previews.table(
+            ["image", "why", "path"],
+            [(failed.image_id, failed.reason, failed.path) for failed in report.failed[:20]],
+        )
+    if report.halved:
+        metadata["batches halved for memory"] = ", ".join(
+            f"{large} -> {small}" for large, small in report.halved
+        )
+    return metadata

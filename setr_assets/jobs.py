@@ -7,7 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from setr_assets.champion import CHAMPION, FUSION, method_sources
+from setr_assets.champion import CHAMPION, FUSION, sources_of
+from setr_assets.code_versions import needed_systems
 from setr_assets.miniature import miniature_job
 from setr_assets.trained import PROMOTION, STEP_TAG
 from setr_lib.settings import Settings
@@ -16,7 +17,7 @@ FULL_PIPELINE = "full_pipeline"
 EVALUATION = "evaluation"
 TRAINING = "reranker_training"
 
-RANKED, RERANKED = "coarse_rankings", "reranked_rankings"
+EMBEDDED, RANKED, RERANKED = "gallery_embeddings", "coarse_rankings", "reranked_rankings"
 TRAINED = "reranking_fusion"
 TRAINING_MAX_RUNTIME = {"dagster/max_runtime": str(7 * 24 * 3600)}
 
@@ -32,7 +33,7 @@ def build_jobs(settings: Settings) -> list[Any]:
     """
     trained = dg.AssetSelection.assets(TRAINED).upstream()
     every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
-    observed = dg.AssetSelection.assets(CHAMPION, FUSION, *method_sources(settings))
+    observed = dg.AssetSelection.assets(CHAMPION, FUSION, *sources_of(needed_systems)(settings))
     everything = dg.AssetSelection.all() | observed
     return [
         dg.define_asset_job(
@@ -46,7 +47,7 @@ def build_jobs(settings: Settings) -> list[Any]:
         ),
         dg.define_asset_job(
             EVALUATION,
-            everything - every_training,
+            (everything - every_training) | observed,
             description="Rank, re-rank with the current champion and report; trains nothing.",
         ),
         dg.define_asset_job(

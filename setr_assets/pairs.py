@@ -11,13 +11,10 @@ from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import when
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import PairsRecord
 
 if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
-
-    from setr_lib.reranking.pairs import ModificationWriter
 
 
 @single_asset(
@@ -47,36 +44,15 @@ def reranker_pairs(
     """Yes/No pairs: two training images whose captions differ in a phrase give a reference, a target and a
     modification text; negatives of four kinds teach the judge to read both. No benchmark image or annotation
     is used, and held-out groups share no image with the training ones."""
-    from setr_lib.datasets import load_training_triplets
-    from setr_lib.pipeline.retrieval import vectors_of
-    from setr_lib.reranking.pairs import pair_summary, pairs_digest, synthesise_pairs
-    from setr_lib.tables import PAIRS, TRAINING_IMAGES
+    from setr_lib.pipeline.training_pairs import make_pairs
+    from setr_lib.reranking.pairs import pair_summary
+    from setr_lib.tables import PAIRS
 
-    images = setr.tables.read("training_images", TRAINING_IMAGES)
-    stored = vectors_of(setr, "training_embeddings", "the training images' table")
-    ids, vectors = setr.gallery_store.read(stored.table, stored.version)
-    options = setr.settings.reranking.pairs
-    pairs = synthesise_pairs(
-        images,
-        ids,
-        vectors,
-        options,
-        embed_texts=setr.models.space().embed_texts,
-        triplets=load_training_triplets(setr.settings),
-        writer=_writer(context, setr),
-        progress=reporter(context),
-    )
-    digest = pairs_digest(pairs)
-    record = PairsRecord(
-        digest=digest, seed=options.seed, writer=options.writer, rows=len(ids), **stored._asdict()
-    )
-    setr.tables.write("reranker_pairs", pairs, PAIRS, made_by=record)
-    held_out = pairs.filter(split="held_out").height
-    say(
-        context,
-        f"{pairs.height:,} pairs in {pairs['group'].n_unique():,} groups, {held_out:,} pairs held out",
-    )
-    paths = dict(images.select("image_id", "path").iter_rows())
+    made = make_pairs(setr, reporter(context))
+    pairs, digest = made.pairs, made.record.digest
+    setr.tables.write("reranker_pairs", pairs, PAIRS, made_by=made.record)
+    say(context, made.words)
+    shown = pairs.select("split", "modification", "kind", "label", "candidate_id")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest),
         metadata={
@@ -84,22 +60,11 @@ def reranker_pairs(
             "dagster/column_schema": previews.columns(pairs),
             "digest": digest,
             "counts": previews.rows(pair_summary(pairs)),
-            "groups with their pairs": previews.picture(_groups_sheet(pairs, paths), "pairs"),
-            "first rows": previews.rows(
-                pairs.select("split", "modification", "kind", "label", "candidate_id"), 20
-            ),
+            "groups with their pairs": previews.picture(_groups_sheet(pairs, made.paths), "pairs"),
+            "first rows": previews.rows(shown, 20),
             "table": dg.MetadataValue.path(setr.settings.table_path("reranker_pairs")),
         },
     )
-
-
-def _writer(context: dg.AssetExecutionContext, setr: PipelineContext) -> ModificationWriter | None:
-    """Who phrases the modifications: the multimodal LLM where the settings say so, else templates."""
-    from setr_lib.reranking.writer import CACHE_KIND, model_writer
-
-    if setr.settings.reranking.pairs.writer == "templates":
-        return None
-    return model_writer(setr.models.multimodal(), setr.cache(CACHE_KIND), reporter(context))
 
 
 def _groups_sheet(pairs: pl.DataFrame, paths: dict[str, str], groups: int = 4) -> Image.Image:

@@ -7,7 +7,7 @@ installed packages; a name with a colon is a path, ``package.module:NAME``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -44,6 +44,8 @@ class Catalogue(Generic[T]):
             found.
         error: The exception for names that are not known.
         built_in: Gives the objects that come with the package, when first asked for.
+        built_in_called: Gives the one of a name without loading the others, or None where it cannot tell. By
+            default all are loaded.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Catalogue(Generic[T]):
         check: Callable[[Any, str], T],
         error: type[SetrError],
         built_in: Callable[[], dict[str, T]],
+        built_in_called: Callable[[str], T | None] | None = None,
     ) -> None:
         self.what, self.groups = what, groups
         self._check, self._error, self._load_built_in = check, error, built_in
+        self._built_in_called = built_in_called or (lambda name: built_in().get(name))
         self._own: dict[str, T] = {}
 
     def register(self, name: str, candidate: Any) -> T:
@@ -96,19 +100,36 @@ class Catalogue(Generic[T]):
         """
         if name in self._own:
             return self._own[name]
-        if name in (built_in := self._load_built_in()):
-            return built_in[name]
-        for group in self.groups:
-            for point in entry_points(group=group):
-                if point.name == name:
-                    return self._loaded(point.load, f"entry point {point.value!r}")
         if ":" in name:
             return self._loaded(lambda: load_object(name, settings), name)
+        if (found := self._built_in_called(name)) is not None:
+            return found
+        if (point := self._installed(name)) is not None:
+            return self._loaded(point.load, f"entry point {point.value!r}")
+        if name in (built_in := self._load_built_in()):
+            return built_in[name]
         known = ", ".join(sorted({*self.names(), *also}))
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {known}. Your own: install it as "
-            f"entry point of {self.groups[0]!r}, or name it package.module:NAME"
+            f"there is no {self.what} {name!r}; known: {known}. One in a file of yours is named by its path, "
+            f"package.module:NAME; an installed one is an entry point of {self.groups[0]!r}"
         )
+
+    def entry_point(self, name: str) -> EntryPoint | None:
+        """The entry point of an installed package that :meth:`get` loads for a name; it is not loaded here.
+
+        Args:
+            name: The name.
+
+        Returns:
+            The entry point; None for a path, and for what is registered or built in.
+        """
+        if ":" in name or name in self._own or self._built_in_called(name) is not None:
+            return None
+        return self._installed(name)
+
+    def _installed(self, name: str) -> EntryPoint | None:
+        points = (point for group in self.groups for point in entry_points(group=group))
+        return next((point for point in points if point.name == name), None)
 
     def _loaded(self, load: Callable[[], Any], where: str) -> T:
         try:

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_scores(commands)
     _add_submit(commands)
     _add_search(commands)
+    _add_compare(commands)
     _add_list(commands)
     _add_checks(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
@@ -158,6 +159,43 @@ def _add_search(commands: Subparsers) -> None:
         "--output", type=Path, help="where to write the contact sheet (default: under the storage root)"
     )
     search.set_defaults(command=_search)
+
+
+def _add_compare(commands: Subparsers) -> None:
+    compare = commands.add_parser(
+        "compare", help="methods and re-rankers side by side: metrics, and what a query costs"
+    )
+    compare.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help="retrieval methods, or all (default: those of the settings)",
+    )
+    compare.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="NAME",
+        help="an evaluation set or data set; may be repeated (default: all with known targets)",
+    )
+    compare.add_argument(
+        "--rerank",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="a method to re-rank the candidates of, all or none; may be repeated (default: the settings')",
+    )
+    compare.add_argument("--limit", type=_positive, metavar="N", help="only the first N queries of each set")
+    compare.add_argument(
+        "--sample", type=_positive, default=16, help="queries that costs are timed on (default: 16)"
+    )
+    compare.add_argument("--plan", action="store_true", help="print what it would cost, and stop")
+    shown = compare.add_mutually_exclusive_group()
+    for form in ("json", "csv", "markdown"):
+        text = f"print the rows of the last comparison as {form.upper()}, and run nothing"
+        shown.add_argument(f"--{form}", action="store_const", const=form, dest="form", help=text)
+    compare.set_defaults(command=_compare)
 
 
 def _add_list(commands: Subparsers) -> None:
@@ -306,6 +344,21 @@ def _search(settings: Settings, options: argparse.Namespace) -> int:
         reranker=options.reranker,
         k=options.k,
         output=options.output,
+    )
+
+
+def _compare(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands import compare
+
+    if options.form is not None:
+        return compare.show(settings, options.form)
+    return compare.run(
+        settings,
+        methods=options.methods,
+        sets=options.sets,
+        reranked=options.rerank,
+        sample=options.sample,
+        plan_only=options.plan,
     )
 
 

@@ -219,6 +219,8 @@ class SourceRecord(Record):
     version: int | None = None
     space: str | None = None
     """The embedding space that was searched, where it is not ``clip``."""
+    space_weights: WeightsRecord | None = None
+    """The trained weights of that space, where it has them."""
     encoder: str | None = None
     preprocessing: str | None = None
     captions_table: str | None = None
@@ -247,6 +249,11 @@ class CoarseRecord(SourceRecord):
     from other texts, not written by the multimodal LLM.
     """
 
+    @property
+    def trained_by(self) -> list[WeightsRecord]:
+        """The trained weights of the method and of the space that it searches, each version once."""
+        return [*dict.fromkeys(made for made in (self.weights, self.space_weights) if made is not None)]
+
 
 class RerankedRow(BaseModel):
     """One method's candidates, re-ordered by one re-ranker."""
@@ -257,6 +264,8 @@ class RerankedRow(BaseModel):
     reranker: str
     version: str | None = None
     """The registered version of the re-ranker's weights."""
+    registered_model: str | None = None
+    """The registered model of that version; earlier versions of SETR did not write it."""
     label: str = ""
     """What the re-ranker has learned from."""
     model: str = ""
@@ -288,8 +297,10 @@ class RerankedRecord(CoarseRecord):
         """The stated fields as a flat table for a report; rows of the default method by their re-ranker."""
         facts = self.stated()
         facts.pop("rows", None)
-        if facts.pop("weights", None) and self.weights:
-            facts[f"{self.method} weights"] = self.weights.words
+        facts.pop("weights", None)
+        facts.pop("space_weights", None)
+        if self.trained_by:
+            facts[f"{self.method} weights"] = ", ".join(made.words for made in self.trained_by)
         names: list[str] = []
         for row in self.rows:
             name = row.reranker if row.method == self.method else f"{row.method} · {row.reranker}"
@@ -305,12 +316,34 @@ class ReportRecord(RerankedRecord):
     bootstrap_seed: int | None = None
     weights_of: dict[str, WeightsRecord] = {}
     """The trained weights behind each row, by its title; rows without any are not named."""
+    space_weights_of: dict[str, WeightsRecord] = {}
+    """Those of the embedding space that it searches, where they are others."""
 
     def facts(self) -> dict[str, Any]:
         """As of other records; trained weights by the row that they made."""
         facts = super().facts()
         facts.pop("weights_of", None)
-        return {**facts, **{f"{title} weights": made.words for title, made in self.weights_of.items()}}
+        facts.pop("space_weights_of", None)
+        return {**facts, **{f"{title} weights": self.words_of(title) for title in self.weights_of}}
+
+    def trained(self, title: str) -> list[WeightsRecord]:
+        """The trained weights behind a row.
+
+        Args:
+            title: The row's title.
+
+        Returns:
+            Those of the method, and then of the space that it searches; none for a row without any.
+        """
+        return [made[title] for made in (self.weights_of, self.space_weights_of) if title in made]
+
+    def words_of(self, title: str) -> str:
+        """The trained weights behind a row: ``setr-qformer v2 (supervised)``.
+
+        Args:
+            title: The row's title.
+        """
+        return ", ".join(made.words for made in self.trained(title))
 
 
 class PairsRecord(Record):

@@ -467,8 +467,9 @@ class RerankingSettings(Section):
             if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
                 known = ", ".join(sorted({*RERANKERS, *installed}))
                 raise ValueError(
-                    f"there is no re-ranker {name!r}; known: {known}. Your own: install it as entry point of "
-                    f"{RERANKER_ENTRY_POINTS!r}, or name it package.module:NAME"
+                    f"there is no re-ranker {name!r}; known: {known}. One in a file of yours is named by its "
+                    f"path, package.module:NAME; an installed one is an entry point of "
+                    f"{RERANKER_ENTRY_POINTS!r}"
                 )
         return names
 
@@ -745,17 +746,18 @@ class Settings(BaseSettings):
         asked = None if dataset is None else self.datasets[dataset].rerank_top_k
         return asked or self.reranking.top_k
 
-    def table_path(self, asset: str, partition: str | None = None) -> Path:
+    def table_path(self, asset: str, partition: str | None = None, below: str = "tables") -> Path:
         """The Parquet file of an asset's table.
 
         Args:
             asset: The asset's name.
             partition: Its partition, where it has any.
+            below: The folder of the tables.
 
         Returns:
             The path below the storage root.
         """
-        folder = self.storage_root / "tables"
+        folder = self.storage_root / below
         return folder / f"{asset}.parquet" if partition is None else folder / asset / f"{partition}.parquet"
 
     @property

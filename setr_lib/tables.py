@@ -157,9 +157,11 @@ METRICS = pl.Schema(
         "coverage": pl.Float64(),
         "comparable": pl.Boolean(),
         "label": pl.String(),
-        "adapter_version": pl.String(),
+        "model_version": pl.String(),
     }
 )
+"""Scores of rows, in percent. ``model_version`` names the registered models that a row used, each with its
+version: ``setr-reranker 3``; it is empty where none was used."""
 COMPARISON = pl.Schema(
     {
         "dataset": pl.String(),

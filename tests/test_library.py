@@ -321,15 +321,32 @@ def test_threads_get_the_answers_that_one_thread_gets(project: Path, retriever: 
     alone = [ranked(retriever.search(image, text, k=5)) for text in texts]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda text: ranked(retriever.search(image, text, k=5)), texts))
-    assert [[name for name, _ in found] for found in together] == [
-        [name for name, _ in found] for found in alone
-    ]
+    for found, wanted in zip(together, alone, strict=True):
+        assert [name for name, _ in found] == [name for name, _ in wanted]
+        np.testing.assert_allclose(
+            [score for _, score in found], [score for _, score in wanted], rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
     ("image", "text", "options", "words"),
     [
         (tiny_picture(1), "  ", {}, "text is empty"),
+        (tiny_picture(1), None, {}, "modification text is None: say what"),
+        (tiny_picture(1), ["red"], {}, r"modification text is \['red'\]: say what"),
+        *(
+            (tiny_picture(1), "red", {"k": k}, rf"k = {k!r}: .*a whole number from 1")
+            for k in (0, -3, 2.5, True, None, "3")
+        ),
+        (12, "red", {"k": 3}, "reference image is 12: give a file"),
+        (None, "red", {"k": 3}, "reference image is None: give a file"),
+        (
+            "~nobody-of-this-name/1.png",
+            "red",
+            {"k": 3},
+            "this-name/1.png: Could not determine home",
+        ),
+        ("", "red", {"k": 3}, "reference image is"),
         (b"no picture", "red", {"k": 3}, "reference image is broken"),
         ("nowhere.png", "red", {"k": 3}, "nowhere.png: the reference image is missing"),
         (tiny_picture(1), "red", {"k": 7}, "only the first 6 are re-ranked"),
@@ -344,15 +361,29 @@ def test_threads_get_the_answers_that_one_thread_gets(project: Path, retriever: 
     ],
 )
 def test_what_cannot_be_searched_is_said(
-    retriever: Retriever, image: str | bytes, text: str, options: dict[str, object], words: str
+    retriever: Retriever, image: object, text: object, options: dict[str, object], words: str
 ) -> None:
     with pytest.raises(SetrError, match=words):
         retriever.search(image, text, **options)  # pyright: ignore[reportArgumentType]
 
 
+def test_bytes_may_be_mutable_and_k_of_numpy(retriever: Retriever) -> None:
+    picture = tiny_picture(1)
+    found = retriever.search(bytearray(picture), "red", k=np.int64(3), method="sum", reranker=None)  # pyright: ignore[reportArgumentType]
+    assert ranked(found) == ranked(retriever.search(picture, "red", k=3, method="sum", reranker=None))
+
+
+def test_a_picture_that_pillow_cannot_decode_is_said(retriever: Retriever) -> None:
+    cut = io.BytesIO(tiny_picture(1)[:60])
+    with pytest.raises(SetrError, match="reference image cannot be read"):
+        retriever.search(Image.open(cut), "red", k=3)
+
+
 def test_a_folder_without_images_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SetrError, match="there is no such folder"):
         Retriever.from_folder(tmp_path / "none", settings)
+    with pytest.raises(SetrError, match="~nobody-of-this-name/x: Could not determine home"):
+        Retriever.from_folder("~nobody-of-this-name/x", settings)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(SetrError, match="none of its 1 files can be read"):
         Retriever.from_folder(tmp_path, settings)

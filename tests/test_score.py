@@ -73,7 +73,7 @@ def values(rows: list[dict[str, Any]]) -> dict[str, float]:
 def test_circo_rows_have_the_keys_of_the_leaderboard(terminal: Terminal) -> None:
     file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
     rows, err = terminal.rows("circo", "--split", "val", file)
-    assert all(list(row) == [*METRICS, "strategy", "stage"] for row in rows)
+    assert all(list(row) == [*METRICS, "strategy", "stage", "adapter_version"] for row in rows)
     assert {(row["dataset"], row["split"], row["strategy"], row["stage"]) for row in rows} == {
         ("circo", "val", "file", "external")
     }

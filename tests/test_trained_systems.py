@@ -145,6 +145,18 @@ def test_a_champion_of_other_held_out_data_is_measured_again(context: PipelineCo
     assert f"{good.measure.of(context.registry.model('setr-line').version(first).tags):.4f}" != f"{again:.4f}"
 
 
+def test_versions_that_do_not_say_what_they_were_measured_on_are_measured_again(
+    context: PipelineContext,
+) -> None:
+    good, first = made_version(context, 40)
+    promote(good, first)
+    other, second = made_version(context, 5, held_out_seed=3)
+    for version in (first, second):  # as an earlier version of SETR could have registered them
+        context.registry.client.delete_model_version_tag("setr-line", version, "setr.held_out_digest")
+    decision = promote(other, second)
+    assert "on the same held-out data" in decision.reason
+
+
 def test_one_training_registered_twice_at_once_is_one_version(
     context: PipelineContext, tmp_path: Path
 ) -> None:
@@ -252,7 +264,7 @@ def test_a_champion_whose_figure_is_not_finite_is_named(context: PipelineContext
     assert model.champion() == first
 
 
-@pytest.mark.parametrize("tag", ["setr.run", "setr.held_out_error", "line.source"])
+@pytest.mark.parametrize("tag", ["setr.run", "setr.held_out_error", "setr.held_out_digest", "line.source"])
 def test_a_model_logged_without_a_tag_it_promises_is_not_registered(
     context: PipelineContext, tag: str
 ) -> None:
@@ -417,7 +429,8 @@ def test_a_run_is_pinned_by_registered_model(both: None) -> None:
     assert pinned_version(settings, "mine", {}, "5") == "5"
     assert pinned_version(settings, "mine", versions, "3") == "3"
     pinned = {"config": {"versions": versions}}
-    assert champion_config(versions) == {"ops": {"coarse_rankings": pinned, "reranked_rankings": pinned}}
+    steps = ("gallery_embeddings", "coarse_rankings", "reranked_rankings")
+    assert champion_config(versions) == {"ops": dict.fromkeys(steps, pinned)}
 
 
 @pytest.mark.parametrize(

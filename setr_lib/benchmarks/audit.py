@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.benchmarks.source import DataSource, maker_of
+from setr_lib.errors import SetrError, told_as
 
 Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
@@ -79,6 +80,8 @@ class Examination:
     """Everything found out about one evaluation set."""
 
     evaluation_set: EvaluationSet
+    gallery_key: str
+    """The name that sets which share a gallery have for it; the set's own key where it cannot be had."""
     maker: DataSource | None
     """What makes this data, where it is neither a download nor a person's own."""
     files: tuple[FileState, ...]
@@ -105,7 +108,7 @@ class Examination:
     @property
     def is_official(self) -> bool:
         """Whether the benchmark's official counts are what should be here."""
-        return self.maker is None and _has_official_counts(self.evaluation_set)
+        return self.maker is None and self.evaluation_set.has_official_counts
 
     @property
     def counts_of(self) -> str:
@@ -143,16 +146,24 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         Everything that was found out.
     """
     maker = maker_of(evaluation_set.root, sources)
-    official = maker is None and _has_official_counts(evaluation_set)
+    official = maker is None and evaluation_set.has_official_counts
     benchmark = evaluation_set.benchmark
-    files, source = benchmark.files(evaluation_set), benchmark.image_source(evaluation_set)
+    files, files_fault = _told(evaluation_set, "files", lambda: _files(evaluation_set), [])
+    no_source = ImageSource(evaluation_set.image_root or evaluation_set.root, YOUR_OWN, None, "not known")
+    source, source_fault = _told(
+        evaluation_set, "image_source", lambda: benchmark.image_source(evaluation_set), no_source
+    )
+    gallery_key, key_fault = _told(
+        evaluation_set, "gallery_key", lambda: evaluation_set.gallery_key, evaluation_set.key
+    )
     if maker is not None:
         files, source = _made_by(maker, evaluation_set, files, source)
     queries, query_fault = _attempt(read_queries, evaluation_set)
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
     states = [_file_state(file, official) for file in files]
     warnings, id_fault = _image_ids(evaluation_set, queries, gallery)
-    states, loose = _blame(states, [query_fault, gallery_fault, id_fault])
+    faults = [query_fault, gallery_fault, id_fault, files_fault, source_fault, key_fault]
+    states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     size, basis = _mean_size(looked, source)
@@ -160,6 +171,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     problems = [*_file_problems(states, captions), *loose, *_image_problems(images, source, states)]
     return Examination(
         evaluation_set=evaluation_set,
+        gallery_key=gallery_key,
         maker=maker,
         files=tuple(states),
         queries=None if queries is None else queries.height,
@@ -239,10 +251,6 @@ def _image_search(found: Examination) -> Capability:
     return Capability(what, True, f"the whole gallery, {images.total:,} images")
 
 
-def _has_official_counts(evaluation_set: EvaluationSet) -> bool:
-    return evaluation_set.official_queries is not None or evaluation_set.official_images is not None
-
-
 def _made_by(
     maker: DataSource, evaluation_set: EvaluationSet, files: Sequence[OfficialFile], source: ImageSource
 ) -> tuple[list[OfficialFile], ImageSource]:
@@ -266,6 +274,31 @@ def _attempt(
         return read(evaluation_set), None
     except DatasetError as error:
         return None, error
+
+
+Found = TypeVar("Found")
+
+
+def _told(
+    evaluation_set: EvaluationSet, what: str, ask: Callable[[], Found], fallback: Found
+) -> tuple[Found, DatasetError | None]:
+    """What a benchmark says of a set; where its code raises, ``fallback`` and what it raised."""
+    whose = f"{what} of {evaluation_set.key} ({evaluation_set.benchmark.name})"
+    try:
+        with told_as(DatasetError, whose):
+            found = ask()
+    except SetrError as error:
+        return fallback, error if isinstance(error, DatasetError) else DatasetError(str(error))
+    if not isinstance(found, type(fallback)):
+        return fallback, DatasetError(f"{whose} gives {found!r}, not {type(fallback).__name__}")
+    return found, None
+
+
+def _files(evaluation_set: EvaluationSet) -> list[OfficialFile]:
+    files = list(evaluation_set.benchmark.files(evaluation_set))
+    if strange := [file for file in files if not isinstance(file, OfficialFile)]:
+        raise TypeError(f"{strange[0]!r} is not an OfficialFile")
+    return files
 
 
 def _image_ids(

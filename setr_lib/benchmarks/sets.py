@@ -15,6 +15,7 @@ from typing import Any
 from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.registry import benchmark_of
+from setr_lib.errors import told_as
 from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
 
 
@@ -57,8 +58,17 @@ class EvaluationSet:
 
     @property
     def gallery_key(self) -> str:
-        """A name for the gallery, the same for sets that share one (CIRCO's val and test)."""
-        return self.benchmark.gallery_key(self)
+        """A name for the gallery, the same for sets that share one (CIRCO's val and test).
+
+        Raises:
+            DatasetError: The benchmark's code raises anything, or gives no name.
+        """
+        what = f"gallery_key of {self.key} ({self.benchmark.name})"
+        with told_as(DatasetError, what):
+            found = self.benchmark.gallery_key(self)
+        if not isinstance(found, str) or not found:
+            raise DatasetError(f"{what} gives {found!r}: a name for the gallery is needed")
+        return found
 
     @property
     def official_queries(self) -> int | None:
@@ -70,6 +80,11 @@ class EvaluationSet:
         """Official gallery sizes by gallery name; ``None`` where there is no such number."""
         found = self.benchmark.official_images(self.split, self.gallery)
         return None if found is None else dict(found)
+
+    @property
+    def has_official_counts(self) -> bool:
+        """Whether the benchmark knows how many queries or images there officially are."""
+        return self.official_queries is not None or self.official_images is not None
 
 
 def _benchmark(name: str, dataset: DatasetSettings, settings: Settings) -> Benchmark:

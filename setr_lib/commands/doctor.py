@@ -210,7 +210,10 @@ def _look(
     def look(gallery: pl.DataFrame) -> pl.DataFrame:
         from setr_lib.datasets.images import find_images
 
-        key = evaluation_set.gallery_key
+        try:
+            key = evaluation_set.gallery_key
+        except DatasetError:  # ``examine`` tells it
+            key = evaluation_set.key
         if key not in galleries:
             told = _named(progress, evaluation_set.key)
             galleries[key] = find_images(gallery) if quick else inspect_gallery(gallery, told)
@@ -249,7 +252,7 @@ def _imported(settings: Settings, evaluated: EvaluationSet) -> Imported:
 
 def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
     # A gallery that sets share counts once.
-    galleries = {found.evaluation_set.gallery_key: found for found in examinations}
+    galleries = {found.gallery_key: found for found in examinations}
     total = sum(found.gallery_size or 0 for found in galleries.values())
     spaces = used_spaces(settings)
     dimensions = [embedding_dimension(settings, space) or _GUESSED_DIMENSION for space in spaces]

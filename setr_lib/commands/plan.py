@@ -15,10 +15,15 @@ from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.models.multimodal import Picture
     from setr_lib.reranking.reranker import JudgedQuery, Reranker
 
 _BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
 _BYTES_PER_KEPT_TEXT = 700
+CAPTIONS, COMPOSITIONS = "captions", "compositions"
+"""The generated texts that a plan counts."""
 _TRAINING_COST = 3.0
 """A training step against a judgement of the same pairs: forward and backward, roughly."""
 
@@ -98,6 +103,25 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     return 0
 
 
+def print_estimate(context: PipelineContext, sample: int) -> None:
+    """Print how long an evaluation takes, nothing trained and nothing kept, from a measured sample.
+
+    Args:
+        context: Settings and models.
+        sample: Items that each kind of model call is timed on.
+
+    Raises:
+        SetrError: No evaluation set can be counted.
+    """
+    plans = [plan for plan in count_work(context.settings) if not plan.problem]
+    if not plans:
+        raise SetrError("no evaluation set can be read: `setr plan` says why")
+    calibrates = context.tables.exists("reranker_pairs")
+    calibrated = count_training(context.settings).calibrated if calibrates else 0
+    speeds = measure(context, plans[0].key, sample)
+    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds)
+
+
 def count_training(settings: Settings) -> TrainingPlan:
     """Count the work of the adapter's training, from the settings and the captions or triplets file.
 
@@ -141,19 +165,23 @@ def count_work(settings: Settings) -> list[SetPlan]:
         try:
             every, gallery = load_queries(settings, evaluated.key), load_gallery(settings, evaluated.key)
             check_image_ids(evaluated, every, gallery)
+            gallery_key = evaluated.gallery_key
         except SetrError as error:
-            plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.gallery_key, 0, str(error)))
+            plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.key, 0, str(error)))
             continue
         queries, images = take_queries(every, settings.evaluation.limit), gallery.height
         depth = min(settings.rerank_depth(evaluated.dataset), images)
         pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
-        plans.append(SetPlan(evaluated.key, queries.height, references, images, evaluated.gallery_key, pairs))
+        plans.append(SetPlan(evaluated.key, queries.height, references, images, gallery_key, pairs))
     return plans
 
 
 def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
-    """Time every kind of model call; nothing is stored.
+    """Time every kind of model call that a run makes; nothing is stored.
+
+    Only the models that a run needs are loaded: the multimodal LLM for texts that configured methods read,
+    for the Yes/No judge, and for its training.
 
     Args:
         context: Settings and models.
@@ -161,65 +189,98 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         sample: Items of each kind.
 
     Returns:
-        Seconds per item.
+        Seconds per item; 0 for what no run needs.
 
     Raises:
         SetrError: None of the set's first images can be read.
     """
-    from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery, load_queries
-    from setr_lib.models.multimodal import IMAGE, REFERENCE, Picture, Request
-    from setr_lib.pipeline.reranking import yes_no_judge
+    from setr_lib.models.multimodal import Picture
     from setr_lib.spaces.images import open_image
 
-    kind = evaluation_set(context.settings, key).kind
-    images = (
-        inspect_gallery(load_gallery(context.settings, key).head(4 * sample)).filter(status="ok").head(sample)
-    )
-    if images.is_empty():
-        raise SetrError(
-            f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
-        )
-    texts = load_queries(context.settings, key).head(sample)["modification"].to_list()
+    images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *_training_spaces(context)))
-    spaces = {name: context.models.space(name) for name in names}
-    model, judge = context.models.multimodal(), yes_no_judge(context)
-    prompts = context.prompts()
+    spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
-
-    def described(items: Sequence[Picture]) -> object:
-        template = prompts.get("describe", kind)
-        requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
-        return model.generate(requests)
-
-    def composed(items: Sequence[tuple[Picture, str]]) -> object:
-        template = prompts.get("compose", kind)
-        return model.generate(
-            [(template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items]
-        )
-
-    def judged(items: Sequence[JudgedQuery]) -> object:
-        return judge.score(items)
+    queries = _sample_queries(pictures, texts, sample)
+    written = _written(context, key, pictures, texts)
+    judged = _judging(context, queries)
+    devices = [getattr(space, "device", context.settings.models.device) for space in spaces.values()]
+    of_space = devices[0] if devices else context.settings.models.device
+    device = str(context.models.multimodal().device if written or judged else of_space)
 
     def embedded(name: str, paths: Sequence[str]) -> object:
         space = spaces[name]
         return space.embed_preprocessed([space.preprocess(open_image(path)) for path in paths])
 
-    pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
-    queries = _sample_queries(pictures, texts, sample)
-    judged(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
     return Speeds(
         embed={name: _seconds_each(partial(embedded, name), images["path"].to_list()) for name in spaces},
-        describe=_seconds_each(described, pictures),
-        compose=_seconds_each(composed, pairs),
-        judge=_seconds_each(judged, queries) / len(queries[0].candidates),
+        describe=written.get(CAPTIONS, 0.0),
+        compose=written.get(COMPOSITIONS, 0.0),
+        judge=judged,
         rerankers={
             reranker.name: _seconds_each(reranker.score, queries) / len(queries[0].candidates)
             for reranker in _others(context)
         },
         dimensions={name: space.dimension for name, space in spaces.items()},
-        device=str(model.device),
-        memory=_memory(str(model.device)),
+        device=device,
+        memory=_memory(device),
     )
+
+
+def _sample(context: PipelineContext, key: str, sample: int) -> tuple[pl.DataFrame, list[str]]:
+    """The first readable images of a gallery, and the first modification texts."""
+    from setr_lib.datasets import inspect_gallery, load_gallery, load_queries
+
+    first = load_gallery(context.settings, key).head(4 * sample)
+    images = inspect_gallery(first).filter(status="ok").head(sample)
+    if images.is_empty():
+        raise SetrError(
+            f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
+        )
+    return images, load_queries(context.settings, key).head(sample)["modification"].to_list()
+
+
+def _written(
+    context: PipelineContext, key: str, pictures: Sequence[Picture], texts: Sequence[str]
+) -> dict[str, float]:
+    """Seconds per generated text that configured methods read, by kind; no model is loaded for none."""
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.models.multimodal import IMAGE, REFERENCE, Request
+
+    needed, kind = context.methods.texts_needed, evaluation_set(context.settings, key).kind
+    prompts, model = context.prompts(), context.models.multimodal
+
+    def described(items: Sequence[Picture]) -> object:
+        template = prompts.get("describe", kind)
+        requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
+        return model().generate(requests)
+
+    def composed(items: Sequence[tuple[Picture, str]]) -> object:
+        template = prompts.get("compose", kind)
+        return model().generate(
+            [(template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items]
+        )
+
+    found: dict[str, float] = {}
+    if CAPTIONS in needed:
+        found[CAPTIONS] = _seconds_each(described, pictures)
+    if COMPOSITIONS in needed or _added_texts(context):  # texts of methods are taken to cost as much
+        pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
+        found[COMPOSITIONS] = _seconds_each(composed, pairs)
+    return found
+
+
+def _judging(context: PipelineContext, queries: Sequence[JudgedQuery]) -> float:
+    """Seconds per pair of the Yes/No judge; 0, without loading it, where it neither judges nor is trained."""
+    from setr_lib.pipeline.reranking import yes_no_judge
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    judges = any(reranker in BUILT_IN for reranker in context.rerankers.configured)
+    if not judges and not context.settings.training.is_named:
+        return 0.0
+    judge = yes_no_judge(context)
+    judge.score(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
+    return _seconds_each(judge.score, queries) / len(queries[0].candidates)
 
 
 def _others(context: PipelineContext) -> list[Reranker]:
@@ -227,11 +288,31 @@ def _others(context: PipelineContext) -> list[Reranker]:
     from setr_lib.pipeline.reranking import open_reranker
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
-    own = [named.name for named in context.rerankers.configured if named not in BUILT_IN]
-    return [open_reranker(context, name).scorer for name in own]
+    own = [named for named in _planned_rerankers(context) if named not in BUILT_IN]
+    return [open_reranker(context, named.name, context.rerankers.version(named)).scorer for named in own]
 
 
-def _sample_queries(pictures: list, texts: list[str], sample: int) -> list[JudgedQuery]:
+def _planned_rerankers(context: PipelineContext) -> list[Reranker]:
+    """The configured re-rankers, less those that no version of their weights is promoted of; the adapter is
+    trained by the run itself.
+    """
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    rerankers = context.rerankers
+    return [
+        named
+        for named in rerankers.configured
+        if named in BUILT_IN or named.trained is None or rerankers.version(named) is not None
+    ]
+
+
+def _embedded(context: PipelineContext, spaces: Sequence[str]) -> list[str]:
+    """Of embedding spaces those that are not left out for want of trained weights."""
+    left_out = context.weights.lacking(spaces)
+    return [space for space in spaces if space not in left_out]
+
+
+def _sample_queries(pictures: Sequence[Picture], texts: Sequence[str], sample: int) -> list[JudgedQuery]:
     from setr_lib.reranking.reranker import JudgedQuery
 
     candidates = tuple(pictures[: max(2, sample)])
@@ -292,7 +373,7 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
     texts, added = context.methods.texts_needed, _added_texts(context)
-    of_methods = ("texts of methods",) if added else ()
+    of_methods = ("other texts",) if added else ()
     for column in (
         "evaluation set",
         "gallery images",
@@ -304,8 +385,8 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
         table.add_column(column, justify="left" if column == "evaluation set" else "right")
     for plan in plans:
         described, composed = (
-            plan.references * ("captions" in texts),
-            plan.queries * ("compositions" in texts),
+            plan.references * (CAPTIONS in texts),
+            plan.queries * (COMPOSITIONS in texts),
         )
         written = sum(plan.references if per == "image" else plan.queries for per in added.values())
         numbers = (plan.images, described, composed, *((written,) if added else ()), plan.pairs)
@@ -315,8 +396,10 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
         if plan.problem:
             console.print(Text(f"{plan.key}: {plan.problem}", style="yellow"))
     images = _gallery_images(plans)
-    for space in context.methods.spaces:
+    for space in _embedded(context, context.methods.spaces):
         console.print(Text(f"images to embed in {space}: {images:,}"))
+    for why in context.weights.lacking(context.methods.spaces).values():
+        console.print(Text(f"left out: {why}", style="yellow"))
     limit = context.settings.evaluation.limit
     if limit is not None:
         console.print(f"only the first {limit:,} queries of each set (evaluation.limit)")
@@ -340,7 +423,7 @@ class Configured:
     spaces: Sequence[str]
     training_spaces: Sequence[str]
     rerankers: Sequence[str]
-    texts: frozenset[str] = frozenset({"captions", "compositions"})
+    texts: frozenset[str] = frozenset({CAPTIONS, COMPOSITIONS})
     """The texts that configured methods read."""
     added: Mapping[str, Literal["image", "query"]] = field(default_factory=dict)
     """The texts that configured methods bring and the multimodal LLM is asked for, and of what each is."""
@@ -370,9 +453,9 @@ def costs(
     embedded += [
         ("embed the training images", training.images, space) for space in configured.training_spaces
     ]
-    methods, composes = len(settings.reranked_methods), "compositions" in configured.texts
+    methods, composes = len(settings.reranked_methods), COMPOSITIONS in configured.texts
     of = {"image": sum(plan.references for plan in plans), "query": queries}
-    references = of["image"] if "captions" in configured.texts else 0
+    references = of["image"] if CAPTIONS in configured.texts else 0
     added = [(f"write {name}", of[per]) for name, per in configured.added.items()]
     composed, composed_to_choose = (queries, training.calibrated) if composes else (0, 0)
     pairs = methods * sum(plan.pairs for plan in plans)
@@ -408,9 +491,9 @@ def _print_costs(
     from rich.table import Table
 
     configured = Configured(
-        context.methods.spaces,
-        _training_spaces(context),
-        [reranker.name for reranker in context.rerankers.configured],
+        _embedded(context, context.methods.spaces),
+        _embedded(context, _training_spaces(context)),
+        [reranker.name for reranker in _planned_rerankers(context)],
         context.methods.texts_needed,
         _added_texts(context),
     )
@@ -419,8 +502,9 @@ def _print_costs(
     table.add_column("step")
     for column in ("items", "per second", "time"):
         table.add_column(column, justify="right")
-    for what, items, seconds in found.lines:
-        table.add_row(what, f"{items:,}", f"{1 / max(seconds, 1e-9):,.1f}", _duration(items * seconds))
+    for what, items, seconds in (line for line in found.lines if line[1]):
+        rate = f"{1 / max(seconds, 1e-9):,.1f}" if seconds else "-"
+        table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
     kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
     console = Console()

@@ -81,9 +81,9 @@ def run(
         _sheet(image, text, found, k).save(path)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    waits = any(configured.trained for configured in context.rerankers.configured)
-    is_first = reranker is None and found.version is None and waits
-    _print(found, key, path, " (no adapter promoted yet)" if is_first else "")
+    waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
+    is_first = reranker is None and found.version is None and waiting
+    _print(found, key, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
     return 0
 
 

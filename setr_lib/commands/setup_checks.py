@@ -5,6 +5,7 @@ Nothing is loaded or made: a model's folder is listed, an MLflow store opened fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from setr_lib.errors import SetrError
 from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
@@ -83,6 +84,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         _prompts(settings, kinds),
         _methods(settings),
         _rerankers(settings),
+        *_trained_weights(settings),
         _registry(settings),
         _dagster(settings),
         Check("device", settings.models.device, "ok"),
@@ -139,13 +141,15 @@ def _look_at_space(settings: Settings, name: str) -> None:
     """Raise ``SpaceError`` where a space's class cannot be had, or does not take the options."""
     from setr_lib.spaces.space import CATALOGUE, SpaceError
 
-    factory = CATALOGUE.get(settings.spaces[name].kind, settings)
+    factory: Any = CATALOGUE.get(settings.spaces[name].kind, settings)
+    is_trained = getattr(factory, "trained", None) is not None
     try:
-        signature = inspect.signature(factory)
+        signature = inspect.signature(factory.with_weights if is_trained else factory)
     except ValueError:  # not every callable says what it takes
         return
+    given = {"weights": None} if is_trained else {"device": settings.models.device}
     try:
-        signature.bind(**settings.space_options(name), device=settings.models.device)
+        signature.bind(**given, **settings.space_options(name))
     except TypeError as error:
         raise SpaceError(f"[spaces.{name}.options] do not fit: {error}") from None
 
@@ -300,6 +304,60 @@ def _rerankers(settings: Settings) -> Check:
         ", ".join(names) or "none: stage 1 is all",
         lambda: pipeline_context(settings).rerankers.configured,
     )
+
+
+def _trained_weights(settings: Settings) -> Iterator[Check]:
+    """The champions of the trained systems that methods, spaces and re-rankers of one's own work with."""
+    from setr_lib.pipeline.context import pipeline_context
+
+    context, what = pipeline_context(settings), "trained weights"
+    try:
+        users = _weights_users(settings)
+        models = {system: context.weights.model(system) for system in users}
+        assets = {system: context.weights.promoted_by(system) for system in users}
+    except SetrError as error:
+        yield Check(what, "", "broken", str(error))
+        return
+    for system, model in models.items():
+        who = " and ".join(users[system])
+        if not settings.tracking_uri.startswith("sqlite:///"):
+            yield Check(what, model, "ok", f"of {who}; the champion is looked up by each run")
+            continue
+        try:
+            version = context.weights.version(system)
+        except SetrError as error:
+            yield Check(what, model, "broken", str(error))
+            continue
+        if version is None:
+            lacking = f"no version is promoted, so {who} will be left out: materialize {assets[system]}"
+            yield Check(what, model, "later", f"{lacking} and what is before it")
+        else:
+            yield Check(what, f"{model} v{version}", "ok", f"champion, of {who}")
+
+
+def _weights_users(settings: Settings) -> dict[str, list[str]]:
+    """What works with each trained system, less the built-in adapter; what cannot be loaded is told by
+    its own check.
+    """
+    from setr_lib.pipeline.context import pipeline_context
+    from setr_lib.reranking.yes_no_judge import BUILT_IN
+
+    context, found = pipeline_context(settings), dict[str, list[str]]()
+
+    def add(system: str | None, who: str) -> None:
+        if system is not None:
+            found.setdefault(system, []).append(who)
+
+    with contextlib.suppress(SetrError):
+        for method in context.methods.configured.values():
+            add(method.trained, f"method {method.name}")
+    for space in used_spaces(settings):
+        with contextlib.suppress(SetrError):
+            add(context.weights.space_system(space), f"space {space}")
+    with contextlib.suppress(SetrError):
+        for reranker in context.rerankers.configured:
+            add(None if reranker in BUILT_IN else reranker.trained, f"re-ranker {reranker.name}")
+    return found
 
 
 def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:

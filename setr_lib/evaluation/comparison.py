@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one query costs.
+
+    Attributes:
+        ms: Milliseconds.
+        calls: Calls of the multimodal LLM: texts that it writes, and candidates that it judges.
+    """
+
+    ms: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.ms + other.ms, self.calls + other.calls)
+
+
 @dataclass(frozen=True, order=True)
 class Column:
     """A metric of an evaluation set."""
@@ -274,14 +290,14 @@ def as_csv(frame: pl.DataFrame) -> str:
 
 
 def compared_rows(
-    metrics: pl.DataFrame, described: Mapping[str, tuple[str, str]], costs: Mapping[Row, tuple[float, float]]
+    metrics: pl.DataFrame, described: Mapping[str, tuple[str, str]], costs: Mapping[Row, Cost]
 ) -> pl.DataFrame:
     """The lines of one evaluation set.
 
     Args:
         metrics: Its METRICS rows.
         described: (label, source) of each method, by name.
-        costs: (milliseconds, calls of the multimodal LLM) of a query, by row.
+        costs: What a query costs, by row.
 
     Returns:
         A COMPARISON table.
@@ -290,7 +306,7 @@ def compared_rows(
     for entry in metrics.iter_rows(named=True):
         row = Row.of(entry)
         label, source = described.get(row.method, (entry["label"] or "", ""))
-        ms, calls = costs.get(row, (None, None))
+        cost = costs.get(row)
         rows.append(
             {
                 **{name: entry[name] for name in ("dataset", "split", "metric", "value", "model_version")},
@@ -300,8 +316,8 @@ def compared_rows(
                 "high": entry["ci_high"],
                 "label": _label(label, entry["label"] or "", row),
                 "source": source,
-                "ms_per_query": ms,
-                "llm_calls": calls,
+                "ms_per_query": cost.ms if cost else None,
+                "llm_calls": cost.calls if cost else None,
             }
         )
     return (

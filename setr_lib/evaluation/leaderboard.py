@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.evaluation.model_versions import number, shown_versions
 from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
 
@@ -190,7 +191,11 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
-    """A table of an earlier version of SETR, whose columns are ``strategy`` and ``stage``, with today's."""
+    """A table of an earlier version of SETR with today's columns: it has ``adapter_version`` (a number, which
+    is kept as it is) for ``model_version``, and may have ``strategy`` and ``stage``.
+    """
+    if "adapter_version" in frame.columns:
+        frame = frame.rename({"adapter_version": "model_version"})
     if "strategy" not in frame.columns or "stage" not in frame.columns:
         return frame
     reranker = pl.when(pl.col("stage").is_in(["random", "coarse", "external"])).then(pl.lit(""))
@@ -200,11 +205,15 @@ def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _earlier_names(line: Mapping[str, object]) -> dict[str, object]:
-    """What ``method`` and ``reranker`` were called before: programs that read the JSON may know no other
-    names.
+    """What ``method``, ``reranker`` and ``model_version`` were called before: programs that read the JSON may
+    know no other names.
     """
-    row = Row.of(line)
-    return {"strategy": row.method, "stage": row.stage}
+    row, version = Row.of(line), line["model_version"]
+    return {
+        "strategy": row.method,
+        "stage": row.stage,
+        "adapter_version": number(version if isinstance(version, str) else None),
+    }
 
 
 def _plain(value: object) -> object:
@@ -234,17 +243,15 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
     best = {metric: _best(cells.values(), metric) for metric in metrics}
     place = positions(rows_of(rows))
     last = max(place.values(), default=0)
+    versions = shown_versions(rows)
     for row in order_lines(rows, metrics[0]) if metrics else ():
         line = [cells.get((row, metric)) for metric in metrics]
         star = "*" if some_comparable and any(cell and not cell["comparable"] for cell in line) else ""
-        version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
-        method = f"{row.method} v{version}" if version and not row.reranker else row.method
+        shown = versions[row].behind(row)
         style = "bold green" if place[row] == last else "cyan"
         table.add_row(
-            Text(f"{method}{star}", style="dim" if row.is_random else ""),
-            Text(f"{row.reranker} v{version}" if version else row.reranker, style=style)
-            if row.reranker
-            else Text("–", style="dim"),
+            Text(f"{shown.method}{star}", style="dim" if row.is_random else ""),
+            Text(shown.reranker, style=style) if row.reranker else Text("–", style="dim"),
             *(_cell(cell, best[metric]) for cell, metric in zip(line, metrics, strict=True)),
         )
     return table

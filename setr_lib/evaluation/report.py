@@ -2,9 +2,9 @@
 once.
 
 Belongs here: gathering what the page says into plain values, and writing the page. How it looks is in
-``templates/``; which queries it shows is decided in ``cases.py``, chart geometry in ``charts.py``, and
-pictures are opened by ``contact_sheet.py``. A hidden split (no query has a target) gets rankings and no
-number of merit at all.
+``templates/``; which queries it shows is decided in ``cases.py``, what it shows of each in
+``case_views.py``, chart geometry in ``charts.py``, and pictures are opened by ``contact_sheet.py``. A hidden
+split (no query has a target) gets rankings and no number of merit at all.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.evaluation.case_views import CaseBuilder, ComparedRankings, Pictures, Rows
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
-from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, judge_words, open_thumbnail
 from setr_lib.evaluation.leaderboard import (
     coverage_words,
     headline_metrics,
     split_labels,
 )
+from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.row import Row, positions, rows_of
 from setr_lib.files import write_text
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
@@ -69,91 +70,6 @@ class ReportOptions:
     pictures would be."""
     notes: tuple[str, ...] = ()
     """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
-
-
-@dataclass(slots=True)
-class TileView:
-    """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable; then
-    ``text`` shows).
-    """
-
-    image: str | None
-    text: str
-    alt: str
-    rank: int
-    is_target: bool
-    is_reference: bool
-    note: str
-    move: str
-    move_alt: str
-
-
-@dataclass(slots=True)
-class StripView:
-    """One ranking of one query."""
-
-    row: Row
-    title: str
-    tiles: list[TileView]
-
-
-@dataclass(slots=True)
-class CaseView:
-    """One query with everything that the page shows of it."""
-
-    query_id: str
-    modification: str
-    reference: str | None
-    reference_alt: str
-    reference_caption: str
-    target: str | None
-    target_alt: str
-    target_text: str
-    target_count: int
-    rank_before: str
-    rank_after: str
-    outcome: str
-    aspects: list[str]
-    composition: dict[str, Any] | None
-    strips: list[StripView]
-    subset_strips: list[StripView]
-
-
-@dataclass(slots=True)
-class _Pictures:
-    """The thumbnails of a page. Each image is opened once, and equal pictures are embedded once."""
-
-    paths: Mapping[str, str]
-    size: int
-    uris: dict[str, str] = field(default_factory=dict)
-    _ids: dict[str, str | None] = field(default_factory=dict)
-
-    def embed(self, image_id: str | None) -> str | None:
-        """The element id of an image's thumbnail; None where there is no readable file."""
-        if image_id is None:
-            return None
-        if image_id not in self._ids:
-            path = self.paths.get(image_id)
-            thumbnail = None if path is None else open_thumbnail(path, self.size)
-            self._ids[image_id] = None if thumbnail is None else self._place(data_uri(encode_webp(thumbnail)))
-        return self._ids[image_id]
-
-    def _place(self, uri: str) -> str:
-        return self.uris.setdefault(uri, f"p{len(self.uris)}")
-
-
-@dataclass(slots=True)
-class _Stages:
-    """The rankings that contact sheets compare: one method's before and, where there is one, after stage 2;
-    and the same of every other method that was re-ranked.
-    """
-
-    method: str
-    before: pl.DataFrame | None
-    after: pl.DataFrame | None
-    after_row: Row | None
-    others: list[tuple[Row, Row]] = field(default_factory=list)
-    """Other re-ranked methods: the row of stage 1, and that of the last re-ranker."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +131,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
     if hidden:
         metrics, paired = metrics.clear(), ()
     stages = _choose_stages(key, rankings, options.method)
-    pictures = _Pictures(dict(gallery.select("image_id", "path").iter_rows()), options.thumbnail)
+    pictures = Pictures(dict(gallery.select("image_id", "path").iter_rows()), options.thumbnail)
     page: dict[str, Any] = {
         "key": key,
         "title": title,
@@ -243,7 +159,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
     return page
 
 
-def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str | None) -> _Stages:
+def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str | None) -> ComparedRankings:
     """The method to show and its last re-ranker; a re-ranked method is preferred to one of stage 1 only."""
     position_of = positions(rankings)
     shown: dict[str, list[Row]] = {}
@@ -255,7 +171,7 @@ def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str |
     if method not in shown:
         raise ReportError(f"there is no ranking by {method!r} in {key!r}: use one of {sorted(shown)}")
     reranked = [row for row in shown[method] if row.reranker]
-    return _Stages(
+    return ComparedRankings(
         method=method,
         before=rankings.get(Row(method)),
         after=rankings[reranked[-1]] if reranked else None,
@@ -268,7 +184,7 @@ def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str |
     )
 
 
-def _scores(metrics: pl.DataFrame, stages: _Stages, options: ReportOptions) -> dict[str, Any]:
+def _scores(metrics: pl.DataFrame, stages: ComparedRankings, options: ReportOptions) -> dict[str, Any]:
     """Ladders, tables and headline cards; all empty for a hidden split."""
     names = metrics.get_column("metric").unique(maintain_order=True).to_list()
     headline = headline_metrics(names, options.headline)
@@ -282,7 +198,7 @@ def _scores(metrics: pl.DataFrame, stages: _Stages, options: ReportOptions) -> d
     }
 
 
-def _card(metrics: pl.DataFrame, metric: str, stages: _Stages) -> dict[str, Any] | None:
+def _card(metrics: pl.DataFrame, metric: str, stages: ComparedRankings) -> dict[str, Any] | None:
     """The shown method's value of one metric, the last re-ranker's large, the way there small."""
     values = {
         row: {**line, "row": row}
@@ -303,7 +219,8 @@ def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[Row]) -
         base, _, part = name.partition("/")
         bases.setdefault(base if part else "", []).append(name)
     cells = {(Row.of(line), line["metric"]): line for line in metrics.iter_rows(named=True)}
-    return [_table(base, columns, cells, order) for base, columns in bases.items() if columns]
+    versions = shown_versions(metrics)
+    return [_table(base, columns, cells, order, versions) for base, columns in bases.items() if columns]
 
 
 def _table(
@@ -311,14 +228,14 @@ def _table(
     columns: list[str],
     cells: Mapping[tuple[Row, str], dict[str, Any]],
     order: Sequence[Row],
+    versions: Mapping[Row, ShownVersions],
 ) -> dict[str, Any]:
     best = {name: _outstanding(cells, name) for name in columns}
     lines = []
     for row in order:
         line = [cells.get((row, name)) for name in columns]
-        version = next((cell["adapter_version"] for cell in line if cell and cell["adapter_version"]), None)
         if any(line):
-            lines.append({"row": row, "version": version, "cells": line})
+            lines.append({"row": row, "versions": versions.get(row, ShownVersions()), "cells": line})
     return {
         "base": base,
         "columns": [name.partition("/")[2] or name for name in columns],
@@ -372,9 +289,9 @@ def _composition_counts(compositions: pl.DataFrame | None, queries: pl.DataFrame
 
 def _groups(
     data: ReportData,
-    stages: _Stages,
+    stages: ComparedRankings,
     metrics: pl.DataFrame,
-    pictures: _Pictures,
+    pictures: Pictures,
     options: ReportOptions,
     hidden: bool,
 ) -> list[dict[str, Any]]:
@@ -383,7 +300,7 @@ def _groups(
     assert before is not None  # _choose_stages found at least one ranking
     groups = choose_cases(queries, before, after, count=options.contact_sheet_queries, seed=options.seed)
     shown = pl.Series("query_id", sorted({query for group in groups for query in group.query_ids}), pl.String)
-    builder = _CaseBuilder(
+    builder = CaseBuilder(
         queries={
             row["query_id"]: row
             for row in queries.filter(pl.col("query_id").is_in(shown.implode())).iter_rows(named=True)
@@ -415,127 +332,6 @@ def _groups(
         }
         for group in groups
     ]
-
-
-Rows = list[dict[str, Any]]
-
-
-@dataclass(slots=True)
-class _CaseBuilder:
-    """Turns single queries into what the page shows of them."""
-
-    queries: Mapping[str, dict[str, Any]]
-    captions: Mapping[str, str]
-    compositions: Mapping[str, dict[str, Any]]
-    before: Mapping[tuple[str, str], Rows]
-    after: Mapping[tuple[str, str], Rows]
-    ranks_before: Mapping[str, int]
-    ranks_after: Mapping[str, int]
-    stages: _Stages
-    after_name: str
-    pictures: _Pictures
-    options: ReportOptions
-    others: Sequence[tuple[Row, str, Mapping[tuple[str, str], Rows]]] = ()
-
-    def build(self, query_id: str) -> CaseView:
-        query = self.queries[query_id]
-        reference, targets = query["reference_id"], query["target_ids"]
-        return CaseView(
-            query_id=query_id,
-            modification=query["modification"],
-            reference=self.pictures.embed(reference),
-            reference_alt=self._alt("Reference image", reference),
-            reference_caption=self.captions.get(reference, ""),
-            target=self.pictures.embed(targets[0]) if targets else None,
-            target_alt=self._alt("Target", targets[0]) if targets else "",
-            target_text=self._text(targets[0]) if targets else "",
-            target_count=len(targets),
-            rank_before=self._rank_words(self.ranks_before, query_id, self.stages.before),
-            rank_after=self._rank_words(self.ranks_after, query_id, self.stages.after),
-            outcome=self._outcome(query_id),
-            aspects=[aspect.replace("_", " ") for aspect in query["aspects"]],
-            composition=self.compositions.get(query_id),
-            strips=self._strips(query, "gallery"),
-            subset_strips=self._strips(query, "subset"),
-        )
-
-    def _strips(self, query: dict[str, Any], pool: str) -> list[StripView]:
-        before = self.before.get((query["query_id"], pool), [])
-        after = self.after.get((query["query_id"], pool), [])
-        earlier = {row["image_id"]: row["rank"] for row in before}
-        coarse = Row(self.stages.method)
-        strips = [
-            StripView(row, title, [self._tile(line, query, known, row) for line in lines[: self.options.top]])
-            for row, title, lines, known in (
-                (coarse, f"stage 1 · {coarse.method}", before, None),
-                (self.stages.after_row or coarse, self.after_name, after, earlier if before else None),
-            )
-        ]
-        earlier = {}
-        for row, title, rankings in self.others:
-            lines = rankings.get((query["query_id"], pool), [])
-            known = earlier if row.reranker else None
-            tiles = [self._tile(line, query, known, row) for line in lines[: self.options.top]]
-            strips.append(StripView(row, title, tiles))
-            earlier = {line["image_id"]: line["rank"] for line in lines}
-        return [strip for strip in strips if strip.tiles]
-
-    def _tile(
-        self, line: dict[str, Any], query: dict[str, Any], earlier: Mapping[str, int] | None, row: Row
-    ) -> TileView:
-        image_id, rank, judge = line["image_id"], line["rank"], line["judge_score"]
-        is_target = image_id in query["target_ids"]
-        is_reference = image_id == query["reference_id"]
-        is_logit = row not in self.options.plain_scores
-        note = f"{line['score']:.3f}" if judge is None else judge_words(judge, is_logit=is_logit)
-        move, move_alt = ("", "") if earlier is None else _move_words(earlier.get(image_id), rank)
-        role = "the target" if is_target else "the reference itself" if is_reference else ""
-        words = [
-            f"Rank {rank}",
-            role,
-            f"judge {note}" if judge is not None else f"score {note}",
-            move_alt,
-        ]
-        return TileView(
-            image=self.pictures.embed(image_id),
-            text=self._text(image_id),
-            alt=self._alt(", ".join(word for word in words if word), image_id),
-            rank=rank,
-            is_target=is_target,
-            is_reference=is_reference,
-            note=note,
-            move=move,
-            move_alt=move_alt,
-        )
-
-    def _alt(self, role: str, image_id: str) -> str:
-        caption = self.captions.get(image_id)
-        return f"{role}: image {image_id}" + (f" ({caption})" if caption else "")
-
-    def _text(self, image_id: str) -> str:
-        """What stands where an image would, if captions were ranked in its place."""
-        return self.captions.get(image_id, "no caption") if self.options.caption_proxy else ""
-
-    @staticmethod
-    def _rank_words(ranks: Mapping[str, int], query_id: str, ranking: pl.DataFrame | None) -> str:
-        if ranking is None or not ranks:
-            return ""
-        return str(ranks[query_id]) if query_id in ranks else "not ranked"
-
-    def _outcome(self, query_id: str) -> str:
-        if not self.ranks_before or not self.ranks_after:
-            return ""
-        before, after = (ranks.get(query_id, 10**9) for ranks in (self.ranks_before, self.ranks_after))
-        return "same" if before == after else "better" if after < before else "worse"
-
-
-def _move_words(earlier: int | None, rank: int) -> tuple[str, str]:
-    """How far stage 2 moved an image, for eyes and for ears."""
-    if earlier is None:
-        return "", ""
-    if earlier == rank:
-        return "=", "not moved"
-    return (f"▲{earlier - rank}" if earlier > rank else f"▼{rank - earlier}"), f"rank {earlier} before"
 
 
 def _by_query(ranking: pl.DataFrame | None, shown: pl.Series) -> dict[tuple[str, str], Rows]:
@@ -570,8 +366,7 @@ def _composition_rows(compositions: pl.DataFrame | None, shown: pl.Series) -> di
 
 
 def _reranker_name(row: Row, metrics: pl.DataFrame) -> str:
-    versions = _distinct(metrics.filter(method=row.method, reranker=row.reranker), "adapter_version")
-    return f"{row.reranker} v{versions[0]}" if len(versions) == 1 else row.reranker
+    return shown_versions(metrics).get(row, ShownVersions()).behind(row).reranker
 
 
 def _title(row: Row, metrics: pl.DataFrame) -> str:

@@ -18,6 +18,8 @@ from setr_lib.settings import EvaluationSettings
 from setr_lib.tables import METRICS, conform
 
 _PERCENT = 100.0
+NO_COUNTS = "no official counts to compare with"
+"""Why a benchmark that does not say how large it officially is compares with no published numbers."""
 
 
 def gallery_coverage(gallery: pl.DataFrame | None) -> float:
@@ -47,8 +49,8 @@ def why_not_comparable(
 ) -> list[str]:
     """Why these numbers do not compare with published ones.
 
-    Checked: the benchmark's own caveats, that queries and gallery are as many as in the official files (the
-    miniature's are not), and that no image is missing or broken.
+    Checked: the benchmark's own caveats, that there are official counts, that queries and gallery are as many
+    as in the official files (the miniature's are not), and that no image is missing or broken.
 
     Args:
         evaluation_set: The set that was ranked.
@@ -59,6 +61,8 @@ def why_not_comparable(
         The reasons; empty where the numbers compare.
     """
     reasons = list(evaluation_set.benchmark.caveats(evaluation_set))
+    if not reasons and not evaluation_set.has_official_counts:
+        reasons.append(NO_COUNTS)
     official = evaluation_set.official_queries
     if official is not None and queries.height != official:
         reasons.append(f"{queries.height:,} queries (official: {official:,})")
@@ -107,7 +111,7 @@ def metric_rows(
     *,
     row: Row,
     settings: EvaluationSettings | None = None,
-    adapter_version: str | None = None,
+    model_version: str | None = None,
     label: str = "",
     evaluation: Evaluation | None = None,
     caveats: Sequence[str] = (),
@@ -122,8 +126,8 @@ def metric_rows(
         gallery: The inspected one (``tables.GALLERY``), for coverage and checks.
         row: Which method ranked, and which re-ranker re-ranked.
         settings: How intervals are drawn.
-        adapter_version: Of the registered model whose adapter re-ranked, or, in a row without a re-ranker,
-            whose weights a trained method ranks with; None without one.
+        model_version: The registered models whose weights the method and the re-ranker have, with their
+            versions (:func:`setr_lib.evaluation.model_versions.in_words`); None without one.
         label: What a reader must know besides, e.g. ``zero-shot``; reasons why papers do not compare are
             added.
         evaluation: What :func:`evaluate` gave for this ranking, where the caller has it already.
@@ -147,7 +151,7 @@ def metric_rows(
         "coverage": gallery_coverage(gallery),
         "comparable": not reasons,
         "label": "; ".join(part for part in (label, *reasons) if part),
-        "adapter_version": adapter_version,
+        "model_version": model_version,
     }
     intervals = bootstrap_intervals(found.per_query, samples=options.bootstrap_samples, seed=options.seed)
     return _rows(evaluation_set, found.per_query, intervals, constants)
@@ -185,6 +189,6 @@ def floor_rows(
         "coverage": gallery_coverage(gallery),
         "comparable": not reasons,
         "label": "; ".join(("chance, in closed form", *reasons)),
-        "adapter_version": None,
+        "model_version": None,
     }
     return _rows(evaluation_set, expected, intervals, constants)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.methods.inputs import CAPTIONS, MethodInputs
 from setr_lib.methods.method import VectorMethod
+from setr_lib.methods.needs import CAPTIONS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from setr_lib.methods.inputs import MethodInputs
 
 
 def _image(inputs: MethodInputs) -> NDArray[np.float32]:

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from setr_lib.methods.inputs import IMAGE_CAPTIONS, CaptionSearch, MethodError, MethodInputs
 from setr_lib.methods.method import TRAINING_FREE, Method
-from setr_lib.texts.lexical import Term, is_content, read_captions, read_modification, words_of
+from setr_lib.methods.needs import IMAGE_CAPTIONS, MethodError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from setr_lib.methods.inputs import CaptionSearch, MethodInputs
+    from setr_lib.texts.lexical import Term
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Reading:
             Weight by term: 1 for a term of the modification text, what :attr:`reference` says for one of the
             captions, the sum for a term of both.
         """
+        from setr_lib.texts.lexical import is_content, read_captions
+
         wanted, rejected = self._modification_terms(modification, term)
         weights = dict.fromkeys(wanted, 1.0)
         if not self.reference:
@@ -62,6 +65,8 @@ class Reading:
 
     def _modification_terms(self, modification: str, term: Term) -> tuple[set[str], set[str]]:
         """What is searched of the text, and what must not come from the reference either."""
+        from setr_lib.texts.lexical import read_modification, words_of
+
         if self.obey_rejections:
             read = read_modification(modification)
             wanted, rejected = self._terms(read.wanted, term), self._terms(read.rejected, term)
@@ -69,6 +74,8 @@ class Reading:
         return self._terms(words_of(modification), term), set()
 
     def _terms(self, words: Sequence[str], term: Term) -> set[str]:
+        from setr_lib.texts.lexical import is_content
+
         chosen = [word for word in words if is_content(word)] if self.content_only else words
         return {key for word in chosen if (key := term(word)) is not None}
 
@@ -96,6 +103,8 @@ class CaptionMethod(Method):
         Raises:
             MethodError: The gallery has no captions.
         """
+        import numpy as np
+
         search = inputs.gallery.captions
         if search is None:
             raise MethodError(f"retrieval method {self.name!r} needs the captions of the gallery's images")
@@ -114,6 +123,8 @@ class CaptionMethod(Method):
 
 def _columns(search: CaptionSearch, ids: Sequence[str]) -> NDArray[np.intp]:
     """For each captioned image its column in the gallery searched, -1 where it is not in it."""
+    import numpy as np
+
     column_of = {image_id: column for column, image_id in enumerate(ids)}
     return np.array([column_of.get(image_id, -1) for image_id in search.ids], dtype=np.intp)
 

@@ -1,5 +1,5 @@
 """What a retrieval method may read: the queries (their vectors and generated texts) and the gallery that they
-search.
+search (``searched_gallery.py``; its names are importable from here, too).
 """
 
 from __future__ import annotations
@@ -12,8 +12,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import polars as pl
 
-from setr_lib.errors import SetrError
-from setr_lib.methods.similarity import mean_vector, unit
+from setr_lib.methods.needs import (
+    CAPTIONS,
+    COMPOSITIONS,
+    IMAGE_CAPTIONS,
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    REFERENCE_PIXELS,
+    MethodError,
+    made_by,
+)
+from setr_lib.methods.searched_gallery import (
+    CaptionSearch,
+    GalleryIndex,
+    SearchedGallery,
+    UnheldGallery,
+    VectorsNotHeldError,
+)
+from setr_lib.methods.similarity import mean_vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,36 +37,38 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.references import ReferencePictures
 
-CAPTIONS, COMPOSITIONS = "captions", "compositions"
-"""The generated texts that every prompt set brings: of reference images, and of queries."""
-IMAGE_CAPTIONS = "image_captions"
-"""Captions of the gallery's images, which came with the data set."""
-QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
-"""What is made from the reference pictures: one vector of picture and text, the opened pictures, patch
-tokens.
-"""
+__all__ = [
+    "CAPTIONS",
+    "COMPOSITIONS",
+    "IMAGE_CAPTIONS",
+    "MODIFICATION",
+    "QUERY_VECTORS",
+    "REFERENCE_PATCHES",
+    "REFERENCE_PIXELS",
+    "TARGET",
+    "UNION",
+    "CaptionSearch",
+    "EncodedQueries",
+    "GalleryIndex",
+    "MethodError",
+    "MethodInputs",
+    "SearchedGallery",
+    "TextEncoder",
+    "TextVectors",
+    "TextsOf",
+    "UnheldGallery",
+    "VectorsNotHeldError",
+    "encode_queries",
+    "made_by",
+    "plain_queries",
+    "union_text",
+]
+
 MODIFICATION, UNION, TARGET = "modification", "union", "target_caption"
 """The texts of a query that are encoded for all methods together."""
 
 _ENOUGH_TEXTS = 16
 """Fewer texts than this have no mean worth subtracting: with one, nothing of the query would be left."""
-_MADE_BY = {CAPTIONS: "reference_captions", COMPOSITIONS: "query_compositions"}
-
-
-def made_by(kind: str) -> str:
-    """The asset that makes the generated texts of a kind.
-
-    Args:
-        kind: ``captions``, ``compositions``, or a kind that a method has added.
-
-    Returns:
-        The asset's name.
-    """
-    return _MADE_BY.get(kind, "method_texts")
-
-
-class MethodError(SetrError):
-    """Stage 1 lacks something that it needs: a generated text, a gallery, a method."""
 
 
 class TextEncoder(Protocol):
@@ -81,50 +99,6 @@ class TextEncoder(Protocol):
 
         Returns:
             How many lose their end.
-        """
-        ...
-
-
-class CaptionSearch(Protocol):
-    """The captions of a gallery as stage 1 searches them, e.g. a
-    :class:`setr_lib.spaces.caption_store.CaptionIndex`.
-    """
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The images that have captions, sorted."""
-        ...
-
-    def captions(self, image_id: str) -> Sequence[str]:
-        """The captions of an image.
-
-        Args:
-            image_id: The image.
-
-        Returns:
-            Its captions; none for an image without.
-        """
-        ...
-
-    def term(self, word: str) -> str | None:
-        """The term that a word is searched as (its stem).
-
-        Args:
-            word: A word in lower case.
-
-        Returns:
-            The term; None for a word that no caption can be searched for.
-        """
-        ...
-
-    def matches(self, term: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The images whose captions have a term.
-
-        Args:
-            term: As :meth:`term` gives it.
-
-        Returns:
-            Their rows in ``ids``, ``int[hits]``, and the BM25 of each, ``float64[hits]``.
         """
         ...
 
@@ -384,63 +358,6 @@ class EncodedQueries:
         )
 
 
-class SearchedGallery:
-    """The images that a group of queries searches (all, or one category); what is derived is computed once.
-
-    Args:
-        vectors: ``float32[g, d]``, norm 1; ``[g, 0]`` where captions are searched and not vectors.
-        ids: The images, in the order of the rows.
-        captions: The captions of the gallery's images, where a method searches them.
-    """
-
-    def __init__(
-        self, vectors: NDArray[np.float32], ids: Sequence[str] = (), captions: CaptionSearch | None = None
-    ) -> None:
-        self._vectors, self.ids, self.captions = vectors, ids, captions
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """``float32[g, d]``, norm 1, in the order of ``ids``."""
-        return self._vectors
-
-    @cached_property
-    def center(self) -> NDArray[np.float32]:
-        """The mean vector, ``float32[d]``."""
-        return mean_vector(self.vectors)
-
-    @cached_property
-    def centered(self) -> NDArray[np.float32]:
-        """The vectors less their mean, norm 1 again: ``float32[g, d]``."""
-        return unit(self.vectors - self.center)
-
-
-class VectorsNotHeldError(MethodError):
-    """A method asks for the vectors of a gallery that is searched in the store."""
-
-
-class UnheldGallery(SearchedGallery):
-    """A gallery whose vectors lie in the store, and are not held in memory.
-
-    Args:
-        ids: The images searched.
-    """
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        super().__init__(np.zeros((len(ids), 0), dtype=np.float32), ids)
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """There are none.
-
-        Raises:
-            VectorsNotHeldError: Always.
-        """
-        raise VectorsNotHeldError(
-            "this gallery is searched in the store and its vectors are not held in memory: read them first, "
-            "as a retriever with hold_vectors=True does"
-        )
-
-
 @dataclass(frozen=True)
 class MethodInputs:
     """What a method's ``scores`` gets: a block of queries, and the gallery (or category) that they search."""
@@ -451,16 +368,6 @@ class MethodInputs:
     """The settings of this method."""
     statistics: Any = None
     """What the method's ``statistics`` made of the gallery."""
-
-
-@dataclass(frozen=True)
-class GalleryIndex:
-    """A gallery's images as stage 1 searches them: ids, vectors and, where there are any, captions."""
-
-    ids: Sequence[str]
-    vectors: NDArray[np.float32]
-    """``float32[n, d]``, norm 1; ``[n, 0]`` where only captions are searched."""
-    captions: CaptionSearch | None = None
 
 
 def plain_queries(queries: pl.DataFrame) -> EncodedQueries:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.methods.inputs import COMPOSITIONS, MethodInputs
 from setr_lib.methods.method import VectorMethod
+from setr_lib.methods.needs import COMPOSITIONS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from setr_lib.methods.inputs import MethodInputs
 
 ANCHOR_SHARE = "anchor_share"
 """The option of ``intersection_anchor``: the share, 0 to 1, of the reference image's vector."""

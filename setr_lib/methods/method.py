@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.catalogue import Catalogue, modules_of
 from setr_lib.errors import told_as
-from setr_lib.methods.inputs import (
+from setr_lib.methods.needs import (
     CAPTIONS,
     COMPOSITIONS,
     IMAGE_CAPTIONS,
@@ -26,8 +27,6 @@ from setr_lib.methods.inputs import (
     REFERENCE_PATCHES,
     REFERENCE_PIXELS,
     MethodError,
-    MethodInputs,
-    SearchedGallery,
 )
 from setr_lib.methods.similarity import similarity, unit
 from setr_lib.settings import DEFAULT_SPACE, METHOD_ENTRY_POINTS
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from setr_lib.methods.weights import Weights
+    from setr_lib.methods.inputs import MethodInputs, SearchedGallery
     from setr_lib.settings import Settings
     from setr_lib.texts.kind import TextKind
+    from setr_lib.weights import Weights
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
@@ -267,13 +267,42 @@ def _loads_weights(made: Any) -> bool:
 def _built_in() -> dict[str, Method]:
     import setr_lib.methods as package
 
+    return _methods_in(package, modules_of(package))
+
+
+def _methods_in(package: ModuleType, modules: Iterable[str]) -> dict[str, Method]:
     found: dict[str, Method] = {}
-    for name in modules_of(package):
+    for name in modules:
         for method in _methods_of(import_module(f"{package.__name__}.{name}")):
             if method.name in found:
                 raise MethodError(f"two built-in retrieval methods are called {method.name!r}: rename one")
             found[method.name] = method
     return found
+
+
+_BUILT_IN_MODULE = re.compile(r"^METHODS\b", re.MULTILINE)
+
+
+@cache
+def _sources(*folders: str) -> dict[str, str]:
+    """The modules with methods of a package's folders, and their text; none is imported."""
+    texts = {
+        path.stem: path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in sorted(Path(folder).glob("*.py"))
+    }
+    return {module: text for module, text in texts.items() if _BUILT_IN_MODULE.search(text)}
+
+
+def _built_in_called(name: str) -> Method | None:
+    """The built-in method of a name. Only modules that give something this name in so many words are
+    imported: ``name = "..."``, or the first argument of a class. Others may import what takes its time.
+    """
+    import setr_lib.methods as package
+
+    named = re.compile(rf"(\bname\b[^=\n]*=|\b[A-Z]\w*\()\s*[\"']{re.escape(name)}[\"']")
+    modules = [module for module, text in _sources(*package.__path__).items() if named.search(text)]
+    return _methods_in(package, modules).get(name)
 
 
 def _methods_of(module: ModuleType) -> list[Method]:
@@ -297,7 +326,7 @@ def _is_method_of(module: ModuleType, value: Any) -> bool:
 
 
 CATALOGUE: Catalogue[Method] = Catalogue(
-    "retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in
+    "retrieval method", METHOD_ENTRY_POINTS, as_method, MethodError, _built_in, _built_in_called
 )
 
 Registered = TypeVar("Registered")
@@ -389,13 +418,13 @@ def get_method(name: str, settings: Settings | None = None, also: Iterable[str] 
         MethodError: There is no such method; the message lists the known names. Or it cannot be loaded, or
             wraps itself, or searches an embedding space that the settings do not describe.
     """
-    from setr_lib.spaces.space import how_to_describe
-
     method = CATALOGUE.get(name, settings, also)
     if settings is not None:
         method = _under_options(method, settings, (method.name,))
     if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
+    from setr_lib.spaces.space import how_to_describe
+
     raise MethodError(
         f"retrieval method {method.name!r} searches the embedding space {method.space!r}: "
         f"{how_to_describe(method.space, settings)}"

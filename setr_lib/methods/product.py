@@ -7,14 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from setr_lib.methods.inputs import MethodInputs
 from setr_lib.methods.method import TRAINING_FREE, Method
 from setr_lib.methods.similarity import similarity, unit
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from setr_lib.methods.inputs import MethodInputs
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class ProductMethod(Method):
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The product of both cosines; where one is negative, minus what clamping takes away."""
+        import numpy as np
+
         queries, gallery = inputs.queries, inputs.gallery
         known = np.abs(queries.reference_vectors).sum(axis=1, keepdims=True) > 0
         references = unit(np.where(known, queries.reference_vectors - gallery.center, np.float32(0)))

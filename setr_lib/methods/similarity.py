@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _ROWS = 16_384  # gallery rows held in float64 at a time: 100 MB at 768 dimensions
@@ -21,6 +20,8 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     Returns:
         ``float32[n, d]``; a zero row (nothing known) stays zero.
     """
+    import numpy as np
+
     result = np.zeros(vectors.shape, dtype=np.float32)
     for start in range(0, len(vectors), _ROWS):
         exact = vectors[start : start + _ROWS].astype(np.float64)
@@ -43,6 +44,8 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
     Returns:
         ``float32[q, g]``.
     """
+    import numpy as np
+
     result = np.empty((len(queries), len(gallery)), dtype=np.float32)
     left = queries.astype(np.float64)
     for start in range(0, len(gallery), _ROWS):
@@ -60,6 +63,8 @@ def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         ``float32[d]``; zeros for no rows.
     """
+    import numpy as np
+
     if len(vectors) == 0:
         return np.zeros(vectors.shape[1], dtype=np.float32)
     return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

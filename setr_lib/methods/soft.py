@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.inputs import EncodedQueries
-    from setr_lib.methods.weights import Weights
+    from setr_lib.weights import Weights
 
 BASE, LAMBDA = "base", "lambda"
 """The options: the method that is filtered, and the share of its score that is, 0 to 1. Other keys are the
@@ -41,9 +41,7 @@ _PAPERS_LAMBDA = 1.0  # on CIReVL; 0.2 on SEARLE
 
 
 class Constraints(Answer):
-    """What a query keeps, adds and removes, and a sentence of what must, and one of what must not, be there.
-    A sentence may be empty only where its lists are: no constraint is lost without a word.
-    """
+    """A query's lists; sentences of what must and what must not be there, empty only with their lists."""
 
     keep: Phrases
     add: Phrases

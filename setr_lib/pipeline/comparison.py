@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.storage import NotMadeYetError, Tables
+from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import Record
 
@@ -40,7 +44,7 @@ class ComparisonRecord(Record):
     """
 
     sets: list[str]
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = Field(default_factory=dict)
     limit: int | None = None
     device: str = ""
     sample: int = 0
@@ -82,7 +86,7 @@ def choose(
     Raises:
         SetrError: A name is not known, or no method can run.
     """
-    from setr_lib.methods.method import ranks_captions
+    from setr_lib.pipeline.context import PipelineContext
 
     left_out: dict[str, str] = {}
     runnable: dict[str, tuple[str, Method]] = {}
@@ -98,12 +102,9 @@ def choose(
     if not runnable:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise SetrError(f"none of the methods can run: {reasons}")
-    by_vectors = [name for name, method in runnable.values() if not ranks_captions(method)]
-    by_captions = [name for name, method in runnable.values() if ranks_captions(method)]
-    chosen = _settings_of(settings, by_vectors, by_captions, _reranked(settings, runnable, reranked))
-    from setr_lib.pipeline.context import PipelineContext
-
-    return Chosen(PipelineContext(chosen, tables=FOLDER), _sets(settings, sets), left_out)
+    keys = _sets(settings, sets)
+    chosen = _settings_of(settings, runnable, _reranked(settings, runnable, reranked), keys)
+    return Chosen(PipelineContext(chosen, tables=FOLDER), keys, left_out)
 
 
 def compare(
@@ -131,8 +132,8 @@ def compare(
     from setr_lib.tables import COMPARISON
 
     context = chosen.context
-    run = RerankingRun(context, _version(context))
-    _calibrate(context, run.version, progress)
+    run = RerankingRun(context, CHAMPIONS)
+    _calibrate(context, run.versions, progress)
     costs, frames, left_out = QueryCosts(run, sample), [COMPARISON.to_frame()], dict(chosen.left_out)
     described = {method.name: (method.label, method.source) for method in context.methods.configured.values()}
     for key in chosen.sets:
@@ -149,7 +150,7 @@ def compare(
         device=costs.device,
         sample=sample,
     )
-    _default_tables(context).write(FOLDER, frame, COMPARISON, made_by=record)
+    Tables(context.settings).write(FOLDER, frame, COMPARISON, made_by=record)
     return frame, record
 
 
@@ -165,7 +166,6 @@ def last_comparison(settings: Settings) -> tuple[pl.DataFrame, ComparisonRecord]
     Raises:
         SetrError: There is none yet.
     """
-    from setr_lib.pipeline.storage import NotMadeYetError, Tables
     from setr_lib.tables import COMPARISON
 
     tables = Tables(settings)
@@ -224,31 +224,39 @@ def _reranked(
 
 
 def _settings_of(
-    settings: Settings, by_vectors: list[str], by_captions: list[str], reranked: list[str]
+    settings: Settings, runnable: dict[str, tuple[str, Method]], reranked: list[str], keys: list[str]
 ) -> Settings:
     """Settings that configure exactly what is compared."""
-    coarse, reranking = settings.coarse, settings.reranking
+    from setr_lib.datasets import evaluation_sets
+    from setr_lib.methods.method import ranks_captions
+
+    by_captions = [name for name, method in runnable.values() if ranks_captions(method)]
+    by_vectors = [name for name, method in runnable.values() if not ranks_captions(method)]
     if not by_vectors:
         raise SetrError("name a method that searches vectors, too: captions alone are not compared")
+    coarse, reranking = settings.coarse, settings.reranking
     default = coarse.default if coarse.default in by_vectors else by_vectors[0]
-    captions = coarse.caption_default if coarse.caption_default in by_captions else None
-    caption_default = captions or (by_captions[0] if by_captions else coarse.caption_default)
-    chosen = coarse.model_copy(
-        update={
-            "strategies": by_vectors,
-            "caption_strategies": by_captions,
-            "default": default,
-            "caption_default": caption_default,
-        }
-    )
-    rerankers = reranking.rerankers if reranked else []
-    methods = reranked or None
-    sections = {name: section for name, section in settings.methods.items()}
+    by_default = [*(name for name in by_captions if name == coarse.caption_default), *by_captions]
+    update = {
+        "strategies": by_vectors,
+        "caption_strategies": by_captions,
+        "default": default,
+        "caption_default": (by_default or [coarse.caption_default])[0],
+    }
+    splits: dict[str, list[str]] = {}
+    for one in evaluation_sets(settings):
+        if one.key in keys:
+            splits.setdefault(one.dataset, []).append(one.split)
+    datasets = {
+        name: settings.datasets[name].model_copy(update={"splits": chosen}) for name, chosen in splits.items()
+    }
+    stage_2 = {"methods": reranked or None, "rerankers": reranking.rerankers if reranked else []}
     return settings.model_copy(
         update={
-            "coarse": chosen,
-            "reranking": reranking.model_copy(update={"methods": methods, "rerankers": rerankers}),
-            "methods": sections,
+            "datasets": datasets,
+            "coarse": coarse.model_copy(update=update),
+            "reranking": reranking.model_copy(update=stage_2),
+            "methods": {name: section for name, section in settings.methods.items() if name in runnable},
         }
     )
 
@@ -263,7 +271,7 @@ def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
         if not found:
             raise SetrError("settings name no evaluation set with targets: there is nothing to compare on")
         return found
-    found = [one.key for one in every if one.key in names or one.dataset in names and not one.hidden]
+    found = [one.key for one in every if one.key in names or (one.dataset in names and not one.hidden)]
     known = {name for one in every for name in (one.key, one.dataset)}
     if unknown := [name for name in names if name not in known]:
         raise SetrError(
@@ -274,13 +282,7 @@ def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _version(context: PipelineContext) -> str | None:
-    """The champion of the trained re-ranker, where one is to be used."""
-    trained = any(reranker.trained for reranker in context.rerankers.configured)
-    return context.champion_version() if trained else None
-
-
-def _calibrate(context: PipelineContext, version: str | None, progress: Progress) -> None:
+def _calibrate(context: PipelineContext, versions: Versions, progress: Progress) -> None:
     """Choose the fusion of every re-ranked method, where the training pairs are there."""
     from setr_lib.pipeline.fusion_calibration import calibrate
     from setr_lib.tables import FUSIONS
@@ -288,22 +290,19 @@ def _calibrate(context: PipelineContext, version: str | None, progress: Progress
     tables, options = context.tables, context.settings.reranking
     if options.fusion != "auto" or not options.rerankers or not tables.exists("reranker_pairs"):
         return
-    tables.write("reranking_fusion", calibrate(context, version, progress), FUSIONS)
+    tables.write("reranking_fusion", calibrate(context, versions, progress), FUSIONS)
 
 
 def _why_not(context: PipelineContext, key: str, name: str) -> str:
     """Why a configured method has no ranking of an evaluation set."""
     from setr_lib.methods.method import ranks_captions
+    from setr_lib.pipeline.trained_weights import NoWeightsError
 
     method = context.methods.get(name)
     if ranks_captions(method):
         return f"{key} has no captions of its gallery's images"
-    if method.trained is not None:
-        return f"no version of {method.trained} is promoted yet"
+    try:
+        context.weights.open(method)
+    except NoWeightsError as error:
+        return str(error)
     return f"{key} has captions only, and no image"
-
-
-def _default_tables(context: PipelineContext):  # noqa: ANN202
-    from setr_lib.pipeline.storage import Tables
-
-    return Tables(context.settings)

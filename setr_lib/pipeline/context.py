@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.pipeline.method_weights import MethodWeights
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
 from setr_lib.pipeline.reranking import ConfiguredRerankers
-from setr_lib.pipeline.storage import NotMadeYetError, Tables
+from setr_lib.pipeline.storage import TABLES, NotMadeYetError, Tables
+from setr_lib.pipeline.trained_weights import TrainedWeights
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,14 +33,21 @@ __all__ = ["NotMadeYetError", "PipelineContext", "pipeline_context"]
 
 
 class PipelineContext:
-    """Tables, caches and models of one set of settings. Get it from :func:`pipeline_context`."""
+    """Tables, caches and models of one set of settings. Get it from :func:`pipeline_context`.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: The settings.
+        models: The models of another context whose settings name the same ones, to load them once; this
+            context's own by default.
+        tables: The folder of its tables, below the storage root.
+    """
+
+    def __init__(self, settings: Settings, models: Models | None = None, tables: str = TABLES) -> None:
         self.settings = settings
-        self.tables = Tables(settings)
-        self.models = Models(settings, self.bundle)
+        self.tables = Tables(settings, tables)
+        self.models = models or Models(settings, self.bundle)
         self.methods = ConfiguredMethods(self)
-        self.weights = MethodWeights(self)
+        self.weights = TrainedWeights(self)
         self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
 

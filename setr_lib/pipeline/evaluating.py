@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setr_lib.pipeline.method_weights import CHAMPIONS, Versions
+from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def evaluate(
 
     context = run.context
     read_set(context, key, progress)
-    prepare(context, key, progress)
+    prepare(context, key, progress, versions)
     rank(context, key, progress, versions)
     if context.is_caption_proxy(key):
         run.leave_out(key)
@@ -70,13 +70,16 @@ def read_set(context: PipelineContext, key: str, progress: Progress = silent) ->
     context.tables.write("gallery_images", images.frame, GALLERY, key, made_by=images.record)
 
 
-def prepare(context: PipelineContext, key: str, progress: Progress = silent) -> None:
+def prepare(
+    context: PipelineContext, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
+) -> None:
     """Embed the gallery of an evaluation set, and make the generated texts that configured methods read.
 
     Args:
         context: Settings, tables, stores and models.
         key: The evaluation set.
         progress: Told how many images are embedded and texts made.
+        versions: Version by registered model of trained spaces.
 
     Raises:
         SetrError: A model cannot be loaded, or a prompt is missing.
@@ -91,7 +94,8 @@ def prepare(context: PipelineContext, key: str, progress: Progress = silent) -> 
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
     tables = context.tables
-    tables.write_record("gallery_embeddings", embed_gallery(context, key, progress).record, key)
+    embedded = embed_gallery(context, key, progress, versions=versions)
+    tables.write_record("gallery_embeddings", embedded.record, key)
     captions = captions_of_references(context, key, progress)
     tables.write("reference_captions", captions.frame, CAPTIONS, key, made_by=captions.record)
     composed = compositions_of_queries(context, key, progress)

@@ -6,14 +6,22 @@ The report asset and a notebook both call it; metrics, intervals and the page it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
+from setr_lib.methods.method import TRAINING_FREE
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.records import CoarseRecord, EmbeddingsRecord, ReportRecord, RerankedRecord, WeightsRecord
+from setr_lib.records import (
+    CoarseRecord,
+    EmbeddingsRecord,
+    ReportRecord,
+    RerankedRecord,
+    RerankedRow,
+    WeightsRecord,
+)
 from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -80,8 +88,11 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
     note = ReportRecord(**{**reranked.stated(), "bootstrap_seed": context.settings.evaluation.seed})
     rankings = _rankings(context, key, note)
     records = _records(context, key, rankings)
-    if weights := {row.title: made.weights for row, made in records.items() if made.weights is not None}:
-        note = note.model_copy(update={"weights_of": weights})
+    trained = {row.title: made.trained_by for row, made in records.items() if made.trained_by}
+    if trained:
+        of_space = {title: made[1] for title, made in trained.items() if len(made) > 1}
+        of_method = {title: made[0] for title, made in trained.items()}
+        note = note.model_copy(update={"weights_of": of_method, "space_weights_of": of_space})
     evaluations = {} if evaluated.hidden else _evaluations(context, evaluated, queries, gallery, rankings)
     return EvaluationResult(
         evaluation_set=evaluated,
@@ -239,7 +250,7 @@ def _records(context: PipelineContext, key: str, rows: Iterable[Row]) -> dict[Ro
     found: dict[Row, CoarseRecord] = {}
     for row in rows:
         method = context.methods.get(row.method)
-        if method.trained is not None or method.texts:
+        if method.texts or context.weights.systems_of(method):
             table = tables.reranked(key, row) if row.reranker else tables.coarse(key, row.method)
             found[row] = tables.read_record(table, CoarseRecord)
     return found
@@ -288,10 +299,12 @@ def _rows(
     parts = [floor_rows(evaluated, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
         captioned, by = _by_captions(context, row.method), made_by.get(row)
-        weights = note.weights_of.get(row.title)
+        weights = note.trained(row.title)
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
         if weights:
             label = _trained_label(weights, row, label)
+        elif not captioned:
+            label = _label_with_method(context.methods.get(row.method).label, row, label)
         if row in records:
             label = _label_with_derived(label, records[row].derived_texts)
         parts.append(
@@ -302,7 +315,7 @@ def _rows(
                 _as_ranked(gallery) if captioned else gallery,
                 row=row,
                 settings=options,
-                adapter_version=by.version if by else weights.version if weights else None,
+                model_version=_model_version(context, weights, by),
                 label=label,
                 evaluation=found,
                 caveats=caveats if captioned else (),
@@ -311,13 +324,34 @@ def _rows(
     return pl.concat(parts)
 
 
-def _trained_label(weights: WeightsRecord, row: Row, label: str) -> str:
-    """What a row of a trained method has learned from: the version's own label; behind it the version, where
-    the row's version is the re-ranker's.
+def _model_version(
+    context: PipelineContext, weights: Sequence[WeightsRecord], by: RerankedRow | None
+) -> str | None:
+    """The registered models that a row used: the method's, and the re-ranker's."""
+    from setr_lib.evaluation.model_versions import in_words
+
+    used: list[tuple[str, str | None]] = [(made.model, made.version) for made in weights]
+    if by is not None:
+        used.append((by.registered_model or context.settings.registry.model, by.version))
+    return in_words(used)
+
+
+def _trained_label(weights: Sequence[WeightsRecord], row: Row, label: str) -> str:
+    """What a row of a trained method, or of a trained space, has learned from: the version's own label;
+    behind it the version, where the row's version is the re-ranker's.
     """
     if row.reranker or label == CAPTION_PROXY:
-        return f"{label}; {row.method}: {weights.words}"
-    return weights.label
+        return f"{label}; {row.method}: {', '.join(made.words for made in weights)}"
+    return ", ".join(dict.fromkeys(made.label for made in weights))
+
+
+def _label_with_method(of_method: str, row: Row, label: str) -> str:
+    """A row's label, with what its method says that it has learned from; a method without any training adds
+    nothing.
+    """
+    if of_method == TRAINING_FREE:
+        return label
+    return f"{label}; {row.method}: {of_method}" if row.reranker else of_method
 
 
 def _label_with_derived(label: str, kinds: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.method_weights import NoWeightsError
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class Calibration:
 
 
 def calibration_set(
-    context: PipelineContext, progress: Progress = silent, method: Method | None = None
+    context: PipelineContext,
+    progress: Progress = silent,
+    method: Method | None = None,
+    versions: Versions = CHAMPIONS,
 ) -> Calibration:
     """Held-out synthesised queries, ranked by a retrieval method.
 
@@ -54,47 +57,33 @@ def calibration_set(
         context: Tables and models.
         progress: Told how far the models are.
         method: The method, one over vectors; the default one by default.
+        versions: Version by registered model, for a method or a space that is trained; the champion of the
+            moment for one that is not named.
 
     Returns:
         Queries, gallery and rankings.
 
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
-        NoWeightsError: The method is trained, and no version is promoted.
+        NoWeightsError: The method, or the space that it searches, is trained, and no version is promoted.
     """
     import polars as pl
 
-    from setr_lib.methods.inputs import GalleryIndex, encode_queries
-    from setr_lib.methods.ranking import rank
-    from setr_lib.pipeline.retrieval import reference_pictures, vectors_of
+    from setr_lib.pipeline.query_set import encode
+    from setr_lib.pipeline.retrieval import training_vectors
     from setr_lib.pipeline.texts import texts_for
     from setr_lib.tables import PAIRS, TRAINING_IMAGES
 
     settings = context.settings
-    method = context.weights.open(method or context.methods.get(settings.coarse.default)).method
+    opened = context.weights.open(method or context.methods.get(settings.coarse.default), versions)
+    method, space = opened.method, context.weights.space(opened.method.space, opened.versions)
     images = context.tables.read("training_images", TRAINING_IMAGES)
     queries = held_out_queries(context.tables.read("reranker_pairs", PAIRS), images)
     gallery = images.drop("caption").with_columns(galleries=pl.lit(["all"]))
-    what = "the training images' table"
-    stored = vectors_of(context, "training_embeddings", what, space=method.space)
-    ids, vectors = context.gallery_store.read(stored.table, stored.version)
+    _, index = training_vectors(context, space)
     texts = texts_for(context, [method], queries, gallery, progress=progress)
-    rankings = rank(
-        method,
-        encode_queries(
-            queries,
-            context.models.space(method.space),
-            ids,
-            vectors,
-            texts=texts,
-            references=reference_pictures(context, gallery, method.space),
-        ),
-        gallery,
-        GalleryIndex(ids, vectors),
-        settings.rerank_depth(),
-        remove_reference=False,
-        options=context.methods.options(method),
-    )
+    encoded = encode(context, queries, gallery, index, space=space.model, texts=texts)
+    rankings = encoded.ranked(method, settings.rerank_depth())
     return Calibration(queries, gallery, rankings)
 
 
@@ -127,18 +116,19 @@ def rerank_calibration(
 
 def calibrate(
     context: PipelineContext,
-    version: str | None,
+    versions: Versions = CHAMPIONS,
     progress: Progress = silent,
     told: Callable[[str, bool], None] = lambda words, is_warning: None,
 ) -> pl.DataFrame:
     """Try every fusion on the calibration, for each configured method and re-ranker.
 
-    Stage 1 ranks once per method, with the champion's weights where it is trained. A method over captions is
-    left out (training images are searched by vectors), and one without weights yet.
+    Stage 1 ranks once per method. A method over captions is left out (training images are searched by
+    vectors), and one without weights yet.
 
     Args:
         context: Tables and models.
-        version: The registered version to judge with, for re-rankers that are trained.
+        versions: Version by registered model, for what is trained; the champion of the moment for one that is
+            not named.
         progress: Told how far the models are.
         told: Told in a sentence what was chosen for each pair, and whether that is a warning.
 
@@ -152,18 +142,19 @@ def calibrate(
 
     from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import ranks_captions
-    from setr_lib.pipeline.reranking import RerankingRun, no_sum_because
+    from setr_lib.pipeline.reranking import no_sum_because
+    from setr_lib.pipeline.reranking_run import RerankingRun
     from setr_lib.reranking.fusion_choice import choose_fusion
     from setr_lib.tables import FUSIONS
 
-    run, frames = RerankingRun(context, version), [FUSIONS.to_frame()]
-    rerankers = context.rerankers.usable(version)
+    run, frames = RerankingRun(context, versions), [FUSIONS.to_frame()]
+    rerankers = context.rerankers.usable(run.versions)
     for method in map(context.methods.get, context.settings.reranked_methods if rerankers else ()):
         if ranks_captions(method):
             told(f"{method.name}: searches captions, so its fusion cannot be calibrated", True)
             continue
         try:
-            calibration = calibration_set(context, progress, method)
+            calibration = calibration_set(context, progress, method, versions)
         except NoWeightsError as error:
             told(str(error), True)
             continue

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import GalleryIndex
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.trained_weights import OpenSpace
 
 
 class HeldGallery:
@@ -42,35 +43,37 @@ class HeldGallery:
         self.is_folder, self.hold_vectors = is_folder, hold_vectors
         self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
         """The file of each image, by id."""
+        self._embedded_by: dict[str, str] = {}
         self._tables: dict[str, tuple[str, int]] = {}
         self._ids: dict[str, list[str]] = {}
         self._indexes: dict[str, GalleryIndex] = {}
 
-    def require(self, space: str) -> None:
+    def require(self, space: OpenSpace) -> None:
         """Find the vectors in one embedding space, without reading them; of a folder, embed what is new.
 
         Args:
-            space: The space's name.
+            space: The space.
 
         Raises:
             NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
         """
         from setr_lib.pipeline.retrieval import vectors_of
 
-        if space in self._tables:
+        if self._embedded_by.get(space.name) == space.model.id:
             return
         if self.is_folder:
             self.embed(space)
         else:
             key = self.evaluation_set.key
-            stored = vectors_of(self.context, "gallery_embeddings", f"the gallery of {key}", key, space)
-            self._tables[space] = stored.table, stored.version
+            what, asset = f"the gallery of {key}", "gallery_embeddings"
+            stored = vectors_of(self.context, asset, what, key, space.name, space.versions)
+            self._found(space, stored.table, stored.version)
 
-    def index(self, space: str) -> GalleryIndex:
+    def index(self, space: OpenSpace) -> GalleryIndex:
         """The ids and vectors in one embedding space; read once, where vectors are held.
 
         Args:
-            space: The space's name.
+            space: The space.
 
         Returns:
             The vectors as the asset ``gallery_embeddings`` has stored them; of a gallery that no evaluation
@@ -81,19 +84,19 @@ class HeldGallery:
         """
         from setr_lib.methods.inputs import GalleryIndex
 
-        if space in self._indexes:
-            return self._indexes[space]
         self.require(space)
-        index = GalleryIndex(*self.context.gallery_store.read(*self._tables[space]))
+        if space.name in self._indexes:
+            return self._indexes[space.name]
+        index = GalleryIndex(*self.context.gallery_store.read(*self._tables[space.name]))
         if self.hold_vectors:
-            self._indexes[space] = index
+            self._indexes[space.name] = index
         return index
 
-    def ids(self, space: str) -> list[str]:
+    def ids(self, space: OpenSpace) -> list[str]:
         """The images that have a vector in one embedding space, sorted; read once.
 
         Args:
-            space: The space's name.
+            space: The space.
 
         Returns:
             Image ids.
@@ -102,17 +105,17 @@ class HeldGallery:
             NotMadeYetError: As of :meth:`require`.
         """
         self.require(space)
-        if space not in self._ids:
-            self._ids[space] = self.context.gallery_store.ids(*self._tables[space])
-        return self._ids[space]
+        if space.name not in self._ids:
+            self._ids[space.name] = self.context.gallery_store.ids(*self._tables[space.name])
+        return self._ids[space.name]
 
     def nearest(
-        self, space: str, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
+        self, space: OpenSpace, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
     ) -> pl.DataFrame:
         """The vector store's own exact search; no vectors are held.
 
         Args:
-            space: The space's name.
+            space: The space.
             vectors: ``float32[q, d]``, norm 1.
             k: Images for each query.
             allowed: The images that are searched; all of them have a vector.
@@ -122,24 +125,30 @@ class HeldGallery:
         """
         inside = set(allowed)
         others = [image_id for image_id in self.ids(space) if image_id not in inside]
-        table, version = self._tables[space]
+        table, version = self._tables[space.name]
         search = self.context.gallery_store.search
         if len(others) < len(allowed):  # the shorter list makes the shorter filter
             return search(table, vectors, k, version=version, excluded=others)
         return search(table, vectors, k, allowed, version)
 
-    def embed(self, space: str, progress: Progress = silent) -> None:
+    def embed(self, space: OpenSpace, progress: Progress = silent) -> None:
         """Embed what is new or changed since last time in one embedding space.
 
         Args:
-            space: The embedding space, by its name in settings.
+            space: The embedding space.
             progress: Told how many images are embedded.
         """
-        store, loaded = self.context.gallery_store, self.context.models.space(space)
-        table = store.table_name(self.evaluation_set.gallery_key, loaded)
-        with self.context.models.lock:
-            report = store.synchronise(table, self.images, loaded, progress=progress)
-        self._tables[space] = report.table, report.version
+        from setr_lib.pipeline.embedding import embed
+
+        report = embed(self.context, self.evaluation_set.gallery_key, self.images, space.model, progress)
+        self._found(space, report.table, report.version)
+
+    def _found(self, space: OpenSpace, table: str, version: int) -> None:
+        """Remember where vectors are; what was read of another version of the space is forgotten."""
+        self._ids.pop(space.name, None)
+        self._indexes.pop(space.name, None)
+        self._tables[space.name] = table, version
+        self._embedded_by[space.name] = space.model.id
 
     def searched(self, name: str | None) -> pl.DataFrame:
         """The images of gallery ``name``, or all, as one gallery called ``all``.

@@ -92,6 +92,28 @@ def _setting(settings: Settings, key: str, method: Method) -> Any:
     return value
 
 
+def options_of(settings: Settings, method: Method) -> dict[str, Any]:
+    """What settings say to a method: ``[methods.NAME]``, and the settings that it names as ``option_keys``.
+
+    Args:
+        settings: The settings.
+        method: The retrieval method.
+
+    Returns:
+        What it finds as ``inputs.options``: a file that an option names (``method.files``) as an absolute
+        path.
+
+    Raises:
+        MethodError: It names a setting that there is not.
+    """
+    shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
+    own = dict(settings.methods.get(method.name, {}))
+    for file in method.files:
+        if isinstance(named := own.get(file.option), str):
+            own[file.option] = str(settings.resolve(Path(named)))
+    return {**shared, **own}
+
+
 class ConfiguredMethods:
     """The retrieval methods of one settings object, and which of them an evaluation set is ranked by.
 
@@ -179,8 +201,8 @@ class ConfiguredMethods:
         return [method for method in every if (captioned if ranks_captions(method) else not proxy)]
 
     def ranked(self, key: str) -> list[Method]:
-        """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less the trained ones
-        that it has left out because no version was promoted.
+        """The methods that ``coarse_rankings`` ranks ``key`` by: those of :meth:`of`, less those
+        that it has left out because no version of their weights, or of their space's, was promoted.
 
         Args:
             key: The evaluation set.
@@ -195,7 +217,8 @@ class ConfiguredMethods:
 
     def _has_weights(self, key: str, method: Method) -> bool:
         tables = self._context.tables
-        return method.trained is None or tables.exists(tables.coarse(key, method.name))
+        systems = self._context.weights.systems_of(method)
+        return not systems or tables.exists(tables.coarse(key, method.name))
 
     def reranked(self, key: str) -> list[Method]:
         """The methods whose candidates are re-ranked for an evaluation set.
@@ -296,13 +319,7 @@ class ConfiguredMethods:
         Raises:
             MethodError: It names a setting that there is not.
         """
-        settings = self._context.settings
-        shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
-        own = dict(settings.methods.get(method.name, {}))
-        for file in method.files:
-            if isinstance(named := own.get(file.option), str):
-                own[file.option] = str(settings.resolve(Path(named)))
-        return {**shared, **own}
+        return options_of(self._context.settings, method)
 
     def recorded_options(self, method: Method) -> dict[str, Any]:
         """A method's options as a ``CoarseRecord`` keeps them.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.evaluation.comparison import Cost
 from setr_lib.progress import Progress, silent
-from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 
 _JUDGED_QUERIES = 2
 """A query's candidates are many: two queries are a sample."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one query costs.
-
-    Attributes:
-        ms: Milliseconds.
-        calls: Calls of the multimodal LLM: texts that it writes, and candidates that it judges.
-    """
-
-    ms: float = 0.0
-    calls: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.ms + other.ms, self.calls + other.calls)
 
 
 class QueryCosts:
@@ -176,7 +160,6 @@ class _Material:
     def _cost_of(self, kind: TextKind) -> Cost:
         """Writing one kind of text anew, per query."""
         from setr_lib.content_cache import ContentCache
-        from setr_lib.pipeline.retrieval import built_in_texts, method_texts
         from setr_lib.texts.generation import CACHE_KIND, Generator, generate
 
         if kind.name in self._texts:
@@ -185,7 +168,7 @@ class _Material:
             self.gallery["image_id"].is_in(self.queries["reference_id"].unique().implode())
         )
         rows = self.queries if kind.per == "query" else references
-        texts = {**built_in_texts(self.context, self.key), **method_texts(self.context, self.key)}
+        texts = self._tables
         model = self.context.models.multimodal()
 
         def write(of: pl.DataFrame) -> object:
@@ -214,13 +197,15 @@ class _Material:
             queries,
             known.images,
             known.index,
-            space=method.space,
-            texts={kind: table.head(rows) for kind, table in self._tables(known).items() if kind in read},
-            removes_reference=known.removes_reference,
+            space=self.context.weights.space(method.space).model,
+            texts={kind: table for kind, table in self._tables.items() if kind in read},
+            benchmark=self.evaluated.benchmark,
             center_texts=[],
         )
 
-    def _tables(self, known: QuerySet) -> dict[str, pl.DataFrame]:
+    @cached_property
+    def _tables(self) -> dict[str, pl.DataFrame]:
+        """The generated texts of the whole set, by kind."""
         from setr_lib.pipeline.retrieval import built_in_texts, method_texts
 
         return {**built_in_texts(self.context, self.key), **method_texts(self.context, self.key)}

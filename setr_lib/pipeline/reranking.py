@@ -1,24 +1,22 @@
 """Stage 2: the re-rankers that settings name, the fusion of their scores with stage 1's, and the re-ranking
-of an evaluation set.
+of candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.storage import NotMadeYetError
+from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
-from setr_lib.records import CoarseRecord, RerankedRecord, RerankedRow
 from setr_lib.settings import ADAPTER
 from setr_lib.settings import BASE_JUDGE as BASE
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.evaluation.row import Row
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.reranking.fusion import Fusion
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
 BEST = "best"
-"""The best of the configured re-rankers: the adapter, where it is one of them and a version is promoted, else
-the first that can score; stage 1 alone where there is none."""
+"""The best of the configured re-rankers: the first trained one of which a version is promoted, else the first
+that can score; stage 1 alone where there is none."""
 STAGE_1_ALONE = ("none", "coarse")
 """What a person names in place of a re-ranker for the order of stage 1."""
 
@@ -75,16 +73,53 @@ class ConfiguredRerankers:
         """
         return [self._named[name] for name in self._context.settings.reranking.rerankers]
 
-    def usable(self, version: str | None) -> list[Reranker]:
+    def version(self, reranker: Reranker, versions: Versions = CHAMPIONS) -> str | None:
+        """The registered version that a re-ranker scores with.
+
+        Args:
+            reranker: The re-ranker.
+            versions: Version by registered model; the champion of the moment for one that is not named.
+
+        Returns:
+            The version; None for a re-ranker without trained weights, and where nothing is promoted.
+
+        Raises:
+            TrainedSystemError: There is no trained system of the name that it says.
+        """
+        if reranker.trained is None:
+            return None
+        return self._context.weights.version(reranker.trained, versions)
+
+    def in_use(self, versions: Versions = CHAMPIONS) -> dict[str, str | None]:
+        """The versions that the configured re-rankers score with.
+
+        Args:
+            versions: As of :meth:`version`.
+
+        Returns:
+            Version by registered model, ``None`` where nothing is promoted.
+
+        Raises:
+            TrainedSystemError: ``versions`` names a model that is not known, or a re-ranker a system that is
+                not.
+        """
+        systems = (reranker.trained for reranker in self.configured)
+        return self._context.weights.in_use((name for name in systems if name is not None), versions)
+
+    def usable(self, versions: Versions = CHAMPIONS) -> list[Reranker]:
         """Those of :attr:`configured` that can score: the trained ones only where there is a version.
 
         Args:
-            version: The registered version of the trained re-ranker, or None.
+            versions: As of :meth:`version`.
 
         Returns:
             The re-rankers, in the order of the settings.
         """
-        return [reranker for reranker in self.configured if version is not None or not reranker.trained]
+        return [
+            reranker
+            for reranker in self.configured
+            if reranker.trained is None or self.version(reranker, versions) is not None
+        ]
 
     def get(self, name: str) -> Reranker:
         """A re-ranker by its name: its own, or the one that settings call it by.
@@ -113,11 +148,13 @@ class OpenReranker:
         scorer: The re-ranker.
         version: The registered version of its weights, for one that is trained.
         label: What its rows say that it has learned from.
+        registered_model: The registered model of that version.
     """
 
     scorer: Reranker
     version: str | None = None
     label: str = ""
+    registered_model: str | None = None
 
     @property
     def name(self) -> str:
@@ -159,14 +196,34 @@ def open_reranker(context: PipelineContext, name: str, version: str | None = Non
     Raises:
         SetrError: There is none, or it cannot be loaded; the message says what is missing.
     """
-    from setr_lib.reranking.reranker import opened
+    from setr_lib.reranking.reranker import RerankerError, opened
+    from setr_lib.reranking.yes_no_judge import AdaptedJudge
+    from setr_lib.weights import check_id
 
     named = context.rerankers.get(name)
-    if not named.trained or version is None:
+    if named.trained is None:
         ready = opened(named, context.models)
         return OpenReranker(ready, None, ready.label)
-    label = context.adapter_label(version) or named.label
-    return OpenReranker(yes_no_judge(context, version, named.name, label), version, label)
+    if version is None:
+        raise RerankerError(_no_weights(context, named))
+    if type(named) is AdaptedJudge:
+        label = context.adapter_label(version) or named.label
+        judge = yes_no_judge(context, version, named.name, label)
+        return OpenReranker(judge, version, label, context.settings.registry.model)
+    loaded, weights = context.weights.reranker(named, version)
+    ready = opened(loaded, context.models)
+    check_id(f"re-ranker {named.name!r}", ready.id, weights, RerankerError)
+    model = context.weights.model(named.trained)
+    return OpenReranker(ready, version, weights.label or ready.label, model)
+
+
+def _no_weights(context: PipelineContext, named: Reranker) -> str:
+    assert named.trained is not None
+    asset = context.weights.promoted_by(named.trained)
+    return (
+        f"re-ranker {named.name!r} has no weights yet: nothing was promoted; materialize {asset} and what is "
+        "before it"
+    )
 
 
 def yes_no_judge(
@@ -234,18 +291,17 @@ def wanted_reranker(context: PipelineContext, name: str | None) -> WantedReranke
     own = {reranker.name for reranker in context.rerankers.configured} | set(reranker_names())
     spaced = name.replace("-", " ")
     named = context.rerankers.get(spaced if spaced in own and name not in own else name)
-    version = context.champion_version() if named.trained else None
-    if named.trained and version is None:
-        raise RerankerError(f"re-ranker {named.name!r} has no weights yet: nothing was promoted")
+    version = context.rerankers.version(named)
+    if named.trained is not None and version is None:
+        raise RerankerError(_no_weights(context, named))
     return WantedReranker(named.name if ":" not in name else name, version)
 
 
 def _best_reranker(context: PipelineContext) -> WantedReranker | None:
-    has_trained = any(reranker.trained for reranker in context.rerankers.configured)
-    version = context.champion_version() if has_trained else None
-    usable = context.rerankers.usable(version)
+    versions = context.rerankers.in_use()
+    usable = context.rerankers.usable(versions)
     best = next((reranker for reranker in usable if reranker.trained), usable[0] if usable else None)
-    return None if best is None else WantedReranker(best.name, version if best.trained else None)
+    return None if best is None else WantedReranker(best.name, context.rerankers.version(best, versions))
 
 
 def fusion_in_use(
@@ -333,126 +389,6 @@ def _calibrated(context: PipelineContext) -> pl.DataFrame:
         )
 
     return context.tables.read("reranking_fusion", FUSIONS, earlier=present)
-
-
-@dataclass(frozen=True)
-class RerankedTable:
-    """One method's candidates of an evaluation set in the order of one re-ranker: a RANKINGS table, and what
-    made it.
-    """
-
-    row: Row
-    rankings: pl.DataFrame
-    made_by: RerankedRow
-
-
-@dataclass
-class RerankingRun:
-    """Re-ranks evaluation sets, each re-ranker opened once, when it is first needed.
-
-    Attributes:
-        context: Settings, tables and models.
-        version: The registered version to judge with, for re-rankers that are trained.
-    """
-
-    context: PipelineContext
-    version: str | None
-
-    def __post_init__(self) -> None:
-        self._open: dict[str, OpenReranker] = {}
-
-    def opened(self, named: Reranker) -> OpenReranker:
-        """A re-ranker, ready to score; it is opened once.
-
-        Args:
-            named: The re-ranker.
-
-        Returns:
-            The opened one.
-        """
-        if named.name not in self._open:
-            version = self.version if named.trained else None
-            self._open[named.name] = open_reranker(self.context, named.name, version)
-        return self._open[named.name]
-
-    def rerank(
-        self, key: str, progress_of: Callable[[Row], Progress], done: Callable[[RerankedTable], None]
-    ) -> RerankedRecord:
-        """Re-rank an evaluation set by every configured pair of method and re-ranker; tables are stored as
-        they are made.
-
-        Args:
-            key: The evaluation set.
-            progress_of: Gives who is told how many pairs of a row are scored.
-            done: Told of each row that is finished, in the order of the settings.
-
-        Returns:
-            The record of the set, stored.
-
-        Raises:
-            NotMadeYetError: Something is missing; the message names the asset to materialise.
-            SetrError: A re-ranker cannot be loaded, or gives what cannot be scores.
-        """
-        from setr_lib.datasets import evaluation_set
-        from setr_lib.evaluation.row import Row
-        from setr_lib.tables import GALLERY, QUERIES, RANKINGS
-
-        context, tables = self.context, self.context.tables
-        depth = context.settings.rerank_depth(evaluation_set(context.settings, key).dataset)
-        queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
-        rows: list[RerankedRow] = []
-        for method in context.methods.reranked(key):
-            coarse = tables.read(tables.coarse(key, method.name), RANKINGS)
-            for named in context.rerankers.usable(self.version):
-                row, reranker = Row(method.name, named.name), self.opened(named)
-                fused = fusion_in_use(context, method, reranker.scorer, reranker.version)
-                ranked = rerank_candidates(
-                    context,
-                    reranker,
-                    coarse,
-                    queries,
-                    gallery,
-                    k=depth,
-                    fused=fused,
-                    progress=progress_of(row),
-                )
-                rows.append(made_by(row, reranker, fused))
-                record = self._record(key, method, depth, [rows[-1]])
-                tables.write(tables.reranked(key, row), ranked, RANKINGS, made_by=record)
-                done(RerankedTable(row, ranked, rows[-1]))
-        record = self._record(key, context.methods.default(key), depth, rows)
-        tables.write_record("reranked_rankings", record, key)
-        return record
-
-    def _record(self, key: str, method: Method, depth: int, rows: list[RerankedRow]) -> RerankedRecord:
-        from importlib.metadata import version
-
-        tables = self.context.tables
-        coarse = tables.read_record(tables.coarse(key, method.name), CoarseRecord)
-        return RerankedRecord(**coarse.stated(), rows=rows, rerank_top_k=depth, setr=version("setr"))
-
-
-def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow:
-    """What a re-ranked table's record says of the method, the re-ranker and the fusion that made it.
-
-    Args:
-        row: The method and the re-ranker.
-        reranker: The opened re-ranker.
-        fused: The fusion in use.
-
-    Returns:
-        The record of the row.
-    """
-    return RerankedRow(
-        method=row.method,
-        reranker=row.reranker,
-        version=reranker.version,
-        label=reranker.label,
-        model=reranker.scorer.model_id,
-        prompt=reranker.scorer.prompt_hash,
-        fusion=fused.words,
-        is_logit=reranker.scorer.is_logit,
-    )
 
 
 def rerank_candidates(

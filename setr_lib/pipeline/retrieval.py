@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.method_weights import CHAMPIONS, NoWeightsError, OpenMethod, Versions
+from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.storage import NotMadeYetError, named
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, OpenMethod, OpenSpace, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import (
     CoarseRecord,
@@ -17,21 +18,19 @@ from setr_lib.records import (
     SourceRecord,
     TextRecord,
     Vectors,
+    content_digest,
 )
 from setr_lib.settings import DEFAULT_SPACE
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from setr_lib.methods.inputs import EncodedQueries, GalleryIndex
+    from setr_lib.methods.inputs import GalleryIndex
     from setr_lib.methods.method import Method
-    from setr_lib.methods.references import ReferencePictures
     from setr_lib.pipeline.context import PipelineContext
 
 
-def captioned_queries(
-    context: PipelineContext, key: str
-) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
+def captioned_queries(context: PipelineContext, key: str) -> tuple[QuerySet, SourceRecord]:
     """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed.
 
     Args:
@@ -39,7 +38,7 @@ def captioned_queries(
         key: The evaluation set.
 
     Returns:
-        The queries; every image of the gallery, readable or not, with vectors ``float32[n, 0]`` and its
+        The queries, with every image of the gallery, readable or not, its vectors ``float32[n, 0]`` and its
         captions; and a record of what these were made by.
 
     Raises:
@@ -48,11 +47,12 @@ def captioned_queries(
     """
     import numpy as np
 
+    from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import GalleryIndex, plain_queries
     from setr_lib.tables import GALLERY, QUERIES
 
     stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key)
-    ids = context.tables.read("gallery_images", GALLERY, key)["image_id"].to_list()
+    images = context.tables.read("gallery_images", GALLERY, key)
     if stored.captions_table is None:
         raise SetrError(f"the images of {key} have no captions: they cannot be ranked by captions")
     captions = context.caption_store.open(stored.captions_table, stored.captions_version)
@@ -63,7 +63,10 @@ def captioned_queries(
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
     )
     queries = plain_queries(context.tables.read("queries", QUERIES, key))
-    return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), record
+    no_vectors = np.zeros((images.height, 0), dtype=np.float32)
+    index = GalleryIndex(images["image_id"].to_list(), no_vectors, captions)
+    removes_reference = evaluation_set(context.settings, key).benchmark.removes_reference
+    return QuerySet(context, queries, images, index, removes_reference), record
 
 
 def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
@@ -111,67 +114,101 @@ def method_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
 
 
 def encoded_queries(
-    context: PipelineContext, key: str, space: str = DEFAULT_SPACE
-) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
+    context: PipelineContext, key: str, space: str = DEFAULT_SPACE, versions: Versions = CHAMPIONS
+) -> tuple[QuerySet, SourceRecord]:
     """Everything that stage 1 reads of an evaluation set to search one embedding space.
 
     Args:
         context: Settings, tables and models.
         key: The evaluation set.
         space: The embedding space.
+        versions: Version by registered model, for a space that is trained; the champion of the moment for one
+            that is not named.
 
     Returns:
-        The queries, encoded; the gallery's ids and vectors; and a record of what these were made by.
+        The queries, encoded, with the gallery; and a record of what these were made by.
 
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
     """
     from setr_lib.datasets import evaluation_set
-    from setr_lib.methods.inputs import GalleryIndex, encode_queries
     from setr_lib.tables import GALLERY, QUERIES
 
-    stored = vectors_of(context, "gallery_embeddings", f"the gallery of {key}", key, space)
-    ids, vectors = context.gallery_store.read(stored.table, stored.version)
-    encoded = encode_queries(
+    searched, of_gallery = context.weights.space(space, versions), f"the gallery of {key}"
+    stored, index = stored_vectors(context, "gallery_embeddings", of_gallery, key, searched)
+    queries = encode(
+        context,
         context.tables.read("queries", QUERIES, key),
-        context.models.space(space),
-        ids,
-        vectors,
+        context.tables.read("gallery_images", GALLERY, key),
+        index,
+        space=searched.model,
         texts={**built_in_texts(context, key), **method_texts(context, key)},
-        references=reference_pictures(context, context.tables.read("gallery_images", GALLERY, key), space),
-        dataset_kind=evaluation_set(context.settings, key).kind,
+        benchmark=evaluation_set(context.settings, key).benchmark,
     )
     composed = context.tables.read_record("query_compositions", TextRecord, key)
-    stated = stored._asdict() if space == DEFAULT_SPACE else {**stored._asdict(), "space": space}
+    stated: dict[str, Any] = stored._asdict() | ({} if space == DEFAULT_SPACE else {"space": space})
+    stated |= {"space_weights": searched.weights} if searched.weights else {}
     record = SourceRecord(
         **stated,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
         composition_prompt=composed.prompt_hash,
         composition_model=composed.model,
     )
-    return encoded, GalleryIndex(ids, vectors), record
+    return queries, record
 
 
-def reference_pictures(
-    context: PipelineContext, images: pl.DataFrame, space: str = DEFAULT_SPACE
-) -> ReferencePictures:
-    """What opens and embeds the reference pictures of queries, for methods that ask for them.
+def training_vectors(
+    context: PipelineContext, space: OpenSpace | None = None
+) -> tuple[Vectors, GalleryIndex]:
+    """The vectors of the training images.
 
     Args:
-        context: The models.
-        images: GALLERY rows, or any frame of ``image_id`` and ``path``, the references among them.
-        space: The name of the embedding space that is searched.
+        context: Tables and models.
+        space: The embedding space; ``clip`` by default.
 
     Returns:
-        It opens nothing before it is asked to.
-    """
-    from setr_lib.methods.references import ReferencePictures
+        As of :func:`stored_vectors`.
 
-    return ReferencePictures(context.models.space(space), dict(images.select("image_id", "path").iter_rows()))
+    Raises:
+        NotMadeYetError: They are not embedded; the message names the asset.
+        SetrError: They are of another model than settings name now.
+    """
+    opened = space or context.weights.space(DEFAULT_SPACE)
+    return stored_vectors(context, "training_embeddings", "the training images' table", None, opened)
+
+
+def stored_vectors(
+    context: PipelineContext, asset: str, what: str, key: str | None, space: OpenSpace
+) -> tuple[Vectors, GalleryIndex]:
+    """The vectors of a gallery, or of the training images.
+
+    Args:
+        context: Tables and models.
+        asset: ``gallery_embeddings`` or ``training_embeddings``.
+        what: What was embedded, for messages: ``"the gallery of cirr-val"``.
+        key: The evaluation set, of ``gallery_embeddings``.
+        space: The embedding space.
+
+    Returns:
+        The table, its version, and what made it; and its ids and vectors.
+
+    Raises:
+        NotMadeYetError: As of :func:`vectors_of`.
+        SetrError: As of :func:`vectors_of`.
+    """
+    from setr_lib.methods.inputs import GalleryIndex
+
+    stored = vectors_of(context, asset, what, key, space.name, space.versions)
+    return stored, GalleryIndex(*context.gallery_store.read(stored.table, stored.version))
 
 
 def vectors_of(
-    context: PipelineContext, asset: str, what: str, key: str | None = None, space: str = DEFAULT_SPACE
+    context: PipelineContext,
+    asset: str,
+    what: str,
+    key: str | None = None,
+    space: str = DEFAULT_SPACE,
+    versions: Versions = CHAMPIONS,
 ) -> Vectors:
     """Where the vectors of a gallery, or of the training images, are stored.
 
@@ -181,13 +218,16 @@ def vectors_of(
         what: What was embedded, for messages: ``"the gallery of cirr-val"``.
         key: The evaluation set, of ``gallery_embeddings``.
         space: The name of the embedding space.
+        versions: As of :func:`encoded_queries`.
 
     Returns:
         The table, its version, and what made it.
 
     Raises:
         NotMadeYetError: It was not embedded, or not in this space; the message names the asset.
-        SetrError: It has no vectors at all, or those of another model than settings name now.
+        NoWeightsError: The space is trained, and no version is promoted.
+        SetrError: It has no vectors at all, or those of another model than settings name now, or of another
+            version of the space.
     """
     record = context.tables.read_record(asset, EmbeddingsRecord, key)
     if record.has_vectors and not record.is_embedded_in(space):
@@ -195,10 +235,12 @@ def vectors_of(
             f"{what} was not embedded in the space {space!r}: materialize {named(asset, key)}, with "
             "settings that name a method of this space"
         )
-    stored, model = record.vectors(key or what, space), context.models.space(space)
+    stored, opened = record.vectors(key or what, space), context.weights.space(space, versions)
+    model = opened.model
     if stored.encoder != model.id or stored.preprocessing not in ("", model.preprocessing_id):
+        now = f"now {opened.weights.words} is asked for" if opened.weights else "settings now name"
         raise SetrError(
-            f"{what} was embedded by {stored.encoder}, settings now name {model.id}: "
+            f"{what} was embedded by {stored.encoder}, {now} {model.id}: "
             f"materialize {named(asset, key)} again"
         )
     return stored
@@ -219,8 +261,8 @@ def rank_set(
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
     The queries are encoded once for each embedding space that methods search. Where a gallery has captions,
-    methods that search them rank every image, those without a caption last. A method whose trained system has
-    no version to use is left out.
+    methods that search them rank every image, those without a caption last. A method is left
+    out where its trained system, or that of the space it searches, has no version to use.
 
     Args:
         context: Tables and models.
@@ -241,12 +283,14 @@ def rank_set(
     from setr_lib.pipeline.methods import spaces_of
 
     methods, left_out = _opened(context, key, versions)
+    versions = {**versions, **{model: used for made in methods for model, used in made.versions.items()}}
     found = RankedSet(left_out=left_out)
     by_vectors = [opened for opened in methods if not ranks_captions(opened.method)]
     for space in spaces_of(opened.method for opened in by_vectors):
         chosen = [opened for opened in by_vectors if opened.method.space == space]
-        encoded, index, source = encoded_queries(context, key, space)
-        found.rankings += _rank_by(context, key, chosen, (encoded, index, source), progress)
+        queries, source = encoded_queries(context, key, space, versions)
+        found.rankings += _rank_by(key, chosen, queries, source, progress)
+        encoded = queries.queries
         facts = {
             "queries without a reference vector": len(encoded.missing_references),
             "texts cut at the encoder's context": encoded.encode.truncated,
@@ -257,13 +301,11 @@ def rank_set(
         of_space = "" if space == DEFAULT_SPACE else f"{space}: "
         found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
     if by_captions := [opened for opened in methods if ranks_captions(opened.method)]:
-        queries, index, source = captioned_queries(context, key)
-        found.rankings += _rank_by(context, key, by_captions, (queries, index, source), progress)
+        queries, source = captioned_queries(context, key)
+        found.rankings += _rank_by(key, by_captions, queries, source, progress)
         found.facts |= {name: str(value) for name, value in source.stated().items()}
     found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
-    found.facts |= {
-        f"{opened.method.name}: weights": opened.weights.words for opened in methods if opened.weights
-    }
+    found.facts |= {f"{opened.method.name}: weights": opened.words for opened in methods if opened.words}
     return found
 
 
@@ -273,7 +315,10 @@ def _opened(
     """The methods that rank ``key``, ready to score; and why the others are left out, by name."""
     ready: list[OpenMethod] = []
     left_out: dict[str, str] = {}
-    for method in context.methods.of(key):
+    methods = context.methods.of(key)
+    systems = [name for method in methods for name in context.weights.systems_of(method)]
+    versions = {**versions, **context.weights.in_use(systems, versions)}  # one look-up for all of them
+    for method in methods:
         try:
             ready.append(context.weights.open(method, versions))
         except NoWeightsError as error:
@@ -292,38 +337,51 @@ class RankedSet:
     left_out: dict[str, str] = field(default_factory=dict)
     """Why methods are left out, by name."""
 
+    @property
+    def by_method(self) -> dict[str, pl.DataFrame]:
+        """The rankings by method's name."""
+        return {made.method.name: made.rankings for made in self.rankings}
+
+    @property
+    def data_version(self) -> str:
+        """Digest of the rankings and of what made them, whatever the order of methods."""
+        made_by = {made.method.name: made for made in self.rankings}
+        parts = ((name, made_by[name].rankings, made_by[name].record) for name in sorted(made_by))
+        return content_digest(*(part for parts_of_one in parts for part in parts_of_one))
+
+
+def store_rankings(context: PipelineContext, key: str, found: RankedSet) -> None:
+    """Store the rankings of an evaluation set; tables of methods that are left out are removed.
+
+    Args:
+        context: Tables.
+        key: The evaluation set.
+        found: Its rankings.
+    """
+    from setr_lib.tables import RANKINGS
+
+    tables = context.tables
+    for name in found.left_out:
+        tables.remove(tables.coarse(key, name))
+    for made in found.rankings:
+        tables.write(tables.coarse(key, made.method.name), made.rankings, RANKINGS, made_by=made.record)
+
 
 def _rank_by(
-    context: PipelineContext,
-    key: str,
-    methods: Sequence[OpenMethod],
-    material: tuple[EncodedQueries, GalleryIndex, SourceRecord],
-    progress: Progress,
+    key: str, methods: Sequence[OpenMethod], queries: QuerySet, source: SourceRecord, progress: Progress
 ) -> list[Ranked]:
     from setr_lib.datasets import evaluation_set
-    from setr_lib.methods.ranking import rank
-    from setr_lib.tables import GALLERY
 
-    benchmark, top_k = evaluation_set(context.settings, key).benchmark, context.settings.coarse.top_k
-    gallery = context.tables.read("gallery_images", GALLERY, key)
-    queries, index, source = material
+    context = queries.context
+    kind, top_k = evaluation_set(context.settings, key).kind, context.settings.coarse.top_k
     found: list[Ranked] = []
     for opened in methods:
         method = opened.method
-        rankings = rank(
-            method,
-            queries,
-            gallery,
-            index,
-            top_k,
-            remove_reference=benchmark.removes_reference,
-            options=context.methods.options(method),
-            progress=progress,
-        )
+        rankings = queries.ranked(method, top_k, progress)
         made_by = {
             "method": method.name,
             "top_k": top_k,
-            "dataset_kind": benchmark.kind,
+            "dataset_kind": kind,
             **context.methods.recorded_options(method),
             **({"weights": opened.weights} if opened.weights else {}),
             **({"derived_texts": derived} if (derived := _derived_texts(context, key, method)) else {}),

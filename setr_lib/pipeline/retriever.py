@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.reranking import BEST, open_reranker, wanted_reranker
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import DatasetSettings, Settings, load_settings
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.methods.method import Method
-    from setr_lib.pipeline.method_weights import OpenMethod
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
+    from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
+    from setr_lib.spaces.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class SearchResult:
         reranker: The re-ranker's name; None for stage 1 alone.
         version: The registered version of the re-ranker's weights, where it has one.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
-        method_version: The registered version of the method's weights, where it has trained ones.
+        method_version: The registered version of the method's weights, or of the space that it searches,
+            where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
     """
 
@@ -133,7 +136,7 @@ class Retriever:
         """
         from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
 
-        root, settings = Path(folder).expanduser().absolute(), settings or load_settings()
+        root, settings = _expanded(folder).absolute(), settings or load_settings()
         if not root.is_dir():
             raise SetrError(f"{folder}: there is no such folder")
         name = _gallery_name(root)
@@ -144,7 +147,7 @@ class Retriever:
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
         context = pipeline_context(settings)
         gallery = HeldGallery(context, found, images, is_folder=True, hold_vectors=hold_vectors)
-        gallery.embed(context.methods.get(settings.coarse.default).space, progress)
+        gallery.embed(context.weights.space(context.methods.get(settings.coarse.default).space), progress)
         return cls(gallery)
 
     @classmethod
@@ -175,7 +178,7 @@ class Retriever:
 
     def search(
         self,
-        image: Path | str | bytes | Image.Image,
+        image: Path | str | bytes | bytearray | Image.Image,
         text: str,
         *,
         k: int = 10,
@@ -202,11 +205,13 @@ class Retriever:
             The answer.
 
         Raises:
-            SetrError: The text is empty, the image cannot be read, or something is missing; the message says
-                what to do.
+            SetrError: The text is empty, ``k`` is not a number of images, the image cannot be read, or
+                something is missing; the message says what to do.
         """
-        if not text.strip():
-            raise SetrError("the modification text is empty: say what should differ from the image")
+        if not isinstance(text, str) or not text.strip():
+            said = "is empty" if isinstance(text, str) else f"is {_shown(text)}"
+            raise SetrError(f"the modification text {said}: say what should differ from the image")
+        k = _whole_number(k)
         chosen, wanted = self._method(method), wanted_reranker(self.context, reranker)
         if wanted is not None and k > self.depth:
             raise SetrError(
@@ -215,13 +220,17 @@ class Retriever:
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
             query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
-            found = self._search(query, chosen.method, wanted, max(k, self.depth), k, gallery, progress)
+            space = self.context.weights.space(chosen.method.space, chosen.versions)
+            found = self._search(
+                query, chosen.method, space, wanted, max(k, self.depth), k, gallery, progress
+            )
             return replace(found, method_version=chosen.version)
 
     def _search(
         self,
         query: _Query,
         method: Method,
+        space: OpenSpace,
         reranker: WantedReranker | None,
         depth: int,
         k: int,
@@ -232,9 +241,9 @@ class Retriever:
 
         searched = self.gallery.searched(gallery)
         own = set(searched.filter(searched["fingerprint"] == query.fingerprint)["image_id"])
-        self.gallery.require(method.space)  # before a model is asked for texts
-        encoded, texts = self._encoded(query, method, progress)
-        coarse = _coarse(self.gallery, encoded, method, searched, own, depth)
+        self.gallery.require(space)  # before a model is asked for texts
+        encoded, texts = self._encoded(query, method, space.model, searched, progress)
+        coarse = _coarse(self.gallery, space, encoded, method, own, depth)
         ranking, opened = coarse, None
         if reranker is not None:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
@@ -253,32 +262,37 @@ class Retriever:
         )
 
     def _encoded(
-        self, query: _Query, method: Method, progress: Progress
-    ) -> tuple[EncodedQueries, dict[str, pl.DataFrame]]:
+        self,
+        query: _Query,
+        method: Method,
+        space: EmbeddingSpace,
+        searched: pl.DataFrame,
+        progress: Progress,
+    ) -> tuple[QuerySet, dict[str, pl.DataFrame]]:
+        """The query, with the images that it searches; their vectors are not read yet."""
         import numpy as np
 
-        from setr_lib.methods.inputs import encode_queries
-        from setr_lib.pipeline.retrieval import reference_pictures
+        from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.spaces.images import open_image
 
-        space = self.context.models.space(method.space)
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
             self.context, [method], query.queries, query.reference, dataset=kind, progress=progress
         )
-        encoded = encode_queries(
+        encoded = encode(
+            self.context,
             query.queries,
-            space,
-            ids=[],
-            vectors=np.zeros((0, space.dimension), dtype=np.float32),
+            searched,
+            GalleryIndex([], np.zeros((0, space.dimension), dtype=np.float32)),
+            space=space,
             texts=texts,
             center_texts=self.center_texts or None,
             reference_vectors=space.embed_preprocessed(
                 [space.preprocess(open_image(query.reference.item(0, "path")))]
             ),
-            references=reference_pictures(self.context, query.reference, method.space),
-            dataset_kind=kind,
+            benchmark=self.gallery.evaluation_set.benchmark,
+            references=query.reference,
         )
         return encoded, texts
 
@@ -378,38 +392,62 @@ def _reference_row(file: Path) -> pl.DataFrame:
     return row
 
 
-def _image_file(image: Path | str | bytes | Image.Image, scratch: Path) -> Path:
+def _image_file(image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> Path:
     """``image`` as a file; bytes and opened images are written into ``scratch``."""
+    from PIL import Image
+
     if isinstance(image, str | Path):
-        return Path(image).expanduser()
+        return _expanded(image)
     file = scratch / "reference"
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | bytearray | memoryview):
         file.write_bytes(image)
+    elif isinstance(image, Image.Image):
+        try:
+            image.convert("RGB").save(file, format="PNG")
+        except (OSError, ValueError) as error:
+            raise SetrError(f"the reference image cannot be read: {error}") from error
     else:
-        image.convert("RGB").save(file, format="PNG")
+        raise SetrError(
+            f"the reference image is {_shown(image)}: give a file, the bytes of one, or an opened image (PIL)"
+        )
     return file
 
 
+def _expanded(path: Path | str) -> Path:
+    """``path`` with ``~`` and ``~user`` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise SetrError(f"{path}: {error}; write ./{path} for a name that begins with ~") from error
+
+
+def _whole_number(k: object) -> int:
+    if isinstance(k, bool) or not isinstance(k, SupportsIndex) or operator.index(k) < 1:
+        raise SetrError(f"k = {_shown(k)}: it is how many images the answer has: a whole number from 1")
+    return operator.index(k)
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}..."
+
+
 def _coarse(
-    gallery: HeldGallery,
-    queries: EncodedQueries,
-    method: Method,
-    searched: pl.DataFrame,
-    own: set[str],
-    depth: int,
+    gallery: HeldGallery, space: OpenSpace, encoded: QuerySet, method: Method, own: set[str], depth: int
 ) -> pl.DataFrame:
     """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
-    from setr_lib.methods.ranking import rank, rank_by_search
+    from setr_lib.methods.ranking import rank_by_search
 
-    space, options = method.space, gallery.context.methods.options(method)
+    options = gallery.context.methods.options(method)
+    queries, searched = encoded.queries, encoded.images
     if not gallery.hold_vectors:
         search, ids = partial(gallery.nearest, space), gallery.ids(space)
         found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
         if found is not None:
             return found
     # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
-    index, k = gallery.index(space), depth + len(own)
-    found = rank(method, queries, searched, index, k, remove_reference=False, options=options)
+    found = replace(encoded, index=gallery.index(space)).ranked(method, depth + len(own))
     return _without(found, own, depth)
 
 

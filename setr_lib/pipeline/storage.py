@@ -25,15 +25,23 @@ class NotMadeYetError(SetrError):
     """A table that a step reads has not been made; the message says by which asset."""
 
 
+TABLES = "tables"
+"""The usual folder of tables."""
+_SHARED = ("training_", "reranker_", "imported_")
+"""How the assets begin that have nothing to do with what is evaluated."""
+
+
 class Tables:
     """Reads and writes the table of an asset (and partition), and the record beside it of what made it.
 
     Args:
         settings: They say where the storage root is.
+        folder: The folder of the tables, below the storage root. In another than the usual one, what
+            trainings and imports have left in that is read, too, and never written.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, folder: str = TABLES) -> None:
+        self.settings, self.folder = settings, folder
 
     @staticmethod
     def coarse(key: str, method: str) -> str:
@@ -111,7 +119,7 @@ class Tables:
         """
         from setr_lib.tables import conform, write_parquet_atomically
 
-        path = self.settings.table_path(asset, partition)
+        path = self._path(asset, partition)
         write_parquet_atomically(conform(frame, schema, named(asset, partition)), path)
         if made_by is not None:
             self.write_record(asset, made_by, partition)
@@ -127,7 +135,7 @@ class Tables:
         Returns:
             True where its file is there, readable or not.
         """
-        return self.settings.table_path(asset, partition).is_file()
+        return self._path(asset, partition).is_file()
 
     def remove(self, asset: str, partition: str | None = None) -> None:
         """Delete a table and its record, where they are.
@@ -136,7 +144,7 @@ class Tables:
             asset: The asset, or a table name of this class.
             partition: The asset's partition, where it has any.
         """
-        path = self.settings.table_path(asset, partition)
+        path = self._path(asset, partition)
         for file in (path, path.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
@@ -166,7 +174,7 @@ class Tables:
 
         from setr_lib.tables import conform
 
-        path = self.settings.table_path(asset, partition)
+        path = self._path(asset, partition)
         try:
             frame = pl.read_parquet(path, use_statistics=False)
         except FileNotFoundError:
@@ -186,7 +194,7 @@ class Tables:
         Returns:
             The record's path.
         """
-        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        path = self._path(asset, partition).with_suffix(".json")
         write_json(path, record.stated())
         return path
 
@@ -208,13 +216,21 @@ class Tables:
         """
         from pydantic import ValidationError
 
-        path = self.settings.table_path(asset, partition).with_suffix(".json")
+        path = self._path(asset, partition).with_suffix(".json")
         try:
             return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise NotMadeYetError(self._not_made(asset, partition, path)) from None
         except ValidationError as error:
             raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+
+    def _path(self, asset: str, partition: str | None) -> Path:
+        """The file of a table: in this folder, unless only the usual one has it, and shares it."""
+        own = self.settings.table_path(asset, partition, self.folder)
+        usual = self.settings.table_path(asset, partition)
+        if own == usual or not asset.startswith(_SHARED) or own.exists() or own.with_suffix(".json").exists():
+            return own
+        return usual if usual.exists() or usual.with_suffix(".json").exists() else own
 
     def _not_made(self, asset: str, partition: str | None, path: Path) -> str:
         return (

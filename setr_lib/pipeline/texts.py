@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from setr_lib.progress import Progress, silent
-from setr_lib.texts.kind import TextKind, TextKindError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.texts.imported import Filled
+    from setr_lib.texts.kind import TextKind
     from setr_lib.texts.prompts import PromptSet
 
 ASSET = "method_texts"
@@ -35,6 +35,8 @@ def text_kinds(methods: Iterable[Method]) -> list[TextKind]:
     Raises:
         TextKindError: Two kinds have one name, or each is made from the other.
     """
+    from setr_lib.texts.kind import TextKindError
+
     kinds: dict[str, TextKind] = {}
     for kind in (kind for method in methods for kind in method.texts):
         if kinds.setdefault(kind.name, kind) != kind:
@@ -70,7 +72,7 @@ def written_texts(
     Returns:
         ``captions``, ``compositions``, both or none.
     """
-    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS
+    from setr_lib.methods.needs import CAPTIONS, COMPOSITIONS
 
     methods = list(methods)
     after = (kind.made_from(prompts, dataset) for method in methods for kind in method.texts)
@@ -160,7 +162,7 @@ def texts_for(
     """
     import polars as pl
 
-    from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS
+    from setr_lib.methods.needs import CAPTIONS, COMPOSITIONS
     from setr_lib.texts.generation import CACHE_KIND, compose_queries, describe_images
 
     methods = list(methods)

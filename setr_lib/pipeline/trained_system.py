@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.progress import Progress
 from setr_lib.registry.measure import Measure
 from setr_lib.settings import Settings
@@ -166,7 +166,7 @@ SYSTEMS: Catalogue[type[TrainedSystem[Any]]] = Catalogue(
 
 def registered_models(settings: Settings) -> list[str]:
     """The registered models of all trained systems: those that are known by name, and those that configured
-    methods need.
+    methods, the spaces that these search, and re-rankers need.
 
     Args:
         settings: The settings, which may name them.
@@ -175,11 +175,17 @@ def registered_models(settings: Settings) -> list[str]:
         Their names in MLflow, whether or not anything was registered yet.
     """
     from setr_lib.methods.method import get_method
+    from setr_lib.spaces.space import trained_by
 
     options = settings.coarse
     methods = [get_method(name, settings) for name in (*options.strategies, *options.caption_strategies)]
-    needed = [method.trained for method in methods if method.trained is not None]
-    systems = [SYSTEMS.get(name, settings) for name in (*SYSTEMS.names(), *needed)]
+    needed = [
+        *(method.trained for method in methods),
+        *(trained_by(method.space, settings) for method in methods),
+        *(reranker.trained for reranker in pipeline_context(settings).rerankers.configured),
+    ]
+    names = (*SYSTEMS.names(), *(name for name in needed if name is not None))
+    systems = [SYSTEMS.get(name, settings) for name in names]
     return list(dict.fromkeys(system.registered_model(settings) for system in systems))
 
 
@@ -196,7 +202,7 @@ def champions(context: PipelineContext) -> dict[str, str]:
     return {name: version for name, version in found.items() if version is not None}
 
 
-def check_models(settings: Settings, versions: Mapping[str, str]) -> None:
+def check_models(settings: Settings, versions: Mapping[str, str | None]) -> None:
     """Refuse versions of a registered model that is not known.
 
     Args:

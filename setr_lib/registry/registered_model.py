@@ -148,7 +148,8 @@ class RegisteredModel:
 
         Raises:
             RegistryError: ``report`` is of another model, or lists problems; or the logged model lacks
-                ``setr.run``, the tag of ``measure`` or one of ``must_equal``, or its figure is not finite.
+                ``setr.run``, one of ``must_equal``, or with a ``measure`` its tag or
+                ``setr.held_out_digest``; or its figure is not finite.
         """
         if report.model_uri != model_uri or not report.ok:
             reasons = "; ".join(report.problems) or f"the round trip was that of {report.model_uri}"
@@ -270,7 +271,8 @@ class RegisteredModel:
         for tag, words in must_equal.items():
             if champion.tags.get(tag) != mine.tags.get(tag):
                 return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
-        if champion.tags.get(HELD_OUT_TAG) == mine.tags.get(HELD_OUT_TAG):
+        # An earlier SETR registered versions without that tag: what they were measured on is not known.
+        if mine.tags.get(HELD_OUT_TAG) and champion.tags.get(HELD_OUT_TAG) == mine.tags[HELD_OUT_TAG]:
             rival, how = measure.of(champion.tags, f"version {previous}"), ""
         elif previous in measured:
             rival = measured[previous]
@@ -303,7 +305,7 @@ def _promised(
     tags: Mapping[str, str], model_uri: str, measure: Measure | None, must_equal: Iterable[str]
 ) -> dict[str, str]:
     """The tags that a version has from its logged model, all there that make versions comparable."""
-    needed = [RUN_TAG, *([measure.tag] if measure else []), *must_equal]
+    needed = [RUN_TAG, *([measure.tag, HELD_OUT_TAG] if measure else []), *must_equal]
     if missing := [tag for tag in needed if not tags.get(tag)]:
         raise RegistryError(
             f"{model_uri} is not registered: it was logged without the tag {', '.join(missing)}; give it "

@@ -41,7 +41,13 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
 
 def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
     with told_as(RerankerError, f"re-ranker {reranker.name!r}"):
-        made = list(reranker.score(queries))
+        given = reranker.score(queries)
+        made = list(given) if isinstance(given, Iterable) and getattr(given, "ndim", 1) else None
+    if made is None:
+        raise RerankerError(
+            f"re-ranker {reranker.name!r} gave {type(given).__name__} for {len(queries)} queries: "
+            "score(queries) gives a list with one array per query"
+        )
     if len(made) != len(queries):
         raise RerankerError(
             f"re-ranker {reranker.name!r} gave scores of {len(made)} queries for {len(queries)}: "
@@ -49,7 +55,7 @@ def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarr
         )
     checked: list[np.ndarray] = []
     for query, given in zip(queries, made, strict=True):
-        scores = np.asarray(given)
+        scores = _as_array(given, reranker, query)
         if scores.shape != (len(query.candidates),) or scores.dtype.kind not in "fiu":
             raise RerankerError(
                 f"re-ranker {reranker.name!r} gave {scores.dtype}{list(scores.shape)} for "
@@ -60,6 +66,16 @@ def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarr
             raise ScoreError(query, int(candidate), float(scores[candidate]), what=what, hint=_FINITE)
         checked.append(scores if scores.dtype.kind == "f" else scores.astype(np.float64))
     return checked
+
+
+def _as_array(given: object, reranker: Reranker, query: JudgedQuery) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # what a person's own array type may raise is not known
+        raise RerankerError(
+            f"re-ranker {reranker.name!r} gave {type(given).__name__} for {len(query.candidates)} candidates "
+            f"of {query.modification!r}, which is not an array of numbers: {error}"
+        ) from error
 
 
 def _one_by_one(reranker: Reranker, query: JudgedQuery) -> np.ndarray:

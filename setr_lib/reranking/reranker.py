@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError, told_as
 from setr_lib.settings import RERANKER_ENTRY_POINTS, RERANKERS
+from setr_lib.weights import Weights, check_same, loaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +85,8 @@ class Reranker(ABC):
     is_logit: bool = False
     """Whether 1 / (1 + exp(-score)) is a probability that the candidate satisfies the query: only then may it
     be added to a cosine."""
-    trained: bool = False
-    """Whether its weights are a registered version of the adapter; it is left out where none is promoted.
-    Only the built-in adapter says so."""
+    trained: str | None = None
+    """The trained system whose weights it needs, by name; it is left out while no version is promoted."""
     pairs_per_batch: int = 128
     """About how many candidates ``score`` is given at once: whole queries, at least one."""
 
@@ -99,6 +99,19 @@ class Reranker(ABC):
     def prompt_hash(self) -> str | None:
         """Digest of the prompt, for a re-ranker that has one."""
         return None
+
+    def with_weights(self, weights: Weights) -> Reranker:
+        """Load the trained weights. Called once for a version, before :meth:`open`, where ``trained`` says
+        so.
+
+        Args:
+            weights: The version: the folders of its bundle, its ``id``, and the device.
+
+        Returns:
+            The re-ranker with them: another object for another version, with the same ``name``, ``listwise``
+            and ``is_logit``. Once it is opened its ``id`` holds ``weights.id``.
+        """
+        raise RerankerError(f"re-ranker {self.name!r} has no with_weights(weights) to load them")
 
     def open(self, models: ModelSource) -> Reranker:
         """Load what scoring needs. Called once before the first scores.
@@ -172,7 +185,11 @@ class _Adopted(Reranker):
         self.source = str(getattr(adopted, "source", ""))
         self.listwise = bool(getattr(adopted, "listwise", False))
         self.is_logit = bool(getattr(adopted, "is_logit", False))
+        self.trained = getattr(adopted, "trained", None)
         self.pairs_per_batch = int(getattr(adopted, "pairs_per_batch", Reranker.pairs_per_batch))
+
+    def with_weights(self, weights: Weights) -> Reranker:
+        return as_reranker(self.adopted.with_weights(weights), _given(self))
 
     def open(self, models: ModelSource) -> Reranker:
         own = getattr(self.adopted, "open", None)
@@ -197,8 +214,8 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
         The re-ranker.
 
     Raises:
-        RerankerError: It has no usable ``name``, or neither ``score`` nor ``open``, or says that it is
-            trained and is not the built-in adapter.
+        RerankerError: It has no usable ``name``, or neither ``score`` nor ``open``, or names a trained
+            system and cannot load weights.
     """
     with told_as(RerankerError, f"the re-ranker at {where}"):
         made = candidate() if isinstance(candidate, type) else candidate
@@ -211,21 +228,50 @@ def as_reranker(candidate: Any, where: str) -> Reranker:
             f"{where}: a re-ranker cannot be called {name!r}: use letters, digits, spaces, '.', '-' and '_', "
             f"a letter or digit first, and none of {', '.join(_RESERVED)}"
         )
-    if getattr(made, "trained", False):
-        _check_trained(made, where)
+    _check_trained(made, where)
     return made if isinstance(made, Reranker) else _Adopted(made)
 
 
 def _check_trained(made: Any, where: str) -> None:
-    """A version would be opened as the Yes/No judge with the adapter, whatever ``made`` is."""
     from setr_lib.reranking.yes_no_judge import AdaptedJudge
 
-    if type(made) is not AdaptedJudge:
+    trained = getattr(made, "trained", None)
+    if trained is None or type(made) is AdaptedJudge:  # whose model is opened by the version itself
+        return
+    if not isinstance(trained, str):
         raise RerankerError(
-            f"{where}: re-ranker {made.name!r} says trained = {made.trained!r}, which only the built-in "
-            f"{AdaptedJudge.name!r} may: its weights are versions of the judge's adapter. Leave it out, and "
-            "load your own weights in open()"
+            f"{where}: re-ranker {made.name!r} says trained = {trained!r}: name the trained system"
         )
+    load = getattr(type(made), "with_weights", None)
+    if not callable(load) or load is Reranker.with_weights:
+        raise RerankerError(
+            f"{where}: re-ranker {made.name!r} needs the weights of {trained!r}, and has no "
+            "with_weights(weights) to load them"
+        )
+
+
+def _given(named: Reranker) -> str:
+    return f"what with_weights() of re-ranker {named.name!r} gives"
+
+
+def with_weights(named: Reranker, weights: Weights) -> Reranker:
+    """A trained re-ranker with a version of its weights, not opened yet.
+
+    Args:
+        named: A re-ranker with ``trained``.
+        weights: The version.
+
+    Returns:
+        What its ``with_weights`` gives.
+
+    Raises:
+        RerankerError: The weights cannot be loaded, or what is given is not what ``named`` says of itself.
+    """
+    what = f"re-ranker {named.name!r}"
+    found = loaded(what, weights, lambda: named.with_weights(weights), RerankerError)
+    ready = as_reranker(found, _given(named))
+    check_same(what, named, ready, ("name", "listwise", "is_logit"), RerankerError)
+    return ready
 
 
 def opened(named: Reranker, models: ModelSource) -> Reranker:

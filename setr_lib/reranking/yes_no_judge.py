@@ -132,7 +132,7 @@ class AdaptedJudge(BaseJudge):
     """The configured multimodal LLM with a registered adapter, under the prompt that it was trained under."""
 
     name = ADAPTER
-    trained = True
+    trained = ADAPTER
 
     def open(self, models: ModelSource) -> Reranker:
         """Refuse to open without a version of the adapter."""

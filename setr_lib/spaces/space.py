@@ -2,18 +2,19 @@
 
 A space of one's own is a class with ``id``, ``dimension`` and ``embed_images`` (see :class:`EmbeddingSpace`).
 Settings name it in ``[spaces.NAME] kind``: an entry point of the group ``setr.spaces``, or
-``package.module:NAME``. The class is called with the table's ``options`` and the device.
+``package.module:NAME``. The class is called with the table's ``options`` and the device; where it is trained,
+its ``with_weights`` with a registered version and the options.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from setr_lib.models.device import OnHalve
     from setr_lib.settings import Settings
+    from setr_lib.weights import Weights
 
 _NORM_ERROR = 0.01
 """How far from 1 the norm of a vector may be: half-precision models are not exact."""
@@ -37,17 +39,37 @@ class EmbeddingSpace(ABC):
     the same space.
 
     Attributes:
-        id: Identity of the weights, independent of where they lie; for a trained space it holds the version.
-            Part of the name of every table of vectors, so another id means another table.
+        id: Identity of the weights, independent of where they lie; for a trained space it holds the version
+            (``weights.id``). Part of the name of every table of vectors, so another id means another table.
         preprocessing_id: Identity of the image preprocessing; part of the table's name, too.
         dimension: Length of a vector.
         batch_size: Images per call of ``embed_images``.
+        trained: The trained system whose weights its image side needs, by name: an attribute of the class.
+            The space, and the methods that search it, are left out while no version is promoted.
     """
 
+    trained: ClassVar[str | None] = None
     id: str
     preprocessing_id: str = "none"
     dimension: int
     batch_size: int = 64
+
+    @classmethod
+    def with_weights(cls, weights: Weights, **options: Any) -> EmbeddingSpace:
+        """Make the space with trained weights. Called once for a version, in place of the class, where
+        ``trained`` says so.
+
+        Args:
+            weights: The version: the folders of its bundle, its ``id``, and the device.
+            options: ``options`` of ``[spaces.NAME]``.
+
+        Returns:
+            The space; its ``id`` holds ``weights.id``.
+
+        Raises:
+            SpaceError: The class does not override this.
+        """
+        raise SpaceError(f"{cls.__name__} has no with_weights(weights) to load them")
 
     @property
     def embeds_texts(self) -> bool:
@@ -205,6 +227,12 @@ SpaceFactory = Callable[..., Any]
 def _as_factory(candidate: Any, where: str) -> SpaceFactory:
     if not callable(candidate):
         raise SpaceError(f"{where} is not a class of embedding spaces, nor a function that makes one")
+    trained, load = getattr(candidate, "trained", None), getattr(candidate, "with_weights", None)
+    inherited = getattr(load, "__func__", None) is getattr(EmbeddingSpace.with_weights, "__func__", None)
+    if trained is not None and (not callable(load) or inherited):
+        raise SpaceError(
+            f"{where} needs the weights of {trained!r}, and has no with_weights(weights) to load them"
+        )
     return candidate
 
 
@@ -226,12 +254,31 @@ def space_kinds() -> list[str]:
     return CATALOGUE.names()
 
 
-def make_space(name: str, settings: Settings) -> EmbeddingSpace:
+def trained_by(name: str, settings: Settings) -> str | None:
+    """The trained system whose weights a space needs.
+
+    Args:
+        name: The space's name in the settings.
+        settings: They say of which kind it is.
+
+    Returns:
+        The system's name; None for a space without trained weights.
+
+    Raises:
+        SpaceError: Its class cannot be had.
+    """
+    if name not in settings.spaces or settings.spaces[name].kind == OPEN_CLIP:
+        return None
+    return getattr(CATALOGUE.get(settings.spaces[name].kind, settings), "trained", None)
+
+
+def make_space(name: str, settings: Settings, weights: Weights | None = None) -> EmbeddingSpace:
     """Load the space that ``[spaces.NAME]`` describes.
 
     Args:
         name: Its name in the settings.
         settings: They say of which kind it is, its options and the device.
+        weights: The registered version, for a space that is trained.
 
     Returns:
         The space.
@@ -239,20 +286,37 @@ def make_space(name: str, settings: Settings) -> EmbeddingSpace:
     Raises:
         SpaceError: Settings do not describe it, or it cannot be loaded; the message says where and why.
     """
+    from setr_lib.weights import check_id
+
     if name not in settings.spaces:
         raise SpaceError(f"there is no embedding space {name!r}: {how_to_describe(name, settings)}")
     described = settings.spaces[name]
     where = f"[spaces.{name}] kind = {described.kind!r}"
-    factory = CATALOGUE.get(described.kind, settings)
+    factory, options = CATALOGUE.get(described.kind, settings), settings.space_options(name)
+    if weights is None and (system := trained_by(name, settings)) is not None:
+        raise SpaceError(f"{where} is trained by {system!r}: it is opened with a version of its weights")
     try:
-        made = factory(**settings.space_options(name), device=settings.models.device)
+        made = (
+            factory(**options, device=settings.models.device)
+            if weights is None
+            else _with_weights(factory, weights, options)
+        )
     except SetrError as error:
         raise SpaceError(f"{where}: {error}") from error
     except Exception as error:  # someone else's class may raise anything
         raise SpaceError(
             f"{where} cannot be made with its options and the device: {type(error).__name__}: {error}"
         ) from error
-    return check_space(made, where)
+    space = check_space(made, where)
+    if weights is not None:
+        check_id(where, space.id, weights, SpaceError)
+    return space
+
+
+def _with_weights(factory: Any, weights: Weights, options: Mapping[str, Any]) -> Any:
+    from setr_lib.weights import loaded
+
+    return loaded("it", weights, lambda: factory.with_weights(weights, **options), SpaceError)
 
 
 def how_to_describe(name: str, settings: Settings) -> str:

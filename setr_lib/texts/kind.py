@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
-import polars as pl
-
 from setr_lib.errors import SetrError
 from setr_lib.texts.answers import Answer
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from setr_lib.texts.prompts import PromptSet, PromptTemplate
 
 Variables = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, str | list[str]]]
@@ -133,6 +133,8 @@ class TextKind:
         """The table of its texts: id, the answer's fields, ``status``, ``detail``, ``model``,
         ``prompt_hash``.
         """
+        import polars as pl
+
         texts = {name: pl.String() for name in ("status", "detail", "model", "prompt_hash")}
         return pl.Schema({self.key: pl.String(), **self.fields, **texts})
 
@@ -147,17 +149,19 @@ def imported_schema(kind: TextKind) -> pl.Schema:
     Returns:
         Name and type of each column.
     """
+    import polars as pl
+
     of_query = ("reference_id", "modification") if kind.per == "query" else ()
     texts = ("model", "prompt_hash", *of_query, "fingerprint", "made_at")
     return pl.Schema({kind.key: pl.String(), **kind.fields, **{name: pl.String() for name in texts}})
 
 
-_TYPES: dict[Any, pl.DataType] = {str: pl.String(), float: pl.Float64(), int: pl.Int64(), bool: pl.Boolean()}
-
-
 def _column_type(kind: str, name: str, annotation: Any) -> pl.DataType:
-    if annotation in _TYPES:
-        return _TYPES[annotation]
+    import polars as pl
+
+    types = {str: pl.String(), float: pl.Float64(), int: pl.Int64(), bool: pl.Boolean()}
+    if annotation in types:
+        return types[annotation]
     if get_origin(annotation) in (tuple, list):
         return pl.List(pl.String())
     raise TextKindError(
@@ -175,5 +179,7 @@ def empty_fields(kind: TextKind) -> dict[str, Any]:
     Returns:
         Field name -> ``""``, ``[]`` or None, by the column's type.
     """
+    import polars as pl
+
     empty: dict[Any, Any] = {pl.String: "", pl.List: []}
     return {name: empty.get(type(dtype)) for name, dtype in kind.fields.items()}

@@ -117,7 +117,7 @@ def test_leaderboard_lists_every_set_method_and_reranker(
         assert {("intersection", stage) for stage in ("coarse", "base judge", "adapter")} <= lines
         assert {("sum", "coarse"), ("random", "random")} <= lines
     adapted = [row for row in rows if row["stage"] == "adapter"]
-    assert {row["adapter_version"] for row in adapted} == {"1"}
+    assert {row["model_version"] for row in adapted} == {"setr-reranker 1"}
     assert not any(row["comparable"] for row in rows)
 
 
@@ -267,7 +267,7 @@ def test_every_method_and_re_ranker_is_calibrated_and_evaluated(with_own: Settin
     rows = pl.read_parquet(with_own.table_path("evaluation_report", "cirr-val"))
     reranked = rows.filter(pl.col("reranker") != "").select("method", "reranker").unique(maintain_order=True)
     assert reranked.rows() == every
-    assert set(rows.filter(reranker="adapter")["adapter_version"]) == {"1"}
+    assert set(rows.filter(reranker="adapter")["model_version"]) == {"setr-reranker 1"}
     table = pipeline_context(with_own).tables.reranked("cirr-val", Row("sum", "backwards"))
     ranked = pl.read_parquet(with_own.table_path(table))
     scores = ranked.filter(pool="subset")["judge_score"].to_numpy()

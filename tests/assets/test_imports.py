@@ -21,7 +21,7 @@ def fresh_python(code: str, folder: Path, **environment: str) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,
-        env={**kept, **environment},
+        env={**kept, "PYTHONPATH": str(REPOSITORY), **environment},  # this tree, whatever is installed
         capture_output=True,
         text=True,
         check=False,

@@ -16,19 +16,18 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from tiny_world import write_world
 
-from setr_assets.code_versions import UNTRAINED, needed_systems
+from setr_assets.code_versions import needed_systems
 from setr_assets.definitions import build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_lib import Retriever
 from setr_lib.cli import main
-from setr_lib.methods.method import get_method
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.fusion_calibration import calibrate
-from setr_lib.pipeline.method_weights import NoWeightsError
 from setr_lib.pipeline.retrieval import rank_set
 from setr_lib.pipeline.trained_system import SYSTEMS, champions
+from setr_lib.pipeline.trained_weights import NoWeightsError
 from setr_lib.pipeline.training_steps import train
 from setr_lib.records import CoarseRecord
 from setr_lib.registry.registered_model import LABEL_TAG
@@ -133,9 +132,9 @@ class World:
         return tables.read(tables.coarse(KEY, "by_line"), RANKINGS)["score"].to_list()
 
     def rows(self) -> dict[tuple[str, str], tuple[str | None, str]]:
-        """Version and label of each line of the report."""
+        """Registered models and label of each line of the report."""
         frame = self.context.tables.read("evaluation_report", METRICS, KEY)
-        columns = frame.select("method", "reranker", "adapter_version", "label").unique()
+        columns = frame.select("method", "reranker", "model_version", "label").unique()
         return {(method, reranker): (version, label) for method, reranker, version, label in columns.rows()}
 
     def promote(self, steps: int) -> str:
@@ -171,13 +170,12 @@ def test_the_champion_is_a_source_where_settings_name_such_a_method(world: World
     observed = built.resolve_job_def(EVALUATION).asset_layer.executable_asset_keys
     assert dg.AssetKey("champion_line") in observed
     without = world.settings.model_copy(deep=True)
-    without.coarse.strategies = ["sum"]
+    without.coarse.strategies = without.reranking.methods = ["sum"]
     names = {spec.key.to_user_string(): spec for spec in build_definitions(without).resolve_all_asset_specs()}
     assert names.keys() == specs.keys() - {"champion_line"}
 
 
-def test_no_built_in_method_has_trained_weights_unless_it_is_loaded_to_be_asked() -> None:
-    assert {get_method(name).trained for name in UNTRAINED} == {None}
+def test_no_default_method_has_trained_weights() -> None:
     assert needed_systems(Settings()) == []
 
 
@@ -225,7 +223,7 @@ class TestLife:
         with pytest.raises(NoWeightsError, match="is the default method, which cannot be left out"):
             rank_set(PipelineContext(settings), KEY)
         told: list[tuple[str, bool]] = []
-        table = calibrate(PipelineContext(settings), None, told=lambda words, bad: told.append((words, bad)))
+        table = calibrate(PipelineContext(settings), told=lambda words, bad: told.append((words, bad)))
         assert table.is_empty() and told == [(SENTENCE, True)]
 
     def test_a_promotion_makes_the_rankings_stale_and_the_next_run_uses_it(self, world: World) -> None:
@@ -241,9 +239,9 @@ class TestLife:
         assert made["coarse_rankings"]["by_line: weights"] == "setr-line v1 (fitted)"
         rows = world.rows()
         version, label = rows["by_line", ""]
-        assert version == "1" and label.startswith("fitted")
+        assert version == "setr-line 1" and label.startswith("fitted")
         version, label = rows["by_line", "base judge"]
-        assert version is None and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
+        assert version == "setr-line 1" and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
         assert rows["sum", ""][0] is None and "fitted" not in rows["sum", ""][1]
         page = Path(str(made["evaluation_report"]["report"])).read_text(encoding="utf-8")
         assert "by line weights" in page and "by line · base judge weights" in page

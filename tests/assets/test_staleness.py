@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tiny_world import run_job, tables, write_world
 
 from setr_assets.champion import CHAMPION, FUSION
-from setr_assets.code_versions import NEEDS, NOT_READ, CodeVersions, When, keys_behind, needs, reads_of
+from setr_assets.code_versions import NOT_READ, CodeVersions, When, keys_behind, reads_of
 from setr_assets.definitions import blueprints, build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
@@ -447,7 +447,6 @@ LOOKED_UP = {
     "training_embeddings: coarse.default",
     "training_embeddings: coarse.strategies",
     "training_embeddings: reranking.methods",
-    "method_texts: coarse.caption_strategies",
     "promoted_reranker: coarse.caption_strategies",
     "promoted_reranker: coarse.default",
     "promoted_reranker: coarse.strategies",
@@ -489,14 +488,20 @@ def test_assets_declare_no_setting_that_they_do_not_read(world: World) -> None:
     assert unread == {"reranked_rankings: coarse.caption_default"}, "read where captions stand in for images"
 
 
-def test_what_methods_need_is_what_they_say() -> None:
-    from setr_lib.methods.method import get_method
-
-    coarse = CoarseSettings()
-    assert set(coarse.strategies) <= NEEDS.keys()
-    for name, need in NEEDS.items():
-        assert need - {"anchor_share"} == get_method(name).needs
-    assert all(needs("a.module:Own", need) for need in ("captions", "compositions", "anchor_share"))
+def test_what_methods_need_follows_from_the_methods(world: World) -> None:
+    share = "coarse.anchor_share"
+    without = [name for name in CoarseSettings().strategies if name != "intersection_anchor"]
+    plain = changed(world.settings, "coarse.strategies", without)
+    assert (
+        share in declared(world.settings)["coarse_rankings"]
+        and share not in declared(plain)["coarse_rankings"]
+    )
+    assert share not in declared(world.settings)["reranking_fusion"], "its candidates are not re-ranked"
+    judged = changed(world.settings, "reranking.methods", ["intersection_anchor", "union_text"])
+    assert share in declared(judged)["reranking_fusion"]
+    (fusion,) = (each for each in blueprints() if each.name == "reranking_fusion")
+    assert "prompts:describe" in set(reads_of(fusion.reads, judged))
+    assert "prompts:describe" not in set(reads_of(fusion.reads, world.settings))
 
 
 def test_reads_that_depend_on_settings(world: World) -> None:

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -33,11 +34,14 @@ from benchmarks.material import COLUMNS, Material
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import Interval
 from setr_lib.evaluation.metrics import PER_QUERY
+from setr_lib.methods.inputs import GalleryIndex, plain_queries
 from setr_lib.miniature.gold import gold_caption, planned_pictures, require_current_world
 from setr_lib.miniature.pictures import BACKGROUNDS
 from setr_lib.miniature.worlds import WORLD_VERSION
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.query_set import QuerySet
 from setr_lib.reranking.fusion_choice import TRIALS, FusionChoice
-from setr_lib.settings import AdapterSettings, MiniatureSettings, PairSettings
+from setr_lib.settings import AdapterSettings, MiniatureSettings, PairSettings, Settings
 from setr_lib.tables import RANKINGS
 
 OPTIONS = (200, 5)
@@ -170,7 +174,9 @@ def test_a_perfect_judge_moves_targets_within_k_only() -> None:
     rows = [("q", "gallery", place, name, 0.0, 0.0, None) for place, name in enumerate(names, 1)]
     rankings = pl.DataFrame(rows, schema=RANKINGS, orient="row")
     queries = pl.DataFrame({"query_id": ["q"], "target_ids": [["c", "d"]]})
-    material = Material("circo", queries, pl.DataFrame(), None, None, None, 50)  # pyright: ignore[reportArgumentType]
+    images, index = pl.DataFrame(), GalleryIndex([], np.zeros((0, 0), dtype=np.float32))
+    ready = QuerySet(PipelineContext(Settings()), plain_queries(queries), images, index)
+    material = Material("circo", ready, 50)
     for k, expected in ((3, "cabd"), (4, "cdab"), (2, "abcd")):
         ordered = material.perfectly_judged(rankings, k).sort("rank")
         assert "".join(ordered["image_id"]) == expected

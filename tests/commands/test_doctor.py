@@ -289,6 +289,35 @@ def test_a_method_whose_space_is_not_described_is_told(
     assert "write a section [spaces.mine]" in problem
 
 
+RAISING = """
+from setr_lib.benchmarks.kinds.folder import Folder
+
+class Raising(Folder):
+    kind, title = "raising", "Raising pictures"
+    {hook} = lambda self, evaluation_set: {result}
+"""
+
+
+@pytest.mark.parametrize("result", ["{}['size']", "3"])
+@pytest.mark.parametrize("hook", ["files", "image_source", "gallery_key"])
+def test_what_a_benchmark_raises_is_told_with_its_name_and_the_rest_is_looked_at(
+    config: Path, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, hook: str, result: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugin = config.parent / "doctor_plugin.py"
+    plugin.write_text(RAISING.replace("{hook}", hook).replace("{result}", result), encoding="utf-8")
+    own = '[datasets.own]\nkind = "doctor_plugin:Raising"\nroot = "pictures"\n'
+    config.write_text(f"{SETTINGS}\n{own}", encoding="utf-8")
+    status, found = doctor()
+    sys.modules.pop("doctor_plugin", None)
+    (problem,) = found["problems"]
+    assert status == 1 and problem.startswith(f"own: {hook} of own (Raising pictures) ")
+    assert ("KeyError: 'size' (doctor_plugin.py, line 6)" in problem) == (result != "3")
+    mine, raising = found["evaluation_sets"]
+    assert (mine["status"], raising["status"]) == ("ok", "incomplete")
+    assert (raising["queries"], raising["images"]["ok"]) == (1, 2)
+
+
 def test_a_re_ranker_that_cannot_be_had_is_broken(config: Path, doctor: Callable[..., Any]) -> None:
     text = '[reranking]\nrerankers = ["base judge", "no_such_module:Mine"]\n'
     config.write_text(f"{SETTINGS}\n{text}", encoding="utf-8")

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from setr_lib.cli import main
 from setr_lib.commands.plan import Configured, SetPlan, Speeds, TrainingPlan, costs, count_training
 from setr_lib.settings import RerankingSettings, Settings, TrainingSettings
+from tests.tiny_encoder import write_tiny_clip
+
+PLAIN = """
+[models]
+device = "cpu"
+encoder = {{ name = "local-dir:clip" }}
+judge = {{ name = "nobody/has-this-model", prompts = "miniature" }}
+
+[datasets.mine]
+kind = "folder"
+root = "pictures"
+
+[coarse]
+strategies = ["sum", {other!r}]
+default = "sum"
+
+[reranking]
+rerankers = []
+"""
 
 
 def test_no_training_is_planned_where_none_is_named(tmp_path: Path) -> None:
@@ -56,3 +80,22 @@ def test_every_method_and_re_ranker_counts(tmp_path: Path) -> None:
     found = costs(Settings(base_dir=tmp_path), unread, plans, training, speeds)
     assert {what for what, items, _ in found.lines if items and "embed" not in what} == set()
     assert found.texts == 0
+
+
+def test_no_multimodal_llm_is_loaded_where_nothing_needs_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), "teal").save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures/queries.csv").write_text("reference,modification,target\na.png,red,b.png\n")
+    write_tiny_clip(tmp_path / "clip")
+    config = tmp_path / "setr.toml"
+    config.write_text(PLAIN.format(other="image"), encoding="utf-8")
+    assert main(["--config", str(config), "plan", "--sample", "2"]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"embed the galleries\s+2\s+[\d.,]+ ", page)
+    assert re.search(r"compose the queries\s+0\s+-\s+0 s", page)
+    config.write_text(PLAIN.format(other="union_text"), encoding="utf-8")
+    assert main(["--config", str(config), "plan", "--sample", "2"]) == 1
+    assert "nobody/has-this-model" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def metric_row(
     coverage: float = 1.0,
 ) -> pl.DataFrame:
     low, high = interval or (None, None)
-    version = "3" if reranker == "adapter" else None
+    version = "setr-reranker 3" if reranker == "adapter" else None
     row = (
         dataset,
         split,

@@ -21,6 +21,7 @@ from setr_lib.evaluation.leaderboard import (
     order_lines,
     split_labels,
 )
+from setr_lib.evaluation.model_versions import in_words, shown_versions
 from setr_lib.evaluation.row import RANDOM, Row, positions, rows_of
 from setr_lib.tables import METRICS
 from tests.evaluation.report_data import metric_row, metric_rows
@@ -83,14 +84,14 @@ def test_json_has_one_object_per_row_with_all_keys() -> None:
 
     rows = json.loads(as_json(frame), parse_constant=refuse)
     assert len(rows) == frame.height
-    earlier = ["strategy", "stage"]
+    earlier = ["strategy", "stage", "adapter_version"]
     assert all(list(row) == [*METRICS, *earlier] for row in rows)
-    assert [rows[0][name] for name in earlier] == ["random", "random"]
+    assert [rows[0][name] for name in earlier] == ["random", "random", None]
     assert {row["stage"] for row in rows} == {"random", "coarse", "base judge", "adapter"}
     assert (
         rows[-1]["method"] == rows[-1]["strategy"] == "é"
         and rows[-1]["value"] is None
-        and rows[-1]["adapter_version"] is None
+        and rows[-1]["model_version"] is None
     )
     assert rows[0]["comparable"] is True and rows[0]["n_queries"] == 200
 
@@ -160,11 +161,42 @@ def test_an_incomplete_gallery_never_reads_as_a_whole_one() -> None:
 
 
 def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    old = metric_rows().rename({"method": "strategy", "reranker": "stage"})
+    adapted = pl.when(pl.col("reranker") == "adapter").then(pl.lit("3"))
+    of_today = metric_rows().with_columns(model_version=adapted)
+    names = {"method": "strategy", "reranker": "stage", "model_version": "adapter_version"}
+    old = of_today.rename(names)
     stage = pl.when(pl.col("strategy") == "random").then(pl.lit("random"))
     stage = stage.when(pl.col("stage") == "").then(pl.lit("coarse")).otherwise("stage")
     path = write(old.with_columns(stage.alias("stage")), tmp_path / "old.parquet", 1)
-    assert collect([path]).equals(metric_rows())
+    assert collect([path]).equals(of_today)
+    assert "adapter v3" in render(collect([path]))
+    newer = write(of_today.rename({"model_version": "adapter_version"}), tmp_path / "newer.parquet", 2)
+    assert collect([newer]).equals(of_today)
+
+
+def test_versions_stand_behind_the_name_of_what_they_are_of() -> None:
+    """A trained method's candidates, alone, by the base judge and by the adapter."""
+    used = {
+        ("line", ""): in_words([("setr-line", "2")]),
+        ("line", "base judge"): in_words([("setr-line", "2"), ("setr-reranker", None)]),
+        ("line", "adapter"): in_words([("setr-line", "2"), ("setr-reranker", "3")]),
+        ("sum", "adapter"): in_words([("setr-reranker", "3")]),
+        ("sum", ""): in_words([]),
+    }
+    assert used["line", "adapter"] == "setr-line 2, setr-reranker 3" and used["sum", ""] is None
+    rows = pl.concat(
+        metric_row(*row, "R@1", 1.0).with_columns(model_version=pl.lit(text, dtype=pl.String))
+        for row, text in used.items()
+    )
+    behind = {row: found.behind(row) for row, found in shown_versions(rows).items()}
+    shown = {(row.method, row.reranker): (named.method, named.reranker) for row, named in behind.items()}
+    assert shown == {
+        ("line", ""): ("line v2", ""),
+        ("line", "base judge"): ("line v2", "base judge"),
+        ("line", "adapter"): ("line v2", "adapter v3"),
+        ("sum", "adapter"): ("sum", "adapter v3"),
+        ("sum", ""): ("sum", ""),
+    }
 
 
 def test_rows_stand_in_the_order_of_their_rerankers() -> None:

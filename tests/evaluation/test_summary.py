@@ -48,7 +48,7 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
         gallery,
         row=Row("intersection", "adapter"),
         settings=options,
-        adapter_version="3",
+        model_version="setr-reranker 3",
         label="zero-shot",
     )
     assert rows.schema == METRICS
@@ -59,7 +59,11 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
     assert (rows["value"] <= rows["ci_high"]).all()
     first = rows.row(0, named=True)
     assert (first["dataset"], first["split"], first["method"]) == ("circo", "val", "intersection")
-    assert (first["reranker"], first["adapter_version"], first["n_queries"]) == ("adapter", "3", 40)
+    assert (first["reranker"], first["model_version"], first["n_queries"]) == (
+        "adapter",
+        "setr-reranker 3",
+        40,
+    )
     assert (first["coverage"], first["comparable"]) == (1.0, False)
     assert first["label"].startswith("zero-shot; 40 queries (official: 220); gallery of 80 images")
 

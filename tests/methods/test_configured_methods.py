@@ -227,7 +227,7 @@ def test_re_rankers_of_one_list_know_the_names_that_its_own_give_themselves(conf
         context_of(config, CHOSEN.replace('"base judge"', '"mean colour"')).rerankers.configured  # noqa: B018
     rerankers = context_of(config, CHOSEN).rerankers
     assert rerankers.get("mean colour") is rerankers.configured[1]
-    with pytest.raises(RerankerError, match=r"no re-ranker 'means'; known: .*mean colour"):
+    with pytest.raises(RerankerError, match=r"no re-ranker 'means'; known: .*mean colour.* its path"):
         rerankers.get("means")
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from setr_lib.methods.inputs import MethodError, MethodInputs
 from setr_lib.methods.method import Method, as_method
-from setr_lib.methods.weights import Weights, opened
+from setr_lib.methods.weights import opened
+from setr_lib.weights import Weights
 
 
 def weights(folder: Path, version: str = "3") -> Weights:

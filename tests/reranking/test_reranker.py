@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,60 @@ def test_scores_of_another_shape_are_refused(
 
 
 @pytest.mark.parametrize("kind", [Numbered, Centred])
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (
+            lambda _: None,
+            "gave NoneType for .* queries: score.queries. gives a list with one array per query",
+        ),
+        (lambda _: 1.5, "gave float for .* queries"),
+        (lambda _: np.float64(1.5), "gave float64 for .* queries"),
+        (lambda lists: [None for _ in lists], "gave object.* for [47] candidates of"),
+        (lambda lists: [[[1.0], [1.0, 2.0]] for _ in lists], "gave list for [47] candidates .* not an array"),
+        (lambda lists: [list("abcd") for _ in lists], "gave <U1.*one number for each is needed"),
+        (
+            lambda lists: [np.array([1, 2, 3, {}], dtype=object) for _ in lists],
+            "gave object.4. for [47] .* one number for each is needed",
+        ),
+    ],
+)
+def test_what_is_not_a_list_of_arrays_is_refused_with_the_re_rankers_name(
+    tmp_path: Path,
+    cache: ContentCache,
+    kind: type[Numbered],
+    made: Callable[[list[np.ndarray]], object],
+    words: str,
+) -> None:
+    class Wrong(kind):
+        def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+            return made(super().score(queries))  # pyright: ignore[reportReturnType]
+
+    gallery, queries, coarse = write_world(tmp_path)
+    with pytest.raises(RerankerError, match=f"re-ranker {kind.name!r} {words}"):
+        rerank(coarse, queries, gallery, Wrong(), cache, k=4)
+
+
+def test_a_tensor_is_an_array_unless_it_is_part_of_a_graph(tmp_path: Path, cache: ContentCache) -> None:
+    import torch
+
+    class Tensors(Numbered):
+        id, needs_grad = "in tensors", False
+
+        def of_query(self, query: JudgedQuery) -> np.ndarray:
+            return torch.tensor(super().of_query(query), requires_grad=self.needs_grad)  # pyright: ignore[reportReturnType]
+
+    class InGraph(Tensors):
+        id, needs_grad = "in a graph", True
+
+    gallery, queries, coarse = write_world(tmp_path)
+    found, wanted = (rerank(coarse, queries, gallery, made(), cache, k=4) for made in (Tensors, Numbered))
+    assert found.equals(wanted)
+    with pytest.raises(RerankerError, match=r"'by number' gave Tensor for [47] candidates .*detach"):
+        rerank(coarse, queries, gallery, InGraph(), cache, k=4)
+
+
+@pytest.mark.parametrize("kind", [Numbered, Centred])
 def test_what_a_re_ranker_raises_is_told_with_its_name(
     tmp_path: Path, cache: ContentCache, kind: type[Numbered]
 ) -> None:
@@ -213,7 +267,7 @@ def test_what_a_re_ranker_raises_is_told_with_its_name(
 
 
 def test_a_re_ranker_is_registered_replaced_and_accepted_by_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no re-ranker 'by number'"):
+    with pytest.raises(ValueError, match=r"no re-ranker 'by number'.* its path, package\.module:NAME"):
         RerankingSettings(rerankers=["by number"])
     try:
         assert register(Numbered) is Numbered
@@ -285,18 +339,35 @@ class TrainedDuck(Duck):
 
 
 class TrainedReranker(Numbered):
-    trained = True
+    trained = True  # pyright: ignore[reportAssignmentType]
 
 
-@pytest.mark.parametrize("kind", [TrainedDuck, TrainedReranker])
-def test_only_the_adapter_is_trained(tmp_path: Path, kind: type) -> None:
-    words = rf"re-ranker '{kind.name}' says trained = True, which only the built-in 'adapter' may"
+class ForgetfulDuck(Duck):
+    trained = "line"
+
+
+class ForgetfulReranker(Numbered):
+    trained = "line"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (TrainedDuck, "says trained = True: name the trained system"),
+        (TrainedReranker, "says trained = True: name the trained system"),
+        (ForgetfulDuck, r"needs the weights of 'line', and has no with_weights\(weights\)"),
+        (ForgetfulReranker, r"needs the weights of 'line', and has no with_weights\(weights\)"),
+    ],
+)
+def test_a_trained_re_ranker_names_its_system_and_loads_weights(
+    tmp_path: Path, kind: type, words: str
+) -> None:
     with pytest.raises(RerankerError, match=words):
         as_reranker(kind, "here")
     settings = Settings(base_dir=tmp_path)
     with pytest.raises(RerankerError, match=words):
         get_reranker(f"{__name__}:{kind.__name__}", settings)
-    assert as_reranker(get_reranker("adapter"), "here").trained
+    assert as_reranker(get_reranker("adapter"), "here").trained == "adapter"
 
 
 def test_an_id_is_read_after_opening(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""``setr compare``: methods and re-rankers side by side, with what a query costs by each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.errors import SetrError
+from setr_lib.settings import Settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.pipeline.comparison import ComparisonRecord
+
+NONE = "none"
+"""In place of methods: no candidates are re-ranked."""
+
+
+def run(
+    settings: Settings,
+    *,
+    methods: Sequence[str],
+    sets: Sequence[str],
+    reranked: Sequence[str],
+    sample: int,
+    plan_only: bool,
+) -> int:
+    """Compare, and print the table; before that, what it will cost.
+
+    Args:
+        settings: The settings.
+        methods: Names of methods, ``all``, or none for those that settings configure.
+        sets: Evaluation sets or data sets; none for all with known targets.
+        reranked: Names of methods whose candidates are re-ranked, ``all`` or ``none``; nothing for those that
+            settings name.
+        sample: Queries that costs are timed on.
+        plan_only: Stop after the cost.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: A name is not known, a file is missing, or a model cannot be loaded.
+    """
+    from setr_lib.commands.plan import print_estimate
+    from setr_lib.pipeline.comparison import choose, compare
+
+    quieten_libraries()
+    if NONE in reranked:
+        reranking = settings.reranking.model_copy(update={"rerankers": []})
+        settings, reranked = settings.model_copy(update={"reranking": reranking}), []
+    chosen = choose(settings, methods, reranked, sets)
+    print(f"comparing on {', '.join(chosen.sets)}", flush=True)
+    for name, why in chosen.left_out.items():
+        print(f"{name} is left out: {why}", flush=True)
+    print_estimate(chosen.context, sample)
+    if plan_only:
+        return 0
+    begun = time.monotonic()
+    with progress_on_terminal() as progress:
+        frame, record = compare(chosen, progress, sample)
+    _print(settings, frame, record)
+    minutes, seconds = divmod(time.monotonic() - begun, 60)
+    print(f"compared in {minutes:.0f} min {seconds:.0f} s; again: setr compare --markdown | --json | --csv")
+    return 0
+
+
+def show(settings: Settings, form: str) -> int:
+    """Print the rows of the last comparison.
+
+    Args:
+        settings: They say where it is stored.
+        form: ``json``, ``csv`` or ``markdown``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        SetrError: Nothing was compared yet.
+    """
+    from setr_lib.benchmarks import headlines
+    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown
+    from setr_lib.pipeline.comparison import last_comparison
+
+    frame, record = last_comparison(settings)
+    if form == "json":
+        print(as_json(frame))
+    elif form == "csv":
+        sys.stdout.write(as_csv(frame))
+    else:
+        print(as_markdown(frame, headlines(settings)))
+        for sentence in _left_out(record):
+            print(f"\n- {sentence}", end="")
+        print()
+    return 0
+
+
+def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from setr_lib.benchmarks import headlines
+    from setr_lib.evaluation.comparison import comparison_table, source_lines
+
+    console = Console()
+    console.print()
+    console.print(comparison_table(frame, headlines(settings)))
+    for line in source_lines(frame):
+        console.print(Text(line, style="dim"))
+    for sentence in _left_out(record):
+        console.print(Text(sentence, style="yellow"))
+    if frame.is_empty():
+        raise SetrError("nothing could be compared")
+
+
+def _left_out(record: ComparisonRecord) -> list[str]:
+    return [f"{name} is left out: {why}" for name, why in record.left_out.items()]

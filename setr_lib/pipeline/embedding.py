@@ -1,0 +1,257 @@
+"""The vectors of images in the vector store, one table for each gallery and embedding space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
+from setr_lib.progress import Progress, silent
+from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
+from setr_lib.settings import DEFAULT_SPACE
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.trained_weights import OpenSpace, OpenSpaces
+    from setr_lib.spaces.space import EmbeddingSpace
+    from setr_lib.spaces.vector_store import SyncReport
+
+TRAINING = "training"
+"""The key of the training images' tables, in place of a gallery's."""
+
+OnSpace = Callable[[str, "SyncReport"], None]
+"""Told of an embedding space once the images are embedded in it."""
+
+
+def embed(
+    context: PipelineContext,
+    gallery_key: str,
+    images: pl.DataFrame,
+    space: EmbeddingSpace,
+    progress: Progress = silent,
+) -> SyncReport:
+    """Embed what is new or changed since last time.
+
+    Args:
+        context: The vector store.
+        gallery_key: What images of the same origin are stored under.
+        images: All images of that origin: ``image_id``, ``path``, ``fingerprint``, ``status``.
+        space: The embedding space.
+        progress: Told how many images are embedded.
+
+    Returns:
+        What was done, and the table's name and version.
+    """
+    store = context.gallery_store
+    with context.models.lock:
+        return store.synchronise(store.table_name(gallery_key, space), images, space, progress=progress)
+
+
+@dataclass(frozen=True)
+class StoredCaptions:
+    """The captions of a gallery's images, as they lie in the store; empty where it has none.
+
+    Attributes:
+        stated: What the record of the gallery says of them.
+        digest: Digest of their content.
+        words: What was done, in a sentence.
+    """
+
+    stated: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    words: str = ""
+
+
+class EmbeddedImages:
+    """The same images embedded in one embedding space after the other.
+
+    Args:
+        context: The vector store and the embedding spaces.
+        images: All images of a gallery, a GALLERY table, or the training images.
+        captions: The captions that are stored beside a gallery's vectors; None for training images.
+    """
+
+    def __init__(
+        self, context: PipelineContext, images: pl.DataFrame, captions: StoredCaptions | None = None
+    ) -> None:
+        self.context, self.images, self.captions = context, images, captions
+        self.reports: dict[str, SyncReport] = {}
+        """What was done, by embedding space."""
+        self.spaces: dict[str, EmbeddingSpace] = {}
+        """The embedding spaces by name."""
+        self.left_out: dict[str, str] = {}
+        """Why embedding spaces are left out, by name."""
+
+    @property
+    def embedded(self) -> int:
+        """Images embedded now, in all spaces."""
+        return sum(report.embedded for report in self.reports.values())
+
+    @property
+    def record(self) -> EmbeddingsRecord:
+        """The record of the vectors, and of the captions beside them."""
+        stated: dict[str, Any] = self.stated(DEFAULT_SPACE) if DEFAULT_SPACE in self.reports else {}
+        if others := [space for space in self.reports if space != DEFAULT_SPACE]:
+            stated["spaces"] = {
+                space: SpaceRecord(**self.stated(space), content=self._content(space)) for space in others
+            }
+        content = self._content(DEFAULT_SPACE) if DEFAULT_SPACE in self.reports else ""
+        if self.captions is None:
+            return EmbeddingsRecord(**stated, content=content)
+        content = content_digest(content, self.captions.digest) if self.reports else self.captions.digest
+        return EmbeddingsRecord(**stated, **self.captions.stated, content=content)
+
+    def embed(self, gallery_key: str, space: OpenSpace, progress: Progress = silent) -> SyncReport:
+        """Embed what is new or changed in one embedding space.
+
+        Args:
+            gallery_key: What images of the same origin are stored under.
+            space: The space.
+            progress: Told how many images are embedded.
+
+        Returns:
+            What was done.
+        """
+        report = embed(self.context, gallery_key, self.images, space.model, progress)
+        self.reports[space.name], self.spaces[space.name] = report, space.model
+        return report
+
+    def stated(self, space: str) -> dict[str, Any]:
+        """What the record says of an embedding space.
+
+        Args:
+            space: The space's name.
+
+        Returns:
+            Table, version, rows, and what made the vectors.
+        """
+        report, model = self.reports[space], self.spaces[space]
+        return {
+            "table": report.table,
+            "version": report.version,
+            "rows": report.rows,
+            "encoder": model.id,
+            "preprocessing": model.preprocessing_id,
+        }
+
+    def _content(self, space: str) -> str:
+        """Digest of the ids and vectors, wherever they lie."""
+        report = self.reports[space]
+        ids, vectors = self.context.gallery_store.read(report.table, report.version)
+        return digest_strings([*ids, fingerprint_bytes(vectors.tobytes())])
+
+
+def embed_gallery(
+    context: PipelineContext,
+    key: str,
+    progress: Progress = silent,
+    on_space: OnSpace = lambda space, report: None,
+    on_captions: Callable[[str], None] = lambda words: None,
+    versions: Versions = CHAMPIONS,
+) -> EmbeddedImages:
+    """Embed the gallery of an evaluation set in every embedding space that a configured method searches.
+
+    Captions of its images are stored first. Captions without any image are stored alone, and no model is
+    loaded.
+
+    Args:
+        context: Settings, tables, stores and models.
+        key: The evaluation set.
+        progress: Told how many images are embedded.
+        on_space: Told of each space when it is done.
+        on_captions: Told in a sentence what was done with captions.
+        versions: Version by registered model of trained spaces; the champion for one that is not named. A
+            space without a version is left out.
+
+    Returns:
+        What was embedded.
+
+    Raises:
+        NotMadeYetError: The gallery's images were not inspected yet.
+        MethodError: A space cannot give what a method needs; told before anything is embedded in it.
+        NoWeightsError: The default method's space would be left out.
+    """
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.methods.references import check_space_gives
+    from setr_lib.tables import GALLERY
+
+    images = context.tables.read("gallery_images", GALLERY, key)
+    gallery_key = evaluation_set(context.settings, key).gallery_key
+    captions = _store_captions(context, key, gallery_key, images.height)
+    if captions.words:
+        on_captions(captions.words)
+    made = EmbeddedImages(context, images, captions)
+    if context.is_caption_proxy(key):
+        return made
+    searched = context.weights.spaces(context.methods.spaces, versions)
+    _check_default(context, key, searched)
+    made.left_out = searched.left_out
+    for name, space in searched.spaces.items():
+        for method in context.methods.ranked_in(name):  # told before hours of embedding, not after
+            check_space_gives(method, space.model)
+        on_space(name, made.embed(gallery_key, space, progress))
+    return made
+
+
+def _check_default(context: PipelineContext, key: str, searched: OpenSpaces) -> None:
+    """Raise ``NoWeightsError`` where the default method's space is left out: nothing could be ranked."""
+    if not searched.left_out:
+        return
+    method = context.methods.default(key)
+    if why := searched.left_out.get(method.space):
+        raise NoWeightsError(f"{why}. The default method, {method.name}, searches it")
+
+
+def embed_training_images(
+    context: PipelineContext,
+    progress: Progress = silent,
+    on_space: OnSpace = lambda space, report: None,
+    versions: Versions = CHAMPIONS,
+) -> EmbeddedImages:
+    """Embed the training images: by CLIP, where hard negatives are mined, and in the spaces of the methods
+    whose candidates are re-ranked.
+
+    Args:
+        context: Settings, tables, stores and models.
+        progress: Told how many images are embedded.
+        on_space: Told of each space when it is done.
+        versions: As of :func:`embed_gallery`.
+
+    Returns:
+        What was embedded.
+
+    Raises:
+        NotMadeYetError: The training images were not inspected yet.
+    """
+    from setr_lib.tables import TRAINING_IMAGES
+
+    made = EmbeddedImages(context, context.tables.read("training_images", TRAINING_IMAGES))
+    searched = context.weights.spaces(context.methods.training_spaces, versions)
+    made.left_out = searched.left_out
+    for name, space in searched.spaces.items():
+        on_space(name, made.embed(TRAINING, space, progress))
+    return made
+
+
+def _store_captions(context: PipelineContext, key: str, gallery_key: str, images: int) -> StoredCaptions:
+    """Index the captions of a gallery's images, where there are any."""
+    from setr_lib.datasets import load_image_captions
+
+    captions = load_image_captions(context.settings, key)
+    if captions is None:
+        return StoredCaptions()
+    report = context.caption_store.write(context.caption_store.table_name(gallery_key), captions)
+    without = images - report.rows
+    done = "indexed now" if report.written else "kept"
+    stated = {
+        "captions_table": report.table,
+        "captions_version": report.version,
+        "images_with_captions": report.rows,
+        "images_without_captions": without,
+    }
+    words = f"captions of {report.rows:,} images {done}, {without:,} images without"
+    return StoredCaptions(stated, content_digest(captions), words)
