@@ -175,7 +175,7 @@ class World:
     def rows(self) -> dict[tuple[str, str], tuple[str | None, str]]:
         """Version and label of each line of the report."""
         frame = self.context.tables.read("evaluation_report", METRICS, KEY)
-        columns = frame.select("method", "reranker", "adapter_version", "label").unique()
+        columns = frame.select("method", "reranker", "model_version", "label").unique()
         return {(method, reranker): (version, label) for method, reranker, version, label in columns.rows()}
 
     def command(self, *arguments: str) -> int:
@@ -284,10 +284,11 @@ class TestLife:
 
     def test_rows_say_the_version_and_what_it_has_learned_from(self, world: World) -> None:
         rows = world.rows()
-        assert rows["by_tint", ""][0] == rows["by_both", ""][0] == rows["sum", "slope"][0] == "1"
+        used = "setr-line 1"
+        assert rows["by_tint", ""][0] == rows["by_both", ""][0] == rows["sum", "slope"][0] == used
         assert all(rows[row][1].startswith("fitted") for row in (("by_tint", ""), ("sum", "slope")))
         version, label = rows["by_tint", "base judge"]
-        assert version is None and label.startswith("zero-shot; by_tint: setr-line v1 (fitted)")
+        assert version == used and label.startswith("zero-shot; by_tint: setr-line v1 (fitted)")
         assert rows["by_tint", "slope"][1].startswith("fitted; by_tint: setr-line v1 (fitted)")
         assert rows["sum", ""][0] is None and "fitted" not in rows["sum", ""][1]
 
