@@ -167,6 +167,7 @@ def _leave_out(
         "evaluation.contact_sheet_queries",
         "evaluation.baselines",
         "evaluation.caption_baselines",
+        "evaluation.shown",
         "coarse.caption_default",
     ),
     kinds={"polars", "html"},

@@ -506,6 +506,9 @@ class EvaluationSettings(Section):
     """Methods over which the default method's margin is shown, where they are ranked."""
     caption_baselines: list[MethodName] = ["captions_union", "captions_text"]
     """The same where captions are ranked: margins of ``[coarse] caption_default``."""
+    shown: list[MethodName] | None = None
+    """The methods whose rows a report shows at once, the default one always; the others are folded. Left
+    out: all."""
     limit: Count | None = None
     """Only the first N queries of each set (a trial run); such rows are marked not comparable."""
 

@@ -68,6 +68,8 @@ class ReportOptions:
     caption_proxy: bool = False
     """Whether captions were ranked in place of images: the page then says so, and shows captions where
     pictures would be."""
+    shown: frozenset[str] | None = None
+    """The methods whose rows are shown at once; the others are folded. None: all."""
     notes: tuple[str, ...] = ()
     """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
 
@@ -189,13 +191,22 @@ def _scores(metrics: pl.DataFrame, stages: ComparedRankings, options: ReportOpti
     names = metrics.get_column("metric").unique(maintain_order=True).to_list()
     headline = headline_metrics(names, options.headline)
     if not headline:
-        return {"ladders": [], "tables": [], "cards": []}
-    order = ladder_order(metrics, headline[0])
+        return {"ladders": [], "tables": [], "cards": [], "folded": []}
+    every = ladder_order(metrics, headline[0])
+    order = [row for row in every if _is_shown(row, stages, options)]
+    rest = [row for row in every if row not in order]
     return {
         "ladders": [build_ladder(metrics, name, order) for name in headline[:2]],
         "tables": _tables(metrics, names, order),
+        "folded": _tables(metrics, names, rest) if rest else [],
+        "folded_methods": list(dict.fromkeys(row.method for row in rest)),
         "cards": [card for name in headline[:3] if (card := _card(metrics, name, stages)) is not None],
     }
+
+
+def _is_shown(row: Row, stages: ComparedRankings, options: ReportOptions) -> bool:
+    """Whether a row is shown at once, not folded."""
+    return options.shown is None or row.is_random or row.method in (*options.shown, stages.method)
 
 
 def _card(metrics: pl.DataFrame, metric: str, stages: ComparedRankings) -> dict[str, Any] | None:

@@ -160,11 +160,18 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             method=result.note.method,
             caption_proxy=result.caption_proxy,
             plain_scores=result.plain_scores,
+            shown=_shown(context),
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
             notes=tuple(left_out_sentences(result.left_out)),
         ),
     )
+
+
+def _shown(context: PipelineContext) -> frozenset[str] | None:
+    """The methods that settings have reports show at once, by their own names; None for all."""
+    named = context.settings.evaluation.shown
+    return None if named is None else frozenset(context.methods.get(name).name for name in named)
 
 
 def _every_caption(context: PipelineContext, key: str, result: EvaluationResult) -> pl.DataFrame:

@@ -284,6 +284,7 @@ CHANGES: dict[str, object] = {
     "evaluation.seed": 6,
     "evaluation.baselines": ["text"],
     "evaluation.caption_baselines": ["captions_text"],
+    "evaluation.shown": ["sum"],
     "evaluation.contact_sheet_queries": 2,
     "evaluation.limit": 1,
     "registry.model": "other",

@@ -216,6 +216,14 @@ def test_numbers_of_every_line_are_on_the_page(sample: Sample, tmp_path: Path) -
     assert "encoder clip (1f0c77ab)" in text
 
 
+def test_rows_of_methods_that_settings_do_not_show_are_folded(sample: Sample, tmp_path: Path) -> None:
+    text = write(sample, tmp_path, options=ReportOptions(shown=frozenset({"intersection"})))
+    shown, summary, folded = text.partition("<summary>Other methods: ")
+    assert summary and "sum" in folded.partition("</summary>")[0]
+    assert ">sum<" not in shown.partition('id="scores"')[2].replace(" ", "")
+    assert "Other methods" not in write(sample, tmp_path)
+
+
 def test_a_metric_by_category_gets_a_table_of_its_own(sample: Sample, tmp_path: Path) -> None:
     names = ("R@10", "R@10/dress", "R@10/shirt")
     metrics = pl.concat(metric_row("sum", "coarse", name, 30.0 + index) for index, name in enumerate(names))

@@ -1,0 +1,154 @@
+"""``setr compare`` on a small world: from annotation files to the table, without Dagster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "assets"))
+
+from tiny_world import write_world
+
+from setr_lib.cli import main
+from setr_lib.evaluation.row import Row
+from setr_lib.models.multimodal import MultimodalModel
+from setr_lib.settings import load_settings
+
+METHODS = ("sum", "intersection", "cotmr", "basic")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("compared"))
+
+
+@pytest.fixture(scope="module")
+def compared(config: Path) -> Iterator[Path]:
+    arguments = [
+        "compare",
+        *METHODS,
+        "--set",
+        "cirr",
+        "--rerank",
+        "intersection",
+        "--limit",
+        "3",
+        "--sample",
+        "2",
+    ]
+    assert main(["--config", str(config), *arguments]) == 0
+    yield config
+
+
+def rows(config: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["--config", str(config), "compare", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_row_has_metrics_and_costs(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(compared, capsys)
+    by_row = {Row.of(row): row for row in found}
+    assert set(by_row) == {
+        Row("random"),
+        Row("sum"),
+        Row("intersection"),
+        Row("intersection", "base judge"),
+        Row("cotmr"),
+    }
+    assert {(row["dataset"], row["split"]) for row in found} == {("cirr", "val")}
+    free, composed, judged = (
+        by_row[row] for row in (Row("sum"), Row("intersection"), Row("intersection", "base judge"))
+    )
+    assert free["llm_calls"] == 0 and composed["llm_calls"] == 1
+    assert judged["llm_calls"] == 1 + 6, "a composition, and as many candidates as are re-ranked"
+    assert by_row[Row("cotmr")]["llm_calls"] == 1, "its texts are derived from the composition"
+    assert free["ms_per_query"] > 0 and composed["ms_per_query"] < judged["ms_per_query"]
+    assert "derived" in by_row[Row("cotmr")]["label"]
+    assert by_row[Row("random")]["ms_per_query"] is None
+
+
+def test_values_are_those_of_the_same_rankings(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from setr_lib.pipeline.comparison import FOLDER, last_comparison
+
+    settings = load_settings(compared)
+    report = pl.read_parquet(settings.table_path("evaluation_report", "cirr-val", FOLDER))
+    frame, record = last_comparison(settings)
+    told = {(row["method"], row["reranker"], row["metric"]): row["value"] for row in frame.to_dicts()}
+    assert told == {
+        (row["method"], row["reranker"], row["metric"]): row["value"] for row in report.to_dicts()
+    }
+    assert record.sets == ["cirr-val"] and record.limit == 3
+    assert "subjects" in record.left_out["basic"]
+    assert not (settings.storage_root / "tables" / "coarse_rankings").exists(), (
+        "the evaluation's tables are its own"
+    )
+
+
+def test_a_second_comparison_asks_no_model_for_what_is_kept(
+    compared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setr_lib.pipeline import comparison, query_costs
+
+    before = rows(compared, capsys)
+
+    def refuse(self: MultimodalModel, *arguments: object) -> None:
+        raise AssertionError("the model was asked")
+
+    class Free(query_costs.QueryCosts):
+        def of_set(self, key: str, rows: object, progress: object = None) -> dict[Row, query_costs.Cost]:
+            return {}
+
+    monkeypatch.setattr(query_costs, "QueryCosts", Free)
+    monkeypatch.setattr(MultimodalModel, "generate", refuse)
+    limited = load_settings(compared)
+    evaluation = limited.evaluation.model_copy(update={"limit": 3})
+    limited = limited.model_copy(update={"evaluation": evaluation})
+    chosen = comparison.choose(limited, METHODS, ["intersection"], ["cirr-val"])
+    frame, _ = comparison.compare(chosen)
+    again = {(row["method"], row["reranker"], row["metric"]): row["value"] for row in frame.to_dicts()}
+    assert again == {(row["method"], row["reranker"], row["metric"]): row["value"] for row in before}
+
+
+def test_names_that_are_not_there_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["slurp"], "no retrieval method 'slurp'"),
+        (["sum", "--set", "circa"], "no evaluation set 'circa'"),
+        (["sum", "--set", "cirr-test1"], "targets of cirr-test1 are not public"),
+        (["sum", "--rerank", "intersection"], "'intersection' is to be re-ranked and is not compared"),
+        (["basic"], "none of the methods can run"),
+    ):
+        assert main(["--config", str(config), "compare", *arguments]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_before_any_comparison_there_is_nothing_to_print(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "setr.toml"
+    config.write_text("")
+    assert main(["--config", str(config), "compare", "--csv"]) == 1
+    assert "nothing is compared yet" in capsys.readouterr().err
+
+
+def test_the_profile_names_every_method_that_can_run_on_the_miniature() -> None:
+    from setr_lib.methods.method import get_method, lacking_files, method_names, ranks_captions
+
+    repository = Path(__file__).parents[2]
+    profile, demo = (load_settings(repository / name) for name in ("setr.compare.toml", "setr.toml"))
+    runnable = {
+        name
+        for name in method_names()
+        if not ranks_captions(method := get_method(name))
+        and not lacking_files(method, {})
+        and method.space == "clip"
+    }
+    assert set(profile.coarse.strategies) == runnable
+    same = {"coarse": demo.coarse, "reranking": demo.reranking}
+    assert profile.model_copy(update=same) == demo, "all else is the demo's, so that what it kept serves"

@@ -1,0 +1,127 @@
+"""The table that compares methods and re-rankers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import polars as pl
+import pytest
+
+from setr_lib.evaluation.comparison import (
+    Cost,
+    as_csv,
+    as_json,
+    as_markdown,
+    columns_of,
+    compared_rows,
+    comparison_table,
+    lines_of,
+)
+from setr_lib.evaluation.row import Row
+from setr_lib.tables import COMPARISON, METRICS
+
+HEADLINES = {"a": ("R@1", "R@10"), "b": ("mAP@5",)}
+
+
+def metrics(
+    dataset: str, values: dict[tuple[str, str, str], float], label: str = "zero-shot"
+) -> pl.DataFrame:
+    rows = [
+        {
+            "dataset": dataset,
+            "split": "val",
+            "method": method,
+            "reranker": reranker,
+            "metric": metric,
+            "value": value,
+            "ci_low": value - 5,
+            "ci_high": value + 5,
+            "n_queries": 10,
+            "gallery": "all",
+            "coverage": 1.0,
+            "comparable": True,
+            "label": label,
+            "model_version": "setr-reranker 3" if reranker else None,
+        }
+        for (method, reranker, metric), value in values.items()
+    ]
+    return pl.DataFrame(rows, schema=METRICS)
+
+
+@pytest.fixture
+def frame() -> pl.DataFrame:
+    described = {"sum": ("training-free", "a baseline | of ours"), "mine": ("supervised", "a thesis")}
+    first = metrics(
+        "a",
+        {
+            ("random", "", "R@1"): 1.0,
+            ("random", "", "R@10"): 9.0,
+            ("sum", "", "R@1"): 20.0,
+            ("sum", "", "R@10"): 50.0,
+            ("sum", "adapter", "R@1"): 60.0,
+            ("mine", "", "R@1"): 30.0,
+            ("mine", "", "R@10"): 40.0,
+        },
+    )
+    second = metrics(
+        "b", {("random", "", "mAP@5"): 2.0, ("mine", "", "mAP@5"): 10.0}, "zero-shot, texts derived; cut"
+    )
+    costs = {
+        Row("sum"): Cost(2.0, 0.0),
+        Row("sum", "adapter"): Cost(1500.0, 50.0),
+        Row("mine"): Cost(7.25, 1.5),
+    }
+    return pl.concat(
+        [
+            compared_rows(first, described, costs),
+            compared_rows(second, described, {Row("mine"): Cost(8.75, 0.5)}),
+        ]
+    )
+
+
+def test_lines_are_ordered_by_the_first_metrics_with_the_floor_last(frame: pl.DataFrame) -> None:
+    columns = columns_of(frame, HEADLINES)
+    assert [column.title for column in columns] == ["a val R@1", "a val R@10", "b val mAP@5"]
+    lines = lines_of(frame, columns)
+    assert [line.row for line in lines] == [Row("sum", "adapter"), Row("mine"), Row("sum"), Row("random")]
+    mine = lines[1]
+    assert (mine.label, mine.source) == ("supervised", "a thesis")
+    assert (mine.ms_per_query, mine.llm_calls) == (8.0, 1.0), "the mean over the sets"
+    assert mine.values[columns[2]].words == "10.0 (5–15)"
+    assert columns[1] not in lines[0].values
+    assert lines[-1].ms_per_query is None
+
+
+def test_a_coarse_row_says_what_its_method_has_learned_from(frame: pl.DataFrame) -> None:
+    labels = {(row["dataset"], row["method"], row["reranker"]): row["label"] for row in frame.to_dicts()}
+    assert labels["a", "sum", ""] == "training-free"
+    assert labels["a", "sum", "adapter"] == "zero-shot", "the re-ranker's own"
+    assert labels["b", "mine", ""] == "supervised, texts derived; cut"
+
+
+def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:
+    told = json.loads(as_json(frame))
+    assert [list(row) for row in told] == [list(COMPARISON)] * frame.height
+    listed = list(csv.DictReader(io.StringIO(as_csv(frame))))
+    assert [float(row["value"]) for row in listed] == [row["value"] for row in told]
+    assert told[0]["ms_per_query"] is None and listed[0]["ms_per_query"] == ""
+    assert {row["model_version"] for row in told if row["reranker"]} == {"setr-reranker 3"}
+    lines = as_markdown(frame, HEADLINES).splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[2].startswith("| sum | adapter | zero-shot | 60.0 (55–65) | – | – | 1,500 | 50 |")
+    assert "a baseline \\| of ours" in lines[4], "a bar does not end a cell"
+
+
+def test_the_terminals_table_has_a_line_for_each_row(frame: pl.DataFrame) -> None:
+    from rich.console import Console
+
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(comparison_table(frame, HEADLINES))
+    text = console.export_text()
+    assert "adapter" in text and "60.0 (55–65)" in text and "1,500" in text and "7.2" not in text
+
+
+def test_an_empty_comparison_is_an_empty_table() -> None:
+    assert compared_rows(METRICS.to_frame(), {}, {}).schema == COMPARISON
