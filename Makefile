@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test dev check soak mutants clean
+.PHONY: help setup demo compare test dev check soak mutants clean
 
 help: ## list these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ setup: $(STAMP) ## install into .venv and write .env (every command below does i
 
 demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="--limit 20" for a trial)
 	@$(BIN)/python -m setr_assets.demo $(ARGS)
+
+compare: setup ## after a demo: every method that can run on the miniature side by side, into docs/compare.md
+	@$(BIN)/setr --config setr.compare.toml compare all $(ARGS)
+	@$(BIN)/python -m benchmarks.compare setr.compare.toml
 
 test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

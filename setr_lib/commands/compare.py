@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from setr_lib.pipeline.comparison import ComparisonRecord
 
+_PLAIN_WIDTH = 120  # of the table in a file, where no terminal says how wide it is
 NONE = "none"
 """In place of methods: no candidates are re-ranked."""
 
@@ -106,7 +107,7 @@ def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) ->
     from setr_lib.benchmarks import headlines
     from setr_lib.evaluation.comparison import comparison_table, source_lines
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     console.print()
     console.print(comparison_table(frame, headlines(settings)))
     for line in source_lines(frame):

@@ -44,8 +44,10 @@ class QueryCosts:
 
     @property
     def device(self) -> str:
-        """Where models run, as settings name it."""
-        return self._context.settings.models.device
+        """Where models run, as torch names it."""
+        from setr_lib.models.device import pick_device
+
+        return str(pick_device(self._context.settings.models.device))
 
     def of_set(self, key: str, rows: Sequence[Row], progress: Progress = silent) -> dict[Row, Cost]:
         """The costs of the rows of an evaluation set that is ranked already.
