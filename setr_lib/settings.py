@@ -53,8 +53,8 @@ LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
 DEFAULT_SPACE = "clip"
 """The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
-OPEN_CLIP = "open_clip"
-"""The kind of embedding space that comes with the package."""
+OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip", "sentence_transformers"
+"""The kinds of embedding space that come with the package."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
 RERANKERS = {BASE_JUDGE, ADAPTER}
@@ -132,8 +132,8 @@ SpaceKind = Annotated[
     str,
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or "
-        "package.module:NAME",
+        f"write 'open_clip', 'sentence_transformers', the name of an installed kind of embedding space "
+        f"({_PLAIN_WORDS}) or package.module:NAME",
     ),
 ]
 RerankerName = Annotated[
@@ -302,8 +302,8 @@ class SpaceSettings(Section):
     """
 
     kind: SpaceKind
-    """``open_clip``, an entry point of the group ``setr.spaces``, or ``package.module:NAME`` of a class (or
-    function) that makes the space."""
+    """``open_clip``, ``sentence_transformers``, an entry point of the group ``setr.spaces``, or
+    ``package.module:NAME`` of a class (or function) that makes the space."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with, besides the device of ``[models]``."""
 
@@ -764,7 +764,7 @@ class Settings(BaseSettings):
         return self._open_clip_name(self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; for open_clip, a ``local-dir:`` path made absolute.
+        """The options of ``[spaces.NAME]``; a local folder of a model made absolute.
 
         Args:
             name: The space's name.
@@ -773,10 +773,12 @@ class Settings(BaseSettings):
             Option by name.
         """
         space = self.spaces[name]
-        model = space.options.get("name")
-        if space.kind != OPEN_CLIP or not isinstance(model, str):
-            return dict(space.options)
-        return {**space.options, "name": self._open_clip_name(model)}
+        key, absolute = {
+            OPEN_CLIP: ("name", self._open_clip_name),
+            SENTENCE_TRANSFORMERS: ("model", self._folder_or_hub_id),
+        }.get(space.kind, ("", str))
+        model = space.options.get(key)
+        return {**space.options, key: absolute(model)} if isinstance(model, str) else dict(space.options)
 
     def _open_clip_name(self, name: str) -> str:
         if not name.startswith(LOCAL_FOLDER):
@@ -786,8 +788,11 @@ class Settings(BaseSettings):
     @property
     def judge_name(self) -> str:
         """The judge's local folder made absolute, or its hub id as given."""
-        folder = self.resolve(Path(self.models.judge.name))
-        return str(folder) if folder.is_dir() else self.models.judge.name
+        return self._folder_or_hub_id(self.models.judge.name)
+
+    def _folder_or_hub_id(self, name: str) -> str:
+        folder = self.resolve(Path(name))
+        return str(folder) if folder.is_dir() else name
 
 
 def find_settings_file(start: Path | None = None) -> Path | None:

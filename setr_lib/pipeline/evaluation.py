@@ -290,8 +290,7 @@ def _rows(
         captioned, by = _by_captions(context, row.method), made_by.get(row)
         weights = note.weights_of.get(row.title)
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
-        if weights:
-            label = _trained_label(weights, row, label)
+        label = _trained_label(weights, row, label) if weights else label_with_method(context, row, label)
         if row in records:
             label = _label_with_derived(label, records[row].derived_texts)
         parts.append(
@@ -309,6 +308,25 @@ def _rows(
             )
         )
     return pl.concat(parts)
+
+
+def label_with_method(context: PipelineContext, row: Row, label: str) -> str:
+    """The label of a row, with what its method says that it has learned from.
+
+    Args:
+        context: Settings.
+        row: The row.
+        label: The label without it: that of the re-ranker, of captions, or ``zero-shot``.
+
+    Returns:
+        ``label`` for a method that is training-free; else the method's, behind the re-ranker's if any.
+    """
+    from setr_lib.methods.method import TRAINING_FREE
+
+    own = context.methods.get(row.method).label
+    if own == TRAINING_FREE:
+        return label
+    return f"{label}; {row.method}: {own}" if row.reranker or label == CAPTION_PROXY else own
 
 
 def _trained_label(weights: WeightsRecord, row: Row, label: str) -> str:
