@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS, Settings
 from setr_lib.texts.folders import prompt_folder
 
 
@@ -204,14 +204,14 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
     known = (str(settings.base_dir), name, *every, *among)
     if known not in _loaded:  # a method of one's own may take its time to be made
         try:
-            from setr_lib.methods.method import get_method, ranks_captions
+            from setr_lib.methods.method import get_method, needs_space
             from setr_lib.pipeline.texts import written_texts
 
             if is_own_name(settings, name):
                 method = pipeline_context(settings).methods.get(name)
             else:
                 method = get_method(name, settings)
-            spaces = () if ranks_captions(method) else (method.space,)
+            spaces = (method.space,) if needs_space(method) else ()
             texts = written_texts([method])
             _loaded[known] = _MethodReads(spaces, method.trained, texts, method.name, method.option_keys)
         except SetrError:  # told by the run that needs the method
@@ -222,6 +222,8 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
 def _searched(settings: Settings, name: str) -> tuple[str, ...]:
     if name in NEEDS or not settings.spaces:
         return (DEFAULT_SPACE,)
+    if name in UNTRAINED:
+        return ()
     return _method_reads(settings, name).spaces
 
 
@@ -302,7 +304,10 @@ def ranked_spaces(settings: Settings) -> list[str]:
     Returns:
         Their names.
     """
-    return searched_spaces(settings, settings.coarse.strategies)
+    coarse = settings.coarse
+    # Without a section [spaces.NAME] no method of captions can need the vectors of any.
+    captioned = coarse.caption_strategies if settings.spaces else []
+    return searched_spaces(settings, (*coarse.strategies, *captioned))
 
 
 def reranked_spaces(settings: Settings) -> list[str]:
@@ -458,13 +463,23 @@ class CodeVersions:
         return self._local(Path(name.removeprefix(prefix)), expected=True)
 
     def _space(self, name: str) -> Any:
-        """What ``[spaces.NAME]`` says; of an open_clip model also the files of a local folder."""
+        """What ``[spaces.NAME]`` says; of a model of the package's kinds also the files of a local folder."""
         described = self._values["spaces"][name]
-        if described["kind"] != OPEN_CLIP:
+        kind = described["kind"]
+        if kind not in (OPEN_CLIP, SENTENCE_TRANSFORMERS):
             return self._with_code(described)
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
-        model = self.settings.space_options(name).get("name")
-        return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
+        key, of_model = ("name", self._open_clip) if kind == OPEN_CLIP else ("model", self._sentence_model)
+        model = self.settings.space_options(name).get(key)
+        return [kind, options | ({key: of_model(model)} if isinstance(model, str) else {})]
+
+    def _sentence_model(self, name: str) -> Any:
+        """A local model of sentence-transformers by the files of its folder and of its modules' folders."""
+        folder = Path(name)
+        if not folder.is_dir():
+            return name
+        parts = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+        return [self._local(part, expected=True) for part in parts]
 
     def _said(self, options: _Options) -> dict[str, Any]:
         return {option: self._setting(key) for option, key in options.keys.items()} | dict(options.section)

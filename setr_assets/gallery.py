@@ -15,6 +15,7 @@ from setr_assets.code_versions import ranked_spaces, reranked_spaces, search_of
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.pipeline.caption_embedding import embed_captions, stated_vectors
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
 from setr_lib.settings import DEFAULT_SPACE
@@ -57,6 +58,8 @@ def gallery_embeddings(
         gallery = setr.tables.read("gallery_images", GALLERY, key)
         gallery_key = evaluation_set(setr.settings, key).gallery_key
         captions, content = _store_captions(context, setr, key, gallery_key, gallery.height)
+        if captions:
+            captions |= _embed_captions(context, setr, key, gallery_key, captions)
         if setr.is_caption_proxy(key):
             record = EmbeddingsRecord(**captions, content=content)
             metadata: dict[str, Any] = {"embedded": 0, **captions}
@@ -242,6 +245,24 @@ def _store_captions(
         "images_without_captions": without,
     }
     return stated, content_digest(captions)
+
+
+def _embed_captions(
+    context: dg.AssetExecutionContext,
+    setr: PipelineContext,
+    key: str,
+    gallery_key: str,
+    captions: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Embed the captions of ``key`` where a method needs their vectors; what the record says of these."""
+    if not setr.methods.caption_spaces:
+        return {}
+    index = setr.caption_store.open(captions["captions_table"], captions["captions_version"])
+    reports = embed_captions(setr, gallery_key, index, reporter(context, key))
+    for space, report in reports.items():
+        counted = {"embedded now": report.embedded, "removed": report.removed}
+        say(context, f"{key} (captions in {space}): {previews.counts(counted)}")
+    return stated_vectors(setr, reports)
 
 
 def _check(faults: dict[str, str]) -> dg.AssetCheckResult:

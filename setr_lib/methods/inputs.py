@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.methods.references import ReferencePictures
+    from setr_lib.spaces.caption_vectors import CaptionVectors
 
 CAPTIONS, COMPOSITIONS = "captions", "compositions"
 """The generated texts that every prompt set brings: of reference images, and of queries."""
 IMAGE_CAPTIONS = "image_captions"
 """Captions of the gallery's images, which came with the data set."""
+CAPTION_VECTORS = "caption_vectors"
+"""The vectors of these captions in the method's embedding space, and queries that encode texts in it."""
 QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
 """What is made from the reference pictures: one vector of picture and text, the opened pictures, patch
 tokens.
@@ -346,12 +349,18 @@ class SearchedGallery:
         vectors: ``float32[g, d]``, norm 1; ``[g, 0]`` where captions are searched and not vectors.
         ids: The images, in the order of the rows.
         captions: The captions of the gallery's images, where a method searches them.
+        caption_vectors: Their vectors, where a method needs them.
     """
 
     def __init__(
-        self, vectors: NDArray[np.float32], ids: Sequence[str] = (), captions: CaptionSearch | None = None
+        self,
+        vectors: NDArray[np.float32],
+        ids: Sequence[str] = (),
+        captions: CaptionSearch | None = None,
+        caption_vectors: CaptionVectors | None = None,
     ) -> None:
-        self._vectors, self.ids, self.captions = vectors, ids, captions
+        self._vectors, self.ids = vectors, ids
+        self.captions, self.caption_vectors = captions, caption_vectors
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -416,22 +425,24 @@ class GalleryIndex:
     vectors: NDArray[np.float32]
     """``float32[n, d]``, norm 1; ``[n, 0]`` where only captions are searched."""
     captions: CaptionSearch | None = None
+    caption_vectors: CaptionVectors | None = None
 
 
-def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
-    """Queries without vectors, for methods that search captions and need no model.
+def plain_queries(queries: pl.DataFrame, encoder: TextEncoder | None = None) -> EncodedQueries:
+    """Queries without vectors, for methods that search captions.
 
     Args:
         queries: A QUERIES table.
+        encoder: The embedding space of the captions' vectors, for methods that need these.
 
     Returns:
-        The queries; encoding a text raises ``MethodError``.
+        The queries; without an encoder, encoding a text raises ``MethodError``.
     """
     return EncodedQueries(
         frame=queries,
         reference_vectors=np.zeros((len(queries), 0), dtype=np.float32),
         text_center=np.zeros(0, dtype=np.float32),
-        encode=TextVectors(_NoEncoder()),
+        encode=TextVectors(encoder or _NoEncoder()),
     )
 
 

@@ -51,6 +51,23 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
     return result
 
 
+def min_max(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Scale each row of scores to 0 (its least) to 1 (its greatest).
+
+    Args:
+        scores: ``[queries, gallery]``.
+
+    Returns:
+        ``float64[queries, gallery]``; zeros for a row whose scores are all the same.
+    """
+    exact = scores.astype(np.float64)
+    if not exact.size:
+        return exact
+    exact -= exact.min(axis=1, keepdims=True)
+    spans = exact.max(axis=1, keepdims=True)
+    return np.divide(exact, spans, out=np.zeros_like(exact), where=spans > 0)
+
+
 def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean of vectors, summed in float64.
 

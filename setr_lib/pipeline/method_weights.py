@@ -123,7 +123,7 @@ class MethodWeights:
             return known
 
     def _opened(self, method: Method, system: type[TrainedSystem[Any]], version: str) -> OpenMethod:
-        from setr_lib.methods.method import ranks_captions
+        from setr_lib.methods.method import needs_space
         from setr_lib.methods.weights import Weights, opened
         from setr_lib.registry.registered_model import LABEL_TAG
 
@@ -136,7 +136,7 @@ class MethodWeights:
             label=label,
             folders=model.artifacts(version, system.artifacts),
             device=context.settings.models.device,
-            space=None if ranks_captions(method) else context.models.space(method.space),
+            space=context.models.space(method.space) if needs_space(method) else None,
         )
         record = WeightsRecord(model=model.name, version=version, label=label)
         return OpenMethod(opened(method, weights), record)

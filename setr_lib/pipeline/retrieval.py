@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 
 def captioned_queries(
-    context: PipelineContext, key: str
+    context: PipelineContext, key: str, space: str | None = None
 ) -> tuple[EncodedQueries, GalleryIndex, SourceRecord]:
-    """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed.
+    """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed
+    unless it is their vectors that are searched.
 
     Args:
-        context: Settings and tables.
+        context: Settings, tables and models.
         key: The evaluation set.
+        space: The embedding space whose vectors of the captions are searched, if any.
 
     Returns:
         The queries; every image of the gallery, readable or not, with vectors ``float32[n, 0]`` and its
@@ -44,11 +46,12 @@ def captioned_queries(
 
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
-        SetrError: The images have no captions.
+        SetrError: The images have no captions, or these were not embedded in the space.
     """
     import numpy as np
 
     from setr_lib.methods.inputs import GalleryIndex, plain_queries
+    from setr_lib.pipeline.caption_embedding import stored_vectors
     from setr_lib.tables import GALLERY, QUERIES
 
     stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key)
@@ -62,8 +65,16 @@ def captioned_queries(
         images_without_captions=stored.images_without_captions,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
     )
-    queries = plain_queries(context.tables.read("queries", QUERIES, key))
-    return queries, GalleryIndex(ids, np.zeros((len(ids), 0), dtype=np.float32), captions), record
+    queries, nothing = context.tables.read("queries", QUERIES, key), np.zeros((len(ids), 0), dtype=np.float32)
+    if space is None:
+        return plain_queries(queries), GalleryIndex(ids, nothing, captions), record
+    vectors, stated = stored_vectors(context, key, space, captions)
+    index = GalleryIndex(ids, nothing, captions, vectors)
+    return (
+        plain_queries(queries, context.models.space(space)),
+        index,
+        SourceRecord(**{**record.stated(), **stated}),
+    )
 
 
 def built_in_texts(context: PipelineContext, key: str) -> dict[str, pl.DataFrame]:
@@ -235,7 +246,7 @@ def rank_set(
         MethodError: A method cannot rank this set.
         NoWeightsError: The default method would be left out.
     """
-    from setr_lib.methods.method import ranks_captions
+    from setr_lib.methods.method import caption_space, ranks_captions
     from setr_lib.pipeline.methods import spaces_of
 
     methods, left_out = _opened(context, key, versions)
@@ -254,10 +265,13 @@ def rank_set(
             facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
         of_space = "" if space == DEFAULT_SPACE else f"{space}: "
         found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
-    if by_captions := [opened for opened in methods if ranks_captions(opened.method)]:
-        queries, index, source = captioned_queries(context, key)
-        found.rankings += _rank_by(context, key, by_captions, (queries, index, source), progress)
-        found.facts |= {name: str(value) for name, value in source.stated().items()}
+    by_captions = [opened for opened in methods if ranks_captions(opened.method)]
+    for space in dict.fromkeys(caption_space(opened.method) for opened in by_captions):
+        chosen = [opened for opened in by_captions if caption_space(opened.method) == space]
+        queries, index, source = captioned_queries(context, key, space)
+        found.rankings += _rank_by(context, key, chosen, (queries, index, source), progress)
+        of_space = "" if space is None else f"captions in {space}: "
+        found.facts |= {f"{of_space}{name}": str(value) for name, value in source.stated().items()}
     found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
     found.facts |= {
         f"{opened.method.name}: weights": opened.weights.words for opened in methods if opened.weights
