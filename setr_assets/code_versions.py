@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS, Settings
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, QWEN_RERANKER, SENTENCE_TRANSFORMERS, Settings
 from setr_lib.texts.folders import prompt_folder
 
 
@@ -58,9 +58,10 @@ Reads = Sequence[str | When]
 MODELS = {
     "judge": ("models.judge.name", "models.judge.revision", "models.judge.dtype"),
     "encoder": ("models.encoder.name", "models.encoder.pretrained"),
+    "reranker": ("models.reranker.name", "models.reranker.revision", "models.reranker.dtype"),
 }
-"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local
-folder.
+"""The settings behind ``model:judge``, ``model:encoder`` and ``model:reranker``; the name stands for the
+files of a local folder.
 """
 RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
@@ -95,6 +96,7 @@ NOT_READ = {
     "models.encoder.batch_size": _SPEED,
     "models.judge.batch_size": _SPEED,
     "models.judge.pair_batch_size": _SPEED,
+    "models.reranker.pair_batch_size": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
     "reranking.adapter.checkpoint_every": "how much a kill can cost",
     "registry.tracking_uri": _PLACE,
@@ -135,6 +137,13 @@ def needs(method: str, need: str) -> bool:
         True where it does, or may.
     """
     return need in NEEDS.get(method, frozenset({need}))
+
+
+QWEN = When(
+    lambda settings: QWEN_RERANKER in settings.reranking.rerankers,
+    ("model:reranker", "models.reranker.instruction"),
+)
+"""What is read of ``[models.reranker]``, where settings name the re-ranker that uses it."""
 
 
 def reranked_need(need: str) -> Callable[[Settings], bool]:
@@ -445,8 +454,11 @@ class CodeVersions:
         if kind == "methods":
             options = (_ranked_options if read == RANKED_OPTIONS else _reranked_options)(self.settings)
             return {name: self._said(found) for name, found in sorted(options.items())}
-        if name == "judge":
-            return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
+        if name in ("judge", "reranker"):
+            loaded = self.settings.judge_name if name == "judge" else self.settings.reranker_name
+            folder, key = Path(loaded), MODELS[name][0]
+            identity = self._local(folder) if folder.is_dir() else self._setting(key)
+            return [identity, *map(self._setting, MODELS[name][1:])]
         if name == "encoder":
             return [
                 self._open_clip(self.settings.encoder_name),
@@ -460,7 +472,7 @@ class CodeVersions:
         prefix = "local-dir:"
         if not name.startswith(prefix):
             return name
-        return self._local(Path(name.removeprefix(prefix)), expected=True)
+        return self._local(Path(name.removeprefix(prefix)))
 
     def _space(self, name: str) -> Any:
         """What ``[spaces.NAME]`` says; of a model of the package's kinds also the files of a local folder."""
@@ -479,7 +491,7 @@ class CodeVersions:
         if not folder.is_dir():
             return name
         parts = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-        return [self._local(part, expected=True) for part in parts]
+        return [self._local(part) for part in parts]
 
     def _said(self, options: _Options) -> dict[str, Any]:
         return {option: self._setting(key) for option, key in options.keys.items()} | dict(options.section)
@@ -532,10 +544,8 @@ class CodeVersions:
         overrides = folder.glob(f"{task}.*.jinja") if task != JUDGE else ()
         return _digests([*folder.glob(f"{task}.jinja"), *overrides])
 
-    def _local(self, folder: Path, *, expected: bool = False) -> Any:
-        """A model's folder by its name and content, or the name of one that is not a folder here."""
-        if not expected and not folder.is_dir():
-            return str(self.settings.models.judge.name)
+    def _local(self, folder: Path) -> Any:
+        """A model's folder by its name and content."""
         return [folder.name, _marked(lambda: fingerprint_model_folder(folder))]
 
 

@@ -57,7 +57,9 @@ OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip", "sentence_transformers"
 """The kinds of embedding space that come with the package."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
-RERANKERS = {BASE_JUDGE, ADAPTER}
+QWEN_RERANKER = "qwen3-vl-reranker"
+"""The re-ranker that is a model of its own, ``[models.reranker]``, under its own prompt."""
+RERANKERS = {BASE_JUDGE, ADAPTER, QWEN_RERANKER}
 """Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
 of installed packages are looked up."""
 RERANKER_ENTRY_POINTS = "setr.rerankers"
@@ -338,6 +340,21 @@ class JudgeSettings(Section):
         return prompts
 
 
+class RerankerModelSettings(Section):
+    """The model of the re-ranker ``qwen3-vl-reranker``; nothing else uses it, and it is loaded where
+    ``[reranking] rerankers`` names that.
+    """
+
+    name: str = "Qwen/Qwen3-VL-Reranker-2B"
+    """A local folder or a hub id."""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    instruction: str = "Retrieve the image that shows the reference image changed as the text says."
+    """What its prompt says of the task. This one is ours: the model's own speaks of search queries."""
+    pair_batch_size: Count = 128
+    """Candidates per forward pass."""
+
+
 class ModelSettings(Section):
     """The models: encoder, multimodal LLM, and the device that they run on."""
 
@@ -345,6 +362,7 @@ class ModelSettings(Section):
     """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    reranker: RerankerModelSettings = Field(default_factory=RerankerModelSettings)
 
 
 class CoarseSettings(Section):
@@ -789,6 +807,11 @@ class Settings(BaseSettings):
     def judge_name(self) -> str:
         """The judge's local folder made absolute, or its hub id as given."""
         return self._folder_or_hub_id(self.models.judge.name)
+
+    @property
+    def reranker_name(self) -> str:
+        """The local folder of ``[models.reranker]`` made absolute, or its hub id as given."""
+        return self._folder_or_hub_id(self.models.reranker.name)
 
     def _folder_or_hub_id(self, name: str) -> str:
         folder = self.resolve(Path(name))
