@@ -207,7 +207,7 @@ def variants() -> Iterator[tuple[str, Reading]]:
 
 def _reading(name: str) -> Reading:
     method = get_method(name)
-    assert isinstance(method, CaptionMethod)
+    assert isinstance(method, CaptionMethod) and isinstance(method.reading, Reading)
     return method.reading
 
 
@@ -317,7 +317,15 @@ def _differences(found: dict[tuple[str, str], pl.DataFrame]) -> Iterator[list[st
             ]
 
 
-def _settings(root: Path | None) -> Settings:
+def settings_for(root: Path | None) -> Settings:
+    """Settings with CIRR alone.
+
+    Args:
+        root: Its folder; by default that of the project's settings, else a place beside the repository.
+
+    Returns:
+        The settings.
+    """
     if root is None:
         configured = load_settings().datasets.get("cirr")
         root = None if configured is None else load_settings().resolve(configured.root)
@@ -334,7 +342,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     options = parser.parse_args()
     try:
-        world = World.read(_settings(options.root))
+        world = World.read(settings_for(options.root))
     except SetrError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ import dagster as dg
 from setr_assets import champion, previews
 from setr_assets.blueprints import single_asset
 from setr_assets.code_versions import (
+    QWEN,
     RERANKED_OPTIONS,
     RERANKED_TEXTS,
     calibrated_systems,
@@ -86,6 +87,7 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         "model:judge",
         *search_of(reranked_spaces),
         "prompts:judge",
+        QWEN,
         when(lambda settings: settings.reranking.methods is None, "coarse.default"),
         "reranking.methods",
         when(

@@ -25,7 +25,16 @@ from setr_assets.own_code import OwnCode
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file, fingerprint_model_folder
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.settings import ADAPTER, BASE_JUDGE, DEFAULT_SPACE, OPEN_CLIP, RERANKERS, Settings
+from setr_lib.settings import (
+    ADAPTER,
+    BASE_JUDGE,
+    BUILT_IN_SPACES,
+    DEFAULT_SPACE,
+    OPEN_CLIP,
+    QWEN_RERANKER,
+    RERANKERS,
+    Settings,
+)
 from setr_lib.texts.folders import prompt_folder
 
 if TYPE_CHECKING:
@@ -62,9 +71,10 @@ Reads = Sequence[str | When]
 MODELS = {
     "judge": ("models.judge.name", "models.judge.revision", "models.judge.dtype"),
     "encoder": ("models.encoder.name", "models.encoder.pretrained"),
+    "reranker": ("models.reranker.name", "models.reranker.revision", "models.reranker.dtype"),
 }
-"""The settings behind ``model:judge`` and ``model:encoder``; the name stands for the files of a local
-folder.
+"""The settings behind ``model:judge``, ``model:encoder`` and ``model:reranker``; the name stands for the
+files of a local folder.
 """
 RANKED, RERANKED = "spaces:ranked", "spaces:reranked"
 """The embedding spaces besides ``clip`` that the ranked methods search, and those of the re-ranked ones."""
@@ -104,6 +114,7 @@ NOT_READ = {
     "models.encoder.batch_size": _SPEED,
     "models.judge.batch_size": _SPEED,
     "models.judge.pair_batch_size": _SPEED,
+    "models.reranker.pair_batch_size": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
     "reranking.adapter.checkpoint_every": "how much a kill can cost",
     "registry.tracking_uri": _PLACE,
@@ -131,6 +142,13 @@ def reranked_need(need: str) -> Callable[[Settings], bool]:
     return lambda settings: any(
         need in _method_reads(settings, name).texts for name in settings.reranked_methods
     )
+
+
+QWEN = When(
+    lambda settings: QWEN_RERANKER in settings.reranking.rerankers,
+    ("model:reranker", "models.reranker.instruction"),
+)
+"""What is read of ``[models.reranker]``, where settings name the re-ranker that uses it."""
 
 
 def reads_key(key: str, *, reranked: bool = False) -> Callable[[Settings], bool]:
@@ -205,7 +223,7 @@ def _reranker_entry_point(name: str) -> EntryPoint | None:
 def _space_entry_point(name: str) -> EntryPoint | None:
     from setr_lib.spaces.space import CATALOGUE
 
-    return None if name == OPEN_CLIP else CATALOGUE.entry_point(name)
+    return None if name in BUILT_IN_SPACES else CATALOGUE.entry_point(name)
 
 
 def _benchmark_entry_point(name: str) -> EntryPoint | None:
@@ -239,8 +257,9 @@ _WRITTEN = frozenset({"captions", "compositions"})
 
 
 class _MethodReads(NamedTuple):
-    """What a method reads: embedding spaces, the trained system whose weights it ranks with, captions and
-    compositions, generated texts that it brings itself, and settings by option.
+    """What a method reads: embedding spaces of images, the trained system whose weights it ranks with, captions
+    and compositions, generated texts that it brings itself, settings by option, options that name files, and
+    embedding spaces of captions.
     """
 
     name: str
@@ -250,6 +269,7 @@ class _MethodReads(NamedTuple):
     kinds: tuple[TextKind, ...] = ()
     option_keys: Mapping[str, str] = MappingProxyType({})
     files: tuple[str, ...] = ()
+    caption_spaces: tuple[str, ...] = ()
 
 
 _loaded: dict[tuple[str, ...], _MethodReads] = {}
@@ -262,7 +282,7 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
     known = (str(settings.base_dir), name, said, *every, *among)
     if known not in _loaded:  # only methods that settings name, and one of one's own may take its time
         try:
-            from setr_lib.methods.method import get_method, ranks_captions
+            from setr_lib.methods.method import caption_space, get_method, ranks_captions
             from setr_lib.pipeline.texts import written_texts
 
             if is_own_name(settings, name):
@@ -270,12 +290,20 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
             else:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
+            of_captions = caption_space(method)
             texts = _WRITTEN & method.needs
             if method.texts:  # only then, as reading the prompts imports NumPy
                 texts = written_texts([method], pipeline_context(settings).prompts())
             files = tuple(file.option for file in method.files)
             _loaded[known] = _MethodReads(
-                method.name, spaces, method.trained, texts, method.texts, dict(method.option_keys), files
+                method.name,
+                spaces,
+                method.trained,
+                texts,
+                method.texts,
+                dict(method.option_keys),
+                files,
+                () if of_captions is None else (of_captions,),
             )
         except SetrError:  # told by the run that needs the method
             return _MethodReads(name, every)
@@ -344,7 +372,7 @@ def reranker_systems(settings: Settings) -> list[str]:
     Returns:
         As of :func:`ranked_systems`.
     """
-    if {*settings.reranking.rerankers} <= {BASE_JUDGE, ADAPTER}:
+    if {*settings.reranking.rerankers} <= {BASE_JUDGE, ADAPTER, QWEN_RERANKER}:
         return []
     try:
         configured = pipeline_context(settings).rerankers.configured
@@ -384,7 +412,7 @@ def _of_methods(settings: Settings, names: Iterable[str]) -> list[str]:
 
 
 def _of_spaces(settings: Settings, spaces: Iterable[str]) -> list[str]:
-    own = [name for name in spaces if name in settings.spaces and settings.spaces[name].kind != OPEN_CLIP]
+    own = [name for name in spaces if name in settings.spaces and settings.spaces[name].kind not in BUILT_IN_SPACES]
     if not own:
         return []
     from setr_lib.spaces.space import trained_by
@@ -441,7 +469,10 @@ def ranked_spaces(settings: Settings) -> list[str]:
     Returns:
         Their names.
     """
-    return searched_spaces(settings, settings.coarse.strategies)
+    found = dict.fromkeys(searched_spaces(settings, settings.coarse.strategies))
+    for name in _ranked(settings):  # captions are embedded, too
+        found |= dict.fromkeys(_method_reads(settings, name).caption_spaces)
+    return list(found)
 
 
 def reranked_spaces(settings: Settings) -> list[str]:
@@ -612,8 +643,11 @@ class CodeVersions:
         if kind == "methods":
             options = (_ranked_options if read == RANKED_OPTIONS else _reranked_options)(self.settings)
             return {name: self._said(found) for name, found in sorted(options.items())}
-        if name == "judge":
-            return [self._local(Path(self.settings.judge_name)), *map(self._setting, MODELS["judge"][1:])]
+        if name in ("judge", "reranker"):
+            loaded = self.settings.judge_name if name == "judge" else self.settings.reranker_name
+            folder, key = Path(loaded), MODELS[name][0]
+            identity = self._local(folder) if folder.is_dir() else self._setting(key)
+            return [identity, *map(self._setting, MODELS[name][1:])]
         if name == "encoder":
             return [
                 self._open_clip(self.settings.encoder_name),
@@ -627,18 +661,26 @@ class CodeVersions:
         prefix = "local-dir:"
         if not name.startswith(prefix):
             return name
-        return self._local(Path(name.removeprefix(prefix)), expected=True)
+        return self._local(Path(name.removeprefix(prefix)))
 
     def _space(self, name: str) -> Any:
-        """What ``[spaces.NAME]`` says; of an open_clip model also the files of a local folder."""
+        """What ``[spaces.NAME]`` says; of a model of the package's kinds also the files of a local folder."""
         described = self._values["spaces"][name]
-        if described["kind"] != OPEN_CLIP:
-            return self._with_code(described) | {
-                "kind": self._with_code(described["kind"], _space_entry_point)
-            }
+        kind = described["kind"]
+        if kind not in BUILT_IN_SPACES:
+            return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
-        model = self.settings.space_options(name).get("name")
-        return [OPEN_CLIP, options | ({"name": self._open_clip(model)} if isinstance(model, str) else {})]
+        key, of_model = ("name", self._open_clip) if kind == OPEN_CLIP else ("model", self._sentence_model)
+        model = self.settings.space_options(name).get(key)
+        return [kind, options | ({key: of_model(model)} if isinstance(model, str) else {})]
+
+    def _sentence_model(self, name: str) -> Any:
+        """A local model of sentence-transformers by the files of its folder and of its modules' folders."""
+        folder = Path(name)
+        if not folder.is_dir():
+            return name
+        parts = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+        return [self._local(part) for part in parts]
 
     def _said(self, options: _Options) -> dict[str, Any]:
         """What settings say to a method; of a file that an option names also its content, of a method that it
@@ -710,10 +752,8 @@ class CodeVersions:
         overrides = folder.glob(f"{task}.*.jinja") if task != JUDGE else ()
         return _digests([*folder.glob(f"{task}.jinja"), *overrides])
 
-    def _local(self, folder: Path, *, expected: bool = False) -> Any:
-        """A model's folder by its name and content, or the name of one that is not a folder here."""
-        if not expected and not folder.is_dir():
-            return str(self.settings.models.judge.name)
+    def _local(self, folder: Path) -> Any:
+        """A model's folder by its name and content."""
         return [folder.name, _marked(lambda: fingerprint_model_folder(folder))]
 
 

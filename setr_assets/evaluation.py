@@ -11,7 +11,7 @@ from pydantic import Field
 
 from setr_assets import champion, previews
 from setr_assets.blueprints import evaluation_asset, single_asset
-from setr_assets.code_versions import OWN_BENCHMARKS, reranker_systems, when
+from setr_assets.code_versions import OWN_BENCHMARKS, QWEN, reranker_systems, when
 from setr_assets.composing import POOL
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
@@ -71,6 +71,7 @@ class RerankingConfig(champion.VersionsConfig):
     reads=(
         "model:judge",
         "prompts:judge",
+        QWEN,
         "coarse.default",
         "coarse.caption_default",
         "reranking.methods",

@@ -51,9 +51,9 @@ def gallery_embeddings(
     """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
     gallery, model and preprocessing; sets that share a gallery share the table. Only new or changed images
     are embedded; what is gone is removed; a killed run goes on where it stopped. Where the images have
-    captions, these lie beside the vectors with a full-text index; captions without any image are stored
-    alone, and no model is loaded. A trained space has a table for each version of its weights, and is
-    left out while none is promoted."""
+    captions, these lie beside the vectors with a full-text index, and their own vectors where a configured
+    method needs them; captions without any image are stored alone, and no model of images is loaded. A
+    trained space has a table for each version of its weights, and is left out while none is promoted."""
     from setr_lib.pipeline.embedding import embed_gallery
 
     chosen = champion.choose(context, setr, embedded_systems, config.versions)

@@ -105,6 +105,19 @@ class SpaceRecord(BaseModel):
     """Digest of the ids and vectors."""
 
 
+class CaptionVectorsRecord(BaseModel):
+    """The vectors of a gallery's captions in one embedding space."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    table: str
+    """LanceDB table of the vectors, and the version of it that holds exactly the result."""
+    version: int
+    rows: int
+    """Distinct captions."""
+    encoder: str
+
+
 class EmbeddingsRecord(Record):
     """Of ``gallery_embeddings`` and ``training_embeddings``: vectors, captions, or both.
 
@@ -127,6 +140,8 @@ class EmbeddingsRecord(Record):
     """Digest of the ids, vectors and captions; earlier versions of SETR did not write it."""
     spaces: dict[str, SpaceRecord] = {}
     """By the name of the space; stated where there is one besides ``clip``."""
+    caption_vectors: dict[str, CaptionVectorsRecord] = {}
+    """By the name of the space; stated where a method needs the vectors of captions."""
 
     @property
     def has_vectors(self) -> bool:
@@ -152,11 +167,12 @@ class EmbeddingsRecord(Record):
     def fingerprint(self) -> str:
         """As of other records; where a space's vectors lie is left out, too."""
         stated = {name: value for name, value in self.stated().items() if name not in self.ELSEWHERE}
-        if self.spaces:
-            stated["spaces"] = {
-                name: {key: value for key, value in made.items() if key not in self.ELSEWHERE}
-                for name, made in stated["spaces"].items()
-            }
+        for field in ("spaces", "caption_vectors"):
+            if field in stated:
+                stated[field] = {
+                    name: {key: value for key, value in made.items() if key not in self.ELSEWHERE}
+                    for name, made in stated[field].items()
+                }
         return digest_json(stated)
 
     def vectors(self, what: str, space: str = DEFAULT_SPACE) -> Vectors:
@@ -213,7 +229,16 @@ class SourceRecord(Record):
     are unset.
     """
 
-    ELSEWHERE = frozenset({"table", "version", "captions_table", "captions_version"})
+    ELSEWHERE = frozenset(
+        {
+            "table",
+            "version",
+            "captions_table",
+            "captions_version",
+            "caption_vectors_table",
+            "caption_vectors_version",
+        }
+    )
 
     table: str | None = None
     version: int | None = None
@@ -226,6 +251,8 @@ class SourceRecord(Record):
     captions_table: str | None = None
     captions_version: int | None = None
     images_without_captions: int | None = None
+    caption_vectors_table: str | None = None
+    caption_vectors_version: int | None = None
     queries_digest: str | None = None
     composition_prompt: str | None = None
     composition_model: str | None = None

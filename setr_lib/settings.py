@@ -53,11 +53,14 @@ LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
 DEFAULT_SPACE = "clip"
 """The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
-OPEN_CLIP = "open_clip"
-"""The kind of embedding space that comes with the package."""
+OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip", "sentence_transformers"
+BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS)
+"""The kinds of embedding space that come with the package; none of them is trained here."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
-RERANKERS = {BASE_JUDGE, ADAPTER}
+QWEN_RERANKER = "qwen3-vl-reranker"
+"""The re-ranker that is a model of its own, ``[models.reranker]``, under its own prompt."""
+RERANKERS = {BASE_JUDGE, ADAPTER, QWEN_RERANKER}
 """Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
 of installed packages are looked up."""
 RERANKER_ENTRY_POINTS = "setr.rerankers"
@@ -132,8 +135,8 @@ SpaceKind = Annotated[
     str,
     _named(
         rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write 'open_clip', the name of an installed kind of embedding space ({_PLAIN_WORDS}) or "
-        "package.module:NAME",
+        f"write 'open_clip', 'sentence_transformers', the name of an installed kind of embedding space "
+        f"({_PLAIN_WORDS}) or package.module:NAME",
     ),
 ]
 RerankerName = Annotated[
@@ -302,8 +305,8 @@ class SpaceSettings(Section):
     """
 
     kind: SpaceKind
-    """``open_clip``, an entry point of the group ``setr.spaces``, or ``package.module:NAME`` of a class (or
-    function) that makes the space."""
+    """``open_clip``, ``sentence_transformers``, an entry point of the group ``setr.spaces``, or
+    ``package.module:NAME`` of a class (or function) that makes the space."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with, besides the device of ``[models]``."""
 
@@ -338,6 +341,21 @@ class JudgeSettings(Section):
         return prompts
 
 
+class RerankerModelSettings(Section):
+    """The model of the re-ranker ``qwen3-vl-reranker``; nothing else uses it, and it is loaded where
+    ``[reranking] rerankers`` names that.
+    """
+
+    name: str = "Qwen/Qwen3-VL-Reranker-2B"
+    """A local folder or a hub id."""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    instruction: str = "Retrieve the image that shows the reference image changed as the text says."
+    """What its prompt says of the task. This one is ours: the model's own speaks of search queries."""
+    pair_batch_size: Count = 128
+    """Candidates per forward pass."""
+
+
 class ModelSettings(Section):
     """The models: encoder, multimodal LLM, and the device that they run on."""
 
@@ -345,6 +363,7 @@ class ModelSettings(Section):
     """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    reranker: RerankerModelSettings = Field(default_factory=RerankerModelSettings)
 
 
 class CoarseSettings(Section):
@@ -769,7 +788,7 @@ class Settings(BaseSettings):
         return self._open_clip_name(self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; for open_clip, a ``local-dir:`` path made absolute.
+        """The options of ``[spaces.NAME]``; a local folder of a model made absolute.
 
         Args:
             name: The space's name.
@@ -778,10 +797,12 @@ class Settings(BaseSettings):
             Option by name.
         """
         space = self.spaces[name]
-        model = space.options.get("name")
-        if space.kind != OPEN_CLIP or not isinstance(model, str):
-            return dict(space.options)
-        return {**space.options, "name": self._open_clip_name(model)}
+        key, absolute = {
+            OPEN_CLIP: ("name", self._open_clip_name),
+            SENTENCE_TRANSFORMERS: ("model", self._folder_or_hub_id),
+        }.get(space.kind, ("", str))
+        model = space.options.get(key)
+        return {**space.options, key: absolute(model)} if isinstance(model, str) else dict(space.options)
 
     def _open_clip_name(self, name: str) -> str:
         if not name.startswith(LOCAL_FOLDER):
@@ -791,8 +812,16 @@ class Settings(BaseSettings):
     @property
     def judge_name(self) -> str:
         """The judge's local folder made absolute, or its hub id as given."""
-        folder = self.resolve(Path(self.models.judge.name))
-        return str(folder) if folder.is_dir() else self.models.judge.name
+        return self._folder_or_hub_id(self.models.judge.name)
+
+    @property
+    def reranker_name(self) -> str:
+        """The local folder of ``[models.reranker]`` made absolute, or its hub id as given."""
+        return self._folder_or_hub_id(self.models.reranker.name)
+
+    def _folder_or_hub_id(self, name: str) -> str:
+        folder = self.resolve(Path(name))
+        return str(folder) if folder.is_dir() else name
 
 
 def find_settings_file(start: Path | None = None) -> Path | None:

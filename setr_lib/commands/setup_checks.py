@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, QWEN_RERANKER, SENTENCE_TRANSFORMERS, Settings
 
 Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
@@ -81,6 +81,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         _encoder(settings),
         *_spaces(settings),
         _judge(settings),
+        *_qwen_reranker(settings),
         _prompts(settings, kinds),
         _methods(settings),
         _rerankers(settings),
@@ -124,13 +125,15 @@ def _open_clip(what: str, name: str, pretrained: str | None) -> Check:
 
 def _spaces(settings: Settings) -> Iterator[Check]:
     """The spaces of ``[spaces.NAME]``: class and options are looked at; none is loaded."""
-    used = used_spaces(settings)
+    used = {*used_spaces(settings), *_caption_spaces(settings)}
     for name, described in settings.spaces.items():
         what = f"space {name}"
         found = _tried(what, described.kind, functools.partial(_look_at_space, settings, name))
         options = settings.space_options(name)
         if found.status == "ok" and described.kind == OPEN_CLIP:
             found = _open_clip(what, str(options["name"]), options.get("pretrained"))
+        elif found.status == "ok" and described.kind == SENTENCE_TRANSFORMERS:
+            found = _sentence_model(what, str(options["model"]), options.get("revision"))
         if not found.at_fault and name not in used:
             unused = "no configured method searches it, so nothing is embedded in it"
             found = Check(what, found.value, "warning", unused)
@@ -171,6 +174,15 @@ def used_spaces(settings: Settings) -> list[str]:
         return [DEFAULT_SPACE]
 
 
+def _caption_spaces(settings: Settings) -> list[str]:
+    from setr_lib.pipeline.context import pipeline_context
+
+    try:
+        return pipeline_context(settings).methods.caption_spaces
+    except SetrError:
+        return []
+
+
 def _open_clip_configs() -> dict[str, Path]:
     """The architectures that come with open_clip by name, found without importing it (and with it torch)."""
     found = importlib.util.find_spec("open_clip")
@@ -209,12 +221,27 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
 
 
 def _judge(settings: Settings) -> Check:
-    what, name = "multimodal LLM", settings.judge_name
+    return _hub_model("multimodal LLM", settings.judge_name, settings.models.judge.revision)
+
+
+def _qwen_reranker(settings: Settings) -> Iterator[Check]:
+    """The model of ``[models.reranker]``, where the re-ranker that uses it is named."""
+    if QWEN_RERANKER in settings.reranking.rerankers:
+        yield _hub_model("re-ranker's model", settings.reranker_name, settings.models.reranker.revision)
+
+
+def _sentence_model(what: str, name: str, revision: str | None) -> Check:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return Check(what, name, "missing", "it needs the package: pip install 'sentence-transformers>=6.0'")
+    return _hub_model(what, name, revision)
+
+
+def _hub_model(what: str, name: str, revision: str | None) -> Check:
     if Path(name).is_dir():
         return _model_folder(what, Path(name), "config.json")
     if not _HUB_ID.fullmatch(name):
         return Check(what, name, "missing", "there is no such folder, and it is no hub id")
-    if _in_hub_cache(name, settings.models.judge.revision):
+    if _in_hub_cache(name, revision):
         return Check(what, name, "ok", "in the hub's cache")
     return Check(what, name, "later", "no folder, so taken for a hub id: downloaded on first use")
 

@@ -1,5 +1,5 @@
-"""Methods that search captions: a query becomes weighted terms, and an image's score is the sum of its
-captions' BM25 for them.
+"""Methods that search captions by words: a query becomes weighted terms, and an image's score is the sum of
+its captions' BM25 for them.
 
 The question is that of the vector methods, asked of words: may all of the reference come along (the union),
 or only what the text leaves standing (the intersection)? The three methods differ in their :class:`Reading`
@@ -9,9 +9,10 @@ full-text index; an image without captions comes after all that have some.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from setr_lib.methods.method import TRAINING_FREE, Method
 from setr_lib.methods.needs import IMAGE_CAPTIONS, MethodError
@@ -63,6 +64,57 @@ class Reading:
             weights[key] = weights.get(key, 0.0) + self.reference * mention.share * kept
         return weights
 
+    def sentences(self, modification: str, captions: Sequence[str], term: Term) -> list[tuple[str, float]]:
+        """The texts that stand for a query where sentences are compared, and their weights.
+
+        Each caption gives the words of it that the reading keeps, in their order, and the text's after them;
+        without a caption, or with nothing kept, the text stands alone. Where surroundings weigh less, a
+        caption gives two texts: up to the turn to them, and whole; what comes after the turn thus has the
+        weight :attr:`background`. :attr:`reference` has no place here.
+
+        Args:
+            modification: The modification text.
+            captions: The captions of the reference image.
+            term: What a word is compared as, to find refused ones.
+
+        Returns:
+            Texts and weights; the sum of the weights is 1.
+        """
+        from setr_lib.texts.lexical import words_of
+
+        wanted, rejected = self._modification_terms(modification, term)
+        text = modification
+        if self.content_only or self.obey_rejections:
+            text = self._joined(words_of(modification), lambda word: term(word) in wanted) or modification
+        if not self.reference or not captions:
+            return [(text, 1.0)]
+        parts = [
+            (share, whole)
+            for share, whole in ((1 - self.background, False), (self.background, True))
+            if share
+        ]
+        kept = [
+            (self._kept(caption, rejected, term, whole), share)
+            for caption in captions
+            for share, whole in parts
+        ]
+        return [(f"{said}, {text}" if said else text, share / len(captions)) for said, share in kept]
+
+    def _kept(self, caption: str, rejected: set[str], term: Term, whole: bool) -> str:
+        """What is kept of a caption: all of it, or what it says before it turns to surroundings."""
+        from setr_lib.texts.lexical import caption_words
+
+        if whole and not self.content_only and not rejected:
+            return caption.strip().rstrip(".")
+        words = [word for word, is_foreground in caption_words(caption) if whole or is_foreground]
+        return self._joined(words, lambda word: term(word) not in rejected)
+
+    def _joined(self, words: Iterable[str], is_kept: Callable[[str], bool]) -> str:
+        from setr_lib.texts.lexical import is_content
+
+        named = (word for word in words if is_content(word) or not self.content_only)
+        return " ".join(filter(is_kept, named))
+
     def _modification_terms(self, modification: str, term: Term) -> tuple[set[str], set[str]]:
         """What is searched of the text, and what must not come from the reference either."""
         from setr_lib.texts.lexical import read_modification, words_of
@@ -80,78 +132,134 @@ class Reading:
         return {key for word in chosen if (key := term(word)) is not None}
 
 
-@dataclass(frozen=True)
-class CaptionMethod(Method):
-    """A method that searches the captions of the gallery's images for weighted terms of the query (BM25)."""
+class QueryReading(Protocol):
+    """How a query is read: as weighted terms, and as weighted sentences."""
 
-    name: str
-    reading: Reading
-    needs: frozenset[str] = frozenset({IMAGE_CAPTIONS})
-    label: str = TRAINING_FREE
-    source: str = "SETR's question asked of words; ours"
-    is_cosine: bool = False
+    def weights(self, modification: str, captions: Sequence[str], term: Term) -> dict[str, float]:
+        """As :meth:`Reading.weights`."""
+        ...
 
-    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
-        """Score every image by the BM25 of its captions.
+    def sentences(self, modification: str, captions: Sequence[str], term: Term) -> list[tuple[str, float]]:
+        """As :meth:`Reading.sentences`; no text at all where there is nothing to look for."""
+        ...
+
+
+class OverCaptions(Method):
+    """A method that scores images by their captions; one without any comes after all that have some."""
+
+    needs = frozenset({IMAGE_CAPTIONS})
+    is_cosine = False
+
+    @abstractmethod
+    def fits(self, inputs: MethodInputs) -> NDArray[np.float64]:
+        """How well the captions of each image fit each query.
 
         Args:
             inputs: The queries, and the gallery with its captions.
 
         Returns:
-            ``float32[queries, gallery]``; an image without captions gets less than any other.
-
-        Raises:
-            MethodError: The gallery has no captions.
+            ``float64[queries, captioned]``: the images of :func:`captioned`, in their order.
         """
+
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """What :meth:`fits` gives, and less than any of it for an image without captions."""
         import numpy as np
 
-        search = inputs.gallery.captions
-        if search is None:
-            raise MethodError(f"retrieval method {self.name!r} needs the captions of the gallery's images")
-        columns = _columns(search, inputs.gallery.ids)
-        texts = inputs.queries.frame.select("modification", "reference_id").rows()
-        scores = np.zeros((len(texts), len(inputs.gallery.ids)))
-        for row, (modification, reference) in zip(scores, texts, strict=True):
-            weights = self.reading.weights(modification, search.captions(reference), search.term)
-            _add(row, weights, search, columns)
+        _, columns = captioned(inputs)
+        scores = np.zeros((len(inputs.queries.frame), len(inputs.gallery.ids)))
+        scores[:, columns] = self.fits(inputs)
         lacking = np.ones(scores.shape[1], dtype=bool)
-        lacking[columns[columns >= 0]] = False
+        lacking[columns] = False
         if lacking.any() and scores.size:
             scores[:, lacking] = scores.min(axis=1, keepdims=True) - 1
         return scores.astype(np.float32)
 
 
-def _columns(search: CaptionSearch, ids: Sequence[str]) -> NDArray[np.intp]:
-    """For each captioned image its column in the gallery searched, -1 where it is not in it."""
+@dataclass(frozen=True)
+class CaptionMethod(OverCaptions):
+    """A method that searches the captions of the gallery's images for weighted terms of the query (BM25)."""
+
+    name: str
+    reading: QueryReading
+    label: str = TRAINING_FREE
+    source: str = "SETR's question asked of words; ours"
+
+    def fits(self, inputs: MethodInputs) -> NDArray[np.float64]:
+        """The weighted sum of the terms' BM25."""
+        import numpy as np
+
+        search = captions_of(inputs)
+        rows, _ = captioned(inputs)
+        place = np.full(len(search.ids), -1, dtype=np.intp)
+        place[rows] = np.arange(len(rows))
+        texts = inputs.queries.frame.select("modification", "reference_id").rows()
+        found = np.zeros((len(texts), len(rows)))
+        for row, (modification, reference) in zip(found, texts, strict=True):
+            weights = self.reading.weights(modification, search.captions(reference), search.term)
+            _add(row, weights, search, place)
+        return found
+
+
+def captions_of(inputs: MethodInputs) -> CaptionSearch:
+    """The captions of the gallery.
+
+    Args:
+        inputs: What a method reads.
+
+    Returns:
+        The captions.
+
+    Raises:
+        MethodError: There are none.
+    """
+    if inputs.gallery.captions is None:
+        raise MethodError("the captions of the gallery's images are needed, and there are none")
+    return inputs.gallery.captions
+
+
+def captioned(inputs: MethodInputs) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The images that have captions and are in the gallery searched.
+
+    Args:
+        inputs: What a method reads.
+
+    Returns:
+        Their rows in the captions' ``ids``, ascending, and their columns in the gallery's.
+
+    Raises:
+        MethodError: The gallery has no captions.
+    """
     import numpy as np
 
-    column_of = {image_id: column for column, image_id in enumerate(ids)}
-    return np.array([column_of.get(image_id, -1) for image_id in search.ids], dtype=np.intp)
+    column_of = {image_id: column for column, image_id in enumerate(inputs.gallery.ids)}
+    columns = np.array([column_of.get(each, -1) for each in captions_of(inputs).ids], dtype=np.intp)
+    rows = np.flatnonzero(columns >= 0)
+    return rows, columns[rows]
 
 
 def _add(
     row: NDArray[np.float64],
     weights: Mapping[str, float],
     search: CaptionSearch,
-    column_of: NDArray[np.intp],
+    place: NDArray[np.intp],
 ) -> None:
     for term in sorted(weights):  # always summed in the same order, so that equal captions tie exactly
         rows, fits = search.matches(term)
-        columns = column_of[rows]
+        columns = place[rows]
         inside = columns >= 0
         row[columns[inside]] += weights[term] * fits[inside]
 
 
 # The constants were chosen on one half of CIRR val's image sets, by benchmarks/caption_proxy.py.
+TEXT = Reading()
+"""The modification text alone."""
+UNION = Reading(reference=0.5)
+"""All that the reference's captions say, at half weight, and the text."""
+INTERSECTION = Reading(reference=0.5, background=0.3, content_only=True, obey_rejections=True)
+"""What the text leaves standing: the reference's subject rather than its surroundings, nothing that was
+refused."""
 METHODS = (
-    # The modification text alone.
-    CaptionMethod("captions_text", Reading()),
-    # All that the reference's captions say, at half weight, and the text.
-    CaptionMethod("captions_union", Reading(reference=0.5)),
-    # What the text leaves standing: the reference's subject rather than its surroundings, nothing that was
-    # refused.
-    CaptionMethod(
-        "captions_intersection",
-        Reading(reference=0.5, background=0.3, content_only=True, obey_rejections=True),
-    ),
+    CaptionMethod("captions_text", TEXT),
+    CaptionMethod("captions_union", UNION),
+    CaptionMethod("captions_intersection", INTERSECTION),
 )

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.methods.needs import (
+    CAPTION_VECTORS,
     CAPTIONS,
     COMPOSITIONS,
     IMAGE_CAPTIONS,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAPTIONS",
+    "CAPTION_VECTORS",
     "COMPOSITIONS",
     "IMAGE_CAPTIONS",
     "MODIFICATION",
@@ -370,20 +372,21 @@ class MethodInputs:
     """What the method's ``statistics`` made of the gallery."""
 
 
-def plain_queries(queries: pl.DataFrame) -> EncodedQueries:
-    """Queries without vectors, for methods that search captions and need no model.
+def plain_queries(queries: pl.DataFrame, encoder: TextEncoder | None = None) -> EncodedQueries:
+    """Queries without vectors, for methods that search captions.
 
     Args:
         queries: A QUERIES table.
+        encoder: The embedding space of the captions' vectors, for methods that need these.
 
     Returns:
-        The queries; encoding a text raises ``MethodError``.
+        The queries; without an encoder, encoding a text raises ``MethodError``.
     """
     return EncodedQueries(
         frame=queries,
         reference_vectors=np.zeros((len(queries), 0), dtype=np.float32),
         text_center=np.zeros(0, dtype=np.float32),
-        encode=TextVectors(_NoEncoder()),
+        encode=TextVectors(encoder or _NoEncoder()),
     )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from setr_lib.catalogue import Catalogue, modules_of
 from setr_lib.errors import told_as
 from setr_lib.methods.needs import (
+    CAPTION_VECTORS,
     CAPTIONS,
     COMPOSITIONS,
     IMAGE_CAPTIONS,
@@ -43,7 +44,15 @@ if TYPE_CHECKING:
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
 NEEDS = frozenset(
-    {CAPTIONS, COMPOSITIONS, IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES}
+    {
+        CAPTIONS,
+        COMPOSITIONS,
+        IMAGE_CAPTIONS,
+        CAPTION_VECTORS,
+        QUERY_VECTORS,
+        REFERENCE_PIXELS,
+        REFERENCE_PATCHES,
+    }
 )
 """What a method may ask for in ``needs``."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -75,8 +84,8 @@ class Method(ABC):
     needs: frozenset[str] = frozenset()
     """What must be there besides vectors: ``captions`` of the reference images, ``compositions`` of the
     queries (both generated texts), ``image_captions`` (of the gallery's images, searched in place of
-    vectors), ``query_vectors``, ``reference_pixels`` or ``reference_patches`` (all three made from the
-    reference pictures)."""
+    vectors), ``caption_vectors`` (of these captions, in the method's ``space``), ``query_vectors``,
+    ``reference_pixels`` or ``reference_patches`` (all three made from the reference pictures)."""
     texts: tuple[TextKind, ...] = ()
     """Kinds of generated text that the method adds; ``inputs.queries.text(kind.name)`` gives them."""
     label: str = TRAINING_FREE
@@ -398,6 +407,30 @@ def check_files(method: Method, options: Mapping[str, Any]) -> None:
             raise MethodError(f"{section} {file.option} = {named!r}: there is no such file ({file.holds})")
 
 
+def caption_space(method: Method) -> str | None:
+    """The embedding space whose vectors of the gallery's captions a method searches.
+
+    Args:
+        method: The retrieval method.
+
+    Returns:
+        The space, by its name in settings; None for a method that does not need ``caption_vectors``.
+    """
+    return method.space if CAPTION_VECTORS in method.needs else None
+
+
+def needs_space(method: Method) -> bool:
+    """Whether a method needs its embedding space: all do but those that search captions by words alone.
+
+    Args:
+        method: The retrieval method.
+
+    Returns:
+        Whether settings must describe its ``space``.
+    """
+    return not ranks_captions(method) or caption_space(method) is not None
+
+
 def method_names() -> list[str]:
     """Every name that :func:`get_method` knows: built in, registered, and installed as entry points."""
     return CATALOGUE.names()
@@ -421,7 +454,7 @@ def get_method(name: str, settings: Settings | None = None, also: Iterable[str] 
     method = CATALOGUE.get(name, settings, also)
     if settings is not None:
         method = _under_options(method, settings, (method.name,))
-    if settings is None or ranks_captions(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
+    if settings is None or not needs_space(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
         return method
     from setr_lib.spaces.space import how_to_describe
 

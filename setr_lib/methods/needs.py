@@ -10,6 +10,8 @@ CAPTIONS, COMPOSITIONS = "captions", "compositions"
 """The generated texts that every prompt set brings: of reference images, and of queries."""
 IMAGE_CAPTIONS = "image_captions"
 """Captions of the gallery's images, which came with the data set."""
+CAPTION_VECTORS = "caption_vectors"
+"""The vectors of these captions in the method's embedding space, and queries that encode texts in it."""
 QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES = "query_vectors", "reference_pixels", "reference_patches"
 """What is made from the reference pictures: one vector of picture and text, the opened pictures, patch
 tokens.

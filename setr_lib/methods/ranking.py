@@ -10,9 +10,9 @@ import polars as pl
 
 from setr_lib.errors import told_as
 from setr_lib.methods.inputs import (
+    CAPTION_VECTORS,
     IMAGE_CAPTIONS,
     QUERY_VECTORS,
-    CaptionSearch,
     EncodedQueries,
     GalleryIndex,
     MethodError,
@@ -109,14 +109,16 @@ def rank(
         MethodError: The gallery is empty, a need is not there, scores are not finite, or the method raises
             anything.
     """
-    _check_needs(method, queries, index.captions, options or {})
+    of_captions = {IMAGE_CAPTIONS: index.captions, CAPTION_VECTORS: index.caption_vectors}
+    there = {need for need, found in of_captions.items() if found is not None}
+    _check_needs(method, queries, there, options or {})
     parts: list[pl.DataFrame] = []
     done = 0
     for rows, columns in _searches(queries.frame, gallery, index.ids):
         names = np.array([index.ids[column] for column in columns], dtype=object)
         whole = len(columns) == len(index.vectors) and bool((np.diff(columns) == 1).all())
         vectors = index.vectors if whole else index.vectors[columns]
-        searched = SearchedGallery(vectors, names.tolist(), index.captions)
+        searched = SearchedGallery(vectors, names.tolist(), index.captions, index.caption_vectors)
         with told_as(MethodError, f"retrieval method {method.name!r}"):
             statistics = method.statistics(searched)
         size = max(1, block_scores // len(columns))
@@ -162,7 +164,7 @@ def rank_by_search(
     Raises:
         MethodError: The gallery is empty, or a need is not there.
     """
-    _check_needs(method, queries, None, options or {})
+    _check_needs(method, queries, (), options or {})
     parts: list[pl.DataFrame] = []
     for rows, columns in _searches(queries.frame, gallery, ids):
         names, block = [ids[int(column)] for column in columns], queries.rows(rows)
@@ -181,7 +183,7 @@ def rank_by_search(
 
 
 def _check_needs(
-    method: Method, queries: EncodedQueries, captions: CaptionSearch | None, options: Mapping[str, Any]
+    method: Method, queries: EncodedQueries, of_captions: Collection[str], options: Mapping[str, Any]
 ) -> None:
     check_files(method, options)
     if of_pictures := OF_PICTURES.intersection(method.needs):
@@ -191,12 +193,17 @@ def _check_needs(
                 "were made without their reference pictures: give encode_queries its references"
             )
         check_space_gives(method, queries.references.space)
-    there = set(queries.texts) | set(of_pictures) | (set() if captions is None else {IMAGE_CAPTIONS})
+    there = {*queries.texts, *of_pictures, *of_captions}
     lacking = sorted({*method.needs, *(kind.name for kind in method.texts)} - there)
     if IMAGE_CAPTIONS in lacking:
         raise MethodError(
             f"retrieval method {method.name!r} searches the captions of the gallery's images, and there are "
             "none: put image_captions.json into the data set's root and materialise gallery_embeddings"
+        )
+    if CAPTION_VECTORS in lacking:
+        raise MethodError(
+            f"retrieval method {method.name!r} needs the vectors of the captions in the embedding space "
+            f"{method.space!r}, and there are none: materialise gallery_embeddings again"
         )
     for kind in lacking:
         raise MethodError(

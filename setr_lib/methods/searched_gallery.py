@@ -15,6 +15,8 @@ from setr_lib.methods.similarity import mean_vector, unit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from setr_lib.spaces.caption_vectors import CaptionVectors
+
 
 class CaptionSearch(Protocol):
     """The captions of a gallery as stage 1 searches them, e.g. a
@@ -68,6 +70,7 @@ class GalleryIndex:
     vectors: NDArray[np.float32]
     """``float32[n, d]``, norm 1; ``[n, 0]`` where only captions are searched."""
     captions: CaptionSearch | None = None
+    caption_vectors: CaptionVectors | None = None
 
 
 class SearchedGallery:
@@ -77,12 +80,18 @@ class SearchedGallery:
         vectors: ``float32[g, d]``, norm 1; ``[g, 0]`` where captions are searched and not vectors.
         ids: The images, in the order of the rows.
         captions: The captions of the gallery's images, where a method searches them.
+        caption_vectors: Their vectors, where a method needs them.
     """
 
     def __init__(
-        self, vectors: NDArray[np.float32], ids: Sequence[str] = (), captions: CaptionSearch | None = None
+        self,
+        vectors: NDArray[np.float32],
+        ids: Sequence[str] = (),
+        captions: CaptionSearch | None = None,
+        caption_vectors: CaptionVectors | None = None,
     ) -> None:
-        self._vectors, self.ids, self.captions = vectors, ids, captions
+        self._vectors, self.ids = vectors, ids
+        self.captions, self.caption_vectors = captions, caption_vectors
 
     @property
     def vectors(self) -> NDArray[np.float32]:

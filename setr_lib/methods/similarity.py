@@ -54,6 +54,27 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
     return result
 
 
+def min_max(scores: NDArray[np.floating], equal: float = 1.0) -> NDArray[np.float64]:
+    """Scale each row of scores to 0 (its least) to 1 (its greatest).
+
+    Args:
+        scores: ``[queries, gallery]``.
+        equal: What a row gets whose scores are all the same. 1 by default, so that a factor which is
+            multiplied with such a row still orders it.
+
+    Returns:
+        ``float64[queries, gallery]``.
+    """
+    import numpy as np
+
+    exact = scores.astype(np.float64)
+    if not exact.size:
+        return exact
+    exact -= exact.min(axis=1, keepdims=True)
+    spans = exact.max(axis=1, keepdims=True)
+    return np.divide(exact, spans, out=np.full_like(exact, equal), where=spans > 0)
+
+
 def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean of vectors, summed in float64.
 

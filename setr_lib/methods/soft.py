@@ -24,7 +24,7 @@ from setr_lib.methods.cirevl import CIREVL
 from setr_lib.methods.inputs import COMPOSITIONS, MethodError, MethodInputs, SearchedGallery
 from setr_lib.methods.intersection import INTERSECTION
 from setr_lib.methods.method import Method, ranks_captions
-from setr_lib.methods.similarity import similarity
+from setr_lib.methods.similarity import min_max, similarity
 from setr_lib.texts.answers import Answer, AnyText, Phrases
 from setr_lib.texts.kind import TextKind
 
@@ -38,6 +38,44 @@ BASE, LAMBDA = "base", "lambda"
 """The options: the method that is filtered, and the share of its score that is, 0 to 1. Other keys are the
 base's."""
 _PAPERS_LAMBDA = 1.0  # on CIReVL; 0.2 on SEARLE
+
+
+def filtered(
+    base: NDArray[np.float64], reward: NDArray[np.float64], penalty: NDArray[np.float64], share: float
+) -> NDArray[np.float64]:
+    """Scores after the filter; all arrays ``[queries, gallery]``.
+
+    Args:
+        base: The scores that are filtered.
+        reward: How well an image fits what is asked for; 1 where nothing is.
+        penalty: How well it fits what must not be there; 0 where nothing is named.
+        share: Lambda, the share of the score that is filtered.
+
+    Returns:
+        The filtered scores.
+    """
+    soft = base * (reward + 1 - penalty) / 2
+    return (1 - share) * base + share * soft
+
+
+def share_of(name: str, options: Mapping[str, Any], default: float = _PAPERS_LAMBDA) -> float:
+    """The share of a method's score that is filtered.
+
+    Args:
+        name: The method's name, for the message.
+        options: What settings say to it.
+        default: The share where they say nothing.
+
+    Returns:
+        The option ``lambda``.
+
+    Raises:
+        MethodError: It is no number from 0 to 1.
+    """
+    share = options.get(LAMBDA, default)
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise MethodError(f"[methods.{name}] {LAMBDA} = {share!r}: write a number from 0 to 1")
+    return share
 
 
 class Constraints(Answer):
@@ -92,7 +130,7 @@ class SoftFilter(Method):
         if ranks_captions(base):
             raise MethodError(
                 f"retrieval method {name!r} compares sentences with images' vectors, and {base.name!r} "
-                "searches captions: name another base"
+                "searches captions: name another base, or use captions_soft, the filter over captions"
             )
         self.name, self.base, self.share = name, base, share
         self.source = f"SoFT, arXiv 2512.20781, over {base.name}; a reconstruction with a prompt of ours"
@@ -117,22 +155,12 @@ class SoftFilter(Method):
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The base method's scores, filtered."""
         others = {key: value for key, value in inputs.options.items() if key not in (BASE, LAMBDA)}
-        share = inputs.options.get(LAMBDA, self.share)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise MethodError(f"[methods.{self.name}] {LAMBDA} = {share!r}: write a number from 0 to 1")
+        share = share_of(self.name, inputs.options, self.share)
         base = self.base.scores(replace(inputs, options=others)).astype(np.float64)
-        base = base if self.base.is_cosine else _from_0_to_1(base)
+        base = base if self.base.is_cosine else min_max(base)
         reward = _cosines(inputs, "prescriptive", neutral=1.0)
         penalty = _cosines(inputs, "proscriptive", neutral=0.0)
-        soft = base * (reward + 1 - penalty) / 2
-        return ((1 - share) * base + share * soft).astype(np.float32)
-
-
-def _from_0_to_1(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row from 0 for its least to 1 for its greatest; ones where all are equal."""
-    least = scores.min(axis=1, keepdims=True)
-    width = scores.max(axis=1, keepdims=True) - least
-    return np.divide(scores - least, width, out=np.ones_like(scores), where=width > 0)
+        return filtered(base, reward, penalty, share).astype(np.float32)
 
 
 def _cosines(inputs: MethodInputs, sentence: str, neutral: float) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from setr_lib.registry.bundle import Bundle
     from setr_lib.registry.store import MlflowRegistry
     from setr_lib.spaces.caption_store import CaptionStore
+    from setr_lib.spaces.caption_vectors import CaptionVectorStore
     from setr_lib.spaces.vector_store import GalleryStore
     from setr_lib.texts.kind import TextKind
     from setr_lib.texts.prompts import PromptSet
@@ -64,6 +65,13 @@ class PipelineContext:
         from setr_lib.spaces.caption_store import CaptionStore
 
         return CaptionStore(self.gallery_store)
+
+    @property
+    def caption_vectors(self) -> CaptionVectorStore:
+        """The tables of the captions' vectors of the LanceDB store."""
+        from setr_lib.spaces.caption_vectors import CaptionVectorStore
+
+        return CaptionVectorStore(self.gallery_store)
 
     @property
     def registry(self) -> MlflowRegistry:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import digest_strings, fingerprint_bytes
+from setr_lib.pipeline.caption_embedding import embed_captions
 from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
@@ -155,13 +156,13 @@ def embed_gallery(
 ) -> EmbeddedImages:
     """Embed the gallery of an evaluation set in every embedding space that a configured method searches.
 
-    Captions of its images are stored first. Captions without any image are stored alone, and no model is
-    loaded.
+    Captions of its images are stored first, and embedded where a configured method needs their vectors.
+    Captions without any image are stored alone, and no model of images is loaded.
 
     Args:
         context: Settings, tables, stores and models.
         key: The evaluation set.
-        progress: Told how many images are embedded.
+        progress: Told how many captions and images are embedded.
         on_space: Told of each space when it is done.
         on_captions: Told in a sentence what was done with captions.
         versions: Version by registered model of trained spaces; the champion for one that is not named. A
@@ -184,12 +185,17 @@ def embed_gallery(
     captions = _store_captions(context, key, gallery_key, images.height)
     if captions.words:
         on_captions(captions.words)
-    made = EmbeddedImages(context, images, captions)
+    of_captions = context.weights.spaces(context.methods.caption_spaces if captions.words else (), versions)
+    _check_default(context, key, of_captions)
+    made = EmbeddedImages(
+        context, images, _embed_captions(context, gallery_key, captions, of_captions, progress, on_captions)
+    )
+    made.left_out = of_captions.left_out
     if context.is_caption_proxy(key):
         return made
     searched = context.weights.spaces(context.methods.spaces, versions)
     _check_default(context, key, searched)
-    made.left_out = searched.left_out
+    made.left_out = of_captions.left_out | searched.left_out
     for name, space in searched.spaces.items():
         for method in context.methods.ranked_in(name):  # told before hours of embedding, not after
             check_space_gives(method, space.model)
@@ -235,6 +241,25 @@ def embed_training_images(
     for name, space in searched.spaces.items():
         on_space(name, made.embed(TRAINING, space, progress))
     return made
+
+
+def _embed_captions(
+    context: PipelineContext,
+    gallery_key: str,
+    captions: StoredCaptions,
+    spaces: OpenSpaces,
+    progress: Progress,
+    on_captions: Callable[[str], None],
+) -> StoredCaptions:
+    """The same captions, with what the record says of their vectors in these spaces."""
+    if not spaces.spaces:
+        return captions
+    stated = captions.stated
+    index = context.caption_store.open(stated["captions_table"], stated["captions_version"])
+    reports, made = embed_captions(context, gallery_key, index, spaces.spaces.values(), progress)
+    for space, report in reports.items():
+        on_captions(f"captions in {space}: {report.embedded:,} embedded now, {report.removed:,} removed")
+    return replace(captions, stated=stated | made)
 
 
 def _store_captions(context: PipelineContext, key: str, gallery_key: str, images: int) -> StoredCaptions:

@@ -310,8 +310,8 @@ def _rows(
         label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
         if weights:
             label = _trained_label(weights, row, label)
-        elif not captioned:
-            label = _label_with_method(context.methods.get(row.method).label, row, label)
+        else:
+            label = label_with_method(context.methods.get(row.method).label, row, label)
         if row in records:
             label = _label_with_derived(label, records[row].derived_texts)
         parts.append(
@@ -352,13 +352,21 @@ def _trained_label(weights: Sequence[WeightsRecord], row: Row, label: str) -> st
     return ", ".join(dict.fromkeys(made.label for made in weights))
 
 
-def _label_with_method(of_method: str, row: Row, label: str) -> str:
-    """A row's label, with what its method says that it has learned from; a method without any training adds
-    nothing.
+def label_with_method(of_method: str, row: Row, label: str) -> str:
+    """The label of a row, with what its method says that it has learned from.
+
+    Args:
+        of_method: The method's own label.
+        row: The row.
+        label: The label without it: that of the re-ranker, of captions, or ``zero-shot``.
+
+    Returns:
+        ``label`` for a method that is training-free; else the method's, behind that of a re-ranker or of
+        captions.
     """
     if of_method == TRAINING_FREE:
         return label
-    return f"{label}; {row.method}: {of_method}" if row.reranker else of_method
+    return f"{label}; {row.method}: {of_method}" if row.reranker or label == CAPTION_PROXY else of_method
 
 
 def _label_with_derived(label: str, kinds: Iterable[str]) -> str:

@@ -289,6 +289,16 @@ class ConfiguredMethods:
         return spaces_of(method for method in self.configured.values() if not ranks_captions(method))
 
     @property
+    def caption_spaces(self) -> list[str]:
+        """The embedding spaces that a gallery's captions are embedded in: those of the configured methods
+        that need their vectors.
+        """
+        from setr_lib.methods.method import caption_space
+
+        found = map(caption_space, self.configured.values())
+        return list(dict.fromkeys(space for space in found if space is not None))
+
+    @property
     def training_spaces(self) -> list[str]:
         """The embedding spaces of the training images: ``clip``, where pairs are mined, and those that are
         searched to calibrate a fusion.

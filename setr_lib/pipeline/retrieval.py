@@ -30,12 +30,17 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
 
 
-def captioned_queries(context: PipelineContext, key: str) -> tuple[QuerySet, SourceRecord]:
-    """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed.
+def captioned_queries(
+    context: PipelineContext, key: str, space: str | None = None, versions: Versions = CHAMPIONS
+) -> tuple[QuerySet, SourceRecord]:
+    """Everything that stage 1 reads of an evaluation set to search its images' captions; no model is needed
+    unless it is their vectors that are searched.
 
     Args:
-        context: Settings and tables.
+        context: Settings, tables and models.
         key: The evaluation set.
+        space: The embedding space whose vectors of the captions are searched, if any.
+        versions: As of :func:`encoded_queries`.
 
     Returns:
         The queries, with every image of the gallery, readable or not, its vectors ``float32[n, 0]`` and its
@@ -43,12 +48,13 @@ def captioned_queries(context: PipelineContext, key: str) -> tuple[QuerySet, Sou
 
     Raises:
         NotMadeYetError: A table is missing; the message names the asset to materialise.
-        SetrError: The images have no captions.
+        SetrError: The images have no captions, or these were not embedded in the space.
     """
     import numpy as np
 
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.inputs import GalleryIndex, plain_queries
+    from setr_lib.pipeline.caption_embedding import stored_caption_vectors
     from setr_lib.tables import GALLERY, QUERIES
 
     stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, key)
@@ -62,9 +68,14 @@ def captioned_queries(context: PipelineContext, key: str) -> tuple[QuerySet, Sou
         images_without_captions=stored.images_without_captions,
         queries_digest=context.tables.read_record("queries", QueriesRecord, key).digest,
     )
-    queries = plain_queries(context.tables.read("queries", QUERIES, key))
+    searched, vectors = None if space is None else context.weights.space(space, versions), None
+    if searched is not None:
+        vectors, stated = stored_caption_vectors(context, key, searched, captions)
+        record = SourceRecord(**{**record.stated(), **stated})
+    frame = context.tables.read("queries", QUERIES, key)
+    queries = plain_queries(frame, searched.model if searched else None)
     no_vectors = np.zeros((images.height, 0), dtype=np.float32)
-    index = GalleryIndex(images["image_id"].to_list(), no_vectors, captions)
+    index = GalleryIndex(images["image_id"].to_list(), no_vectors, captions, vectors)
     removes_reference = evaluation_set(context.settings, key).benchmark.removes_reference
     return QuerySet(context, queries, images, index, removes_reference), record
 
@@ -279,7 +290,7 @@ def rank_set(
         MethodError: A method cannot rank this set.
         NoWeightsError: The default method would be left out.
     """
-    from setr_lib.methods.method import ranks_captions
+    from setr_lib.methods.method import caption_space, ranks_captions
     from setr_lib.pipeline.methods import spaces_of
 
     methods, left_out = _opened(context, key, versions)
@@ -300,10 +311,13 @@ def rank_set(
             facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
         of_space = "" if space == DEFAULT_SPACE else f"{space}: "
         found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
-    if by_captions := [opened for opened in methods if ranks_captions(opened.method)]:
-        queries, source = captioned_queries(context, key)
-        found.rankings += _rank_by(key, by_captions, queries, source, progress)
-        found.facts |= {name: str(value) for name, value in source.stated().items()}
+    by_captions = [opened for opened in methods if ranks_captions(opened.method)]
+    for space in dict.fromkeys(caption_space(opened.method) for opened in by_captions):
+        chosen = [opened for opened in by_captions if caption_space(opened.method) == space]
+        queries, source = captioned_queries(context, key, space, versions)
+        found.rankings += _rank_by(key, chosen, queries, source, progress)
+        of_space = "" if space is None else f"captions in {space}: "
+        found.facts |= {f"{of_space}{name}": str(value) for name, value in source.stated().items()}
     found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
     found.facts |= {f"{opened.method.name}: weights": opened.words for opened in methods if opened.words}
     return found

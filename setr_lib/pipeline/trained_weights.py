@@ -126,9 +126,9 @@ class TrainedWeights:
         Raises:
             SpaceError: The class of the space cannot be had.
         """
-        from setr_lib.methods.method import ranks_captions
+        from setr_lib.methods.method import needs_space
 
-        of_space = None if ranks_captions(method) else self.space_system(method.space)
+        of_space = self.space_system(method.space) if needs_space(method) else None
         return list(dict.fromkeys(name for name in (method.trained, of_space) if name is not None))
 
     def model(self, system: str) -> str:
@@ -192,7 +192,7 @@ class TrainedWeights:
             NoWeightsError: There is no version to use, of the method or of its space.
             SetrError: There is no such version, or its weights cannot be loaded.
         """
-        from setr_lib.methods.method import ranks_captions
+        from setr_lib.methods.method import needs_space
 
         systems = self.systems_of(method)
         if not systems:
@@ -201,7 +201,7 @@ class TrainedWeights:
         what = f"retrieval method {method.name!r}"
         if method.trained is not None:
             self._require(what, method.trained, needed)
-        of_space = None if ranks_captions(method) else self.space_system(method.space)
+        of_space = self.space_system(method.space) if needs_space(method) else None
         if of_space is not None:
             self._require(f"{what} searches the embedding space {method.space!r}, which", of_space, needed)
         with self._context.models.lock:
@@ -327,12 +327,12 @@ class TrainedWeights:
         return _system(system, self._context).promoted_by
 
     def _opened(self, method: Method, versions: Versions) -> OpenMethod:
-        from setr_lib.methods.method import ranks_captions
+        from setr_lib.methods.method import needs_space
         from setr_lib.methods.weights import opened
 
         if method.trained is None:
             return OpenMethod(method, space_weights=self.space(method.space, versions).weights)
-        space = None if ranks_captions(method) else self.space(method.space, versions)
+        space = self.space(method.space, versions) if needs_space(method) else None
         version = self._require(method.name, method.trained, versions)
         weights = _weights(self._context, method.trained, version, space.model if space else None)
         return OpenMethod(opened(method, weights), _record(weights), space.weights if space else None)

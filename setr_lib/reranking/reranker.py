@@ -308,9 +308,10 @@ def opened(named: Reranker, models: ModelSource) -> Reranker:
 
 
 def _built_in() -> dict[str, Reranker]:
-    from setr_lib.reranking.yes_no_judge import BUILT_IN
+    from setr_lib.reranking import qwen_reranker, yes_no_judge
 
-    return {reranker.name: reranker for reranker in BUILT_IN}
+    every = (*yes_no_judge.BUILT_IN, *qwen_reranker.BUILT_IN)
+    return {reranker.name: reranker for reranker in every}
 
 
 CATALOGUE: Catalogue[Reranker] = Catalogue(

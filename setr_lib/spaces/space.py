@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP
+from setr_lib.settings import BUILT_IN_SPACES, DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +147,21 @@ class EmbeddingSpace(ABC):
             f"the embedding space {self.id} has no text side: a method that encodes texts needs another"
         )
 
+    def embed_captions(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Embed captions of images, which texts are compared with.
+
+        Args:
+            captions: The captions.
+
+        Returns:
+            Unit vectors, float32 [captions, dimension], in order; by default those of :meth:`embed_texts`. A
+            model that has one prompt for queries and another for what is searched overrides it.
+
+        Raises:
+            SpaceError: The space has no text side.
+        """
+        return self.embed_texts(captions)
+
     def embed_queries(self, images: Sequence[Any], texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed composed queries: a reference image and a modification text become one vector.
 
@@ -237,9 +252,9 @@ def _as_factory(candidate: Any, where: str) -> SpaceFactory:
 
 
 def _built_in() -> dict[str, SpaceFactory]:
-    from setr_lib.spaces.open_clip_space import load_space
+    from setr_lib.spaces import open_clip_space, sentence_space
 
-    return {"open_clip": load_space}
+    return {OPEN_CLIP: open_clip_space.load_space, SENTENCE_TRANSFORMERS: sentence_space.load_space}
 
 
 CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
@@ -267,7 +282,7 @@ def trained_by(name: str, settings: Settings) -> str | None:
     Raises:
         SpaceError: Its class cannot be had.
     """
-    if name not in settings.spaces or settings.spaces[name].kind == OPEN_CLIP:
+    if name not in settings.spaces or settings.spaces[name].kind in BUILT_IN_SPACES:
         return None
     return getattr(CATALOGUE.get(settings.spaces[name].kind, settings), "trained", None)
 
@@ -331,8 +346,8 @@ def how_to_describe(name: str, settings: Settings) -> str:
     """
     known = ", ".join(map(repr, (DEFAULT_SPACE, *settings.spaces)))
     return (
-        f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip" or '
-        "package.module:NAME"
+        f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip", '
+        '"sentence_transformers" or package.module:NAME'
     )
 
 

@@ -211,6 +211,24 @@ def is_content(word: str) -> bool:
     return word not in FUNCTION_WORDS and word not in FRAMING_WORDS
 
 
+def caption_words(caption: str) -> list[tuple[str, bool]]:
+    """The words of a caption, and which of them are about its subject.
+
+    Args:
+        caption: The caption.
+
+    Returns:
+        (word in lower case, whether it stands before the caption turns to surroundings, clothes and poses),
+        in order.
+    """
+    found: list[tuple[str, bool]] = []
+    surroundings = False
+    for word in words_of(caption):
+        surroundings = surroundings or word in _BACKGROUND_AFTER
+        found.append((word, not surroundings))
+    return found
+
+
 def read_captions(captions: Sequence[str], term: Term = str) -> dict[str, Mention]:
     """The terms of an image's captions, function words included.
 
@@ -226,13 +244,11 @@ def read_captions(captions: Sequence[str], term: Term = str) -> dict[str, Mentio
     before: dict[str, list[bool]] = {}
     for caption in captions:
         seen: set[str] = set()
-        surroundings = False
-        for word in words_of(caption):
-            surroundings = surroundings or word in _BACKGROUND_AFTER
+        for word, is_foreground in caption_words(caption):
             if (key := term(word)) is None:
                 continue
             words.setdefault(key, word)
-            before.setdefault(key, []).append(not surroundings)
+            before.setdefault(key, []).append(is_foreground)
             if key not in seen:
                 seen.add(key)
                 captions_with[key] = captions_with.get(key, 0) + 1

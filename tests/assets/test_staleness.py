@@ -253,6 +253,10 @@ CHANGES: dict[str, object] = {
     "models.judge.dtype": "bfloat16",
     "models.judge.prompts": "standard",
     "models.judge.max_new_tokens": 9,
+    "models.reranker.name": "Qwen/Qwen3-VL-Reranker-8B",
+    "models.reranker.revision": "abc",
+    "models.reranker.dtype": "bfloat16",
+    "models.reranker.instruction": "Find it.",
     "coarse.strategies": ["union_text", "intersection"],
     "coarse.default": "sum",
     "coarse.top_k": 9,
@@ -331,7 +335,8 @@ def test_changed_setting_changes_the_code_versions_of_those_that_declare_it(worl
     after = changed(world.settings, key, CHANGES[key])
     readers = {asset for asset, keys in declared(world.settings, after).items() if general(key) in keys}
     assert differing(world.settings, after) == readers
-    assert readers or key in ("reranking.judge_weight", "spaces")  # read where a method searches the space
+    # The last two are read where a method searches the space, and where that re-ranker is named.
+    assert readers or key in ("reranking.judge_weight", "spaces") or key.startswith("models.reranker.")
 
 
 def test_changes_of_a_key_that_nothing_reads_change_no_code_version(world: World) -> None:
@@ -355,6 +360,12 @@ def test_weight_counts_where_the_settings_choose_the_fusion(world: World) -> Non
     heavier = changed(fixed, "reranking.judge_weight", 2.0)
     assert differing(fixed, heavier) == {"reranked_rankings"}
     assert differing(world.settings, changed(world.settings, "reranking.judge_weight", 2.0)) == set()
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGES if key.startswith("models.reranker.")])
+def test_the_rerankers_model_concerns_what_runs_it(world: World, key: str) -> None:
+    named = changed(world.settings, "reranking.rerankers", ["base judge", "qwen3-vl-reranker"])
+    assert differing(named, changed(named, key, CHANGES[key])) == {"reranked_rankings", "reranking_fusion"}
 
 
 def test_a_changed_space_concerns_what_searches_it(world: World) -> None:

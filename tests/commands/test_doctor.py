@@ -276,6 +276,21 @@ def test_spaces_are_looked_up_and_their_images_counted(
     assert found["images_to_embed"] == images
 
 
+def test_models_of_captions_and_of_the_qwen_reranker_are_looked_at(
+    config: Path, doctor: Callable[..., tuple[int, dict[str, Any]]]
+) -> None:
+    captioned = '[coarse]\ncaption_strategies = ["captions_intersection", "captions_union_dense"]\n'
+    named = '[reranking]\nrerankers = ["base judge", "qwen3-vl-reranker"]\n[models.reranker]\nname = "qwen"\n'
+    space = '[spaces.sentences]\nkind = "sentence_transformers"\noptions = {model = "judge"}\n'
+    config.write_text(SETTINGS + captioned + named + space, encoding="utf-8")
+    checks = {check["what"]: check for check in doctor()[1]["configured"]}
+    assert checks["space sentences"]["status"] == "ok", "searched, though by methods of captions"
+    assert checks["re-ranker's model"]["status"] == "later"
+    config.write_text(SETTINGS + captioned + named + space.replace("judge", "pictures"), encoding="utf-8")
+    checks = {check["what"]: check for check in doctor()[1]["configured"]}
+    assert checks["space sentences"]["status"] == "missing"
+
+
 def test_a_method_whose_space_is_not_described_is_told(
     config: Path, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
 
 from setr_lib.methods.captions import CaptionMethod, Reading
-from setr_lib.methods.inputs import EncodedQueries, GalleryIndex, MethodError, plain_queries
+from setr_lib.methods.inputs import MethodError
 from setr_lib.methods.method import get_method, method_names, ranks_captions
-from setr_lib.methods.ranking import rank
 from setr_lib.tables import RANKINGS
-from setr_lib.texts.lexical import words_of
-from tests.methods.worlds import queries_of
+from tests.methods.captioned import CAPTIONS, IDS, Counted, queries, ranked
 
 NAMES = ["captions_intersection", "captions_text", "captions_union"]
-CAPTIONS = {
-    "a": ["A white dog stands on grass.", "The dog is white."],
-    "b": ["A black dog on a red sofa.", "A dog."],
-    "c": ["A cat on grass.", "A white cat."],
-    "d": ["A cat on grass.", "A white cat."],  # ties with c
-    "f": ["Boats at sea."],
-}
-IDS = ["f", "e", "d", "c", "b", "a"]
-"""``e`` has no caption."""
-
-
-class Counted:
-    """A search over ``CAPTIONS`` whose fit is how often a word occurs; keeps what it was asked for."""
-
-    def __init__(self, captions: dict[str, list[str]] | None = None) -> None:
-        self._captions = CAPTIONS if captions is None else captions
-        self.ids = sorted(self._captions)
-        self.asked: list[str] = []
-
-    def captions(self, image_id: str) -> Sequence[str]:
-        return self._captions.get(image_id, ())
-
-    def term(self, word: str) -> str | None:
-        return None if word.isdigit() else word
-
-    def matches(self, term: str) -> tuple[np.ndarray, np.ndarray]:
-        self.asked.append(term)
-        counts = np.array([words_of(" ".join(self._captions[each])).count(term) for each in self.ids])
-        rows = np.flatnonzero(counts)
-        return rows, counts[rows].astype(np.float64)
-
-
-def queries(*texts: tuple[str, str], subsets: Sequence[Sequence[str]] | None = None) -> EncodedQueries:
-    frame = queries_of([reference for reference, _ in texts], subsets=subsets)
-    return plain_queries(frame.with_columns(modification=pl.Series([text for _, text in texts])))
-
-
-def ranked(asked: EncodedQueries, name: str, k: int = 10, **options: Any) -> pl.DataFrame:
-    chosen: dict[str, Any] = {"remove_reference": True, **options}
-    ids: list[str] = chosen.pop("ids", IDS)
-    gallery = pl.DataFrame({"image_id": ids, "galleries": [["all"]] * len(ids)})
-    index = GalleryIndex(ids, np.zeros((len(ids), 0), np.float32), chosen.pop("captions", None) or Counted())
-    return rank(get_method(name), asked, gallery, index, k, **chosen)
 
 
 def test_three_methods_search_captions() -> None:

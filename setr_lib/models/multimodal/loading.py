@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import pick_device
 from setr_lib.models.multimodal.errors import JudgeError, first_line
-from setr_lib.models.multimodal.special_tokens import SpecialTokens, read_special_tokens
+from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, SpecialTokens, read_special_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,14 @@ class LoadedModel:
 
 
 def load_model(
-    judge: JudgeSettings, *, adapter: Path | None, device: str, name: str | None, merge_adapter: bool
+    judge: JudgeSettings,
+    *,
+    adapter: Path | None,
+    device: str,
+    name: str | None,
+    merge_adapter: bool,
+    answers: Answers = ANSWERS,
+    section: str = "models.judge",
 ) -> LoadedModel:
     """Load a model and, if given, an adapter; the arguments are those of ``MultimodalModel.load``.
 
@@ -58,6 +65,8 @@ def load_model(
         device: A torch device, or ``auto``.
         name: A local folder or a hub id; ``None`` is ``judge.name``.
         merge_adapter: Add the adapter's weights to the model's own (in float32 only).
+        answers: Spellings of Yes and No, the first choice first.
+        section: The section of settings that names the model, for messages.
 
     Returns:
         The model in evaluation mode on its device.
@@ -80,11 +89,11 @@ def load_model(
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise JudgeError(
-            f"models.judge.name = {name!r}: no image-text-to-text model loads from there "
+            f"{section}.name = {name!r}: no image-text-to-text model loads from there "
             f"({first_line(error)}); give a local folder or a hub id"
         ) from error
     if getattr(processor, "chat_template", None) is None:
-        raise JudgeError(f"models.judge.name = {name!r}: its processor has no chat template")
+        raise JudgeError(f"{section}.name = {name!r}: its processor has no chat template")
     model = model.to(torch_device)
     model_id = base_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
     if adapter is not None:
@@ -92,7 +101,7 @@ def load_model(
         model_id += f"+{folder_digest(adapter)}"
     model.eval()
     return LoadedModel(
-        model, processor, torch_device, model_id, base_id, read_special_tokens(model, processor)
+        model, processor, torch_device, model_id, base_id, read_special_tokens(model, processor, answers)
     )
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from setr_lib.models.multimodal.errors import JudgeError
 
-_ANSWER_FORMS = (("Yes", "No"), ("yes", "no"), (" Yes", " No"), (" yes", " no"), ("YES", "NO"))
+Answers = Sequence[tuple[str, str]]
+"""Spellings of Yes and No, the one that is asked for first."""
+ANSWERS: Answers = (("Yes", "No"), ("yes", "no"), (" Yes", " No"), (" yes", " no"), ("YES", "NO"))
+"""Those of a model that was trained on none."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,13 @@ class SpecialTokens:
     no_id: int
 
 
-def read_special_tokens(model: Any, processor: Any) -> SpecialTokens:
+def read_special_tokens(model: Any, processor: Any, answers: Answers = ANSWERS) -> SpecialTokens:
     """Look the special tokens up in a model's configuration and its tokenizer.
 
     Args:
         model: A transformers image-text-to-text model.
         processor: Its processor, with a tokenizer.
+        answers: Spellings of Yes and No.
 
     Returns:
         The token ids.
@@ -52,15 +56,16 @@ def read_special_tokens(model: Any, processor: Any) -> SpecialTokens:
     )
     eos_ids = frozenset(_as_ids(model.generation_config.eos_token_id) + _as_ids(tokenizer.eos_token_id))
     pad_id = int(next(iter(_as_ids(tokenizer.pad_token_id) + sorted(eos_ids)), 0))
-    yes_id, no_id = answer_token_ids(tokenizer)
+    yes_id, no_id = answer_token_ids(tokenizer, answers)
     return SpecialTokens(image_token, image_token_id, pad_id, eos_ids, yes_id, no_id)
 
 
-def answer_token_ids(tokenizer: Any) -> tuple[int, int]:
+def answer_token_ids(tokenizer: Any, answers: Answers = ANSWERS) -> tuple[int, int]:
     """Find the token ids of the answers Yes and No: the first spelling of which both are one known token.
 
     Args:
         tokenizer: A transformers tokenizer.
+        answers: Spellings of Yes and No.
 
     Returns:
         The ids of Yes and of No.
@@ -68,7 +73,7 @@ def answer_token_ids(tokenizer: Any) -> tuple[int, int]:
     Raises:
         JudgeError: The tokenizer has no such spelling.
     """
-    for forms in _ANSWER_FORMS:
+    for forms in answers:
         encoded = [tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
         if all(len(ids) == 1 and ids[0] != tokenizer.unk_token_id for ids in encoded):
             yes, no = (int(ids[0]) for ids in encoded)
