@@ -257,9 +257,9 @@ _WRITTEN = frozenset({"captions", "compositions"})
 
 
 class _MethodReads(NamedTuple):
-    """What a method reads: embedding spaces of images, the trained system whose weights it ranks with, captions
-    and compositions, generated texts that it brings itself, settings by option, options that name files, and
-    embedding spaces of captions.
+    """What a method reads: embedding spaces of images, the trained system whose weights it ranks with,
+    captions and compositions, generated texts that it brings itself, settings by option, options that name
+    files, and embedding spaces of captions.
     """
 
     name: str
@@ -412,7 +412,11 @@ def _of_methods(settings: Settings, names: Iterable[str]) -> list[str]:
 
 
 def _of_spaces(settings: Settings, spaces: Iterable[str]) -> list[str]:
-    own = [name for name in spaces if name in settings.spaces and settings.spaces[name].kind not in BUILT_IN_SPACES]
+    own = [
+        name
+        for name in spaces
+        if name in settings.spaces and settings.spaces[name].kind not in BUILT_IN_SPACES
+    ]
     if not own:
         return []
     from setr_lib.spaces.space import trained_by

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from setr_lib.evaluation.row import Row
+from setr_lib.methods.method import TRAINING_FREE
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.evaluation import label_with_method
+from setr_lib.pipeline.evaluation import CAPTION_PROXY, label_with_method
 from setr_lib.settings import load_settings
 
 
@@ -29,5 +30,11 @@ def test_a_method_that_was_trained_says_so_in_its_rows(tmp_path: Path, row: Row,
         '[spaces.embedder]\nkind = "sentence_transformers"\noptions = { model = "some/model" }\n',
         encoding="utf-8",
     )
-    context = PipelineContext(load_settings(tmp_path / "setr.toml"))
-    assert label_with_method(context, row, "zero-shot") == label
+    method = PipelineContext(load_settings(tmp_path / "setr.toml")).methods.get(row.method)
+    assert label_with_method(method.label, row, "zero-shot") == label
+
+
+def test_a_row_of_captions_stays_one() -> None:
+    row = Row("captions_text")
+    assert label_with_method(TRAINING_FREE, row, CAPTION_PROXY) == "caption proxy"
+    assert label_with_method("supervised", row, CAPTION_PROXY) == "caption proxy; captions_text: supervised"

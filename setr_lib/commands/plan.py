@@ -364,6 +364,15 @@ def _gallery_images(plans: Sequence[SetPlan]) -> int:
     return sum({plan.gallery_key: plan.images for plan in plans}.values())
 
 
+def _gallery_captions(context: PipelineContext, plans: Sequence[SetPlan]) -> int:
+    """Distinct captions of the images of every gallery, one that sets share counted once."""
+    from setr_lib.datasets import load_image_captions
+
+    galleries = {plan.gallery_key: plan.key for plan in plans if not plan.problem}
+    found = [load_image_captions(context.settings, key) for key in galleries.values()]
+    return sum(captions["captions"].explode().n_unique() for captions in found if captions is not None)
+
+
 def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     from rich import box
     from rich.console import Console
@@ -398,7 +407,9 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     images = _gallery_images(plans)
     for space in _embedded(context, context.methods.spaces):
         console.print(Text(f"images to embed in {space}: {images:,}"))
-    for why in context.weights.lacking(context.methods.spaces).values():
+    for space in _embedded(context, context.methods.caption_spaces):
+        console.print(Text(f"captions to embed in {space}: {_gallery_captions(context, plans):,}"))
+    for why in context.weights.lacking([*context.methods.spaces, *context.methods.caption_spaces]).values():
         console.print(Text(f"left out: {why}", style="yellow"))
     limit = context.settings.evaluation.limit
     if limit is not None:

@@ -94,7 +94,9 @@ def _hybrid(name: str, reading: QueryReading) -> HybridCaptions:
     return HybridCaptions(name, _lexical(name, reading), _dense(name, reading))
 
 
-def _parts(form: Callable[[str, QueryReading], OverCaptions]) -> tuple[OverCaptions, ...]:
+def _parts(
+    form: Callable[[str, QueryReading], OverCaptions],
+) -> tuple[OverCaptions, OverCaptions, OverCaptions]:
     """The method that is filtered, and those that give reward and penalty, in one form."""
     return form("union", UNION), form("asked", INTERSECTION), form("refused", Refused())
 

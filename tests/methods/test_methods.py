@@ -24,7 +24,7 @@ from setr_lib.methods.inputs import (
     encode_queries,
 )
 from setr_lib.methods.method import VectorMethod, as_method, get_method, method_names, register
-from setr_lib.methods.similarity import similarity, unit
+from setr_lib.methods.similarity import min_max, similarity, unit
 from tests.methods.worlds import (
     DIMENSION,
     TableEncoder,
@@ -289,6 +289,13 @@ def test_blocks_do_not_change_a_score() -> None:
     whole = similarity(queries, gallery)
     np.testing.assert_array_equal(whole[7:8], similarity(queries[7:8], gallery))
     np.testing.assert_array_equal(whole[:, 99:132], similarity(queries, gallery[99:132]))
+
+
+def test_scores_are_scaled_for_each_query_and_equal_ones_stay_equal() -> None:
+    scores = np.array([[2.0, 4.0, 3.0], [-1.0, -1.0, -1.0], [0.0, -8.0, -2.0]], dtype=np.float32)
+    np.testing.assert_array_equal(min_max(scores), [[0, 1, 0.5], [1, 1, 1], [1, 0, 0.75]])
+    np.testing.assert_array_equal(min_max(scores[1:2], equal=0.0), [[0, 0, 0]])
+    assert min_max(scores[:, :0]).shape == (3, 0)
 
 
 def test_a_selection_of_queries_keeps_its_parts_together() -> None:
