@@ -145,7 +145,7 @@ def _draw_panel(axes: Axes, column: Column, lines: Sequence[Line]) -> None:
     for line in measured:
         value, colour = line.values[column], COLOURS.get(line.row.reranker, OTHER)
         below, above = max(value.value - value.low, 0), max(value.high - value.value, 0)
-        x = line.ms_per_query
+        x = line.ms_per_query or 1.0
         axes.errorbar(
             x,
             value.value,

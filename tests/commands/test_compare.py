@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "assets"))
-
-from tiny_world import write_world
 
 from setr_lib.cli import main
 from setr_lib.evaluation.row import Row
@@ -25,6 +20,8 @@ METHODS = ("sum", "intersection", "cotmr", "basic")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.assets.tiny_world import write_world
+
     return write_world(tmp_path_factory.mktemp("compared"))
 
 
