@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
@@ -12,6 +13,7 @@ from setr_lib.settings import Settings
 if TYPE_CHECKING:
     from rich.text import Text
 
+_PLAIN_WIDTH = 120  # of tables in a file, where no terminal says how wide it is
 _TITLES = {
     "methods": "retrieval methods: [coarse] strategies, --method",
     "rerankers": "re-rankers: [reranking] rerankers, --reranker",
@@ -48,7 +50,7 @@ def _print_tables(context: PipelineContext, kinds: tuple[str, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     for kind in kinds:
         table = Table(box=box.SIMPLE_HEAD, title=Text(_TITLES[kind]), title_justify="left", pad_edge=False)
         found = listed(context, kind)

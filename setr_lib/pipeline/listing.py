@@ -5,7 +5,7 @@ with what each of them is and needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
@@ -76,11 +76,18 @@ def method_needs(method: Method) -> tuple[str, ...]:
     Returns:
         Its embedding space, the generated texts, what is made of the reference pictures, its trained weights.
     """
-    from setr_lib.methods.inputs import IMAGE_CAPTIONS, QUERY_VECTORS, REFERENCE_PATCHES, REFERENCE_PIXELS
     from setr_lib.methods.method import ranks_captions
+    from setr_lib.methods.needs import (
+        CAPTION_VECTORS,
+        IMAGE_CAPTIONS,
+        QUERY_VECTORS,
+        REFERENCE_PATCHES,
+        REFERENCE_PIXELS,
+    )
 
     words = {
         IMAGE_CAPTIONS: "captions of the gallery's images",
+        CAPTION_VECTORS: f"space {method.space} for texts",
         QUERY_VECTORS: "a space that embeds picture and text in one vector",
         REFERENCE_PIXELS: "the reference pictures",
         REFERENCE_PATCHES: "a space with patch tokens",
@@ -88,6 +95,7 @@ def method_needs(method: Method) -> tuple[str, ...]:
     found = [] if ranks_captions(method) else [f"space {method.space}"]
     found += [words.get(need, f"text {need}") for need in sorted(method.needs)]
     found += [f"text {kind.name}" for kind in method.texts]
+    found += [f"file [methods.{method.name}] {file.option}" for file in method.files if file.required]
     if method.trained is not None:
         found.append(f"weights of {method.trained}")
     return tuple(found)
@@ -99,7 +107,16 @@ def _methods(context: PipelineContext) -> list[Listed]:
     configured = context.methods.configured
     found = [_method(method, configured=True) for method in configured.values()]
     others = [name for name in method_names() if name not in configured]
-    return found + _each(others, lambda name: _method(get_method(name, context.settings)))
+
+    def one(name: str) -> Listed:
+        known = _method(get_method(name))
+        try:
+            get_method(name, context.settings)
+        except SetrError as error:  # settings lack what it searches, say; what it is can be told all the same
+            return replace(known, problem=str(error))
+        return known
+
+    return found + _each(others, one)
 
 
 def _method(method: Method, configured: bool = False) -> Listed:
@@ -177,7 +194,7 @@ def _texts(context: PipelineContext) -> list[Listed]:
         read_by = readers(kind)
         has_prompt = kind.prompt is not None or prompts.has(kind.task)
         needs = [f"one call per {kind.per}" if has_prompt else "no call"]
-        needs += [f"text {other}" for other in kind.after]
+        needs += [f"text {other}" for other in kind.made_from(prompts)]
         problem = "" if has_prompt else f"the prompt set has no {kind.task}.jinja"
         if not has_prompt and kind.derive is not None:
             problem += ": derived from other texts"
