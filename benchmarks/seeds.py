@@ -2,6 +2,7 @@
 docs/seeds.md.
 
     .venv/bin/python -m benchmarks.seeds SETTINGS_FILE...
+    .venv/bin/python -m benchmarks.seeds --keep SETTINGS_FILE...   # add worlds to those of the page
 
 Each settings file is that of a finished demo: a copy of `setr.toml` in a folder of its own, with another
 `[miniature] seed` and the models' paths made absolute, run by `python -m setr_assets.demo` with `SETR_CONFIG`
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ from setr_lib.settings import Settings, load_settings
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
 SHOWN = (("sum", "union_text", "intersection"), ("intersection", BASE, ADAPTER))
 """The rungs of a cell, of stage 1 and of stage 2."""
+COLUMNS = tuple(
+    (kind, metrics[kind], SHOWN[metrics is STAGE_2]) for metrics in (STAGE_1, STAGE_2) for kind in metrics
+)
+"""(kind of data set, metric, rungs) of each cell of a line."""
 
 INTRODUCTION = """# The headlines on other worlds
 
@@ -37,7 +43,13 @@ Made by `python -m benchmarks.seeds`; not written by hand. Each line is a `make 
 another `[miniature] seed`: other queries, galleries and training images, another adapter; CLIP and base
 judge are the committed ones, trained on pictures of their own. A cell has three percentages: of stage 1
 `sum` / `union_text` / **`intersection`**, of stage 2 `intersection` / + base judge / **+ adapter**.
-AUC: how well the judge tells held-out pairs apart, before and after its training (0.5 is guessing)."""
+AUC: how well the judge tells held-out pairs apart, before and after its training (0.5 is guessing).
+
+The worlds of the first table were looked at while the miniature was made, so their least gains say what it
+was made to show. A world of the second table was drawn by a seed that nobody had looked at before it was
+measured: it says more of what to expect of the next one."""
+LOOKED_AT = frozenset({0, 1, 2, 3, 4, 42, 123})
+"""The seeds of the worlds that the miniature was made on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class World:
     values: Mapping[tuple[str, str, str], float]
 
     def gain(self, kind: str, claim: tuple[str, str]) -> float:
-        """The first rung of a claim less the second, in the metric of its stage.
+        """The first rung of a claim less the second, in the metric of its stage, as the page prints both.
 
         Args:
             kind: The kind of data set.
@@ -61,7 +73,8 @@ class World:
             Percentage points.
         """
         metric = (STAGE_1 if claim[0] == "intersection" else STAGE_2)[kind]
-        return self.values[kind, claim[0], metric] - self.values[kind, claim[1], metric]
+        first, second = (round(self.values[kind, rung, metric], 1) for rung in claim)
+        return first - second
 
 
 def world_of(settings: Settings) -> World:
@@ -115,24 +128,61 @@ def page(worlds: Sequence[World]) -> str:
     made_by = {world.made_by for world in worlds}
     if len(made_by) != 1:
         raise SetrError("these demos differ in more than the seed: " + " / ".join(sorted(made_by)))
-    columns = [(kind, metrics) for metrics in (STAGE_1, STAGE_2) for kind in metrics]
-    heads = [f"{TITLES[kind]} {metrics[kind]}" for kind, metrics in columns]
+    parts = [INTRODUCTION]
+    for title, chosen in (
+        ("Worlds that were looked at", [world for world in worlds if world.seed in LOOKED_AT]),
+        ("Worlds that were not", [world for world in worlds if world.seed not in LOOKED_AT]),
+    ):
+        if chosen:
+            parts += [f"## {title}", _markdown(_table(chosen)), _markdown(_least(chosen))]
+    return "\n\n".join([*parts, f"Made with {made_by.pop()}."]) + "\n"
+
+
+def _table(worlds: Sequence[World]) -> list[list[str]]:
+    heads = [f"{TITLES[kind]} {metric}" for kind, metric, _ in COLUMNS]
     table = [["seed", "AUC", *heads], ["---"] * (len(heads) + 2)]
     for world in sorted(worlds, key=lambda world: world.seed):
-        cells = [_cell(world, kind, metrics[kind], SHOWN[metrics is STAGE_2]) for kind, metrics in columns]
+        cells = [_cell(world, kind, metric, rungs) for kind, metric, rungs in COLUMNS]
         table.append([str(world.seed), f"{world.before:.3f} → {world.after:.3f}", *cells])
+    return table
+
+
+def _least(worlds: Sequence[World]) -> list[list[str]]:
     kinds = list(TITLES)
-    least = [["the least gain of all these worlds, in points", *TITLES.values()], ["---"] * (len(kinds) + 1)]
-    least += [
-        [
-            f"{name_of(claim[0])}, over {name_of(claim[1])}",
-            *(f"{min(world.gain(kind, claim) for world in worlds):.1f}" for kind in kinds),
-        ]
-        for claim in CLAIMS
+    least = [
+        ["the least gain of all these worlds, in points, from the figures above", *TITLES.values()],
+        ["---"] * (len(kinds) + 1),
     ]
-    return (
-        "\n\n".join([INTRODUCTION, _markdown(table), _markdown(least), f"Made with {made_by.pop()}."]) + "\n"
-    )
+    for claim in CLAIMS:
+        gains = [f"{min(world.gain(kind, claim) for world in worlds):.1f}" for kind in kinds]
+        least.append([f"{name_of(claim[0])}, over {name_of(claim[1])}", *gains])
+    return least
+
+
+def worlds_of(text: str) -> list[World]:
+    """The worlds of a page, to the tenth of a percent that it prints.
+
+    Args:
+        text: The text of docs/seeds.md.
+
+    Returns:
+        The worlds.
+
+    Raises:
+        SetrError: It is no such page.
+    """
+    made_by = re.search(r"^Made with (.*)\.$", text, re.MULTILINE)
+    lines = re.findall(r"^\| (\d+) \| ([\d.]+) → ([\d.]+) \| (.*) \|$", text, re.MULTILINE)
+    if made_by is None or not lines:
+        raise SetrError(f"{PAGE}: no worlds can be read from it")
+    worlds: list[World] = []
+    for seed, before, after, cells in lines:
+        values: dict[tuple[str, str, str], float] = {}
+        for (kind, metric, rungs), cell in zip(COLUMNS, cells.split(" | "), strict=True):
+            numbers = [float(number) for number in cell.replace("*", "").split(" / ")]
+            values |= {(kind, rung, metric): number for rung, number in zip(rungs, numbers, strict=True)}
+        worlds.append(World(int(seed), made_by.group(1), float(before), float(after), values))
+    return worlds
 
 
 def _cell(world: World, kind: str, metric: str, rungs: Sequence[str]) -> str:
@@ -157,9 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.seeds", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("settings", nargs="+", type=Path, help="the settings file of a finished demo")
+    parser.add_argument("--keep", action="store_true", help="keep the page's worlds of other seeds")
     options = parser.parse_args(arguments)
     try:
-        text = page([world_of(load_settings(path)) for path in options.settings])
+        worlds = (
+            {world.seed: world for world in worlds_of(PAGE.read_text(encoding="utf-8"))}
+            if options.keep
+            else {}
+        )
+        worlds |= {
+            world.seed: world for world in (world_of(load_settings(path)) for path in options.settings)
+        }
+        text = page(list(worlds.values()))
     except SetrError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,5 +1,8 @@
-"""The miniature's headlines on worlds that nobody tuned for: `make demo` with other seeds, and what its
-leaderboard must show.
+"""A regression test of a fixture: `make demo` on several of the miniature's worlds, and what its leaderboard
+must show.
+
+The miniature was made until it showed this, on the worlds of these seeds among others (docs/seeds.md):
+passing says that nothing broke, not that a method is good.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.material import MEASURED
-from benchmarks.seeds import World, page
+from benchmarks.seeds import PAGE, World, page, worlds_of
 from setr_lib.errors import SetrError
 
 RUNGS = {"sum": 10.0, "union_text": 5.0, "intersection": 40.0, "base judge": 45.0, "adapter": 60.0}
@@ -37,3 +37,19 @@ def test_each_world_has_a_line_and_the_least_gain_is_told() -> None:
 def test_worlds_that_differ_in_more_than_the_seed_are_not_compared() -> None:
     with pytest.raises(SetrError, match="another world"):
         page([WORLD, replace(OTHER, made_by="another world")])
+
+
+def test_a_page_gives_its_worlds_back() -> None:
+    worlds = [WORLD, OTHER, replace(WORLD, seed=90210)]
+    text = page(worlds)
+    found = {world.seed: world for world in worlds_of(text)}
+    assert set(found) == {1, 3, 90210}
+    assert found[1].values["cirr", "adapter", "R@1"] == 55.5 and found[3].made_by == "a world"
+    assert page(list(found.values())) == text
+    seen, _, unseen = text.partition("## Worlds that were not")
+    assert "| 90210 |" in unseen and "| 90210 |" not in seen
+
+
+def test_the_committed_page_can_be_added_to() -> None:
+    worlds = worlds_of(PAGE.read_text(encoding="utf-8"))
+    assert page(worlds) == PAGE.read_text(encoding="utf-8")
