@@ -139,9 +139,7 @@ def reranked_need(need: str) -> Callable[[Settings], bool]:
     Returns:
         The condition.
     """
-    return lambda settings: any(
-        need in _method_reads(settings, name).texts for name in settings.reranked_methods
-    )
+    return lambda settings: any(_reads_text(settings, name, need) for name in settings.reranked_methods)
 
 
 QWEN = When(
@@ -257,15 +255,15 @@ _WRITTEN = frozenset({"captions", "compositions"})
 
 
 class _MethodReads(NamedTuple):
-    """What a method reads: embedding spaces of images, the trained system whose weights it ranks with,
-    captions and compositions, generated texts that it brings itself, settings by option, options that name
-    files, and embedding spaces of captions.
+    """What a method reads: embedding spaces of images, the trained system whose weights it ranks with, what
+    it says that it needs, generated texts that it brings itself, settings by option, options that name files,
+    and embedding spaces of captions.
     """
 
     name: str
     spaces: tuple[str, ...]
     trained: str | None = None
-    texts: frozenset[str] = _WRITTEN
+    needs: frozenset[str] = _WRITTEN
     kinds: tuple[TextKind, ...] = ()
     option_keys: Mapping[str, str] = MappingProxyType({})
     files: tuple[str, ...] = ()
@@ -278,12 +276,10 @@ _loaded: dict[tuple[str, ...], _MethodReads] = {}
 def _method_reads(settings: Settings, name: str) -> _MethodReads:
     every = (DEFAULT_SPACE, *settings.spaces)
     among = settings.coarse.strategies if is_own_name(settings, name) else ()
-    said = digest_json([settings.methods, settings.models.judge.prompts])
-    known = (str(settings.base_dir), name, said, *every, *among)
+    known = (str(settings.base_dir), name, digest_json(settings.methods), *every, *among)
     if known not in _loaded:  # only methods that settings name, and one of one's own may take its time
         try:
             from setr_lib.methods.method import caption_space, get_method, ranks_captions
-            from setr_lib.pipeline.texts import written_texts
 
             if is_own_name(settings, name):
                 method = pipeline_context(settings).methods.get(name)
@@ -291,15 +287,12 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
             of_captions = caption_space(method)
-            texts = _WRITTEN & method.needs
-            if method.texts:  # only then, as reading the prompts imports NumPy
-                texts = written_texts([method], pipeline_context(settings).prompts())
             files = tuple(file.option for file in method.files)
             _loaded[known] = _MethodReads(
                 method.name,
                 spaces,
                 method.trained,
-                texts,
+                frozenset(method.needs),
                 method.texts,
                 dict(method.option_keys),
                 files,
@@ -308,6 +301,18 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
         except SetrError:  # told by the run that needs the method
             return _MethodReads(name, every)
     return _loaded[known]
+
+
+def _reads_text(settings: Settings, name: str, kind: str) -> bool:
+    """Whether a method reads captions, or compositions: itself, or in making texts that it brings."""
+    reads = _method_reads(settings, name)
+    if kind in reads.needs or not reads.kinds:
+        return kind in reads.needs
+    try:  # prompts are read for methods that bring texts only: that imports NumPy
+        prompts = pipeline_context(settings).prompts()
+    except SetrError:  # told by the run that needs them
+        return True
+    return any(kind in text.made_from(prompts) for text in reads.kinds)
 
 
 def text_needed(kind: str) -> Callable[[Settings], bool]:
@@ -322,7 +327,7 @@ def text_needed(kind: str) -> Callable[[Settings], bool]:
 
     def holds(settings: Settings) -> bool:
         named = (*_ranked(settings), *settings.reranked_methods)
-        return any(kind in _method_reads(settings, name).texts for name in named)
+        return any(_reads_text(settings, name, kind) for name in named)
 
     return holds
 

@@ -88,7 +88,8 @@ def test_every_file_that_is_no_module_is_in_the_wheel(installed: Path) -> None:
     packages = [path for name in ("setr_lib", "setr_assets") for path in (REPOSITORY / name).rglob("*")]
     files = [path for path in packages if path.is_file() and path.parent.name != "__pycache__"]
     names = [str(path.relative_to(REPOSITORY)) for path in files]
-    assert sum(name.startswith("setr_lib/texts/prompts/") for name in names) == 10
+    prompts = [name for name in names if name.startswith("setr_lib/texts/prompts/")]
+    assert {Path(name).parent.name for name in prompts} == {"miniature", "standard"} and len(prompts) > 10
     assert sum(name.endswith((".html.jinja", ".css")) for name in names) == 3
     assert sum(name.endswith(".safetensors") for name in names) == 2
     for name in names:

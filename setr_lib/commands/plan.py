@@ -119,7 +119,7 @@ def print_estimate(context: PipelineContext, sample: int) -> None:
     calibrates = context.tables.exists("reranker_pairs")
     calibrated = count_training(context.settings).calibrated if calibrates else 0
     speeds = measure(context, plans[0].key, sample)
-    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds)
+    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds, only_needed=True)
 
 
 def count_training(settings: Settings) -> TrainingPlan:
@@ -495,7 +495,12 @@ def costs(
 
 
 def _print_costs(
-    context: PipelineContext, plans: list[SetPlan], training: TrainingPlan, speeds: Speeds
+    context: PipelineContext,
+    plans: list[SetPlan],
+    training: TrainingPlan,
+    speeds: Speeds,
+    *,
+    only_needed: bool = False,
 ) -> None:
     from rich import box
     from rich.console import Console
@@ -513,7 +518,7 @@ def _print_costs(
     table.add_column("step")
     for column in ("items", "per second", "time"):
         table.add_column(column, justify="right")
-    for what, items, seconds in (line for line in found.lines if line[1]):
+    for what, items, seconds in (line for line in found.lines if line[1] or not only_needed):
         rate = f"{1 / max(seconds, 1e-9):,.1f}" if seconds else "-"
         table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
