@@ -785,7 +785,7 @@ class Settings(BaseSettings):
     @property
     def encoder_name(self) -> str:
         """open_clip's model name, a ``local-dir:`` path made absolute."""
-        return self._open_clip_name(self.models.encoder.name)
+        return _open_clip_name(self, self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
         """The options of ``[spaces.NAME]``; a local folder of a model made absolute.
@@ -796,32 +796,32 @@ class Settings(BaseSettings):
         Returns:
             Option by name.
         """
-        space = self.spaces[name]
-        key, absolute = {
-            OPEN_CLIP: ("name", self._open_clip_name),
-            SENTENCE_TRANSFORMERS: ("model", self._folder_or_hub_id),
-        }.get(space.kind, ("", str))
-        model = space.options.get(key)
-        return {**space.options, key: absolute(model)} if isinstance(model, str) else dict(space.options)
-
-    def _open_clip_name(self, name: str) -> str:
-        if not name.startswith(LOCAL_FOLDER):
-            return name
-        return LOCAL_FOLDER + str(self.resolve(Path(name.removeprefix(LOCAL_FOLDER))))
+        space, options = self.spaces[name], dict(self.spaces[name].options)
+        if space.kind == OPEN_CLIP and isinstance(model := options.get("name"), str):
+            options["name"] = _open_clip_name(self, model)
+        if space.kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
+            options["model"] = _folder_or_hub_id(self, model)
+        return options
 
     @property
     def judge_name(self) -> str:
         """The judge's local folder made absolute, or its hub id as given."""
-        return self._folder_or_hub_id(self.models.judge.name)
+        return _folder_or_hub_id(self, self.models.judge.name)
 
     @property
     def reranker_name(self) -> str:
         """The local folder of ``[models.reranker]`` made absolute, or its hub id as given."""
-        return self._folder_or_hub_id(self.models.reranker.name)
+        return _folder_or_hub_id(self, self.models.reranker.name)
 
-    def _folder_or_hub_id(self, name: str) -> str:
-        folder = self.resolve(Path(name))
-        return str(folder) if folder.is_dir() else name
+
+def _open_clip_name(settings: Settings, name: str) -> str:
+    folder = name.removeprefix(LOCAL_FOLDER)
+    return name if folder == name else LOCAL_FOLDER + str(settings.resolve(Path(folder)))
+
+
+def _folder_or_hub_id(settings: Settings, name: str) -> str:
+    folder = settings.resolve(Path(name))
+    return str(folder) if folder.is_dir() else name
 
 
 def find_settings_file(start: Path | None = None) -> Path | None:

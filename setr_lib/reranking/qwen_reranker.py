@@ -19,6 +19,7 @@ import numpy as np
 
 from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
+from setr_lib.models.multimodal.loading import load_model
 from setr_lib.reranking.reranker import JudgedQuery, ModelSource, Reranker, RerankerError
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import QWEN_RERANKER, JudgeSettings
@@ -69,13 +70,16 @@ class QwenReranker(Reranker):
             dtype=options.dtype,
             pair_batch_size=options.pair_batch_size,
         )
-        model = MultimodalModel.load(
+        loaded = load_model(
             loading,
+            adapter=None,
             device=models.settings.models.device,
             name=models.settings.reranker_name,
+            merge_adapter=False,
             answers=ANSWERS,
             section=_SECTION,
         )
+        model = MultimodalModel(loaded, pair_batch_size=options.pair_batch_size)
         template = PromptTemplate(_PROMPT, _PROMPT.read_text(encoding="utf-8"))
         return InstructedJudge(model, template, self.name, self.label, options.instruction)
 

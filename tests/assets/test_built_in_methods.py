@@ -21,6 +21,7 @@ from setr_lib.pipeline.retrieval import RankedSet, rank_set
 from setr_lib.pipeline.retriever import Retriever
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import GALLERY, QUERIES
+from tests.tiny_sentences import write_tiny_embedder
 
 KEY = "circo-val"
 ASSETS = (
@@ -35,6 +36,11 @@ CORPORA = """
 [methods.basic]
 subjects = "subjects.txt"
 styles = "styles.txt"
+"""
+EMBEDDER = """
+[spaces.embedder]
+kind = "sentence_transformers"
+options = { model = "embedder" }
 """
 
 
@@ -51,7 +57,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     (folder / "styles.txt").write_text("on white\non grey\non black\n", encoding="utf-8")
     names = json.dumps([method.name for method in methods_of_vectors()])
     text = path.read_text(encoding="utf-8").replace("[coarse]", f"[coarse]\nstrategies = {names}")
-    path.write_text(text + CORPORA, encoding="utf-8")
+    path.write_text(text + CORPORA + EMBEDDER, encoding="utf-8")
+    write_tiny_embedder(folder / "embedder")
     made = load_settings(path)
     with dg.DagsterInstance.ephemeral() as instance:
         build_definitions(made).resolve_job_def(FULL_PIPELINE).execute_in_process(
@@ -70,7 +77,7 @@ def ranked(settings: Settings) -> RankedSet:
 
 def test_every_method_ranks_every_query(settings: Settings, ranked: RankedSet) -> None:
     queries = PipelineContext(settings).tables.read("queries", QUERIES, KEY)
-    assert [made.method.name for made in ranked.rankings] == [method.name for method in methods_of_vectors()]
+    assert {made.method.name for made in ranked.rankings} == {method.name for method in methods_of_vectors()}
     for made in ranked.rankings:
         lengths = made.rankings.filter(pool="gallery").group_by("query_id").len()
         assert set(lengths["query_id"]) == set(queries["query_id"]), made.method.name
@@ -84,7 +91,7 @@ def test_records_say_which_texts_were_derived(ranked: RankedSet) -> None:
         assert made.record.derived_texts == [kind.name for kind in made.method.texts], made.method.name
 
 
-@pytest.mark.parametrize("name", ["basic", "pdv_f", "projection", "role", "sdr_cir"])
+@pytest.mark.parametrize("name", ["basic", "embedder", "pdv_f", "projection", "role", "sdr_cir"])
 def test_a_search_ranks_as_the_evaluation_does(settings: Settings, ranked: RankedSet, name: str) -> None:
     tables = PipelineContext(settings).tables
     query = tables.read("queries", QUERIES, KEY).row(0, named=True)

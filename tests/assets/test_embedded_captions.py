@@ -13,6 +13,7 @@ from tiny_world import run_job
 from setr_assets.code_versions import CodeVersions
 from setr_assets.definitions import blueprints
 from setr_assets.jobs import EVALUATION
+from setr_lib.cli import main
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.records import CoarseRecord, EmbeddingsRecord
 from setr_lib.settings import Settings, load_settings
@@ -101,6 +102,15 @@ def test_captions_are_embedded_once_and_ranked_by_their_vectors(folder: Path) ->
     assert other.failures == {}
     kept = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, "cirr-val")
     assert kept.caption_vectors["sentences"].table != vectors.table, "a table for each model"
+
+
+def test_a_plan_counts_the_captions_to_embed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings_in(folder)
+    main(["--config", str(folder / "setr.toml"), "plan", "--counts-only"])
+    assert "captions to embed in sentences: 14" in capsys.readouterr().out
+    settings_in(folder, methods='"captions_text"')
+    main(["--config", str(folder / "setr.toml"), "plan", "--counts-only"])
+    assert "captions to embed" not in capsys.readouterr().out
 
 
 def versions(settings: Settings) -> dict[str, str]:

@@ -30,7 +30,6 @@ from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
-from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -100,8 +99,6 @@ class MultimodalModel:
         device: str = "auto",
         name: str | None = None,
         merge_adapter: bool = True,
-        answers: Answers = ANSWERS,
-        section: str = "models.judge",
     ) -> MultimodalModel:
         """Load a model and, if given, a LoRA adapter.
 
@@ -113,8 +110,6 @@ class MultimodalModel:
             name: A local folder or a hub id, in place of ``judge.name``.
             merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in
                 float32 only, as half precision would round it away.
-            answers: Spellings of the answers Yes and No: the first of which both are one token is scored.
-            section: The section of settings that names the model, for messages.
 
         Returns:
             The model in evaluation mode.
@@ -123,15 +118,7 @@ class MultimodalModel:
             JudgeError: Model, chat template, answer tokens or adapter cannot be had.
             DeviceError: The device does not exist on this machine.
         """
-        loaded = load_model(
-            judge,
-            adapter=adapter,
-            device=device,
-            name=name,
-            merge_adapter=merge_adapter,
-            answers=answers,
-            section=section,
-        )
+        loaded = load_model(judge, adapter=adapter, device=device, name=name, merge_adapter=merge_adapter)
         return cls(
             loaded,
             batch_size=judge.batch_size,
