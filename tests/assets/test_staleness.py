@@ -452,10 +452,6 @@ LOOKED_UP = {
         for asset in ("reference_captions", "query_compositions")
         for key in ("coarse.caption_strategies", "coarse.default", "coarse.strategies", "reranking.methods")
     ),
-    *(
-        f"{asset}: models.judge.prompts"
-        for asset in ("gallery_embeddings", "training_embeddings", "coarse_rankings", "promoted_reranker")
-    ),
     "promoted_reranker: training.captions",
     "gallery_embeddings: coarse.caption_strategies",
     "gallery_embeddings: coarse.strategies",
