@@ -71,8 +71,9 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         "## What could not run here, and what it needs",
         "\n".join(left_out) or "Everything could.",
         "## Published, other data",
-        "What papers report on the real data sets, with large models and texts of their own. The table above "
-        "is of the miniature.",
+        "What papers report on the real data sets, with large models and texts of their own: on CIRR's and "
+        "CIRCO's test split and FashionIQ's val unless the source says otherwise. The table above is of the "
+        "miniature.",
         published_table(tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["published"]),
     ]
     return "\n\n".join(parts) + "\n"
