@@ -52,6 +52,8 @@ def run(
 
     quieten_libraries()
     if NONE in reranked:
+        if others := [name for name in reranked if name != NONE]:
+            raise SetrError(f"--rerank {NONE} and --rerank {others[0]} contradict each other: leave one out")
         reranking = settings.reranking.model_copy(update={"rerankers": []})
         settings, reranked = settings.model_copy(update={"reranking": reranking}), []
     chosen = choose(settings, methods, reranked, sets)
