@@ -63,11 +63,12 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         Markdown.
     """
     left_out = [f"- `{name}`: {why}" for name, why in sorted(record.left_out.items())]
+    limited = "" if record.limit is None else f" Only the first {record.limit} queries of each set."
     parts = [
         INTRODUCTION,
         "![Accuracy against cost](figures/compare.svg)",
         as_markdown(frame, headlines(settings)),
-        f"Timed on {record.sample} queries of each set, on {record.device}.",
+        f"Timed on {record.sample} queries of each set, on {record.device}.{limited}",
         "## What could not run here, and what it needs",
         "\n".join(left_out) or "Everything could.",
         "## Published, other data",

@@ -115,6 +115,12 @@ def test_a_second_comparison_asks_no_model_for_what_is_kept(
     assert again == {(row["method"], row["reranker"], row["metric"]): row["value"] for row in before}
 
 
+def test_a_comparison_of_few_queries_says_so(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["--config", str(compared), "compare", "--markdown"]) == 0
+    assert "only the first 3 queries of each set" in capsys.readouterr().out
+
+
 def test_names_that_are_not_there_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["slurp"], "no retrieval method 'slurp'"),
