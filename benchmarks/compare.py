@@ -63,16 +63,18 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         Markdown.
     """
     left_out = [f"- `{name}`: {why}" for name, why in sorted(record.left_out.items())]
+    limited = "" if record.limit is None else f" Only the first {record.limit} queries of each set."
     parts = [
         INTRODUCTION,
         "![Accuracy against cost](figures/compare.svg)",
         as_markdown(frame, headlines(settings)),
-        f"Timed on {record.sample} queries of each set, on {record.device}.",
+        f"Timed on {record.sample} queries of each set, on {record.device}.{limited}",
         "## What could not run here, and what it needs",
         "\n".join(left_out) or "Everything could.",
         "## Published, other data",
-        "What papers report on the real data sets, with large models and texts of their own. The table above "
-        "is of the miniature.",
+        "What papers report on the real data sets, with large models and texts of their own: on CIRR's and "
+        "CIRCO's test split and FashionIQ's val unless the source says otherwise. The table above is of the "
+        "miniature.",
         published_table(tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["published"]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -13,7 +13,9 @@ INSTRUCTION = "describe the picture ."
 """The embedder's own default prompt."""
 
 
-def write_tiny_text_model(folder: Path, seed: int = 0, prompts: dict[str, str] | None = None) -> Path:
+def write_tiny_text_model(
+    folder: Path, seed: int = 0, prompts: dict[str, str] | None = None, **options: Any
+) -> Path:
     """Write a BERT of two layers with mean pooling to ``folder``; another ``seed``, another model."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -41,7 +43,7 @@ def write_tiny_text_model(folder: Path, seed: int = 0, prompts: dict[str, str] |
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(parts)
     tokenizer.save_pretrained(parts)
-    return _saved(folder, parts, "mean", prompts)
+    return _saved(folder, parts, "mean", prompts, **options)
 
 
 def write_tiny_embedder(folder: Path, seed: int = 0) -> Path:

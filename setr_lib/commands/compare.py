@@ -52,6 +52,8 @@ def run(
 
     quieten_libraries()
     if NONE in reranked:
+        if others := [name for name in reranked if name != NONE]:
+            raise SetrError(f"--rerank {NONE} and --rerank {others[0]} contradict each other: leave one out")
         reranking = settings.reranking.model_copy(update={"rerankers": []})
         settings, reranked = settings.model_copy(update={"reranking": reranking}), []
     chosen = choose(settings, methods, reranked, sets)
@@ -94,7 +96,7 @@ def show(settings: Settings, form: str) -> int:
         sys.stdout.write(as_csv(frame))
     else:
         print(as_markdown(frame, headlines(settings)))
-        for sentence in _left_out(record):
+        for sentence in _notes(record):
             print(f"\n- {sentence}", end="")
         print()
     return 0
@@ -112,11 +114,13 @@ def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) ->
     console.print(comparison_table(frame, headlines(settings)))
     for line in source_lines(frame):
         console.print(Text(line, style="dim"))
-    for sentence in _left_out(record):
+    for sentence in _notes(record):
         console.print(Text(sentence, style="yellow"))
     if frame.is_empty():
         raise SetrError("nothing could be compared")
 
 
-def _left_out(record: ComparisonRecord) -> list[str]:
-    return [f"{name} is left out: {why}" for name, why in record.left_out.items()]
+def _notes(record: ComparisonRecord) -> list[str]:
+    """What a reader of the table must know: how many queries it is of, and which methods are not in it."""
+    limited = [] if record.limit is None else [f"only the first {record.limit} queries of each set"]
+    return [*limited, *(f"{name} is left out: {why}" for name, why in record.left_out.items())]

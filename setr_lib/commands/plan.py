@@ -111,11 +111,21 @@ def print_estimate(context: PipelineContext, sample: int) -> None:
         sample: Items that each kind of model call is timed on.
 
     Raises:
-        SetrError: No evaluation set can be counted.
+        SetrError: No evaluation set can be counted, or none of the images of any can be read where captions
+            do not stand in for them.
     """
     plans = [plan for plan in count_work(context.settings) if not plan.problem]
     if not plans:
         raise SetrError("no evaluation set can be read: `setr plan` says why")
+    with_images = [plan for plan in plans if not _has_captions_only(context, plan.key, sample)]
+    if len(with_images) < len(plans):
+        captioned = ", ".join(plan.key for plan in plans if plan not in with_images)
+        print(
+            f"{captioned}: captions and no images, so there is little to wait for, and nothing is estimated"
+        )
+    if not with_images:
+        return
+    plans = with_images
     calibrates = context.tables.exists("reranker_pairs")
     calibrated = count_training(context.settings).calibrated if calibrates else 0
     speeds = measure(context, plans[0].key, sample)
@@ -195,6 +205,7 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         SetrError: None of the set's first images can be read.
     """
     from setr_lib.models.multimodal import Picture
+    from setr_lib.reranking.checked_scores import checked_scores
     from setr_lib.spaces.images import open_image
 
     images, texts = _sample(context, key, sample)
@@ -218,7 +229,8 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         compose=written.get(COMPOSITIONS, 0.0),
         judge=judged,
         rerankers={
-            reranker.name: _seconds_each(reranker.score, queries) / len(queries[0].candidates)
+            reranker.name: _seconds_each(partial(checked_scores, reranker), queries)
+            / len(queries[0].candidates)
             for reranker in _others(context)
         },
         dimensions={name: space.dimension for name, space in spaces.items()},
@@ -229,15 +241,32 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
 
 def _sample(context: PipelineContext, key: str, sample: int) -> tuple[pl.DataFrame, list[str]]:
     """The first readable images of a gallery, and the first modification texts."""
-    from setr_lib.datasets import inspect_gallery, load_gallery, load_queries
+    from setr_lib.datasets import load_queries
 
-    first = load_gallery(context.settings, key).head(4 * sample)
-    images = inspect_gallery(first).filter(status="ok").head(sample)
+    images = _first_images(context, key, sample)
     if images.is_empty():
         raise SetrError(
             f"{key}: none of its first {4 * sample} gallery images can be read; nothing to measure"
         )
     return images, load_queries(context.settings, key).head(sample)["modification"].to_list()
+
+
+def _first_images(context: PipelineContext, key: str, sample: int) -> pl.DataFrame:
+    """The first readable images of a gallery; none where the very first cannot be read."""
+    from setr_lib.datasets import inspect_gallery, load_gallery
+
+    first = load_gallery(context.settings, key).head(4 * sample)
+    return inspect_gallery(first).filter(status="ok").head(sample)
+
+
+def _has_captions_only(context: PipelineContext, key: str, sample: int) -> bool:
+    """Whether a set has captions of its gallery's images, and none of the first images can be read."""
+    from setr_lib.benchmarks.image_captions import captions_file
+    from setr_lib.datasets import evaluation_set
+
+    if captions_file(evaluation_set(context.settings, key)) is None:
+        return False
+    return _first_images(context, key, sample).is_empty()
 
 
 def _written(

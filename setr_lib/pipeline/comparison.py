@@ -86,19 +86,25 @@ def choose(
     Raises:
         SetrError: A name is not known, or no method can run.
     """
+    from setr_lib.methods.method import CATALOGUE
     from setr_lib.pipeline.context import PipelineContext
 
+    for name in methods:
+        if name != ALL:
+            CATALOGUE.get(name, settings)  # a name that was written wrongly is told, not left out
     left_out: dict[str, str] = {}
     runnable: dict[str, tuple[str, Method]] = {}
     for name in _named(settings, methods):
         try:
             method = _runnable(settings, name)
         except SetrError as error:
-            if methods and ALL not in methods and _is_unknown(settings, name):
-                raise
             left_out[name] = str(error)
             continue
-        runnable[method.name] = (name, method)
+        other, _ = runnable.setdefault(method.name, (name, method))
+        if other != name:
+            raise SetrError(
+                f"{other!r} and {name!r} are both called {method.name!r}: leave one out, or rename it"
+            )
     if not runnable:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise SetrError(f"none of the methods can run: {reasons}")
@@ -182,14 +188,9 @@ def _named(settings: Settings, methods: Sequence[str]) -> list[str]:
     if not methods:
         return own
     if ALL in methods:
-        return list(dict.fromkeys([*own, *method_names()]))
+        named = [name for name in methods if name != ALL]
+        return list(dict.fromkeys([*own, *method_names(), *named]))
     return list(dict.fromkeys(methods))
-
-
-def _is_unknown(settings: Settings, name: str) -> bool:
-    from setr_lib.methods.method import method_names
-
-    return ":" not in name and name not in method_names()
 
 
 def _runnable(settings: Settings, name: str) -> Method:
@@ -213,6 +214,8 @@ def _reranked(
     from setr_lib.methods.method import ranks_captions
 
     by_vectors = [own for own, (_, method) in runnable.items() if not ranks_captions(method)]
+    if reranked and not settings.reranking.rerankers:
+        raise SetrError("[reranking] rerankers is empty: nobody can re-rank candidates")
     if ALL in reranked:
         return by_vectors
     spelled = {name: own for own, (name, _) in runnable.items()}
@@ -220,6 +223,11 @@ def _reranked(
     found = [spelled.get(name, name) for name in asked]
     if reranked and (unknown := [name for name in found if name not in runnable]):
         raise SetrError(f"{unknown[0]!r} is to be re-ranked and is not compared: {', '.join(runnable)} are")
+    if reranked and (by_captions := [name for name in found if name not in by_vectors]):
+        raise SetrError(
+            f"{by_captions[0]!r} searches captions, whose candidates are not re-ranked: name "
+            f"{' or '.join(by_vectors) or 'a method that searches vectors'}"
+        )
     return [name for name in found if name in runnable]
 
 
@@ -279,6 +287,12 @@ def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
         )
     if hidden := [one.key for one in every if one.key in names and one.hidden]:
         raise SetrError(f"the targets of {hidden[0]} are not public: it cannot be compared on")
+    compared = {one.dataset for one in every if one.key in found}
+    datasets = {one.dataset for one in every}
+    if hidden := [name for name in names if name in datasets - compared]:
+        raise SetrError(
+            f"settings name no split of {hidden[0]} whose targets are public: it cannot be compared on"
+        )
     return found
 
 

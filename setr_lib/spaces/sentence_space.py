@@ -225,11 +225,14 @@ def _load(model: str, revision: str | None, device: str, dtype: str) -> Any:
 
 
 def _prompt(model: Any, given: str | None, names: Sequence[str]) -> str:
-    """The prompt that was given, else the model's first of these names, else its default one."""
+    """The prompt that was given, else the model's first of these names, else its default one, unless that is
+    the other side's: a model whose default is the prompt of queries has none for documents.
+    """
     if given is not None:
         return given
-    own = [model.prompts.get(name) for name in (*names, model.default_prompt_name)]
-    return next((prompt for prompt in own if prompt), "")
+    default = model.default_prompt_name
+    found = names if default in (*_QUERIES, *_DOCUMENTS) else (*names, default)
+    return next((prompt for name in found if (prompt := model.prompts.get(name))), "")
 
 
 def _model_digest(model: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from setr_lib.cli import main
+from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
 from setr_lib.models.multimodal import MultimodalModel
 from setr_lib.settings import load_settings
@@ -113,6 +115,12 @@ def test_a_second_comparison_asks_no_model_for_what_is_kept(
     assert again == {(row["method"], row["reranker"], row["metric"]): row["value"] for row in before}
 
 
+def test_a_comparison_of_few_queries_says_so(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["--config", str(compared), "compare", "--markdown"]) == 0
+    assert "only the first 3 queries of each set" in capsys.readouterr().out
+
+
 def test_names_that_are_not_there_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["slurp"], "no retrieval method 'slurp'"),
@@ -120,9 +128,67 @@ def test_names_that_are_not_there_are_told(config: Path, capsys: pytest.CaptureF
         (["sum", "--set", "cirr-test1"], "targets of cirr-test1 are not public"),
         (["sum", "--rerank", "intersection"], "'intersection' is to be re-ranked and is not compared"),
         (["basic"], "none of the methods can run"),
+        (["all", "slurp"], "no retrieval method 'slurp'"),
+        (["sum", "no_such_module:NAME"], "No module named 'no_such_module'"),
+        (["sum", "setr_lib.methods.method:get_method"], "is not a retrieval method"),
+        (["sum", "captions_text", "--rerank", "captions_text"], "'captions_text' searches captions"),
+        (["sum", "--rerank", "none", "--rerank", "sum"], "contradict each other"),
     ):
         assert main(["--config", str(config), "compare", *arguments]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_two_methods_of_one_name_are_refused(config: Path) -> None:
+    from setr_lib.pipeline.comparison import choose
+
+    (config.parent / "another.py").write_text(
+        "from setr_lib.methods.method import VectorMethod\n"
+        'ANOTHER = VectorMethod("sum", lambda inputs: inputs.queries.modification_vectors)\n'
+    )
+    with pytest.raises(SetrError, match="'sum' and 'another:ANOTHER' are both called 'sum'"):
+        choose(load_settings(config), ["sum", "another:ANOTHER"])
+
+
+def test_without_re_rankers_no_method_can_be_re_ranked(config: Path) -> None:
+    from setr_lib.pipeline.comparison import choose
+
+    settings = load_settings(config)
+    nobody = settings.reranking.model_copy(update={"rerankers": []})
+    settings = settings.model_copy(update={"reranking": nobody})
+    with pytest.raises(SetrError, match="rerankers is empty"):
+        choose(settings, ["sum"], ["sum"])
+    assert choose(settings, ["sum"]).sets
+
+
+def test_a_data_set_of_hidden_targets_alone_is_refused(config: Path) -> None:
+    from setr_lib.pipeline.comparison import choose
+
+    settings = load_settings(config)
+    hidden = {"cirr": settings.datasets["cirr"].model_copy(update={"splits": ["test1"]})}
+    settings = settings.model_copy(update={"datasets": {**settings.datasets, **hidden}})
+    with pytest.raises(SetrError, match="no split of cirr whose targets are public"):
+        choose(settings, ["sum"], sets=["cirr"])
+
+
+def test_captions_that_stand_in_for_images_are_compared(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = config.parent / "data" / "cirr"
+    for folder in ("captions", "image_splits"):
+        shutil.copytree(root / folder, tmp_path / "proxy" / folder)
+    names = json.loads((root / "image_splits" / "split.rc2.val.json").read_text())
+    captions = [{"candidate": name, "captions": [f"picture {name}"]} for name in names]
+    (tmp_path / "proxy" / "image_captions.json").write_text(json.dumps(captions))
+    own = tmp_path / "setr.toml"
+    own.write_text(
+        '[datasets.proxy]\nkind = "cirr"\nroot = "proxy"\nsplits = ["val"]\n'
+        f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
+    )
+    arguments = ["compare", "sum", "captions_text", "--rerank", "none", "--limit", "2", "--sample", "2"]
+    assert main(["--config", str(own), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "proxy-val: captions and no images" in told
+    assert {row["method"] for row in rows(own, capsys)} == {"captions_text", "random"}
 
 
 def test_before_any_comparison_there_is_nothing_to_print(

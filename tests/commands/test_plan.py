@@ -99,3 +99,25 @@ def test_no_multimodal_llm_is_loaded_where_nothing_needs_one(
     config.write_text(PLAIN.format(other="union_text"), encoding="utf-8")
     assert main(["--config", str(config), "plan", "--sample", "2"]) == 1
     assert "nobody/has-this-model" in capsys.readouterr().err
+
+
+def test_a_re_ranker_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_clip(tmp_path / "clip")
+    (tmp_path / "pictures").mkdir()
+    for place in range(3):
+        Image.new("RGB", (8, 8), (80 * place, 0, 0)).save(tmp_path / "pictures" / f"{place}.png")
+    (tmp_path / "pictures" / "queries.csv").write_text("reference,modification,target\n0.png,redder,1.png\n")
+    (tmp_path / "failing.py").write_text(
+        "from setr_lib.reranking.reranker import Reranker\n"
+        "class Failing(Reranker):\n"
+        '    name, id, source = "failing", "failing-1", "an example"\n'
+        "    def score(self, queries):\n"
+        '        raise RuntimeError("out of order")\n'
+    )
+    settings = PLAIN.format(other="text").replace("rerankers = []", 'rerankers = ["failing:Failing"]')
+    (tmp_path / "setr.toml").write_text(settings)
+    assert main(["--config", str(tmp_path / "setr.toml"), "plan", "--sample", "2"]) == 1
+    assert (
+        "re-ranker 'failing' raised RuntimeError: out of order (failing.py, line 5)"
+        in capsys.readouterr().err
+    )

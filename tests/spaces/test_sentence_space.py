@@ -108,6 +108,14 @@ def test_a_text_models_queries_and_captions_have_their_own_prompts(text_model: P
     assert space.embed_texts([]).shape == (0, space.dimension)
 
 
+def test_a_default_prompt_of_queries_is_not_that_of_captions(folder: Path) -> None:
+    prompts = {"query": "match : ", "document": ""}
+    model = write_tiny_text_model(folder / "leaning", prompts=prompts, default_prompt_name="query")
+    space = load_space(model=str(model), device="cpu")
+    assert (space.query_prompt, space.document_prompt) == ("match : ", "")
+    assert space.embed_captions(TEXTS) == pytest.approx(mean_pooled(model, TEXTS), abs=1e-5)
+
+
 def test_a_text_model_refuses_images(text_model: Path, pictures: list[Image.Image]) -> None:
     space = load_space(model=str(text_model), device="cpu")
     with pytest.raises(SpaceError, match="text model and cannot embed images"):
