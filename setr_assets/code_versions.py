@@ -257,7 +257,7 @@ _WRITTEN = frozenset({"captions", "compositions"})
 class _MethodReads(NamedTuple):
     """What a method reads: embedding spaces of images, the trained system whose weights it ranks with, what
     it says that it needs, generated texts that it brings itself, settings by option, options that name files,
-    and embedding spaces of captions.
+    embedding spaces of captions, and the methods that it wraps, whose options count among its own.
     """
 
     name: str
@@ -268,6 +268,7 @@ class _MethodReads(NamedTuple):
     option_keys: Mapping[str, str] = MappingProxyType({})
     files: tuple[str, ...] = ()
     caption_spaces: tuple[str, ...] = ()
+    wrapped: tuple[str, ...] = ()
 
 
 _loaded: dict[tuple[str, ...], _MethodReads] = {}
@@ -280,6 +281,7 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
     if known not in _loaded:  # only methods that settings name, and one of one's own may take its time
         try:
             from setr_lib.methods.method import caption_space, get_method, ranks_captions
+            from setr_lib.methods.options import layers
 
             if is_own_name(settings, name):
                 method = pipeline_context(settings).methods.get(name)
@@ -287,16 +289,19 @@ def _method_reads(settings: Settings, name: str) -> _MethodReads:
                 method = get_method(name, settings)
             spaces = () if ranks_captions(method) else (method.space,)
             of_captions = caption_space(method)
-            files = tuple(file.option for file in method.files)
+            outer, *inner = layers(method)
+            files = tuple(file.option for layer in (outer, *inner) for file in layer.files)
+            keys = [key for layer in (*reversed(inner), outer) for key in layer.option_keys.items()]
             _loaded[known] = _MethodReads(
                 method.name,
                 spaces,
                 method.trained,
                 frozenset(method.needs),
                 method.texts,
-                dict(method.option_keys),
+                dict(keys),
                 files,
                 () if of_captions is None else (of_captions,),
+                tuple(layer.name for layer in inner),
             )
         except SetrError:  # told by the run that needs the method
             return _MethodReads(name, every)
@@ -451,13 +456,18 @@ class _Options(NamedTuple):
 
 
 def _options(settings: Settings, strategies: Iterable[str]) -> dict[str, _Options]:
-    """By their own names, what settings say to methods; those to which they say nothing are left out."""
+    """By their own names, what settings say to methods and to those that these wrap; where they say nothing,
+    a method is left out.
+    """
     found: dict[str, _Options] = {}
     for strategy in strategies:
         facts = _method_reads(settings, strategy)
         keys = {option: key for option, key in facts.option_keys.items() if key not in DECLARED_OPTIONS}
         if (section := settings.methods.get(facts.name)) or keys:
             found[facts.name] = _Options(section or {}, keys, facts.files)
+        for inner in facts.wrapped:
+            if section := settings.methods.get(inner):
+                found.setdefault(inner, _Options(section, {}, facts.files))
     return found
 
 

@@ -582,8 +582,8 @@ class Settings(BaseSettings):
     coarse: CoarseSettings = Field(default_factory=CoarseSettings)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """``[methods.NAME]``: what the method that calls itself NAME finds as ``inputs.options``: texts, numbers,
-    true or false, and lists of these. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is
-    JSON.)"""
+    true or false, and lists of these; held against what the method declares (``Method.options``) when it is
+    loaded. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is JSON.)"""
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)
@@ -645,8 +645,9 @@ class Settings(BaseSettings):
         ranked, installed = (*coarse.strategies, *coarse.caption_strategies), _installed(*METHOD_ENTRY_POINTS)
         if any(_is_path(name) or name in installed for name in ranked):
             return methods  # judged where methods are loaded: only then is known what they call themselves
+        wrapped = [value for options in methods.values() for value in options.values()]  # soft's base, say
         for name in methods:
-            if name not in ranked:
+            if name not in ranked and name not in wrapped:
                 raise ValueError(f"no configured method is called {name!r}{_nearest(name, list(ranked))}")
         return methods
 

@@ -31,15 +31,21 @@ def _union_text(inputs: MethodInputs) -> NDArray[np.float32]:
 
 
 METHODS = (
-    VectorMethod("image", _image, source="baseline: the reference image's vector alone"),
-    VectorMethod("text", _text, source="baseline: the modification text's vector alone"),
+    VectorMethod("image", _image, source="baseline: the reference image's vector alone", options=()),
+    VectorMethod("text", _text, source="baseline: the modification text's vector alone", options=()),
     # Contains everything of the reference, its background too.
-    VectorMethod("sum", _sum, source="baseline: the sum of the reference's and the text's unit vectors"),
+    VectorMethod(
+        "sum",
+        _sum,
+        source="baseline: the sum of the reference's and the text's unit vectors",
+        options=(),
+    ),
     VectorMethod(
         "union_text",
         _union_text,
         frozenset({CAPTIONS}),
         source="baseline: the reference's whole caption and the text in one sentence, "
         "as CIReVL's ablation (ICLR 2024)",
+        options=(),
     ),
 )

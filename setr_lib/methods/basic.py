@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,15 +18,18 @@ import numpy as np
 from setr_lib.methods.contrastive import contrastive_directions
 from setr_lib.methods.inputs import EncodedQueries, MethodError, MethodInputs, SearchedGallery
 from setr_lib.methods.method import Method, OptionFile
+from setr_lib.methods.options import Option
 from setr_lib.methods.similarity import mean_vector, similarity
 from setr_lib.texts.phrases import read_phrases
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CONSTANTS = MappingProxyType({"components": 250, "alpha": 0.2, "harris": 0.1, "expansion": 0})
-"""The paper's. Query expansion, by 25 images in its preset, is off: on i-CIR it loses (34.35 mAP without it,
-31.64 with it)."""
+COMPONENTS = Option("components", int, least=1, default=250)
+ALPHA, HARRIS = Option("alpha", least=0, most=1, default=0.2), Option("harris", least=0, default=0.1)
+EXPANSION = Option("expansion", int, least=0, default=0)
+"""The paper's constants. Query expansion, by 25 images in its preset, is off: on i-CIR it loses (34.35 mAP
+without it, 31.64 with it)."""
 _SHARPNESS = 0.1  # of the weights of query expansion
 _SAMPLE = 1_000  # gallery images that stand for the paper's synthetic set in the normalisation
 
@@ -66,6 +68,7 @@ class Basic(Method):
     source = (
         "BASIC, the i-CIR paper, NeurIPS 2025; a reconstruction after its code, normalised by the gallery"
     )
+    options = (COMPONENTS, ALPHA, HARRIS, EXPANSION)
     files = (
         OptionFile("subjects", "generic subjects, a phrase on each line"),
         OptionFile("styles", "generic styles, a phrase on each line"),
@@ -88,24 +91,24 @@ class Basic(Method):
         if "prepared" not in shared:
             shared["prepared"] = self._prepared(inputs)
         made: _Prepared = shared["prepared"]
-        options, references = {**CONSTANTS, **inputs.options}, inputs.queries.reference_vectors
+        options, references = inputs.options, inputs.queries.reference_vectors
         known = references.any(axis=1, keepdims=True)
         image = np.where(known, references - made.image_mean, 0)
-        if options["expansion"]:
-            image = _expanded(image, made, int(options["expansion"]))
+        if count := EXPANSION.of(options):
+            image = _expanded(image, made, count)
         by_image = made.normalised(similarity(made.projected(image), made.centred), made.image_least)
         text = inputs.queries.modification_vectors - made.text_mean
         by_text = made.normalised(similarity(text, made.centred), made.text_least)
-        fused = by_text * by_image - float(options["harris"]) * (by_text + by_image) ** 2
+        fused = by_text * by_image - HARRIS.of(options) * (by_text + by_image) ** 2
         return np.where(known, fused, by_text).astype(np.float32)
 
     def _prepared(self, inputs: MethodInputs) -> _Prepared:
-        options = {**CONSTANTS, **inputs.options}
+        options = inputs.options
         subjects, styles = (self._encoded(inputs.queries, options[name]) for name in ("subjects", "styles"))
         image_mean = _mean(options, "image_mean", inputs.gallery.center)
         text_mean = _mean(options, "text_mean", mean_vector(subjects))
         directions = contrastive_directions(
-            subjects - text_mean, styles - text_mean, int(options["components"]), float(options["alpha"])
+            subjects - text_mean, styles - text_mean, COMPONENTS.of(options), ALPHA.of(options)
         )
         centred = inputs.gallery.vectors - image_mean
         sample = centred[np.unique(np.linspace(0, len(centred) - 1, _SAMPLE).astype(np.intp))]

@@ -19,7 +19,7 @@ from setr_lib.methods.dense_captions import DenseCaptions, HybridCaptions
 from setr_lib.methods.inputs import MethodInputs
 from setr_lib.methods.method import TRAINING_FREE
 from setr_lib.methods.similarity import min_max
-from setr_lib.methods.soft import filtered, share_of
+from setr_lib.methods.soft_formula import LAMBDA, filtered
 from setr_lib.texts.lexical import Term, is_content, read_modification
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class CaptionFilter(OverCaptions):
-    """SoFT's formula (:func:`setr_lib.methods.soft.filtered`) over a method that searches captions.
+    """SoFT's formula (:func:`setr_lib.methods.soft_formula.filtered`) over a method that searches captions.
 
     Whichever of the three is not a cosine (a sum of BM25, a hybrid score) is scaled to 0 to 1 for each query
     first.
@@ -58,6 +58,7 @@ class CaptionFilter(OverCaptions):
     penalty: OverCaptions
     label: str = TRAINING_FREE
     source: str = "SoFT (arXiv 2512.20781) over captions, read by words; a reconstruction"
+    options = (LAMBDA,)
     space: str = field(init=False)
     needs: frozenset[str] = field(init=False)
 
@@ -68,7 +69,7 @@ class CaptionFilter(OverCaptions):
 
     def fits(self, inputs: MethodInputs) -> NDArray[np.float64]:
         """The filtered scores; ``[methods.NAME] lambda`` is the share that is filtered, 1 by default."""
-        share = share_of(self.name, inputs.options)
+        share = LAMBDA.of(inputs.options)
         base, reward = _scaled(self.base, inputs), _scaled(self.reward, inputs)
         penalty = _scaled(self.penalty, inputs, nothing=0.0)
         return filtered(base, reward, penalty, share)

@@ -149,6 +149,7 @@ class OverCaptions(Method):
 
     needs = frozenset({IMAGE_CAPTIONS})
     is_cosine = False
+    options = ()
 
     @abstractmethod
     def fits(self, inputs: MethodInputs) -> NDArray[np.float64]:

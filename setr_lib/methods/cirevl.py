@@ -92,5 +92,6 @@ CIREVL = VectorMethod(
     _cirevl,
     texts=(EDITED_CAPTIONS,),
     source="CIReVL, Karthik et al., ICLR 2024; a reconstruction with prompts of ours",
+    options=(),
 )
 METHODS = (CIREVL,)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.methods.inputs import COMPOSITIONS, MethodInputs
 from setr_lib.methods.method import VectorMethod
+from setr_lib.methods.options import Option
 from setr_lib.texts.answers import Answer, Phrases, Text
 from setr_lib.texts.kind import TextKind
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.inputs import EncodedQueries
 
-REWARD, PENALTY = "reward", "penalty"
-"""The options of ``[methods.cotmr]``: the weights of the objects that must, and must not, be there."""
-_OUR_REWARD, _OUR_PENALTY = 0.5, 0.5
+REWARD, PENALTY = Option("reward", least=0, default=0.5), Option("penalty", least=0, default=0.5)
+"""The weights, ours, of the objects that must, and must not, be there."""
 
 
 class TargetCaption(Answer):
@@ -93,8 +93,7 @@ def _objects(inputs: MethodInputs, which: str) -> NDArray[np.float32]:
 
 
 def _cotmr(inputs: MethodInputs) -> NDArray[np.floating]:
-    reward = float(inputs.options.get(REWARD, _OUR_REWARD))
-    penalty = float(inputs.options.get(PENALTY, _OUR_PENALTY))
+    reward, penalty = REWARD.of(inputs.options), PENALTY.of(inputs.options)
     caption = inputs.queries.vectors_of(CAPTIONS_OF_TARGETS.name, _captions)
     return caption + reward * _objects(inputs, "must_exist") - penalty * _objects(inputs, "must_not_exist")
 
@@ -105,5 +104,6 @@ METHODS = (
         _cotmr,
         texts=(CAPTIONS_OF_TARGETS, OBJECTS),
         source="CoTMR, arXiv 2502.20826, ICCV 2025; a reconstruction, its prompts and weights ours",
+        options=(REWARD, PENALTY),
     ),
 )

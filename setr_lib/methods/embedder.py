@@ -32,5 +32,6 @@ METHODS = (
         label=TRAINED_ELSEWHERE,
         source="a universal multimodal embedder, e.g. Qwen3-VL-Embedding (QwenLM, 2026)",
         space="embedder",
+        options=(),
     ),
 )

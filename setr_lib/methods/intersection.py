@@ -32,7 +32,9 @@ def _intersection_anchor(inputs: MethodInputs) -> NDArray[np.floating]:
 
 
 _SOURCE = "SETR, arXiv 2509.26012; a reconstruction"
-INTERSECTION = VectorMethod("intersection", _intersection, frozenset({COMPOSITIONS}), source=_SOURCE)
+INTERSECTION = VectorMethod(
+    "intersection", _intersection, frozenset({COMPOSITIONS}), source=_SOURCE, options=()
+)
 METHODS = (
     INTERSECTION,
     VectorMethod(
@@ -41,5 +43,6 @@ METHODS = (
         frozenset({COMPOSITIONS}),
         source=f"{_SOURCE}, with a share of the reference image as in SDR-CIR's anchor",
         option_keys={ANCHOR_SHARE: "coarse.anchor_share"},
+        options=(),
     ),
 )

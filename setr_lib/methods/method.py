@@ -29,6 +29,7 @@ from setr_lib.methods.needs import (
     REFERENCE_PIXELS,
     MethodError,
 )
+from setr_lib.methods.options import Option
 from setr_lib.methods.similarity import similarity, unit
 from setr_lib.settings import DEFAULT_SPACE, METHOD_ENTRY_POINTS
 
@@ -92,6 +93,12 @@ class Method(ABC):
     """What it has learned from, as reports say it."""
     source: str = ""
     """Where it was published; a reconstruction says so."""
+    options: tuple[Option, ...] | None = None
+    """The keys of ``[methods.NAME]`` that it reads, apart from those of ``files``: settings are held against
+    them when methods are loaded. None: it declares nothing, and any key will do."""
+    wraps: Method | None = None
+    """The method that it wraps and whose options it passes on: the section of that one counts, too, and its
+    keys may also stand in this one's."""
     option_keys: Mapping[str, str] = MappingProxyType({})
     """Options that are settings of another section than ``[methods.NAME]``: the key by the option's name,
     e.g. ``{"anchor_share": "coarse.anchor_share"}``."""
@@ -124,7 +131,8 @@ class Method(ABC):
         the method.
 
         Args:
-            options: The keys of ``[methods.NAME]``; empty without that section.
+            options: The keys of ``[methods.NAME]``; empty without that section. They are held against
+                ``options`` after this, with those of what it wraps then.
             find: Gives a method by its name or ``package.module:NAME``, under its own options.
 
         Returns:
@@ -186,6 +194,7 @@ class VectorMethod(Method):
     space: str = DEFAULT_SPACE
     option_keys: Mapping[str, str] = field(default_factory=dict, hash=False)
     texts: tuple[TextKind, ...] = ()
+    options: tuple[Option, ...] | None = None
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The cosine of each query's vector with each image's."""
@@ -213,6 +222,9 @@ class _Adopted(Method):
         self.trained = getattr(adopted, "trained", None)
         self.option_keys = dict(getattr(adopted, "option_keys", {}))
         self.files = tuple(getattr(adopted, "files", ()))
+        self.options = getattr(adopted, "options", None)
+        inner = getattr(adopted, "wraps", None)
+        self.wraps = None if inner is None else as_method(inner, f"what {self.name!r} wraps")
 
     def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
         own = getattr(self.adopted, "with_options", None)
@@ -260,12 +272,26 @@ def as_method(candidate: Any, where: str) -> Method:
         raise MethodError(
             f"retrieval method {method.name!r} needs {sorted(unknown)}; known are {sorted(NEEDS)}"
         )
+    _check_declared(method)
     if method.trained is not None and not _loads_weights(made):
         raise MethodError(
             f"retrieval method {method.name!r} needs the weights of {method.trained!r}, and has no "
             "with_weights(weights) to load them"
         )
     return method
+
+
+def _check_declared(method: Method) -> None:
+    declared, inner = method.options, method.wraps
+    if declared is not None and not (
+        isinstance(declared, tuple) and all(isinstance(option, Option) for option in declared)
+    ):
+        raise MethodError(
+            f"retrieval method {method.name!r}: options is not a tuple of Option(...) of "
+            "setr_lib.methods.options; leave it out to declare none"
+        )
+    if inner is not None and not isinstance(inner, Method):
+        raise MethodError(f"retrieval method {method.name!r}: wraps is not a retrieval method")
 
 
 def _loads_weights(made: Any) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from setr_lib.methods.inputs import CAPTIONS, COMPOSITIONS, EncodedQueries, MethodInputs
 from setr_lib.methods.method import VectorMethod
+from setr_lib.methods.options import Option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,10 @@ DEFAULT = PUBLISHED["cirr", "B/32"]
 _BACKBONES = {"ViT-B-32": "B/32", "ViT-L-14": "L/14", "ViT-bigG-14": "G/14"}
 
 
+IMAGE_SCALE, TEXT_SCALE = Option("image_scale"), Option("text_scale")
+TEXT_SHARE = Option("text_share", least=0, most=1)
+
+
 def setting_of(dataset_kind: str, space_id: str) -> Setting:
     """The constants for a benchmark and an encoder: as published, or the nearest that is.
 
@@ -70,9 +75,9 @@ def _setting(inputs: MethodInputs) -> Setting:
     found = setting_of(inputs.queries.dataset_kind, inputs.queries.space_id)
     options = inputs.options
     return Setting(
-        image_scale=float(options.get("image_scale", found.image_scale)),
-        text_scale=float(options.get("text_scale", found.text_scale)),
-        text_share=float(options.get("text_share", found.text_share)),
+        image_scale=IMAGE_SCALE.of(options, found.image_scale),
+        text_scale=TEXT_SCALE.of(options, found.text_scale),
+        text_share=TEXT_SHARE.of(options, found.text_share),
     )
 
 
@@ -111,17 +116,20 @@ class _Parts:
         return (1 - share) * self.from_image() + share * self.from_text()
 
 
-def _method(name: str, vectors: Callable[[_Parts], NDArray[np.floating]], which: str) -> VectorMethod:
+def _method(
+    name: str, vectors: Callable[[_Parts], NDArray[np.floating]], which: str, *options: Option
+) -> VectorMethod:
     return VectorMethod(
         name,
         lambda inputs: vectors(_Parts.of(inputs)),
         frozenset({CAPTIONS, COMPOSITIONS}),
         source=f"{which}, arXiv 2502.07215, WACV 2026; a reconstruction, on SETR's compositions",
+        options=options,
     )
 
 
 METHODS = (
-    _method("pdv_t", _Parts.from_text, "PDV-T"),
-    _method("pdv_i", _Parts.from_image, "PDV-I"),
-    _method("pdv_f", _Parts.fused, "PDV-F"),
+    _method("pdv_t", _Parts.from_text, "PDV-T", TEXT_SCALE),
+    _method("pdv_i", _Parts.from_image, "PDV-I", IMAGE_SCALE),
+    _method("pdv_f", _Parts.fused, "PDV-F", IMAGE_SCALE, TEXT_SCALE, TEXT_SHARE),
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.inputs import MethodInputs
+    from setr_lib.methods.options import Option
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ProductMethod(Method):
     """
 
     name: str = "product"
+    options: tuple[Option, ...] | None = ()
     needs: frozenset[str] = frozenset()
     label: str = TRAINING_FREE
     source: str = "BASIC, the i-CIR paper, NeurIPS 2025; a reconstruction of its first three steps"

@@ -71,5 +71,6 @@ METHODS = (
         _projection,
         frozenset({COMPOSITIONS}),
         source="SETR's intersection (arXiv 2509.26012) read on features; a reconstruction, unpublished",
+        options=(),
     ),
 )

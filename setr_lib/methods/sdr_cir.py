@@ -14,6 +14,7 @@ import numpy as np
 
 from setr_lib.methods.inputs import COMPOSITIONS, EncodedQueries, MethodInputs
 from setr_lib.methods.method import Method
+from setr_lib.methods.options import Option
 from setr_lib.methods.similarity import similarity, unit
 from setr_lib.texts.answers import Answer, Phrases, Text
 from setr_lib.texts.kind import TextKind
@@ -25,6 +26,8 @@ PUBLISHED = MappingProxyType({"cirr": (0.05, 0.5), "circo": (0.15, 0.35), "fashi
 """The paper's constants by kind of data set: ``anchor`` (alpha) and ``debias`` (beta)."""
 DEFAULT = PUBLISHED["cirr"]
 """For other kinds of data sets."""
+ANCHOR, DEBIAS = Option("anchor", least=0, most=1), Option("debias", least=0)
+"""In place of the published constants."""
 
 
 class SelectiveDescription(Answer):
@@ -75,14 +78,14 @@ class SdrCir(Method):
 
     name = "sdr_cir"
     texts = (SELECTIVE_DESCRIPTIONS,)
+    options = (ANCHOR, DEBIAS)
     source = "SDR-CIR, WWW 2026 (arXiv 2602.04451); a reconstruction, with a prompt of ours"
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The anchored similarity, less the description's bias."""
         queries, gallery = inputs.queries, inputs.gallery.vectors
         anchor, debias = PUBLISHED.get(queries.dataset_kind, DEFAULT)
-        anchor = float(inputs.options.get("anchor", anchor))
-        debias = float(inputs.options.get("debias", debias))
+        anchor, debias = ANCHOR.of(inputs.options, anchor), DEBIAS.of(inputs.options, debias)
         described = queries.vectors_of("sdr description", lambda whole: _texts("description", whole))
         modified = queries.vectors_of("sdr modification", lambda whole: _texts("modification", whole))
         anchored = unit((1 - anchor) * described + anchor * queries.reference_vectors)

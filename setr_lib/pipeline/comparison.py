@@ -237,6 +237,7 @@ def _settings_of(
     """Settings that configure exactly what is compared."""
     from setr_lib.datasets import evaluation_sets
     from setr_lib.methods.method import ranks_captions
+    from setr_lib.methods.options import layers
 
     by_captions = [name for name, method in runnable.values() if ranks_captions(method)]
     by_vectors = [name for name, method in runnable.values() if not ranks_captions(method)]
@@ -258,13 +259,14 @@ def _settings_of(
     datasets = {
         name: settings.datasets[name].model_copy(update={"splits": chosen}) for name, chosen in splits.items()
     }
+    read = {layer.name for _, method in runnable.values() for layer in layers(method)}
     stage_2 = {"methods": reranked or None, "rerankers": reranking.rerankers if reranked else []}
     return settings.model_copy(
         update={
             "datasets": datasets,
             "coarse": coarse.model_copy(update=update),
             "reranking": reranking.model_copy(update=stage_2),
-            "methods": {name: section for name, section in settings.methods.items() if name in runnable},
+            "methods": {name: section for name, section in settings.methods.items() if name in read},
         }
     )
 

@@ -12,7 +12,7 @@ from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
-    from setr_lib.methods.method import Method
+    from setr_lib.methods.method import Method, OptionFile
     from setr_lib.pipeline.context import PipelineContext
 
 _ANCHOR_SHARE = "coarse.anchor_share"
@@ -66,19 +66,19 @@ def _check_chosen(key: str, chosen: Sequence[str], listed: Sequence[str], method
 
 
 def _check_options(options: Mapping[str, Mapping[str, Any]], methods: Iterable[Method]) -> None:
-    """Raise ``MethodError`` where a section ``[methods.NAME]`` is of no configured method, or sets what has
-    its place in another section.
+    """Raise ``MethodError`` where a section ``[methods.NAME]`` is of no configured method, nor of one that
+    such a method wraps, or does not fit the options that the method declares.
     """
     from setr_lib.methods.inputs import MethodError
+    from setr_lib.methods.options import check_section, layers
 
-    own = {method.name: method for method in methods}
+    every = list(methods)
+    own = {layer.name: layer for method in every for layer in layers(method)}
+    own |= {method.name: method for method in every}
     for name, section in options.items():
         if name not in own:
             raise MethodError(f"[methods.{name}]: no configured method is called so; known: {', '.join(own)}")
-        for option in section:
-            if (key := own[name].option_keys.get(option)) is not None:
-                table, _, last = key.rpartition(".")
-                raise MethodError(f"[methods.{name}] {option}: set {last} in [{table}] instead")
+        check_section(own[name], section)
 
 
 def _setting(settings: Settings, key: str, method: Method) -> Any:
@@ -94,6 +94,7 @@ def _setting(settings: Settings, key: str, method: Method) -> Any:
 
 def options_of(settings: Settings, method: Method) -> dict[str, Any]:
     """What settings say to a method: ``[methods.NAME]``, and the settings that it names as ``option_keys``.
+    Where it wraps another (``method.wraps``), also what they say to that one.
 
     Args:
         settings: The settings.
@@ -106,12 +107,23 @@ def options_of(settings: Settings, method: Method) -> dict[str, Any]:
     Raises:
         MethodError: It names a setting that there is not.
     """
-    shared = {option: _setting(settings, key, method) for option, key in method.option_keys.items()}
-    own = dict(settings.methods.get(method.name, {}))
-    for file in method.files:
-        if isinstance(named := own.get(file.option), str):
-            own[file.option] = str(settings.resolve(Path(named)))
-    return {**shared, **own}
+    from setr_lib.methods.options import layers, section_of
+
+    every = layers(method)
+    shared = {
+        option: _setting(settings, key, layer)
+        for layer in reversed(every)
+        for option, key in layer.option_keys.items()
+    }
+    said = section_of(settings.methods, method)
+    for file in _files_of(every):
+        if isinstance(named := said.get(file.option), str):
+            said[file.option] = str(settings.resolve(Path(named)))
+    return {**shared, **said}
+
+
+def _files_of(methods: Iterable[Method]) -> tuple[OptionFile, ...]:
+    return tuple(dict.fromkeys(file for method in methods for file in method.files))
 
 
 class ConfiguredMethods:
@@ -341,11 +353,15 @@ class ConfiguredMethods:
             Fields of the record: ``anchor_share`` for that setting, ``options`` for the others, with a file's
             name and the digest of its content in place of its path; without any options, none.
         """
-        others = self.options(method)
-        for file in method.files:
+        from setr_lib.methods.options import layers
+
+        others, every = self.options(method), layers(method)
+        for file in _files_of(every):
             if file.option in others:
                 path = Path(others[file.option])
                 others[file.option] = f"{path.name}@{fingerprint_file(path)[:16]}"
-        anchor = [option for option, key in method.option_keys.items() if key == _ANCHOR_SHARE]
+        anchor = {
+            option for layer in every for option, key in layer.option_keys.items() if key == _ANCHOR_SHARE
+        }
         fields = dict[str, Any](("anchor_share", others.pop(option)) for option in anchor)
         return fields | ({"options": others} if others else {})

@@ -399,13 +399,18 @@ def test_options_concern_their_method_and_what_it_takes_from_other_sections(worl
         '    name, option_keys = "dialled", {"depth": "reranking.top_k"}\n'
         "    def scores(self, inputs): ...\n"
     )
-    image = changed(world.settings, "methods", {"image": {"share": 0.5}})
-    assert differing(world.settings, image) == {"coarse_rankings"}, "its candidates are not re-ranked"
     ranked = changed(world.settings, "coarse.strategies", ["intersection", "dialled:Dialled"])
     own = changed(ranked, "methods", {"dialled": {"share": 0.5}})
-    assert differing(ranked, own) == {"coarse_rankings"}
+    assert differing(ranked, own) == {"coarse_rankings"}, "its candidates are not re-ranked"
     deeper = changed(ranked, "reranking.top_k", 5)
     assert differing(ranked, deeper) == EXAMPLES["reranking.top_k"] | {"coarse_rankings"}
+
+
+def test_a_methods_options_are_those_of_the_method_that_it_wraps_too(world: World) -> None:
+    filtered = changed(world.settings, "coarse.strategies", ["intersection", "soft"])
+    over = changed(filtered, "methods", {"soft": {"base": "pdv_f"}})
+    scaled = changed(filtered, "methods", {"soft": {"base": "pdv_f"}, "pdv_f": {"image_scale": 1.7}})
+    assert differing(over, scaled) == {"coarse_rankings"}
 
 
 def test_code_of_a_method_that_is_chosen_by_its_own_name_counts(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setr_lib.methods.basic import CONSTANTS
+from setr_lib.methods.basic import ALPHA, COMPONENTS, EXPANSION, HARRIS
 from setr_lib.methods.contrastive import contrastive_directions
 from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, SearchedGallery
 from setr_lib.methods.method import get_method, lacking_files
@@ -200,7 +200,7 @@ def test_an_unknown_reference_leaves_the_text_alone(corpora: dict[str, Any]) -> 
 
 
 def test_its_constants_are_the_papers() -> None:
-    assert dict(CONSTANTS) == {"components": 250, "alpha": 0.2, "harris": 0.1, "expansion": 0}
+    assert [option.of({}) for option in (COMPONENTS, ALPHA, HARRIS, EXPANSION)] == [250, 0.2, 0.1, 0]
 
 
 @pytest.mark.parametrize(("changed", "counts"), [(2, True), (3, False)])

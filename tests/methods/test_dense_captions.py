@@ -152,7 +152,7 @@ def test_the_filter_is_softs(strength: float | None) -> None:
 
 
 def test_a_share_that_is_none_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"\[methods.captions_soft\] lambda = 1.5: write a number from 0"):
+    with pytest.raises(MethodError, match=r"lambda = 1.5: write a number from 0"):
         scores("captions_soft", options={"lambda": 1.5})
 
 

@@ -48,11 +48,15 @@ def expected(inputs: MethodInputs, weights: dict[str, float]) -> np.ndarray:
             if role == "preserve" and reference.any():
                 of_role = (of_role + GALLERY @ reference) / 2
             score, total = score + sign * weights[role] * of_role, total + weights[role]
+        if total == 0:  # a query without roles, where the whole has no weight
+            score, total = (embedded([row["overall"]]) @ GALLERY.T)[0], 1.0
         rows.append(score / total)
     return np.array(rows)
 
 
-@pytest.mark.parametrize("options", [{}, {"forbidden": 0.7, "overall": 1.3}, {"preserve": 0, "desired": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"forbidden": 0.7, "overall": 1.3}, {"preserve": 0, "desired": 2}, {"overall": 0}]
+)
 def test_the_score_is_the_weighted_sum_of_the_active_roles(options: dict[str, float]) -> None:
     inputs = of(options)
     weights = {"overall": 0.4, "desired": 0.2, "preserve": 0.2, "forbidden": 0.2, **options}
@@ -73,10 +77,13 @@ def test_a_forbidden_phrase_lowers_the_images_that_show_it() -> None:
     assert (found[2] > found[2, shown]).sum() > (free[2] > free[2, shown]).sum()
 
 
-@pytest.mark.parametrize("options", [{"desired": -0.1}, {"overall": 0}])
-def test_weights_that_mean_nothing_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(MethodError, match=r"\[methods\.role\]"):
-        get_method("role").scores(of(options))
+def test_weights_that_mean_nothing_are_refused() -> None:
+    role = get_method("role")
+    with pytest.raises(MethodError, match=r"desired = -0\.1: write a number, at least 0"):
+        role.scores(of({"desired": -0.1}))
+    with pytest.raises(MethodError, match=r"\[methods\.role\]: overall, desired, .* are all 0"):
+        role.with_options(dict.fromkeys(WEIGHTS, 0), get_method)
+    assert role.with_options({"overall": 0}, get_method) is role
 
 
 def test_roles_are_derived_from_a_composition() -> None:
