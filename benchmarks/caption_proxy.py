@@ -34,7 +34,8 @@ from setr_lib.datasets import evaluation_set, load_gallery, load_image_captions,
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.intervals import paired_differences
 from setr_lib.evaluation.metrics import evaluate
-from setr_lib.methods.captions import CaptionMethod, Reading
+from setr_lib.methods.caption_reading import Reading
+from setr_lib.methods.captions import CaptionMethod
 from setr_lib.methods.inputs import CaptionSearch, GalleryIndex, plain_queries
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from setr_lib.methods.captions import INTERSECTION, UNION, CaptionMethod, OverCaptions, QueryReading
+from setr_lib.methods.caption_reading import INTERSECTION, UNION, QueryReading
+from setr_lib.methods.captions import CaptionMethod, OverCaptions
 from setr_lib.methods.dense_captions import DenseCaptions, HybridCaptions
 from setr_lib.methods.inputs import MethodInputs
 from setr_lib.methods.method import TRAINING_FREE

@@ -2,10 +2,10 @@
 together.
 
 The dense form of a caption method compares sentences: the query's are those of its reading
-(:meth:`setr_lib.methods.captions.Reading.sentences`), embedded by the space ``sentences`` of the settings;
-an image's score is the mean cosine of its captions. The mean, because an image's captions are several
-descriptions of one picture: like the share of captions that has a word, it lets none of them decide alone.
-The hybrid form adds both forms' scores, each brought to 0 to 1 for every query.
+(:meth:`setr_lib.methods.caption_reading.Reading.sentences`), embedded by the space ``sentences`` of the
+settings; an image's score is the mean cosine of its captions. The mean, because an image's captions are
+several descriptions of one picture: like the share of captions that has a word, it lets none of them decide
+alone. The hybrid form adds both forms' scores, each brought to 0 to 1 for every query.
 """
 
 from __future__ import annotations
@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.methods.captions import (
-    INTERSECTION,
-    TEXT,
-    UNION,
-    CaptionMethod,
-    OverCaptions,
-    QueryReading,
-    captioned,
-    captions_of,
-)
+from setr_lib.methods.caption_reading import INTERSECTION, TEXT, UNION, QueryReading
+from setr_lib.methods.captions import CaptionMethod, OverCaptions, captioned, captions_of
 from setr_lib.methods.inputs import CAPTION_VECTORS, IMAGE_CAPTIONS, MethodError, MethodInputs
 from setr_lib.methods.method import TRAINING_FREE
 from setr_lib.methods.similarity import min_max, similarity, unit

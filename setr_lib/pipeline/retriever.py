@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.methods.method import Method
+    from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
     from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
     from setr_lib.spaces.space import EmbeddingSpace
@@ -212,7 +213,7 @@ class Retriever:
             said = "is empty" if isinstance(text, str) else f"is {_shown(text)}"
             raise SetrError(f"the modification text {said}: say what should differ from the image")
         k = _whole_number(k)
-        chosen, wanted = self._method(method), wanted_reranker(self.context, reranker)
+        chosen, wanted = _open_method(self.context, method), wanted_reranker(self.context, reranker)
         if wanted is not None and k > self.depth:
             raise SetrError(
                 f"k = {k}: only the first {self.depth} are re-ranked; raise [reranking] top_k, and [coarse] "
@@ -249,7 +250,7 @@ class Retriever:
             ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
         composed = texts.get(COMPOSITIONS)
         return SearchResult(
-            hits=self._hits(ranking, k),
+            hits=_hits(ranking, self.gallery.paths, k),
             coarse=coarse,
             ranking=ranking,
             target_caption=None if composed is None else composed.item(0, "target_caption"),
@@ -323,28 +324,32 @@ class Retriever:
         )
         return ranking, opened
 
-    def _method(self, name: str | None) -> OpenMethod:
-        from setr_lib.methods.method import ranks_captions
 
-        method = self.context.methods.get(name or self.context.settings.coarse.default)
-        if ranks_captions(method):
-            raise SetrError(
-                f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
-            )
-        return self.context.weights.open(method)
+def _open_method(context: PipelineContext, name: str | None) -> OpenMethod:
+    """The method of a name, or the default one, with its weights."""
+    from setr_lib.methods.method import ranks_captions
 
-    def _hits(self, ranking: pl.DataFrame, k: int) -> list[Hit]:
-        return [
-            Hit(
-                rank=row["rank"],
-                image_id=row["image_id"],
-                path=self.gallery.paths[row["image_id"]],
-                score=row["score"],
-                coarse_score=row["coarse_score"],
-                judge_score=row["judge_score"],
-            )
-            for row in ranking.sort("rank").head(k).iter_rows(named=True)
-        ]
+    method = context.methods.get(name or context.settings.coarse.default)
+    if ranks_captions(method):
+        raise SetrError(
+            f"retrieval method {method.name!r} ranks captions; a search looks at images: name another"
+        )
+    return context.weights.open(method)
+
+
+def _hits(ranking: pl.DataFrame, paths: Mapping[str, str], k: int) -> list[Hit]:
+    """The first ``k`` images of a ranking."""
+    return [
+        Hit(
+            rank=row["rank"],
+            image_id=row["image_id"],
+            path=paths[row["image_id"]],
+            score=row["score"],
+            coarse_score=row["coarse_score"],
+            judge_score=row["judge_score"],
+        )
+        for row in ranking.sort("rank").head(k).iter_rows(named=True)
+    ]
 
 
 _QUERY, _REFERENCE = "search", "(reference)"

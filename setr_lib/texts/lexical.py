@@ -2,8 +2,8 @@
 captions stay.
 
 No model and no statistics: lists of English function words and a few patterns of refusal ("instead of",
-"remove", "change X to Y", "X is missing"). What is read here is searched by ``setr_lib.methods.captions``.
-Words compare by ``Term``, the search index's own stemming; without an index, by themselves.
+"remove", "change X to Y", "X is missing"). ``setr_lib.methods.caption_reading`` weighs what is
+read here. Words compare by ``Term``, the search index's own stemming; without an index, by themselves.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from setr_lib.methods.captions import CaptionMethod, Reading
+from setr_lib.methods.caption_reading import Reading
+from setr_lib.methods.captions import CaptionMethod
 from setr_lib.methods.inputs import MethodError
 from setr_lib.methods.method import get_method, method_names, ranks_captions
 from setr_lib.tables import RANKINGS

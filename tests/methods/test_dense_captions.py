@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from setr_lib.methods.caption_filter import Refused
-from setr_lib.methods.captions import INTERSECTION, TEXT, UNION, Reading
+from setr_lib.methods.caption_reading import INTERSECTION, TEXT, UNION, Reading
 from setr_lib.methods.dense_captions import DenseCaptions
 from setr_lib.methods.inputs import MethodError, MethodInputs, SearchedGallery
 from setr_lib.methods.method import Method, caption_space, get_method, ranks_captions
