@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setr_lib.methods.inputs import QUERY_VECTORS, MethodInputs
-from setr_lib.methods.method import VectorMethod
+from setr_lib.methods.method import TRAINED_ELSEWHERE, VectorMethod
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-TRAINED_ELSEWHERE = "trained elsewhere, on what its model card says"
-"""The label: such models may well have seen triplets of a benchmark's training split."""
 
 
 def _query_vectors(inputs: MethodInputs) -> NDArray[np.float32]:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 TRAINING_FREE, ZERO_SHOT_TRAINED, SUPERVISED = "training-free", "zero-shot trained", "supervised"
 """What a method has learned from: nothing, data of no benchmark, or a benchmark's own triplets."""
+TRAINED_ELSEWHERE = "trained elsewhere, on what its model card says"
+"""The label of what models of others do: their training data may well hold triplets of a benchmark's training
+split."""
 NEEDS = frozenset(
     {
         CAPTIONS,

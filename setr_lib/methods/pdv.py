@@ -8,6 +8,7 @@ CIReVL.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -47,7 +48,11 @@ PUBLISHED = MappingProxyType(
 """The paper's settings, by the kind of data set and CLIP's backbone."""
 DEFAULT = PUBLISHED["cirr", "B/32"]
 """For another kind of data set: that of CIRR and CIRCO with B/32. For another backbone, a kind's B/32."""
-_BACKBONES = {"ViT-B-32": "B/32", "ViT-L-14": "L/14", "ViT-bigG-14": "G/14"}
+_BACKBONES = (
+    (re.compile(r"vit[-_](l|large)[-_/](patch)?14", re.IGNORECASE), "L/14"),
+    (re.compile(r"vit[-_]bigg[-_/](patch)?14", re.IGNORECASE), "G/14"),
+)
+"""How models are named that have a setting besides B/32: ``ViT-L-14``, ``clip-vit-large-patch14``."""
 
 
 IMAGE_SCALE, TEXT_SCALE = Option("image_scale"), Option("text_scale")
@@ -59,13 +64,14 @@ def setting_of(dataset_kind: str, space_id: str) -> Setting:
 
     Args:
         dataset_kind: The kind of data set, e.g. ``"cirr"``; empty for none.
-        space_id: Who the embedding space is; a model of open_clip is known by the architecture in its name.
+        space_id: Who the embedding space is; a model is known by the architecture in its name, as open_clip
+            (``ViT-L-14``) or its checkpoint on the hub (``clip-vit-large-patch14``) has it.
 
     Returns:
         The published setting; without one for this backbone, that of the kind with B/32; without one for this
         kind, :data:`DEFAULT`.
     """
-    backbone = next((short for name, short in _BACKBONES.items() if name in space_id), "B/32")
+    backbone = next((short for name, short in _BACKBONES if name.search(space_id)), "B/32")
     of_kind = PUBLISHED.get((dataset_kind, "B/32"), DEFAULT)
     return PUBLISHED.get((dataset_kind, backbone), of_kind)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from setr_lib.hashing import digest_strings
+from setr_lib.methods.method import TRAINED_ELSEWHERE
 from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
 from setr_lib.models.multimodal.loading import load_model
 from setr_lib.reranking.reranker import JudgedQuery, ModelSource, Reranker, RerankerError
@@ -27,8 +28,6 @@ from setr_lib.texts.prompts import PromptTemplate
 
 ANSWERS = (("yes", "no"),)
 """The answers that the model was trained to give."""
-LABEL = "trained elsewhere, on what its model card says"
-"""What its rows have learned from: its training data may hold triplets of a benchmark's training split."""
 _PROMPT = Path(__file__).with_name("qwen_reranker.jinja")
 _SECTION = "models.reranker"
 
@@ -57,7 +56,7 @@ class QwenReranker(Reranker):
     """The model of ``[models.reranker]`` under Qwen3-VL-Reranker's prompt."""
 
     name = QWEN_RERANKER
-    label = LABEL
+    label = TRAINED_ELSEWHERE
     is_logit = True
     source = "Qwen3-VL-Reranker (QwenLM, 2026), its prompt and score; a reconstruction"
 
