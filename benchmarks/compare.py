@@ -62,7 +62,7 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
     Returns:
         Markdown.
     """
-    left_out = [f"- `{name}`: {why}" for name, why in sorted(record.left_out.items())]
+    notes = [f"- {sentence}" for sentence in (*sorted(record.left_out_sentences), *record.notes)]
     limited = "" if record.limit is None else f" Only the first {record.limit} queries of each set."
     parts = [
         INTRODUCTION,
@@ -70,7 +70,7 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         as_markdown(frame, headlines(settings)),
         f"Timed on {record.sample} queries of each set, on {record.device}.{limited}",
         "## What could not run here, and what it needs",
-        "\n".join(left_out) or "Everything could.",
+        "\n".join(notes) or "Everything could.",
         "## Published, other data",
         "What papers report on the real data sets, with large models and texts of their own: on CIRR's and "
         "CIRCO's test split and FashionIQ's val unless the source says otherwise. The table above is of the "
