@@ -112,8 +112,8 @@ def columns_of(frame: pl.DataFrame, headlines: Headlines, most: int | None = Non
 
 
 def lines_of(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Line]:
-    """The compared rows, the best first, by the mean of the first metric of each set that they are in; the
-    random floor last.
+    """The compared rows, the best first, by the mean of the first metric of each set. Rows that are on fewer
+    sets follow those that are on more, as their means are of other sets; the random floor is last.
 
     Args:
         frame: A COMPARISON table.
@@ -142,9 +142,10 @@ def lines_of(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Line]:
         line.llm_calls = _mean([calls for _, calls in costs[row].values()])
     firsts = list({(column.dataset, column.split): column for column in reversed(columns)}.values())
 
-    def order(line: Line) -> tuple[bool, float, Row]:
+    def order(line: Line) -> tuple[bool, int, float, Row]:
         values = [line.values[column].value for column in firsts if column in line.values]
-        return line.row.is_random, -sum(values) / len(values) if values else math.inf, line.row
+        mean = sum(values) / len(values) if values else 0.0
+        return line.row.is_random, -len(values), -mean, line.row
 
     return sorted(lines.values(), key=order)
 
