@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.charts import STYLE, spread
 from setr_lib.benchmarks import headlines
 from setr_lib.errors import SetrError
-from setr_lib.evaluation.comparison import Column, Line, as_markdown, columns_of, lines_of
+from setr_lib.evaluation.comparison import Column, Line, as_markdown, columns_of, footnotes, lines_of
 from setr_lib.pipeline.comparison import ComparisonRecord, last_comparison
 from setr_lib.settings import Settings, load_settings
 
@@ -68,6 +68,7 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         INTRODUCTION,
         "![Accuracy against cost](figures/compare.svg)",
         as_markdown(frame, headlines(settings)),
+        *footnotes(frame, headlines(settings)),
         f"Timed on {record.sample} queries of each set, on {record.device}.{limited}",
         "## What could not run here, and what it needs",
         "\n".join(notes) or "Everything could.",

@@ -90,7 +90,7 @@ def show(settings: Settings, form: str) -> int:
         SetrError: Nothing was compared yet.
     """
     from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown
+    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown, footnotes
     from setr_lib.pipeline.comparison import last_comparison
 
     frame, record = last_comparison(settings)
@@ -100,7 +100,7 @@ def show(settings: Settings, form: str) -> int:
         sys.stdout.write(as_csv(frame))
     else:
         print(as_markdown(frame, headlines(settings)))
-        for sentence in _notes(record):
+        for sentence in (*footnotes(frame, headlines(settings)), *_notes(record)):
             print(f"\n- {sentence}", end="")
         print()
     return 0
@@ -111,13 +111,15 @@ def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) ->
     from rich.text import Text
 
     from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import comparison_table, source_lines
+    from setr_lib.evaluation.comparison import comparison_table, footnotes, source_lines
 
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     console.print()
     console.print(comparison_table(frame, headlines(settings)))
     for line in source_lines(frame):
         console.print(Text(line, style="dim"))
+    for sentence in footnotes(frame, headlines(settings)):
+        console.print(Text(sentence, style="dim"))
     for sentence in _notes(record):
         console.print(Text(sentence, style="yellow"))
 

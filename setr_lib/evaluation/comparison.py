@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+NO_WIDTH = "†"
+"""The mark of a value whose interval is a point."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one query costs.
@@ -62,10 +66,19 @@ class Value:
     high: float
 
     @property
+    def has_no_width(self) -> bool:
+        """Whether the interval is a point: every draw of queries gives the same, as where no query has its
+        target found, or every one. That says nothing of other queries.
+        """
+        return self.low == self.high
+
+    @property
     def words(self) -> str:
-        """``38.0 (33-44)``; without the interval where there is none."""
+        """``38.0 (33-44)``; without the interval where there is none, and marked where that is a point."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:.1f}"
+        if self.has_no_width:
+            return f"{self.value:.1f}{NO_WIDTH}"
         return f"{self.value:.1f} ({self.low:.0f}–{self.high:.0f})"
 
 
@@ -213,6 +226,25 @@ def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
             Text(cost_words(line.llm_calls)),
         )
     return table
+
+
+def footnotes(frame: pl.DataFrame, headlines: Headlines) -> list[str]:
+    """What the marks in a comparison's table mean.
+
+    Args:
+        frame: A COMPARISON table.
+        headlines: Data set -> its headline metrics.
+
+    Returns:
+        A sentence for each mark that is there.
+    """
+    lines = lines_of(frame, columns_of(frame, headlines))
+    if not any(value.has_no_width for line in lines for value in line.values.values()):
+        return []
+    return [
+        f"{NO_WIDTH} no interval: draws of these queries all give this value, as none finds its target, or "
+        "every one does; other queries may do otherwise"
+    ]
 
 
 def source_lines(frame: pl.DataFrame) -> list[str]:

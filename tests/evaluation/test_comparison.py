@@ -17,6 +17,7 @@ from setr_lib.evaluation.comparison import (
     columns_of,
     compared_rows,
     comparison_table,
+    footnotes,
     lines_of,
 )
 from setr_lib.evaluation.row import Row
@@ -101,6 +102,18 @@ def test_a_coarse_row_says_what_its_method_has_learned_from(frame: pl.DataFrame)
     assert labels["a", "sum", ""] == "training-free"
     assert labels["a", "sum", "adapter"] == "zero-shot", "the re-ranker's own"
     assert labels["b", "mine", ""] == "supervised, texts derived; cut"
+
+
+def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFrame) -> None:
+    assert not footnotes(frame, HEADLINES)
+    at_the_edge = pl.col("value").replace(20.0, 0.0)
+    edge = frame.with_columns(
+        value=at_the_edge,
+        **{end: pl.when(pl.col("value") == 20.0).then(0.0).otherwise(end) for end in ("low", "high")},
+    )
+    line = next(line for line in as_markdown(edge, HEADLINES).splitlines() if line.startswith("| sum | – |"))
+    assert "| 0.0† |" in line and "50.0 (45–55)" in line
+    assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [True]
 
 
 def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:
