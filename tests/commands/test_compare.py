@@ -303,22 +303,54 @@ def test_a_data_set_of_hidden_targets_alone_is_refused(config: Path) -> None:
 def test_captions_that_stand_in_for_images_are_compared(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = config.parent / "data" / "cirr"
-    for folder in ("captions", "image_splits"):
-        shutil.copytree(root / folder, tmp_path / "proxy" / folder)
-    names = json.loads((root / "image_splits" / "split.rc2.val.json").read_text())
-    captions = [{"candidate": name, "captions": [f"picture {name}"]} for name in names]
-    (tmp_path / "proxy" / "image_captions.json").write_text(json.dumps(captions))
-    own = tmp_path / "setr.toml"
-    own.write_text(
-        '[datasets.proxy]\nkind = "cirr"\nroot = "proxy"\nsplits = ["val"]\n'
-        f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
-    )
+    own = captioned(config, tmp_path, with_images=False)
     arguments = ["compare", "sum", "captions_text", "--rerank", "none", "--limit", "2", "--sample", "2"]
     assert main(["--config", str(own), *arguments]) == 0
-    told = capsys.readouterr().out
-    assert "proxy-val: captions and no images" in told
+    told = " ".join(capsys.readouterr().out.split())
+    assert "captioned-val: captions and no images" in told
+    assert "sum is left out on captioned-val: there are captions only, and no image" in told
     assert {row["method"] for row in rows(own, capsys)} == {"captions_text", "random"}
+
+
+def captioned(config: Path, folder: Path, with_images: bool) -> Path:
+    """Settings of CIRR with a caption of every image, with or without the images."""
+    root = config.parent / "data" / "cirr"
+    if with_images:
+        shutil.copytree(root, folder / "captioned")
+    else:
+        for name in ("captions", "image_splits"):
+            shutil.copytree(root / name, folder / "captioned" / name)
+    names = json.loads((root / "image_splits" / "split.rc2.val.json").read_text())
+    captions = [{"candidate": name, "captions": [f"picture {name}"]} for name in names]
+    (folder / "captioned" / "image_captions.json").write_text(json.dumps(captions))
+    own = folder / "setr.toml"
+    own.write_text(
+        '[datasets.captioned]\nkind = "cirr"\nroot = "captioned"\nsplits = ["val"]\n'
+        f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
+    )
+    return own
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_methods_over_captions_are_compared_without_one_over_vectors(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_images: bool
+) -> None:
+    own = captioned(config, tmp_path, with_images)
+    arguments = ["compare", "captions_text", "--limit", "2", "--sample", "2"]
+    assert main(["--config", str(own), *arguments]) == 0
+    found = rows(own, capsys)
+    assert {row["method"] for row in found} == {"captions_text", "random"}
+    assert all(row["ms_per_query"] > 0 for row in found if row["method"] == "captions_text")
+
+
+def test_the_estimate_is_of_what_a_comparison_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    arguments = ["compare", "intersection", "--set", "cirr", "--limit", "2", "--sample", "2", "--plan"]
+    assert main(["--config", str(config), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "re-rank: base judge" in told
+    assert "re-rank: adapter" not in told, "no version of it is promoted, and none is trained"
+    assert "training" not in told
 
 
 def test_before_any_comparison_there_is_nothing_to_print(
