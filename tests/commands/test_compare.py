@@ -327,6 +327,8 @@ def captioned(config: Path, folder: Path, with_images: bool) -> Path:
     own.write_text(
         '[datasets.captioned]\nkind = "cirr"\nroot = "captioned"\nsplits = ["val"]\n'
         f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
+        '[spaces.sentences]\nkind = "open_clip"\n'
+        f'options = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
     )
     return own
 
@@ -336,11 +338,11 @@ def test_methods_over_captions_are_compared_without_one_over_vectors(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_images: bool
 ) -> None:
     own = captioned(config, tmp_path, with_images)
-    arguments = ["compare", "captions_text", "--limit", "2", "--sample", "2"]
-    assert main(["--config", str(own), *arguments]) == 0
+    methods = ["captions_text", "captions_text_dense"]
+    assert main(["--config", str(own), "compare", *methods, "--limit", "2", "--sample", "2"]) == 0
     found = rows(own, capsys)
-    assert {row["method"] for row in found} == {"captions_text", "random"}
-    assert all(row["ms_per_query"] > 0 for row in found if row["method"] == "captions_text")
+    assert {row["method"] for row in found} == {*methods, "random"}
+    assert all(row["ms_per_query"] > 0 for row in found if row["method"] in methods)
 
 
 def test_the_estimate_is_of_what_a_comparison_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
