@@ -11,14 +11,18 @@ import argparse
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.charts import STYLE, spread
 from setr_lib.benchmarks import headlines
+from setr_lib.datasets import evaluation_sets
 from setr_lib.errors import SetrError
-from setr_lib.evaluation.comparison import Column, Line, as_markdown, columns_of, lines_of
+from setr_lib.evaluation.comparison import Column, Line, as_markdown, columns_of, footnotes, lines_of
+from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.comparison import ComparisonRecord, last_comparison
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -46,9 +50,10 @@ therefore *derived* from its compositions (the label says so): their order here 
 deal with the same words, and little of the papers' prompts. A percentage is no rival of a published one.
 
 **Costs.** *ms per query* is measured with nothing kept: texts written anew, texts encoded anew,
-candidates judged with their vision features computed anew; the gallery's vectors are in memory. *LLM
-calls* counts the texts that are written and the candidates that are judged, for one query. Both are
-means over the three sets."""
+candidates judged with their vision features computed anew, the sampled queries in batches. What is made
+once for a gallery is not counted: its vectors, and what a method prepares of them. *LLM calls* counts the
+texts that are written and the candidates that are judged, for one query; a text of a reference image is
+shared by the queries of a set that have this reference. Both are means over the sets."""
 
 
 def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> str:
@@ -62,15 +67,15 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
     Returns:
         Markdown.
     """
-    left_out = [f"- `{name}`: {why}" for name, why in sorted(record.left_out.items())]
-    limited = "" if record.limit is None else f" Only the first {record.limit} queries of each set."
+    notes = [f"- {sentence}" for sentence in (*sorted(record.left_out_sentences), *record.notes)]
     parts = [
         INTRODUCTION,
         "![Accuracy against cost](figures/compare.svg)",
         as_markdown(frame, headlines(settings)),
-        f"Timed on {record.sample} queries of each set, on {record.device}.{limited}",
+        *footnotes(frame, headlines(settings)),
+        f"Timed on {record.sample} queries of each set, on {record.device}.",
         "## What could not run here, and what it needs",
-        "\n".join(left_out) or "Everything could.",
+        "\n".join(notes) or "Everything could.",
         "## Published, other data",
         "What papers report on the real data sets, with large models and texts of their own: on CIRR's and "
         "CIRCO's test split and FashionIQ's val unless the source says otherwise. The table above is of the "
@@ -78,6 +83,35 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         published_table(tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["published"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def check_whole(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> None:
+    """Refuse a comparison that is not of everything that its settings file names: the page is of the whole.
+
+    Args:
+        frame: A COMPARISON table.
+        record: What it was made of.
+        settings: Those of the file.
+
+    Raises:
+        SetrError: It is of some queries, sets, methods or re-rankings only; the message says which lack.
+    """
+    again = "run `setr compare all` with this settings file and no other option first"
+    if record.limit is not None:
+        raise SetrError(f"the last comparison is of the first {record.limit} queries of each set: {again}")
+    every = {one.key for one in evaluation_sets(settings) if not one.hidden}
+    if lacking := sorted(every.difference(record.sets)):
+        raise SetrError(f"the last comparison lacks {', '.join(lacking)}: {again}")
+    context = PipelineContext(settings)
+    methods = list(context.methods.configured)
+    reranked = [context.methods.get(name).name for name in settings.reranked_methods]
+    rows = [Row(name) for name in methods]
+    rows += [Row(name, one.name) for name in reranked for one in context.rerankers.configured]
+    told = {one.what for one in record.left_out}
+    known = {Row.of(entry) for entry in frame.select("method", "reranker").unique().iter_rows(named=True)}
+    lacking = [row.title for row in rows if row not in known and not told & {row.title, *astuple(row)}]
+    if lacking:
+        raise SetrError(f"the last comparison lacks {', '.join(lacking)}: {again}")
 
 
 def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -183,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default the process's own.
 
     Returns:
-        The exit status: 1 where nothing was compared yet.
+        The exit status: 1 where nothing was compared yet, or not the whole.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0]
@@ -193,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(options.settings)
         frame, record = last_comparison(settings)
+        check_whole(frame, record, settings)
     except SetrError as error:
         print(error, file=sys.stderr)
         return 1

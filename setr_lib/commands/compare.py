@@ -45,7 +45,7 @@ def run(
         The exit status, 0.
 
     Raises:
-        SetrError: A name is not known, a file is missing, or a model cannot be loaded.
+        SetrError: A name is not known, or nothing could be compared.
     """
     from setr_lib.commands.plan import print_estimate
     from setr_lib.pipeline.comparison import choose, compare
@@ -60,9 +60,13 @@ def run(
     print(f"comparing on {', '.join(chosen.sets)}", flush=True)
     for name, why in chosen.left_out.items():
         print(f"{name} is left out: {why}", flush=True)
-    print_estimate(chosen.context, sample)
     if plan_only:
+        print_estimate(chosen.context, sample)
         return 0
+    try:
+        print_estimate(chosen.context, sample)
+    except SetrError as error:  # what it is of is left out below, in words
+        print(f"how long it takes is not known: {error}", flush=True)
     begun = time.monotonic()
     with progress_on_terminal() as progress:
         frame, record = compare(chosen, progress, sample)
@@ -86,7 +90,7 @@ def show(settings: Settings, form: str) -> int:
         SetrError: Nothing was compared yet.
     """
     from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown
+    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown, footnotes
     from setr_lib.pipeline.comparison import last_comparison
 
     frame, record = last_comparison(settings)
@@ -96,7 +100,7 @@ def show(settings: Settings, form: str) -> int:
         sys.stdout.write(as_csv(frame))
     else:
         print(as_markdown(frame, headlines(settings)))
-        for sentence in _notes(record):
+        for sentence in (*footnotes(frame, headlines(settings)), *_notes(record)):
             print(f"\n- {sentence}", end="")
         print()
     return 0
@@ -107,20 +111,21 @@ def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) ->
     from rich.text import Text
 
     from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import comparison_table, source_lines
+    from setr_lib.evaluation.comparison import comparison_table, footnotes, source_lines
 
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     console.print()
     console.print(comparison_table(frame, headlines(settings)))
     for line in source_lines(frame):
         console.print(Text(line, style="dim"))
+    for sentence in footnotes(frame, headlines(settings)):
+        console.print(Text(sentence, style="dim"))
     for sentence in _notes(record):
         console.print(Text(sentence, style="yellow"))
-    if frame.is_empty():
-        raise SetrError("nothing could be compared")
 
 
 def _notes(record: ComparisonRecord) -> list[str]:
-    """What a reader of the table must know: how many queries it is of, and which methods are not in it."""
+    """What a reader of the table must know: how many queries it is of, and what is not in it."""
     limited = [] if record.limit is None else [f"only the first {record.limit} queries of each set"]
-    return [*limited, *(f"{name} is left out: {why}" for name, why in record.left_out.items())]
+    stopped = [f"not compared yet: {', '.join(record.pending)}"] if record.pending else []
+    return [*limited, *stopped, *record.left_out_sentences, *record.notes]

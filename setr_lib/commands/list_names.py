@@ -65,6 +65,8 @@ def _print_tables(context: PipelineContext, kinds: tuple[str, ...]) -> None:
             cells += [Text(one.label)] if labelled else []
             table.add_row(*cells, Text(one.source), _needs(one))
         console.print(table)
+        for remedy in dict.fromkeys(one.remedy for one in found if one.remedy):
+            console.print(Text(remedy, style="yellow"))
     console.print(Text("* used by these settings", style="dim"))
 
 

@@ -123,13 +123,13 @@ def print_estimate(context: PipelineContext, sample: int) -> None:
         print(
             f"{captioned}: captions and no images, so there is little to wait for, and nothing is estimated"
         )
-    if not with_images:
-        return
+    if not with_images or not context.methods.spaces:
+        return  # captions are searched by words, or by vectors of texts: what costs is little
     plans = with_images
     calibrates = context.tables.exists("reranker_pairs")
     calibrated = count_training(context.settings).calibrated if calibrates else 0
-    speeds = measure(context, plans[0].key, sample)
-    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds, only_needed=True)
+    speeds = measure(context, plans[0].key, sample, trains=False)
+    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds, trains=False)
 
 
 def count_training(settings: Settings) -> TrainingPlan:
@@ -187,7 +187,7 @@ def count_work(settings: Settings) -> list[SetPlan]:
     return plans
 
 
-def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
+def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = True) -> Speeds:
     """Time every kind of model call that a run makes; nothing is stored.
 
     Only the models that a run needs are loaded: the multimodal LLM for texts that configured methods read,
@@ -197,6 +197,7 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
         context: Settings and models.
         key: The evaluation set whose items are used.
         sample: Items of each kind.
+        trains: Whether the run trains the adapter, where training images are named.
 
     Returns:
         Seconds per item; 0 for what no run needs.
@@ -209,12 +210,12 @@ def measure(context: PipelineContext, key: str, sample: int) -> Speeds:
     from setr_lib.spaces.images import open_image
 
     images, texts = _sample(context, key, sample)
-    names = dict.fromkeys((*context.methods.spaces, *_training_spaces(context)))
+    names = dict.fromkeys((*context.methods.spaces, *(_training_spaces(context) if trains else ())))
     spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
     pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
     queries = _sample_queries(pictures, texts, sample)
     written = _written(context, key, pictures, texts)
-    judged = _judging(context, queries)
+    judged = _judging(context, queries, trains)
     devices = [getattr(space, "device", context.settings.models.device) for space in spaces.values()]
     of_space = devices[0] if devices else context.settings.models.device
     device = str(context.models.multimodal().device if written or judged else of_space)
@@ -299,13 +300,13 @@ def _written(
     return found
 
 
-def _judging(context: PipelineContext, queries: Sequence[JudgedQuery]) -> float:
+def _judging(context: PipelineContext, queries: Sequence[JudgedQuery], trains: bool) -> float:
     """Seconds per pair of the Yes/No judge; 0, without loading it, where it neither judges nor is trained."""
     from setr_lib.pipeline.reranking import yes_no_judge
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
-    judges = any(reranker in BUILT_IN for reranker in context.rerankers.configured)
-    if not judges and not context.settings.training.is_named:
+    judges = any(reranker in BUILT_IN for reranker in _planned_rerankers(context, trains))
+    if not judges and not (trains and context.settings.training.is_named):
         return 0.0
     judge = yes_no_judge(context)
     judge.score(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
@@ -317,13 +318,13 @@ def _others(context: PipelineContext) -> list[Reranker]:
     from setr_lib.pipeline.reranking import open_reranker
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
-    own = [named for named in _planned_rerankers(context) if named not in BUILT_IN]
+    own = [named for named in _planned_rerankers(context, trains=False) if named not in BUILT_IN]
     return [open_reranker(context, named.name, context.rerankers.version(named)).scorer for named in own]
 
 
-def _planned_rerankers(context: PipelineContext) -> list[Reranker]:
-    """The configured re-rankers, less those that no version of their weights is promoted of; the adapter is
-    trained by the run itself.
+def _planned_rerankers(context: PipelineContext, trains: bool) -> list[Reranker]:
+    """The configured re-rankers, less those that no version of their weights is promoted of; a run that
+    trains promotes the adapter itself.
     """
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
@@ -331,7 +332,7 @@ def _planned_rerankers(context: PipelineContext) -> list[Reranker]:
     return [
         named
         for named in rerankers.configured
-        if named in BUILT_IN or named.trained is None or rerankers.version(named) is not None
+        if (trains and named in BUILT_IN) or named.trained is None or rerankers.version(named) is not None
     ]
 
 
@@ -529,7 +530,7 @@ def _print_costs(
     training: TrainingPlan,
     speeds: Speeds,
     *,
-    only_needed: bool = False,
+    trains: bool = True,
 ) -> None:
     from rich import box
     from rich.console import Console
@@ -537,8 +538,8 @@ def _print_costs(
 
     configured = Configured(
         _embedded(context, context.methods.spaces),
-        _embedded(context, _training_spaces(context)),
-        [reranker.name for reranker in _planned_rerankers(context)],
+        _embedded(context, _training_spaces(context)) if trains else [],
+        [reranker.name for reranker in _planned_rerankers(context, trains)],
         context.methods.texts_needed,
         _added_texts(context),
     )
@@ -547,7 +548,7 @@ def _print_costs(
     table.add_column("step")
     for column in ("items", "per second", "time"):
         table.add_column(column, justify="right")
-    for what, items, seconds in (line for line in found.lines if line[1] or not only_needed):
+    for what, items, seconds in (line for line in found.lines if line[1] or trains):
         rate = f"{1 / max(seconds, 1e-9):,.1f}" if seconds else "-"
         table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+NO_WIDTH = "†"
+"""The mark of a value whose interval is a point."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one query costs.
@@ -62,10 +66,19 @@ class Value:
     high: float
 
     @property
+    def has_no_width(self) -> bool:
+        """Whether the interval is a point: every draw of queries gives the same, as where no query has its
+        target found, or every one. That says nothing of other queries.
+        """
+        return self.low == self.high
+
+    @property
     def words(self) -> str:
-        """``38.0 (33-44)``; without the interval where there is none."""
+        """``38.0 (33-44)``; without the interval where there is none, and marked where that is a point."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:.1f}"
+        if self.has_no_width:
+            return f"{self.value:.1f}{NO_WIDTH}"
         return f"{self.value:.1f} ({self.low:.0f}–{self.high:.0f})"
 
 
@@ -112,8 +125,8 @@ def columns_of(frame: pl.DataFrame, headlines: Headlines, most: int | None = Non
 
 
 def lines_of(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Line]:
-    """The compared rows, the best first, by the mean of the first metric of each set that they are in; the
-    random floor last.
+    """The compared rows, the best first, by the mean of the first metric of each set. Rows that are on fewer
+    sets follow those that are on more, as their means are of other sets; the random floor is last.
 
     Args:
         frame: A COMPARISON table.
@@ -142,9 +155,10 @@ def lines_of(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Line]:
         line.llm_calls = _mean([calls for _, calls in costs[row].values()])
     firsts = list({(column.dataset, column.split): column for column in reversed(columns)}.values())
 
-    def order(line: Line) -> tuple[bool, float, Row]:
+    def order(line: Line) -> tuple[bool, int, float, Row]:
         values = [line.values[column].value for column in firsts if column in line.values]
-        return line.row.is_random, -sum(values) / len(values) if values else math.inf, line.row
+        mean = sum(values) / len(values) if values else 0.0
+        return line.row.is_random, -len(values), -mean, line.row
 
     return sorted(lines.values(), key=order)
 
@@ -212,6 +226,25 @@ def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
             Text(cost_words(line.llm_calls)),
         )
     return table
+
+
+def footnotes(frame: pl.DataFrame, headlines: Headlines) -> list[str]:
+    """What the marks in a comparison's table mean.
+
+    Args:
+        frame: A COMPARISON table.
+        headlines: Data set -> its headline metrics.
+
+    Returns:
+        A sentence for each mark that is there.
+    """
+    lines = lines_of(frame, columns_of(frame, headlines))
+    if not any(value.has_no_width for line in lines for value in line.values.values()):
+        return []
+    return [
+        f"{NO_WIDTH} no interval: draws of these queries all give this value, as none finds its target, or "
+        "every one does; other queries may do otherwise"
+    ]
 
 
 def source_lines(frame: pl.DataFrame) -> list[str]:

@@ -2,7 +2,8 @@
 
 A comparison is an evaluation whose methods are chosen by name, kept apart from the evaluation that settings
 describe: its tables lie in a folder of their own, while vectors, generated texts and judgements are shared,
-so that nothing is computed twice. A method that cannot run is listed with what it needs.
+so that nothing is computed twice. What cannot run, or fails, is listed with the reason, and the others go on;
+the table is stored after each evaluation set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
-from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
+from setr_lib.pipeline.trained_weights import CHAMPIONS
 from setr_lib.progress import Progress, silent
 from setr_lib.records import Record
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.reranking_run import RerankingRun
     from setr_lib.settings import Settings
 
 FOLDER = "comparison"
@@ -32,22 +34,51 @@ ALL = "all"
 """In place of names: every method that is known."""
 
 
+class LeftOut(Record):
+    """What is not in a comparison's table, and why.
+
+    Attributes:
+        what: The name of a method or a re-ranker, the title of a re-ranked row, or an evaluation set.
+        why: The reason.
+        on: The evaluation set; None where it is left out on all, or is one.
+    """
+
+    what: str
+    why: str
+    on: str | None = None
+
+
 class ComparisonRecord(Record):
     """What a comparison was made of.
 
     Attributes:
-        sets: The evaluation sets.
-        left_out: Why methods are not in the table, by name.
+        sets: The evaluation sets that are in the table.
+        pending: Those that were to be compared, too, and are not yet: the comparison goes on, or was stopped.
+        left_out: What is not in the table, and why.
+        notes: What else a reader must know: costs that were not measured, fusions that were not calibrated.
         limit: Queries of each set at most.
         device: Where the models ran, as torch names it.
         sample: Queries that costs were timed on.
     """
 
     sets: list[str]
-    left_out: dict[str, str] = Field(default_factory=dict)
+    pending: list[str] = Field(default_factory=list)
+    left_out: list[LeftOut] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     limit: int | None = None
     device: str = ""
     sample: int = 0
+
+    @property
+    def left_out_sentences(self) -> list[str]:
+        """``NAME is left out on KEY: why``, sets with the same reason together."""
+        sets: dict[tuple[str, str], list[str]] = {}
+        for one in self.left_out:
+            sets.setdefault((one.what, one.why), []).extend([one.on] if one.on else [])
+        return [
+            f"{what} is left out{' on ' + ', '.join(on) if on else ''}: {why}"
+            for (what, why), on in sets.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,7 +141,8 @@ def choose(
         raise SetrError(f"none of the methods can run: {reasons}")
     keys = _sets(settings, sets)
     chosen = _settings_of(settings, runnable, _reranked(settings, runnable, reranked), keys)
-    return Chosen(PipelineContext(chosen, tables=FOLDER), keys, left_out)
+    own = None if chosen.coarse.strategies else runnable
+    return Chosen(PipelineContext(chosen, tables=FOLDER, only=own), keys, left_out)
 
 
 def compare(
@@ -127,37 +159,113 @@ def compare(
         A COMPARISON table, and what it was made of.
 
     Raises:
-        SetrError: A file is missing or wrong, or a model cannot be loaded; the message says which.
+        SetrError: Nothing can be compared; the message has the reason of each method and set.
     """
-    import polars as pl
-
-    from setr_lib.evaluation.comparison import compared_rows
-    from setr_lib.pipeline.evaluating import evaluate
-    from setr_lib.pipeline.query_costs import QueryCosts
     from setr_lib.pipeline.reranking_run import RerankingRun
-    from setr_lib.tables import COMPARISON
 
-    context = chosen.context
-    run = RerankingRun(context, CHAMPIONS)
-    _calibrate(context, run.versions, progress)
-    costs, frames, left_out = QueryCosts(run, sample), [COMPARISON.to_frame()], dict(chosen.left_out)
-    described = {method.name: (method.label, method.source) for method in context.methods.configured.values()}
+    running = _Comparison(chosen, RerankingRun(chosen.context, CHAMPIONS), sample)
+    running.calibrate(progress)
     for key in chosen.sets:
-        result = evaluate(run, key, progress)
-        measured = costs.of_set(key, list(result.rankings), progress)
-        frames.append(compared_rows(result.rows, described, measured))
-        for name in described.keys() - {row.method for row in result.rankings}:
-            left_out.setdefault(name, _why_not(context, key, name))
-    frame = pl.concat(frames)
-    record = ComparisonRecord(
-        sets=chosen.sets,
-        left_out=left_out,
-        limit=context.settings.evaluation.limit,
-        device=costs.device,
-        sample=sample,
-    )
-    Tables(context.settings).write(FOLDER, frame, COMPARISON, made_by=record)
-    return frame, record
+        running.add(key, progress)
+        running.store()
+    if not running.frames:
+        reasons = "; ".join(running.record.left_out_sentences)
+        raise SetrError(f"nothing could be compared: {reasons}")
+    return running.frame, running.record
+
+
+class _Comparison:
+    """A comparison under way: the rows of the sets that are done, stored after each.
+
+    Args:
+        chosen: What is compared.
+        run: Opens the re-rankers.
+        sample: Queries that costs are timed on.
+    """
+
+    def __init__(self, chosen: Chosen, run: RerankingRun, sample: int) -> None:
+        self.chosen, self.run, self.context, self.sample = chosen, run, chosen.context, sample
+        self.frames: dict[str, pl.DataFrame] = {}
+        self.pending = list(chosen.sets)
+        self.left_out = [LeftOut(what=name, why=why) for name, why in chosen.left_out.items()]
+        self.left_out += self._without_weights()
+        self.notes: list[str] = []
+
+    def _without_weights(self) -> list[LeftOut]:
+        """The re-rankers that nothing is promoted of."""
+        rerankers = self.context.rerankers
+        usable = [reranker.name for reranker in rerankers.usable(self.run.versions)]
+        return [
+            LeftOut(what=reranker.name, why="no version of its weights is promoted")
+            for reranker in rerankers.configured
+            if reranker.name not in usable
+        ]
+
+    def calibrate(self, progress: Progress) -> None:
+        """Choose the fusion of every re-ranked method, where the training pairs are there."""
+        from setr_lib.pipeline.fusion_calibration import calibrate
+        from setr_lib.tables import FUSIONS
+
+        tables, options = self.context.tables, self.context.settings.reranking
+        if options.fusion != "auto" or not options.rerankers or not tables.exists("reranker_pairs"):
+            return
+
+        def told(words: str, is_warning: bool) -> None:
+            self.notes += [words] if is_warning else []
+
+        found = calibrate(self.context, self.run.versions, progress, told, leave_out_failing=True)
+        tables.write("reranking_fusion", found, FUSIONS)
+
+    def add(self, key: str, progress: Progress) -> None:
+        """Compare on one more evaluation set."""
+        from setr_lib.evaluation.comparison import compared_rows
+        from setr_lib.pipeline.evaluating import evaluate
+        from setr_lib.pipeline.query_costs import QueryCosts
+
+        self.pending.remove(key)
+        try:
+            done = evaluate(self.run, key, progress)
+        except SetrError as error:
+            self.left_out.append(LeftOut(what=key, why=str(error)))
+            return
+        self.left_out += [LeftOut(what=what, why=why, on=key) for what, why in done.left_out.items()]
+        if done.result is None:
+            return
+        costs = QueryCosts(self.run.under(done.context), self.sample)
+        measured = costs.of_set(key, list(done.result.rankings), progress)
+        self.notes += [f"{row.title} is not timed on {key}: {why}" for row, why in costs.failed.items()]
+        methods = self.context.methods.configured.values()
+        described = {method.name: (method.label, method.source) for method in methods}
+        self.frames[key] = compared_rows(done.result.rows, described, measured)
+
+    def store(self) -> None:
+        """Store the rows of the sets that are done; without any, an earlier comparison is left as it is."""
+        from setr_lib.tables import COMPARISON
+
+        if self.frames:
+            Tables(self.context.settings).write(FOLDER, self.frame, COMPARISON, made_by=self.record)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The rows of the sets that are done."""
+        import polars as pl
+
+        return pl.concat(self.frames.values())
+
+    @property
+    def record(self) -> ComparisonRecord:
+        """What the table is made of by now."""
+        from setr_lib.models.device import pick_device
+
+        return ComparisonRecord(
+            sets=list(self.frames),
+            pending=self.pending,
+            left_out=self.left_out,
+            notes=self.notes,
+            limit=self.context.settings.evaluation.limit,
+            device=str(pick_device(self.context.settings.models.device)),
+            sample=self.sample,
+        )
 
 
 def last_comparison(settings: Settings) -> tuple[pl.DataFrame, ComparisonRecord]:
@@ -241,10 +349,8 @@ def _settings_of(
 
     by_captions = [name for name, method in runnable.values() if ranks_captions(method)]
     by_vectors = [name for name, method in runnable.values() if not ranks_captions(method)]
-    if not by_vectors:
-        raise SetrError("name a method that searches vectors, too: captions alone are not compared")
     coarse, reranking = settings.coarse, settings.reranking
-    default = coarse.default if coarse.default in by_vectors else by_vectors[0]
+    default = coarse.default if coarse.default in by_vectors else [*by_vectors, coarse.default][0]
     by_default = [*(name for name in by_captions if name == coarse.caption_default), *by_captions]
     update = {
         "strategies": by_vectors,
@@ -296,29 +402,3 @@ def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
             f"settings name no split of {hidden[0]} whose targets are public: it cannot be compared on"
         )
     return found
-
-
-def _calibrate(context: PipelineContext, versions: Versions, progress: Progress) -> None:
-    """Choose the fusion of every re-ranked method, where the training pairs are there."""
-    from setr_lib.pipeline.fusion_calibration import calibrate
-    from setr_lib.tables import FUSIONS
-
-    tables, options = context.tables, context.settings.reranking
-    if options.fusion != "auto" or not options.rerankers or not tables.exists("reranker_pairs"):
-        return
-    tables.write("reranking_fusion", calibrate(context, versions, progress), FUSIONS)
-
-
-def _why_not(context: PipelineContext, key: str, name: str) -> str:
-    """Why a configured method has no ranking of an evaluation set."""
-    from setr_lib.methods.method import ranks_captions
-    from setr_lib.pipeline.trained_weights import NoWeightsError
-
-    method = context.methods.get(name)
-    if ranks_captions(method):
-        return f"{key} has no captions of its gallery's images"
-    try:
-        context.weights.open(method)
-    except NoWeightsError as error:
-        return str(error)
-    return f"{key} has captions only, and no image"

@@ -8,6 +8,7 @@ method that needs it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,16 +42,34 @@ class PipelineContext:
         models: The models of another context whose settings name the same ones, to load them once; this
             context's own by default.
         tables: The folder of its tables, below the storage root.
+        only: Names of the retrieval methods that it knows of those that settings configure; all by default.
     """
 
-    def __init__(self, settings: Settings, models: Models | None = None, tables: str = TABLES) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models | None = None,
+        tables: str = TABLES,
+        only: Iterable[str] | None = None,
+    ) -> None:
         self.settings = settings
         self.tables = Tables(settings, tables)
         self.models = models or Models(settings, self.bundle)
-        self.methods = ConfiguredMethods(self)
+        self.methods = ConfiguredMethods(self, None if only is None else frozenset(only))
         self.weights = TrainedWeights(self)
         self.rerankers = ConfiguredRerankers(self)
         self._registry: MlflowRegistry | None = None
+
+    def narrowed(self, methods: Iterable[str]) -> PipelineContext:
+        """A context of some of the configured retrieval methods alone, with the same tables and models.
+
+        Args:
+            methods: Their own names.
+
+        Returns:
+            The context.
+        """
+        return PipelineContext(self.settings, self.models, self.tables.folder, methods)
 
     @property
     def gallery_store(self) -> GalleryStore:

@@ -1,14 +1,18 @@
 """All steps of an evaluation in their order, from annotation files to metrics, without Dagster: what
 ``setr compare`` and a script run.
 
-Dagster's assets run the same functions one by one. Everything that costs a model call is kept by content, so
-that a run which was stopped goes on where it was.
+Dagster's assets run the same functions one by one. There a method that fails stops its step; here it is left
+out with the reason, and the others go on. Everything that costs a model call is kept by content, so that a
+run which was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
 
@@ -18,10 +22,26 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.reranking_run import RerankingRun
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation set that was evaluated by the methods that can rank it.
+
+    Attributes:
+        context: The context of these methods; that of the run where they are all of it.
+        result: Rankings, metrics and comparisons; None where no method ranks the set.
+        left_out: Why methods (by name) and re-ranked rows (by title) are not in it.
+    """
+
+    context: PipelineContext
+    result: EvaluationResult | None
+    left_out: dict[str, str]
+
+
 def evaluate(
     run: RerankingRun, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
-) -> EvaluationResult:
-    """Rank, re-rank and measure one evaluation set by everything that settings configure.
+) -> Evaluated:
+    """Rank, re-rank and measure one evaluation set by everything that settings configure and that works. A
+    method or a re-ranker that fails is left out; where the default method is, another takes its place.
 
     Args:
         run: The context (settings, tables, models), and the re-rankers that are opened once for all sets.
@@ -30,25 +50,81 @@ def evaluate(
         versions: Version by registered model of trained methods; the champion for one that is not named.
 
     Returns:
-        Rankings, metrics and comparisons; all tables are stored.
+        Rankings, metrics and comparisons, and what is left out; all tables are stored.
 
     Raises:
-        SetrError: A file is missing or wrong, or a model cannot be loaded; the message says which.
+        SetrError: A file of the set is missing or wrong, or every method fails for the same reason.
     """
     from setr_lib.pipeline.evaluation import assess
     from setr_lib.tables import METRICS
 
-    context = run.context
-    read_set(context, key, progress)
-    prepare(context, key, progress, versions)
-    rank(context, key, progress, versions)
+    read_set(run.context, key, progress)
+    context, left_out = _prepared(run.context, key, progress, versions)
+    ranked, why = rank(context, key, progress, versions)
+    left_out |= why
+    if not ranked:
+        return Evaluated(context, None, left_out)
+    context = _narrowed(context, ranked)
+    run = run.under(context)
     if context.is_caption_proxy(key):
         run.leave_out(key)
     else:
-        run.rerank(key, progress)
+        reranked = run.rerank(key, progress, leave_out_failing=True)
+        left_out |= {row.title: why for row, why in reranked.left_out.items()}
     result = assess(context, key)
     context.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
-    return result
+    return Evaluated(context, result, left_out)
+
+
+def _prepared(
+    context: PipelineContext, key: str, progress: Progress, versions: Versions
+) -> tuple[PipelineContext, dict[str, str]]:
+    """Prepare a set for all methods, or for those that it can be prepared for: their context, and why others
+    are left out, by name.
+    """
+    left_out: dict[str, str] = {}
+    every = list(context.methods.configured)
+    try:
+        prepare(context, key, progress, versions)
+    except SetrError as fault:
+        left_out = _cannot_prepare(context, key, every, progress, versions)
+        if len(left_out) == len(every) and set(left_out.values()) == {str(fault)}:
+            raise  # it is the set's own
+        if len(left_out) == len(every):
+            return context.narrowed([]), left_out
+        context = context.narrowed(name for name in every if name not in left_out)
+        prepare(context, key, progress, versions)
+    suited = {method.name for method in context.methods.of(key)}
+    unsuited = [name for name in context.methods.configured if name not in suited]
+    return context, left_out | {name: _lacks(context, name) for name in unsuited}
+
+
+def _cannot_prepare(
+    context: PipelineContext, key: str, methods: Iterable[str], progress: Progress, versions: Versions
+) -> dict[str, str]:
+    """The methods that a set cannot be prepared for, each tried alone, and why."""
+    left_out: dict[str, str] = {}
+    for name in methods:
+        try:
+            prepare(context.narrowed([name]), key, progress, versions)
+        except SetrError as error:
+            left_out[name] = str(error)
+    return left_out
+
+
+def _lacks(context: PipelineContext, name: str) -> str:
+    """What an evaluation set has not, so that a method cannot rank it."""
+    from setr_lib.methods.method import ranks_captions
+
+    if ranks_captions(context.methods.get(name)):
+        return "there are no captions of the gallery's images"
+    return "there are captions only, and no image"
+
+
+def _narrowed(context: PipelineContext, methods: Iterable[str]) -> PipelineContext:
+    """The context of these methods; the same one where they are all that it has."""
+    names = set(methods)
+    return context if names == set(context.methods.configured) else context.narrowed(names)
 
 
 def read_set(context: PipelineContext, key: str, progress: Progress = silent) -> None:
@@ -107,8 +183,8 @@ def prepare(
 
 def rank(
     context: PipelineContext, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
-) -> None:
-    """Rank an evaluation set by every configured method; the tables are stored.
+) -> tuple[list[str], dict[str, str]]:
+    """Rank an evaluation set by every configured method that can; the tables are stored.
 
     Args:
         context: Settings, tables and models.
@@ -116,9 +192,13 @@ def rank(
         progress: Told how many queries are ranked.
         versions: Version by registered model of trained methods.
 
-    Raises:
-        SetrError: A method cannot rank the set.
+    Returns:
+        The names of the methods that have ranked it; and why others have not, by name.
     """
     from setr_lib.pipeline.retrieval import rank_set, store_rankings
 
-    store_rankings(context, key, rank_set(context, key, progress, versions))
+    if not context.methods.configured:
+        return [], {}
+    found = rank_set(context, key, progress, versions, leave_out_failing=True)
+    store_rankings(context, key, found)
+    return list(found.by_method), found.left_out

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
 from setr_lib.progress import Progress, silent
@@ -119,6 +120,8 @@ def calibrate(
     versions: Versions = CHAMPIONS,
     progress: Progress = silent,
     told: Callable[[str, bool], None] = lambda words, is_warning: None,
+    *,
+    leave_out_failing: bool = False,
 ) -> pl.DataFrame:
     """Try every fusion on the calibration, for each configured method and re-ranker.
 
@@ -131,6 +134,8 @@ def calibrate(
             not named.
         progress: Told how far the models are.
         told: Told in a sentence what was chosen for each pair, and whether that is a warning.
+        leave_out_failing: Whether a method or re-ranker that fails is left out with a warning, and the others
+            go on; else it ends the calibration.
 
     Returns:
         A FUSIONS table.
@@ -155,12 +160,21 @@ def calibrate(
             continue
         try:
             calibration = calibration_set(context, progress, method, versions)
-        except NoWeightsError as error:
+        except SetrError as error:
+            if not leave_out_failing and not isinstance(error, NoWeightsError):
+                raise
             told(str(error), True)
             continue
         for named in rerankers:
-            reranker, row = run.opened(named), Row(method.name, named.name)
-            judged = rerank_calibration(context, calibration, reranker, progress)
+            row = Row(method.name, named.name)
+            try:
+                reranker = run.opened(named)
+                judged = rerank_calibration(context, calibration, reranker, progress)
+            except SetrError as error:
+                if not leave_out_failing:
+                    raise
+                told(f"{row.title}: its fusion is not calibrated: {error}", True)
+                continue
             why = no_sum_because(method, named)
             choice = choose_fusion(judged, calibration.targets, summable=why is None)
             frames.append(_marked(choice, row, reranker.version))

@@ -31,6 +31,7 @@ class Listed:
         source: Where it was published, or comes from.
         needs: What must be there, each in words.
         problem: Why it cannot be used as it is; empty where it can.
+        remedy: What to do about a problem that ``problem`` has only the name of; empty where that says it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Listed:
     source: str = ""
     needs: tuple[str, ...] = ()
     problem: str = ""
+    remedy: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The fields in plain values."""
@@ -109,14 +111,27 @@ def _methods(context: PipelineContext) -> list[Listed]:
     others = [name for name in method_names() if name not in configured]
 
     def one(name: str) -> Listed:
-        known = _method(get_method(name))
+        method = get_method(name)
+        known = _method(method)
         try:
             get_method(name, context.settings)
         except SetrError as error:  # settings lack what it searches, say; what it is can be told all the same
-            return replace(known, problem=str(error))
+            return replace(known, **_without_space(context, method) or {"problem": str(error)})
         return known
 
     return found + _each(others, one)
+
+
+def _without_space(context: PipelineContext, method: Method) -> dict[str, str]:
+    """What to say of a method whose embedding space settings do not describe; nothing where they do."""
+    from setr_lib.methods.method import needs_space
+    from setr_lib.spaces.space import how_to_describe
+
+    settings = context.settings
+    if not needs_space(method) or method.space in (DEFAULT_SPACE, *settings.spaces):
+        return {}
+    missing = f"no [spaces.{method.space}]"
+    return {"problem": missing, "remedy": f"{missing}: {how_to_describe(method.space, settings)}"}
 
 
 def _method(method: Method, configured: bool = False) -> Listed:

@@ -131,10 +131,11 @@ class ConfiguredMethods:
 
     Args:
         context: Settings and tables.
+        only: Names of the methods to know of those that settings configure; all by default.
     """
 
-    def __init__(self, context: PipelineContext) -> None:
-        self._context = context
+    def __init__(self, context: PipelineContext, only: frozenset[str] | None = None) -> None:
+        self._context, self._only = context, only
 
     @cached_property
     def _named_methods(self) -> dict[str, Method]:
@@ -150,9 +151,9 @@ class ConfiguredMethods:
         _check_options(settings.methods, found.values())
         for method in found.values():
             check_files(method, self.options(method))
-        ranked = [found[name] for name in options.strategies]
-        _check_chosen("[coarse] default", [options.default], options.strategies, ranked)
-        _check_chosen("[reranking] methods", settings.reranked_methods, options.strategies, ranked)
+        if ranked := [found[name] for name in options.strategies]:  # a comparison may be of captions alone
+            _check_chosen("[coarse] default", [options.default], options.strategies, ranked)
+            _check_chosen("[reranking] methods", settings.reranked_methods, options.strategies, ranked)
         if captioned := [found[name] for name in options.caption_strategies]:
             chosen, among = [options.caption_default], options.caption_strategies
             _check_chosen("[coarse] caption_default", chosen, among, captioned)
@@ -162,7 +163,8 @@ class ConfiguredMethods:
 
     @property
     def configured(self) -> dict[str, Method]:
-        """The retrieval methods that settings name, by their own names.
+        """The retrieval methods that settings name, by their own names; of a context that is narrowed to
+        some, these alone.
 
         Returns:
             Method by name.
@@ -172,7 +174,7 @@ class ConfiguredMethods:
         """
         options = self._context.settings.coarse
         every = [self._named_methods[name] for name in (*options.strategies, *options.caption_strategies)]
-        return {method.name: method for method in every}
+        return {method.name: method for method in every if self._only is None or method.name in self._only}
 
     def get(self, name: str) -> Method:
         """A retrieval method by its name: its own, or the one that settings call it by.
@@ -247,9 +249,7 @@ class ConfiguredMethods:
         settings = self._context.settings
         if not settings.reranking.rerankers or self._context.is_caption_proxy(key):
             return []
-        named = [
-            method for method in map(self.get, settings.reranked_methods) if self._has_weights(key, method)
-        ]
+        named = [method for method in self._to_rerank if self._has_weights(key, method)]
         every = {method.name: method for method in named}
         if not any(map(ranks_captions, every.values())):
             return list(every.values())
@@ -258,7 +258,7 @@ class ConfiguredMethods:
 
     def default(self, key: str) -> Method:
         """The method that reports of an evaluation set are about: that of the settings for images, or for
-        captions.
+        captions. In a context that is narrowed to other methods, the first of these that suits the set.
 
         Args:
             key: The evaluation set.
@@ -266,8 +266,20 @@ class ConfiguredMethods:
         Returns:
             The method.
         """
-        options = self._context.settings.coarse
-        return self.get(options.caption_default if self._context.is_caption_proxy(key) else options.default)
+        from setr_lib.methods.method import ranks_captions
+
+        options, proxy = self._context.settings.coarse, self._context.is_caption_proxy(key)
+        named = self.get(options.caption_default if proxy else options.default)
+        every = list(self.configured.values())
+        if self._only is None or named.name in self.configured or not every:
+            return named
+        return next((method for method in every if ranks_captions(method) == proxy), every[0])
+
+    @property
+    def _to_rerank(self) -> list[Method]:
+        """The methods whose candidates settings have re-ranked."""
+        named = map(self.get, self._context.settings.reranked_methods)
+        return [method for method in named if self._only is None or method.name in self.configured]
 
     @property
     def calibrated(self) -> list[Method]:
@@ -276,7 +288,7 @@ class ConfiguredMethods:
         """
         from setr_lib.methods.method import ranks_captions
 
-        named = {method.name: method for method in map(self.get, self._context.settings.reranked_methods)}
+        named = {method.name: method for method in self._to_rerank}
         return [method for method in named.values() if not ranks_captions(method)]
 
     def ranked_in(self, space: str) -> list[Method]:
@@ -324,8 +336,7 @@ class ConfiguredMethods:
         """
         from setr_lib.pipeline.texts import written_texts
 
-        reranked = map(self.get, self._context.settings.reranked_methods)
-        return written_texts([*self.configured.values(), *reranked], self._context.prompts())
+        return written_texts([*self.configured.values(), *self._to_rerank], self._context.prompts())
 
     def options(self, method: Method) -> dict[str, Any]:
         """What settings say to a method: ``[methods.NAME]``, and the settings that it names as

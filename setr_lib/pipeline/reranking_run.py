@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.pipeline.reranking import (
     FusionInUse,
     OpenReranker,
@@ -68,11 +69,13 @@ class RerankedSet:
         record: Of the set, as it is stored.
         tables: One per row, in the order of the settings.
         default: The default method of the set.
+        left_out: Why rows are not there, where those that fail are left out.
     """
 
     record: RerankedRecord
     tables: list[RerankedTable]
     default: str
+    left_out: dict[Row, str] = field(default_factory=dict)
 
     @property
     def data_version(self) -> str:
@@ -139,8 +142,26 @@ class RerankingRun:
             self._open[named.name] = open_reranker(self.context, named.name, version)
         return self._open[named.name]
 
+    def under(self, context: PipelineContext) -> RerankingRun:
+        """The same run under another context, with the re-rankers that are open already.
+
+        Args:
+            context: A context that is narrowed to some methods.
+
+        Returns:
+            The run.
+        """
+        run = replace(self, context=context)
+        run._open = self._open
+        return run
+
     def rerank(
-        self, key: str, progress: Progress = silent, told: Callable[[str], None] = lambda words: None
+        self,
+        key: str,
+        progress: Progress = silent,
+        told: Callable[[str], None] = lambda words: None,
+        *,
+        leave_out_failing: bool = False,
     ) -> RerankedSet:
         """Re-rank an evaluation set by every configured pair of method and re-ranker; tables are stored as
         they are made.
@@ -149,6 +170,8 @@ class RerankingRun:
             key: The evaluation set.
             progress: Told how many pairs of a row are scored.
             told: Told in a sentence of each row that is finished, in the order of the settings.
+            leave_out_failing: Whether a row that cannot be made is left out with the reason, and the others
+                go on; else it ends the re-ranking.
 
         Returns:
             The tables and the record of the set, stored.
@@ -158,6 +181,7 @@ class RerankingRun:
             SetrError: A re-ranker cannot be loaded, or gives what cannot be scores.
         """
         from setr_lib.datasets import evaluation_set
+        from setr_lib.evaluation.row import Row
         from setr_lib.tables import GALLERY, QUERIES
 
         context, tables = self.context, self.context.tables
@@ -169,12 +193,19 @@ class RerankingRun:
         found = RerankedSet(self._record(key, default, depth, []), [], default.name)
         for method in context.methods.reranked(key):
             for named in context.rerankers.usable(self.versions):
-                table = self._reranked(key, method, self.opened(named), (queries, gallery), depth, progress)
+                try:
+                    opened = self.opened(named)
+                    table = self._reranked(key, method, opened, (queries, gallery), depth, progress)
+                except SetrError as error:
+                    if not leave_out_failing:
+                        raise
+                    found.left_out[Row(method.name, named.name)] = str(error)
+                    continue
                 found.tables.append(table)
                 told(f"{found.name(table.row)}: {table.words}")
         record = self._record(key, default, depth, [table.made_by for table in found.tables])
         tables.write_record("reranked_rankings", record, key)
-        return RerankedSet(record, found.tables, default.name)
+        return RerankedSet(record, found.tables, default.name, found.left_out)
 
     def _reranked(
         self,

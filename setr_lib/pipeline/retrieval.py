@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -267,7 +268,12 @@ class Ranked:
 
 
 def rank_set(
-    context: PipelineContext, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
+    context: PipelineContext,
+    key: str,
+    progress: Progress = silent,
+    versions: Versions = CHAMPIONS,
+    *,
+    leave_out_failing: bool = False,
 ) -> RankedSet:
     """Rank an evaluation set by every configured method that it has vectors or captions for.
 
@@ -281,6 +287,8 @@ def rank_set(
         progress: Told how many queries are ranked.
         versions: Version by registered model of trained systems; the champion of the moment for one that is
             not named.
+        leave_out_failing: Whether a method that cannot rank this set is left out with the reason, and the
+            others go on; else it ends the ranking.
 
     Returns:
         The rankings of each method: over vectors first, one embedding space after the other.
@@ -293,43 +301,66 @@ def rank_set(
     from setr_lib.methods.method import caption_space, ranks_captions
     from setr_lib.pipeline.methods import spaces_of
 
-    methods, left_out = _opened(context, key, versions)
+    faults = _Faults(leave_out_failing)
+    methods = _opened(context, key, versions, faults)
     versions = {**versions, **{model: used for made in methods for model, used in made.versions.items()}}
-    found = RankedSet(left_out=left_out)
+    found = RankedSet(left_out=faults.left_out)
     by_vectors = [opened for opened in methods if not ranks_captions(opened.method)]
     for space in spaces_of(opened.method for opened in by_vectors):
         chosen = [opened for opened in by_vectors if opened.method.space == space]
-        queries, source = encoded_queries(context, key, space, versions)
-        found.rankings += _rank_by(key, chosen, queries, source, progress)
-        encoded = queries.queries
-        facts = {
-            "queries without a reference vector": len(encoded.missing_references),
-            "texts cut at the encoder's context": encoded.encode.truncated,
-            **{name: str(value) for name, value in source.stated().items()},
-        }
-        if unreadable := encoded.unreadable_references:
-            facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
-        of_space = "" if space == DEFAULT_SPACE else f"{space}: "
-        found.facts |= {f"{of_space}{name}": value for name, value in facts.items()}
+        with faults.of(chosen):
+            queries, source = encoded_queries(context, key, space, versions)
+            found.rankings += _rank_by(key, chosen, queries, source, progress, faults)
+            of_space = "" if space == DEFAULT_SPACE else f"{space}: "
+            found.facts |= {f"{of_space}{name}": value for name, value in _facts(queries, source).items()}
     by_captions = [opened for opened in methods if ranks_captions(opened.method)]
     for space in dict.fromkeys(caption_space(opened.method) for opened in by_captions):
         chosen = [opened for opened in by_captions if caption_space(opened.method) == space]
-        queries, source = captioned_queries(context, key, space, versions)
-        found.rankings += _rank_by(key, chosen, queries, source, progress)
-        of_space = "" if space is None else f"captions in {space}: "
-        found.facts |= {f"{of_space}{name}": str(value) for name, value in source.stated().items()}
-    found.facts |= {f"{name}: left out": why for name, why in left_out.items()}
+        with faults.of(chosen):
+            queries, source = captioned_queries(context, key, space, versions)
+            found.rankings += _rank_by(key, chosen, queries, source, progress, faults)
+            of_space = "" if space is None else f"captions in {space}: "
+            found.facts |= {f"{of_space}{name}": str(value) for name, value in source.stated().items()}
+    found.facts |= {f"{name}: left out": why for name, why in found.left_out.items()}
     found.facts |= {f"{opened.method.name}: weights": opened.words for opened in methods if opened.words}
     return found
 
 
-def _opened(
-    context: PipelineContext, key: str, versions: Versions
-) -> tuple[list[OpenMethod], dict[str, str]]:
-    """The methods that rank ``key``, ready to score; and why the others are left out, by name."""
+class _Faults:
+    """Why methods are left out of a ranking, by name; and whether one that fails is."""
+
+    def __init__(self, leave_out_failing: bool) -> None:
+        self.leave_out_failing = leave_out_failing
+        self.left_out: dict[str, str] = {}
+
+    @contextmanager
+    def of(self, methods: Sequence[OpenMethod]) -> Iterator[None]:
+        """What is done for these methods: where it fails, they are left out, or the ranking ends."""
+        try:
+            yield
+        except SetrError as error:
+            if not self.leave_out_failing:
+                raise
+            self.left_out |= {opened.method.name: str(error) for opened in methods}
+
+
+def _facts(queries: QuerySet, source: SourceRecord) -> dict[str, Any]:
+    """What a person may want to know of the queries that one embedding space is searched for."""
+    encoded = queries.queries
+    facts = {
+        "queries without a reference vector": len(encoded.missing_references),
+        "texts cut at the encoder's context": encoded.encode.truncated,
+        **{name: str(value) for name, value in source.stated().items()},
+    }
+    if unreadable := encoded.unreadable_references:
+        facts["queries whose reference picture cannot be read"] = ", ".join(unreadable[:20])
+    return facts
+
+
+def _opened(context: PipelineContext, key: str, versions: Versions, faults: _Faults) -> list[OpenMethod]:
+    """The methods that rank ``key``, ready to score; ``faults`` is told why the others are left out."""
     ready: list[OpenMethod] = []
-    left_out: dict[str, str] = {}
-    methods = context.methods.of(key)
+    methods, left_out = context.methods.of(key), faults.left_out
     systems = [name for method in methods for name in context.weights.systems_of(method)]
     versions = {**versions, **context.weights.in_use(systems, versions)}  # one look-up for all of them
     for method in methods:
@@ -337,9 +368,15 @@ def _opened(
             ready.append(context.weights.open(method, versions))
         except NoWeightsError as error:
             left_out[method.name] = str(error)
+        except SetrError as error:
+            if not faults.leave_out_failing:
+                raise
+            left_out[method.name] = str(error)
+    if faults.leave_out_failing:
+        return ready
     if left_out and (why := left_out.get(context.methods.default(key).name)):
         raise NoWeightsError(f"{why}. It is the default method, which cannot be left out")
-    return ready, left_out
+    return ready
 
 
 @dataclass
@@ -382,7 +419,12 @@ def store_rankings(context: PipelineContext, key: str, found: RankedSet) -> None
 
 
 def _rank_by(
-    key: str, methods: Sequence[OpenMethod], queries: QuerySet, source: SourceRecord, progress: Progress
+    key: str,
+    methods: Sequence[OpenMethod],
+    queries: QuerySet,
+    source: SourceRecord,
+    progress: Progress,
+    faults: _Faults,
 ) -> list[Ranked]:
     from setr_lib.datasets import evaluation_set
 
@@ -391,16 +433,17 @@ def _rank_by(
     found: list[Ranked] = []
     for opened in methods:
         method = opened.method
-        rankings = queries.ranked(method, top_k, progress)
-        made_by = {
-            "method": method.name,
-            "top_k": top_k,
-            "dataset_kind": kind,
-            **context.methods.recorded_options(method),
-            **({"weights": opened.weights} if opened.weights else {}),
-            **({"derived_texts": derived} if (derived := _derived_texts(context, key, method)) else {}),
-        }
-        found.append(Ranked(method, rankings, CoarseRecord(**{**source.stated(), **made_by})))
+        with faults.of([opened]):
+            rankings = queries.ranked(method, top_k, progress)
+            made_by = {
+                "method": method.name,
+                "top_k": top_k,
+                "dataset_kind": kind,
+                **context.methods.recorded_options(method),
+                **({"weights": opened.weights} if opened.weights else {}),
+                **({"derived_texts": derived} if (derived := _derived_texts(context, key, method)) else {}),
+            }
+            found.append(Ranked(method, rankings, CoarseRecord(**{**source.stated(), **made_by})))
     return found
 
 

@@ -84,7 +84,8 @@ def test_values_are_those_of_the_same_rankings(compared: Path, capsys: pytest.Ca
         (row["method"], row["reranker"], row["metric"]): row["value"] for row in report.to_dicts()
     }
     assert record.sets == ["cirr-val"] and record.limit == 3
-    assert "subjects" in record.left_out["basic"]
+    assert [(one.what, one.on) for one in record.left_out] == [("basic", None), ("adapter", None)]
+    assert "subjects" in record.left_out[0].why and "promoted" in record.left_out[1].why
     assert not (settings.storage_root / "tables" / "coarse_rankings").exists(), (
         "the evaluation's tables are its own"
     )
@@ -113,6 +114,135 @@ def test_a_second_comparison_asks_no_model_for_what_is_kept(
     frame, _ = comparison.compare(chosen)
     again = {(row["method"], row["reranker"], row["metric"]): row["value"] for row in frame.to_dicts()}
     assert again == {(row["method"], row["reranker"], row["metric"]): row["value"] for row in before}
+
+
+FAULTY = """
+import numpy as np
+
+from setr_lib.methods.method import Method
+from setr_lib.reranking.reranker import Reranker
+from setr_lib.texts.answers import Answer
+from setr_lib.texts.kind import TextKind
+
+
+class Raising(Method):
+    name = "raising"
+
+    def scores(self, inputs):
+        raise ValueError("no such luck")
+
+
+class NotFinite(Method):
+    name = "not_finite"
+
+    def scores(self, inputs):
+        found = inputs.queries.modification_vectors @ inputs.gallery.vectors.T
+        return found * (np.nan if inputs.queries.dataset_kind == "cirr" else 1)
+
+
+class Line(Answer):
+    line: str
+
+
+class Unwritten(Method):
+    name = "unwritten"
+    texts = (TextKind("line", "line", "query", Line),)
+
+    def scores(self, inputs):
+        return inputs.queries.modification_vectors @ inputs.gallery.vectors.T
+
+
+class Failing(Reranker):
+    name = "failing"
+    id = "failing"
+
+    def score(self, queries):
+        raise RuntimeError("out of luck")
+"""
+BROKEN = """
+[datasets.broken]
+kind = "cirr"
+root = "nowhere"
+splits = ["val"]
+"""
+
+
+@pytest.fixture
+def faulty(config: Path) -> Path:
+    from tests.assets.tiny_world import SETTINGS
+
+    (config.parent / "faulty.py").write_text(FAULTY)
+    own = config.with_name("faulty.toml")
+    rerankers = 'rerankers = ["faulty:Failing", "base judge"]'
+    text = SETTINGS.replace("[reranking]\n", f"[reranking]\n{rerankers}\n", 1)
+    own.write_text(
+        '[storage]\nroot = "faulty"\n' + text.replace("[datasets.circo]", BROKEN + "[datasets.circo]")
+    )
+    shutil.rmtree(config.with_name("faulty"), ignore_errors=True)
+    return own
+
+
+FAULTY_METHODS = ["faulty:Raising", "faulty:Unwritten", "faulty:NotFinite"]
+COMPARED = ["compare", *FAULTY_METHODS, "sum", "--limit", "2", "--sample", "2"]
+SETS = ["--set", "cirr", "--set", "broken", "--set", "circo"]
+
+
+def test_what_fails_is_left_out_with_the_reason_and_the_others_go_on(
+    faulty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from setr_lib.pipeline.comparison import last_comparison
+
+    assert main(["--config", str(faulty), *COMPARED, *SETS, "--rerank", "sum"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "raising is left out on cirr-val, circo-val: retrieval method 'raising' raised ValueError" in told
+    assert "unwritten is left out on cirr-val, circo-val: generated text 'line' needs the prompt" in told
+    assert (
+        "not_finite is left out on cirr-val: retrieval method 'not_finite' gave scores that are not" in told
+    )
+    assert "sum · failing is left out on cirr-val, circo-val: re-ranker 'failing' raised RuntimeError" in told
+    assert "broken-val is left out: " in told and "nowhere" in told
+    frame, record = last_comparison(load_settings(faulty))
+    found = set(frame.select("dataset", "method", "reranker").iter_rows())
+    everywhere = {("random", ""), ("sum", ""), ("sum", "base judge")}
+    assert found == {
+        *(("cirr", *row) for row in everywhere),
+        *(("circo", *row) for row in everywhere),
+        ("circo", "not_finite", ""),
+    }
+    assert record.sets == ["cirr-val", "circo-val"] and not record.pending
+
+
+def test_where_everything_fails_the_reasons_are_told(
+    faulty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = ["compare", "faulty:Raising", "--set", "cirr", "--set", "broken", "--rerank", "none"]
+    assert main(["--config", str(faulty), *failing, "--limit", "2", "--sample", "2"]) == 1
+    told = capsys.readouterr().err
+    assert "nothing could be compared" in told and "no such luck" in told and "broken-val is left out" in told
+    assert main(["--config", str(faulty), "compare", "--json"]) == 1
+
+
+def test_a_comparison_that_is_stopped_keeps_the_sets_that_are_done(
+    faulty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setr_lib.pipeline import evaluating
+
+    whole = evaluating.evaluate
+
+    def until_circo(run: Any, key: str, *rest: Any) -> Any:
+        if key == "circo-val":
+            raise KeyboardInterrupt
+        return whole(run, key, *rest)
+
+    arguments = ["--config", str(faulty), *COMPARED, *SETS, "--rerank", "none"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(evaluating, "evaluate", until_circo)
+        assert main(arguments) == 1
+    assert {row["dataset"] for row in rows(faulty, capsys)} == {"cirr"}
+    assert main(["--config", str(faulty), "compare", "--markdown"]) == 0
+    assert "not compared yet: circo-val" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert {row["dataset"] for row in rows(faulty, capsys)} == {"cirr", "circo"}
 
 
 def test_a_comparison_of_few_queries_says_so(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,22 +303,56 @@ def test_a_data_set_of_hidden_targets_alone_is_refused(config: Path) -> None:
 def test_captions_that_stand_in_for_images_are_compared(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = config.parent / "data" / "cirr"
-    for folder in ("captions", "image_splits"):
-        shutil.copytree(root / folder, tmp_path / "proxy" / folder)
-    names = json.loads((root / "image_splits" / "split.rc2.val.json").read_text())
-    captions = [{"candidate": name, "captions": [f"picture {name}"]} for name in names]
-    (tmp_path / "proxy" / "image_captions.json").write_text(json.dumps(captions))
-    own = tmp_path / "setr.toml"
-    own.write_text(
-        '[datasets.proxy]\nkind = "cirr"\nroot = "proxy"\nsplits = ["val"]\n'
-        f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
-    )
+    own = captioned(config, tmp_path, with_images=False)
     arguments = ["compare", "sum", "captions_text", "--rerank", "none", "--limit", "2", "--sample", "2"]
     assert main(["--config", str(own), *arguments]) == 0
-    told = capsys.readouterr().out
-    assert "proxy-val: captions and no images" in told
+    told = " ".join(capsys.readouterr().out.split())
+    assert "captioned-val: captions and no images" in told
+    assert "sum is left out on captioned-val: there are captions only, and no image" in told
     assert {row["method"] for row in rows(own, capsys)} == {"captions_text", "random"}
+
+
+def captioned(config: Path, folder: Path, with_images: bool) -> Path:
+    """Settings of CIRR with a caption of every image, with or without the images."""
+    root = config.parent / "data" / "cirr"
+    if with_images:
+        shutil.copytree(root, folder / "captioned")
+    else:
+        for name in ("captions", "image_splits"):
+            shutil.copytree(root / name, folder / "captioned" / name)
+    names = json.loads((root / "image_splits" / "split.rc2.val.json").read_text())
+    captions = [{"candidate": name, "captions": [f"picture {name}"]} for name in names]
+    (folder / "captioned" / "image_captions.json").write_text(json.dumps(captions))
+    own = folder / "setr.toml"
+    own.write_text(
+        '[datasets.captioned]\nkind = "cirr"\nroot = "captioned"\nsplits = ["val"]\n'
+        f'[models]\ndevice = "cpu"\nencoder = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
+        '[spaces.sentences]\nkind = "open_clip"\n'
+        f'options = {{ name = "local-dir:{config.parent / "clip"}" }}\n'
+    )
+    return own
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_methods_over_captions_are_compared_without_one_over_vectors(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_images: bool
+) -> None:
+    own = captioned(config, tmp_path, with_images)
+    methods = ["captions_text", "captions_text_dense"]
+    assert main(["--config", str(own), "compare", *methods, "--limit", "2", "--sample", "2"]) == 0
+    found = rows(own, capsys)
+    assert {row["method"] for row in found} == {*methods, "random"}
+    assert all(row["ms_per_query"] > 0 for row in found if row["method"] in methods)
+
+
+def test_the_estimate_is_of_what_a_comparison_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    arguments = ["compare", "intersection", "--set", "cirr", "--limit", "2", "--sample", "2", "--plan"]
+    assert main(["--config", str(config), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "re-rank: base judge" in told
+    assert "re-rank: adapter" not in told, "no version of it is promoted, and none is trained"
+    assert "training" not in told
 
 
 def test_before_any_comparison_there_is_nothing_to_print(

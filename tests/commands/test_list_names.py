@@ -84,7 +84,11 @@ def test_every_kind_is_listed_with_what_it_is_and_needs(
         "source": "a thesis",
         "needs": ["space clip", "text captions", "text sentence"],
         "problem": "",
+        "remedy": "",
     }
+    dense = methods["captions_text_dense"]
+    assert dense["problem"] == "no [spaces.sentences]"
+    assert "write a section [spaces.sentences] with kind" in dense["remedy"]
     assert all(row["source"] and row["label"] for row in methods.values())
     assert set(by_kind["rerankers"]) == set(reranker_names())
     assert by_kind["rerankers"]["adapter"]["needs"] and not by_kind["rerankers"]["base judge"]["needs"]
@@ -104,6 +108,8 @@ def test_the_tables_name_the_settings_keys(config: Path, capsys: pytest.CaptureF
     assert main(["--config", str(config), "list"]) == 0
     out = capsys.readouterr().out
     assert "[coarse] strategies" in out and "* mine" in out
+    assert out.count("write a section [spaces.sentences]") == 1, "once, below the table"
+    assert out.count("[spaces.sentences]") > 3, "and short in each row"
 
 
 def test_what_cannot_be_loaded_is_listed_with_the_reason(

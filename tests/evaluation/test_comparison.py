@@ -17,6 +17,7 @@ from setr_lib.evaluation.comparison import (
     columns_of,
     compared_rows,
     comparison_table,
+    footnotes,
     lines_of,
 )
 from setr_lib.evaluation.row import Row
@@ -85,12 +86,14 @@ def test_lines_are_ordered_by_the_first_metrics_with_the_floor_last(frame: pl.Da
     columns = columns_of(frame, HEADLINES)
     assert [column.title for column in columns] == ["a val R@1", "a val R@10", "b val mAP@5"]
     lines = lines_of(frame, columns)
-    assert [line.row for line in lines] == [Row("sum", "adapter"), Row("mine"), Row("sum"), Row("random")]
-    mine = lines[1]
+    assert [line.row for line in lines] == [Row("mine"), Row("sum", "adapter"), Row("sum"), Row("random")], (
+        "what is on both sets is first, though its mean is the least"
+    )
+    mine = lines[0]
     assert (mine.label, mine.source) == ("supervised", "a thesis")
     assert (mine.ms_per_query, mine.llm_calls) == (8.0, 1.0), "the mean over the sets"
     assert mine.values[columns[2]].words == "10.0 (5–15)"
-    assert columns[1] not in lines[0].values
+    assert columns[1] not in lines[1].values
     assert lines[-1].ms_per_query is None
 
 
@@ -99,6 +102,18 @@ def test_a_coarse_row_says_what_its_method_has_learned_from(frame: pl.DataFrame)
     assert labels["a", "sum", ""] == "training-free"
     assert labels["a", "sum", "adapter"] == "zero-shot", "the re-ranker's own"
     assert labels["b", "mine", ""] == "supervised, texts derived; cut"
+
+
+def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFrame) -> None:
+    assert not footnotes(frame, HEADLINES)
+    at_the_edge = pl.col("value").replace(20.0, 0.0)
+    edge = frame.with_columns(
+        value=at_the_edge,
+        **{end: pl.when(pl.col("value") == 20.0).then(0.0).otherwise(end) for end in ("low", "high")},
+    )
+    line = next(line for line in as_markdown(edge, HEADLINES).splitlines() if line.startswith("| sum | – |"))
+    assert "| 0.0† |" in line and "50.0 (45–55)" in line
+    assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [True]
 
 
 def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:
@@ -110,7 +125,7 @@ def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:
     assert {row["model_version"] for row in told if row["reranker"]} == {"setr-reranker 3"}
     lines = as_markdown(frame, HEADLINES).splitlines()
     assert len(lines) == 2 + 4
-    assert lines[2].startswith("| sum | adapter | zero-shot | 60.0 (55–65) | – | – | 1,500 | 50 |")
+    assert lines[3].startswith("| sum | adapter | zero-shot | 60.0 (55–65) | – | – | 1,500 | 50 |")
     assert "a baseline \\| of ours" in lines[4], "a bar does not end a cell"
 
 
