@@ -56,6 +56,19 @@ texts that are written and the candidates that are judged, for one query; a text
 shared by the queries of a set that have this reference. Both are means over the sets."""
 
 
+WHY = """## Why some do badly here
+
+- `cirevl`, and `soft` over it, stand near `union_text`: the edited caption, as it is derived, keeps all of
+  the reference that the text does not take away, which is what the method asks of its language model. What is
+  beside the point then outweighs the change, as it does for the union.
+- `projection` encodes each kept phrase alone. A sum of phrases' vectors does not say which property is whose:
+  already the mean of the kept phrases and the added one, without any image, is far behind the same words in
+  one text, and the reference's projection lies in the span of those phrases.
+- `soft_intersection` is no better than `intersection`: the two sentences, as they are derived, hold nothing
+  that the target caption does not say.
+- `text` and `image` lack half of the query; near misses in the galleries share either half."""
+
+
 def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> str:
     """The text of docs/compare.md.
 
@@ -74,6 +87,7 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         as_markdown(frame, headlines(settings)),
         *footnotes(frame, headlines(settings)),
         f"Timed on {record.sample} queries of each set, on {record.device}.",
+        WHY,
         "## What could not run here, and what it needs",
         "\n".join(notes) or "Everything could.",
         "## Published, other data",

@@ -131,7 +131,7 @@ def page(worlds: Sequence[World]) -> str:
     parts = [INTRODUCTION]
     for title, chosen in (
         ("Worlds that were looked at", [world for world in worlds if world.seed in LOOKED_AT]),
-        ("Worlds that were not", [world for world in worlds if world.seed not in LOOKED_AT]),
+        ("Worlds that were not looked at before", [world for world in worlds if world.seed not in LOOKED_AT]),
     ):
         if chosen:
             parts += [f"## {title}", _markdown(_table(chosen)), _markdown(_least(chosen))]

@@ -46,7 +46,7 @@ def test_a_page_gives_its_worlds_back() -> None:
     assert set(found) == {1, 3, 90210}
     assert found[1].values["cirr", "adapter", "R@1"] == 55.5 and found[3].made_by == "a world"
     assert page(list(found.values())) == text
-    seen, _, unseen = text.partition("## Worlds that were not")
+    seen, _, unseen = text.partition("## Worlds that were not looked at before")
     assert "| 90210 |" in unseen and "| 90210 |" not in seen
 
 
