@@ -48,7 +48,7 @@ def run(
         SetrError: A name is not known, or nothing could be compared.
     """
     from setr_lib.commands.plan import print_estimate
-    from setr_lib.pipeline.comparison import choose, compare
+    from setr_lib.pipeline.comparison import LeftOut, choose, compare, left_out_sentences
 
     quieten_libraries()
     if NONE in reranked:
@@ -58,8 +58,9 @@ def run(
         settings, reranked = settings.model_copy(update={"reranking": reranking}), []
     chosen = choose(settings, methods, reranked, sets)
     print(f"comparing on {', '.join(chosen.sets)}", flush=True)
-    for name, why in chosen.left_out.items():
-        print(f"{name} is left out: {why}", flush=True)
+    left_out = [LeftOut(what=name, why=why) for name, why in chosen.left_out.items()]
+    for sentence in left_out_sentences(left_out):
+        print(sentence, flush=True)
     if plan_only:
         print_estimate(chosen.context, sample)
         return 0

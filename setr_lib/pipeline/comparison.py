@@ -71,14 +71,29 @@ class ComparisonRecord(Record):
 
     @property
     def left_out_sentences(self) -> list[str]:
-        """``NAME is left out on KEY: why``, sets with the same reason together."""
-        sets: dict[tuple[str, str], list[str]] = {}
-        for one in self.left_out:
-            sets.setdefault((one.what, one.why), []).extend([one.on] if one.on else [])
-        return [
-            f"{what} is left out{' on ' + ', '.join(on) if on else ''}: {why}"
-            for (what, why), on in sets.items()
-        ]
+        """What is left out, in sentences; see :func:`left_out_sentences`."""
+        return left_out_sentences(self.left_out)
+
+
+def left_out_sentences(left_out: Sequence[LeftOut]) -> list[str]:
+    """``NAMES: left out on KEYS: why``, sets and names with the same reason together.
+
+    Args:
+        left_out: What is not in a table, and why.
+
+    Returns:
+        The sentences.
+    """
+    sets: dict[tuple[str, str], list[str]] = {}
+    for one in left_out:
+        why = one.why.removeprefix(f"retrieval method {one.what!r} ")
+        sets.setdefault((one.what, why), []).extend([one.on] if one.on else [])
+    names: dict[tuple[str, str], list[str]] = {}
+    for (what, why), on in sets.items():
+        names.setdefault((", ".join(on), why), []).append(what)
+    return [
+        f"{', '.join(what)}: left out{' on ' + on if on else ''}: {why}" for (on, why), what in names.items()
+    ]
 
 
 @dataclass(frozen=True)

@@ -194,13 +194,11 @@ def test_what_fails_is_left_out_with_the_reason_and_the_others_go_on(
 
     assert main(["--config", str(faulty), *COMPARED, *SETS, "--rerank", "sum"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "raising is left out on cirr-val, circo-val: retrieval method 'raising' raised ValueError" in told
-    assert "unwritten is left out on cirr-val, circo-val: generated text 'line' needs the prompt" in told
-    assert (
-        "not_finite is left out on cirr-val: retrieval method 'not_finite' gave scores that are not" in told
-    )
-    assert "sum · failing is left out on cirr-val, circo-val: re-ranker 'failing' raised RuntimeError" in told
-    assert "broken-val is left out: " in told and "nowhere" in told
+    assert "raising: left out on cirr-val, circo-val: raised ValueError" in told
+    assert "unwritten: left out on cirr-val, circo-val: generated text 'line' needs the prompt" in told
+    assert "not_finite: left out on cirr-val: gave scores that are not" in told
+    assert "sum · failing: left out on cirr-val, circo-val: re-ranker 'failing' raised RuntimeError" in told
+    assert "broken-val: left out: " in told and "nowhere" in told
     frame, record = last_comparison(load_settings(faulty))
     found = set(frame.select("dataset", "method", "reranker").iter_rows())
     everywhere = {("random", ""), ("sum", ""), ("sum", "base judge")}
@@ -218,7 +216,7 @@ def test_where_everything_fails_the_reasons_are_told(
     failing = ["compare", "faulty:Raising", "--set", "cirr", "--set", "broken", "--rerank", "none"]
     assert main(["--config", str(faulty), *failing, "--limit", "2", "--sample", "2"]) == 1
     told = capsys.readouterr().err
-    assert "nothing could be compared" in told and "no such luck" in told and "broken-val is left out" in told
+    assert "nothing could be compared" in told and "no such luck" in told and "broken-val: left out" in told
     assert main(["--config", str(faulty), "compare", "--json"]) == 1
 
 
@@ -308,7 +306,7 @@ def test_captions_that_stand_in_for_images_are_compared(
     assert main(["--config", str(own), *arguments]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "captioned-val: captions and no images" in told
-    assert "sum is left out on captioned-val: there are captions only, and no image" in told
+    assert "sum: left out on captioned-val: there are captions only, and no image" in told
     assert {row["method"] for row in rows(own, capsys)} == {"captions_text", "random"}
 
 
