@@ -14,6 +14,7 @@ from setr_lib.benchmarks.metrics import (
     Metric,
     RecallAt,
     SubsetRecallAt,
+    TrapezoidalAveragePrecision,
     mean_average_precisions,
     recalls,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "RankingLists",
     "RecallAt",
     "SubsetRecallAt",
+    "TrapezoidalAveragePrecision",
     "benchmark_kinds",
     "benchmark_of",
     "evaluation_set",

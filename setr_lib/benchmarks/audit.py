@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from setr_lib.benchmarks.annotations import Unique, is_there, read_json, read_rows
+from setr_lib.benchmarks.annotations import Unique, is_there, numbered_lines, read_json, read_rows
 from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
@@ -316,10 +316,14 @@ def _image_ids(
 def _file_state(file: OfficialFile, official: bool) -> FileState:
     if not is_there(file.path):
         return FileState(file, "missing")
-    if file.path.suffix != ".json":
+    lines = file.path.suffix == ".csv" and file.entries is not None
+    if file.path.suffix != ".json" and not lines:
         return FileState(file, "ok")
     try:
-        entries = _entries(read_json(file.path, file.what))
+        if lines:
+            entries = sum(1 for _ in numbered_lines(file.path, file.what))
+        else:
+            entries = _entries(read_json(file.path, file.what))
     except DatasetError as error:
         return FileState(file, "broken", None, error.reason)
     if official and file.entries is not None and entries != file.entries:

@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 GALLERY, SUBSET = "gallery", "subset"
 """The two pools of images that a query can have a ranking of: its gallery, and CIRR's subset of five
 look-alikes."""
+WHOLE = sys.maxsize
+"""The ``depth`` of a metric that must see the whole ranked gallery."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,11 @@ class Metric(ABC):
     """One number between 0 and 1 for each query, the higher the better; a benchmark reports its mean."""
 
     depth: int = 0
-    """K: how many ranked images it must see; 0 where a list of any length will do."""
+    """K: how many ranked images it must see; 0 where a list of any length will do, :data:`WHOLE` where it
+    must be a ranking of the whole gallery."""
+    macro: bool = True
+    """Whether its mean is first taken within each gallery that is searched on its own, then over galleries
+    (FashionIQ's categories); False: over all queries alike."""
     parts: tuple[Metric, ...] = ()
     """The metrics that it is computed from, if it is; it is left out where one of them is."""
 
@@ -230,6 +237,49 @@ class MeanAveragePrecisionAt(Metric):
 
 
 @dataclass(frozen=True)
+class TrapezoidalAveragePrecision(Metric):
+    """AP as the area under the precision-recall curve by the trapezoidal rule, of the whole ranking.
+
+    For the j-th hit (from 0) at rank r (from 1), of R targets: the sum over hits of (p + q) / 2, divided by
+    R + 1e-5, where q = (j + 1) / r is the precision at the hit and p = j / (r - 1) the one just before it
+    (1 at r = 1). It is the AP of i-CIR's evaluation code, which took it from the retrieval benchmarks Oxford
+    and Paris; plain AP has q in place of (p + q) / 2 and is never less, but for the 1e-5.
+    """
+
+    title: str
+    macro: bool = True
+
+    depth = WHOLE
+
+    @property
+    def name(self) -> str:
+        """``title``."""
+        return self.title
+
+    @property
+    def explanation(self) -> str:
+        """How AP is computed, and what the mean is over."""
+        over = "the means of the galleries, each searched on its own" if self.macro else "all queries"
+        return f"**{self.title}** is the mean over {over} of the trapezoidal average precision."
+
+    def values(self, ranks: TargetRanks) -> NDArray[np.float64]:
+        """The trapezoidal AP of each query; see :meth:`Metric.values`."""
+        import numpy as np
+
+        hits = np.arange(ranks.targets.shape[1])
+        before = np.where(ranks.ordered == 1, 1.0, hits / np.maximum(ranks.ordered - 1, 1))
+        return (before + ranks.precisions).sum(axis=1) / 2 / (ranks.truths + _RECALL_MARGIN)
+
+    def chance(self, pools: RandomPools) -> NDArray[np.float64]:
+        """For R targets in a pool of N, with s = (R-1)/(N-1): R/N times the sum over ranks i of half of
+        (1 + (i-1) s) / i + s (1 at i = 1 in place of s), divided as above.
+        """
+        import numpy as np
+
+        return np.array([_expected_area(size, sum(flags), len(flags)) for size, flags in pools.cases()])
+
+
+@dataclass(frozen=True)
 class Average(Metric):
     """The mean of other metrics, query by query (CIRR's Avg of R@5 and R_subset@1)."""
 
@@ -290,6 +340,22 @@ def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     for part in values[1:]:
         total = total + part
     return total / len(values)
+
+
+_RECALL_MARGIN = 1e-5
+"""What i-CIR's evaluation code adds to the number of targets: a perfect AP is a little less than 1."""
+
+
+def _expected_area(pool: int, relevant: int, truths: int) -> float:
+    import numpy as np
+
+    if relevant == 0:
+        return 0.0
+    ranks = np.arange(1, pool + 1)
+    share = (relevant - 1) / max(pool - 1, 1)
+    before = np.where(ranks == 1, 1.0, share)
+    area = (before + (1 + (ranks - 1) * share) / ranks).sum() / 2
+    return float(relevant / pool * area / (truths + _RECALL_MARGIN))
 
 
 def _chance_of_any(pool: int, relevant: int, depth: int) -> float:

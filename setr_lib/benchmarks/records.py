@@ -46,7 +46,8 @@ class QueryRecord:
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One gallery image: its id, absolute path, and the galleries that hold it."""
+    """One gallery image: its id, absolute path, and the galleries that hold it; none where it is a reference
+    only, which has vectors and is never ranked."""
 
     image_id: str
     path: str

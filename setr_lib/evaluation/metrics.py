@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from setr_lib.benchmarks import Benchmark, Metric, benchmark_of
-from setr_lib.benchmarks.metrics import GALLERY, SUBSET, TargetRanks
+from setr_lib.benchmarks.metrics import GALLERY, SUBSET, WHOLE, TargetRanks
 from setr_lib.evaluation.pools import pools_of
 from setr_lib.evaluation.protocols import reported_metrics, scored_queries
 from setr_lib.evaluation.rankings import RankingError, check_rankings, unranked_queries
@@ -26,8 +26,8 @@ Values = dict[str, npt.NDArray[np.float64]]
 PER_QUERY = pl.Schema(
     {"query_id": pl.String(), "stratum": pl.String(), "metric": pl.String(), "value": pl.Float64()}
 )
-"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then
-over."""
+"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``; of metrics that are no macro mean
+``all``, too. Means are taken within strata, then over."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def _reason(metric: Metric, there: Container[str], shortest: Mapping[str, float]
     for pool in sorted(metric.pools):
         if pool not in there:
             return f"there is no {'ranking of the gallery' if pool == GALLERY else f'{pool} ranking'}"
+        if metric.depth == WHOLE and shortest[pool] < np.inf:
+            return f"it needs the whole gallery ranked, and a ranking is only {shortest[pool]:.0f} long"
         if metric.depth > shortest[pool]:
             return f"a ranking is only {shortest[pool]:.0f} long"
     return None
@@ -179,7 +181,7 @@ def per_query_frame(
     frames = [
         queries.select(
             "query_id",
-            pl.col("gallery").alias("stratum"),
+            (pl.col("gallery") if reported.metric.macro else pl.lit("all")).alias("stratum"),
             pl.lit(reported.name).alias("metric"),
             pl.Series("value", values[reported.metric.name]),
         ).filter(reported.members(queries))

@@ -44,7 +44,8 @@ class Pools:
         Returns:
             The pools.
         """
-        listed = rankable(gallery).explode("galleries").group_by("galleries", maintain_order=True)
+        listed = rankable(gallery).explode("galleries").drop_nulls("galleries")
+        listed = listed.group_by("galleries", maintain_order=True)
         images = {str(name): frame["image_id"].to_list() for (name,), frame in listed}
         return cls(images, {name: frozenset(ids) for name, ids in images.items()})
 

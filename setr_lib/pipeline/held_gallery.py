@@ -164,7 +164,7 @@ class HeldGallery:
         """
         import polars as pl
 
-        images = self.images
+        images = self.images.filter(pl.col("galleries").list.len() > 0)
         if name is not None:
             chosen = images.filter(pl.col("galleries").list.contains(name))
             if chosen.is_empty():
