@@ -153,7 +153,9 @@ def _add_search(commands: Subparsers) -> None:
             "promoted adapter, else the first that can score)"
         ),
     )
-    search.add_argument("--gallery", help="FashionIQ: one category only, e.g. dress")
+    search.add_argument(
+        "--gallery", help="one gallery only: FashionIQ's category, e.g. dress, or i-CIR's instance"
+    )
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
     search.add_argument(
         "--output", type=Path, help="where to write the contact sheet (default: under the storage root)"

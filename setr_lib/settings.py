@@ -231,7 +231,7 @@ class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
     kind: str
-    """``cirr``, ``fashioniq``, ``circo``, ``folder``, an installed benchmark, or ``package.module:NAME`` of
+    """``cirr``, ``fashioniq``, ``circo``, ``icir``, ``lasco``, ``folder``, an installed benchmark, or ``package.module:NAME`` of
     one."""
     root: LocalPath
     image_root: LocalPath | None = None

@@ -4,7 +4,7 @@ average precision of its authors' code against numbers worked out by hand."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,14 @@ from setr_lib.benchmarks.metrics import RandomPools, TargetRanks
 from setr_lib.cli import main
 from setr_lib.datasets import DatasetError, evaluation_set, load_gallery, load_queries
 from setr_lib.datasets.images import find_images
+from setr_lib.errors import SetrError
 from setr_lib.evaluation.floor import random_floor, random_intervals, random_rankings
 from setr_lib.evaluation.metrics import evaluate
 from setr_lib.evaluation.pools import pools_of
+from setr_lib.methods.inputs import GalleryIndex, encode_queries
+from setr_lib.methods.method import get_method
+from setr_lib.methods.ranking import rank
+from setr_lib.pipeline.held_gallery import HeldGallery
 from setr_lib.settings import Settings
 
 Build = Callable[..., Settings]
@@ -51,6 +56,18 @@ FIRST = ((1 + 1) / 2 + (1 / 3 + 2 / 4) / 2) / 2.00001
 SECOND = (0 + 1 / 2) / 2 / 1.00001
 THIRD = 1 / 1.00001
 RANKED = {"0": MUG, "1": MUG, "2": [CAT[2], CAT[0], MUG[2], CAT[1]]}
+
+
+class NoText:
+    """A text encoder for a method that does not read texts."""
+
+    dimension = 8
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return 0
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), 8), 8**-0.5, dtype=np.float32)
 
 
 @pytest.fixture
@@ -244,3 +261,29 @@ def test_images_are_looked_for_under_image_root(root: Path, settings_for: Build,
     gallery = load_gallery(settings_for("icir", root, image_root=elsewhere), "icir")
     looked = find_images(gallery)
     assert looked.filter(status="ok")["image_id"].to_list() == [MUG[0]]
+
+
+def test_references_have_vectors_and_are_in_no_ranking(root: Path, settings_for: Build) -> None:
+    settings = settings_for("icir", root)
+    queries, gallery = load_queries(settings, "icir"), load_gallery(settings, "icir")
+    ids = gallery["image_id"].to_list()
+    vectors = np.random.default_rng(3).normal(size=(len(ids), 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = GalleryIndex(ids, vectors)
+    encoded = encode_queries(queries, NoText(), ids, vectors)
+    ranked = rank(get_method("image"), encoded, gallery, index, 20, remove_reference=False)
+    lists = ranked.group_by("query_id").agg(pl.col("image_id").sort())
+    assert dict(lists.iter_rows()) == {"0": MUG, "1": MUG, "2": [*CAT, MUG[2]]}
+    first = ranked.filter(query_id="2", rank=1)["image_id"].item()
+    cosines = {name: float(vectors[ids.index(name)] @ vectors[ids.index("query/cat/q2.jpg")]) for name in ids}
+    assert first == max([*CAT, MUG[2]], key=cosines.__getitem__)
+
+
+def test_a_search_of_all_databases_leaves_references_out(root: Path, settings_for: Build) -> None:
+    settings = settings_for("icir", root)
+    context: Any = None  # vectors are not asked for
+    held = HeldGallery(context, evaluation_set(settings, "icir"), load_gallery(settings, "icir"))
+    assert sorted(held.searched(None)["image_id"]) == sorted([*MUG, *CAT])
+    assert held.searched("cat")["image_id"].to_list() == [MUG[2], *CAT]
+    with pytest.raises(SetrError, match="no gallery 'dog': use one of cat, mug"):
+        held.searched("dog")
