@@ -242,8 +242,8 @@ class TrapezoidalAveragePrecision(Metric):
 
     For the j-th hit (from 0) at rank r (from 1), of R targets: the sum over hits of (p + q) / 2, divided by
     R + 1e-5, where q = (j + 1) / r is the precision at the hit and p = j / (r - 1) the one just before it
-    (1 at r = 1). It is the AP of i-CIR's evaluation code, which took it from the retrieval benchmarks Oxford
-    and Paris; plain AP has q in place of (p + q) / 2 and is never less, but for the 1e-5.
+    (1 at r = 1). It is the AP of i-CIR's evaluation code; plain AP has q in place of (p + q) / 2 and is
+    never less.
     """
 
     title: str
