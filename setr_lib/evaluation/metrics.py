@@ -26,8 +26,8 @@ Values = dict[str, npt.NDArray[np.float64]]
 PER_QUERY = pl.Schema(
     {"query_id": pl.String(), "stratum": pl.String(), "metric": pl.String(), "value": pl.Float64()}
 )
-"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``. Means are taken within strata, then
-over."""
+"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``; ``all`` too where every query has a
+gallery of its own. Means are taken within strata, then over."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,20 @@ def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[
     hits = targets.join(rankings, on=["query_id", "image_id"])
     ranks[hits["_row"].to_numpy(), hits["_column"].to_numpy()] = hits["rank"].to_numpy()
     return ranks
+
+
+def _behind_ties(lists: pl.DataFrame) -> pl.DataFrame:
+    """``lists`` with every image ranked as the last of those that follow each other with its score.
+
+    A list without scores (a ranking file's) is left as it is.
+    """
+    if "score" not in lists.columns:
+        return lists
+    runs = lists.sort("query_id", "rank").with_columns(
+        pl.col("score").rle_id().over("query_id").alias("_run")
+    )
+    last = pl.col("rank").max().over("query_id", "_run")
+    return runs.with_columns(pl.when(pl.col("score").is_null()).then("rank").otherwise(last).alias("rank"))
 
 
 def _lengths(
@@ -179,7 +193,7 @@ def per_query_frame(
     frames = [
         queries.select(
             "query_id",
-            pl.col("gallery").alias("stratum"),
+            (pl.lit("all") if benchmark.gallery_per_query else pl.col("gallery")).alias("stratum"),
             pl.lit(reported.name).alias("metric"),
             pl.Series("value", values[reported.metric.name]),
         ).filter(reported.members(queries))
@@ -259,7 +273,8 @@ def evaluate(
     ranks_subsets = SUBSET in benchmark.pools and not subsets.is_empty()
     subset_ranks = _target_ranks(scored, subsets)[:, 0] if ranks_subsets else None
     truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
-    values = values_from_ranks(benchmark, _target_ranks(scored, lists), truths, subset_ranks)
+    placed = _behind_ties(lists) if benchmark.ties_count_against else lists
+    values = values_from_ranks(benchmark, _target_ranks(scored, placed), truths, subset_ranks)
     left_out = _left_out(benchmark, scored, rankings, gallery)
     per_query = per_query_frame(benchmark, scored, values, left_out)
     return Evaluation(per_query, summarise(per_query), left_out, missing.len())
