@@ -47,8 +47,8 @@ def instance(number: int, *box: float) -> dict[str, Any]:
 OBJECTS = [
     {
         "reference": coco(100 + row),
-        "target": coco(200 + row),
-        "gallery": [coco(1000 * row + other) for other in range(1, 15)],
+        "target": coco(10 + row),
+        "gallery": [coco(1000 * (row + 1) + other) for other in range(1, 15)],
         "condition": f" kettle {row}",
     }
     for row in range(4)
@@ -112,7 +112,7 @@ def test_each_task_is_an_evaluation_set_and_each_query_has_its_own_gallery(
         "2",
     )
     assert queries["captions"].to_list()[2] == [" kettle 2"]
-    assert queries["target_ids"].to_list() == [["200"], ["201"], ["202"], ["203"]]
+    assert queries["target_ids"].to_list() == [["10"], ["11"], ["12"], ["13"]]
     gallery = load_gallery(genecis, "genecis-focus_object")
     for number, row in enumerate(OBJECTS):
         own = gallery.filter(pl.col("galleries").list.contains(str(number)))
@@ -120,7 +120,7 @@ def test_each_task_is_an_evaluation_set_and_each_query_has_its_own_gallery(
     everything = gallery.filter(pl.col("galleries").list.contains("all"))
     assert everything.height == gallery.height == 4 * 16
     paths = dict(gallery.select("image_id", "path").iter_rows())
-    assert paths["203"] == str(root / "val2017" / "000000000203.jpg")
+    assert paths["13"] == str(root / "val2017" / "000000000013.jpg")
 
 
 def test_images_of_attribute_tasks_are_instances(genecis: Settings, root: Path) -> None:
@@ -167,18 +167,21 @@ def ranked(settings: Settings, score: Callable[[str], float]) -> tuple[pl.DataFr
     return queries, gallery, rankings
 
 
-def test_equal_scores_find_no_target(genecis: Settings) -> None:
+def test_equal_scores_find_no_target_though_it_stands_first(genecis: Settings) -> None:
     queries, gallery, rankings = ranked(genecis, lambda image: 0.5)
     assert rankings.group_by("query_id").len()["len"].to_list() == [15] * 4
+    assert rankings.filter(rank=1)["image_id"].to_list() == ["10", "11", "12", "13"], (
+        "the targets' ids come first"
+    )
     assert evaluate("genecis", queries, rankings, gallery).summary == {"R@1": 0, "R@2": 0, "R@3": 0}
 
 
 def test_recalls_by_hand_with_a_tie_in_the_middle(genecis: Settings) -> None:
     scores = {
-        **{"200": 9.0},  # first of its 15
-        **{"201": 5.0, "1001": 7.0, "1002": 6.0},  # third
-        **{"202": 5.0, "2001": 5.0, "2002": 5.0, "2003": 5.0},  # one of the four best: fourth
-        **{"203": 5.0, "3001": 5.0},  # one of the two best: second
+        **{"10": 9.0},  # first of its 15
+        **{"11": 5.0, "2001": 7.0, "2002": 6.0},  # third
+        **{"12": 5.0, "3001": 5.0, "3002": 5.0, "3003": 5.0},  # one of the four best: fourth
+        **{"13": 5.0, "4001": 5.0},  # one of the two best: second
     }
     queries, gallery, rankings = ranked(genecis, lambda image: scores.get(image, 0.0))
     found = evaluate("genecis", queries, rankings, gallery)
@@ -187,12 +190,12 @@ def test_recalls_by_hand_with_a_tie_in_the_middle(genecis: Settings) -> None:
     # The same order as a list without scores: what stands where is what counts.
     files = evaluate("genecis", queries, rankings.drop("score", "coarse_score", "judge_score"), gallery)
     order = rankings.filter(query_id="3").sort("rank")["image_id"].to_list()
-    assert order[:2] == ["203", "3001"]
+    assert order[:2] == ["13", "4001"]
     assert files.summary["R@1"] > found.summary["R@1"]
 
 
 def test_intervals_and_the_floor_are_of_queries_not_of_galleries(genecis: Settings) -> None:
-    queries, gallery, rankings = ranked(genecis, lambda image: float(image in ("200", "201")))
+    queries, gallery, rankings = ranked(genecis, lambda image: float(image in ("10", "11")))
     each = evaluation_set(genecis, "genecis-focus_object")
     rows = metric_rows(each, queries, rankings, gallery, row=Row("likes"))
     value, low, high = rows.filter(metric="R@1").select("value", "ci_low", "ci_high").row(0)
@@ -217,10 +220,10 @@ def test_setr_score(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     command = ["--config", str(config), "score", "genecis", "--split", "focus_object"]
     others = [candidates(row)[1:] for row in OBJECTS]
     lists = {
-        "0": ["200", *reversed(others[0])],
-        "1": [others[1][5], "201", *others[1][6:]],
-        "2": [*others[2][:2], "202", *others[2][2:]],
-        "3": [*others[3], "203"],
+        "0": ["10", *reversed(others[0])],
+        "1": [others[1][5], "11", *others[1][6:]],
+        "2": [*others[2][:2], "12", *others[2][2:]],
+        "3": [*others[3], "13"],
     }
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(lists))
@@ -230,7 +233,7 @@ def test_setr_score(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found == {"R@1": 25.0, "R@2": 50.0, "R@3": 75.0}
     assert "order of the file" not in said.err
 
-    file.write_text(json.dumps({**lists, "1": ["3", "201"]}))
+    file.write_text(json.dumps({**lists, "1": ["3", "11"]}))
     assert main([*command, str(file)]) == 1
     assert "query '1': the gallery '1' of genecis-focus_object has no image '3'" in capsys.readouterr().err
 
