@@ -113,6 +113,13 @@ def _add_scores(commands: Subparsers) -> None:
     score.add_argument(
         "--gallery", help="a protocol; FashionIQ: original (the whole split) or val (references and targets)"
     )
+    score.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="[LABEL=]FILE",
+        help="labelled queries (CIRCUS's, or your own) to break every metric down by; may be repeated",
+    )
     score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
     score.set_defaults(command=_score)
 
@@ -325,6 +332,7 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         split=options.split,
         files=options.files,
         gallery=options.gallery,
+        labels=options.labels,
         as_json=options.json,
     )
 

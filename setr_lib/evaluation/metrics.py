@@ -7,7 +7,7 @@ What each metric is belongs to ``setr_lib.benchmarks.metrics``; which ones a ben
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -217,6 +217,28 @@ def summarise(per_query: pl.DataFrame) -> dict[str, float]:
     means = per_query.group_by("metric", "stratum", maintain_order=True).agg(pl.col("value").mean())
     rows = means.group_by("metric", maintain_order=True).agg(pl.col("value").mean()).rows()
     return {str(metric): float(value) for metric, value in rows}
+
+
+def with_labels(evaluation: Evaluation, labels: pl.DataFrame) -> Evaluation:
+    """An evaluation with every metric also for the queries of each label (``R@10/composition_required``).
+
+    Args:
+        evaluation: Of any ranking.
+        labels: ``query_id`` and ``label``, each pair once.
+
+    Returns:
+        The evaluation with further metrics, in the order of labels, then of metrics. A label whose queries
+        have no values (their targets are hidden) has none.
+    """
+    whole = evaluation.per_query.filter(~pl.col("metric").str.contains("/", literal=True))
+    parts = [
+        whole.join(labels.filter(label=label), on="query_id", how="semi", maintain_order="left").with_columns(
+            metric=pl.col("metric") + f"/{label}"
+        )
+        for label in labels["label"].unique().sort()
+    ]
+    per_query = pl.concat([evaluation.per_query, *parts])
+    return replace(evaluation, per_query=per_query, summary=summarise(per_query))
 
 
 def _pools_there(benchmark: Benchmark, rankings: pl.DataFrame) -> list[str]:
