@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_list(commands)
     _add_checks(commands)
+    _add_crop(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
     _add_exchange(commands, "texts", "generated texts that a method brings itself, as JSON Lines")
@@ -111,6 +112,13 @@ def _add_scores(commands: Subparsers) -> None:
     )
     score.add_argument(
         "--gallery", help="a protocol; FashionIQ: original (the whole split) or val (references and targets)"
+    )
+    score.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="[LABEL=]FILE",
+        help="labelled queries (CIRCUS's, or your own) to break every metric down by; may be repeated",
     )
     score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
     score.set_defaults(command=_score)
@@ -233,6 +241,16 @@ def _add_checks(commands: Subparsers) -> None:
     doctor.set_defaults(command=_doctor)
 
 
+def _add_crop(commands: Subparsers) -> None:
+    crop = commands.add_parser(
+        "crop", help="cut the images of benchmarks that rank parts of images (GeneCIS's attribute tasks)"
+    )
+    crop.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    crop.set_defaults(command=_crop)
+
+
 def _add_environment(commands: Subparsers) -> None:
     env = commands.add_parser("env", help="the environment variables that dagster and mlflow need here")
     env.add_argument("--write", action="store_true", help="write them to .env beside setr.toml")
@@ -316,6 +334,7 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         split=options.split,
         files=options.files,
         gallery=options.gallery,
+        labels=options.labels,
         as_json=options.json,
     )
 
@@ -380,6 +399,12 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.doctor import run
 
     return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _crop(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.crop import run
+
+    return run(settings, dataset=options.dataset)
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from setr_lib.benchmarks.errors import DatasetError
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
 _LARGEST_INTEGER = 2**63 - 1
+_LARGEST_COORDINATE = 1e6
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 """How gzip, zip, bzip2, xz and Zstandard files begin."""
 
@@ -368,6 +369,26 @@ class Row:
         """
         return [self._integer(key, value, least) for value in self._list(key, None)]
 
+    def numbers(self, key: str, *, length: int) -> list[float]:
+        """The list of numbers under ``key``, of a size that coordinates can have.
+
+        Args:
+            key: Name of the list.
+            length: How many entries it must have.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            DatasetError: The key is missing, its value is not a list of that length, or an entry is not a
+                number between minus and plus a million.
+        """
+        values = self._list(key, length)
+        for value in values:
+            if type(value) not in (int, float) or not abs(value) <= _LARGEST_COORDINATE:
+                raise self.error(f"{key!r} must hold {length} numbers (coordinates), not {shown(value)}")
+        return [float(value) for value in values]
+
     def row(self, key: str) -> Row:
         """The object under ``key``; its errors name this row.
 
@@ -384,6 +405,23 @@ class Row:
         if not isinstance(value, dict):
             raise self.error(f"{key!r} must be an object, not {shown(value)}")
         return Row(self.file, f"{self.where}, {key}", value)
+
+    def rows(self, key: str) -> list[Row]:
+        """The list of objects under ``key``; their errors name this row and the place in the list.
+
+        Args:
+            key: Name of the list.
+
+        Returns:
+            The objects as rows of their own.
+
+        Raises:
+            DatasetError: The key is missing, its value is not a list, or an entry is not an object.
+        """
+        return [
+            Row(self.file, f"{self.where}, {key}, entry {number}", value)
+            for number, value in enumerate(self._list(key, None))
+        ]
 
     def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
         """``image_id``, checked to be among the known images.

@@ -47,7 +47,8 @@ class ImageState:
     """The images of a gallery as they were found; numbers are images."""
 
     listed: dict[str, int]
-    """By gallery name, as the annotation files list them; an image may be in two galleries."""
+    """By gallery name, as the annotation files list them; an image may be in two galleries. Where every query
+    has a gallery of its own, all of their images together."""
     official: dict[str, int] | None
     ok: int
     missing: int
@@ -363,13 +364,17 @@ def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, official: 
     counts = dict(looked["status"].value_counts().iter_rows())
     faulty = looked.filter(pl.col("status") != "ok").head(_EXAMPLES)
     return ImageState(
-        listed=dict(sorted(looked["galleries"].explode().drop_nulls().value_counts().iter_rows())),
+        listed={"all": looked.height} if evaluation_set.benchmark.gallery_per_query else _listed(looked),
         official=evaluation_set.official_images if official else None,
         ok=counts.get("ok", 0),
         missing=counts.get("missing", 0),
         broken=counts.get("broken", 0),
         examples=tuple(f"{path}: {detail}" for path, detail in faulty.select("path", "detail").iter_rows()),
     )
+
+
+def _listed(looked: pl.DataFrame) -> dict[str, int]:
+    return dict(sorted(looked["galleries"].explode().drop_nulls().value_counts().iter_rows()))
 
 
 def _mean_size(looked: pl.DataFrame | None, source: ImageSource) -> tuple[float | None, str]:

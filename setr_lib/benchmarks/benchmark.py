@@ -1,9 +1,9 @@
 """A benchmark: all that SETR must know of one kind of data set, in one class.
 
 ``queries`` is the one method that a benchmark must have, ``kind`` the one attribute; everything else has a
-default that suits a folder of images with a file of queries. ``cirr.py``, ``fashioniq.py``, ``circo.py`` and
-``folder.py`` are examples; ``registry.py`` says how settings name a benchmark of one's own. Instances hold no
-state.
+default that suits a folder of images with a file of queries. ``cirr.py``, ``fashioniq.py``, ``circo.py``,
+``genecis.py`` and ``folder.py`` are examples; ``registry.py`` says how settings name a benchmark of one's
+own. Instances hold no state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord, images_in
+from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,12 +79,16 @@ class BenchmarkFacts:
     categories: ClassVar[tuple[str, ...]] = ()
     """Galleries (``QueryRecord.gallery``) that are searched each on its own: metrics are the unweighted mean
     of theirs and also reported for each (``R@10/dress``), and a ranking file may answer only some of them."""
+    gallery_per_query: ClassVar[bool] = False
+    """Whether every query searches a gallery of its own (GeneCIS); metrics are means over all queries."""
     settings_keys: ClassVar[tuple[str, ...]] = ()
     """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, and keys of ``options``."""
 
     # How it is measured.
     removes_reference: ClassVar[bool] = False
     """Whether a query's reference is taken out of its ranking."""
+    ties_count_against: ClassVar[bool] = False
+    """Whether a target is ranked behind all images of the same score, where the scores are known."""
     metrics: ClassVar[tuple[Metric, ...]] = recalls(1, 5, 10)
     """In the order of its tables."""
     aspect_metrics: ClassVar[tuple[str, ...]] = ()
@@ -196,6 +201,22 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         folder = self.image_folder(evaluation_set)
         return ImageSource(folder, YOUR_OWN, None, "not known before they are there")
+
+    def cut_images(self, evaluation_set: EvaluationSet, progress: Progress = silent) -> int:
+        """Make those images that are parts of downloaded ones, for ``setr crop``; what is there stays.
+
+        Args:
+            evaluation_set: The set whose images are asked for.
+            progress: Told how many are looked at.
+
+        Returns:
+            How many were made; 0 by default: a benchmark's images are files as they are.
+
+        Raises:
+            DatasetError: An annotation file is wrong, or a downloaded image is missing or broken; what can
+                be made is made before.
+        """
+        return 0
 
     def files(self, evaluation_set: EvaluationSet) -> list[OfficialFile]:
         """The annotation files that ``evaluation_set`` is read from, for ``setr doctor``.

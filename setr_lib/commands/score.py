@@ -25,6 +25,7 @@ def run(
     split: str,
     files: Sequence[Path],
     gallery: str | None,
+    labels: Sequence[str],
     as_json: bool,
 ) -> int:
     """Print the metrics, one line each.
@@ -35,6 +36,7 @@ def run(
         split: The split that the files answer.
         files: The ranking files.
         gallery: The protocol, in place of the settings' choice.
+        labels: Files of labelled queries, each ``FILE`` or ``LABEL=FILE``.
         as_json: Whether to print one JSON array, and nothing else on standard output.
 
     Returns:
@@ -42,14 +44,16 @@ def run(
 
     Raises:
         RankingFileError: A ranking file is wrong.
-        DatasetError: The set is not known, or an annotation file is wrong or missing.
+        DatasetError: The set is not known, or an annotation file or a file of labels is wrong or missing.
     """
+    from setr_lib.benchmarks.query_labels import LabelFile
     from setr_lib.datasets import set_of_split
     from setr_lib.evaluation import leaderboard
     from setr_lib.evaluation.external import score_files
 
     evaluation_set = set_of_split(settings, dataset, split, gallery)
-    found = score_files(evaluation_set, files, settings.evaluation)
+    label_files = [LabelFile.named(text) for text in labels]
+    found = score_files(evaluation_set, files, settings.evaluation, label_files)
     for note in found.notes:
         print(f"setr: {note}", file=sys.stderr)
     if as_json:

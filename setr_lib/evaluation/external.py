@@ -14,7 +14,8 @@ import polars as pl
 
 from setr_lib.benchmarks import EvaluationSet
 from setr_lib.benchmarks.loading import read_gallery, read_queries
-from setr_lib.evaluation.metrics import evaluate, left_out_sentences
+from setr_lib.benchmarks.query_labels import LabelFile, read_labels
+from setr_lib.evaluation.metrics import evaluate, left_out_sentences, with_labels
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
 from setr_lib.evaluation.row import EXTERNAL
 from setr_lib.evaluation.summary import metric_rows
@@ -37,7 +38,10 @@ class ExternalScores:
 
 
 def score_files(
-    evaluation_set: EvaluationSet, files: Sequence[Path], settings: EvaluationSettings | None = None
+    evaluation_set: EvaluationSet,
+    files: Sequence[Path],
+    settings: EvaluationSettings | None = None,
+    labels: Sequence[LabelFile] = (),
 ) -> ExternalScores:
     """The official metrics of ranking files; on a hidden split only the checks.
 
@@ -45,17 +49,21 @@ def score_files(
         evaluation_set: The set that the files answer.
         files: As for :func:`read_ranking_files`.
         settings: How intervals are drawn; by default the defaults.
+        labels: Files of labelled queries, by which every metric is broken down besides.
 
     Returns:
         What was read, METRICS rows in percent with 95 % intervals, and notes.
 
     Raises:
         RankingFileError: A ranking file is wrong.
-        DatasetError: An annotation file is wrong or missing.
+        DatasetError: An annotation file or a file of labels is wrong or missing.
     """
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
     found = evaluate(evaluation_set.benchmark, read.queries, read.rankings, gallery)
+    labelled = read_labels(labels, queries) if labels else None
+    if labelled is not None:
+        found = with_labels(found, labelled.frame)
     caveats = evaluation_set.benchmark.ranking_notes(evaluation_set, read.queries, read.rankings)
     rows = metric_rows(
         evaluation_set,
@@ -68,7 +76,8 @@ def score_files(
         evaluation=found,
         caveats=caveats,
     )
-    return ExternalScores(read, rows, [*read.notes, *caveats, *left_out_sentences(found.left_out)])
+    notes = [*read.notes, *caveats, *([] if labelled is None else labelled.notes)]
+    return ExternalScores(read, rows, [*notes, *left_out_sentences(found.left_out)])
 
 
 def _file_name(file: Path) -> str:

@@ -7,7 +7,7 @@ What each metric is belongs to ``setr_lib.benchmarks.metrics``; which ones a ben
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -26,8 +26,8 @@ Values = dict[str, npt.NDArray[np.float64]]
 PER_QUERY = pl.Schema(
     {"query_id": pl.String(), "stratum": pl.String(), "metric": pl.String(), "value": pl.Float64()}
 )
-"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``; of metrics that are no macro mean
-``all``, too. Means are taken within strata, then over."""
+"""``stratum`` is the query's gallery: FashionIQ's category, else ``all``; ``all`` too for metrics that are no
+macro mean, and where every query has a gallery of its own. Means are taken within strata, then over."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,20 @@ def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[
     hits = targets.join(rankings, on=["query_id", "image_id"])
     ranks[hits["_row"].to_numpy(), hits["_column"].to_numpy()] = hits["rank"].to_numpy()
     return ranks
+
+
+def _behind_ties(lists: pl.DataFrame) -> pl.DataFrame:
+    """``lists`` with every image ranked as the last of those that follow each other with its score.
+
+    A list without scores (a ranking file's) is left as it is.
+    """
+    if "score" not in lists.columns:
+        return lists
+    runs = lists.sort("query_id", "rank").with_columns(
+        pl.col("score").rle_id().over("query_id").alias("_run")
+    )
+    last = pl.col("rank").max().over("query_id", "_run")
+    return runs.with_columns(pl.when(pl.col("score").is_null()).then("rank").otherwise(last).alias("rank"))
 
 
 def _lengths(
@@ -178,10 +192,11 @@ def per_query_frame(
     Returns:
         A :data:`PER_QUERY` frame.
     """
+    by_gallery = not benchmark.gallery_per_query
     frames = [
         queries.select(
             "query_id",
-            (pl.col("gallery") if reported.metric.macro else pl.lit("all")).alias("stratum"),
+            (pl.col("gallery") if by_gallery and reported.metric.macro else pl.lit("all")).alias("stratum"),
             pl.lit(reported.name).alias("metric"),
             pl.Series("value", values[reported.metric.name]),
         ).filter(reported.members(queries))
@@ -205,6 +220,28 @@ def summarise(per_query: pl.DataFrame) -> dict[str, float]:
     means = per_query.group_by("metric", "stratum", maintain_order=True).agg(pl.col("value").mean())
     rows = means.group_by("metric", maintain_order=True).agg(pl.col("value").mean()).rows()
     return {str(metric): float(value) for metric, value in rows}
+
+
+def with_labels(evaluation: Evaluation, labels: pl.DataFrame) -> Evaluation:
+    """An evaluation with every metric also for the queries of each label (``R@10/composition_required``).
+
+    Args:
+        evaluation: Of any ranking.
+        labels: ``query_id`` and ``label``, each pair once.
+
+    Returns:
+        The evaluation with further metrics, in the order of labels, then of metrics. A label whose queries
+        have no values (their targets are hidden) has none.
+    """
+    whole = evaluation.per_query.filter(~pl.col("metric").str.contains("/", literal=True))
+    parts = [
+        whole.join(labels.filter(label=label), on="query_id", how="semi", maintain_order="left").with_columns(
+            metric=pl.col("metric") + f"/{label}"
+        )
+        for label in labels["label"].unique().sort()
+    ]
+    per_query = pl.concat([evaluation.per_query, *parts])
+    return replace(evaluation, per_query=per_query, summary=summarise(per_query))
 
 
 def _pools_there(benchmark: Benchmark, rankings: pl.DataFrame) -> list[str]:
@@ -261,7 +298,8 @@ def evaluate(
     ranks_subsets = SUBSET in benchmark.pools and not subsets.is_empty()
     subset_ranks = _target_ranks(scored, subsets)[:, 0] if ranks_subsets else None
     truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
-    values = values_from_ranks(benchmark, _target_ranks(scored, lists), truths, subset_ranks)
+    placed = _behind_ties(lists) if benchmark.ties_count_against else lists
+    values = values_from_ranks(benchmark, _target_ranks(scored, placed), truths, subset_ranks)
     left_out = _left_out(benchmark, scored, rankings, gallery)
     per_query = per_query_frame(benchmark, scored, values, left_out)
     return Evaluation(per_query, summarise(per_query), left_out, missing.len())

@@ -532,7 +532,7 @@ def test_some_unknown_images_are_counted_in_a_warning(monkeypatch: pytest.Monkey
     assert count_work(settings)[0].queries == 3
 
 
-@pytest.mark.parametrize("kind", ["cirr", "fashioniq", "circo", "folder"])
+@pytest.mark.parametrize("kind", ["cirr", "fashioniq", "circo", "genecis", "folder"])
 def test_the_benchmarks_that_come_with_setr_say_what_a_report_needs(kind: str) -> None:
     benchmark = benchmark_of(kind)
     assert "**R@K**" in benchmark.protocol_text
@@ -543,6 +543,7 @@ def test_the_benchmarks_that_come_with_setr_say_what_a_report_needs(kind: str) -
             "cirr": ("R@10", "R@1"),
             "fashioniq": ("R@10", "R@10"),
             "circo": ("mAP@10", "mAP@5"),
+            "genecis": ("R@1", "R@1"),
             "folder": ("R@10", "R@1"),
         }[kind]
     )

@@ -1,0 +1,160 @@
+"""Labels of queries from files of the user's, by which metrics are broken down: CIRCUS's, or any others.
+
+CIRCUS (arXiv 2605.14787) says which queries of CIRR, FashionIQ and CIRCO one modality alone solves. Its rows
+have M-BEIR's fields and ids of their own, so that they are matched by reference image and text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from setr_lib.benchmarks.annotations import Row, read_json_lines
+from setr_lib.benchmarks.errors import DatasetError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_PURPOSE = "labels of queries"
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+_LABEL = re.compile(r"[\w.-]+")
+_WORD = re.compile(r"\w+")
+_FIELDS = ("query_id", "query_img_path", "query_txt", "label")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A file of labelled queries: JSON Lines (``.jsonl``) or Parquet."""
+
+    path: Path
+    label: str | None = None
+    """The label of all of its rows; None where each row has its own under ``label``."""
+
+    @classmethod
+    def named(cls, text: str) -> LabelFile:
+        """The file that ``FILE`` or ``LABEL=FILE`` stands for.
+
+        Args:
+            text: The path, after a label and an equals sign where all rows have one label.
+
+        Returns:
+            The file.
+        """
+        found = None if Path(text).is_file() else _NAMED.fullmatch(text)
+        return cls(Path(text)) if found is None else cls(Path(found[2]), found[1])
+
+
+@dataclass(frozen=True)
+class QueryLabels:
+    """Which queries have which labels."""
+
+    frame: pl.DataFrame
+    """``query_id`` and ``label``; each pair once."""
+    notes: list[str]
+    """What a reader must know: rows without a query, queries without a label."""
+
+
+def read_labels(files: Sequence[LabelFile], queries: pl.DataFrame) -> QueryLabels:
+    """Read files of labels and find the queries that they label.
+
+    A row has ``query_id``, or ``query_img_path`` and ``query_txt`` (M-BEIR's fields): it then labels every
+    query whose reference image has that file name and whose captions have those words, whatever their case
+    and punctuation, and without *and*, which joins captions.
+
+    Args:
+        files: The files.
+        queries: All queries of the set (``tables.QUERIES``).
+
+    Returns:
+        The labels.
+
+    Raises:
+        DatasetError: A file is missing or wrong, or labels none of the queries; it names file, row and
+            reason.
+    """
+    import polars as pl
+
+    queries_of = _Finder(queries)
+    pairs: dict[tuple[str, str], None] = {}
+    notes: list[str] = []
+    for file in files:
+        rows, unknown = 0, 0
+        for row in _rows(file.path):
+            label = _label(row) if file.label is None else file.label
+            found = queries_of(row)
+            rows, unknown = rows + 1, unknown + (not found)
+            pairs |= dict.fromkeys((query, label) for query in found)
+        if rows == unknown:
+            what = f"none of its {rows:,} rows is" if rows else "has no rows, so none is"
+            raise DatasetError(f"{what} a query of this data set and split", file=file.path)
+        if unknown:
+            notes.append(f"{file.path}: {unknown:,} of {rows:,} rows are no query of this data set and split")
+    frame = pl.DataFrame(list(pairs), schema=["query_id", "label"], orient="row")
+    if bare := queries.height - frame["query_id"].n_unique():
+        notes.append(f"{bare:,} of {queries.height:,} queries have no label")
+    return QueryLabels(frame, notes)
+
+
+class _Finder:
+    """Finds the queries that a row means."""
+
+    def __init__(self, queries: pl.DataFrame) -> None:
+        self._ids = set(queries["query_id"])
+        self._by_content: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for query, reference, captions in queries.select("query_id", "reference_id", "captions").iter_rows():
+            self._by_content.setdefault((_stem(reference), _words(" ".join(captions))), []).append(query)
+
+    def __call__(self, row: Row) -> list[str]:
+        if "query_id" in row.values:
+            query = row.text("query_id")
+            return [query] if query in self._ids else []
+        if "query_img_path" not in row.values:
+            raise row.error("has neither 'query_id' nor 'query_img_path' with 'query_txt'")
+        key = _stem(row.text("query_img_path")), _words(row.text("query_txt", blank=True))
+        return self._by_content.get(key, [])
+
+
+def _stem(image: str) -> str:
+    """A reference's name without folder and ending; COCO's numbers without zeros in front."""
+    path = PurePosixPath(image)
+    stem = path.stem if path.suffix.lower() in (".png", ".jpg", ".jpeg") else path.name
+    return (stem.lstrip("0") or "0") if stem.isdigit() else stem
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in _WORD.findall(text.casefold()) if word != "and")
+
+
+def _label(row: Row) -> str:
+    label = row.text("label")
+    if not _LABEL.fullmatch(label):
+        raise row.error(f"'label' must be of letters, digits, '_', '-' and '.', not {label!r}")
+    return label
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return read_json_lines(path, _PURPOSE)
+        case ".parquet":
+            return _parquet_rows(path)
+        case other:
+            raise DatasetError(f"{other!r} files are not read: use .jsonl or .parquet", file=path)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import polars as pl
+
+    try:
+        frame = pl.read_parquet(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(f"there is no such file ({_PURPOSE})", file=path) from None
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DatasetError(f"not a readable Parquet file: {error}", file=path) from error
+    frame = frame.select([name for name in _FIELDS if name in frame.columns])
+    for number, values in enumerate(frame.iter_rows(named=True)):
+        present = {name: value for name, value in values.items() if value is not None}
+        yield Row(path, f"row {number} (counting from 0)", present)
