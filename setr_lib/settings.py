@@ -231,8 +231,8 @@ class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
     kind: str
-    """``cirr``, ``fashioniq``, ``circo``, ``genecis``, ``icir``, ``lasco``, ``folder``, an installed benchmark,
-    or ``package.module:NAME`` of one."""
+    """``cirr``, ``fashioniq``, ``circo``, ``genecis``, ``icir``, ``lasco``, ``folder``, an installed
+    benchmark, or ``package.module:NAME`` of one."""
     root: LocalPath
     image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""

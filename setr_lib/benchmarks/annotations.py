@@ -380,8 +380,7 @@ class Row:
             The numbers.
 
         Raises:
-            DatasetError: The key is missing, its value is not a list of that length, or an entry is not a
-                number between minus and plus a million.
+            DatasetError: It is missing, not a list of that length, or has an entry beyond a million.
         """
         values = self._list(key, length)
         for value in values:
@@ -418,10 +417,8 @@ class Row:
         Raises:
             DatasetError: The key is missing, its value is not a list, or an entry is not an object.
         """
-        return [
-            Row(self.file, f"{self.where}, {key}, entry {number}", value)
-            for number, value in enumerate(self._list(key, None))
-        ]
+        where = f"{self.where}, {key}, entry"
+        return [Row(self.file, f"{where} {n}", value) for n, value in enumerate(self._list(key, None))]
 
     def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
         """``image_id``, checked to be among the known images.
