@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.trained_weights import OpenSpace
 
+_NAMED = 20
+"""Galleries that a message names at most: some data sets have one for each query."""
+
 
 class HeldGallery:
     """A gallery as a retriever holds it: its images, and its vectors once they are first asked for.
@@ -169,6 +172,7 @@ class HeldGallery:
             chosen = images.filter(pl.col("galleries").list.contains(name))
             if chosen.is_empty():
                 known = sorted(images["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
-                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known)}")
+                more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
+                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known[:_NAMED])}{more}")
             images = chosen
         return images.with_columns(galleries=pl.lit(["all"]))

@@ -287,3 +287,6 @@ def test_a_search_of_all_databases_leaves_references_out(root: Path, settings_fo
     assert held.searched("cat")["image_id"].to_list() == [MUG[2], *CAT]
     with pytest.raises(SetrError, match="no gallery 'dog': use one of cat, mug"):
         held.searched("dog")
+    many = load_gallery(settings, "icir").with_columns(galleries=pl.lit([f"i{n:03}" for n in range(1_500)]))
+    with pytest.raises(SetrError, match=r"use one of i000, .*, i019 and 1,480 more$"):
+        HeldGallery(context, evaluation_set(settings, "icir"), many).searched("dog")

@@ -244,8 +244,7 @@ def test_the_batches_of_a_first_build_leave_no_trail(
     # from before carry a later time than the last one, and stay: they say nothing here.
     last = versions[-1]["timestamp"] - timedelta(milliseconds=10)
     assert [version["version"] for version in versions[:-1] if version["timestamp"] < last] == []
-    if len(versions) < 5:
-        assert len(list(Path(store.uri, "t.lance", "data").iterdir())) < 5
+    # Data files are not counted: LanceDB keeps those that it cannot tell from ones being written for a week.
 
 
 def test_short_memory_halves_batches_and_says_so(
