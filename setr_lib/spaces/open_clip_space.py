@@ -155,6 +155,21 @@ class OpenClipSpace(EmbeddingSpace):
             architecture,
         )
 
+    @property
+    def model(self) -> Any:
+        """The open_clip model, frozen; whoever changes it works on a copy."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer: a list of texts to token ids, int64 [texts, context]."""
+        return self._tokenizer
+
+    @property
+    def embeds_patches(self) -> bool:
+        """Whether the vision tower gives its patch tokens: open_clip's own vision transformers do."""
+        return hasattr(self._model.visual, "output_tokens")
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Resize, crop and normalise an image to the model's input.
 
@@ -217,6 +232,32 @@ class OpenClipSpace(EmbeddingSpace):
         """
         return self._collect(items, self._image_vectors, batch_size, on_halve)
 
+    def embed_patches(
+        self,
+        images: Sequence[Image.Image | torch.Tensor],
+        batch_size: int | None = None,
+        on_halve: OnHalve | None = None,
+    ) -> NDArray[np.float32]:
+        """The vision tower's patch tokens of images, after its last layer.
+
+        Args:
+            images: PIL images, or tensors as :meth:`preprocess` gives them.
+            batch_size: Images per forward pass, in place of the encoder's own number.
+            on_halve: Called as ``on_halve(too_large, next_size)`` when a batch does not fit in memory.
+
+        Returns:
+            float32 [images, patches, width], not normalised.
+
+        Raises:
+            SpaceError: The vision tower does not give them.
+            DeviceError: Not even one image fits in memory.
+        """
+        if not self.embeds_patches:
+            return super().embed_patches(images)
+        pixels: list[Any] = [image if hasattr(image, "shape") else self.preprocess(image) for image in images]
+        rows = run_in_batches(pixels, self._patch_tokens, batch_size or self.batch_size, on_halve)
+        return np.stack(rows) if rows else np.zeros((0, 0, 0), dtype=np.float32)
+
     def embed_texts(
         self, texts: Sequence[str], batch_size: int | None = None, on_halve: OnHalve | None = None
     ) -> NDArray[np.float32]:
@@ -275,6 +316,18 @@ class OpenClipSpace(EmbeddingSpace):
 
         with torch.inference_mode():
             return _unit(self._model.encode_image(torch.stack(list(pixels)).to(self.device)))
+
+    def _patch_tokens(self, pixels: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
+        import torch
+
+        visual = self._model.visual
+        before, visual.output_tokens = visual.output_tokens, True
+        try:
+            with torch.inference_mode():
+                _, tokens = visual(torch.stack(list(pixels)).to(self.device))
+        finally:
+            visual.output_tokens = before
+        return list(tokens.float().cpu().numpy())
 
     def _text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import torch

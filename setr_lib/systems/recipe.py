@@ -1,0 +1,69 @@
+"""The trained retrieval systems by name: what each learns from, its settings, and the class that computes it.
+
+Nothing here imports torch: settings, ``setr doctor`` and Dagster's code location read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+from setr_lib.systems.options import PromptTunedOptions, SystemOptions
+
+if TYPE_CHECKING:
+    from setr_lib.systems.models.system_model import SystemModel
+
+LearnsFrom = Literal["triplets", "images", "captioned images"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A trained retrieval system, as settings and reports know it.
+
+    Attributes:
+        name: What it is called, e.g. ``"prompt_tuned"``.
+        model: The class that computes it, ``package.module:NAME``, a subclass of ``SystemModel``; loaded when
+            it is needed.
+        options: The settings of ``[systems.NAME]``.
+        learns_from: What a training step sees: triplets, images, or images with their captions.
+        summary: What it is, in one line.
+        source: Where it was published; a reconstruction says so.
+        builds_on: Another system whose champion it starts from, frozen; its weights are in the bundle, too.
+        own_space: Whether its image side is trained, so that galleries are embedded by each version.
+    """
+
+    name: str
+    model: str
+    options: type[SystemOptions]
+    learns_from: LearnsFrom
+    summary: str
+    source: str
+    builds_on: str | None = None
+    own_space: bool = False
+
+    def load(self) -> type[SystemModel]:
+        """Import the class that computes it.
+
+        Returns:
+            The class.
+        """
+        module, _, name = self.model.partition(":")
+        return getattr(import_module(module), name)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="prompt_tuned",
+            model="setr_lib.systems.models.prompt_tuned:PromptTuned",
+            options=PromptTunedOptions,
+            learns_from="triplets",
+            summary="learnable context vectors before the text; CLIP frozen",
+            source="CoOp's context vectors (arXiv 2109.01134), as the prompt-tuned baseline of "
+            "arXiv 2506.06602; a reconstruction",
+        ),
+    )
+}
+"""The systems that come with the package, in the order in which one builds on another."""
