@@ -254,7 +254,8 @@ class OpenClipSpace(EmbeddingSpace):
         """
         if not self.embeds_patches:
             return super().embed_patches(images)
-        pixels: list[Any] = [image if hasattr(image, "shape") else self.preprocess(image) for image in images]
+        pixels: list[Any] = list(images)
+        pixels = [item if hasattr(item, "shape") else self.preprocess(item) for item in pixels]
         rows = run_in_batches(pixels, self._patch_tokens, batch_size or self.batch_size, on_halve)
         return np.stack(rows) if rows else np.zeros((0, 0, 0), dtype=np.float32)
 
