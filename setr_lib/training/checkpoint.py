@@ -1,7 +1,8 @@
 """Checkpoints of a training: safetensors and JSON, each whole or not there at all.
 
 A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the trained tensors),
-``moments.safetensors`` (AdamW's) and ``state.json``. It is written beside its name and renamed, so SIGKILL
+``moments.safetensors`` (AdamW's), ``more.safetensors`` (what else a step changes, where there is any) and
+``state.json``. It is written beside its name and renamed, so SIGKILL
 costs at most one interval. One training at a time may use the folder that holds them: see
 :func:`only_trainer`.
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.errors import SetrError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_STATE = "state.json"
+_STATE, _MORE = "state.json", "more.safetensors"
 _LOOK_AGAIN = 0.25
 """Seconds between two attempts to take a lock that another training holds."""
 _PATIENCE = 4
@@ -118,6 +120,7 @@ def save_checkpoint(
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
     state: Mapping[str, Any],
+    more: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> Path:
     """Write a checkpoint, and remove the older ones.
 
@@ -126,6 +129,7 @@ def save_checkpoint(
         parameters: The trained tensors by name.
         optimiser: The AdamW that moves them.
         state: What else a resumed training needs, with ``step`` and ``run``.
+        more: Tensors besides the parameters that a step changes (``Objective.state``).
 
     Returns:
         The checkpoint's folder.
@@ -145,6 +149,9 @@ def save_checkpoint(
     }
     save_file(weights, partial / "weights.safetensors")
     save_file(moments, partial / "moments.safetensors")
+    if more:
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in more.items()}
+        save_file(kept, partial / _MORE)
     write_json(partial / _STATE, state)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -159,6 +166,7 @@ def load_checkpoint(
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
     run: str,
+    more: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
     """Put the newest checkpoint of a training back into its parameters and optimiser.
 
@@ -167,6 +175,7 @@ def load_checkpoint(
         parameters: The trained tensors by name; changed in place.
         optimiser: The AdamW that moves them; changed in place.
         run: Digest of everything that the training depends on: another run's checkpoints are removed.
+        more: As of :func:`save_checkpoint`; changed in place.
 
     Returns:
         The checkpoint's state; None where there is no checkpoint of this run.
@@ -183,13 +192,16 @@ def load_checkpoint(
             shutil.rmtree(path, ignore_errors=True)
             continue
         weights, moments = load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors")
-        if set(weights) != set(parameters):
+        kept = load_file(path / _MORE) if more else {}
+        if set(weights) != set(parameters) or set(kept) != set(more):
             raise CheckpointError(
                 f"{path}: its tensors are not those of this training; delete the folder to train anew"
             )
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
+                if f"{_MOMENTS[0]}/{name}" not in moments:
+                    continue  # no step has had a gradient for it yet
                 optimiser.state[parameter] = {
                     "step": torch.tensor(float(state["step"])),
                     **{
@@ -197,6 +209,8 @@ def load_checkpoint(
                         for moment in _MOMENTS
                     },
                 }
+            for name, tensor in more.items():
+                tensor.copy_(kept[name])
         return state
     return None
 

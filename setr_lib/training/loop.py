@@ -75,6 +75,11 @@ class Objective(ABC):
     device: torch.device
     what: str = "training steps"
 
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Tensors besides the parameters that a step changes in place, by name; in checkpoints, too."""
+        return {}
+
     @abstractmethod
     def gradients(self, step: int) -> float:
         """Leave the gradients of a step's batch in the parameters.
@@ -154,7 +159,8 @@ class TrainingLoop:
             CheckpointError: A checkpoint of this run does not fit.
         """
         objective, began = self.objective, time.monotonic()
-        state = load_checkpoint(self.folder, objective.parameters, self.optimiser, self.run) or {}
+        found = load_checkpoint(self.folder, objective.parameters, self.optimiser, self.run, objective.state)
+        state = found or {}
         start, earlier = int(state.get("step", 0)), float(state.get("seconds", 0.0))
         curve = [(int(step), float(loss), float(rate)) for step, loss, rate in state.get("curve", [])]
         replay(curve, on_metrics)
@@ -167,7 +173,7 @@ class TrainingLoop:
             if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.steps:
                 spent = earlier + time.monotonic() - began
                 told = {"run": self.run, "step": step + 1, "seconds": spent, "curve": curve}
-                save_checkpoint(self.folder, objective.parameters, self.optimiser, told)
+                save_checkpoint(self.folder, objective.parameters, self.optimiser, told, objective.state)
         return LoopResult(curve, start, earlier + time.monotonic() - began)
 
     def _step(self, step: int) -> tuple[float, float]:

@@ -71,6 +71,12 @@ class SystemModel(nn.Module, ABC, Generic[Options]):
         """The tensors that the training moves, by the names of ``state_dict()``."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors besides the trained ones that :meth:`loss` changes in place, e.g. a queue of earlier
+        vectors: in checkpoints, so that a killed training goes on to the same end, and not in bundles.
+        """
+        return {}
+
     @abstractmethod
     def encode_queries(self, references: ImageFeatures, texts: Sequence[str]) -> Tensor:
         """The vectors of composed queries, with gradients.

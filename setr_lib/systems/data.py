@@ -1,0 +1,227 @@
+"""What a trained retrieval system learns from and is measured on: triplets, images, and their features."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_strings
+from setr_lib.spaces.images import UnreadableImageError, open_image
+from setr_lib.systems.features import PATCHES, PIXELS, ImageFeatures
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+
+TRAIN, HELD_OUT = "train", "held_out"
+_KEPT_BYTES = 1 << 30
+"""How much of patch tokens and pixels stays in memory: what is read again and again is made once."""
+
+
+class TrainingDataError(SetrError):
+    """A system cannot be trained on these triplets or images; the message says what they lack."""
+
+
+@dataclass(frozen=True)
+class SystemData:
+    """Training and held-out triplets of one source, and their images.
+
+    Attributes:
+        source: Where they come from: ``"synthesised"``, or the name of a data set.
+        triplets: ``split`` (train or held_out), ``reference_id``, ``modification``, ``target_id``.
+        images: ``image_id``, ``path``, ``caption``, ``fingerprint`` and ``split``: every readable image once.
+            Held-out images are the gallery of the held-out triplets, and no image of a training triplet.
+    """
+
+    source: str
+    triplets: pl.DataFrame
+    images: pl.DataFrame
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the triplets and of the images' content."""
+        return digest_strings([_digest(self.triplets), _digest(self.images.drop("path").sort("image_id"))])
+
+    @cached_property
+    def held_out_digest(self) -> str:
+        """Digest of the held-out triplets and of the images that they search."""
+        gallery = self.images.filter(split=HELD_OUT).select("image_id", "fingerprint").sort("image_id")
+        return digest_strings([_digest(self.held_out), _digest(gallery)])
+
+    @property
+    def held_out(self) -> pl.DataFrame:
+        """The held-out triplets."""
+        return self.triplets.filter(split=HELD_OUT)
+
+    @property
+    def gallery(self) -> list[str]:
+        """The ids that held-out triplets search, sorted."""
+        return sorted(self.images.filter(split=HELD_OUT)["image_id"])
+
+    def training_triplets(self, limit: int | None, seed: int) -> pl.DataFrame:
+        """The triplets to train on.
+
+        Args:
+            limit: How many, drawn by the seed; all by default.
+            seed: Of the draw. A smaller draw of the same seed is part of a larger one.
+
+        Returns:
+            Rows of ``triplets``.
+
+        Raises:
+            TrainingDataError: There are none.
+        """
+        rows = self.triplets.filter(split=TRAIN)
+        if not rows.height:
+            raise TrainingDataError(f"no training triplets come from {self.source!r}")
+        return rows[_drawn(rows.height, limit, seed)]
+
+    def training_images(self, limit: int | None, seed: int) -> pl.DataFrame:
+        """The images to train on: those that no held-out triplet searches.
+
+        Args:
+            limit: How many, drawn by the seed; all by default.
+            seed: Of the draw.
+
+        Returns:
+            Rows of ``images``, sorted by id before the draw.
+
+        Raises:
+            TrainingDataError: There are fewer than two.
+        """
+        rows = self.images.filter(split=TRAIN).sort("image_id")
+        if rows.height < 2:
+            raise TrainingDataError(f"{self.source!r} has {rows.height} training images: two are needed")
+        return rows[_drawn(rows.height, limit, seed)]
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> list[int]:
+    order = list(range(count))
+    if limit is None or limit >= count:
+        return order
+    Random(f"limit/{seed}").shuffle(order)  # noqa: S311 - reproducible, not secret
+    return order[:limit]
+
+
+def _digest(frame: pl.DataFrame) -> str:
+    return digest_strings(digest_strings(str(value) for value in row) for row in frame.iter_rows())
+
+
+class Features:
+    """The features of images, made by the frozen encoder when they are asked for.
+
+    Args:
+        encoder: The encoder.
+        paths: The file of each image by id.
+        ids: The images of ``vectors``.
+        vectors: float32 [images, d]: their unit vectors in the encoder's space.
+        reads: Besides vectors: ``PATCHES``, ``PIXELS``.
+        kept_bytes: How much of patch tokens and pixels stays in memory.
+    """
+
+    def __init__(
+        self,
+        encoder: OpenClipSpace,
+        paths: Mapping[str, str],
+        ids: Sequence[str],
+        vectors: NDArray[np.float32],
+        reads: frozenset[str],
+        kept_bytes: int = _KEPT_BYTES,
+    ) -> None:
+        self.encoder, self.paths, self.reads = encoder, paths, reads
+        self._rows = {image: row for row, image in enumerate(ids)}
+        self._vectors = vectors
+        self._kept: dict[str, _Kept] = {name: _Kept(kept_bytes) for name in (PATCHES, PIXELS)}
+
+    def of(self, images: Sequence[str]) -> ImageFeatures:
+        """The features of some images, on the encoder's device.
+
+        Args:
+            images: Their ids; an id may occur twice.
+
+        Returns:
+            The features, row i of image i.
+
+        Raises:
+            TrainingDataError: An image has no vector, or cannot be read.
+        """
+        import torch
+
+        rows = [self._row(image) for image in images]
+        device = self.encoder.device
+        return ImageFeatures(
+            vectors=torch.from_numpy(self._vectors[rows]).to(device),
+            patches=self._stacked(images, PATCHES, self._patches) if PATCHES in self.reads else None,
+            pixels=self._stacked(images, PIXELS, self._pixels) if PIXELS in self.reads else None,
+        )
+
+    def _row(self, image: str) -> int:
+        if image not in self._rows:
+            raise TrainingDataError(
+                f"image {image!r} has no vector: materialise the asset that embeds the training images again"
+            )
+        return self._rows[image]
+
+    def _stacked(self, images: Sequence[str], kind: str, make: Any) -> Any:
+        import torch
+
+        kept, found = self._kept[kind], {}
+        distinct = list(dict.fromkeys(images))
+        for image in distinct:
+            if (known := kept.get(image)) is not None:
+                found[image] = known
+        for image, made in make([image for image in distinct if image not in found]):
+            found[image] = made
+            kept.put(image, made)
+        return torch.stack([found[image] for image in images]).to(self.encoder.device)
+
+    def _pixels(self, images: Sequence[str]) -> list[tuple[str, Any]]:
+        return [(image, self._opened(image)) for image in images]
+
+    def _patches(self, images: Sequence[str]) -> list[tuple[str, Any]]:
+        import torch
+
+        made: list[tuple[str, Any]] = []
+        size = self.encoder.batch_size
+        for start in range(0, len(images), size):
+            block = images[start : start + size]
+            tokens = self.encoder.embed_patches([self._opened(image) for image in block])
+            made += zip(block, torch.from_numpy(tokens), strict=True)
+        return made
+
+    def _opened(self, image: str) -> Any:
+        try:
+            return self.encoder.preprocess(open_image(self.paths[image]))
+        except UnreadableImageError as error:
+            raise TrainingDataError(
+                f"image {image!r} was readable when the training data was made, and is not now: {error}"
+            ) from error
+
+
+class _Kept:
+    """Tensors by name, the ones longest unused dropped when they take too much memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._tensors: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, name: str) -> Any:
+        if name in self._tensors:
+            self._tensors.move_to_end(name)
+        return self._tensors.get(name)
+
+    def put(self, name: str, tensor: Any) -> None:
+        self._tensors[name] = tensor
+        self.bytes += tensor.nbytes
+        while self.bytes > self.limit and len(self._tensors) > 1:
+            _, dropped = self._tensors.popitem(last=False)
+            self.bytes -= dropped.nbytes
