@@ -110,6 +110,7 @@ NOT_READ = {
     "datasets.*.kind": _DATA_SET,
     "datasets.*.root": _DATA_SET,
     "datasets.*.image_root": _DATA_SET,
+    "datasets.*.train_root": _DATA_SET,
     "datasets.*.splits": _DATA_SET,
     "datasets.*.queries": _DATA_SET,
     "datasets.*.options": _DATA_SET,

@@ -236,6 +236,9 @@ class DatasetSettings(Section):
     root: LocalPath
     image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""
+    train_root: LocalPath | None = None
+    """The folder of the train split's files and images, laid out as ``root``, when they are not there;
+    ``image_root`` is then for the other splits."""
     splits: list[str] = Field(default_factory=list)
     gallery: str | None = None
     """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole
@@ -252,8 +255,8 @@ class DatasetSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a
-    benchmark's.
+    """What the re-ranker's Yes/No pairs are made from: captioned images, ready triplets, or the train split
+    of a data set.
     """
 
     captions: LocalPath | None = None
@@ -263,11 +266,24 @@ class TrainingSettings(Section):
     default."""
     triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
+    dataset: str | None = None
+    """A data set of ``[datasets]`` whose train split is used, e.g. ``cirr``, in place of files of one's
+    own; what it trains is labelled as supervised."""
 
     @property
     def is_named(self) -> bool:
         """Whether there is anything to train on; the base re-ranker needs nothing."""
-        return self.captions is not None or self.triplets is not None
+        return self.captions is not None or self.triplets is not None or self.dataset is not None
+
+    @model_validator(mode="after")
+    def _files_or_a_data_set(self) -> TrainingSettings:
+        files = [key for key in ("captions", "triplets", "image_root") if self.dataset and getattr(self, key)]
+        if files:
+            raise ValueError(
+                f"dataset = {self.dataset!r} is a data set's train split, and {' and '.join(files)} "
+                "would be files of your own: keep one of the two"
+            )
+        return self
 
 
 class EncoderSettings(Section):

@@ -125,6 +125,8 @@ RANKINGS = pl.Schema(
         "judge_score": pl.Float64(),
     }
 )
+TRIPLETS = pl.Schema({"reference_id": pl.String(), "modification": pl.String(), "target_id": pl.String()})
+"""Training triplets, as a file or a benchmark's train split has them."""
 PAIRS = pl.Schema(
     {
         "pair_id": pl.String(),

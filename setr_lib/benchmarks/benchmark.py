@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
-from setr_lib.benchmarks.records import ImageRecord, QueryRecord, images_in
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets, images_in
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class BenchmarkFacts:
     """Splits whose targets only the benchmark's own server knows; the first is the one that is submitted."""
     default_splits: ClassVar[tuple[str, ...]] = ()
     """What is evaluated where settings name no splits; all that are not hidden by default."""
+    train_split: ClassVar[str] = ""
+    """The one of ``splits`` that systems may be trained on; empty where the benchmark has none."""
     galleries: ClassVar[tuple[str, ...]] = ("all",)
     """Names of the protocols that choose the gallery, the usual one first."""
     categories: ClassVar[tuple[str, ...]] = ()
@@ -178,6 +180,23 @@ class Benchmark(BenchmarkFacts, ABC):
             DatasetError: A file is missing or wrong; it names file, row and reason.
         """
         return images_in(self.image_folder(evaluation_set), evaluation_set.dataset)
+
+    def train_triplets(self, train: EvaluationSet) -> Sequence[TripletRecord] | pl.DataFrame:
+        """The triplets of the train split, in the official order; no image is opened. By default its
+        queries, each with its first target.
+
+        Args:
+            train: The set of ``train_split``. Its gallery says where the images are.
+
+        Returns:
+            Records, or a frame of ``reference_id``, ``modification``, ``target_id``.
+
+        Raises:
+            DatasetError: A file is missing or wrong; it names file, row and reason.
+        """
+        from setr_lib.benchmarks.loading import read_queries
+
+        return first_targets(read_queries(train))
 
     def image_folder(self, evaluation_set: EvaluationSet) -> Path:
         """The folder of the images: ``image_root`` of the settings, else by default the data set's root.

@@ -98,8 +98,8 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
         }
 
     def label(self) -> str:
-        """Triplets may be a benchmark's, synthesised pairs never are."""
-        return "supervised by triplets" if self.pairs["source"].eq("triplets").any() else "zero-shot"
+        """Triplets may be a benchmark's, or are its train split; pairs made of captions never are."""
+        return "supervised by triplets" if self.pairs["source"].ne("captions").any() else "zero-shot"
 
     def finished(self, folder: Path) -> AdapterResult | None:
         """The adapter in ``folder``, if this very training made it."""

@@ -46,6 +46,7 @@ class LaSCo(Benchmark):
     )
     splits = ("train", "val")
     default_splits = ("val",)
+    train_split = "train"
     metrics = recalls(1, 5, 10, 50, 100, of="first")
     headline = ("R@1", "R@5", "R@10")
     stage_1_metric = "R@10"
