@@ -84,7 +84,11 @@ def _triplets(settings: Settings, names: list[str]) -> Blueprint:
     declare = single_asset(
         group=GROUP,
         number="1",
-        reads=tuple(f"{SYSTEM}:{name}" for name in names),
+        reads=(
+            *(f"{SYSTEM}:{name}" for name in names),
+            "reranking.pairs.held_out_share",
+            "reranking.pairs.seed",
+        ),
         kinds={"polars", "parquet"},
         deps=["training_images", "reranker_pairs"] if SYNTHESISED in sources else [],
     )

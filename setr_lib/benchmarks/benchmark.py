@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
     from setr_lib.settings import DatasetSettings
 
+COCO = "coco"
+"""The namespace of COCO's image numbers, which are the same in all of its years and splits."""
 YOUR_OWN = "your own"
 """The source of files that cannot be downloaded."""
 
@@ -66,6 +68,10 @@ class BenchmarkFacts:
     protocol: ClassVar[str] = ""
     """How it is measured, for a report; ``**`` around a word makes it bold. By default told from the metrics.
     """
+
+    namespace: ClassVar[str] = ""
+    """What its image ids belong to; ``kind`` by default. Benchmarks whose ids name the very same pictures
+    share one: ``coco`` for COCO's numbers."""
 
     # What it consists of.
     splits: ClassVar[tuple[str, ...]] = ("all",)
@@ -282,6 +288,17 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         usual = evaluation_set.gallery == self.galleries[0]
         return evaluation_set.key if usual else f"{evaluation_set.key}-{evaluation_set.gallery}"
+
+    def image_namespace(self, evaluation_set: EvaluationSet) -> str:
+        """Within what the ids of the set's images mean something: equal ids of one namespace are one image.
+
+        Args:
+            evaluation_set: The set.
+
+        Returns:
+            ``namespace``, by default ``kind``.
+        """
+        return self.namespace or self.kind
 
     def unlisted_gallery(self, evaluation_set: EvaluationSet) -> str | None:
         """Why the gallery cannot be listed though rankings can be scored; None, as by default, where it can.

@@ -21,8 +21,6 @@ class SystemOptions(Section):
     has a train split."""
     limit: Count | None = None
     """How many of the training triplets (or images) are used, drawn by the seed; all by default."""
-    held_out_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of a data set's train images that are held out; synthesised triplets have their own."""
     steps: Count = 400
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2, le=65_536)
