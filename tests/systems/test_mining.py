@@ -92,9 +92,8 @@ def test_a_uniform_draw_is_from_the_pool_and_by_the_seed(store: GalleryStore) ->
         assert first[query] != pool[:6]
     assert drawn(1) == first and drawn(2) != first
     everywhere = {image for ids in drawn(1, depth=ROWS) for image in ids}
-    assert everywhere - {
-        image for query in range(QUERIES) for image in by_cosine(query, lambda row: True)[:21]
-    }
+    pools = [by_cosine(query, lambda row: True)[:21] for query in range(QUERIES)]
+    assert everywhere - {image for pool in pools for image in pool}
 
 
 def test_all_partitions_of_an_ivf_index_give_what_an_exact_search_gives(store: GalleryStore) -> None:
@@ -142,12 +141,12 @@ def test_few_images_are_repeated_in_turn(tmp_path: Path, index: str, rows: int) 
 
 def test_what_cannot_be_mined_is_told(store: GalleryStore, tmp_path: Path) -> None:
     everything = [list(IDS) for _ in range(QUERIES)]
-    with pytest.raises(MiningError, match="query 0 .* has no negative among its 50 nearest"):
+    with pytest.raises(MiningError, match=r"query 0 .* has no negative among its 50 nearest"):
         mine_negatives(store, "t", queries(everything), RetrievalDpoOptions())
     elsewhere = MiningQueries(QUERY_VECTORS[:1], [["elsewhere"]], [[]])
     with pytest.raises(MiningError, match="'elsewhere' has no vector"):
         mine_negatives(store, "t", elsewhere, RetrievalDpoOptions(near_duplicate_cosine=0.9))
-    with pytest.raises(MiningError, match="give one for each"):
+    with pytest.raises(MiningError, match="give one of each"):
         MiningQueries(QUERY_VECTORS, TARGETS[1:], [[] for _ in range(QUERIES)])
     empty = written(GalleryStore(tmp_path / "empty"), [], VECTORS[:0])
     with pytest.raises(MiningError, match="no images"):
