@@ -93,7 +93,7 @@ class RetrievalDpoFusedOptions(RetrievalDpoOptions):
     """Trained is LoRA on q, k and v of both towers' attention; off: token embeddings and text projection."""
     rank: int = Field(default=8, ge=1, le=256)
     """Of the LoRA matrices."""
-    alpha: float = Field(default=16.0, gt=0, le=1_000)
+    alpha: int = Field(default=16, ge=1, le=1_000)
     """LoRA's update is multiplied by ``alpha / rank``."""
 
     @property
