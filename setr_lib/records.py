@@ -388,6 +388,16 @@ class PairsRecord(Record):
     preprocessing: str | None = None
 
 
+class TripletsRecord(Record):
+    """Of ``training_triplets``: the triplets of one source."""
+
+    source: str
+    """``synthesised``, or the data set whose train split they are."""
+    digest: str
+    dropped: int = 0
+    """Triplets that joined a training image and a held-out one, and are left out."""
+
+
 class TrainedRecord(Record):
     """Of the training of a trained system, e.g. ``reranker_adapter``."""
 

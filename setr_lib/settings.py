@@ -584,6 +584,9 @@ class Settings(BaseSettings):
     """``[methods.NAME]``: what the method that calls itself NAME finds as ``inputs.options``: texts, numbers,
     true or false, and lists of these; held against what the method declares (``Method.options``) when it is
     loaded. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is JSON.)"""
+    systems: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """``[systems.NAME]``: the settings of the trained retrieval system NAME (``setr_lib/systems/options.py``). A
+    section makes its assets, also where it is empty."""
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)

@@ -50,6 +50,17 @@ TRAINING_IMAGES = pl.Schema(
         "fingerprint": pl.String(),
     }
 )
+TRIPLETS = pl.Schema(
+    {
+        "split": pl.String(),
+        "reference_id": pl.String(),
+        "modification": pl.String(),
+        "target_id": pl.String(),
+    }
+)
+"""Triplets of one source for trained retrieval systems; ``split`` is train or held_out."""
+TRIPLET_IMAGES = pl.Schema({**TRAINING_IMAGES, "split": pl.String()})
+"""Their images; those of ``held_out`` are what held-out triplets search."""
 CAPTIONS = pl.Schema(
     {
         "image_id": pl.String(),

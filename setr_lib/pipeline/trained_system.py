@@ -133,6 +133,18 @@ class TrainedSystem(ABC, Generic[Result]):
             The figure.
         """
 
+    def compared(self, artifacts: Mapping[str, Path], champion: Mapping[str, Path]) -> str:
+        """More about the comparison of a version with the champion, e.g. their paired difference.
+
+        Args:
+            artifacts: The folders of the version's bundle by name.
+            champion: Those of the champion's.
+
+        Returns:
+            The end of a sentence; empty where there is nothing to add.
+        """
+        return ""
+
     @abstractmethod
     def in_words(self, result: Result) -> str:
         """One line about a training for a log.
@@ -154,8 +166,11 @@ def _as_system(candidate: Any, where: str) -> type[TrainedSystem[Any]]:
 
 def _built_in() -> dict[str, type[TrainedSystem[Any]]]:
     from setr_lib.pipeline.adapter_system import AdapterSystem
+    from setr_lib.pipeline.retrieval_system import retrieval_system
+    from setr_lib.systems.recipe import RECIPES
 
-    return {AdapterSystem.name: AdapterSystem}
+    systems = {name: retrieval_system(recipe) for name, recipe in RECIPES.items()}
+    return {AdapterSystem.name: AdapterSystem, **systems}
 
 
 SYSTEMS: Catalogue[type[TrainedSystem[Any]]] = Catalogue(

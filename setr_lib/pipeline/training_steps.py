@@ -142,7 +142,12 @@ def promote(system: TrainedSystem[Result], version: str, progress: Progress = si
         bundle: Mapping[str, Path] = model.artifacts(champion, system.artifacts)
         return system.measure_again(bundle, progress)
 
-    return model.promote(version, system.measure, system.must_equal, measure_again)
+    def compare(champion: str) -> str:
+        return system.compared(
+            model.artifacts(version, system.artifacts), model.artifacts(champion, system.artifacts)
+        )
+
+    return model.promote(version, system.measure, system.must_equal, measure_again, compare)
 
 
 def registered_model(system: TrainedSystem[Result]) -> RegisteredModel:

@@ -9,7 +9,6 @@ known by their digest. Nothing here knows MLflow.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ import polars as pl
 
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.place import Place
 from setr_lib.reranking.held_out import judge_pair_frame
 from setr_lib.reranking.training import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -77,22 +77,12 @@ class BaseReference:
         Raises:
             RegistryError: It is not there; the message lists the folders that were tried.
         """
-        given = {"model_config base_model": override, BASE_VARIABLE: os.environ.get(BASE_VARIABLE)}
-        for where, named in given.items():
-            if named:
-                return _existing(named, where)
-        if self.path is None:
-            return self.name
-        tried = [Path(self.path)]
-        if self.relative is not None:
-            tried += [_package_home() / self.relative, Path.cwd() / self.relative]
-        for folder in tried:
-            if folder.is_dir():
-                return str(folder)
-        raise RegistryError(
-            f"the base model {self.id} is not in {', '.join(map(str, dict.fromkeys(tried)))}; say where it "
-            f"is with {BASE_VARIABLE}=FOLDER or load_model(..., model_config={{'base_model': FOLDER}})"
-        )
+        return self.place.find(f"base model {self.id}", BASE_VARIABLE, "base_model", override)
+
+    @property
+    def place(self) -> Place:
+        """Where the base model was."""
+        return Place(self.name, self.path, self.relative)
 
     def check(self, loaded_id: str, loaded_from: str, name_it: str = _NAME_THE_BASE) -> None:
         """Compare the model that was loaded with the one that the adapter was trained on.
@@ -125,14 +115,11 @@ def base_reference(base: MultimodalModel, judge: JudgeSettings, name: str) -> Ba
     Returns:
         The reference.
     """
-    folder = Path(name)
-    path = relative = None
-    if folder.is_dir():
-        path = str(folder.resolve())
-        home = _package_home()
-        relative = os.path.relpath(path, home) if folder.resolve().is_relative_to(home) else None
+    place = Place.of(judge.name, name)
     dtype = str(base.model.dtype).removeprefix("torch.")
-    return BaseReference(judge.name, path, relative, base.id, judge.revision, dtype, judge.trust_remote_code)
+    return BaseReference(
+        place.name, place.path, place.relative, base.id, judge.revision, dtype, judge.trust_remote_code
+    )
 
 
 def write_bundle(
@@ -304,23 +291,6 @@ def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:
             columns[name].append(key)
     frame = pl.DataFrame({**columns, "modification": examples["modification"]})
     return judge_pair_frame(judge, frame, pictures)
-
-
-def _existing(named: str, where: str) -> str:
-    """``named`` as a folder that is there, or as a hub id."""
-    folder = Path(named).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
-    if folder.is_absolute() or named.startswith((".", "~")) or named.count("/") > 1:
-        raise RegistryError(f"{where} = {named!r}: there is no such folder")
-    return named
-
-
-def _package_home() -> Path:
-    """The folder that holds the installed ``setr_lib`` package: the repository root of a checkout."""
-    import setr_lib
-
-    return Path(setr_lib.__file__).resolve().parent.parent
 
 
 def _digest(model_id: str) -> str:

@@ -176,6 +176,7 @@ class RegisteredModel:
         measure: Measure,
         must_equal: Mapping[str, str] | None = None,
         measure_again: Callable[[str], float] | None = None,
+        compare: Callable[[str], str] = lambda champion: "",
     ) -> Promotion:
         """Give a version the champion alias if it is the first, or better than the champion on held-out data.
 
@@ -190,6 +191,7 @@ class RegisteredModel:
                 champion with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
             measure_again: The figure of a version on the held-out data of today. Without it, its own figure
                 is compared.
+            compare: More about the comparison with a version, in words that end the reason.
 
         Returns:
             The decision and its reason.
@@ -205,7 +207,7 @@ class RegisteredModel:
         measured: dict[str, float] = {}
         while True:
             with self._registry.locked(self.name):
-                decision = self._decide(version, measure, must_equal or {}, measured, how)
+                decision = self._decide(version, measure, must_equal or {}, measured, how, compare)
             if isinstance(decision, Promotion):
                 return decision
             # It may take minutes: others need not wait, and the champion is read anew afterwards.
@@ -256,6 +258,7 @@ class RegisteredModel:
         must_equal: Mapping[str, str],
         measured: Mapping[str, float],
         how: str,
+        compare: Callable[[str], str],
     ) -> Promotion | VersionInfo:
         """What becomes of a version, done; or the champion whose figure on today's held-out data is missing
         among ``measured``.
@@ -281,7 +284,8 @@ class RegisteredModel:
         better = measure.better(own, rival)
         beyond = "above" if measure.higher_is_better else "below"
         relation = beyond if better else f"not {beyond}"
-        reason = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
+        figures = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
+        reason = figures + compare(previous)
         return self._crown(mine, champion, reason) if better else self._leave(mine, previous, reason)
 
     def _leave(self, mine: VersionInfo, champion: str, reason: str) -> Promotion:

@@ -1,7 +1,7 @@
 """What is stored of a trained retrieval system: a folder with its tensors and what they are.
 
-``system.json`` says which system, which settings, and the encoder that it was trained on; the encoder's weights
-are not stored.
+``system.json`` says which system, which settings, and the encoder that it was trained on; the encoder's
+weights are not stored.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def load_system(folder: Path, encoder: OpenClipSpace) -> SystemModel:
     record = stored.record
     if (encoder.id, encoder.preprocessing_id) != (record.encoder_id, record.preprocessing_id):
         raise SystemBundleError(
-            f"{folder}: {record.system} was trained on {record.encoder_id} ({record.preprocessing_id}), and "
-            f"the encoder here is {encoder.id} ({encoder.preprocessing_id}): name that encoder, or train it anew"
+            f"{folder}: {record.system} was trained on {record.encoder_id} ({record.preprocessing_id}), the "
+            f"encoder here is {encoder.id} ({encoder.preprocessing_id}): name that one, or train it anew"
         )
     model = make_model(stored.recipe, encoder, stored.options)
     try:

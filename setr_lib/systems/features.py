@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
 
 VECTORS, PATCHES, PIXELS = "vectors", "patches", "pixels"
 """What a system may read of an image; see :class:`ImageFeatures`."""
@@ -71,3 +74,24 @@ class ImageBatch:
 
 
 Batch = TripletBatch | ImageBatch
+
+
+def features_of(encoder: OpenClipSpace, images: Sequence[Any], reads: frozenset[str]) -> ImageFeatures:
+    """The features of prepared images, with the frozen encoder.
+
+    Args:
+        encoder: The encoder.
+        images: As its ``preprocess`` gives them.
+        reads: What is wanted besides vectors: ``PATCHES``, ``PIXELS``.
+
+    Returns:
+        The features, on the encoder's device.
+    """
+    import torch
+
+    items, device = list(images), encoder.device
+    return ImageFeatures(
+        vectors=torch.from_numpy(encoder.embed_preprocessed(items)).to(device),
+        patches=torch.from_numpy(encoder.embed_patches(items)).to(device) if PATCHES in reads else None,
+        pixels=torch.stack(items).to(device) if PIXELS in reads else None,
+    )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from setr_lib.settings import Count, Section, Seed
+from setr_lib.settings import DEFAULT_SPACE, Count, Section, Seed
 
 SYNTHESISED = "synthesised"
 """The triplets of ``reranker_pairs``: made of the captioned images of ``[training]``, or its triplet file."""
@@ -15,6 +15,9 @@ SYNTHESISED = "synthesised"
 class SystemOptions(Section):
     """What all trained retrieval systems have: their data, and the training loop."""
 
+    encoder: str = DEFAULT_SPACE
+    """The embedding space whose frozen model it is trained on top of: ``clip``, or a section
+    ``[spaces.NAME]``."""
     triplets: str = SYNTHESISED
     """Where training and held-out triplets come from: ``synthesised``, or a data set of ``[datasets]`` that
     has a train split."""

@@ -1,0 +1,123 @@
+"""Retrieval methods with a trained query side: a registered version makes each query's vector, and images are
+ranked by their cosine with it in the frozen encoder's space.
+
+What each version computes is in ``setr_lib/systems``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from setr_lib.methods.inputs import EncodedQueries, MethodInputs
+from setr_lib.methods.method import REFERENCE_PATCHES, ZERO_SHOT_TRAINED, Method, MethodError
+from setr_lib.methods.similarity import similarity
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+    from setr_lib.spaces.space import EmbeddingSpace
+    from setr_lib.systems.models.system_model import SystemModel
+    from setr_lib.weights import Weights
+
+SOURCES: Mapping[str, str] = {
+    "prompt_tuned": "context vectors of CoOp (arXiv 2109.01134) before the text; a reconstruction of the "
+    "baseline of arXiv 2506.06602",
+}
+
+
+class TrainedQueries(Method):
+    """A method whose query vectors are made by a trained retrieval system.
+
+    Args:
+        name: What settings and tables call it.
+        trained: The trained system.
+        needs: ``REFERENCE_PATCHES``, for a system that reads the reference's patch tokens.
+        without_text: Whether the modification text is left out: the reference image alone.
+    """
+
+    label = ZERO_SHOT_TRAINED
+    options = ()
+
+    def __init__(
+        self,
+        name: str,
+        trained: str,
+        needs: frozenset[str] = frozenset(),
+        without_text: bool = False,
+    ) -> None:
+        self.name, self.trained, self.needs = name, trained, needs
+        self.without_text = without_text
+        self.source = SOURCES[trained]
+
+    def with_weights(self, weights: Weights) -> Method:
+        """The method with a version of the system, loaded on top of the space's encoder."""
+        from setr_lib.systems.bundle import FOLDER, load_system
+
+        encoder = _encoder(self.name, weights.space)
+        model = load_system(weights.folders[FOLDER], encoder)
+        return _WithModel(self, model)
+
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """Refused: the method was not opened with a version of its weights."""
+        raise MethodError(
+            f"retrieval method {self.name!r} ranks with a version of {self.trained!r}: open it first"
+        )
+
+
+class _WithModel(TrainedQueries):
+    """The method with a loaded system."""
+
+    def __init__(self, method: TrainedQueries, model: SystemModel) -> None:
+        assert method.trained is not None
+        super().__init__(method.name, method.trained, method.needs, method.without_text)
+        self.model = model
+
+    def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """The queries' vectors, made once for the whole evaluation set."""
+        return inputs.queries.kept(self.name, self._encoded)
+
+    def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """The cosine of each query's vector with each image's."""
+        return similarity(self.search_vectors(inputs), inputs.gallery.vectors)
+
+    def _encoded(self, queries: EncodedQueries) -> NDArray[np.float32]:
+        import torch
+
+        size, rows = self.model.encoder.batch_size, []
+        with torch.inference_mode():
+            for start in range(0, queries.frame.height, size):
+                block = queries.rows(np.arange(start, min(start + size, queries.frame.height)))
+                rows.append(self._block(block).float().cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, self.model.dimension), dtype=np.float32)
+
+    def _block(self, queries: EncodedQueries) -> torch.Tensor:
+        import torch
+
+        from setr_lib.systems.features import ImageFeatures
+
+        device = self.model.device
+        patches = None
+        if REFERENCE_PATCHES in self.needs:
+            patches = torch.from_numpy(queries.reference_patches).to(device)
+        features = ImageFeatures(torch.from_numpy(queries.reference_vectors).to(device), patches)
+        texts = queries.frame["modification"].to_list()
+        return self.model.encode_queries(features, [""] * len(texts) if self.without_text else texts)
+
+
+def _encoder(method: str, space: EmbeddingSpace | None) -> OpenClipSpace:
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+
+    if not isinstance(space, OpenClipSpace):
+        raise MethodError(
+            f"retrieval method {method!r} encodes queries with an open_clip model, and searches the "
+            f"embedding space {getattr(space, 'id', None)}: let it search one of kind open_clip"
+        )
+    return space
+
+
+METHODS = (TrainedQueries("prompt_tuned", "prompt_tuned"),)

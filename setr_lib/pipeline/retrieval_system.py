@@ -1,0 +1,355 @@
+"""A trained retrieval system of stage 1, as a trained system of the pipeline: triplets, training, R@10 on
+held-out triplets, registered model.
+
+What each computes is in ``setr_lib/systems``; here is what all of them share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from setr_lib.errors import SetrError
+from setr_lib.pipeline.trained_system import TrainedSystem
+from setr_lib.progress import Progress
+from setr_lib.registry.system_bundle import PARTS, SYSTEM
+from setr_lib.registry.system_model import ENCODER_TAG, RECALL
+from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings, SettingsError
+from setr_lib.systems.recipe import RECIPES, Recipe
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.registry.runs import TrainingRun
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+    from setr_lib.systems.bundle import StoredSystem, SystemRecord
+    from setr_lib.systems.data import Features, SystemData
+    from setr_lib.systems.models.system_model import SystemModel
+    from setr_lib.systems.options import SystemOptions
+    from setr_lib.systems.training import Lesson, SystemResult
+    from setr_lib.training.loop import OnMetrics
+
+_FORMAT = 1  # part of a training's digest: raise it when the training changes
+_EXAMPLES = 8
+SOURCE_TAG = "setr.triplets"
+
+
+def system_options(settings: Settings, name: str) -> SystemOptions:
+    """The settings of a trained retrieval system.
+
+    Args:
+        settings: The settings; ``[systems.NAME]`` is read.
+        name: The system.
+
+    Returns:
+        Its options.
+
+    Raises:
+        SettingsError: A key is unknown or its value is not allowed; the message names it.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return RECIPES[name].options.model_validate(settings.systems.get(name, {}))
+    except ValidationError as error:
+        faults = "; ".join(
+            f"[systems.{name}] {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SettingsError(faults) from error
+
+
+class RetrievalSystem(TrainedSystem["SystemResult"]):
+    """A trained retrieval system: learned on triplets or images on top of a frozen encoder, and measured by
+    R@10 on held-out triplets that share no image with the training ones.
+
+    Killed, it goes on from its last checkpoint; where encoder, data and settings are as before, nothing is
+    trained. Subclasses, one for each recipe, are made by :func:`retrieval_system`.
+
+    Args:
+        context: Settings, tables and models.
+        options: The settings of the training; ``[systems.NAME]`` by default.
+
+    Attributes:
+        recipe: Which system.
+    """
+
+    recipe: ClassVar[Recipe]
+    measure = RECALL
+    must_equal: ClassVar[Mapping[str, str]] = {
+        ENCODER_TAG: "was trained on another encoder",
+        SOURCE_TAG: "was trained on other triplets",
+    }
+    artifacts = PARTS
+
+    def __init__(self, context: PipelineContext, options: SystemOptions | None = None) -> None:
+        super().__init__(context)
+        self.options = options or system_options(context.settings, self.name)
+
+    @staticmethod
+    def registered_model(settings: Settings) -> str:
+        """``setr-NAME``; each subclass says its own."""
+        raise NotImplementedError
+
+    @cached_property
+    def data(self) -> SystemData:
+        """The triplets of today."""
+        from setr_lib.pipeline.system_data import read_triplets
+
+        return read_triplets(self.context, self.options.triplets)
+
+    @cached_property
+    def encoder(self) -> OpenClipSpace:
+        """The frozen encoder."""
+        return self.context.weights.space(self.options.encoder).model  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def base(self) -> StoredSystem | None:
+        """The champion of the system that this one builds on; None where it builds on none."""
+        from setr_lib.pipeline.trained_weights import NoWeightsError
+        from setr_lib.systems.bundle import read_system
+
+        if self.recipe.builds_on is None:
+            return None
+        below = retrieval_system(RECIPES[self.recipe.builds_on])
+        model = self.context.registry.model(below.registered_model(self.context.settings))
+        version = model.champion()
+        if version is None:
+            raise NoWeightsError(
+                f"{self.name} builds on {below.name}, of which no version is promoted: materialize "
+                f"{below.promoted_by} and what is before it"
+            )
+        return read_system(model.artifacts(version, (SYSTEM,))[SYSTEM])
+
+    @cached_property
+    def _run(self) -> str:
+        from setr_lib.hashing import digest_json
+
+        options = self.options.model_dump(mode="json", exclude={"checkpoint_every"})
+        made_of = [self.encoder.id, self.encoder.preprocessing_id, self.data.digest]
+        below = self.base.record.run if self.base else ""
+        return digest_json([_FORMAT, self.name, options, *made_of, below])
+
+    def digest(self) -> str:
+        """Of encoder, triplets, images, settings, and the training that it builds on."""
+        return self._run
+
+    def parameters(self) -> Mapping[str, object]:
+        """The settings, the encoder, and digests of the data."""
+        return {
+            **{name: str(value) for name, value in self.options.model_dump(mode="json").items()},
+            "encoder_id": self.encoder.id,
+            "triplets_digest": self.data.digest,
+            "held_out_digest": self.data.held_out_digest,
+            "builds_on": self.base.record.run if self.base else "nothing",
+        }
+
+    def label(self) -> str:
+        """What its triplets are."""
+        from setr_lib.systems.options import SYNTHESISED
+
+        return "zero-shot" if self.data.source == SYNTHESISED else f"supervised by {self.data.source}"
+
+    def finished(self, folder: Path) -> SystemResult | None:
+        """The weights in ``folder``, if this very training made them."""
+        from setr_lib.systems.training import load_result
+
+        return load_result(folder, self.digest())
+
+    def train(self, folder: Path, progress: Progress, on_metrics: OnMetrics) -> SystemResult:
+        """Train the system and rank the held-out triplets before and after."""
+        from setr_lib.systems.training import train_system
+
+        return train_system(self.lesson(progress), folder, progress, on_metrics)
+
+    def lesson(self, progress: Progress) -> Lesson:
+        """What a training is made of: the untrained system and its data.
+
+        Args:
+            progress: Told how many images are embedded.
+
+        Returns:
+            The lesson.
+        """
+        from setr_lib.systems.training import Lesson
+
+        options, data = self.options, self.data
+        model = self.untrained()
+        features = self._features(model, progress)
+        rows = (
+            data.training_triplets(options.limit, options.seed)
+            if self.recipe.learns_from == "triplets"
+            else data.training_images(options.limit, options.seed)
+        )
+        return Lesson(self.name, model, data, rows, features, self.digest())
+
+    def untrained(self) -> SystemModel:
+        """The system before its first step."""
+        from setr_lib.systems.bundle import make_model
+
+        base: Mapping[str, Tensor] | None = self.base.tensors() if self.base else None
+        return make_model(self.recipe, self.encoder, self.options, base)
+
+    def log(self, run: TrainingRun, result: SystemResult) -> str:
+        """Log the system, a reference to its encoder, and held-out queries with their vectors."""
+        from setr_lib.registry.system_model import LoggedSystem, log_system
+
+        logged = LoggedSystem(
+            record=self._record(),
+            result=result,
+            reference=self._reference(),
+            held_out=self.data.held_out,
+            held_out_digest=self.data.held_out_digest,
+            examples=self._examples(result),
+            tags={SOURCE_TAG: self.data.source, "setr.triplets_digest": self.data.digest},
+        )
+        return log_system(run, logged)
+
+    def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
+        """An earlier version's R@10 on the held-out triplets of today."""
+        from setr_lib.systems.bundle import load_system
+        from setr_lib.systems.held_out import held_out_ranks, recall
+
+        model = load_system(artifacts[SYSTEM], self.encoder)
+        return recall(held_out_ranks(model, self.data, self._features(model, progress), progress))
+
+    def compared(self, artifacts: Mapping[str, Path], champion: Mapping[str, Path]) -> str:
+        """The paired difference of the two, where both were ranked on the same held-out triplets."""
+        from setr_lib.registry.system_bundle import held_out_of
+
+        return _paired(held_out_of(artifacts[SYSTEM]), held_out_of(champion[SYSTEM]))
+
+    def in_words(self, result: SystemResult) -> str:
+        """How it was trained, and R@10 before and after."""
+        if result.reused:
+            done = "the same training was finished before: nothing trained"
+        elif result.resumed_from:
+            done = f"trained on from step {result.resumed_from:,} to {result.steps:,}"
+        else:
+            done = f"trained {result.steps:,} steps in {result.seconds:.0f} s"
+        return (
+            f"{done}; held-out R@10 {result.recall_before:.1f} -> {result.recall:.1f} % "
+            f"({len(result.ranks):,} triplets, {result.gallery:,} images)"
+        )
+
+    def _features(self, model: SystemModel, progress: Progress) -> Features:
+        from setr_lib.pipeline.system_data import features_of_data
+
+        return features_of_data(self.context, self.data, self.encoder, model.reads, progress)
+
+    def _record(self) -> SystemRecord:
+        from setr_lib.systems.bundle import SystemRecord
+
+        return SystemRecord(
+            system=self.name,
+            options=self.options.model_dump(mode="json"),
+            encoder_id=self.encoder.id,
+            preprocessing_id=self.encoder.preprocessing_id,
+            run=self.digest(),
+        )
+
+    def _reference(self) -> Any:
+        from setr_lib.registry.system_bundle import encoder_reference
+
+        settings, name = self.context.settings, self.options.encoder
+        if name == DEFAULT_SPACE:
+            described = settings.models.encoder
+            options = {"name": settings.encoder_name, "pretrained": described.pretrained}
+            return encoder_reference(self.encoder, OPEN_CLIP, options, described.name)
+        space = settings.spaces[name]
+        return encoder_reference(
+            self.encoder, space.kind, settings.space_options(name), str(space.options.get("name", ""))
+        )
+
+    def _examples(self, result: SystemResult) -> Any:
+        from safetensors.torch import load_file
+
+        from setr_lib.registry.system_bundle import example_frame
+        from setr_lib.systems.held_out import encoded_images, encoded_queries
+        from setr_lib.systems.training import WEIGHTS
+
+        model = self.untrained()
+        model.load_state_dict(load_file(result.folder / WEIGHTS), strict=True)
+        features = self._features(model, lambda *_: None)
+        chosen = self.data.held_out.head(_EXAMPLES)
+        references, texts = chosen["reference_id"].to_list(), chosen["modification"].to_list()
+        return example_frame(
+            [Path(features.paths[image]).read_bytes() for image in references],
+            texts,
+            encoded_queries(model, features, references, texts),
+            encoded_images(model, features, references),
+        )
+
+
+def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
+    """The paired difference in R@10 on the triplets that both were ranked on, as the end of a sentence."""
+    import polars as pl
+
+    from setr_lib.evaluation.intervals import paired_difference
+    from setr_lib.systems.held_out import DEPTH
+
+    key = ["reference_id", "modification", "target_id"]
+    both = mine.unique(key).join(champion.unique(key), on=key, suffix="_champion").sort(key)
+    if both.is_empty():
+        return ""
+    queries = both.select(
+        pl.concat_str(key, separator="\n").alias("query_id"),
+        pl.lit("").alias("stratum"),
+        pl.lit(RECALL.name).alias("metric"),
+    )
+    first, second = (
+        queries.with_columns(value=(both[column] <= DEPTH).cast(pl.Float64()))
+        for column in ("rank", "rank_champion")
+    )
+    found = paired_difference(first, second, RECALL.name)
+    return (
+        f"; paired on {both.height:,} triplets: {100 * found.difference:+.1f} points "
+        f"({100 * found.low:+.1f} to {100 * found.high:+.1f}, 95 % interval)"
+    )
+
+
+@cache
+def retrieval_system(recipe: Recipe) -> type[RetrievalSystem]:
+    """The trained system of a recipe.
+
+    Args:
+        recipe: Which system.
+
+    Returns:
+        A class, made with a context where it is used.
+    """
+    name, model = recipe.name, f"setr-{recipe.name.replace('_', '-')}"
+    return type(
+        "".join(part.capitalize() for part in name.split("_")) + "System",
+        (RetrievalSystem,),
+        {
+            "__doc__": f"{recipe.summary[0].upper()}{recipe.summary[1:]}. Learns from {recipe.learns_from}; "
+            f"measured by R@10 on held-out triplets. Source: {recipe.source}.",
+            "__module__": __name__,
+            "recipe": recipe,
+            "name": name,
+            "promoted_by": f"promoted_{name}",
+            "registered_model": staticmethod(lambda settings: model),
+        },
+    )
+
+
+def known_system(name: str) -> type[RetrievalSystem]:
+    """The trained retrieval system of a name.
+
+    Args:
+        name: A name of ``RECIPES``.
+
+    Returns:
+        Its class.
+
+    Raises:
+        SetrError: There is none.
+    """
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise SetrError(f"[systems.{name}]: there is no trained retrieval system {name!r}; known: {known}")
+    return retrieval_system(RECIPES[name])

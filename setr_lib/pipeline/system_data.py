@@ -1,0 +1,121 @@
+"""The triplets that trained retrieval systems learn from: made once for each source, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from setr_lib.pipeline.embedding import TRAINING, embed
+from setr_lib.progress import Progress, silent
+from setr_lib.records import TripletsRecord
+
+if TYPE_CHECKING:
+    from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.spaces.open_clip_space import OpenClipSpace
+    from setr_lib.systems.data import Features, SystemData
+
+ASSET = "training_triplets"
+_IMAGES = "training_triplets_images"
+
+
+def make_triplets(context: PipelineContext, source: str, progress: Progress = silent) -> SystemData:
+    """Make the triplets of a source and store them: training ones, and held-out ones that share no image with
+    them.
+
+    Args:
+        context: Settings and tables.
+        source: ``"synthesised"``, or a data set of ``[datasets]`` with a train split.
+        progress: Told how many images are opened.
+
+    Returns:
+        The triplets and their images.
+
+    Raises:
+        NotMadeYetError: The Yes/No pairs were not made yet; the message names the asset.
+        DatasetError: The data set has no train split, or a file is missing or wrong.
+    """
+    from setr_lib.systems.options import SYNTHESISED
+    from setr_lib.tables import TRIPLET_IMAGES, TRIPLETS
+
+    data, dropped = (
+        (_of_pairs(context), 0) if source == SYNTHESISED else _of_train_split(context, source, progress)
+    )
+    record = TripletsRecord(source=source, digest=data.digest, dropped=dropped)
+    context.tables.write(_IMAGES, data.images, TRIPLET_IMAGES, source)
+    context.tables.write(ASSET, data.triplets, TRIPLETS, source, record)
+    return data
+
+
+def read_triplets(context: PipelineContext, source: str) -> SystemData:
+    """The triplets of a source.
+
+    Args:
+        context: The tables.
+        source: As of :func:`make_triplets`.
+
+    Returns:
+        What was made of it.
+
+    Raises:
+        NotMadeYetError: It was not made yet; the message names the asset.
+    """
+    from setr_lib.systems.data import SystemData
+    from setr_lib.tables import TRIPLET_IMAGES, TRIPLETS
+
+    tables = context.tables
+    triplets = tables.read(ASSET, TRIPLETS, source)
+    return SystemData(source, triplets, tables.read(_IMAGES, TRIPLET_IMAGES, source))
+
+
+def features_of_data(
+    context: PipelineContext,
+    data: SystemData,
+    encoder: OpenClipSpace,
+    reads: Iterable[str],
+    progress: Progress = silent,
+) -> Features:
+    """The features of a source's images; their vectors are in the vector store, what is new is embedded.
+
+    Args:
+        context: The vector store.
+        data: The triplets.
+        encoder: The frozen encoder.
+        reads: What a system reads besides vectors.
+        progress: Told how many images are embedded.
+
+    Returns:
+        Gives features by image id.
+    """
+    from setr_lib.systems.data import Features
+    from setr_lib.systems.options import SYNTHESISED
+
+    key = TRAINING if data.source == SYNTHESISED else f"train-{data.source}"
+    report = embed(context, key, data.images, encoder, progress)
+    ids, vectors = context.gallery_store.read(report.table, report.version)
+    paths = dict(data.images.select("image_id", "path").iter_rows())
+    return Features(encoder, paths, ids, vectors, frozenset(reads))
+
+
+def _of_pairs(context: PipelineContext) -> SystemData:
+    """The groups behind the Yes/No pairs: each one's positive is its triplet."""
+    import polars as pl
+
+    from setr_lib.reranking.pairs import POSITIVE
+    from setr_lib.systems.data import HELD_OUT, TRAIN, SystemData
+    from setr_lib.systems.options import SYNTHESISED
+    from setr_lib.tables import PAIRS, TRAINING_IMAGES
+
+    pairs = context.tables.read("reranker_pairs", PAIRS)
+    images = context.tables.read("training_images", TRAINING_IMAGES).filter(status="ok")
+    triplets = pairs.filter(kind=POSITIVE).select(
+        "split", "reference_id", "modification", target_id="candidate_id"
+    )
+    searched = pairs.filter(split=HELD_OUT)
+    held_out = {*searched["reference_id"], *searched["candidate_id"]}
+    split = pl.when(pl.col("image_id").is_in(list(held_out))).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN))
+    return SystemData(SYNTHESISED, triplets, images.with_columns(split=split))
+
+
+def _of_train_split(context: PipelineContext, source: str, progress: Progress) -> tuple[SystemData, int]:
+    """A data set's train split, less the triplets that join a training image and a held-out one."""
+    raise NotImplementedError

@@ -1,0 +1,111 @@
+"""A trained retrieval system as a logged model of MLflow: its bundle, tags, signature and final measures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.registry.measure import Measure
+from setr_lib.registry.registered_model import HELD_OUT_TAG
+from setr_lib.registry.runs import RUN_TAG, PyfuncModel, TrainingRun, pinned_requirements
+from setr_lib.registry.system_bundle import EncoderReference, write_system_bundle
+
+if TYPE_CHECKING:
+    import polars as pl
+    from mlflow.models import ModelSignature
+
+    from setr_lib.systems.bundle import SystemRecord
+    from setr_lib.systems.training import SystemResult
+
+RECALL = Measure("R@10", "setr.held_out_recall_at_10")
+"""What versions of a retrieval system are compared by."""
+ENCODER_TAG = "setr.encoder_id"
+_REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "polars",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class LoggedSystem:
+    """What is logged of a trained retrieval system.
+
+    Attributes:
+        record: What it is.
+        result: The training.
+        reference: The encoder.
+        examples: An ``EXAMPLES`` frame, for the round trip.
+        held_out: The held-out triplets, in the order of the result's ranks.
+        held_out_digest: Digest of the held-out triplets and the images that they search.
+        tags: Further tags, e.g. the digest of the training data.
+    """
+
+    record: SystemRecord
+    result: SystemResult
+    reference: EncoderReference
+    examples: pl.DataFrame
+    held_out: pl.DataFrame
+    held_out_digest: str
+    tags: Mapping[str, str]
+
+
+def log_system(run: TrainingRun, system: LoggedSystem) -> str:
+    """Log a trained retrieval system as a pyfunc model, with its final measures.
+
+    Args:
+        run: The open run of the training.
+        system: What is logged.
+
+    Returns:
+        The logged model's URI (``models:/m-...``).
+    """
+    result = system.result
+    final = {
+        "held_out_before_recall_at_10": result.recall_before,
+        "held_out_recall_at_10": result.recall,
+        "training_seconds": result.seconds,
+        "trained_parameters": float(result.parameters),
+    }
+    run.log(result.steps, final)
+    with tempfile.TemporaryDirectory(prefix="setr-bundle-") as folder:
+        bundle = write_system_bundle(
+            Path(folder), system.record, result, system.reference, system.examples, system.held_out
+        )
+        model = PyfuncModel(
+            name=system.record.system,
+            code=Path(__file__).with_name("pyfunc_system.py"),
+            artifacts=bundle,
+            signature=_signature(),
+            requirements=pinned_requirements(_REQUIREMENTS),
+            tags={
+                RUN_TAG: result.run,
+                ENCODER_TAG: system.record.encoder_id,
+                HELD_OUT_TAG: system.held_out_digest,
+                RECALL.tag: repr(result.recall),
+                "setr.base_held_out_recall_at_10": repr(result.recall_before),
+                **system.tags,
+            },
+            params={"encoder": system.record.encoder_id, "system": system.record.system},
+        )
+        return run.log_model(model, result.steps)
+
+
+def _signature() -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "reference"), ColSpec(DataType.string, "modification")]),
+        outputs=Schema([ColSpec(Array(DataType.double), "vector")]),
+    )
