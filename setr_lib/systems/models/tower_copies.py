@@ -1,4 +1,4 @@
-"""Copies of an open_clip model in which a few tensors are trained; the others are shared with the original."""
+"""Copies of an open_clip model in which few tensors are trained; the others are shared with the original."""
 
 from __future__ import annotations
 
