@@ -88,6 +88,10 @@ DECLARED_OPTIONS = frozenset({"coarse.anchor_share"})
 PROMPTS = "models.judge.prompts"
 """The setting behind ``prompts:TASK``. That entry stands for the files ``TASK.jinja`` and
 ``TASK.KIND.jinja``; of the judge, for ``judge.jinja`` alone."""
+SYSTEM = "system"
+"""``system:NAME`` stands for the settings of a trained retrieval system, and for its encoder."""
+_SPEED_OF = frozenset({"checkpoint_every"})
+"""Settings of trained retrieval systems that change no result."""
 JUDGE = "judge"
 """The task whose prompt is the same for every data set."""
 WRITER_PROMPT = "write_modification"
@@ -571,6 +575,8 @@ def keys_behind(read: str) -> tuple[str, ...]:
     kind, _, name = read.partition(":")
     if not name:
         return (kind,)
+    if kind == SYSTEM:
+        return ("systems",)
     if kind in ("spaces", "methods"):
         return (kind,)
     if read == BENCHMARKS:
@@ -647,6 +653,8 @@ class CodeVersions:
         kind, _, name = read.partition(":")
         if kind == "prompts":
             return _marked(functools.partial(self._prompts, name))
+        if kind == SYSTEM:
+            return self._system(name)
         if kind == "spaces":
             spaces = (ranked_spaces if read == RANKED else reranked_spaces)(self.settings)
             return {space: self._space(space) for space in spaces if space in self.settings.spaces}
@@ -681,6 +689,17 @@ class CodeVersions:
         if not name.startswith(prefix):
             return name
         return self._local(Path(name.removeprefix(prefix)))
+
+    def _system(self, name: str) -> Any:
+        """What ``[systems.NAME]`` says that changes a training, and its encoder."""
+        said = {
+            key: value for key, value in self.settings.systems.get(name, {}).items() if key not in _SPEED_OF
+        }
+        encoder = said.get("encoder", DEFAULT_SPACE)
+        return [
+            said,
+            self._space(encoder) if encoder in self.settings.spaces else self.value("model:encoder"),
+        ]
 
     def _space(self, name: str) -> Any:
         """What ``[spaces.NAME]`` says; of a model of the package's kinds also the files of a local folder."""

@@ -23,6 +23,7 @@ from setr_assets import (
     gallery,
     jobs,
     pairs,
+    systems,
 )
 from setr_assets.blueprints import OWNERS, Blueprint
 from setr_assets.code_versions import CodeVersions
@@ -38,13 +39,28 @@ Evaluation comes last: a first full run trains its champion before it re-ranks, 
 """
 
 
-def blueprints() -> list[Blueprint]:
-    """Every asset of every family, in the order of :data:`FAMILIES`."""
-    return [
+def blueprints(settings: Settings | None = None) -> list[Blueprint]:
+    """Every asset, in the order of the data.
+
+    Args:
+        settings: Their trained retrieval systems come before what is ranked with them; none by default.
+
+    Returns:
+        The assets of :data:`FAMILIES` in that order; where there are trained retrieval systems, these and what
+        they learn from come first.
+    """
+    found = [
         declared
         for family in FAMILIES
         for declared in vars(family).values()
         if isinstance(declared, Blueprint)
+    ]
+    trained = [] if settings is None else systems.system_blueprints(settings)
+    first = systems.LEARNED_FROM if trained else ()
+    return [
+        *(each for each in found if each.name in first),
+        *trained,
+        *(each for each in found if each.name not in first),
     ]
 
 
@@ -70,7 +86,10 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
     return dg.Definitions(
         assets=[
             *champion.build_sources(OWNERS, settings),
-            *(asset.build(partitions, position, versions) for position, asset in enumerate(blueprints())),
+            *(
+                asset.build(partitions, position, versions)
+                for position, asset in enumerate(blueprints(settings))
+            ),
         ],
         jobs=jobs.build_jobs(settings),
         schedules=automation.build_schedules(settings),

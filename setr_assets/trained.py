@@ -41,14 +41,14 @@ class Inputs:
 
     Attributes:
         reads: What the training reads of the settings.
-        model: The settings key that names the registered model.
+        model: The settings key that names the registered model; None where no setting does.
         measured_with: What measuring a champion again reads of the settings.
         deps: Assets with the training data.
         held_out: Those of them with the held-out data.
     """
 
     reads: Reads
-    model: str
+    model: str | None
     measured_with: Reads
     deps: Sequence[str]
     held_out: Sequence[str]
@@ -83,13 +83,14 @@ def trained_system_assets(
         raise ValueError(
             f"{system.name} says promoted_by = {system.promoted_by!r}, the asset is {names.promoted!r}"
         )
+    named = (inputs.model,) if inputs.model else ()
     trained = single_asset(
         group=group, number="1", reads=inputs.reads, kinds=kinds, deps=inputs.deps, pool=POOL
     )
     registered = single_asset(
         group=group,
         number="1",
-        reads=(inputs.model,),
+        reads=named,
         kinds={"mlflow"},
         deps=[names.trained],
         check_specs=[round_trip(names.registered)],
@@ -97,7 +98,7 @@ def trained_system_assets(
     promoted = single_asset(
         group=group,
         number="1",
-        reads=(inputs.model, *inputs.measured_with),
+        reads=(*named, *inputs.measured_with),
         kinds={"mlflow"},
         deps=[names.registered, *inputs.held_out],
         check_specs=[better_than_champion(names.promoted)],

@@ -585,8 +585,8 @@ class Settings(BaseSettings):
     true or false, and lists of these; held against what the method declares (``Method.options``) when it is
     loaded. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is JSON.)"""
     systems: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """``[systems.NAME]``: the settings of the trained retrieval system NAME (``setr_lib/systems/options.py``). A
-    section makes its assets, also where it is empty."""
+    """``[systems.NAME]``: the settings of the trained retrieval system NAME (``setr_lib/systems``). The
+    section makes its assets, even where it is empty."""
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)

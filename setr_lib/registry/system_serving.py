@@ -68,7 +68,7 @@ class QueryScorer:
             frame: Columns ``reference``, an image's bytes, and ``modification``.
 
         Returns:
-            ``vector`` (norm 1, in the space of the gallery's vectors) for each row, with the index of ``frame``.
+            ``vector`` of each row (norm 1, in the space of the gallery's vectors), with the frame's index.
 
         Raises:
             RegistryError: A column is missing or an image cannot be read; the message names the row.
