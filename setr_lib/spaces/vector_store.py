@@ -206,11 +206,12 @@ class GalleryStore:
         allowed: Sequence[str] | None = None,
         version: int | None = None,
         excluded: Sequence[str] = (),
+        probes: int | None = None,
     ) -> pl.DataFrame:
         """The ``k`` nearest pictures of each query vector by cosine, without holding the table's vectors.
 
-        Exact: no index is used even where there is one, and ids, order and scores are those of stage 1's
-        NumPy ranking.
+        Exact unless ``probes`` says otherwise: no index is used even where there is one, and ids, order and
+        scores are those of stage 1's NumPy ranking.
 
         Args:
             table: The gallery's table.
@@ -220,6 +221,7 @@ class GalleryStore:
             allowed: The only ids that are searched; all by default.
             version: The table's version; the latest by default.
             excluded: Ids that are not searched.
+            probes: How many partitions of the table's IVF index are searched; no index is used by default.
 
         Returns:
             ``query`` (row of ``vectors``), ``rank`` (1-based), ``image_id`` and ``score`` (cosine), ordered
@@ -239,7 +241,7 @@ class GalleryStore:
         if k < 1 or (allowed is not None and len(allowed) == 0):
             return pl.DataFrame(schema=_HITS)
         where = _filter(allowed, excluded)
-        hits = [_nearest(handle, query, k, where, row) for row, query in enumerate(queries)]
+        hits = [_nearest(handle, query, k, where, row, probes) for row, query in enumerate(queries)]
         return pl.concat([pl.DataFrame(schema=_HITS), *hits])
 
     def connect(self) -> Any:
@@ -463,7 +465,9 @@ def _load(encoder: EmbeddingSpace, image_id: str, path: str) -> Any:
         return FailedImage(image_id, path, str(error))
 
 
-def _nearest(handle: Any, query: NDArray[np.float32], k: int, where: str | None, row: int) -> pl.DataFrame:
+def _nearest(
+    handle: Any, query: NDArray[np.float32], k: int, where: str | None, row: int, probes: int | None
+) -> pl.DataFrame:
     """The hits of one query, number ``row``.
 
     LanceDB sums in float32, so its last digits may order two pictures wrongly, or equal ones at random. It is
@@ -473,7 +477,7 @@ def _nearest(handle: Any, query: NDArray[np.float32], k: int, where: str | None,
     slack = (len(query) + 4) * np.finfo(np.float32).eps  # twice what float32 sums of unit vectors can be off
     limit, rows = k + _SPARE_HITS, handle.count_rows()
     while True:
-        ids, vectors, rough = _hits(handle, query, limit, where)
+        ids, vectors, rough = _hits(handle, query, limit, where, probes)
         scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
         order = np.lexsort((np.array(ids, dtype=str), -scores))[:k]
         is_whole = len(ids) < limit or limit >= rows
@@ -488,10 +492,11 @@ def _nearest(handle: Any, query: NDArray[np.float32], k: int, where: str | None,
 
 
 def _hits(
-    handle: Any, query: NDArray[np.float32], limit: int, where: str | None
+    handle: Any, query: NDArray[np.float32], limit: int, where: str | None, probes: int | None
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
     """The ids, vectors and LanceDB's own scores of the ``limit`` nearest rows."""
-    search = handle.search(query).distance_type("dot").bypass_vector_index().limit(limit)
+    search = handle.search(query).distance_type("dot").limit(limit)
+    search = search.bypass_vector_index() if probes is None else search.nprobes(probes)
     if where is not None:
         search = search.where(where, prefilter=True)
     found = search.select(["image_id", "vector", "_distance"]).to_arrow().combine_chunks()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from setr_lib.settings import DEFAULT_SPACE, Count, Section, Seed
@@ -43,3 +45,59 @@ class PromptTunedOptions(SystemOptions):
     """Learnable vectors before the text, in the width of the text tower's token embedding."""
     reference: bool = True
     """Whether the reference image's vector is added to the text's; without it the query is the text alone."""
+
+
+class MinedOptions(SystemOptions):
+    """What systems have in common that are trained on hard negatives, mined in the table of image vectors."""
+
+    negatives: int = Field(default=1, ge=1, le=1_000)
+    """Hard negatives of each query."""
+    depth: int = Field(default=50, ge=1, le=100_000)
+    """The pool that they are taken from: this many nearest images of the frozen encoder's query."""
+    index: Literal["exact", "ivf"] = "exact"
+    """Whether the pool is searched exactly, or through an IVF index of LanceDB, which misses some."""
+    probes: int = Field(default=4, ge=1, le=100_000)
+    """Partitions of the IVF index that are searched, of about the square root of the images' number."""
+    choice: Literal["hardest", "uniform"] = "hardest"
+    """The nearest images of the pool, or a uniform draw from it by the seed; with a ``depth`` of all images
+    the draw is from all."""
+    near_duplicate_cosine: float | None = Field(default=None, ge=-1, le=1)
+    """Images at least this close to a target are no negatives; without it only the target itself is none."""
+
+    @property
+    def duplicate_cosine(self) -> float | None:
+        """The cosine with a target from which an image is no negative; None where all others may be."""
+        return self.near_duplicate_cosine
+
+
+class RetrievalDpoOptions(MinedOptions):
+    """``retrieval_dpo``: Retrieval-DPO as published (arXiv 2506.06602); the figures are ours."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    beta: float = Field(default=1.0, gt=0, le=1_000)
+    """What the difference of the two margins, of trained and frozen encoder, is multiplied by."""
+
+
+class RetrievalDpoFusedOptions(RetrievalDpoOptions):
+    """``retrieval_dpo_fused``: Retrieval-DPO, the four reasons of its failure mended, each by a switch."""
+
+    negatives: int = Field(default=8, ge=1, le=1_000)
+    near_duplicate_cosine: float | None = Field(default=0.95, ge=-1, le=1)
+    """As above; read where ``curated`` is on."""
+    fused: bool = True
+    """The query is the text's vector and the reference image's together; off: the text alone."""
+    listwise: bool = True
+    """The loss is a softmax over target and mined negatives; off: DPO's margin of each pair."""
+    curated: bool = True
+    """Near-duplicates of the target are no negatives; off: all other images may be."""
+    towers: bool = True
+    """Trained is LoRA on q, k and v of both towers' attention; off: token embeddings and text projection."""
+    rank: int = Field(default=8, ge=1, le=256)
+    """Of the LoRA matrices."""
+    alpha: int = Field(default=16, ge=1, le=1_000)
+    """LoRA's update is multiplied by ``alpha / rank``."""
+
+    @property
+    def duplicate_cosine(self) -> float | None:
+        """As above; None where ``curated`` is off."""
+        return self.near_duplicate_cosine if self.curated else None

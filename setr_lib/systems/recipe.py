@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from setr_lib.systems.options import PromptTunedOptions, SystemOptions
+from setr_lib.systems.options import (
+    PromptTunedOptions,
+    RetrievalDpoFusedOptions,
+    RetrievalDpoOptions,
+    SystemOptions,
+)
 
 if TYPE_CHECKING:
     from setr_lib.systems.models.system_model import SystemModel
@@ -63,6 +68,23 @@ RECIPES: dict[str, Recipe] = {
             summary="learnable context vectors before the text; CLIP frozen",
             source="CoOp's context vectors (arXiv 2109.01134), as the prompt-tuned baseline of "
             "arXiv 2506.06602; a reconstruction",
+        ),
+        Recipe(
+            name="retrieval_dpo",
+            model="setr_lib.systems.models.retrieval_dpo:RetrievalDpo",
+            options=RetrievalDpoOptions,
+            learns_from="triplets",
+            summary="CLIP's text encoder alone, by DPO against mined hard negatives; a negative control",
+            source="Retrieval-DPO of arXiv 2506.06602; a reconstruction",
+        ),
+        Recipe(
+            name="retrieval_dpo_fused",
+            model="setr_lib.systems.models.retrieval_dpo_fused:RetrievalDpoFused",
+            options=RetrievalDpoFusedOptions,
+            learns_from="triplets",
+            summary="Retrieval-DPO with fused query, list-wise loss, curated negatives, LoRA on both towers",
+            source="after the four reasons that arXiv 2506.06602 gives for Retrieval-DPO's failure; ours",
+            own_space=True,
         ),
     )
 }
