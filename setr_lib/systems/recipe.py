@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from setr_lib.systems.options import PromptTunedOptions, SystemOptions
+from setr_lib.systems.options import PromptTunedOptions, QFormerOptions, SystemOptions
 
 if TYPE_CHECKING:
     from setr_lib.systems.models.system_model import SystemModel
@@ -63,6 +63,16 @@ RECIPES: dict[str, Recipe] = {
             summary="learnable context vectors before the text; CLIP frozen",
             source="CoOp's context vectors (arXiv 2109.01134), as the prompt-tuned baseline of "
             "arXiv 2506.06602; a reconstruction",
+        ),
+        Recipe(
+            name="qformer",
+            model="setr_lib.systems.models.qformer:QFormer",
+            options=QFormerOptions,
+            learns_from="triplets",
+            summary="a light Q-Former fuses reference image and text; images by its image side",
+            source="BLIP-2 with a light Q-Former (arXiv 2506.06602), on the lines of SPRC (ICLR 2024); a "
+            "reconstruction",
+            own_space=True,
         ),
     )
 }
