@@ -53,8 +53,8 @@ LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
 DEFAULT_SPACE = "clip"
 """The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
-OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip", "sentence_transformers"
-BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS)
+OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2 = "open_clip", "sentence_transformers", "blip2"
+BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2)
 """The kinds of embedding space that come with the package; none of them is trained here."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
@@ -819,7 +819,7 @@ class Settings(BaseSettings):
         space, options = self.spaces[name], dict(self.spaces[name].options)
         if space.kind == OPEN_CLIP and isinstance(model := options.get("name"), str):
             options["name"] = _open_clip_name(self, model)
-        if space.kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
+        if space.kind in (SENTENCE_TRANSFORMERS, BLIP2) and isinstance(model := options.get("model"), str):
             options["model"] = _folder_or_hub_id(self, model)
         return options
 

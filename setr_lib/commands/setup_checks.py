@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, QWEN_RERANKER, SENTENCE_TRANSFORMERS, Settings
+from setr_lib.settings import BLIP2, DEFAULT_SPACE, OPEN_CLIP, QWEN_RERANKER, SENTENCE_TRANSFORMERS, Settings
 
 Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
@@ -134,6 +134,8 @@ def _spaces(settings: Settings) -> Iterator[Check]:
             found = _open_clip(what, str(options["name"]), options.get("pretrained"))
         elif found.status == "ok" and described.kind == SENTENCE_TRANSFORMERS:
             found = _sentence_model(what, str(options["model"]), options.get("revision"))
+        elif found.status == "ok" and described.kind == BLIP2:
+            found = _hub_model(what, str(options["model"]), options.get("revision"))
         if not found.at_fault and name not in used:
             unused = "no configured method searches it, so nothing is embedded in it"
             found = Check(what, found.value, "warning", unused)

@@ -167,8 +167,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         }
 
     def trained_on(self) -> TrainedOn:
-        """Its images and triplets, and those of the system that it builds on. Held-out ones count: they decide
-        which version is champion.
+        """Its images and triplets, and those of the system that it builds on. Held-out ones count: they
+        decide which version is champion.
         """
         import polars as pl
 

@@ -1,4 +1,4 @@
-"""Where training images and triplets come from: the words, namespace and kind that labels are computed from."""
+"""Where training images and triplets come from: what labels are computed from."""
 
 from __future__ import annotations
 

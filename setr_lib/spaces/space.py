@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.settings import BUILT_IN_SPACES, DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from setr_lib.settings import BLIP2, BUILT_IN_SPACES, DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -252,9 +252,13 @@ def _as_factory(candidate: Any, where: str) -> SpaceFactory:
 
 
 def _built_in() -> dict[str, SpaceFactory]:
-    from setr_lib.spaces import open_clip_space, sentence_space
+    from setr_lib.spaces import blip2_space, open_clip_space, sentence_space
 
-    return {OPEN_CLIP: open_clip_space.load_space, SENTENCE_TRANSFORMERS: sentence_space.load_space}
+    return {
+        OPEN_CLIP: open_clip_space.load_space,
+        SENTENCE_TRANSFORMERS: sentence_space.load_space,
+        BLIP2: blip2_space.load_space,
+    }
 
 
 CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
