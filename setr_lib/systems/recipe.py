@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from setr_lib.systems.options import PromptTunedOptions, SystemOptions
+from setr_lib.systems.options import (
+    ComposingOptions,
+    MappingOptions,
+    Pic2WordOptions,
+    PromptTunedOptions,
+    SystemOptions,
+)
 
 if TYPE_CHECKING:
     from setr_lib.systems.models.system_model import SystemModel
@@ -63,6 +69,31 @@ RECIPES: dict[str, Recipe] = {
             summary="learnable context vectors before the text; CLIP frozen",
             source="CoOp's context vectors (arXiv 2109.01134), as the prompt-tuned baseline of "
             "arXiv 2506.06602; a reconstruction",
+        ),
+        Recipe(
+            name="pic2word",
+            model="setr_lib.systems.models.pic2word:Pic2Word",
+            options=Pic2WordOptions,
+            learns_from="images",
+            summary="one pseudo-word for the reference, by an MLP from its vector; CLIP frozen",
+            source="Pic2Word (arXiv 2302.03084); a reconstruction",
+        ),
+        Recipe(
+            name="mapping",
+            model="setr_lib.systems.models.mapping:Mapping",
+            options=MappingOptions,
+            learns_from="captioned images",
+            summary="pseudo-words from patch tokens, visual semantics injected into the text tower",
+            source="From Mapping to Composing, stage I (arXiv 2504.17990); a reconstruction",
+        ),
+        Recipe(
+            name="composing",
+            model="setr_lib.systems.models.composing:Composing",
+            options=ComposingOptions,
+            learns_from="triplets",
+            summary="adapters in the text tower on top of a frozen mapping; hard negatives",
+            source="From Mapping to Composing, stage II (arXiv 2504.17990); a reconstruction",
+            builds_on="mapping",
         ),
     )
 }
