@@ -53,7 +53,7 @@ def with_lora(
 ) -> tuple[TextTower, dict[str, nn.Parameter]]:
     """A copy of the encoder's text tower with LoRA on q, k, v and the MLP of every block.
 
-    Hu et al., arXiv 2106.09685, by PEFT. The vision tower is shared with the encoder. Not by PEFT's layer for
+    Hu et al., arXiv 2106.09685, by PEFT. The frozen tensors are the encoder's own. Not by PEFT's layer for
     ``MultiheadAttention``: it adds the output projection's update twice and merges in place around each
     forward pass, so that the frozen weights drift (measured with PEFT 0.21.2).
 
@@ -69,7 +69,8 @@ def with_lora(
     from peft import LoraConfig, inject_adapter_in_model
 
     original: Any = encoder.model
-    model = copy.deepcopy(original, {id(original.visual): original.visual})
+    shared = [*original.parameters(), *original.buffers()]
+    model = copy.deepcopy(original, {id(tensor): tensor for tensor in shared})
     tower = TextTower(encoder, model)
     config = LoraConfig(
         r=rank,
