@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.settings import BUILT_IN_SPACES, DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from setr_lib.plugins import load_object
+from setr_lib.settings import (
+    BUILT_IN_SPACES,
+    DEFAULT_SPACE,
+    OPEN_CLIP,
+    SENTENCE_TRANSFORMERS,
+    TRAINED_SPACES,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,7 +261,12 @@ def _as_factory(candidate: Any, where: str) -> SpaceFactory:
 def _built_in() -> dict[str, SpaceFactory]:
     from setr_lib.spaces import open_clip_space, sentence_space
 
-    return {OPEN_CLIP: open_clip_space.load_space, SENTENCE_TRANSFORMERS: sentence_space.load_space}
+    return {
+        OPEN_CLIP: open_clip_space.load_space,
+        SENTENCE_TRANSFORMERS: sentence_space.load_space,
+        # By their paths: trained systems lie above embedding spaces, which do not import them.
+        **{kind: load_object(path) for kind, path in TRAINED_SPACES.items()},
+    }
 
 
 CATALOGUE: Catalogue[SpaceFactory] = Catalogue(
