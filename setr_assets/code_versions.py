@@ -30,9 +30,10 @@ from setr_lib.settings import (
     BASE_JUDGE,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
-    OPEN_CLIP,
     QWEN_RERANKER,
     RERANKERS,
+    SENTENCE_TRANSFORMERS,
+    TRAINED_SPACES,
     Settings,
 )
 from setr_lib.texts.folders import prompt_folder
@@ -226,7 +227,7 @@ def _reranker_entry_point(name: str) -> EntryPoint | None:
 def _space_entry_point(name: str) -> EntryPoint | None:
     from setr_lib.spaces.space import CATALOGUE
 
-    return None if name in BUILT_IN_SPACES else CATALOGUE.entry_point(name)
+    return None if name in BUILT_IN_SPACES or name in TRAINED_SPACES else CATALOGUE.entry_point(name)
 
 
 def _benchmark_entry_point(name: str) -> EntryPoint | None:
@@ -706,12 +707,16 @@ class CodeVersions:
         """What ``[spaces.NAME]`` says; of a model of the package's kinds also the files of a local folder."""
         described = self._values["spaces"][name]
         kind = described["kind"]
-        if kind not in BUILT_IN_SPACES:
+        if kind not in BUILT_IN_SPACES and kind not in TRAINED_SPACES:
             return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
-        key, of_model = ("name", self._open_clip) if kind == OPEN_CLIP else ("model", self._sentence_model)
-        model = self.settings.space_options(name).get(key)
-        return [kind, options | ({key: of_model(model)} if isinstance(model, str) else {})]
+        read = self.settings.space_options(name)
+        if kind == SENTENCE_TRANSFORMERS:
+            key, of_model = "model", self._sentence_model
+        else:
+            key, of_model = "name", self._open_clip
+            options |= {"pretrained": read.get("pretrained")} if kind in TRAINED_SPACES else {}
+        return [kind, options | ({key: of_model(read[key])} if isinstance(read.get(key), str) else {})]
 
     def _sentence_model(self, name: str) -> Any:
         """A local model of sentence-transformers by the files of its folder and of its modules' folders."""

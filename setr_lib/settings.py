@@ -56,6 +56,13 @@ DEFAULT_SPACE = "clip"
 OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2 = "open_clip", "sentence_transformers", "blip2"
 BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2)
 """The kinds of embedding space that come with the package; none of them is trained here."""
+TRAINED_SPACES = {
+    "retrieval_dpo_fused": "setr_lib.systems.trained_space:FusedSpace",
+    "qformer": "setr_lib.systems.trained_space:QformerSpace",
+}
+"""The kinds of embedding space that come with the package and are trained, each by the trained system of its
+name, and their classes. Their options name the encoder as those of ``open_clip`` do; without a ``name`` it is
+that of ``[models.encoder]``."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
 QWEN_RERANKER = "qwen3-vl-reranker"
@@ -321,7 +328,8 @@ class SpaceSettings(Section):
     """
 
     kind: SpaceKind
-    """``open_clip``, ``sentence_transformers``, an entry point of the group ``setr.spaces``, or
+    """``open_clip``, ``sentence_transformers``, a trained system with galleries of its own
+    (``retrieval_dpo_fused``, ``qformer``), an entry point of the group ``setr.spaces``, or
     ``package.module:NAME`` of a class (or function) that makes the space."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with, besides the device of ``[models]``."""
@@ -808,7 +816,8 @@ class Settings(BaseSettings):
         return _open_clip_name(self, self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; a local folder of a model made absolute.
+        """The options of ``[spaces.NAME]``; a local folder of a model made absolute, and the encoder of a
+        trained kind named.
 
         Args:
             name: The space's name.
@@ -817,7 +826,16 @@ class Settings(BaseSettings):
             Option by name.
         """
         space, options = self.spaces[name], dict(self.spaces[name].options)
-        if space.kind == OPEN_CLIP and isinstance(model := options.get("name"), str):
+        if space.kind in TRAINED_SPACES and "name" not in options:
+            encoder = self.models.encoder
+            return {
+                "batch_size": encoder.batch_size,
+                **options,
+                "name": self.encoder_name,
+                "pretrained": encoder.pretrained,
+            }
+        of_open_clip = space.kind == OPEN_CLIP or space.kind in TRAINED_SPACES
+        if of_open_clip and isinstance(model := options.get("name"), str):
             options["name"] = _open_clip_name(self, model)
         if space.kind in (SENTENCE_TRANSFORMERS, BLIP2) and isinstance(model := options.get("model"), str):
             options["model"] = _folder_or_hub_id(self, model)

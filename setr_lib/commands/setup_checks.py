@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import BLIP2, DEFAULT_SPACE, OPEN_CLIP, QWEN_RERANKER, SENTENCE_TRANSFORMERS, Settings
+from setr_lib.settings import (
+    BLIP2,
+    DEFAULT_SPACE,
+    OPEN_CLIP,
+    QWEN_RERANKER,
+    SENTENCE_TRANSFORMERS,
+    TRAINED_SPACES,
+    Settings,
+)
 
 Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
@@ -130,7 +138,7 @@ def _spaces(settings: Settings) -> Iterator[Check]:
         what = f"space {name}"
         found = _tried(what, described.kind, functools.partial(_look_at_space, settings, name))
         options = settings.space_options(name)
-        if found.status == "ok" and described.kind == OPEN_CLIP:
+        if found.status == "ok" and (described.kind == OPEN_CLIP or described.kind in TRAINED_SPACES):
             found = _open_clip(what, str(options["name"]), options.get("pretrained"))
         elif found.status == "ok" and described.kind == SENTENCE_TRANSFORMERS:
             found = _sentence_model(what, str(options["model"]), options.get("revision"))

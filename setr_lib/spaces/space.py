@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
-from setr_lib.settings import BLIP2, BUILT_IN_SPACES, DEFAULT_SPACE, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from setr_lib.plugins import load_object
+from setr_lib.settings import (
+    BLIP2,
+    BUILT_IN_SPACES,
+    DEFAULT_SPACE,
+    OPEN_CLIP,
+    SENTENCE_TRANSFORMERS,
+    TRAINED_SPACES,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,6 +266,8 @@ def _built_in() -> dict[str, SpaceFactory]:
         OPEN_CLIP: open_clip_space.load_space,
         SENTENCE_TRANSFORMERS: sentence_space.load_space,
         BLIP2: blip2_space.load_space,
+        # By their paths: trained systems lie above embedding spaces, which do not import them.
+        **{kind: load_object(path) for kind, path in TRAINED_SPACES.items()},
     }
 
 

@@ -61,8 +61,19 @@ class RetrievalDpoFused(SystemModel[RetrievalDpoFusedOptions]):
 
     def encode_queries(self, references: ImageFeatures, texts: Sequence[str]) -> Tensor:
         """Of text and reference together, or of the text alone, float32 [queries, dimension]."""
-        words = encode_texts(self._copied[0], self.encoder, texts)
+        words = self.encode_texts(texts)
         return _fused(words, self.encode_images(references)) if self.options.fused else words
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """The vectors of texts alone, with gradients.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            Unit vectors, float32 [texts, dimension].
+        """
+        return encode_texts(self._copied[0], self.encoder, texts)
 
     def encode_images(self, images: ImageFeatures) -> Tensor:
         """By the trained vision tower, or the encoder's own; a zero row stays one."""
