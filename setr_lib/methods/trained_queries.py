@@ -6,14 +6,21 @@ What each version computes is in ``setr_lib/systems``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from setr_lib.methods.inputs import EncodedQueries, MethodInputs
-from setr_lib.methods.method import REFERENCE_PATCHES, ZERO_SHOT_TRAINED, Method, MethodError
+from setr_lib.methods.method import (
+    QUERY_VECTORS,
+    REFERENCE_PATCHES,
+    ZERO_SHOT_TRAINED,
+    Method,
+    MethodError,
+    VectorMethod,
+)
 from setr_lib.methods.similarity import similarity
+from setr_lib.systems.recipe import RECIPES
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +30,6 @@ if TYPE_CHECKING:
     from setr_lib.spaces.space import EmbeddingSpace
     from setr_lib.systems.models.system_model import SystemModel
     from setr_lib.weights import Weights
-
-SOURCES: Mapping[str, str] = {
-    "prompt_tuned": "context vectors of CoOp (arXiv 2109.01134) before the text; a reconstruction of the "
-    "baseline of arXiv 2506.06602",
-}
 
 
 class TrainedQueries(Method):
@@ -52,7 +54,7 @@ class TrainedQueries(Method):
     ) -> None:
         self.name, self.trained, self.needs = name, trained, needs
         self.without_text = without_text
-        self.source = SOURCES[trained]
+        self.source = RECIPES[trained].source
 
     def with_weights(self, weights: Weights) -> Method:
         """The method with a version of the system, loaded on top of the space's encoder."""
@@ -120,4 +122,30 @@ def _encoder(method: str, space: EmbeddingSpace | None) -> OpenClipSpace:
     return space
 
 
-METHODS = (TrainedQueries("prompt_tuned", "prompt_tuned"),)
+_PATCHES = frozenset({REFERENCE_PATCHES})
+METHODS = (
+    TrainedQueries("prompt_tuned", "prompt_tuned"),
+    TrainedQueries("retrieval_dpo", "retrieval_dpo"),
+    TrainedQueries("pic2word", "pic2word"),
+    TrainedQueries("pic2word_image", "pic2word", without_text=True),
+    TrainedQueries("mapping", "mapping", _PATCHES),
+    TrainedQueries("composing", "composing", _PATCHES),
+    VectorMethod(
+        "retrieval_dpo_fused",
+        lambda inputs: inputs.queries.query_vectors,
+        needs=frozenset({QUERY_VECTORS}),
+        label=ZERO_SHOT_TRAINED,
+        source=RECIPES["retrieval_dpo_fused"].source,
+        space="retrieval_dpo_fused",
+        options=(),
+    ),
+    VectorMethod(
+        "qformer",
+        lambda inputs: inputs.queries.query_vectors,
+        needs=frozenset({QUERY_VECTORS}),
+        label=ZERO_SHOT_TRAINED,
+        source=RECIPES["qformer"].source,
+        space="qformer",
+        options=(),
+    ),
+)

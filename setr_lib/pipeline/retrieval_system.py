@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pipeline.system_data import StoredFeatures
     from setr_lib.registry.runs import TrainingRun
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.systems.bundle import StoredSystem, SystemRecord
@@ -213,17 +214,19 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         Returns:
             The lesson.
         """
+        from setr_lib.pipeline.system_data import mined_negatives
         from setr_lib.systems.training import Lesson
 
         options, data = self.options, self.data
         model = self.untrained()
-        features = self._features(model, progress)
+        stored = self._stored(model, progress)
         rows = (
             data.training_triplets(options.limit, options.seed)
             if self.recipe.learns_from == "triplets"
             else data.training_images(options.limit, options.seed)
         )
-        return Lesson(self.name, model, data, rows, features, self.digest())
+        negatives = mined_negatives(self.context, model, data, rows, stored, progress)
+        return Lesson(self.name, model, data, rows, stored.features, self.digest(), negatives)
 
     def untrained(self) -> SystemModel:
         """The system before its first step."""
@@ -275,6 +278,9 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         )
 
     def _features(self, model: SystemModel, progress: Progress) -> Features:
+        return self._stored(model, progress).features
+
+    def _stored(self, model: SystemModel, progress: Progress) -> StoredFeatures:
         from setr_lib.pipeline.system_data import features_of_data
 
         return features_of_data(self.context, self.data, self.encoder, model.reads, progress)
@@ -299,9 +305,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             options = {"name": settings.encoder_name, "pretrained": described.pretrained}
             return encoder_reference(self.encoder, OPEN_CLIP, options, described.name)
         space = settings.spaces[name]
-        return encoder_reference(
-            self.encoder, space.kind, settings.space_options(name), str(space.options.get("name", ""))
-        )
+        named = str(space.options.get("name") or space.options.get("model", ""))
+        return encoder_reference(self.encoder, space.kind, settings.space_options(name), named)
 
     def _examples(self, result: SystemResult) -> Any:
         from safetensors.torch import load_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.embedding import TRAINING, embed
@@ -10,12 +11,30 @@ from setr_lib.progress import Progress, silent
 from setr_lib.records import TripletsRecord
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.systems.data import Features, SystemData
+    from setr_lib.systems.models.system_model import SystemModel
 
 ASSET = "training_triplets"
 _IMAGES = "training_triplets_images"
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The features of a source's images.
+
+    Attributes:
+        features: Gives them by image id.
+        table: The LanceDB table of the images' vectors in the encoder's space.
+        version: Its version.
+    """
+
+    features: Features
+    table: str
+    version: int
 
 
 def make_triplets(context: PipelineContext, source: str, progress: Progress = silent) -> SystemData:
@@ -73,7 +92,7 @@ def features_of_data(
     encoder: OpenClipSpace,
     reads: Iterable[str],
     progress: Progress = silent,
-) -> Features:
+) -> StoredFeatures:
     """The features of a source's images; their vectors are in the vector store, what is new is embedded.
 
     Args:
@@ -84,7 +103,7 @@ def features_of_data(
         progress: Told how many images are embedded.
 
     Returns:
-        Gives features by image id.
+        What gives features by image id, and the table of the vectors.
     """
     from setr_lib.systems.data import Features
     from setr_lib.systems.options import SYNTHESISED
@@ -93,7 +112,55 @@ def features_of_data(
     report = embed(context, key, data.images, encoder, progress)
     ids, vectors = context.gallery_store.read(report.table, report.version)
     paths = dict(data.images.select("image_id", "path").iter_rows())
-    return Features(encoder, paths, ids, vectors, frozenset(reads))
+    features = Features(encoder, paths, ids, vectors, frozenset(reads))
+    return StoredFeatures(features, report.table, report.version)
+
+
+def mined_negatives(
+    context: PipelineContext,
+    model: SystemModel,
+    data: SystemData,
+    rows: pl.DataFrame,
+    stored: StoredFeatures,
+    progress: Progress = silent,
+) -> list[list[str]]:
+    """Hard negatives of training triplets, by the queries of the untrained system; none is a held-out image.
+
+    Args:
+        context: The vector store.
+        model: The system before its first step.
+        data: All triplets: every answer of a query is no negative of it.
+        rows: The training triplets.
+        stored: Their features, and the table that is searched.
+        progress: Told how many queries are done.
+
+    Returns:
+        Image ids for each row; nothing where the system is not trained on mined negatives.
+
+    Raises:
+        MiningError: A query has no negative at all.
+    """
+    from setr_lib.systems.data import HELD_OUT
+    from setr_lib.systems.held_out import encoded_queries
+    from setr_lib.systems.mining import MiningQueries, mine_negatives
+    from setr_lib.systems.options import MinedOptions
+
+    if not isinstance(model.options, MinedOptions):
+        return []
+    references, texts = rows["reference_id"].to_list(), rows["modification"].to_list()
+    answers: dict[tuple[str, str], list[str]] = {}
+    for reference, text, target in data.triplets.select("reference_id", "modification", "target_id").rows():
+        answers.setdefault((reference, text), []).append(target)
+    held_out = data.images.filter(split=HELD_OUT)["image_id"].to_list()
+    queries = MiningQueries(
+        vectors=encoded_queries(model, stored.features, references, texts),
+        targets=[answers[query] for query in zip(references, texts, strict=True)],
+        excluded=[[reference, *held_out] for reference in references],
+    )
+    found = mine_negatives(
+        context.gallery_store, stored.table, queries, model.options, stored.version, progress
+    )
+    return found.ids
 
 
 def _of_pairs(context: PipelineContext) -> SystemData:

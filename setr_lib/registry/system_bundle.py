@@ -57,7 +57,7 @@ class EncoderReference(BaseModel):
     options: dict[str, Any]
     """What the space is made with, besides the device."""
     key: str
-    """The option that names the model: ``name``."""
+    """The option that names the model, ``name`` or ``model``."""
     name: str
     path: str | None
     relative: str | None
@@ -106,13 +106,13 @@ def encoder_reference(
     Returns:
         The reference.
     """
-    loaded_from = str(options["name"]).removeprefix(_LOCAL)
-    place = Place.of(name.removeprefix(_LOCAL), loaded_from)
-    others = {key: value for key, value in options.items() if key != "name"}
+    key = "name" if "name" in options else "model"
+    place = Place.of(name.removeprefix(_LOCAL), str(options[key]).removeprefix(_LOCAL))
+    others = {option: value for option, value in options.items() if option != key}
     return EncoderReference(
         kind=kind,
         options=others,
-        key="name",
+        key=key,
         name=place.name,
         path=place.path,
         relative=place.relative,
