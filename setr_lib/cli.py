@@ -264,6 +264,10 @@ def _add_miniature(commands: Subparsers) -> None:
     write = parts.add_parser(
         "write", help="draw its data sets in the official layouts (nothing to do: does nothing)"
     )
+    write.add_argument("--train", action="store_true", help="the train splits (below train), too")
+    write.add_argument(
+        "--all", action="store_true", help="the train splits, GeneCIS, i-CIR and LaSCo, named or not"
+    )
     write.set_defaults(command=_miniature_write)
     train = parts.add_parser(
         "train", help="train its two models where they are missing; resumes where it was stopped"
@@ -449,7 +453,7 @@ def _env(settings: Settings, options: argparse.Namespace) -> int:
 def _miniature_write(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.miniature import write
 
-    return write(settings)
+    return write(settings, with_train=options.train, everything=options.all)
 
 
 def _miniature_train(settings: Settings, options: argparse.Namespace) -> int:

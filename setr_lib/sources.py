@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import DataSource
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
+from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     from setr_lib.settings import Settings
@@ -53,8 +55,30 @@ def sources_in_use(settings: Settings) -> list[DataSource]:
     """
     training = settings.training.triplets or settings.training.captions
     named = [dataset.root for dataset in settings.datasets.values()] + ([training] if training else [])
+    trained = settings.datasets.get(settings.training.dataset or "")
+    if trained is not None and trained.train_root is not None:
+        named.append(trained.train_root)
     paths = [settings.resolve(path) for path in named]
     return [source for source in data_sources(settings) if any(map(source.owns, paths))]
+
+
+def ensure_train_split(settings: Settings, dataset: str, progress: Progress = silent) -> None:
+    """Have the train split of a data set made, where a data source makes it; nothing for downloaded data.
+
+    Args:
+        settings: The settings.
+        dataset: The data set's name, e.g. ``cirr``.
+        progress: Told how far it is.
+
+    Raises:
+        DatasetError: The data set is not in the settings, or has no train split.
+        SourceError: As for :func:`data_sources`.
+        SetrError: The source cannot make what settings ask for.
+    """
+    root = train_set(settings, dataset).root
+    for source in data_sources(settings):
+        if source.owns(root):
+            source.prepare_train_split(root, progress)
 
 
 def _load_built_in() -> dict[str, type[DataSource]]:

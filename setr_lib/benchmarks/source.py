@@ -63,6 +63,18 @@ class DataSource(ABC):
             SetrError: The data that settings ask for cannot be made.
         """
 
+    def prepare_train_split(self, folder: Path, progress: Progress) -> None:
+        """Make the train split in ``folder``, where :meth:`prepare` leaves it out; nothing by default.
+
+        Args:
+            folder: The root of a train split that this source owns (``sets.train_set``).
+            progress: Told how far it is.
+
+        Raises:
+            SetrError: The data that settings ask for cannot be made.
+        """
+        return
+
     @property
     def shown_name(self) -> str:
         """``title``, or ``name`` without one."""

@@ -9,21 +9,28 @@ from setr_lib.miniature.source import Miniature
 from setr_lib.settings import Settings
 
 
-def write(settings: Settings) -> int:
+def write(settings: Settings, *, with_train: bool = False, everything: bool = False) -> int:
     """Draw the data sets under the storage root, and print where they are.
 
     Args:
         settings: The settings.
+        with_train: The train splits of CIRR, FashionIQ and LaSCo, too.
+        everything: These, and GeneCIS, i-CIR and LaSCo, whether or not settings name them.
 
     Returns:
         The exit status, 0.
     """
+    from setr_lib.miniature.more_worlds import MORE
+    from setr_lib.miniature.train_worlds import FOLDER, TRAIN_SPLITS
+
+    miniature, root = Miniature(settings), settings.miniature_root
     with progress_on_terminal() as progress:
-        Miniature(settings).prepare(progress)
-    print(
-        f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in "
-        f"{settings.miniature_root}"
-    )
+        miniature.prepare(progress)
+        if everything:
+            miniature.prepare_more(MORE, progress)
+        for name in TRAIN_SPLITS if with_train or everything else ():
+            miniature.prepare_train_split(root / FOLDER / name, progress)
+    print(f"the miniature (seed {settings.miniature.seed}, size {settings.miniature.size:g}) is in {root}")
     return 0
 
 

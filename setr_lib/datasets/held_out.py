@@ -89,7 +89,7 @@ def held_out_images(
     component = _components(neighbours)
     sizes = Counter(component)
     # What may still be chosen of a component that cannot be held out whole: its share of all.
-    budget = {name: max(2, -(-wanted * size // count)) for name, size in sizes.items() if size > wanted / 2}
+    budget = {name: max(2, -(-wanted * size // count)) for name, size in sizes.items() if size > wanted}
     order = list(range(count))
     rng.shuffle(order)
     left = wanted
@@ -103,6 +103,11 @@ def held_out_images(
             left -= 1
             if name in budget:
                 budget[name] -= 1
+    if left >= wanted / 2:  # what is left of few, large groups fits nowhere whole: one is cut
+        for seed in order:
+            for row in () if chosen[seed] else _region(seed, neighbours, chosen, left):
+                chosen[row] = True
+                left -= 1
     return chosen
 
 

@@ -7,10 +7,11 @@ training images are drawn from separate streams of that seed.
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -107,6 +108,8 @@ class Plan:
         self.root, self.name, self.seed, self.difficulty = root, name, seed, difficulty
         self.rng = Random(f"world/{seed}/{name}")
         self.drawings: list[_Drawing] = []
+        self.asked: set[object] = set()
+        """What references and targets of the garment queries of val and test show, backgrounds apart."""
         self.documents: dict[Path, object] = {}
 
     def draw(self, relative: str, picture: AnyPicture) -> None:
@@ -151,16 +154,54 @@ def write_miniature(
         name: dataset_stamp(name, seed, training_images if name == "training" else size, difficulty)
         for name in _DIALS
     }
-    outdated = {name: stamp for name, stamp in stamps.items() if _read_stamp(root / name) != stamp}
+    return write_worlds(
+        [
+            World(
+                root / name,
+                stamp,
+                functools.partial(plan_dataset, name, root / name, seed, stamp["size"], difficulty),
+            )
+            for name, stamp in stamps.items()
+        ],
+        progress,
+        processes,
+    )
+
+
+@dataclass(frozen=True)
+class World:
+    """One data set to be written: where, what it depends on, and what makes its plan."""
+
+    folder: Path
+    stamp: Mapping[str, float]
+    plan: Callable[[], Plan]
+    finish: Callable[[], None] | None = None
+    """What is to be done after its pictures are drawn."""
+
+
+def write_worlds(worlds: Iterable[World], progress: Progress = silent, processes: int = 2) -> bool:
+    """Write data sets that are absent, or that something else was written for.
+
+    Args:
+        worlds: The data sets.
+        progress: Told how many images are drawn.
+        processes: Processes that draw.
+
+    Returns:
+        Whether anything had to be written.
+    """
+    outdated = [world for world in worlds if _read_stamp(world.folder) != world.stamp]
     if not outdated:
         return False
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for name, stamp in outdated.items():
-            folder = root / name
-            plan = plan_dataset(name, folder, seed, stamp["size"], difficulty)
-            shutil.rmtree(folder, ignore_errors=True)
+        for world in outdated:
+            plan = world.plan()
+            shutil.rmtree(world.folder, ignore_errors=True)
             _carry_out(plan, pool, progress)
-            _write(folder / _STAMP, stamp)  # last: half a data set has no stamp and is written again
+            if world.finish is not None:
+                world.finish()
+            # Last: half a data set has no stamp and is written again.
+            _write(world.folder / _STAMP, dict(world.stamp))
     return True
 
 
@@ -236,7 +277,17 @@ def _write(path: Path, document: object) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _scaled(number: int, size: float, least: int = 2) -> int:
+def scaled(number: int, size: float, least: int = 2) -> int:
+    """A number of images or queries at a size of the world.
+
+    Args:
+        number: The number at size 1.
+        size: The size.
+        least: The smallest number that is given.
+
+    Returns:
+        The scaled number.
+    """
     return max(least, round(number * size))
 
 
@@ -244,14 +295,28 @@ def _scaled(number: int, size: float, least: int = 2) -> int:
 
 
 @dataclass(frozen=True)
-class _SceneQuery:
+class SceneQuery:
+    """A reference, a target, and the text between them."""
+
     reference: Scene
     target: Scene
     modification: Modification
 
 
-def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuery:
-    """A reference and a target whose foregrounds are new to the gallery, and the text between them."""
+def scene_query(plan: Plan, taken: set[object], two_edits: float) -> SceneQuery:
+    """A reference and a target whose foregrounds are new to the gallery, and the text between them.
+
+    Args:
+        plan: What the query is for; its generator decides.
+        taken: Foregrounds of the gallery; those of the query are added.
+        two_edits: The chance of a second difference.
+
+    Returns:
+        The query.
+
+    Raises:
+        MiniatureError: No two such foregrounds are left.
+    """
     rng = plan.rng
     for _ in range(_QUERY_TRIES):
         reference = random_scene(rng, plan.difficulty.objects_per_scene)
@@ -266,22 +331,33 @@ def _scene_query(plan: Plan, taken: set[object], two_edits: float) -> _SceneQuer
         )
         if modification is not None:
             taken |= {reference.foreground, target.foreground}
-            return _SceneQuery(reference, target, modification)
+            return SceneQuery(reference, target, modification)
     raise MiniatureError(
         f"the miniature's {plan.name} gallery shows every scene of so few objects already, and no query is "
         "left: raise [miniature] objects_per_scene, or lower near_misses or size"
     )
 
 
-def _distractor(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
+def _distractor(plan: Plan, query: SceneQuery, taken: set[object], near: Scene) -> Scene:
     """A picture that no query needs, drawn against ``query``: a look-alike of ``near``, or a random scene."""
     if plan.difficulty.wants_near_miss(plan.rng):
-        return _near_miss(plan, query, taken, near)
+        return look_alike_of(plan, query, taken, near)
     objects = plan.difficulty.objects_per_scene
     return _beside(plan, query, _new_scene(plan.rng, taken, lambda: random_scene(plan.rng, objects)))
 
 
-def _near_miss(plan: Plan, query: _SceneQuery, taken: set[object], near: Scene) -> Scene:
+def look_alike_of(plan: Plan, query: SceneQuery, taken: set[object], near: Scene) -> Scene:
+    """A picture that no query needs: a look-alike whose foreground is new to the gallery.
+
+    Args:
+        plan: What it is for; its generator decides.
+        query: The query that it is drawn against.
+        taken: Foregrounds of the gallery; its own is added.
+        near: What it looks like.
+
+    Returns:
+        The scene, mostly on the background of the query's reference.
+    """
     return _beside(plan, query, _new_scene(plan.rng, taken, lambda: near.look_alike(plan.rng)))
 
 
@@ -301,7 +377,7 @@ def _new_scene(rng: Random, taken: set[object], make: Callable[[], Scene]) -> Sc
     return scene
 
 
-def _beside(plan: Plan, query: _SceneQuery, scene: Scene) -> Scene:
+def _beside(plan: Plan, query: SceneQuery, scene: Scene) -> Scene:
     """``scene`` where a distractor of ``query`` stands: mostly on the reference's background."""
     drag = plan.difficulty.on_reference_background(plan.rng, _SCENES_ON_REFERENCE_BACKGROUND)
     return scene.on(query.reference.background if drag else pick_background(plan.rng))
@@ -316,7 +392,7 @@ def _plan_cirr(plan: Plan, size: float) -> None:
         names: dict[str, str] = {}
         queries: list[dict[str, object]] = []
         folder = "dev" if split == "val" else split
-        for group in range(_scaled(groups, size)):
+        for group in range(scaled(groups, size)):
             members, pairs = _cirr_group(plan, taken, group)
             keys = [f"{folder}-{group}-{index // 2}-img{index % 2}" for index in range(len(members))]
             order = plan.rng.sample(keys[:6], 6)
@@ -325,7 +401,7 @@ def _plan_cirr(plan: Plan, size: float) -> None:
                 plan.draw(f"{folder}/{key}.png", picture)
             for reference, target, text in pairs:
                 queries.append(
-                    _cirr_entry(
+                    cirr_entry(
                         len(queries), group, keys[reference], keys[target], text, order, split != "test1"
                     )
                 )
@@ -340,10 +416,10 @@ def _cirr_group(plan: Plan, taken: set[object], group: int) -> tuple[list[Scene]
     """
     of_first, of_second = (plan.difficulty.distractors_of(group, each) for each in _CIRR_DISTRACTORS)
     while True:
-        query = _scene_query(plan, taken, two_edits=0.3)
+        query = scene_query(plan, taken, two_edits=0.3)
         # The third member is a near miss whatever the dials say: the second query needs a pair with a text
         # between.
-        members = [query.reference, query.target, _near_miss(plan, query, taken, query.target)]
+        members = [query.reference, query.target, look_alike_of(plan, query, taken, query.target)]
         for number in range(of_first):
             near = query.reference if number % 3 == 2 else query.target
             members.append(_distractor(plan, query, taken, near))
@@ -351,7 +427,7 @@ def _cirr_group(plan: Plan, taken: set[object], group: int) -> tuple[list[Scene]
         if pair is None:
             continue
         i, j, modification = pair
-        second = _SceneQuery(members[i], members[j], modification)
+        second = SceneQuery(members[i], members[j], modification)
         members += [_distractor(plan, second, taken, second.target) for _ in range(of_second)]
         return members, [(0, 1, query.modification.text), (i, j, modification.text)]
 
@@ -368,9 +444,10 @@ def _second_query(rng: Random, members: list[Scene]) -> tuple[int, int, Modifica
     return None
 
 
-def _cirr_entry(
+def cirr_entry(
     number: int, group: int, reference: str, target: str, text: str, order: list[str], has_target: bool
 ) -> dict[str, object]:
+    """A row of a caption file of CIRR's."""
     shown: dict[str, object] = {"id": group, "members": order, "reference_rank": order.index(reference)}
     entry: dict[str, object] = {"pairid": 3 * number + 1, "reference": reference}
     if has_target:
@@ -385,7 +462,7 @@ def _cirr_entry(
 def _plan_fashioniq(plan: Plan, size: float) -> None:
     for split, count in FASHIONIQ_QUERIES.items():
         for category in CATEGORIES:
-            _plan_category(plan, split, category, _scaled(count, size), FASHIONIQ_IMAGES[split])
+            _plan_category(plan, split, category, scaled(count, size), FASHIONIQ_IMAGES[split])
 
 
 def _plan_category(plan: Plan, split: str, category: str, count: int, images: int) -> None:
@@ -393,7 +470,9 @@ def _plan_category(plan: Plan, split: str, category: str, count: int, images: in
     targets, references, captions = _garment_queries(rng, category, count)
     others = _garment_distractors(plan, targets, references, (images - 2) * count)
     gallery = [*targets, *references, *others]
-    names = _catalogue_names(rng, category, split, len(gallery))
+    if split != "train":
+        plan.asked |= {garment.foreground for garment in (*targets, *references)}
+    names = catalogue_names(rng, category, split, len(gallery))
     for name, garment in zip(names, gallery, strict=True):
         plan.draw(f"images/{name}.png", garment)
     entries = []
@@ -478,8 +557,8 @@ def _garment_reference(rng: Random, target: Garment, wanted: set[object]) -> tup
         return reference, rng.sample(texts, 2)
 
 
-def _catalogue_names(rng: Random, category: str, split: str, count: int) -> list[str]:
-    """Names that look like the shop's article numbers, unique over categories and splits."""
+def catalogue_names(rng: Random, category: str, split: str, count: int) -> list[str]:
+    """Names that look like the shop's article numbers, unique over categories and splits of a data set."""
     prefix = (
         "B"
         + {"dress": "0D", "shirt": "0S", "toptee": "0T"}[category]
@@ -495,13 +574,13 @@ def _plan_circo(plan: Plan, size: float) -> None:
     rng = plan.rng
     taken: set[object] = set()
     pictures: list[Scene] = []
-    drafts: dict[str, list[tuple[_SceneQuery, int, list[int]]]] = {}
+    drafts: dict[str, list[tuple[SceneQuery, int, list[int]]]] = {}
     for split, count in CIRCO_QUERIES.items():
-        drafts[split] = [_circo_query(plan, taken, pictures, index) for index in range(_scaled(count, size))]
+        drafts[split] = [_circo_query(plan, taken, pictures, index) for index in range(scaled(count, size))]
     documented = sum(
         1 + len(truths) + _CIRCO_DISTRACTORS for each in drafts.values() for _, _, truths in each
     )
-    room = max(0, _scaled(CIRCO_IMAGES, size, least=20) - documented)
+    room = max(0, scaled(CIRCO_IMAGES, size, least=20) - documented)
     for _ in range(plan.difficulty.distractors(room)):
         query, _, _ = rng.choice(drafts["val"])
         near = query.target if rng.random() < 0.6 else query.reference
@@ -530,12 +609,12 @@ def _plan_circo(plan: Plan, size: float) -> None:
 
 def _circo_query(
     plan: Plan, taken: set[object], pictures: list[Scene], index: int
-) -> tuple[_SceneQuery, int, list[int]]:
+) -> tuple[SceneQuery, int, list[int]]:
     """Adds a query's pictures, those drawn along with it included; returns it with the indices of its
     reference and of its ground truths.
     """
     rng = plan.rng
-    query = _scene_query(plan, taken, two_edits=0.4)
+    query = scene_query(plan, taken, two_edits=0.4)
     reference = len(pictures)
     pictures.append(query.reference)
     names_background = "background" in query.modification.kinds
@@ -550,7 +629,7 @@ def _circo_query(
 
 
 def _circo_entry(
-    index: int, query: _SceneQuery, reference: int, truths: list[int], ids: list[int], has_targets: bool
+    index: int, query: SceneQuery, reference: int, truths: list[int], ids: list[int], has_targets: bool
 ) -> dict[str, object]:
     kinds = query.modification.kinds
     shared = " and ".join(thing.phrase() for thing in query.reference.things)
@@ -599,4 +678,13 @@ def _training_pictures(rng: Random, count: int) -> Iterator[AnyPicture]:
         yield from family
 
 
-__all__ = ["WORLD_VERSION", "MiniatureError", "Plan", "dataset_stamp", "plan_dataset", "write_miniature"]
+__all__ = [
+    "WORLD_VERSION",
+    "MiniatureError",
+    "Plan",
+    "World",
+    "dataset_stamp",
+    "plan_dataset",
+    "write_miniature",
+    "write_worlds",
+]
