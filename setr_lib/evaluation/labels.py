@@ -72,7 +72,8 @@ def claim_of_version(
         The claim.
     """
     if trained_on is None:
-        words = ", ".join(part for part in (registered_as, UNKNOWN) if part)
+        says_nothing = registered_as in ("", NOT_RECORDED)
+        words = UNKNOWN if says_nothing else f"{UNKNOWN}, registered as {registered_as}"
         return Claim(words, Strength.UNKNOWN, who)
     found: list[tuple[Strength, str]] = []
     kind, own = trained_on.triplet_kind, benchmark in trained_on.benchmarks

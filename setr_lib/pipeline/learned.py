@@ -211,7 +211,9 @@ def tag_overlaps(context: PipelineContext, key: str, versions: Iterable[UsedVers
             if overlapping or OVERLAPPING_TAG in known:
                 tags[OVERLAPPING_TAG] = ", ".join(sorted(overlapping)) or _NOTHING
                 tags[LABEL_TAG] = label_of_version(used.trained_on, sorted(overlapping))
-            model.tag(used.version, tags)
+            for name, value in tags.items():
+                if known.get(name) != value:
+                    context.registry.client.set_model_version_tag(used.model, used.version, name, value)
 
 
 def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> None:
@@ -254,12 +256,20 @@ def learned_lines(learned: Mapping[Row, Learned]) -> list[tuple[str, str, str]]:
 
 
 def _trained_on(context: PipelineContext, model: str, version: str) -> TrainedOn | None:
+    """What a version was trained on; None where its bundle does not say (those of earlier versions of SETR),
+    and where it was deleted since.
+    """
     from setr_lib.registry.errors import RegistryError
+    from setr_lib.training.trained_on import SOURCE_TAG, TRAINED_ON, TrainedOn
 
     try:
-        return context.registry.model(model).trained_on(version)
-    except RegistryError:  # the version was deleted since: nobody knows any more
+        registered = context.registry.model(model)
+        if SOURCE_TAG not in registered.version(version).tags:
+            return None
+        folder = registered.artifacts(version, [TRAINED_ON])[TRAINED_ON]
+    except RegistryError:
         return None
+    return TrainedOn.read(folder)
 
 
 def _in_words(used: Sequence[UsedVersion]) -> str | None:
