@@ -73,8 +73,8 @@ def gallery_images(
 def training_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
-    """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from
-    every evaluation set, so that its rows stay zero-shot."""
+    """The captioned images (or the images of ready triplets) that the re-ranker learns from. Rows say how
+    many of an evaluation set's images are among them; with any, they are not called zero-shot."""
     from setr_lib.datasets import inspect_training_images, load_training_images
     from setr_lib.tables import TRAINING_IMAGES
 

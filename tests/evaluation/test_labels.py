@@ -103,9 +103,11 @@ def test_in_a_row_of_several_parts_the_strongest_claim_comes_first(claims: list[
 
 
 def test_what_parts_say_of_themselves() -> None:
-    for words in (TRAINING_FREE, ZERO_SHOT_TRAINED, "zero-shot", ""):
-        assert claim_of_own_words("sum", words).strength == Strength.ZERO_SHOT
-    assert claim_of_own_words("mine", SUPERVISED) == Claim(SUPERVISED, Strength.TRAINED, "mine")
+    for words in (TRAINING_FREE, "zero-shot", ""):
+        assert claim_of_own_words("sum", words) == Claim("zero-shot", Strength.ZERO_SHOT, "sum")
+    assert claim_of_own_words("mine", SUPERVISED) == Claim(SUPERVISED, Strength.SUPERVISED, "mine")
+    unproved = Claim(ZERO_SHOT_TRAINED, Strength.UNKNOWN, "mine")
+    assert claim_of_own_words("mine", ZERO_SHOT_TRAINED) == unproved, "nobody has counted its overlap"
 
 
 def test_without_an_evaluation_set_in_question() -> None:
