@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.evaluation.labels import (
     UNKNOWN,
     ZERO_SHOT,
@@ -225,20 +226,25 @@ def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> No
         version: Its version.
     """
     from setr_lib.datasets import evaluation_sets
-    from setr_lib.tables import GALLERY, QUERIES
 
     if _trained_on(context, model, version) is None:
         return
-    tables = context.tables
     for evaluated in evaluation_sets(context.settings):
-        key = evaluated.key
-        if tables.exists("queries", key) and tables.exists("gallery_images", key):
-            queries, gallery = (
-                tables.read("queries", QUERIES, key),
-                tables.read("gallery_images", GALLERY, key),
-            )
-            learned = LearnedFrom(context, evaluated, queries, gallery)
-            tag_overlaps(context, key, [learned.version(model, version, "")])
+        learned = _of_set_read_before(context, evaluated)
+        if learned is not None:
+            tag_overlaps(context, evaluated.key, [learned.version(model, version, "")])
+
+
+def _of_set_read_before(context: PipelineContext, evaluated: EvaluationSet) -> LearnedFrom | None:
+    """None where the set's tables are not there, or cannot be read: its evaluation will say what is wrong."""
+    from setr_lib.tables import GALLERY, QUERIES
+
+    tables, key = context.tables, evaluated.key
+    try:
+        queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
+    except SetrError:
+        return None
+    return LearnedFrom(context, evaluated, queries, gallery)
 
 
 def learned_lines(learned: Mapping[Row, Learned]) -> list[tuple[str, str, str]]:

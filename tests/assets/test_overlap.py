@@ -21,6 +21,7 @@ from setr_assets.partitions import range_tags
 from setr_lib.cli import main
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.learned import tag_known_overlaps
 from setr_lib.pipeline.training_steps import promote
 from setr_lib.records import TrainedRecord
 from setr_lib.registry.registered_model import LABEL_TAG
@@ -109,6 +110,10 @@ def report(settings: Settings) -> dict[str, Any]:
     assert record.label == "zero-shot", "no evaluation set is in question yet"
     model = context.registry.model("setr-reranker")
     version = model.register(record.model_uri, RoundTripReport(record.model_uri), {LABEL_TAG: record.label})
+    tag_known_overlaps(context, model.name, version)
+    tags = model.version(version).tags
+    assert tags["setr.overlaps_with"] == CIRCO, "both galleries were read before"
+    assert tags[LABEL_TAG] == "trained on images or queries of circo-val"
     assert promote(AdapterSystem(context), version).promoted
     return materialised(settings, *EVALUATED)["evaluation_report", CIRCO]
 
