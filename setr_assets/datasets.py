@@ -74,7 +74,8 @@ def training_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """The images that the re-ranker learns from: captioned ones, those of ready triplets, or those of a data
-    set's train split. Its rows are zero-shot only where they are disjoint from every evaluation set."""
+    set's train split. Rows say how many of an evaluation set's images are among them; with any, they are not
+    called zero-shot."""
     from setr_lib.datasets import inspect_training_images, load_training_images
     from setr_lib.tables import TRAINING_IMAGES
 

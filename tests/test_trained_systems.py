@@ -16,6 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 import mlflow.artifacts  # noqa: TID253
+import polars as pl
 import pytest
 import torch  # noqa: TID253
 
@@ -28,6 +29,7 @@ from setr_assets.trained import Inputs, Names, trained_system_assets
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import (
     SYSTEMS,
+    TrainedSystem,
     TrainedSystemError,
     champions,
     pinned_version,
@@ -43,6 +45,7 @@ from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import TrainingRun
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.settings import RegistrySettings, Settings, load_settings
+from setr_lib.training.trained_on import TRAINED_ON, TrainedOn, trained_images, trained_triplets
 from tests.tiny_system import Line, LineSystem
 
 REPOSITORY = Path(__file__).parents[1]
@@ -113,6 +116,45 @@ def test_a_model_that_fails_its_round_trip_is_no_version(context: PipelineContex
     assert done.version is None
     assert "nothing was learned" in done.check
     assert context.registry.model("setr-line").versions() == []
+
+
+def test_what_a_version_was_trained_on_is_in_its_bundle_and_its_tags(context: PipelineContext) -> None:
+    class Told(LineSystem):
+        def trained_on(self) -> TrainedOn:
+            images = pl.DataFrame({"image_id": ["a", "b"], "fingerprint": ["1", "2"]})
+            triplets = pl.DataFrame({"reference_id": ["a"], "modification": ["red"], "target_id": ["b"]})
+            return TrainedOn(
+                "cirr's train triplets",
+                trained_images(images, "cirr"),
+                trained_triplets(triplets, "cirr"),
+                "benchmark",
+                ("cirr",),
+            )
+
+        label = TrainedSystem.label
+
+    system = Told(context)
+    record = train(system).record
+    assert record.label == "supervised by cirr's train triplets"
+    version = register(system, record).version
+    assert version == "1"
+    model = context.registry.model("setr-line")
+    tags = model.version(version).tags
+    assert tags[LABEL_TAG] == record.label and tags["setr.trained_on"] == "cirr's train triplets"
+    assert (tags["setr.trained_images"], tags["setr.trained_triplets"]) == ("2", "1")
+    folders = model.artifacts(version, ["line", TRAINED_ON])
+    assert TrainedOn.read(folders[TRAINED_ON]).triplets.rows() == [("cirr", "a", "red", "b")]
+    line = system.finished(Path(record.checkpoints))
+    assert line is not None and offset_of(model, version) == line.offset
+
+
+def test_a_system_that_does_not_say_what_it_was_trained_on_is_not_called_zero_shot(
+    context: PipelineContext,
+) -> None:
+    class Silent(LineSystem):
+        label = TrainedSystem.label
+
+    assert Silent(context).label() == "not recorded what it was trained on"
 
 
 def made_version(context: PipelineContext, steps: int, **options: int) -> tuple[LineSystem, str]:

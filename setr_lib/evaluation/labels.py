@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from setr_lib.methods.method import TRAINING_FREE, ZERO_SHOT_TRAINED
+from setr_lib.methods.method import SUPERVISED, TRAINING_FREE, ZERO_SHOT_TRAINED
 from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ UNKNOWN = "overlap unknown"
 """Of a version whose bundle does not say what it was trained on."""
 NOT_RECORDED = "not recorded what it was trained on"
 """The label of such a version, where no evaluation set is in question."""
-_ZERO_SHOT_WORDS = ("", ZERO_SHOT, TRAINING_FREE, ZERO_SHOT_TRAINED)
-"""What re-rankers and methods say of themselves where they take nothing from a row's ``zero-shot``."""
 
 
 class Strength(IntEnum):
@@ -72,7 +70,8 @@ def claim_of_version(
         The claim.
     """
     if trained_on is None:
-        words = ", ".join(part for part in (registered_as, UNKNOWN) if part)
+        says_nothing = registered_as in ("", NOT_RECORDED)
+        words = UNKNOWN if says_nothing else f"{UNKNOWN}, registered as {registered_as}"
         return Claim(words, Strength.UNKNOWN, who)
     found: list[tuple[Strength, str]] = []
     kind, own = trained_on.triplet_kind, benchmark in trained_on.benchmarks
@@ -97,9 +96,10 @@ def claim_of_own_words(who: str, words: str) -> Claim:
     Returns:
         The claim.
     """
-    is_zero_shot = words in _ZERO_SHOT_WORDS
-    strength = Strength.ZERO_SHOT if is_zero_shot else Strength.TRAINED
-    return Claim(ZERO_SHOT if is_zero_shot else words, strength, who)
+    if words in ("", ZERO_SHOT, TRAINING_FREE):
+        return Claim(ZERO_SHOT, Strength.ZERO_SHOT, who)
+    known = {ZERO_SHOT_TRAINED: Strength.UNKNOWN, SUPERVISED: Strength.SUPERVISED}
+    return Claim(words, known.get(words, Strength.TRAINED), who)
 
 
 def label_of_row(claims: Iterable[Claim]) -> str:

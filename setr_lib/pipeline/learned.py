@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.evaluation.labels import (
     UNKNOWN,
     ZERO_SHOT,
@@ -211,7 +212,9 @@ def tag_overlaps(context: PipelineContext, key: str, versions: Iterable[UsedVers
             if overlapping or OVERLAPPING_TAG in known:
                 tags[OVERLAPPING_TAG] = ", ".join(sorted(overlapping)) or _NOTHING
                 tags[LABEL_TAG] = label_of_version(used.trained_on, sorted(overlapping))
-            model.tag(used.version, tags)
+            for name, value in tags.items():
+                if known.get(name) != value:
+                    context.registry.client.set_model_version_tag(used.model, used.version, name, value)
 
 
 def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> None:
@@ -223,20 +226,25 @@ def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> No
         version: Its version.
     """
     from setr_lib.datasets import evaluation_sets
-    from setr_lib.tables import GALLERY, QUERIES
 
     if _trained_on(context, model, version) is None:
         return
-    tables = context.tables
     for evaluated in evaluation_sets(context.settings):
-        key = evaluated.key
-        if tables.exists("queries", key) and tables.exists("gallery_images", key):
-            queries, gallery = (
-                tables.read("queries", QUERIES, key),
-                tables.read("gallery_images", GALLERY, key),
-            )
-            learned = LearnedFrom(context, evaluated, queries, gallery)
-            tag_overlaps(context, key, [learned.version(model, version, "")])
+        learned = _of_set_read_before(context, evaluated)
+        if learned is not None:
+            tag_overlaps(context, evaluated.key, [learned.version(model, version, "")])
+
+
+def _of_set_read_before(context: PipelineContext, evaluated: EvaluationSet) -> LearnedFrom | None:
+    """None where the set's tables are not there, or cannot be read: its evaluation will say what is wrong."""
+    from setr_lib.tables import GALLERY, QUERIES
+
+    tables, key = context.tables, evaluated.key
+    try:
+        queries, gallery = tables.read("queries", QUERIES, key), tables.read("gallery_images", GALLERY, key)
+    except SetrError:
+        return None
+    return LearnedFrom(context, evaluated, queries, gallery)
 
 
 def learned_lines(learned: Mapping[Row, Learned]) -> list[tuple[str, str, str]]:
@@ -254,12 +262,20 @@ def learned_lines(learned: Mapping[Row, Learned]) -> list[tuple[str, str, str]]:
 
 
 def _trained_on(context: PipelineContext, model: str, version: str) -> TrainedOn | None:
+    """What a version was trained on; None where its bundle does not say (those of earlier versions of SETR),
+    and where it was deleted since.
+    """
     from setr_lib.registry.errors import RegistryError
+    from setr_lib.training.trained_on import SOURCE_TAG, TRAINED_ON, TrainedOn
 
     try:
-        return context.registry.model(model).trained_on(version)
-    except RegistryError:  # the version was deleted since: nobody knows any more
+        registered = context.registry.model(model)
+        if SOURCE_TAG not in registered.version(version).tags:
+            return None
+        folder = registered.artifacts(version, [TRAINED_ON])[TRAINED_ON]
+    except RegistryError:
         return None
+    return TrainedOn.read(folder)
 
 
 def _in_words(used: Sequence[UsedVersion]) -> str | None:

@@ -93,7 +93,7 @@ class TrainedSystem(ABC, Generic[Result]):
 
     def label(self) -> str:
         """What a version has learned from, where no evaluation set is in question: computed from
-        :meth:`trained_on`. What a system that does not say it puts here stands before *overlap unknown* in
+        :meth:`trained_on`. What a system that does not say it puts here stands behind *overlap unknown* in
         its rows.
         """
         from setr_lib.evaluation.labels import label_of_version

@@ -53,7 +53,8 @@ class TrainedOn:
     Attributes:
         source: In words, as labels name it: ``"cirr's train triplets"``, ``"triplets synthesised from
             captions"``, ``"images without captions"``.
-        images: A TRAINED_IMAGES table, each image once; the fingerprint is null where no file was read.
+        images: A TRAINED_IMAGES table, each image once, also those that only triplets name; a fingerprint is
+            null where no file was read.
         triplets: A TRAINED_TRIPLETS table, each once; without rows where no triplets were used.
         triplet_kind: Where the triplets come from.
         benchmarks: The kinds of the benchmarks whose triplets they are, e.g. ``("cirr",)``; also of those
@@ -78,7 +79,7 @@ class TrainedOn:
             )
         images = conform(self.images, TRAINED_IMAGES, "training images")
         triplets = conform(self.triplets, TRAINED_TRIPLETS, "training triplets")
-        object.__setattr__(self, "images", images.unique(maintain_order=True))
+        object.__setattr__(self, "images", _with_images_of(triplets, images))
         object.__setattr__(self, "triplets", triplets.unique(maintain_order=True))
 
     @property
@@ -187,3 +188,12 @@ def trained_triplets(triplets: pl.DataFrame, namespace: str) -> pl.DataFrame:
     columns = ("reference_id", "modification", "target_id")
     named = triplets.select(pl.lit(namespace).alias("namespace"), *columns)
     return conform(named, TRAINED_TRIPLETS, "training triplets").unique(maintain_order=True)
+
+
+def _with_images_of(triplets: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """Training images, with those that only triplets name."""
+    named = pl.concat([triplets.select("namespace", image_id=name) for name in ("reference_id", "target_id")])
+    missing = named.join(images, on=["namespace", "image_id"], how="anti")
+    return pl.concat([images, missing.with_columns(fingerprint=pl.lit(None, pl.String))]).unique(
+        maintain_order=True
+    )

@@ -239,9 +239,10 @@ class TestLife:
         assert made["coarse_rankings"]["by_line: weights"] == "setr-line v1 (fitted)"
         rows = world.rows()
         version, label = rows["by_line", ""]
-        assert version == "setr-line 1" and label.startswith("fitted")
+        unknown = "overlap unknown, registered as fitted"
+        assert version == "setr-line 1" and label.startswith(unknown)
         version, label = rows["by_line", "base judge"]
-        assert version == "setr-line 1" and label.startswith("zero-shot; by_line: setr-line v1 (fitted)")
+        assert version == "setr-line 1" and label.startswith(f"{unknown}; ")
         assert rows["sum", ""][0] is None and "fitted" not in rows["sum", ""][1]
         page = Path(str(made["evaluation_report"]["report"])).read_text(encoding="utf-8")
         assert "by line weights" in page and "by line · base judge weights" in page

@@ -146,7 +146,7 @@ def metric_row(
         comparable,
         "zero-shot",
     )
-    return pl.DataFrame([(*row, version)], schema=METRICS, orient="row")
+    return pl.DataFrame([(*row, version, None)], schema=METRICS, orient="row")
 
 
 def metric_rows(*, comparable: bool = True, coverage: float = 1.0) -> pl.DataFrame:

@@ -104,6 +104,18 @@ def test_a_coarse_row_says_what_its_method_has_learned_from(frame: pl.DataFrame)
     assert labels["b", "mine", ""] == "supervised, texts derived; cut"
 
 
+def test_a_coarse_row_of_weights_that_were_trained_here_says_what_was_computed() -> None:
+    label = "trained on 2 of the gallery's 9 images; cut"
+    rows = metrics("a", {("mine", "", "R@1"): 30.0}, label).with_columns(overlap=pl.lit("2 of 9"))
+    assert compared_rows(rows, {"mine": ("zero-shot trained", "")}, {})["label"].to_list() == [label]
+
+
+def test_a_coarse_row_with_a_comma_in_its_label_says_it_once() -> None:
+    words = "trained elsewhere, on what its model card says"
+    rows = metrics("a", {("mine", "", "R@1"): 30.0}, words)
+    assert compared_rows(rows, {"mine": (words, "")}, {})["label"].to_list() == [words]
+
+
 def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFrame) -> None:
     assert not footnotes(frame, HEADLINES)
     at_the_edge = pl.col("value").replace(20.0, 0.0)

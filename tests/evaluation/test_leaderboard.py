@@ -164,14 +164,28 @@ def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
     adapted = pl.when(pl.col("reranker") == "adapter").then(pl.lit("3"))
     of_today = metric_rows().with_columns(model_version=adapted)
     names = {"method": "strategy", "reranker": "stage", "model_version": "adapter_version"}
-    old = of_today.rename(names)
+    old = of_today.rename(names).drop("overlap")
     stage = pl.when(pl.col("strategy") == "random").then(pl.lit("random"))
     stage = stage.when(pl.col("stage") == "").then(pl.lit("coarse")).otherwise("stage")
     path = write(old.with_columns(stage.alias("stage")), tmp_path / "old.parquet", 1)
     assert collect([path]).equals(of_today)
     assert "adapter v3" in render(collect([path]))
-    newer = write(of_today.rename({"model_version": "adapter_version"}), tmp_path / "newer.parquet", 2)
+    newer = write(
+        of_today.rename({"model_version": "adapter_version"}).drop("overlap"), tmp_path / "newer.parquet", 2
+    )
     assert collect([newer]).equals(of_today)
+
+
+def test_what_trained_rows_have_learned_from_stands_below_their_table() -> None:
+    is_trained = pl.col("reranker") == "adapter"
+    seen = "2 of 9 gallery images, 3 of 5 queries, 0 of their triplets"
+    rows = metric_rows().with_columns(
+        overlap=pl.when(is_trained).then(pl.lit(seen)),
+        label=pl.when(is_trained).then(pl.lit("trained on 2; 5 queries")).otherwise(pl.lit("zero-shot")),
+    )
+    printed = " ".join(render(rows).split())
+    assert f"intersection · adapter: trained on 2; seen in training: {seen}" in printed
+    assert "seen in training" not in render(metric_rows())
 
 
 def test_versions_stand_behind_the_name_of_what_they_are_of() -> None:
