@@ -28,11 +28,13 @@ from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import (
     ADAPTER,
     BASE_JUDGE,
+    BLIP2,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
     OPEN_CLIP,
     QWEN_RERANKER,
     RERANKERS,
+    SENTENCE_TRANSFORMERS,
     Settings,
 )
 from setr_lib.texts.folders import prompt_folder
@@ -689,12 +691,16 @@ class CodeVersions:
         if kind not in BUILT_IN_SPACES:
             return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
-        key, of_model = ("name", self._open_clip) if kind == OPEN_CLIP else ("model", self._sentence_model)
+        key, of_model = {
+            OPEN_CLIP: ("name", self._open_clip),
+            BLIP2: ("name", self._model_folders),
+            SENTENCE_TRANSFORMERS: ("model", self._model_folders),
+        }[kind]
         model = self.settings.space_options(name).get(key)
         return [kind, options | ({key: of_model(model)} if isinstance(model, str) else {})]
 
-    def _sentence_model(self, name: str) -> Any:
-        """A local model of sentence-transformers by the files of its folder and of its modules' folders."""
+    def _model_folders(self, name: str) -> Any:
+        """A local model by the files of its folder and of the folders in it, e.g. of its modules."""
         folder = Path(name)
         if not folder.is_dir():
             return name
