@@ -28,6 +28,7 @@ from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import (
     ADAPTER,
     BASE_JUDGE,
+    BLIP2,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
     QWEN_RERANKER,
@@ -711,15 +712,15 @@ class CodeVersions:
             return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
         options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         read = self.settings.space_options(name)
-        if kind == SENTENCE_TRANSFORMERS:
-            key, of_model = "model", self._sentence_model
-        else:
-            key, of_model = "name", self._open_clip
-            options |= {"pretrained": read.get("pretrained")} if kind in TRAINED_SPACES else {}
+        key, of_model = {
+            BLIP2: ("name", self._model_folders),
+            SENTENCE_TRANSFORMERS: ("model", self._model_folders),
+        }.get(kind, ("name", self._open_clip))
+        options |= {"pretrained": read.get("pretrained")} if kind in TRAINED_SPACES else {}
         return [kind, options | ({key: of_model(read[key])} if isinstance(read.get(key), str) else {})]
 
-    def _sentence_model(self, name: str) -> Any:
-        """A local model of sentence-transformers by the files of its folder and of its modules' folders."""
+    def _model_folders(self, name: str) -> Any:
+        """A local model by the files of its folder and of the folders in it, e.g. of its modules."""
         folder = Path(name)
         if not folder.is_dir():
             return name

@@ -837,8 +837,10 @@ class Settings(BaseSettings):
         of_open_clip = space.kind == OPEN_CLIP or space.kind in TRAINED_SPACES
         if of_open_clip and isinstance(model := options.get("name"), str):
             options["name"] = _open_clip_name(self, model)
-        if space.kind in (SENTENCE_TRANSFORMERS, BLIP2) and isinstance(model := options.get("model"), str):
+        if space.kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
             options["model"] = _folder_or_hub_id(self, model)
+        if space.kind == BLIP2 and isinstance(model := options.get("name"), str):
+            options["name"] = _folder_or_hub_id(self, model)
         return options
 
     @property

@@ -143,7 +143,7 @@ def _spaces(settings: Settings) -> Iterator[Check]:
         elif found.status == "ok" and described.kind == SENTENCE_TRANSFORMERS:
             found = _sentence_model(what, str(options["model"]), options.get("revision"))
         elif found.status == "ok" and described.kind == BLIP2:
-            found = _hub_model(what, str(options["model"]), options.get("revision"))
+            found = _hub_model(what, str(options["name"]), options.get("revision"))
         if not found.at_fault and name not in used:
             unused = "no configured method searches it, so nothing is embedded in it"
             found = Check(what, found.value, "warning", unused)

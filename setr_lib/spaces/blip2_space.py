@@ -96,7 +96,6 @@ class Blip2Space(EmbeddingSpace):
         model: The model, frozen.
         tokenizer: Texts to token ids.
         device: Where the model is.
-        name: The model's name.
         id: Identity of weights, architecture and tokenizer: ``name@digest``.
         preprocessing_id: Identity of the image preprocessing.
         dimension: Length of a vector.
@@ -109,7 +108,6 @@ class Blip2Space(EmbeddingSpace):
         self._images = images
         self.tokenizer = tokenizer
         self.device: torch.device = model.device
-        self.name = name
         self.batch_size = batch_size
         tokens = [str(token) for token in tokenizer([_PROBE])[0].tolist()]
         architecture = digest_json(configuration_values(model.config))
@@ -195,13 +193,13 @@ class Blip2Space(EmbeddingSpace):
 
 
 def load_space(
-    *, device: str | torch.device = "auto", model: str, revision: str | None = None, batch_size: int = 32
+    *, device: str | torch.device = "auto", name: str, revision: str | None = None, batch_size: int = 32
 ) -> Blip2Space:
     """A BLIP-2 retrieval model as an embedding space: what ``[spaces.NAME] kind = "blip2"`` makes.
 
     Args:
         device: A torch device, or ``auto``.
-        model: A hub id, e.g. ``Salesforce/blip2-itm-vit-g``, or a local folder with model, image processor
+        name: A hub id, e.g. ``Salesforce/blip2-itm-vit-g``, or a local folder with model, image processor
             and tokenizer, as their ``save_pretrained`` writes them.
         revision: A commit, branch or tag of the hub.
         batch_size: Images or texts per forward pass.
@@ -214,27 +212,15 @@ def load_space(
         DeviceError: The device does not exist on this machine.
     """
     torch_device = pick_device(device) if isinstance(device, str) else device
-    loaded, images, tokens = _load(model, revision)
-    if not loaded.config.qformer_config.use_qformer_text_input:
+    model, images, tokens = _load(name, revision)
+    if not model.config.qformer_config.use_qformer_text_input:
         raise SpaceError(
-            f"model = {model!r}: its Q-Former reads no texts (use_qformer_text_input is false): take a model "
+            f"name = {name!r}: its Q-Former reads no texts (use_qformer_text_input is false): take a model "
             "for image-text retrieval, e.g. Salesforce/blip2-itm-vit-g"
         )
-    tokenizer = Blip2Tokenizer(tokens, loaded.config.qformer_config.vocab_size)
-    return Blip2Space(loaded.to(torch_device), images, tokenizer, model_name(model, revision), batch_size)
-
-
-def model_name(model: str, revision: str | None = None) -> str:
-    """What a space calls the model of a hub id or folder.
-
-    Args:
-        model: A hub id, or a local folder.
-        revision: A commit, branch or tag of the hub.
-
-    Returns:
-        The folder's name, or the hub id with the revision.
-    """
-    return Path(model).name if Path(model).is_dir() else f"{model}/{revision}" if revision else model
+    tokenizer = Blip2Tokenizer(tokens, model.config.qformer_config.vocab_size)
+    called = Path(name).name if Path(name).is_dir() else f"{name}/{revision}" if revision else name
+    return Blip2Space(model.to(torch_device), images, tokenizer, called, batch_size)
 
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
@@ -256,7 +242,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     except Exception as error:  # a folder or hub id may fail in many ways
         reason = (str(error).splitlines() or [""])[0]
         raise SpaceError(
-            f"model = {name!r}: no BLIP-2 for image-text retrieval loads from there "
+            f"name = {name!r}: no BLIP-2 for image-text retrieval loads from there "
             f"({type(error).__name__}: {reason}); give a hub id, e.g. Salesforce/blip2-itm-vit-g, or a "
             "folder with model, image processor and tokenizer"
         ) from error
@@ -278,7 +264,7 @@ def _check_keys(name: str, report: dict[str, Any]) -> None:
     ]
     if wrong:
         raise SpaceError(
-            f"model = {name!r}: not the weights of a BLIP-2 for image-text retrieval; {'; '.join(wrong)}"
+            f"name = {name!r}: not the weights of a BLIP-2 for image-text retrieval; {'; '.join(wrong)}"
         )
 
 

@@ -162,11 +162,11 @@ class RetrievalDpoFusedOptions(RetrievalDpoOptions):
 class QFormerOptions(SystemOptions):
     """``qformer``: a light Q-Former over reference image and text (arXiv 2506.06602, after SPRC)."""
 
-    start_from: str | None = None
-    """A BLIP-2 model for image-text retrieval, a hub id or folder (``Salesforce/blip2-itm-vit-g``), whose
-    Q-Former and image projection the training starts from; the encoder is then this model. Sizes are then
-    its own: ``layers``, ``hidden_size``, ``heads``, ``cross_attention_frequency``, ``query_tokens`` and
-    ``dimension`` do not count. Without it the Q-Former starts at random."""
+    start_from_encoder: bool = False
+    """Whether Q-Former, query tokens and image projection start from the encoder's own, which is then a
+    BLIP-2 (``kind = "blip2"``). Sizes are then its: ``layers``, ``hidden_size``, ``heads``,
+    ``cross_attention_frequency``, ``query_tokens`` and ``dimension`` do not count. Else they start at
+    random."""
     layers: int = Field(default=2, ge=1, le=48)
     hidden_size: int = Field(default=256, ge=8, le=4096)
     heads: int = Field(default=4, ge=1, le=64)

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def space(folder: Path) -> Blip2Space:
-    return load_space(model=str(folder), device="cpu")
+    return load_space(name=str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +91,18 @@ def test_tokens_that_a_processor_added_are_unknown_words(folder: Path, tmp_path:
     Blip2Processor(
         images, AutoTokenizer.from_pretrained(folder), num_query_tokens=QUERY_TOKENS
     ).save_pretrained(copied)
-    space = load_space(model=str(copied), device="cpu")
+    space = load_space(name=str(copied), device="cpu")
     ids = space.tokenizer(["a <image> dress"])[0, :5].tolist()
     assert len(space.tokenizer.tokenizer) == space.tokenizer.vocab_size + 1
     assert ids == [2, 5 + WORDS.index("a"), 1, 5 + WORDS.index("dress"), 3]
 
 
 def test_identity_follows_the_weights_not_the_folder(space: Blip2Space, tmp_path: Path) -> None:
-    same = load_space(model=str(write_tiny_blip2(tmp_path / "a" / "tiny blip2")), device="cpu")
-    other = load_space(model=str(write_tiny_blip2(tmp_path / "b" / "tiny blip2", seed=1)), device="cpu")
+    same = load_space(name=str(write_tiny_blip2(tmp_path / "a" / "tiny blip2")), device="cpu")
+    other = load_space(name=str(write_tiny_blip2(tmp_path / "b" / "tiny blip2", seed=1)), device="cpu")
     heads = write_tiny_blip2(tmp_path / "c" / "tiny blip2", num_attention_heads=4)
     assert same.id == space.id and same.id.startswith("tiny blip2@")
-    assert len({space.id, other.id, load_space(model=str(heads), device="cpu").id}) == 3
+    assert len({space.id, other.id, load_space(name=str(heads), device="cpu").id}) == 3
     assert same.preprocessing_id == space.preprocessing_id
 
 
@@ -110,22 +110,22 @@ def test_a_weight_without_a_place_is_refused_by_its_name(tmp_path: Path) -> None
     folder = write_tiny_blip2(tmp_path / "renamed")
     rename_weight(folder, "text_projection.weight", "text_proj.weight")
     with pytest.raises(SpaceError, match=r"does not: text_projection\.weight; .*does not: text_proj\.weight"):
-        load_space(model=str(folder), device="cpu")
+        load_space(name=str(folder), device="cpu")
 
 
 def test_models_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"no BLIP-2 for image-text retrieval loads from there"):
-        load_space(model=str(tmp_path), device="cpu")
+        load_space(name=str(tmp_path), device="cpu")
     folder = write_tiny_blip2(tmp_path / "captions", use_qformer_text_input=False)
     with pytest.raises(SpaceError, match=r"its Q-Former reads no texts"):
-        load_space(model=str(folder), device="cpu")
+        load_space(name=str(folder), device="cpu")
 
 
 def test_settings_name_it_by_its_kind(tmp_path: Path, space: Blip2Space) -> None:
     write_tiny_blip2(tmp_path / "models" / "tiny blip2")
     config = tmp_path / "setr.toml"
     config.write_text(
-        '[models]\ndevice = "cpu"\n[spaces.blip2]\nkind = "blip2"\noptions = {model = "models/tiny blip2"}\n',
+        '[models]\ndevice = "cpu"\n[spaces.blip2]\nkind = "blip2"\noptions = {name = "models/tiny blip2"}\n',
         encoding="utf-8",
     )
     assert make_space("blip2", load_settings(config)).id == space.id

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from setr_lib.spaces.blip2_space import Blip2Space, model_name
+from setr_lib.spaces.blip2_space import Blip2Space
 from setr_lib.systems.features import PATCHES, VECTORS, ImageFeatures, TripletBatch
 from setr_lib.systems.models.blip2_weights import from_blip2, qformer_sizes
 from setr_lib.systems.models.system_model import SystemModel, SystemModelError
@@ -48,12 +49,12 @@ class QFormer(SystemModel[QFormerOptions]):
 
     Args:
         encoder: An encoder with patch tokens: any of open_clip's vision transformers, or a BLIP-2.
-        options: The settings of the training; with ``start_from``, the encoder is this BLIP-2.
+        options: The settings of the training.
         base: Not used: it builds on no other system.
 
     Raises:
-        SystemModelError: The encoder gives no patch tokens, its tokenizer cannot be used, or it is not the
-            model of ``start_from``.
+        SystemModelError: The encoder gives no patch tokens, its tokenizer cannot be used, or it is no BLIP-2
+            to start from.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({VECTORS, PATCHES})
@@ -67,21 +68,15 @@ class QFormer(SystemModel[QFormerOptions]):
         super().__init__(cast("OpenClipSpace", encoder), options, base)
         from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-        if not encoder.embeds_patches:
-            raise SystemModelError(
-                f"qformer reads patch tokens, and the encoder {encoder.id} gives none: take a vision "
-                "transformer of open_clip"
-            )
         self._tokens = TextTokens(encoder.tokenizer, options.text_length)
-        start = None if options.start_from is None else _checked_start(encoder, options.start_from)
-        sizes = _sizes(encoder, options, self._tokens.vocab_size) if start is None else _sizes_of(start)
-        if options.text_length > sizes["max_position_embeddings"]:
-            raise SystemModelError(
-                f"text_length, {options.text_length}, is more than the {sizes['max_position_embeddings']} "
-                f"tokens that the Q-Former of {options.start_from} can read"
-            )
-        count = options.query_tokens if start is None else start.model.config.num_query_tokens
+        start = _start(encoder) if options.start_from_encoder else None
+        sizes = (
+            _own_sizes(encoder, options, self._tokens.vocab_size)
+            if start is None
+            else _sizes_of(start, options)
+        )
         self._dimension = options.dimension if start is None else start.dimension
+        count = options.query_tokens if start is None else start.model.config.num_query_tokens
         config = InstructBlipQFormerConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.seed)
@@ -89,12 +84,9 @@ class QFormer(SystemModel[QFormerOptions]):
             self.query_tokens = nn.Parameter(_INITIAL_SPREAD * torch.randn(1, count, config.hidden_size))
             self.projection = nn.Linear(config.hidden_size, self._dimension)
         if start is not None:
-            stored = from_blip2(start.model.state_dict(), self.state_dict())
-            self.load_state_dict({name: value.float() for name, value in stored.items()}, strict=True)
-        self.query_projection: nn.Linear | None = None
-        if not options.shared_projection:
-            self.query_projection = nn.Linear(config.hidden_size, self._dimension)
-            self.query_projection.load_state_dict(self.projection.state_dict())
+            self.load_state_dict(from_blip2(start.model.state_dict(), self.state_dict()), strict=True)
+        # A copy of the images' projection, so that queries and images start in one space.
+        self.query_projection = None if options.shared_projection else deepcopy(self.projection)
         if options.learned_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.to(encoder.device)
@@ -171,23 +163,37 @@ def _readable(images: ImageFeatures) -> Tensor:
     return images.vectors.any(dim=1)
 
 
-def _checked_start(encoder: OpenClipSpace | Blip2Space, start_from: str) -> Blip2Space:
-    if isinstance(encoder, Blip2Space) and encoder.name == model_name(start_from):
+def _start(encoder: OpenClipSpace | Blip2Space) -> Blip2Space:
+    if isinstance(encoder, Blip2Space):
         return encoder
     raise SystemModelError(
-        f"qformer starts from the BLIP-2 {start_from!r}, whose Q-Former reads this model's own vision "
-        f"tokens, and the encoder is {encoder.id}: let the encoder be that model, or leave start_from out"
+        f"qformer cannot start from the encoder {encoder.id}, which has no Q-Former: let the encoder be "
+        'a space of kind = "blip2", or leave start_from_encoder out'
     )
 
 
-def _sizes_of(start: Blip2Space) -> dict[str, Any]:
-    return qformer_sizes(start.model.config)
+def _sizes_of(start: Blip2Space, options: QFormerOptions) -> dict[str, Any]:
+    """The sizes of a BLIP-2's Q-Former; refused where it cannot read texts as long as the options'."""
+    sizes = qformer_sizes(start.model.config)
+    if options.text_length > sizes["max_position_embeddings"]:
+        raise SystemModelError(
+            f"text_length, {options.text_length}, is more than the {sizes['max_position_embeddings']} tokens "
+            f"that the Q-Former of {start.id} can read"
+        )
+    return sizes
 
 
-def _sizes(encoder: OpenClipSpace | Blip2Space, options: QFormerOptions, vocab_size: int) -> dict[str, Any]:
+def _own_sizes(
+    encoder: OpenClipSpace | Blip2Space, options: QFormerOptions, vocab_size: int
+) -> dict[str, Any]:
     """The sizes of a new Q-Former: keyword arguments of ``InstructBlipQFormerConfig``."""
     from PIL import Image
 
+    if not encoder.embeds_patches:
+        raise SystemModelError(
+            f"qformer reads patch tokens, and the encoder {encoder.id} gives none: take a vision transformer "
+            "of open_clip"
+        )
     patches = encoder.embed_patches([Image.new("RGB", (64, 64))])
     return {
         "vocab_size": vocab_size,
