@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ _TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads"
 SIGLIP: dict[str, Any] = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True, "pad_id": 1}
 
 
+@cache
 def miniature() -> OpenClipSpace:
     """The miniature's CLIP: trained weights, a byte-level tokenizer in which ``$`` is not 259."""
     folder = Path(setr_lib.__file__).parent / "miniature" / "weights" / "clip"
