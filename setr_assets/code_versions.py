@@ -30,9 +30,9 @@ from setr_lib.settings import (
     BASE_JUDGE,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
+    OPEN_CLIP,
     QWEN_RERANKER,
     RERANKERS,
-    SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
     Settings,
 )
@@ -111,6 +111,7 @@ NOT_READ = {
     "datasets.*.kind": _DATA_SET,
     "datasets.*.root": _DATA_SET,
     "datasets.*.image_root": _DATA_SET,
+    "datasets.*.train_root": _DATA_SET,
     "datasets.*.splits": _DATA_SET,
     "datasets.*.queries": _DATA_SET,
     "datasets.*.options": _DATA_SET,
@@ -708,13 +709,12 @@ class CodeVersions:
         kind = described["kind"]
         if kind not in BUILT_IN_SPACES and kind not in TRAINED_SPACES:
             return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
-        options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         read = self.settings.space_options(name)
-        if kind == SENTENCE_TRANSFORMERS:
-            key, of_model = "model", self._sentence_model
-        else:
-            key, of_model = "name", self._open_clip
-            options |= {"pretrained": read.get("pretrained")} if kind in TRAINED_SPACES else {}
+        said, encoder = described["options"], kind
+        if kind in TRAINED_SPACES:
+            said, encoder = read, read.get("kind", OPEN_CLIP)
+        options = {key: value for key, value in said.items() if key != "batch_size"}
+        key, of_model = ("name", self._open_clip) if encoder == OPEN_CLIP else ("model", self._sentence_model)
         return [kind, options | ({key: of_model(read[key])} if isinstance(read.get(key), str) else {})]
 
     def _sentence_model(self, name: str) -> Any:

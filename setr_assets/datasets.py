@@ -67,14 +67,14 @@ def gallery_images(
 @single_asset(
     group=GROUP,
     number="1",
-    reads=("training.captions", "training.image_root", "training.triplets"),
+    reads=("training.captions", "training.image_root", "training.triplets", "training.dataset"),
     kinds={"polars", "parquet"},
 )
 def training_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
-    """The captioned images (or the images of ready triplets) that the re-ranker learns from; disjoint from
-    every evaluation set, so that its rows stay zero-shot."""
+    """The images that the re-ranker learns from: captioned ones, those of ready triplets, or those of a data
+    set's train split. Its rows are zero-shot only where they are disjoint from every evaluation set."""
     from setr_lib.datasets import inspect_training_images, load_training_images
     from setr_lib.tables import TRAINING_IMAGES
 

@@ -46,8 +46,8 @@ def blueprints(settings: Settings | None = None) -> list[Blueprint]:
         settings: Their trained retrieval systems come before what is ranked with them; none by default.
 
     Returns:
-        The assets of :data:`FAMILIES` in that order; where there are trained retrieval systems, these and what
-        they learn from come first.
+        The assets of :data:`FAMILIES` in that order; where there are trained retrieval systems, these and
+        what they learn from come first.
     """
     found = [
         declared

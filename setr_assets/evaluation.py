@@ -157,7 +157,7 @@ def _leave_out(
 
 @evaluation_asset(
     group=GROUP,
-    number="3",
+    number="4",
     reads=(
         OWN_BENCHMARKS,
         "coarse.strategies",
@@ -189,6 +189,7 @@ def evaluation_report(
     contact sheets. Hidden splits get the page without scores."""
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.pipeline.evaluation import assess, write_page
+    from setr_lib.pipeline.learned import tag_overlaps
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
@@ -196,6 +197,7 @@ def evaluation_report(
         result = assess(setr, key)
         page = write_page(setr, key, result)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
+        tag_overlaps(setr, key, result.versions)
         results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
         headline = result.evaluation_set.benchmark.headline_metrics
         say(context, f"{key}: {_best(result.rows, headline, page)}")
@@ -206,6 +208,7 @@ def evaluation_report(
 
 def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, page: Path) -> dict[str, Any]:
     from setr_lib.pipeline.evaluation import contact_sheet
+    from setr_lib.pipeline.learned import learned_lines
 
     headline = result.evaluation_set.benchmark.headline_metrics
     metadata: dict[str, Any] = {
@@ -215,6 +218,9 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
         "champion": result.note.champion or "none yet",
         **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
     }
+    if lines := learned_lines(result.learned):
+        columns = ["row", "label", "of this set, seen in training"]
+        metadata["what trained rows have learned from"] = previews.table(columns, lines)
     if result.comparisons:
         metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
             ["a", "b", "metric", "a - b", "low", "high"],

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @single_asset(
     group="reranker",
-    number="1",
+    number="2",
     reads=(
         "model:encoder",
         "training.triplets",
+        "training.dataset",
         "reranking.pairs.groups",
         "reranking.pairs.held_out_share",
         "reranking.pairs.negatives_per_group",

@@ -1,5 +1,5 @@
-"""Trained retrieval systems: their triplets, and the training, registration and promotion of each that settings
-name.
+"""Trained retrieval systems: their triplets, and the training, registration and promotion of each that
+settings name.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def _triplets(settings: Settings, names: list[str]) -> Blueprint:
     declare = single_asset(
         group=GROUP,
         number="1",
-        reads=tuple(f"{SYSTEM}:{name}" for name in names),
+        reads=(
+            *(f"{SYSTEM}:{name}" for name in names),
+            "reranking.pairs.held_out_share",
+            "reranking.pairs.seed",
+        ),
         kinds={"polars", "parquet"},
         deps=["training_images", "reranker_pairs"] if SYNTHESISED in sources else [],
     )
@@ -94,9 +98,9 @@ def _triplets(settings: Settings, names: list[str]) -> Blueprint:
 def training_triplets(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
-    """The triplets that trained retrieval systems learn from, one table for each source: synthesised ones (the
-    groups behind the re-ranker's pairs), or a data set's train split. Held-out triplets share no image with the
-    training ones."""
+    """The triplets that trained retrieval systems learn from, one table for each source: synthesised ones
+    (the groups behind the re-ranker's pairs), or a data set's train split. Held-out triplets share no image
+    with the training ones."""
     digests: list[str] = []
     lines: list[tuple[str, int, int, int]] = []
     for source in sources_in_use(setr.settings):

@@ -53,16 +53,16 @@ LOCAL_FOLDER = "local-dir:"
 """What open_clip's name of a model in a folder begins with."""
 DEFAULT_SPACE = "clip"
 """The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
-OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip", "sentence_transformers"
-BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS)
+OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2 = "open_clip", "sentence_transformers", "blip2"
+BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2)
 """The kinds of embedding space that come with the package; none of them is trained here."""
 TRAINED_SPACES = {
     "retrieval_dpo_fused": "setr_lib.systems.trained_space:FusedSpace",
     "qformer": "setr_lib.systems.trained_space:QformerSpace",
 }
 """The kinds of embedding space that come with the package and are trained, each by the trained system of its
-name, and their classes. Their options name the encoder as those of ``open_clip`` do; without a ``name`` it is
-that of ``[models.encoder]``."""
+name, and their classes. Their options name the encoder: those of its ``kind`` (``open_clip`` by default), and
+the kind itself. Without them it is that of ``[systems.NAME] encoder``."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
 QWEN_RERANKER = "qwen3-vl-reranker"
@@ -243,6 +243,9 @@ class DatasetSettings(Section):
     root: LocalPath
     image_root: LocalPath | None = None
     """Where the images are, when not in the official place under ``root``."""
+    train_root: LocalPath | None = None
+    """The folder of the train split's files and images, laid out as ``root``, when they are not there;
+    ``image_root`` is then for the other splits."""
     splits: list[str] = Field(default_factory=list)
     gallery: str | None = None
     """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole
@@ -259,8 +262,8 @@ class DatasetSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What the re-ranker's Yes/No pairs are made from: captioned images or ready triplets, never a
-    benchmark's.
+    """What the re-ranker's Yes/No pairs are made from: captioned images, ready triplets, or the train split
+    of a data set.
     """
 
     captions: LocalPath | None = None
@@ -270,11 +273,24 @@ class TrainingSettings(Section):
     default."""
     triplets: LocalPath | None = None
     """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
+    dataset: str | None = None
+    """A data set of ``[datasets]`` whose train split is used, e.g. ``cirr``, in place of files of one's
+    own; what it trains is labelled as supervised."""
 
     @property
     def is_named(self) -> bool:
         """Whether there is anything to train on; the base re-ranker needs nothing."""
-        return self.captions is not None or self.triplets is not None
+        return self.captions is not None or self.triplets is not None or self.dataset is not None
+
+    @model_validator(mode="after")
+    def _files_or_a_data_set(self) -> TrainingSettings:
+        files = [key for key in ("captions", "triplets", "image_root") if self.dataset and getattr(self, key)]
+        if files:
+            raise ValueError(
+                f"dataset = {self.dataset!r} is a data set's train split, and {' and '.join(files)} "
+                "would be files of your own: keep one of the two"
+            )
+        return self
 
 
 class EncoderSettings(Section):
@@ -800,8 +816,8 @@ class Settings(BaseSettings):
         return _open_clip_name(self, self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; a local folder of a model made absolute, and the encoder of a
-        trained kind named.
+        """The options of ``[spaces.NAME]``; a local folder of a model made absolute. Those of a trained kind
+        name its encoder.
 
         Args:
             name: The space's name.
@@ -810,20 +826,29 @@ class Settings(BaseSettings):
             Option by name.
         """
         space, options = self.spaces[name], dict(self.spaces[name].options)
-        if space.kind in TRAINED_SPACES and "name" not in options:
-            encoder = self.models.encoder
-            return {
-                "batch_size": encoder.batch_size,
-                **options,
-                "name": self.encoder_name,
-                "pretrained": encoder.pretrained,
-            }
-        of_open_clip = space.kind == OPEN_CLIP or space.kind in TRAINED_SPACES
-        if of_open_clip and isinstance(model := options.get("name"), str):
+        kind = space.kind
+        if kind in TRAINED_SPACES:
+            if not options.keys() - {"batch_size"}:
+                return self._encoder_options(kind) | options
+            kind = options.get("kind", OPEN_CLIP)
+        if kind == OPEN_CLIP and isinstance(model := options.get("name"), str):
             options["name"] = _open_clip_name(self, model)
-        if space.kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
+        if kind in (SENTENCE_TRANSFORMERS, BLIP2) and isinstance(model := options.get("model"), str):
             options["model"] = _folder_or_hub_id(self, model)
         return options
+
+    def _encoder_options(self, system: str) -> dict[str, Any]:
+        """The options of a trained system's space where its section names no encoder."""
+        encoder = self.systems.get(system, {}).get("encoder", DEFAULT_SPACE)
+        if encoder in self.spaces and (kind := self.spaces[encoder].kind) in BUILT_IN_SPACES:
+            return {"kind": kind, **self.space_options(encoder)}
+        settings = self.models.encoder
+        return {
+            "kind": OPEN_CLIP,
+            "name": self.encoder_name,
+            "pretrained": settings.pretrained,
+            "batch_size": settings.batch_size,
+        }
 
     @property
     def judge_name(self) -> str:

@@ -50,7 +50,7 @@ TRAINING_IMAGES = pl.Schema(
         "fingerprint": pl.String(),
     }
 )
-TRIPLETS = pl.Schema(
+SPLIT_TRIPLETS = pl.Schema(
     {
         "split": pl.String(),
         "reference_id": pl.String(),
@@ -125,6 +125,8 @@ RANKINGS = pl.Schema(
         "judge_score": pl.Float64(),
     }
 )
+TRIPLETS = pl.Schema({"reference_id": pl.String(), "modification": pl.String(), "target_id": pl.String()})
+"""Training triplets, as a file or a benchmark's train split has them."""
 PAIRS = pl.Schema(
     {
         "pair_id": pl.String(),
@@ -169,10 +171,12 @@ METRICS = pl.Schema(
         "comparable": pl.Boolean(),
         "label": pl.String(),
         "model_version": pl.String(),
+        "overlap": pl.String(),
     }
 )
 """Scores of rows, in percent. ``model_version`` names the registered models that a row used, each with its
-version: ``setr-reranker 3``; it is empty where none was used."""
+version: ``setr-reranker 3``; it is empty where none was used. ``overlap`` is how much of the evaluation set
+these have seen in training, in words; it is empty where none was used."""
 COMPARISON = pl.Schema(
     {
         "dataset": pl.String(),

@@ -86,7 +86,7 @@ def test_without_a_calibration_it_is_cosine_and_judge_and_said_so(tmp_path: Path
 def test_without_training_images_it_is_not_said_to_be_calibrated_later(tmp_path: Path) -> None:
     context = PipelineContext(Settings(base_dir=tmp_path))
     found = in_use(context, "intersection", "base judge")
-    why = "there are no held-out queries to choose by, because [training] names neither captions nor triplets"
+    why = "there are no held-out queries to choose by, because [training] names no training images"
     assert found.words == f"cosine_judge, w = 1 ({why}; cosine + 1 x P(Yes) stands in)"
     other = fusion_in_use(context, context.methods.get("sum"), NoLogit(), None)
     assert other.words.startswith(f"reciprocal_rank ({why}; not cosine_judge: ")

@@ -19,7 +19,7 @@ from setr_lib.benchmarks.metrics import (
     recalls,
 )
 from setr_lib.benchmarks.ranking_lists import RankingError, RankingFile, RankingFileError, RankingLists
-from setr_lib.benchmarks.records import ImageRecord, QueryRecord, image_names, images_in
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, image_names, images_in
 from setr_lib.benchmarks.registry import benchmark_kinds, benchmark_of
 from setr_lib.benchmarks.sets import (
     EvaluationSet,
@@ -28,6 +28,7 @@ from setr_lib.benchmarks.sets import (
     headlines,
     named_sets,
     set_of_split,
+    train_set,
 )
 from setr_lib.benchmarks.source import DataSource
 
@@ -50,6 +51,7 @@ __all__ = [
     "RecallAt",
     "SubsetRecallAt",
     "TrapezoidalAveragePrecision",
+    "TripletRecord",
     "benchmark_kinds",
     "benchmark_of",
     "evaluation_set",
@@ -61,4 +63,5 @@ __all__ = [
     "named_sets",
     "recalls",
     "set_of_split",
+    "train_set",
 ]

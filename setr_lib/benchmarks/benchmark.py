@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
-from setr_lib.benchmarks.records import ImageRecord, QueryRecord, images_in
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets, images_in
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
     from setr_lib.settings import DatasetSettings
 
+COCO = "coco"
+"""The namespace of COCO's image numbers, which are the same in all of its years and splits."""
 YOUR_OWN = "your own"
 """The source of files that cannot be downloaded."""
 
@@ -67,6 +69,10 @@ class BenchmarkFacts:
     """How it is measured, for a report; ``**`` around a word makes it bold. By default told from the metrics.
     """
 
+    namespace: ClassVar[str] = ""
+    """What its image ids belong to; ``kind`` by default. Benchmarks whose ids name the very same pictures
+    share one: ``coco`` for COCO's numbers."""
+
     # What it consists of.
     splits: ClassVar[tuple[str, ...]] = ("all",)
     """Every split that there is; ``all`` stands for a data set that has none."""
@@ -74,6 +80,8 @@ class BenchmarkFacts:
     """Splits whose targets only the benchmark's own server knows; the first is the one that is submitted."""
     default_splits: ClassVar[tuple[str, ...]] = ()
     """What is evaluated where settings name no splits; all that are not hidden by default."""
+    train_split: ClassVar[str] = ""
+    """The one of ``splits`` that systems may be trained on; empty where the benchmark has none."""
     galleries: ClassVar[tuple[str, ...]] = ("all",)
     """Names of the protocols that choose the gallery, the usual one first."""
     categories: ClassVar[tuple[str, ...]] = ()
@@ -179,6 +187,23 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         return images_in(self.image_folder(evaluation_set), evaluation_set.dataset)
 
+    def train_triplets(self, train: EvaluationSet) -> Sequence[TripletRecord] | pl.DataFrame:
+        """The triplets of the train split, in the official order; no image is opened. By default its
+        queries, each with its first target.
+
+        Args:
+            train: The set of ``train_split``. Its gallery says where the images are.
+
+        Returns:
+            Records, or a frame of ``reference_id``, ``modification``, ``target_id``.
+
+        Raises:
+            DatasetError: A file is missing or wrong; it names file, row and reason.
+        """
+        from setr_lib.benchmarks.loading import read_queries
+
+        return first_targets(read_queries(train))
+
     def image_folder(self, evaluation_set: EvaluationSet) -> Path:
         """The folder of the images: ``image_root`` of the settings, else by default the data set's root.
 
@@ -263,6 +288,17 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         usual = evaluation_set.gallery == self.galleries[0]
         return evaluation_set.key if usual else f"{evaluation_set.key}-{evaluation_set.gallery}"
+
+    def image_namespace(self, evaluation_set: EvaluationSet) -> str:
+        """Within what the ids of the set's images mean something: equal ids of one namespace are one image.
+
+        Args:
+            evaluation_set: The set.
+
+        Returns:
+            ``namespace``, by default ``kind``.
+        """
+        return self.namespace or self.kind
 
     def unlisted_gallery(self, evaluation_set: EvaluationSet) -> str | None:
         """Why the gallery cannot be listed though rankings can be scored; None, as by default, where it can.

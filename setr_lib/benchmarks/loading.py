@@ -13,7 +13,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.records import LISTED_COLUMNS, record_frame
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.errors import SetrError
-from setr_lib.tables import GALLERY, QUERIES, conform
+from setr_lib.tables import GALLERY, QUERIES, TRIPLETS, conform
 
 
 def read_queries(evaluation_set: EvaluationSet) -> pl.DataFrame:
@@ -49,6 +49,22 @@ def read_gallery(evaluation_set: EvaluationSet) -> pl.DataFrame:
     schema = pl.Schema({name: GALLERY[name] for name in LISTED_COLUMNS})
     frame = _asked(evaluation_set, "gallery", schema, evaluation_set.benchmark.gallery)
     return _distinct(frame, "image_id", evaluation_set)
+
+
+def read_train_triplets(train: EvaluationSet) -> pl.DataFrame:
+    """The triplets of a train split; no image is opened.
+
+    Args:
+        train: The set of the benchmark's ``train_split`` (``sets.train_set``).
+
+    Returns:
+        A ``tables.TRIPLETS`` frame in the official order.
+
+    Raises:
+        DatasetError: A file is missing or wrong, or the benchmark's code raises anything or gives what is
+            not a triplet; it names what is wrong, where, and the reason.
+    """
+    return _asked(train, "train triplets", TRIPLETS, train.benchmark.train_triplets)
 
 
 def _asked(

@@ -1,4 +1,4 @@
-"""The two kinds of row that every data set is read into, the frames made of them, and the listing of image
+"""The kinds of row that every data set is read into, the frames made of them, and the listing of image
 folders.
 """
 
@@ -52,6 +52,30 @@ class ImageRecord:
     image_id: str
     path: str
     galleries: list[str] = field(default_factory=lambda: ["all"])
+
+
+@dataclass(slots=True)
+class TripletRecord:
+    """One training triplet."""
+
+    reference_id: str
+    modification: str
+    target_id: str
+
+
+def first_targets(queries: pl.DataFrame) -> pl.DataFrame:
+    """Queries as triplets, each with its first target.
+
+    Args:
+        queries: A ``tables.QUERIES`` frame.
+
+    Returns:
+        ``reference_id``, ``modification``, ``target_id`` of the queries that have a target, in their order.
+    """
+    import polars as pl
+
+    target = pl.col("target_ids").list.first().alias("target_id")
+    return queries.select("reference_id", "modification", target).drop_nulls("target_id")
 
 
 def record_frame(records: Sequence[object], schema: pl.Schema, what: str) -> pl.DataFrame:

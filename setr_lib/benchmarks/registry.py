@@ -105,6 +105,7 @@ def _contradiction(made: Benchmark) -> str | None:
     known = (
         ("hidden_splits", made.hidden_splits, made.splits),
         ("default_splits", made.default_splits, made.splits),
+        ("train_split", (made.train_split,) if made.train_split else (), made.splits),
         ("headline", made.headline, names),
         ("aspect_metrics", made.aspect_metrics, names),
         ("stage_1_metric and stage_2_metric", made.compared_metrics, names),

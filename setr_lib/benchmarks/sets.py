@@ -113,6 +113,11 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
     def resolved(path: Path | None) -> Path | None:
         return None if path is None else settings.resolve(path)
 
+    def folders(split: str) -> tuple[Path, Path | None]:
+        if dataset.train_root is not None and split == benchmark.train_split:
+            return settings.resolve(dataset.train_root), None
+        return settings.resolve(dataset.root), resolved(dataset.image_root)
+
     return [
         EvaluationSet(
             key=name if split == "all" else f"{name}-{split}",
@@ -120,8 +125,8 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
             benchmark=benchmark,
             split=split,
             gallery=dataset.gallery or benchmark.galleries[0],
-            root=settings.resolve(dataset.root),
-            image_root=resolved(dataset.image_root),
+            root=folders(split)[0],
+            image_root=folders(split)[1],
             queries=resolved(dataset.queries),
             image_captions=resolved(dataset.image_captions),
             options=dataset.options,
@@ -209,6 +214,31 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         raise DatasetError(f"{gallery!r} is not a gallery of {dataset}: {only}")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
+
+
+def train_set(settings: Settings, dataset: str) -> EvaluationSet:
+    """The train split of a data set, whether or not its ``splits`` ask for it. No data is opened.
+
+    Args:
+        settings: The settings.
+        dataset: The data set's name.
+
+    Returns:
+        The set of the benchmark's ``train_split``, all of its images its gallery.
+
+    Raises:
+        DatasetError: There is no such data set in the settings, or its benchmark has no train split.
+    """
+    if dataset in settings.datasets:
+        benchmark = _benchmark(dataset, settings.datasets[dataset], settings)
+        if not benchmark.train_split:
+            raise DatasetError(
+                f"[datasets.{dataset}]: {benchmark.name} has no train split; to train on triplets of your "
+                "own, name their file as [training] triplets"
+            )
+        return set_of_split(settings, dataset, benchmark.train_split, benchmark.galleries[0])
+    known = ", ".join(sorted(settings.datasets)) or "none"
+    raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it")
 
 
 def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:

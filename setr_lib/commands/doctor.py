@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.benchmarks.sets import train_set
+from setr_lib.benchmarks.source import maker_of
 from setr_lib.commands.console import progress_on_terminal
 from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
 from setr_lib.datasets import (
@@ -24,6 +26,7 @@ from setr_lib.datasets import (
     inspect_gallery,
     inspect_training_images,
     load_training_images,
+    load_training_triplets,
     named_sets,
 )
 from setr_lib.errors import SetrError
@@ -55,12 +58,19 @@ class Training:
     problem: str = ""
     is_named: bool = True
     """False where settings name none: nothing is missing then, and no adapter can be trained."""
+    triplets: int | None = None
+    """Triplets of a file, or of a data set's train split; None where there are captions."""
+    dataset: str | None = None
+    """The data set whose train split it is; None for files of one's own."""
+    source: str = ""
+    """Where images of the train split come from."""
 
     @property
     def problems(self) -> list[str]:
+        remedy = f": they come from {self.source}" if self.source else ""
         counted = [
             f"training images: {count:,} of {self.images:,} are {state}"
-            for count, state in ((self.missing, "missing"), (self.broken, "broken"))
+            for count, state in ((self.missing, f"missing{remedy}"), (self.broken, "broken"))
             if count
         ]
         return [self.problem, *counted] if self.problem else counted
@@ -231,15 +241,32 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
 
     if not settings.training.is_named:
         return Training(0, 0, 0, is_named=False)
+    dataset = settings.training.dataset
     try:
         images = load_training_images(settings)
+        triplets = load_training_triplets(settings)
+        source = "" if dataset is None else _source_of_split(settings, dataset)
     except DatasetError as error:
         return Training(0, 0, 0, f"training: {error}")
     told = _named(progress, "training")
     found = find_images(images) if quick else inspect_training_images(images, told)
     counts = dict(found["status"].value_counts().iter_rows())
-    problem = "" if images.height else "training: the file names no image"
-    return Training(images.height, counts.get("missing", 0), counts.get("broken", 0), problem)
+    return Training(
+        images.height,
+        counts.get("missing", 0),
+        counts.get("broken", 0),
+        "" if images.height else "training: the file names no image",
+        triplets=None if triplets is None else triplets.height,
+        dataset=dataset,
+        source=source,
+    )
+
+
+def _source_of_split(settings: Settings, dataset: str) -> str:
+    """Where the images of a data set's train split come from."""
+    train = train_set(settings, dataset)
+    maker = maker_of(train.root, data_sources(settings))
+    return train.benchmark.image_source(train).source if maker is None else maker.remedy(train.root)
 
 
 def _imported(settings: Settings, evaluated: EvaluationSet) -> Imported:
@@ -309,6 +336,8 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
             "images": training.images,
             "missing": training.missing,
             "broken": training.broken,
+            "triplets": training.triplets,
+            "dataset": training.dataset,
             "problems": training.problems,
         },
         "disk": {

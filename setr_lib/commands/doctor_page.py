@@ -82,8 +82,17 @@ def _sets(examinations: Iterable[Examination]) -> Table:
 
 def _training(training: Training) -> str:
     if not training.is_named:
-        return "none: no adapter can be trained before [training] names captions or triplets"
-    return "; ".join(training.problems) or f"{training.images:,}, all here"
+        return (
+            "none: no adapter can be trained before [training] names captions, triplets or a data set that "
+            "has a train split"
+        )
+    counts = f"{training.images:,}"
+    if training.triplets is not None:
+        whose = "" if training.dataset is None else f" of {training.dataset}'s train split"
+        counts += f" in {training.triplets:,} triplets{whose}"
+    if training.problems and training.images:
+        return f"{counts}; {'; '.join(training.problems)}"
+    return "; ".join(training.problems) or f"{counts}, all here"
 
 
 def _counts_of(examination: Examination) -> str:

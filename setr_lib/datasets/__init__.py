@@ -23,6 +23,8 @@ from setr_lib.settings import Settings
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.datasets.train_splits import TrainSplit
+
 __all__ = [
     "DatasetError",
     "EvaluationSet",
@@ -38,7 +40,9 @@ __all__ = [
     "load_training_triplets",
     "named_sets",
     "set_of_split",
+    "split_triplets",
     "take_queries",
+    "train_split",
 ]
 
 
@@ -117,7 +121,8 @@ def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.Da
 
 
 def load_training_images(settings: Settings) -> pl.DataFrame:
-    """The training images and their captions; with ``[training] triplets``, the images that these name.
+    """The training images and their captions; with ``[training] triplets`` or ``dataset``, the images that
+    these name.
 
     Args:
         settings: The settings.
@@ -150,7 +155,7 @@ def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -
 
 
 def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
-    """The triplets of ``[training] triplets``.
+    """The triplets of ``[training] triplets``, or of the train split of ``[training] dataset``.
 
     Args:
         settings: The settings.
@@ -160,11 +165,47 @@ def load_training_triplets(settings: Settings) -> pl.DataFrame | None:
         where settings name no triplets.
 
     Raises:
-        DatasetError: The file is missing or wrong; it names file, line and reason.
+        DatasetError: A file is missing or wrong; it names file, line and reason.
     """
     from setr_lib.datasets.training import read_training_triplets
 
     return read_training_triplets(settings)
+
+
+def train_split(settings: Settings, dataset: str) -> TrainSplit:
+    """The train split of a data set, from its official files; no image is opened.
+
+    Args:
+        settings: The settings.
+        dataset: The data set's name, e.g. ``cirr``.
+
+    Returns:
+        Its triplets, and the paths of their images.
+
+    Raises:
+        DatasetError: The data set is not in the settings, its benchmark has no train split, or a file of it
+            is missing (the message says where it comes from) or wrong (it names row and reason).
+    """
+    from setr_lib.datasets import train_splits
+
+    return train_splits.train_split(settings, dataset)
+
+
+def split_triplets(triplets: pl.DataFrame, held_out_share: float, seed: int) -> pl.Series:
+    """Which triplets are trained on and which are held out, so that these share no image.
+
+    Args:
+        triplets: ``reference_id`` and ``target_id``.
+        held_out_share: Share of the images to hold out, between 0 and 1.
+        seed: Of the choice.
+
+    Returns:
+        ``train``, ``held_out``, or ``dropped`` where a triplet has an image on either side, in the order of
+        ``triplets``.
+    """
+    from setr_lib.datasets import held_out
+
+    return held_out.split_triplets(triplets, held_out_share, seed)
 
 
 def take_queries(queries: pl.DataFrame, limit: int | None) -> pl.DataFrame:

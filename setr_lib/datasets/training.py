@@ -1,5 +1,5 @@
-"""What the re-ranker's pairs are made from: a captioned image set, or a file of ready triplets (JSON Lines
-both).
+"""What the re-ranker's pairs are made from: a captioned image set or a file of ready triplets (JSON Lines
+both), or the train split of a data set.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import polars as pl
 
 from setr_lib.benchmarks.annotations import Row, Unique, read_json_lines
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.sets import train_set
+from setr_lib.datasets.train_splits import IMAGES, split_source, train_split
 from setr_lib.settings import Settings
+from setr_lib.tables import TRIPLETS
 
-_IMAGES = pl.Schema({"image_id": pl.String(), "path": pl.String(), "caption": pl.String()})
-_TRIPLETS = pl.Schema({"reference_id": pl.String(), "modification": pl.String(), "target_id": pl.String()})
+TRIPLET_FILE = "triplets"
+"""What tables of training material call a triplet file."""
 
 
 def _image_folder(settings: Settings, file: Path) -> Path:
@@ -38,27 +41,48 @@ def _triplet(row: Row) -> tuple[str, str, str]:
 
 
 def read_training_triplets(settings: Settings) -> pl.DataFrame | None:
-    """The triplets of ``[training] triplets``.
+    """The triplets of ``[training] triplets``, or of the train split of ``[training] dataset``.
 
     Args:
         settings: The settings.
 
     Returns:
-        ``reference_id``, ``modification``, ``target_id`` in the file's order; None where settings name no
-        file.
+        ``reference_id``, ``modification``, ``target_id`` in the file's order; None where settings name
+        neither.
 
     Raises:
-        DatasetError: The file is missing or wrong; it names file, line and reason.
+        DatasetError: A file is missing or wrong; it names file, line and reason. Or the data set has no train
+            split.
     """
+    if settings.training.dataset is not None:
+        return train_split(settings, settings.training.dataset).triplets
     if settings.training.triplets is None:
         return None
     file = settings.resolve(settings.training.triplets)
     rows = [_triplet(row) for row in read_json_lines(file, "the training triplets")]
-    return pl.DataFrame(rows, schema=_TRIPLETS, orient="row")
+    return pl.DataFrame(rows, schema=TRIPLETS, orient="row")
+
+
+def triplet_source(settings: Settings) -> str:
+    """What the triplets of :func:`read_training_triplets` are called in tables made of them.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        ``triplets`` of a file; of a data set e.g. ``cirr train``.
+
+    Raises:
+        DatasetError: The data set is not in the settings, or has no train split.
+    """
+    if settings.training.dataset is None:
+        return TRIPLET_FILE
+    train = train_set(settings, settings.training.dataset)
+    return split_source(train.kind, train.split)
 
 
 def read_training_images(settings: Settings) -> pl.DataFrame:
-    """Each training image once; triplets, where set, take the place of captions.
+    """Each training image once; triplets or a data set, where set, take the place of captions.
 
     Args:
         settings: The settings.
@@ -67,8 +91,10 @@ def read_training_images(settings: Settings) -> pl.DataFrame:
         ``image_id``, ``path`` (absolute) and ``caption`` (empty for triplets).
 
     Raises:
-        DatasetError: A file is missing or wrong, or settings name neither captions nor triplets.
+        DatasetError: A file is missing or wrong, or settings name nothing to train on.
     """
+    if settings.training.dataset is not None:
+        return train_split(settings, settings.training.dataset).image_frame
     triplets = read_training_triplets(settings)
     if triplets is not None and settings.training.triplets is not None:
         file = settings.resolve(settings.training.triplets)
@@ -78,7 +104,9 @@ def read_training_images(settings: Settings) -> pl.DataFrame:
         file = settings.resolve(settings.training.captions)
         images = _captioned_images(file)
     else:
-        raise DatasetError("[training] names neither 'captions' nor 'triplets': there is nothing to train on")
+        raise DatasetError(
+            "[training] names neither 'captions' nor 'triplets' nor a 'dataset': there is nothing to train on"
+        )
     folder = _image_folder(settings, file)
     rows = [(name, f"{folder}/{name}", caption) for name, caption in images]
-    return pl.DataFrame(rows, schema=_IMAGES, orient="row")
+    return pl.DataFrame(rows, schema=IMAGES, orient="row")

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -347,7 +347,7 @@ def compared_rows(
                 "reranker": row.reranker,
                 "low": entry["ci_low"],
                 "high": entry["ci_high"],
-                "label": _label(label, entry["label"] or "", row),
+                "label": _label(label, entry, row),
                 "source": source,
                 "ms_per_query": cost.ms if cost else None,
                 "llm_calls": cost.calls if cost else None,
@@ -360,12 +360,15 @@ def compared_rows(
     )
 
 
-def _label(of_method: str, of_row: str, row: Row) -> str:
-    """The row's label; of stage 1 alone, what the method says of itself in place of its first words."""
+def _label(of_method: str, entry: Mapping[str, Any], row: Row) -> str:
+    """The row's label; of stage 1 alone, without weights that were trained here, what the method says of
+    itself in place of its first words.
+    """
+    of_row: str = entry["label"] or ""
     first, *rest = of_row.split("; ")
-    if row.reranker or row.is_random:
+    if row.reranker or row.is_random or entry["overlap"] is not None:
         return of_row
-    derived = first.split(", ")[1:]
+    derived = [part for part in first.split(", ")[1:] if part.endswith(" derived")]
     return "; ".join([", ".join([of_method, *derived]), *rest])
 
 

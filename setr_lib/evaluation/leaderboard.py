@@ -108,6 +108,7 @@ def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableTy
         # The title is a line of its own: a table would fold a long one to its own width.
         parts += [*([""] if parts else []), Text(_title(rows), style="bold")]
         parts.append(_set_table(rows, headlines.get(str(dataset), ())))
+        parts += [Text(line, style="dim") for line in overlap_lines(rows)]
         if not rows.get_column("comparable").fill_null(False).all():
             reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
             parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
@@ -133,6 +134,25 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
         position_of,
         key=lambda row: (row.is_random, -values.get(row, -math.inf), -position_of[row], row.method),
     )
+
+
+def overlap_lines(rows: pl.DataFrame) -> list[str]:
+    """What rows with weights that were trained here have learned from, a line for each that is alike.
+
+    Args:
+        rows: METRICS rows of one evaluation set.
+
+    Returns:
+        ``sum · adapter: zero-shot; seen in training: 0 of 1,950 gallery images, ...``.
+    """
+    titles: dict[tuple[str, str], dict[str, None]] = {}
+    for line in rows.drop_nulls("overlap").unique([*COLUMNS], maintain_order=True).iter_rows(named=True):
+        said = (line["label"] or "").partition("; ")[0], line["overlap"]
+        titles.setdefault(said, {})[Row.of(line).title] = None
+    return [
+        f"{', '.join(rows)}: {label}; seen in training: {overlap}"
+        for (label, overlap), rows in titles.items()
+    ]
 
 
 def coverage_words(coverage: float) -> str:
@@ -191,9 +211,11 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:
-    """A table of an earlier version of SETR with today's columns: it has ``adapter_version`` (a number, which
-    is kept as it is) for ``model_version``, and may have ``strategy`` and ``stage``.
+    """A table of an earlier version of SETR with today's columns: it has no ``overlap``, and may have
+    ``adapter_version`` (a number, which is kept as it is) for ``model_version``, ``strategy`` and ``stage``.
     """
+    if "overlap" not in frame.columns:
+        frame = frame.with_columns(overlap=pl.lit(None, pl.String))
     if "adapter_version" in frame.columns:
         frame = frame.rename({"adapter_version": "model_version"})
     if "strategy" not in frame.columns or "stage" not in frame.columns:

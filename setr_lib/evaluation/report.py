@@ -93,6 +93,8 @@ class ReportData:
     """What made the numbers, in the order to be shown."""
     paired: Sequence[PairedDifference] = ()
     """In percentage points."""
+    learned: Sequence[tuple[str, str, str]] = ()
+    """Title, label and overlap with this set of rows whose weights were trained here."""
 
 
 def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None = None) -> Path:
@@ -154,6 +156,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "compositions": _composition_counts(compositions, queries),
         "forest": build_forest(paired) if paired else None,
         "groups": _groups(data, stages, metrics, pictures, options, hidden),
+        "learned": list(data.learned),
         "provenance": dict(provenance),
         **_scores(metrics, stages, options),
     }

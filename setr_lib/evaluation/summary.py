@@ -152,6 +152,7 @@ def metric_rows(
         "comparable": not reasons,
         "label": "; ".join(part for part in (label, *reasons) if part),
         "model_version": model_version,
+        "overlap": None,
     }
     intervals = bootstrap_intervals(found.per_query, samples=options.bootstrap_samples, seed=options.seed)
     return _rows(evaluation_set, found.per_query, intervals, constants)
@@ -190,5 +191,6 @@ def floor_rows(
         "comparable": not reasons,
         "label": "; ".join(("chance, in closed form", *reasons)),
         "model_version": None,
+        "overlap": None,
     }
     return _rows(evaluation_set, expected, intervals, constants)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from setr_lib.reranking.training_result import AdapterResult
     from setr_lib.reranking.yes_no_judge import YesNoJudge
     from setr_lib.training.loop import OnMetrics
+    from setr_lib.training.trained_on import TrainedOn
 
 
 class AdapterSystem(TrainedSystem["AdapterResult"]):
@@ -97,9 +98,21 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
             "training_table_version": made.version,
         }
 
-    def label(self) -> str:
-        """Triplets may be a benchmark's, synthesised pairs never are."""
-        return "supervised by triplets" if self.pairs["source"].eq("triplets").any() else "zero-shot"
+    def trained_on(self) -> TrainedOn:
+        """The images of the pairs, and the triplets that the positive ones are. Held-out pairs count: they
+        decide which version is champion.
+        """
+        import polars as pl
+
+        from setr_lib.pipeline.training_origin import origin_of_training
+        from setr_lib.tables import TRAINING_IMAGES
+
+        pairs = self.pairs
+        named = pl.concat([pairs["reference_id"], pairs["candidate_id"]]).unique()
+        images = self.context.tables.read("training_images", TRAINING_IMAGES)
+        positive = pairs.filter("label").rename({"candidate_id": "target_id"})
+        used = images.filter(pl.col("image_id").is_in(named.implode()))
+        return origin_of_training(self.context.settings).trained_on(used, positive)
 
     def finished(self, folder: Path) -> AdapterResult | None:
         """The adapter in ``folder``, if this very training made it."""

@@ -6,13 +6,12 @@ The report asset and a notebook both call it; metrics, intervals and the page it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
-from setr_lib.methods.method import TRAINING_FREE
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import (
     CoarseRecord,
@@ -22,7 +21,6 @@ from setr_lib.records import (
     RerankedRow,
     WeightsRecord,
 )
-from setr_lib.reranking.reranker import ZERO_SHOT
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,9 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.benchmarks import Benchmark, EvaluationSet
     from setr_lib.evaluation.metrics import Evaluation
     from setr_lib.evaluation.report import PairedDifference
-
-CAPTION_PROXY = "caption proxy"
-"""The label of a ranking that was made over captions."""
+    from setr_lib.pipeline.learned import Learned, LearnedFrom, UsedVersion
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,10 @@ class EvaluationResult:
     """Metric -> why it could not be computed."""
     note: ReportRecord
     """What made it: digest of the queries, models, prompts, K, fusion, seed of the intervals, version."""
+    learned: Mapping[Row, Learned] = field(default_factory=dict)
+    """What each row has learned from."""
+    versions: Sequence[UsedVersion] = ()
+    """The registered versions that rows were made with, and what they have seen of the set."""
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is
     ranked."""
@@ -76,6 +76,7 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
         NotMadeYetError: A table is missing; the message names the asset that makes it.
     """
     from setr_lib.datasets import evaluation_set
+    from setr_lib.pipeline.learned import LearnedFrom
     from setr_lib.tables import GALLERY, QUERIES
 
     evaluated = evaluation_set(context.settings, key)
@@ -93,16 +94,21 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
         of_space = {title: made[1] for title, made in trained.items() if len(made) > 1}
         of_method = {title: made[0] for title, made in trained.items()}
         note = note.model_copy(update={"weights_of": of_method, "space_weights_of": of_space})
+    learned_from = LearnedFrom(context, evaluated, queries, gallery)
+    learned = _learned(context, learned_from, note, records, rankings)
+    note = learned_from.relabelled(note)
     evaluations = {} if evaluated.hidden else _evaluations(context, evaluated, queries, gallery, rankings)
     return EvaluationResult(
         evaluation_set=evaluated,
         queries=queries,
         gallery=gallery,
         rankings=rankings,
-        rows=_rows(context, evaluated, queries, gallery, rankings, evaluations, note, records),
+        rows=_rows(context, evaluated, queries, gallery, rankings, evaluations, note, learned),
         comparisons=_comparisons(context, evaluated.benchmark, evaluations, Row(note.method)),
         left_out={metric: why for found in evaluations.values() for metric, why in found.left_out.items()},
         note=note,
+        learned=learned,
+        versions=learned_from.versions,
         caption_proxy=proxy,
     )
 
@@ -133,6 +139,7 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
     """
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
+    from setr_lib.pipeline.learned import learned_lines
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
     settings = context.settings
@@ -153,6 +160,7 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             compositions=None if compositions.is_empty() else compositions,
             provenance={name.replace("_", " "): str(value) for name, value in result.note.facts().items()},
             paired=result.comparisons,
+            learned=learned_lines(result.learned),
         ),
         ReportOptions(
             protocol=evaluated.benchmark.protocol_text,
@@ -285,6 +293,24 @@ def _evaluations(
     }
 
 
+def _learned(
+    context: PipelineContext,
+    learned_from: LearnedFrom,
+    note: ReportRecord,
+    records: dict[Row, CoarseRecord],
+    rows: Iterable[Row],
+) -> dict[Row, Learned]:
+    """What each row has learned from; its label says, too, which of its texts were derived."""
+    made_by = {Row(made.method, made.reranker): made for made in note.rows}
+    found: dict[Row, Learned] = {}
+    for row in rows:
+        captioned = _by_captions(context, row.method)
+        one = learned_from.of_row(row, note.trained(row.title), made_by.get(row), captioned)
+        derived = records[row].derived_texts if row in records else []
+        found[row] = replace(one, label=_label_with_derived(one.label, derived))
+    return found
+
+
 def _rows(
     context: PipelineContext,
     evaluated: EvaluationSet,
@@ -293,7 +319,7 @@ def _rows(
     rankings: dict[Row, pl.DataFrame],
     evaluations: dict[Row, Evaluation],
     note: ReportRecord,
-    records: dict[Row, CoarseRecord],
+    learned: Mapping[Row, Learned],
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -306,28 +332,19 @@ def _rows(
     parts = [floor_rows(evaluated, queries, gallery, settings=options, caveats=caveats if proxy else ())]
     for row, found in evaluations.items():
         captioned, by = _by_captions(context, row.method), made_by.get(row)
-        weights = note.trained(row.title)
-        label = CAPTION_PROXY if captioned else by.label if by and by.label else ZERO_SHOT
-        if weights:
-            label = _trained_label(weights, row, label)
-        else:
-            label = label_with_method(context.methods.get(row.method).label, row, label)
-        if row in records:
-            label = _label_with_derived(label, records[row].derived_texts)
-        parts.append(
-            metric_rows(
-                evaluated,
-                queries,
-                rankings[row],
-                _as_ranked(gallery) if captioned else gallery,
-                row=row,
-                settings=options,
-                model_version=_model_version(context, weights, by),
-                label=label,
-                evaluation=found,
-                caveats=caveats if captioned else (),
-            )
+        rows = metric_rows(
+            evaluated,
+            queries,
+            rankings[row],
+            _as_ranked(gallery) if captioned else gallery,
+            row=row,
+            settings=options,
+            model_version=_model_version(context, note.trained(row.title), by),
+            label=learned[row].label,
+            evaluation=found,
+            caveats=caveats if captioned else (),
         )
+        parts.append(rows.with_columns(overlap=pl.lit(learned[row].overlap, pl.String)))
     return pl.concat(parts)
 
 
@@ -341,32 +358,6 @@ def _model_version(
     if by is not None:
         used.append((by.registered_model or context.settings.registry.model, by.version))
     return in_words(used)
-
-
-def _trained_label(weights: Sequence[WeightsRecord], row: Row, label: str) -> str:
-    """What a row of a trained method, or of a trained space, has learned from: the version's own label;
-    behind it the version, where the row's version is the re-ranker's.
-    """
-    if row.reranker or label == CAPTION_PROXY:
-        return f"{label}; {row.method}: {', '.join(made.words for made in weights)}"
-    return ", ".join(dict.fromkeys(made.label for made in weights))
-
-
-def label_with_method(of_method: str, row: Row, label: str) -> str:
-    """The label of a row, with what its method says that it has learned from.
-
-    Args:
-        of_method: The method's own label.
-        row: The row.
-        label: The label without it: that of the re-ranker, of captions, or ``zero-shot``.
-
-    Returns:
-        ``label`` for a method that is training-free; else the method's, behind that of a re-ranker or of
-        captions.
-    """
-    if of_method == TRAINING_FREE:
-        return label
-    return f"{label}; {row.method}: {of_method}" if row.reranker or label == CAPTION_PROXY else of_method
 
 
 def _label_with_derived(label: str, kinds: Iterable[str]) -> str:

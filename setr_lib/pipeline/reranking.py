@@ -368,7 +368,7 @@ def _possible(fusion: Fusion, weight: float, how: str, method: Method, reranker:
 
 def _uncalibrated(weight: float, method: Method, reranker: Reranker) -> FusionInUse:
     """What stands in where settings name nothing that held-out queries could be made of."""
-    how = "there are no held-out queries to choose by, because [training] names neither captions nor triplets"
+    how = "there are no held-out queries to choose by, because [training] names no training images"
     found = _possible("cosine_judge", weight, how, method, reranker)
     stand_in = f"cosine + {weight:g} x P(Yes)" if found.fusion == "cosine_judge" else "reciprocal rank"
     return replace(found, how=f"{found.how}; {stand_in} stands in")

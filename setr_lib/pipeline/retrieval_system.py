@@ -7,12 +7,14 @@ What each computes is in ``setr_lib/systems``; here is what all of them share.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.trained_system import TrainedSystem
+from setr_lib.pipeline.training_origin import origin_of_split, origin_of_training
 from setr_lib.progress import Progress
 from setr_lib.registry.system_bundle import PARTS, SYSTEM
 from setr_lib.registry.system_model import ENCODER_TAG, RECALL
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from setr_lib.systems.options import SystemOptions
     from setr_lib.systems.training import Lesson, SystemResult
     from setr_lib.training.loop import OnMetrics
+    from setr_lib.training.trained_on import TrainedOn
 
 _FORMAT = 1  # part of a training's digest: raise it when the training changes
 _EXAMPLES = 8
@@ -60,6 +63,20 @@ def system_options(settings: Settings, name: str) -> SystemOptions:
             f"[systems.{name}] {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         raise SettingsError(faults) from error
+
+
+@dataclass(frozen=True)
+class _Below:
+    """The version that a system builds on."""
+
+    version: str
+    stored: StoredSystem
+    trained_on: TrainedOn
+
+    @property
+    def words(self) -> str:
+        """Which version, in words."""
+        return f"{self.stored.record.system} version {self.version} (training {self.stored.record.run[:8]})"
 
 
 class RetrievalSystem(TrainedSystem["SystemResult"]):
@@ -107,10 +124,11 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         return self.context.weights.space(self.options.encoder).model  # pyright: ignore[reportReturnType]
 
     @cached_property
-    def base(self) -> StoredSystem | None:
+    def _below(self) -> _Below | None:
         """The champion of the system that this one builds on; None where it builds on none."""
         from setr_lib.pipeline.trained_weights import NoWeightsError
         from setr_lib.systems.bundle import read_system
+        from setr_lib.training.trained_on import TRAINED_ON, TrainedOn
 
         if self.recipe.builds_on is None:
             return None
@@ -122,7 +140,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
                 f"{self.name} builds on {below.name}, of which no version is promoted: materialize "
                 f"{below.promoted_by} and what is before it"
             )
-        return read_system(model.artifacts(version, (SYSTEM,))[SYSTEM])
+        folders = model.artifacts(version, (SYSTEM, TRAINED_ON))
+        return _Below(version, read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]))
 
     @cached_property
     def _run(self) -> str:
@@ -130,7 +149,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
         options = self.options.model_dump(mode="json", exclude={"checkpoint_every"})
         made_of = [self.encoder.id, self.encoder.preprocessing_id, self.data.digest]
-        below = self.base.record.run if self.base else ""
+        below = self._below.stored.record.run if self._below else ""
         return digest_json([_FORMAT, self.name, options, *made_of, below])
 
     def digest(self) -> str:
@@ -144,14 +163,34 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             "encoder_id": self.encoder.id,
             "triplets_digest": self.data.digest,
             "held_out_digest": self.data.held_out_digest,
-            "builds_on": self.base.record.run if self.base else "nothing",
+            "builds_on": self._below.words if self._below else "nothing",
         }
 
-    def label(self) -> str:
-        """What its triplets are."""
+    def trained_on(self) -> TrainedOn:
+        """Its images and triplets, and those of the system that it builds on. Held-out ones count: they
+        decide which version is champion.
+        """
+        import polars as pl
+
+        from setr_lib.systems.data import HELD_OUT
         from setr_lib.systems.options import SYNTHESISED
 
-        return "zero-shot" if self.data.source == SYNTHESISED else f"supervised by {self.data.source}"
+        settings, data, options = self.context.settings, self.data, self.options
+        origin = (
+            origin_of_training(settings)
+            if data.source == SYNTHESISED
+            else origin_of_split(settings, data.source)
+        )
+        gallery = data.images.filter(split=HELD_OUT)
+        if self.recipe.learns_from == "triplets":
+            rows = data.training_triplets(options.limit, options.seed)
+            named = pl.concat([rows["reference_id"], rows["target_id"]]).unique()
+            images = data.images.filter(pl.col("image_id").is_in(named.implode()))
+            triplets = pl.concat([rows, data.held_out])
+        else:
+            images, triplets = data.training_images(options.limit, options.seed), data.held_out
+        found = origin.trained_on(pl.concat([images, gallery]), triplets)
+        return found if self._below is None else found.joined(self._below.trained_on)
 
     def finished(self, folder: Path) -> SystemResult | None:
         """The weights in ``folder``, if this very training made them."""
@@ -190,7 +229,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         """The system before its first step."""
         from setr_lib.systems.bundle import make_model
 
-        base: Mapping[str, Tensor] | None = self.base.tensors() if self.base else None
+        base: Mapping[str, Tensor] | None = self._below.stored.tensors() if self._below else None
         return make_model(self.recipe, self.encoder, self.options, base)
 
     def log(self, run: TrainingRun, result: SystemResult) -> str:

@@ -35,14 +35,14 @@ def make_triplets(context: PipelineContext, source: str, progress: Progress = si
         DatasetError: The data set has no train split, or a file is missing or wrong.
     """
     from setr_lib.systems.options import SYNTHESISED
-    from setr_lib.tables import TRIPLET_IMAGES, TRIPLETS
+    from setr_lib.tables import SPLIT_TRIPLETS, TRIPLET_IMAGES
 
     data, dropped = (
         (_of_pairs(context), 0) if source == SYNTHESISED else _of_train_split(context, source, progress)
     )
     record = TripletsRecord(source=source, digest=data.digest, dropped=dropped)
     context.tables.write(_IMAGES, data.images, TRIPLET_IMAGES, source)
-    context.tables.write(ASSET, data.triplets, TRIPLETS, source, record)
+    context.tables.write(ASSET, data.triplets, SPLIT_TRIPLETS, source, record)
     return data
 
 
@@ -60,10 +60,10 @@ def read_triplets(context: PipelineContext, source: str) -> SystemData:
         NotMadeYetError: It was not made yet; the message names the asset.
     """
     from setr_lib.systems.data import SystemData
-    from setr_lib.tables import TRIPLET_IMAGES, TRIPLETS
+    from setr_lib.tables import SPLIT_TRIPLETS, TRIPLET_IMAGES
 
     tables = context.tables
-    triplets = tables.read(ASSET, TRIPLETS, source)
+    triplets = tables.read(ASSET, SPLIT_TRIPLETS, source)
     return SystemData(source, triplets, tables.read(_IMAGES, TRIPLET_IMAGES, source))
 
 
@@ -117,5 +117,34 @@ def _of_pairs(context: PipelineContext) -> SystemData:
 
 
 def _of_train_split(context: PipelineContext, source: str, progress: Progress) -> tuple[SystemData, int]:
-    """A data set's train split, less the triplets that join a training image and a held-out one."""
-    raise NotImplementedError
+    """A data set's train split, less the triplets that join a training image and a held-out one, or have an
+    image that cannot be read.
+    """
+    import polars as pl
+
+    from setr_lib.datasets import inspect_training_images, split_triplets
+    from setr_lib.datasets.train_splits import train_split
+    from setr_lib.systems.data import HELD_OUT, TRAIN, SystemData, TrainingDataError
+
+    read, options = train_split(context.settings, source), context.settings.reranking.pairs
+    images = inspect_training_images(read.image_frame, progress).filter(status="ok")
+    readable = read.triplets.filter(
+        pl.all_horizontal(pl.col("reference_id", "target_id").is_in(images["image_id"].implode()))
+    )
+    if readable.is_empty():
+        raise TrainingDataError(
+            f"{source}: none of the {read.triplets.height:,} train triplets has two readable images; "
+            f"`setr doctor` says which files are missing"
+        )
+    split = split_triplets(readable, options.held_out_share, options.seed)
+    triplets = readable.with_columns(split=split).filter(pl.col("split").is_in([TRAIN, HELD_OUT]))
+    of = {
+        name: triplets.filter(split=name).select("reference_id", "target_id").unpivot()["value"].implode()
+        for name in (HELD_OUT, TRAIN)
+    }
+    image = pl.col("image_id")
+    part = pl.when(image.is_in(of[HELD_OUT])).then(pl.lit(HELD_OUT))
+    images = images.with_columns(
+        split=part.when(image.is_in(of[TRAIN])).then(pl.lit(TRAIN)).otherwise(pl.lit("dropped"))
+    )
+    return SystemData(source, triplets, images), read.triplets.height - triplets.height

@@ -21,6 +21,7 @@ from setr_lib.settings import Settings
 if TYPE_CHECKING:
     from setr_lib.registry.runs import TrainingRun
     from setr_lib.training.loop import OnMetrics
+    from setr_lib.training.trained_on import TrainedOn
 
 Result = TypeVar("Result")
 """What a finished training gives; each system has a class of its own."""
@@ -80,9 +81,24 @@ class TrainedSystem(ABC, Generic[Result]):
     def parameters(self) -> Mapping[str, object]:
         """What MLflow shows of the training: settings, and what its data were made from."""
 
-    @abstractmethod
+    def trained_on(self) -> TrainedOn | None:
+        """The images and triplets of the training, which its bundle keeps: rows are labelled by their overlap
+        with what is evaluated.
+
+        Returns:
+            Images and triplets; None, by default, where a system does not say: its rows then say that the
+            overlap is unknown.
+        """
+        return None
+
     def label(self) -> str:
-        """What a score of a version must say of its training, e.g. ``"zero-shot"``."""
+        """What a version has learned from, where no evaluation set is in question: computed from
+        :meth:`trained_on`. What a system that does not say it puts here stands before *overlap unknown* in
+        its rows.
+        """
+        from setr_lib.evaluation.labels import label_of_version
+
+        return label_of_version(self.trained_on())
 
     @abstractmethod
     def finished(self, folder: Path) -> Result | None:

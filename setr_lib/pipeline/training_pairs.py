@@ -60,7 +60,7 @@ def make_pairs(
         NotMadeYetError: The training images are not embedded; the message names the asset.
         PairError: The images give no pairs; the message says what they lack.
     """
-    from setr_lib.datasets import load_training_triplets
+    from setr_lib.datasets.training import read_training_triplets, triplet_source
     from setr_lib.pipeline.retrieval import training_vectors
     from setr_lib.reranking.pairs import pairs_digest, synthesise_pairs
     from setr_lib.tables import TRAINING_IMAGES
@@ -74,7 +74,8 @@ def make_pairs(
         index.vectors,
         options,
         embed_texts=context.models.space().embed_texts,
-        triplets=load_training_triplets(context.settings),
+        triplets=read_training_triplets(context.settings),
+        triplet_source=triplet_source(context.settings),
         writer=_writer(context, options, progress),
         progress=progress,
     )

@@ -77,8 +77,8 @@ def train(
         model_uri = runs.find_logged(digest)
         result = system.finished(folder)
         if model_uri is None:
-            title = f"{system.name} {digest[:8]}"
-            with runs.start(title, system.parameters(), {**(tags or {}), RUN_TAG: digest}) as run:
+            title, tags = f"{system.name} {digest[:8]}", {**(tags or {}), RUN_TAG: digest}
+            with runs.start(title, system.parameters(), tags, system.trained_on()) as run:
                 result = system.train(folder, progress, run.log)
                 model_uri = system.log(run, result)
     record = TrainedRecord(run=digest, model_uri=model_uri, checkpoints=str(folder), label=system.label())
@@ -100,6 +100,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
         RegistryError: The model was logged without a tag that versions are compared by, or its held-out
             figure is not finite.
     """
+    from setr_lib.pipeline.learned import tag_known_overlaps
     from setr_lib.registry.registered_model import LABEL_TAG
 
     model = registered_model(system)
@@ -117,6 +118,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
     version = model.register(
         record.model_uri, report, {LABEL_TAG: record.label}, system.measure, system.must_equal
     )
+    tag_known_overlaps(system.context, model.name, version)
     return Registration(
         version,
         RegisteredRecord(**record.stated(), version=version),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from setr_lib.registry.store import MlflowRegistry
+    from setr_lib.training.trained_on import TrainedOn
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 LABEL_TAG = "setr.label"
@@ -229,6 +230,40 @@ class RegisteredModel:
         info = self.version(version)
         location = local_folder(self._registry, info)
         return fetched(self._registry, self.name, info, names) if location is None else parts(location, names)
+
+    def trained_on(self, version: str) -> TrainedOn | None:
+        """What a version was trained on, from its stored bundle.
+
+        Args:
+            version: The version.
+
+        Returns:
+            Images and triplets; None where the bundle does not say, as those of earlier versions of SETR.
+
+        Raises:
+            RegistryError: There is no such version.
+            TrainedOnError: It cannot be read.
+        """
+        from setr_lib.training.trained_on import SOURCE_TAG, TRAINED_ON, TrainedOn
+
+        if SOURCE_TAG not in self.version(version).tags:
+            return None
+        return TrainedOn.read(self.artifacts(version, [TRAINED_ON])[TRAINED_ON])
+
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Give a version tags; those that it has with the same values are left alone.
+
+        Args:
+            version: The version.
+            tags: Value by name.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        known = self.version(version).tags
+        for name, value in tags.items():
+            if known.get(name) != value:
+                self._registry.client.set_model_version_tag(self.name, version, name, value)
 
     def _create(self) -> None:
         from mlflow.exceptions import MlflowException

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from setr_lib.registry.store import MlflowRegistry
+    from setr_lib.training.trained_on import TrainedOn
 
 RUN_TAG = "setr.run"
 """The tag with the digest of all that determines a training; on runs, logged models and versions."""
@@ -47,9 +49,15 @@ class PyfuncModel:
 class TrainingRun:
     """An open MLflow run; metrics are sent in batches. Get it from :meth:`TrainingRuns.start`."""
 
-    def __init__(self, registry: MlflowRegistry, experiment_id: str, run_id: str) -> None:
+    def __init__(
+        self,
+        registry: MlflowRegistry,
+        experiment_id: str,
+        run_id: str,
+        trained_on: TrainedOn | None = None,
+    ) -> None:
         self._registry, self._experiment_id = registry, experiment_id
-        self.run_id = run_id
+        self.run_id, self._trained_on = run_id, trained_on
         self._waiting: list[Any] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -73,7 +81,7 @@ class TrainingRun:
             self._waiting = []
 
     def log_model(self, model: PyfuncModel, step: int) -> str:
-        """Log what was trained.
+        """Log what was trained; what it was trained on is put into its bundle, and among its tags.
 
         Args:
             model: What MLflow stores.
@@ -82,6 +90,17 @@ class TrainingRun:
         Returns:
             The logged model's URI (``models:/m-...``).
         """
+        from setr_lib.training.trained_on import TRAINED_ON
+
+        if self._trained_on is None:
+            return self._logged(model, model.artifacts, model.tags, step)
+        with TemporaryDirectory(prefix="setr-trained-on-") as folder:
+            artifacts = {**model.artifacts, TRAINED_ON: self._trained_on.write(Path(folder) / TRAINED_ON)}
+            return self._logged(model, artifacts, {**model.tags, **self._trained_on.tags}, step)
+
+    def _logged(
+        self, model: PyfuncModel, artifacts: Mapping[str, Path], tags: Mapping[str, str], step: int
+    ) -> str:
         import mlflow.pyfunc
         from mlflow.models import Model
 
@@ -91,7 +110,7 @@ class TrainingRun:
             self._experiment_id,
             name=model.name,
             source_run_id=self.run_id,
-            tags=dict(model.tags),
+            tags=dict(tags),
             params=dict(model.params),
         )
         with self._registry.as_default(), warnings.catch_warnings():
@@ -104,7 +123,7 @@ class TrainingRun:
                 model_id=created.model_id,
                 step=step,
                 python_model=str(model.code),
-                artifacts={name: str(path) for name, path in model.artifacts.items()},
+                artifacts={name: str(path) for name, path in artifacts.items()},
                 signature=model.signature,
                 pip_requirements=list(model.requirements),
             )
@@ -119,7 +138,11 @@ class TrainingRuns:
 
     @contextmanager
     def start(
-        self, name: str, params: Mapping[str, object], tags: Mapping[str, object] | None = None
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, object] | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> Iterator[TrainingRun]:
         """An MLflow run for the duration of the block: FINISHED at its end, FAILED when an error leaves it.
 
@@ -130,6 +153,7 @@ class TrainingRuns:
             name: The run's name in MLflow.
             params: Its parameters.
             tags: Its tags.
+            trained_on: The images and triplets of the training, which the model's bundle keeps.
 
         Yields:
             The run.
@@ -139,7 +163,7 @@ class TrainingRuns:
         created = client.create_run(
             experiment_id, run_name=name, tags={key: str(value) for key, value in (tags or {}).items()}
         )
-        run = TrainingRun(self._registry, experiment_id, created.info.run_id)
+        run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"
         try:
             for key, value in params.items():

@@ -1,5 +1,4 @@
-"""Yes/No pairs for the re-ranker, synthesised from captioned images or ready triplets, never from a
-benchmark's.
+"""Yes/No pairs for the re-ranker, synthesised from captioned images or made of ready triplets.
 
 Two images whose captions differ in one or two phrases are a reference and a target; the difference is the
 modification text. Such a *group* gets one positive and negatives of four kinds, which together make a judge
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from setr_lib.datasets.held_out import held_out_images
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
 from setr_lib.progress import Progress, silent
@@ -42,6 +42,8 @@ ModificationWriter = Callable[[Sequence[tuple[str, str]]], Sequence[str]]
 """(reference caption, target caption) pairs to modification texts; "" where it has none, and a template is
 used."""
 
+_CAPTIONS = "captions"
+"""The source of pairs whose texts are made of captions."""
 _TWO_EDITS_SHARE = 0.4
 _CONTEXT_SHARE = 0.1
 """Groups whose text also, or only, asks for another context; elsewhere the context is free."""
@@ -50,7 +52,6 @@ _OTHER_CONTEXT_SHARE = 0.85
 it."""
 _POOL_DEPTH = 30
 _CLUSTER = 12
-_TRIPLET_CLUSTER = 500
 _PASSES = 12
 
 
@@ -105,6 +106,7 @@ def synthesise_pairs(
     *,
     embed_texts: EncodeTexts | None = None,
     triplets: pl.DataFrame | None = None,
+    triplet_source: str = "triplets",
     writer: ModificationWriter | None = None,
     progress: Progress = silent,
 ) -> pl.DataFrame:
@@ -122,6 +124,8 @@ def synthesise_pairs(
             target's own vector instead of its caption's.
         triplets: ``reference_id``, ``modification``, ``target_id``: the source of groups instead of the
             captions.
+        triplet_source: What the column ``source`` says of pairs made of triplets: a file's, or which data
+            set's train split they are.
         writer: Phrases the modification texts instead of templates.
         progress: Told how far it is.
 
@@ -133,7 +137,7 @@ def synthesise_pairs(
     """
     usable, aligned = _align(images, ids, vectors)
     names = usable["image_id"].to_list()
-    source = "captions" if triplets is None else "triplets"
+    source = _CAPTIONS if triplets is None else triplet_source
     texts = usable["caption"].fill_null("").to_list() if triplets is None else [""] * len(names)
     captions = parse_captions(texts)
     rng = Random(f"pairs/{settings.seed}")  # noqa: S311 - reproducible, not secret
@@ -205,7 +209,7 @@ def _align(
     if usable.height < 2:
         raise PairError(
             f"{images.height} usable training images, {usable.height} of them with a vector: pairs need at "
-            "least two; check [training] captions (or triplets) and that training_embeddings was "
+            "least two; check what [training] names, and that training_embeddings was "
             "materialised after it changed"
         )
     return usable, np.asarray(vectors, dtype=np.float32)[[row_of[name] for name in usable["image_id"]]]
@@ -222,7 +226,7 @@ def _triplet_rows(triplets: pl.DataFrame, names: Sequence[str]) -> list[tuple[in
     if not rows:
         raise PairError(
             f"none of the {triplets.height} training triplets names two different usable images; check that "
-            "the triplet file's image names are relative to [training] image_root"
+            "their images are here: a triplet file names them relative to [training] image_root"
         )
     return rows
 
@@ -237,11 +241,7 @@ def _held_out_images(
     """Which images are held out: whole clusters of look-alikes, so that few groups straddle the border."""
     if graph is not None:
         return grow_clusters(count, graph.nearest_images, share, _CLUSTER, rng)
-    touching: defaultdict[int, list[int]] = defaultdict(list)
-    for reference, _, target in known or []:
-        touching[reference].append(target)
-        touching[target].append(reference)
-    return grow_clusters(count, lambda row: touching.get(row, []), share, _TRIPLET_CLUSTER, rng)
+    return held_out_images([(reference, target) for reference, _, target in known or []], count, share, rng)
 
 
 def _require_both_splits(pairs: pl.DataFrame, source: str, images: int) -> None:
@@ -250,7 +250,7 @@ def _require_both_splits(pairs: pl.DataFrame, source: str, images: int) -> None:
         return
     reason = (
         "too few of their captions differ from one another in only one or two phrases"
-        if source == "captions"
+        if source == _CAPTIONS
         else "too few triplets lie wholly on one side of the held-out split"
     )
     raise PairError(
@@ -463,7 +463,7 @@ def _coarse_candidates(
         queries = targets
     else:
         queries = np.asarray(embed_texts([group.target_text for group in groups]), dtype=np.float32)
-        if source == "triplets":
+        if source != _CAPTIONS:
             # No target caption to search by: the sum of reference and text, as the zero-shot baseline does.
             queries = queries + world.vectors[[group.reference for group in groups]]
     found: list[list[int]] = []
@@ -480,7 +480,7 @@ def _text_only_candidates(
     world: _World, groups: list[Group], source: str, embed_texts: EncodeTexts | None, rng: Random
 ) -> list[list[int]]:
     """For each group, images that fit the modification text but come from elsewhere than the reference."""
-    if source == "triplets":
+    if source != _CAPTIONS:
         return _text_only_by_vector(world, groups, embed_texts)
     found: list[list[int]] = []
     for group in groups:

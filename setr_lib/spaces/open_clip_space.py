@@ -17,6 +17,7 @@ import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
+from setr_lib.spaces.identity import digest_weights
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError
 
 if TYPE_CHECKING:
@@ -411,16 +412,8 @@ def _weights_digest(model: Any, tokenizer: Any, architecture: object) -> str:
     Weights alone do not show the number of heads or the activation function; open_clip's configuration does.
     The tokenizer is identified by its token ids of a probe sentence.
     """
-    import torch
-    import xxhash
-
-    hasher = xxhash.xxh3_128()
-    for key, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        hasher.update(f"{key}:{data.dtype}:{tuple(data.shape)}".encode())
-        hasher.update(data.view(-1).view(torch.uint8).numpy())
     tokens = [str(token) for token in tokenizer([_TOKENIZER_PROBE])[0].tolist()]
-    return digest_strings([hasher.hexdigest(), digest_json(architecture), *tokens])
+    return digest_strings([digest_weights(model), digest_json(architecture), *tokens])
 
 
 def _preprocessing_id(model: Any) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import pick_device, run_in_batches
+from setr_lib.spaces.identity import configuration_values, digest_weights, image_processor_id
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError, checked_vectors
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'sentence-transformers>=6.0'"
 """The command that brings the package."""
 _PROBE = "The red dress, but with 3 shorter sleeves & no belt."
-_NOT_THE_MODEL = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype"})
-"""Keys of a configuration that say how a model was stored or loaded."""
 _QUERIES, _DOCUMENTS = ("query",), ("document", "passage", "corpus")
 """What models call their prompts of queries and of what is searched, as sentence-transformers looks them
 up."""
@@ -238,38 +237,22 @@ def _prompt(model: Any, given: str | None, names: Sequence[str]) -> str:
 def _model_digest(model: Any) -> str:
     """Digest of what turns tokens into vectors (weights, modules and their settings), and of the tokens of a
     probe."""
-    import torch
-    import xxhash
-
-    hasher = xxhash.xxh3_128()
-    for key, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        hasher.update(f"{key}:{data.dtype}:{tuple(data.shape)}".encode())
-        hasher.update(data.view(-1).view(torch.uint8).numpy())
     modules = [[type(module).__name__, _module_settings(module)] for module in model]
     shown = [modules, model.truncate_dim, model.max_seq_length]
     tokens = model.preprocess([_PROBE])["input_ids"][0].tolist()
-    return digest_strings([hasher.hexdigest(), digest_json(shown), *map(str, tokens)])
+    return digest_strings([digest_weights(model), digest_json(shown), *map(str, tokens)])
 
 
 def _module_settings(module: Any) -> object:
     """A module's settings as plain values: the configuration of a transformer, the pooling of a pooling."""
     config: Any = getattr(module, "config", None)
     if hasattr(config, "to_json_string"):
-        return _without(json.loads(config.to_json_string(use_diff=False)))
+        return configuration_values(config)
     found = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
     return json.loads(json.dumps(found, default=str))
-
-
-def _without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(item) for key, item in value.items() if key not in _NOT_THE_MODEL}
-    return [_without(item) for item in value] if isinstance(value, list) else value
 
 
 def _preprocessing_id(model: Any) -> str:
     """Identity of the image preprocessing; ``none`` for a text model."""
     images = getattr(getattr(model[0], "processor", None), "image_processor", None)
-    if images is None:
-        return "none"
-    return f"{type(images).__name__}-{digest_json(json.loads(images.to_json_string()))[:8]}"
+    return "none" if images is None else image_processor_id(images)

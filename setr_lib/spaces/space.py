@@ -16,6 +16,7 @@ from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
 from setr_lib.plugins import load_object
 from setr_lib.settings import (
+    BLIP2,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
     OPEN_CLIP,
@@ -259,11 +260,12 @@ def _as_factory(candidate: Any, where: str) -> SpaceFactory:
 
 
 def _built_in() -> dict[str, SpaceFactory]:
-    from setr_lib.spaces import open_clip_space, sentence_space
+    from setr_lib.spaces import blip2_space, open_clip_space, sentence_space
 
     return {
         OPEN_CLIP: open_clip_space.load_space,
         SENTENCE_TRANSFORMERS: sentence_space.load_space,
+        BLIP2: blip2_space.load_space,
         # By their paths: trained systems lie above embedding spaces, which do not import them.
         **{kind: load_object(path) for kind, path in TRAINED_SPACES.items()},
     }

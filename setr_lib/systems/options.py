@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from setr_lib.settings import DEFAULT_SPACE, Count, Section, Seed
 
@@ -23,8 +23,6 @@ class SystemOptions(Section):
     has a train split."""
     limit: Count | None = None
     """How many of the training triplets (or images) are used, drawn by the seed; all by default."""
-    held_out_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of a data set's train images that are held out; synthesised triplets have their own."""
     steps: Count = 400
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2, le=65_536)
@@ -103,3 +101,40 @@ class RetrievalDpoFusedOptions(RetrievalDpoOptions):
     def duplicate_cosine(self) -> float | None:
         """As above; None where ``curated`` is off."""
         return self.near_duplicate_cosine if self.curated else None
+
+
+class QFormerOptions(SystemOptions):
+    """``qformer``: a light Q-Former over reference image and text (arXiv 2506.06602, after SPRC)."""
+
+    start_from: str | None = None
+    """A BLIP-2 model for image-text retrieval, a hub id or folder (``Salesforce/blip2-itm-vit-g``), whose
+    Q-Former and image projection the training starts from; the encoder is then this model. Sizes are then
+    its own: ``layers``, ``hidden_size``, ``heads``, ``cross_attention_frequency``, ``query_tokens`` and
+    ``dimension`` do not count. Without it the Q-Former starts at random."""
+    layers: int = Field(default=2, ge=1, le=48)
+    hidden_size: int = Field(default=256, ge=8, le=4096)
+    heads: int = Field(default=4, ge=1, le=64)
+    cross_attention_frequency: int = Field(default=1, ge=1, le=48)
+    """Every how many layers, from the first, the query tokens attend to the image's patch tokens."""
+    query_tokens: int = Field(default=16, ge=1, le=512)
+    """Learned tokens that read image and text; their mean is the vector."""
+    text_length: int = Field(default=32, ge=4, le=512)
+    """Tokens of a modification text; longer ones lose their end."""
+    dimension: int = Field(default=256, ge=8, le=4096)
+    """Length of a vector of the system's own space."""
+    shared_projection: bool = True
+    """Whether queries and images have one projection into the space: a query without text is then the
+    image's own vector."""
+    learned_temperature: bool = True
+    """Whether the loss's temperature is trained, from ``temperature`` on."""
+    temperature: float = Field(default=0.07, gt=0, le=10)
+    learning_rate: float = Field(default=3e-4, gt=0, le=10)
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> QFormerOptions:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size, {self.hidden_size}, cannot be shared out among {self.heads} heads: take a "
+                "multiple of heads"
+            )
+        return self

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from setr_lib.systems.options import (
     PromptTunedOptions,
+    QFormerOptions,
     RetrievalDpoFusedOptions,
     RetrievalDpoOptions,
     SystemOptions,
@@ -84,6 +85,16 @@ RECIPES: dict[str, Recipe] = {
             learns_from="triplets",
             summary="Retrieval-DPO with fused query, list-wise loss, curated negatives, LoRA on both towers",
             source="after the four reasons that arXiv 2506.06602 gives for Retrieval-DPO's failure; ours",
+            own_space=True,
+        ),
+        Recipe(
+            name="qformer",
+            model="setr_lib.systems.models.qformer:QFormer",
+            options=QFormerOptions,
+            learns_from="triplets",
+            summary="a light Q-Former fuses reference image and text; images by its image side",
+            source="BLIP-2 with a light Q-Former (arXiv 2506.06602), on the lines of SPRC (ICLR 2024); a "
+            "reconstruction",
             own_space=True,
         ),
     )

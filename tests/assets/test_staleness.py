@@ -246,6 +246,7 @@ CHANGES: dict[str, object] = {
     "training.captions": Path("others.jsonl"),
     "training.image_root": Path("elsewhere"),
     "training.triplets": Path("triplets.jsonl"),
+    "training.dataset": "cirr",
     "models.encoder.name": "ViT-B-32",
     "models.encoder.pretrained": "laion2b",
     "models.judge.name": "Qwen/Qwen3-VL-2B-Instruct",

@@ -86,7 +86,14 @@ def test_all_is_well(doctor: Callable[..., Any]) -> None:
     (mine,) = found["evaluation_sets"]
     assert (mine["key"], mine["queries"], mine["images"]["coverage"]) == ("mine", 1, 1.0)
     assert [can["possible"] for can in mine["can"]] == [True, False, True]
-    assert found["training"] == {"images": 1, "missing": 0, "broken": 0, "problems": []}
+    assert found["training"] == {
+        "images": 1,
+        "missing": 0,
+        "broken": 0,
+        "triplets": None,
+        "dataset": None,
+        "problems": [],
+    }
     assert found["disk"]["missing_images_bytes"] == 0
     assert found["disk"]["vectors_bytes"] == 2 * (4 * 32 + 200)
 

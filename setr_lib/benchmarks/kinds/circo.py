@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from setr_lib.benchmarks.annotations import Row, Unique, plain_name, read_json, read_rows, shown
-from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
+from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, mean_average_precisions, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, named
@@ -42,6 +42,7 @@ class CIRCO(Benchmark):
 
     kind = "circo"
     title = "CIRCO"
+    namespace = COCO
     protocol = (
         "A query is a reference image and a relative caption; it has one or more ground truths, and the "
         "reference stays in the gallery. **mAP@K** is the mean average precision of the first K, divided "

@@ -27,7 +27,7 @@ from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Average, RecallAt, SubsetRecallAt, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, either, named
-from setr_lib.benchmarks.records import ImageRecord, QueryRecord
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
@@ -39,7 +39,8 @@ CIRR_METRICS = {"recall": GALLERY, "recall_subset": SUBSET}
 CIRR_FILE_LIMIT = 5_000_000
 """Bytes that CIRR's server accepts per file."""
 
-_QUERIES = {"val": 4181, "test1": 4148}
+_QUERIES = {"train": 28225, "val": 4181, "test1": 4148}
+"""Train's is the paper's number; the others are counted."""
 _IMAGES = {"train": 16939, "val": 2297, "test1": 2315}
 _SOURCE = "github.com/Cuberick-Orion/CIRR, branch cirr_dataset (MIT)"
 
@@ -58,6 +59,7 @@ class CIRR(Benchmark):
     splits = ("train", "val", "test1")
     hidden_splits = ("test1",)
     default_splits = ("val",)
+    train_split = "train"
     removes_reference = True
     metrics = (
         *recalls(1, 5, 10, 50, of="first"),
@@ -88,6 +90,13 @@ class CIRR(Benchmark):
         folder = self.image_folder(evaluation_set)
         paths = _image_paths(split_file(evaluation_set))
         return [ImageRecord(name, f"{folder}/{path}") for name, path in paths.items()]
+
+    def train_triplets(self, train: EvaluationSet) -> list[TripletRecord]:
+        """Reference, text and ``target_hard`` of each pair; of its image set nothing is asked."""
+        images_file = split_file(train)
+        images = _image_paths(images_file)
+        rows = read_rows(captions_file(train), "CIRR's train pairs")
+        return [_triplet(row, images, images_file) for row in rows]
 
     def image_source(self, evaluation_set: EvaluationSet) -> ImageSource:
         """NLVR2's images, which CIRR is made of."""
@@ -210,3 +219,11 @@ def _query(
         target_ids=targets,
         subset_ids=[member for member in members if member != reference],
     )
+
+
+def _triplet(row: Row, images: dict[str, str], images_file: Path) -> TripletRecord:
+    reference = row.known("reference", row.text("reference"), images, images_file)
+    target = row.known("target_hard", row.text("target_hard"), images, images_file)
+    if reference == target:
+        raise row.error("'target_hard' is the reference itself")
+    return TripletRecord(reference, row.text("caption", blank=True).strip(), target)

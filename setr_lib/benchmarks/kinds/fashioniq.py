@@ -4,8 +4,9 @@
 Three categories, each searched in its own gallery: the whole split (``original``, the zero-shot papers'
 protocol) or only its references and targets (``val``). The two captions are joined as "c1 and c2", stripped
 of ``.?,`` and spaces at their ends (CIReVL's and OSrCIR's reading; SEARLE averages both orders); an empty
-caption is left out of the joining. R@10 and R@50 keep the reference; the headline is the unweighted mean of
-the three categories.
+caption is left out of the joining. A train triplet has this one text, too (supervised systems often train on
+both orders, or on either caption alone). R@10 and R@50 keep the reference; the headline is the unweighted
+mean of the three categories.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class FashionIQ(Benchmark):
     splits = ("train", "val", "test")
     hidden_splits = ("test",)
     default_splits = ("val",)
+    train_split = "train"
     galleries = ("original", "val")
     categories = CATEGORIES
     metrics = recalls(10, 50, of="first")

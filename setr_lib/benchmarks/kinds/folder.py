@@ -57,6 +57,10 @@ class Folder(Benchmark):
         path = query_file(evaluation_set)
         return [] if path is None else [OfficialFile(path, "queries", None, YOUR_OWN)]
 
+    def image_namespace(self, evaluation_set: EvaluationSet) -> str:
+        """Each data set's own: an id is a path, which may be the same in two folders."""
+        return f"{self.kind} {evaluation_set.dataset}"
+
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
         """That there are no published numbers."""
         return ["not a benchmark"]

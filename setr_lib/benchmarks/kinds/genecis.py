@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from setr_lib.benchmarks.annotations import Row, read_rows
-from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
+from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import recalls
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
@@ -92,6 +92,10 @@ class GeneCIS(Benchmark):
         """``val2017`` of the object tasks, ``crops`` of the attribute tasks; below the root, or below
         ``image_root``."""
         return _images_root(evaluation_set) / ("crops" if _of_attributes(evaluation_set) else "val2017")
+
+    def image_namespace(self, evaluation_set: EvaluationSet) -> str:
+        """COCO's numbers in the object tasks; crops of Visual Genome's images are GeneCIS's own."""
+        return self.kind if _of_attributes(evaluation_set) else COCO
 
     def image_source(self, evaluation_set: EvaluationSet) -> ImageSource:
         """COCO's images, or the crops of Visual Genome's."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.benchmarks.annotations import Row, clean_text, read_json, read_rows, relative_name, shown
-from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
+from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, named
@@ -39,6 +39,7 @@ class LaSCo(Benchmark):
 
     kind = "lasco"
     title = "LaSCo"
+    namespace = COCO
     protocol = (
         "A query is a COCO image and a text, made from two answers to one question about two like images; it "
         "searches the split's corpus, and the reference stays in it. **R@K** is the share of queries whose "
@@ -46,6 +47,7 @@ class LaSCo(Benchmark):
     )
     splits = ("train", "val")
     default_splits = ("val",)
+    train_split = "train"
     metrics = recalls(1, 5, 10, 50, 100, of="first")
     headline = ("R@1", "R@5", "R@10")
     stage_1_metric = "R@10"
