@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from setr_lib.systems.options import (
+    ComposingOptions,
+    MappingOptions,
+    Pic2WordOptions,
     PromptTunedOptions,
     QFormerOptions,
     RetrievalDpoFusedOptions,
@@ -96,6 +99,31 @@ RECIPES: dict[str, Recipe] = {
             source="BLIP-2 with a light Q-Former (arXiv 2506.06602), on the lines of SPRC (ICLR 2024); a "
             "reconstruction",
             own_space=True,
+        ),
+        Recipe(
+            name="pic2word",
+            model="setr_lib.systems.models.pic2word:Pic2Word",
+            options=Pic2WordOptions,
+            learns_from="images",
+            summary="one pseudo-word for the reference, by an MLP from its vector; CLIP frozen",
+            source="Pic2Word (arXiv 2302.03084); a reconstruction",
+        ),
+        Recipe(
+            name="mapping",
+            model="setr_lib.systems.models.mapping:Mapping",
+            options=MappingOptions,
+            learns_from="captioned images",
+            summary="pseudo-words from patch tokens, visual semantics injected into the text tower",
+            source="From Mapping to Composing, stage I (arXiv 2504.17990); a reconstruction",
+        ),
+        Recipe(
+            name="composing",
+            model="setr_lib.systems.models.composing:Composing",
+            options=ComposingOptions,
+            learns_from="triplets",
+            summary="adapters in the text tower on top of a frozen mapping; hard negatives",
+            source="From Mapping to Composing, stage II (arXiv 2504.17990); a reconstruction",
+            builds_on="mapping",
         ),
     )
 }

@@ -54,6 +54,7 @@ class TextTower:
     Attributes:
         width: Length of a token embedding, and of the hidden states.
         depth: Number of blocks.
+        heads: Attention heads of a block.
 
     Raises:
         SystemModelError: The text tower has no token embedding or no blocks as open_clip's own text
@@ -65,7 +66,9 @@ class TextTower:
         self._tokenizer = encoder.tokenizer
         self._device = encoder.device
         self._embedding, self.blocks = _parts(self._model, encoder.id)
-        self.width, self.depth = int(self._embedding.weight.shape[1]), len(self.blocks)
+        self.width, self.depth = self._embedding.embedding_dim, len(self.blocks)
+        block: Any = self.blocks[0]
+        self.heads = int(block.attn.num_heads)
         self._marks = _working_marks(self._tokenizer, encoder.id)
 
     @property
