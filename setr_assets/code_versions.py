@@ -31,9 +31,9 @@ from setr_lib.settings import (
     BLIP2,
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
+    OPEN_CLIP,
     QWEN_RERANKER,
     RERANKERS,
-    SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
     Settings,
 )
@@ -710,13 +710,15 @@ class CodeVersions:
         kind = described["kind"]
         if kind not in BUILT_IN_SPACES and kind not in TRAINED_SPACES:
             return self._with_code(described) | {"kind": self._with_code(kind, _space_entry_point)}
-        options = {key: value for key, value in described["options"].items() if key != "batch_size"}
         read = self.settings.space_options(name)
+        said, encoder = described["options"], kind
+        if kind in TRAINED_SPACES:
+            said, encoder = read, read.get("kind", OPEN_CLIP)
+        options = {key: value for key, value in said.items() if key != "batch_size"}
         key, of_model = {
             BLIP2: ("name", self._model_folders),
             SENTENCE_TRANSFORMERS: ("model", self._model_folders),
-        }.get(kind, ("name", self._open_clip))
-        options |= {"pretrained": read.get("pretrained")} if kind in TRAINED_SPACES else {}
+        }.get(encoder, ("name", self._open_clip))
         return [kind, options | ({key: of_model(read[key])} if isinstance(read.get(key), str) else {})]
 
     def _model_folders(self, name: str) -> Any:

@@ -61,8 +61,8 @@ TRAINED_SPACES = {
     "qformer": "setr_lib.systems.trained_space:QformerSpace",
 }
 """The kinds of embedding space that come with the package and are trained, each by the trained system of its
-name, and their classes. Their options name the encoder as those of ``open_clip`` do; without a ``name`` it is
-that of ``[models.encoder]``."""
+name, and their classes. Their options name the encoder: those of its ``kind`` (``open_clip`` by default), and
+the kind itself. Without them it is that of ``[systems.NAME] encoder``."""
 BASE_JUDGE, ADAPTER = "base judge", "adapter"
 """The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
 QWEN_RERANKER = "qwen3-vl-reranker"
@@ -816,8 +816,8 @@ class Settings(BaseSettings):
         return _open_clip_name(self, self.models.encoder.name)
 
     def space_options(self, name: str) -> dict[str, Any]:
-        """The options of ``[spaces.NAME]``; a local folder of a model made absolute, and the encoder of a
-        trained kind named.
+        """The options of ``[spaces.NAME]``; a local folder of a model made absolute. Those of a trained kind
+        name its encoder.
 
         Args:
             name: The space's name.
@@ -826,22 +826,31 @@ class Settings(BaseSettings):
             Option by name.
         """
         space, options = self.spaces[name], dict(self.spaces[name].options)
-        if space.kind in TRAINED_SPACES and "name" not in options:
-            encoder = self.models.encoder
-            return {
-                "batch_size": encoder.batch_size,
-                **options,
-                "name": self.encoder_name,
-                "pretrained": encoder.pretrained,
-            }
-        of_open_clip = space.kind == OPEN_CLIP or space.kind in TRAINED_SPACES
-        if of_open_clip and isinstance(model := options.get("name"), str):
+        kind = space.kind
+        if kind in TRAINED_SPACES:
+            if not options.keys() - {"batch_size"}:
+                return self._encoder_options(kind) | options
+            kind = options.get("kind", OPEN_CLIP)
+        if kind == OPEN_CLIP and isinstance(model := options.get("name"), str):
             options["name"] = _open_clip_name(self, model)
-        if space.kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
+        if kind == SENTENCE_TRANSFORMERS and isinstance(model := options.get("model"), str):
             options["model"] = _folder_or_hub_id(self, model)
-        if space.kind == BLIP2 and isinstance(model := options.get("name"), str):
+        if kind == BLIP2 and isinstance(model := options.get("name"), str):
             options["name"] = _folder_or_hub_id(self, model)
         return options
+
+    def _encoder_options(self, system: str) -> dict[str, Any]:
+        """The options of a trained system's space where its section names no encoder."""
+        encoder = self.systems.get(system, {}).get("encoder", DEFAULT_SPACE)
+        if encoder in self.spaces and (kind := self.spaces[encoder].kind) in BUILT_IN_SPACES:
+            return {"kind": kind, **self.space_options(encoder)}
+        settings = self.models.encoder
+        return {
+            "kind": OPEN_CLIP,
+            "name": self.encoder_name,
+            "pretrained": settings.pretrained,
+            "batch_size": settings.batch_size,
+        }
 
     @property
     def judge_name(self) -> str:

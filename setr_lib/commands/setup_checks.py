@@ -138,11 +138,12 @@ def _spaces(settings: Settings) -> Iterator[Check]:
         what = f"space {name}"
         found = _tried(what, described.kind, functools.partial(_look_at_space, settings, name))
         options = settings.space_options(name)
-        if found.status == "ok" and (described.kind == OPEN_CLIP or described.kind in TRAINED_SPACES):
+        kind = options.get("kind", OPEN_CLIP) if described.kind in TRAINED_SPACES else described.kind
+        if found.status == "ok" and kind == OPEN_CLIP:
             found = _open_clip(what, str(options["name"]), options.get("pretrained"))
-        elif found.status == "ok" and described.kind == SENTENCE_TRANSFORMERS:
+        elif found.status == "ok" and kind == SENTENCE_TRANSFORMERS:
             found = _sentence_model(what, str(options["model"]), options.get("revision"))
-        elif found.status == "ok" and described.kind == BLIP2:
+        elif found.status == "ok" and kind == BLIP2:
             found = _hub_model(what, str(options["name"]), options.get("revision"))
         if not found.at_fault and name not in used:
             unused = "no configured method searches it, so nothing is embedded in it"
@@ -154,7 +155,10 @@ def _look_at_space(settings: Settings, name: str) -> None:
     """Raise ``SpaceError`` where a space's class cannot be had, or does not take the options."""
     from setr_lib.spaces.space import CATALOGUE, SpaceError
 
-    factory: Any = CATALOGUE.get(settings.spaces[name].kind, settings)
+    kind, options = settings.spaces[name].kind, settings.space_options(name)
+    if kind in TRAINED_SPACES:  # its options are those of its encoder
+        kind = options.pop("kind", OPEN_CLIP)
+    factory: Any = CATALOGUE.get(kind, settings)
     is_trained = getattr(factory, "trained", None) is not None
     try:
         signature = inspect.signature(factory.with_weights if is_trained else factory)
@@ -162,7 +166,7 @@ def _look_at_space(settings: Settings, name: str) -> None:
         return
     given = {"weights": None} if is_trained else {"device": settings.models.device}
     try:
-        signature.bind(**given, **settings.space_options(name))
+        signature.bind(**given, **options)
     except TypeError as error:
         raise SpaceError(f"[spaces.{name}.options] do not fit: {error}") from None
 

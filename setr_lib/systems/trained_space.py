@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setr_lib.spaces.space import EmbeddingSpace, SpaceError
+from setr_lib.settings import BUILT_IN_SPACES, OPEN_CLIP
+from setr_lib.spaces.space import CATALOGUE, EmbeddingSpace, SpaceError
 
 if TYPE_CHECKING:
     import torch
@@ -41,16 +42,13 @@ class SystemSpace(EmbeddingSpace):
         self.batch_size = encoder.batch_size
 
     @classmethod
-    def with_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, weights: Weights, *, name: str, pretrained: str | None = None, batch_size: int = 64
-    ) -> SystemSpace:
+    def with_weights(cls, weights: Weights, *, kind: str = OPEN_CLIP, **options: Any) -> SystemSpace:
         """The space of a registered version.
 
         Args:
             weights: The version.
-            name: The encoder that it was trained on, as open_clip names it.
-            pretrained: The tag or file of the encoder's weights.
-            batch_size: Images per forward pass.
+            kind: The kind of embedding space that its encoder is.
+            options: The options of such a space: ``name`` and ``pretrained`` for ``open_clip``.
 
         Returns:
             The space.
@@ -59,14 +57,17 @@ class SystemSpace(EmbeddingSpace):
             SpaceError: The version is of another system, or the encoder cannot be loaded.
             SystemBundleError: The version is not readable, or was trained on another encoder.
         """
-        from setr_lib.spaces.open_clip_space import load_space
         from setr_lib.systems.bundle import FOLDER, load_system, read_system
 
         folder = weights.folders[FOLDER]
         stored = read_system(folder).record.system
         if stored != cls.trained:
             raise SpaceError(f"{weights.words} is of the system {stored!r}, the space is of {cls.trained!r}")
-        encoder = load_space(device=weights.device, name=name, pretrained=pretrained, batch_size=batch_size)
+        if kind not in BUILT_IN_SPACES:
+            raise SpaceError(
+                f"kind = {kind!r} is no kind of encoder: write one of {', '.join(BUILT_IN_SPACES)}"
+            )
+        encoder = CATALOGUE.get(kind)(**options, device=weights.device)
         return cls(load_system(folder, encoder), weights.id)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:

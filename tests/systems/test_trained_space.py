@@ -141,18 +141,38 @@ def test_another_encoder_or_system_is_refused(folder: Path, model: RetrievalDpoF
     foreign = weights_of(model, tmp_path / "foreign", system="prompt_tuned")
     with pytest.raises(SpaceError, match="version 3 of setr-fused is of the system 'prompt_tuned'"):
         make_space("mended", settings_of(folder), foreign)
+    with pytest.raises(SpaceError, match="is no kind of encoder: write one of open_clip"):
+        make_space("mended", settings_of(folder, kind="os:remove", name="local-dir:one"), weights)
     with pytest.raises(SpaceError, match="'sharpness'"):
-        make_space("mended", settings_of(folder, sharpness=2), weights)
+        make_space("mended", settings_of(folder, name="local-dir:one", sharpness=2), weights)
 
 
-def test_the_encoder_is_that_of_the_settings_unless_options_name_one(folder: Path) -> None:
-    assert settings_of(folder).space_options("mended") == {
+def test_the_encoder_is_that_of_the_training_unless_options_name_one(folder: Path) -> None:
+    of_clip = {
+        "kind": "open_clip",
         "name": f"local-dir:{folder / 'one'}",
         "pretrained": None,
         "batch_size": 2,
     }
-    named = settings_of(folder, name="local-dir:other", batch_size=5).space_options("mended")
-    assert named == {"name": f"local-dir:{folder / 'other'}", "batch_size": 5}
+    assert settings_of(folder).space_options("mended") == of_clip
+    assert settings_of(folder, batch_size=7).space_options("mended") == {**of_clip, "batch_size": 7}
+    other = f"local-dir:{folder / 'other'}"
+    assert settings_of(folder, name="local-dir:other").space_options("mended") == {"name": other}
+    spaces = {
+        "mended": SpaceSettings(kind=KIND),
+        "large": SpaceSettings(kind="open_clip", options={"name": "local-dir:other"}),
+        "blip": SpaceSettings(kind="blip2", options={"model": "blip"}),
+    }
+    for encoder, expected in (
+        ("large", {"kind": "open_clip", "name": other}),
+        ("blip", {"kind": "blip2", "model": "blip"}),
+        (
+            "mended",
+            {"kind": "open_clip", "name": "ViT-L-14", "pretrained": "laion2b_s32b_b82k", "batch_size": 64},
+        ),
+    ):
+        settings = Settings(base_dir=folder, spaces=spaces, systems={KIND: {"encoder": encoder}})
+        assert settings.space_options("mended") == expected
 
 
 def test_a_system_without_a_text_side_has_a_space_without_one() -> None:
@@ -192,7 +212,7 @@ def test_a_system_is_given_the_features_that_it_reads(encoder: OpenClipSpace) ->
     [
         ({}, "warning", "no configured method searches it"),
         ({"name": "local-dir:absent"}, "missing", "absent"),
-        ({"sharpness": 2}, "broken", "unexpected keyword argument 'sharpness'"),
+        ({"name": "local-dir:one", "sharpness": 2}, "broken", "unexpected keyword argument 'sharpness'"),
     ],
 )
 def test_the_doctor_looks_at_its_encoder_and_options(

@@ -156,7 +156,8 @@ def _attention_inputs(encoder: OpenClipSpace, model: Any) -> tuple[list[str], li
     modules: list[str] = []
     for words, tower in (("vision", "visual"), ("text", "text" if hasattr(model, "text") else "transformer")):
         before = len(parameters) + len(modules)
-        for path, module in getattr(model, tower).named_modules(prefix=tower):
+        whole = getattr(model, tower, None)
+        for path, module in () if whole is None else whole.named_modules(prefix=tower):
             stacked = module._parameters.get(_STACKED)
             if stacked is not None and stacked.dim() == 2:
                 parameters.append(f"{path}.{_STACKED}")
