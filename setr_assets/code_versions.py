@@ -34,6 +34,7 @@ from setr_lib.settings import (
     OPEN_CLIP,
     QWEN_RERANKER,
     RERANKERS,
+    SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
     Settings,
 )

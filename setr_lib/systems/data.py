@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from setr_lib.spaces.open_clip_space import OpenClipSpace
 
 TRAIN, HELD_OUT = "train", "held_out"
+_PATCH_BLOCK = 32
+"""Images whose patch tokens are made together, where those of all images stay in memory."""
 _KEPT_BYTES = 1 << 30
 """How much of patch tokens and pixels stays in memory: what is read again and again is made once."""
 
@@ -141,6 +143,9 @@ class Features:
         self._rows = {image: row for row, image in enumerate(ids)}
         self._vectors = vectors
         self._kept: dict[str, _Kept] = {name: _Kept(kept_bytes) for name in (PATCHES, PIXELS)}
+        self._sorted = sorted(paths)
+        self._order = {image: place for place, image in enumerate(self._sorted)}
+        self._alone: bool | None = None
 
     def of(self, images: Sequence[str]) -> ImageFeatures:
         """The features of some images, on the encoder's device.
@@ -188,15 +193,32 @@ class Features:
         return [(image, self._opened(image)) for image in images]
 
     def _patches(self, images: Sequence[str]) -> list[tuple[str, Any]]:
+        made: list[tuple[str, Any]] = []
+        done: set[str] = set()
+        for image in images:
+            if image not in done:
+                block = self._block_of(image)
+                made += self._embedded(block)
+                done |= {*block}
+        return made
+
+    def _block_of(self, image: str) -> list[str]:
+        """The images whose patch tokens are made together with this one's: always the same ones, because
+        tokens are rounded otherwise in another company, and a resumed training must read the same.
+        """
+        if self._alone is None:
+            size = self._embedded([image])[0][1].nbytes
+            self._alone = size * len(self._order) > self._kept[PATCHES].limit
+        if self._alone:
+            return [image]
+        start = self._order[image] // _PATCH_BLOCK * _PATCH_BLOCK
+        return self._sorted[start : start + _PATCH_BLOCK]
+
+    def _embedded(self, images: Sequence[str]) -> list[tuple[str, Any]]:
         import torch
 
-        made: list[tuple[str, Any]] = []
-        size = self.encoder.batch_size
-        for start in range(0, len(images), size):
-            block = images[start : start + size]
-            tokens = self.encoder.embed_patches([self._opened(image) for image in block])
-            made += zip(block, torch.from_numpy(tokens), strict=True)
-        return made
+        tokens = self.encoder.embed_patches([self._opened(image) for image in images])
+        return list(zip(images, torch.from_numpy(tokens), strict=True))
 
     def _opened(self, image: str) -> Any:
         try:
