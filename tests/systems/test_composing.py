@@ -15,7 +15,7 @@ from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.systems.models.composing import Composing
 from setr_lib.systems.models.mapping import Mapping
 from setr_lib.systems.models.system_model import SystemModelError
-from setr_lib.systems.models.target_queue import TargetQueue
+from setr_lib.systems.models.target_queue import TargetQueue, keys_of
 from setr_lib.systems.models.text_tower import Prompt, TextTower
 from setr_lib.systems.options import ComposingOptions, MappingOptions
 from tests.systems.batches import TEXTS, draw, losses_of, names, nce_by_hand, pictures, triplets
@@ -215,11 +215,11 @@ def test_the_training_state_is_all_that_a_resumed_training_needs(clip: OpenClipS
 def test_the_queue_holds_the_last_distinct_targets() -> None:
     queue = TargetQueue(4, 2)
     rows = {name: torch.tensor([float(number), 1.0]) for number, name in enumerate("abcdef")}
-    held: list[list[float]] = []
-    for step in ("ab", "cca", "def"):
+    for step, expected in (("ab", "ab"), ("cca", "cab"), ("def", "defc")):
         queue.push(torch.stack([rows[name] for name in step]), list(step))
-        held.append(queue.vectors[queue.filled][:, 0].tolist())
-    assert held == [[0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 4.0, 5.0, 2.0]]
+        held = int(queue.filled.sum())
+        assert torch.equal(queue.vectors[:held], torch.stack([rows[name] for name in expected]))
+        assert torch.equal(queue.keys[:held], keys_of(expected, queue.keys.device))
 
 
 def test_a_mapping_of_other_pseudo_words_is_refused_in_words(clip: OpenClipSpace) -> None:
