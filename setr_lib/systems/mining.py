@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from setr_lib.errors import SetrError
+from setr_lib.hashing import digest_strings
 from setr_lib.progress import Progress, silent
 from setr_lib.spaces.vector_store import GalleryStore, only_writer
 
@@ -73,14 +74,15 @@ def mine_negatives(
     queries: MiningQueries,
     options: MinedOptions,
     version: int | None = None,
+    images: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> MinedNegatives:
     """Mine ``options.negatives`` hard negatives for each query.
 
     The pool of a query is the ``options.depth`` nearest images that are neither its targets nor excluded;
-    near-duplicates of a target are taken out of it, and are not replaced. With ``index = "ivf"`` a copy of
-    the table is searched, which has the index and is kept beside the store (:func:`ivf_copy`): the table
-    itself gets no index, and no new version.
+    near-duplicates of a target are taken out of it, and are not replaced. With ``index = "ivf"``, or of some
+    ``images`` only, a copy of the table is searched, which is kept beside the store (:func:`copy_of`): the
+    table itself gets no index, and no new version.
 
     Args:
         store: The store of the table.
@@ -89,6 +91,7 @@ def mine_negatives(
         options: How: ``negatives``, ``depth``, ``index``, ``probes``, ``choice``, ``duplicate_cosine`` and
             ``seed``.
         version: The table's version; the latest by default.
+        images: The only ones that may be negatives, e.g. those of the training split; all by default.
         progress: Told how many queries are done.
 
     Returns:
@@ -103,7 +106,7 @@ def mine_negatives(
     likeness = _Likeness.of(store, table, resolved, options.duplicate_cosine)
     mined: list[list[str]] = []
     short = 0
-    with _searched(store, table, resolved, options) as searched:
+    with _searched(store, table, resolved, options, images) as searched:
         for row, pool in enumerate(_pools(searched, queries, options.depth, progress)):
             pool = likeness.without_duplicates(pool, queries.targets[row])
             chosen = _chosen(pool, row, options)
@@ -119,7 +122,7 @@ def mine_negatives(
 
 @dataclass(frozen=True)
 class _Searched:
-    """The table that is searched: the gallery's, or its copy with an IVF index."""
+    """The table that is searched: the gallery's, or a copy."""
 
     store: GalleryStore
     table: str
@@ -136,17 +139,22 @@ class _Searched:
 
 
 @contextmanager
-def _searched(store: GalleryStore, table: str, version: int, options: MinedOptions) -> Iterator[_Searched]:
-    if options.index == "exact":
+def _searched(
+    store: GalleryStore, table: str, version: int, options: MinedOptions, images: Sequence[str] | None
+) -> Iterator[_Searched]:
+    is_exact = options.index == "exact"
+    if is_exact and images is None:
         yield _Searched(store, table, version)
         return
-    with ivf_copy(store, table, version) as (copies, name):
-        yield _Searched(copies, name, None, options.probes)
+    with copy_of(store, table, version, images, indexed=not is_exact) as (copies, name):
+        yield _Searched(copies, name, None, None if is_exact else options.probes)
 
 
 @contextmanager
-def ivf_copy(store: GalleryStore, table: str, version: int) -> Iterator[tuple[GalleryStore, str]]:
-    """A copy of a table's vectors with an IVF index: in a database of its own beside the store.
+def copy_of(
+    store: GalleryStore, table: str, version: int, images: Sequence[str] | None, *, indexed: bool
+) -> Iterator[tuple[GalleryStore, str]]:
+    """A copy of a table's vectors, with an IVF index or without, in a database of its own beside the store.
 
     Made when it is first asked for, and kept; copies of other versions of the table are dropped. The index
     (IVF_FLAT, inner product) has as many partitions as the square root of the number of rows. It takes any
@@ -156,34 +164,47 @@ def ivf_copy(store: GalleryStore, table: str, version: int) -> Iterator[tuple[Ga
         store: The store of the table.
         table: The table.
         version: Its version.
+        images: The ids to copy, where the table has them; all by default.
+        indexed: Whether it has an index.
 
     Yields:
-        The store and the name of the copy; another process that wants it waits meanwhile.
+        The store and the name of the copy; another process that wants one waits meanwhile.
 
     Raises:
-        MiningError: The table is empty.
+        MiningError: There is nothing to copy.
     """
     copies = GalleryStore(f"{store.uri.rstrip('/')}-mining")
-    name = f"{table}--ivf-{version}"
+    of_version = f"{table}--mining-{version}-"
+    name = of_version + ("all" if images is None else digest_strings(sorted(images))[:12])
     with only_writer(copies.uri, table):
         connection = copies.connect()
-        present = [each for each in copies.table_names() if each.startswith(f"{table}--ivf-")]
-        if name not in present or not connection.open_table(name).list_indices():  # a kill may have left half
-            for old in present:
+        present = [each for each in copies.table_names() if each.startswith(f"{table}--mining-")]
+        for old in present:
+            if not old.startswith(of_version):
                 connection.drop_table(old)
-            _index(connection, name, *store.read(table, version))
+        if name not in present:
+            connection.create_table(name, _rows(name, *store.read(table, version), images))
+        copy = connection.open_table(name)
+        if indexed and not copy.list_indices():
+            _index(copy)
         yield copies, name
 
 
-def _index(connection: Any, name: str, ids: list[str], vectors: NDArray[np.float32]) -> None:
+def _rows(name: str, ids: list[str], vectors: NDArray[np.float32], images: Sequence[str] | None) -> pa.Table:
+    wanted = set(ids if images is None else images)
+    kept = [row for row, image_id in enumerate(ids) if image_id in wanted]
+    if not kept:
+        raise MiningError(f"{name}: none of the images is in the table, so there are no hard negatives")
+    flat = pa.array(np.ascontiguousarray(vectors[kept]).reshape(-1))
+    columns = [[ids[row] for row in kept], pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
+    return pa.table(columns, names=["image_id", "vector"])
+
+
+def _index(copy: Any) -> None:
     from lancedb.index import IvfFlat
 
-    if not ids:
-        raise MiningError(f"{name}: the table has no images, and so no hard negatives")
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    rows = pa.table({"image_id": ids, "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
-    copy = connection.create_table(name, rows)
-    copy.create_index("vector", config=IvfFlat(distance_type="dot", num_partitions=isqrt(len(ids))))
+    partitions = isqrt(copy.count_rows())
+    copy.create_index("vector", config=IvfFlat(distance_type="dot", num_partitions=partitions))
 
 
 def _pools(

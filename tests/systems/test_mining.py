@@ -110,6 +110,19 @@ def test_all_partitions_of_an_ivf_index_give_what_an_exact_search_gives(store: G
     assert mine_negatives(store, "t", queries(), few) == mined  # the index is kept
 
 
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+def test_negatives_of_some_images_only_are_the_nearest_of_these(store: GalleryStore, index: str) -> None:
+    some = [*IDS[::3], "elsewhere"]
+    options = RetrievalDpoOptions(negatives=5, depth=8, index=index, probes=ROWS)  # pyright: ignore[reportArgumentType]
+    mined = mine_negatives(store, "t", queries(), options, images=some)
+    for query in range(QUERIES):
+        assert mined.ids[query] == by_cosine(query, lambda row, q=query: row % 3 == 0 and row != 3 + q)[:5]
+    # Another choice of images is another copy, and both are kept.
+    assert mine_negatives(store, "t", queries(), options, images=IDS[1::3]).ids != mined.ids
+    assert mine_negatives(store, "t", queries(), options, images=some) == mined
+    assert len(GalleryStore(f"{store.uri}-mining").table_names()) == 2
+
+
 def test_an_ivf_index_is_not_on_the_table_itself(store: GalleryStore) -> None:
     before = store.open("t").version
     mine_negatives(store, "t", queries(), RetrievalDpoOptions(index="ivf"))
@@ -149,5 +162,5 @@ def test_what_cannot_be_mined_is_told(store: GalleryStore, tmp_path: Path) -> No
     with pytest.raises(MiningError, match="give one of each"):
         MiningQueries(QUERY_VECTORS, TARGETS[1:], [[] for _ in range(QUERIES)])
     empty = written(GalleryStore(tmp_path / "empty"), [], VECTORS[:0])
-    with pytest.raises(MiningError, match="no images"):
+    with pytest.raises(MiningError, match="none of the images is in the table"):
         mine_negatives(empty, "t", queries(), RetrievalDpoOptions(index="ivf"))

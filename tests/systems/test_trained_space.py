@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.space import SpaceError, make_space, space_kinds, trained_by
 from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.systems.bundle import SystemRecord, write_system
-from setr_lib.systems.features import PATCHES, Batch, ImageFeatures
+from setr_lib.systems.features import ImageFeatures
+from setr_lib.systems.models.qformer import QFormer
 from setr_lib.systems.models.retrieval_dpo_fused import RetrievalDpoFused
 from setr_lib.systems.models.system_model import SystemModel
-from setr_lib.systems.options import RetrievalDpoFusedOptions, SystemOptions
+from setr_lib.systems.options import QFormerOptions, RetrievalDpoFusedOptions
 from setr_lib.systems.recipe import RECIPES
 from setr_lib.systems.trained_space import FusedSpace, QformerSpace, SystemSpace
 from setr_lib.systems.training import stored_tensors
@@ -180,29 +180,27 @@ def test_a_system_without_a_text_side_has_a_space_without_one() -> None:
     assert QformerSpace.embed_texts is SystemSpace.embed_texts is not FusedSpace.embed_texts
 
 
-class Patchwise(SystemModel[SystemOptions]):
-    """A system that reads patch tokens: an image's vector is the encoder's, turned by its first patch."""
-
-    reads = frozenset({PATCHES})
-
-    def encode_images(self, images: ImageFeatures) -> torch.Tensor:
-        assert images.patches is not None and images.pixels is None
-        return torch.nn.functional.normalize(images.vectors + images.patches[:, 0, : self.dimension], dim=-1)
-
-    def encode_queries(self, references: ImageFeatures, texts: Sequence[str]) -> torch.Tensor:
-        return self.encode_images(references)
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        raise NotImplementedError
-
-
-def test_a_system_is_given_the_features_that_it_reads(encoder: OpenClipSpace) -> None:
-    space = QformerSpace(Patchwise(encoder, SystemOptions()), "setr-patches-v1")
-    prepared = [space.preprocess(picture) for picture in pictures(2)]
-    turned = encoder.embed_preprocessed(prepared) + encoder.embed_patches(prepared)[:, 0, :16]
-    expected = turned / np.linalg.norm(turned, axis=1, keepdims=True)
-    np.testing.assert_allclose(space.embed_images(prepared), expected, atol=1e-6)
-    np.testing.assert_allclose(space.embed_queries(prepared, ["", ""]), expected, atol=1e-6)
+def test_a_qformer_has_a_space_of_its_own_length(
+    folder: Path, encoder: OpenClipSpace, tmp_path: Path
+) -> None:
+    options = QFormerOptions(layers=1, hidden_size=16, heads=2, query_tokens=4, dimension=8)
+    model = QFormer(encoder, options).eval()
+    settings = Settings(
+        models=ModelSettings(device="cpu", encoder=EncoderSettings(name="local-dir:one")),
+        base_dir=folder,
+        spaces={"light": SpaceSettings(kind="qformer")},
+    )
+    space = make_space("light", settings, weights_of(model, tmp_path, "qformer"))
+    prepared = [space.preprocess(picture) for picture in pictures(3)]
+    with torch.inference_mode():
+        features = ImageFeatures(
+            torch.from_numpy(encoder.embed_preprocessed(prepared)),
+            torch.from_numpy(encoder.embed_patches(prepared)),
+        )
+        images, queries = model.encode_images(features), model.encode_queries(features, TEXTS)
+    assert space.dimension == 8
+    np.testing.assert_allclose(space.embed_preprocessed(prepared), images, atol=1e-6)
+    np.testing.assert_allclose(space.embed_queries(prepared, TEXTS), queries, atol=1e-6)
     with pytest.raises(SpaceError, match="no text side"):
         space.embed_texts(["red"])
 

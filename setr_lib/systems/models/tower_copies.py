@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from setr_lib.systems.models.seeding import seeded
 from setr_lib.systems.models.system_model import SystemModelError
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def copy_with_lora(encoder: OpenClipSpace, rank: int, alpha: int, seed: int) -> 
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=modules, target_parameters=parameters or None
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         inject_adapter_in_model(config, copied, _ADAPTER)
     copied.eval()
     lora = nn.ModuleDict(
