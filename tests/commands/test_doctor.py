@@ -298,6 +298,18 @@ def test_models_of_captions_and_of_the_qwen_reranker_are_looked_at(
     assert checks["space sentences"]["status"] == "missing"
 
 
+def test_the_folder_of_a_blip2_space_is_looked_at(
+    config: Path, doctor: Callable[..., tuple[int, dict[str, Any]]]
+) -> None:
+    space = '[spaces.blip2]\nkind = "blip2"\noptions = {name = "judge"}\n'
+    config.write_text(SETTINGS + space, encoding="utf-8")
+    assert statuses(doctor()[1])["space blip2"] == "warning", "it is there, and no method searches it"
+    config.write_text(SETTINGS + space.replace("judge", "pictures"), encoding="utf-8")
+    assert statuses(doctor()[1])["space blip2"] == "missing"
+    config.write_text(SETTINGS + space.replace("name", "model"), encoding="utf-8")
+    assert statuses(doctor()[1])["space blip2"] == "broken"
+
+
 def test_a_method_whose_space_is_not_described_is_told(
     config: Path, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
