@@ -140,6 +140,8 @@ def mined_negatives(
     Raises:
         MiningError: A query has no negative at all.
     """
+    import polars as pl
+
     from setr_lib.systems.data import HELD_OUT
     from setr_lib.systems.held_out import encoded_queries
     from setr_lib.systems.mining import MiningQueries, mine_negatives
@@ -151,14 +153,14 @@ def mined_negatives(
     answers: dict[tuple[str, str], list[str]] = {}
     for reference, text, target in data.triplets.select("reference_id", "modification", "target_id").rows():
         answers.setdefault((reference, text), []).append(target)
-    held_out = data.images.filter(split=HELD_OUT)["image_id"].to_list()
+    others = data.images.filter(pl.col("split") != HELD_OUT)["image_id"].to_list()
     queries = MiningQueries(
         vectors=encoded_queries(model, stored.features, references, texts),
         targets=[answers[query] for query in zip(references, texts, strict=True)],
-        excluded=[[reference, *held_out] for reference in references],
+        excluded=[[reference] for reference in references],
     )
     found = mine_negatives(
-        context.gallery_store, stored.table, queries, model.options, stored.version, progress
+        context.gallery_store, stored.table, queries, model.options, stored.version, others, progress
     )
     return found.ids
 
