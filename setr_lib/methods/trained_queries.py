@@ -6,7 +6,8 @@ What each version computes is in ``setr_lib/systems``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from setr_lib.methods.method import (
     MethodError,
     VectorMethod,
 )
+from setr_lib.methods.options import Option
 from setr_lib.methods.similarity import similarity
+from setr_lib.settings import DEFAULT_SPACE
 from setr_lib.systems.recipe import RECIPES
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from setr_lib.weights import Weights
 
 
+SPACE = Option("space", str)
+
+
 class TrainedQueries(Method):
     """A method whose query vectors are made by a trained retrieval system.
 
@@ -40,10 +46,11 @@ class TrainedQueries(Method):
         trained: The trained system.
         needs: ``REFERENCE_PATCHES``, for a system that reads the reference's patch tokens.
         without_text: Whether the modification text is left out: the reference image alone.
+        space: The embedding space whose encoder the system was trained on: its ``encoder``.
     """
 
     label = ZERO_SHOT_TRAINED
-    options = ()
+    options = (SPACE,)
 
     def __init__(
         self,
@@ -51,10 +58,18 @@ class TrainedQueries(Method):
         trained: str,
         needs: frozenset[str] = frozenset(),
         without_text: bool = False,
+        space: str = DEFAULT_SPACE,
     ) -> None:
-        self.name, self.trained, self.needs = name, trained, needs
+        self.name, self.trained, self.needs, self.space = name, trained, needs, space
         self.without_text = without_text
         self.source = RECIPES[trained].source
+
+    def with_options(self, options: Mapping[str, Any], find: Callable[[str], Method]) -> Method:
+        """The method over the embedding space that the option ``space`` names."""
+        space = options.get(SPACE.name)
+        if not isinstance(space, str) or self.trained is None:
+            return self
+        return TrainedQueries(self.name, self.trained, self.needs, self.without_text, space)
 
     def with_weights(self, weights: Weights) -> Method:
         """The method with a version of the system, loaded on top of the space's encoder."""
@@ -76,7 +91,7 @@ class _WithModel(TrainedQueries):
 
     def __init__(self, method: TrainedQueries, model: SystemModel) -> None:
         assert method.trained is not None
-        super().__init__(method.name, method.trained, method.needs, method.without_text)
+        super().__init__(method.name, method.trained, method.needs, method.without_text, method.space)
         self.model = model
 
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.errors import SetrError
+from setr_lib.files import read_json, write_json
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.pipeline.training_origin import origin_of_split, origin_of_training
 from setr_lib.progress import Progress
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from setr_lib.training.trained_on import TrainedOn
 
 _FORMAT = 1  # part of a training's digest: raise it when the training changes
-_EXAMPLES = 8
+_EXAMPLES, _NEGATIVES = 8, "negatives.json"
 SOURCE_TAG = "setr.triplets"
 
 
@@ -203,13 +204,14 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         """Train the system and rank the held-out triplets before and after."""
         from setr_lib.systems.training import train_system
 
-        return train_system(self.lesson(progress), folder, progress, on_metrics)
+        return train_system(self.lesson(progress, folder), folder, progress, on_metrics)
 
-    def lesson(self, progress: Progress) -> Lesson:
+    def lesson(self, progress: Progress, folder: Path | None = None) -> Lesson:
         """What a training is made of: the untrained system and its data.
 
         Args:
             progress: Told how many images are embedded.
+            folder: Where mined negatives are kept, so that a resumed training has the same.
 
         Returns:
             The lesson.
@@ -225,7 +227,13 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             if self.recipe.learns_from == "triplets"
             else data.training_images(options.limit, options.seed)
         )
-        negatives = mined_negatives(self.context, model, data, rows, stored, progress)
+        known = read_json(folder / _NEGATIVES) if folder else None
+        if known is None or known["run"] != self.digest():
+            ids = mined_negatives(self.context, model, data, rows, stored, progress)
+            known = {"run": self.digest(), "ids": ids}
+            if folder:
+                write_json(folder / _NEGATIVES, known)
+        negatives: list[list[str]] = known["ids"]
         return Lesson(self.name, model, data, rows, stored.features, self.digest(), negatives)
 
     def untrained(self) -> SystemModel:

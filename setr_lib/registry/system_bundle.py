@@ -77,8 +77,14 @@ class EncoderReference(BaseModel):
             RegistryError: It is not found, or is another model.
             SpaceError: It cannot be loaded.
         """
+        from setr_lib.settings import BUILT_IN_SPACES
         from setr_lib.spaces.space import CATALOGUE
 
+        if self.kind not in BUILT_IN_SPACES:  # a bundle names no code to run
+            raise RegistryError(
+                f"the encoder {self.id} is an embedding space of kind {self.kind!r}; a bundle may name one of "
+                f"{', '.join(BUILT_IN_SPACES)}"
+            )
         place = Place(self.name, self.path, self.relative)
         found = place.find(f"encoder {self.id}", ENCODER_VARIABLE, "encoder", override)
         is_local = self.kind == "open_clip" and Path(found).is_dir()
