@@ -82,7 +82,7 @@ class EncoderReference(BaseModel):
 
         if self.kind not in BUILT_IN_SPACES:  # a bundle names no code to run
             raise RegistryError(
-                f"the encoder {self.id} is an embedding space of kind {self.kind!r}; a bundle may name one of "
+                f"the encoder {self.id} is an embedding space of kind {self.kind!r}; a bundle may name "
                 f"{', '.join(BUILT_IN_SPACES)}"
             )
         place = Place(self.name, self.path, self.relative)
