@@ -54,7 +54,7 @@ def system_faults(settings: Settings) -> list[str]:
         A line for each fault; none where all is well. A method without its embedding space is not among
         them, as methods are refused by themselves.
     """
-    faults = [_unknown(name) for name in settings.systems if name not in RECIPES]
+    faults = [fault for _, fault in unknown_systems(settings)]
     for name in named_systems(settings):
         try:
             options = system_options(settings, name)
@@ -62,7 +62,25 @@ def system_faults(settings: Settings) -> list[str]:
             faults += str(error).splitlines()
         else:
             faults += option_faults(settings, RECIPES[name], options)
-    return [*faults, *_method_faults(settings)]
+    return [*faults, *(fault for _, fault in method_faults(settings))]
+
+
+def unknown_systems(settings: Settings) -> list[tuple[str, str]]:
+    """Sections ``[systems.NAME]`` of systems that there are not.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Their names, and what to do about each.
+    """
+    found: list[tuple[str, str]] = []
+    for name in settings.systems:
+        if name not in RECIPES:
+            close = get_close_matches(name, RECIPES, n=1)
+            known = f"did you mean {close[0]}?" if close else f"there is {', '.join(RECIPES)}"
+            found.append((name, f"[systems.{name}]: there is no trained retrieval system {name!r}; {known}"))
+    return found
 
 
 def named_systems(settings: Settings, needed: Iterable[str] | None = None) -> list[str]:
@@ -167,12 +185,6 @@ def system_notices(settings: Settings, recipe: Recipe, options: SystemOptions) -
     return []
 
 
-def _unknown(name: str) -> str:
-    close = get_close_matches(name, RECIPES, n=1)
-    known = f"did you mean {close[0]}?" if close else f"there is {', '.join(RECIPES)}"
-    return f"[systems.{name}]: there is no trained retrieval system {name!r}; {known}"
-
-
 def _encoder_faults(settings: Settings, recipe: Recipe, options: SystemOptions) -> list[str]:
     where, name = f"[systems.{recipe.name}] encoder = {options.encoder!r}", options.encoder
     if name != DEFAULT_SPACE and name not in settings.spaces:
@@ -241,15 +253,22 @@ def _faults_below(settings: Settings, recipe: Recipe, options: SystemOptions) ->
     ]
 
 
-def _method_faults(settings: Settings) -> list[str]:
-    """Methods of trained systems whose embedding space is not that of the system's encoder."""
-    faults: list[str] = []
+def method_faults(settings: Settings) -> list[tuple[str, str]]:
+    """Configured methods of trained systems whose embedding space is not that of the system's encoder.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The systems' names, and what to do about each.
+    """
+    found: list[tuple[str, str]] = []
     for method in _methods(settings):
         if method.trained in RECIPES:
             with contextlib.suppress(SettingsError):  # told of the system
                 encoder = system_options(settings, method.trained).encoder
-                faults += _other_space(method, method.trained, encoder)
-    return faults
+                found += [(method.trained, fault) for fault in _other_space(method, method.trained, encoder)]
+    return found
 
 
 def _missing_spaces(settings: Settings) -> list[str]:
