@@ -146,7 +146,7 @@ def _facts(result: SystemResult) -> dict[str, Any]:
         "held-out R@10 before": round(result.recall_before, 2),
         "held-out triplets": len(result.ranks),
         "held-out images": result.gallery,
-        "trained on": result.rows,
+        "training examples": result.rows,
         "loss": previews.line_chart(steps, losses, "loss"),
         "steps": result.steps,
         "seconds": round(result.seconds, 1),

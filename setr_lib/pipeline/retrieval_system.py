@@ -368,8 +368,9 @@ def retrieval_system(recipe: Recipe) -> type[RetrievalSystem]:
         "".join(part.capitalize() for part in name.split("_")) + "System",
         (RetrievalSystem,),
         {
-            "__doc__": f"{recipe.summary[0].upper()}{recipe.summary[1:]}. Learns from {recipe.learns_from}; "
-            f"measured by R@10 on held-out triplets. Source: {recipe.source}.",
+            "__doc__": f"{recipe.summary[0].upper()}{recipe.summary[1:]}. Learns from {recipe.learns_from}: "
+            f"`[systems.{name}] triplets` says whose. Measured by R@10 on held-out triplets, which share no "
+            f"image with the training ones. Source: {recipe.source}.",
             "__module__": __name__,
             "recipe": recipe,
             "name": name,
