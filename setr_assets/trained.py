@@ -167,8 +167,8 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
     return _named(
         asset,
         names.registered,
-        f"The trained {system.name} as a version of its registered model in MLflow, after a fresh process has "
-        "loaded it and given what the training process gave. One that fails this is not registered, and "
+        f"The trained {system.name} as a version of its registered model in MLflow, after a fresh process "
+        "has loaded it and given what the training process gave. One that fails this is not registered, and "
         "nothing is promoted.",
     )
 
@@ -209,9 +209,9 @@ def _promotion(system: type[TrainedSystem[Any]], names: Names) -> Callable[..., 
     return _named(
         asset,
         names.promoted,
-        f"The champion alias of the trained {system.name}: moved to the newest version if that is the first, or "
-        f"has the better {system.measure.name} on held-out data{incomparable}. No benchmark has a say in it. "
-        "Otherwise the version becomes the challenger, with the reason.",
+        f"The champion alias of the trained {system.name}: moved to the newest version if that is the "
+        f"first, or has the better {system.measure.name} on held-out data{incomparable}. No benchmark has a "
+        "say in it. Otherwise the version becomes the challenger, with the reason.",
     )
 
 
