@@ -19,7 +19,7 @@ from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-_LISTED = ("methods", "rerankers", "benchmarks", "spaces", "texts")
+_LISTED = ("methods", "rerankers", "systems", "benchmarks", "spaces", "texts")
 """What ``setr list`` takes."""
 
 
@@ -210,7 +210,7 @@ def _add_compare(commands: Subparsers) -> None:
 
 def _add_list(commands: Subparsers) -> None:
     names = commands.add_parser(
-        "list", help="what settings can name: methods, re-rankers, benchmarks, spaces, generated texts"
+        "list", help="what settings can name: methods, re-rankers, trained systems, benchmarks, spaces, texts"
     )
     names.add_argument(
         "what", nargs="?", choices=_LISTED, metavar="KIND", help=f"{', '.join(_LISTED)} (default: all)"
