@@ -14,7 +14,7 @@ from setr_assets.code_versions import SYSTEM, needed_systems
 from setr_assets.progress import reporter, say
 from setr_assets.trained import Inputs, Names, trained_system_assets
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.retrieval_system import known_system, system_options
+from setr_lib.pipeline.retrieval_system import check_train_splits, known_system, system_options
 from setr_lib.pipeline.system_data import ASSET, make_triplets
 from setr_lib.records import content_digest
 from setr_lib.settings import Settings
@@ -58,8 +58,10 @@ def sources_in_use(settings: Settings) -> list[str]:
         ``synthesised``, or names of data sets, each once.
 
     Raises:
-        SettingsError: The settings of a system are at fault.
+        SettingsError: The settings of a system are at fault, or it is to learn from a data set without a
+            train split.
     """
+    check_train_splits(settings)
     found = [system_options(settings, name).triplets for name in systems_in_use(settings)]
     return [*dict.fromkeys(found)]
 

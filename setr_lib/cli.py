@@ -60,6 +60,10 @@ def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> i
 
 def _run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
+    if settings.systems:
+        from setr_lib.pipeline.retrieval_system import check_train_splits
+
+        check_train_splits(settings)
     if (limit := getattr(options, "limit", None)) is not None:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
