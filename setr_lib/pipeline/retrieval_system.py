@@ -16,11 +16,10 @@ from setr_lib.errors import SetrError
 from setr_lib.files import read_json, write_json
 from setr_lib.pipeline.system_checks import option_faults, system_notices, system_options
 from setr_lib.pipeline.trained_system import TrainedSystem
-from setr_lib.pipeline.training_origin import origin_of_split, origin_of_training
 from setr_lib.progress import Progress
-from setr_lib.registry.system_bundle import PARTS, SYSTEM
-from setr_lib.registry.system_model import ENCODER_TAG, RECALL
+from setr_lib.registry.system_model import ENCODER_TAG, PREPROCESSING_TAG, RECALL
 from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings, SettingsError
+from setr_lib.systems.bundle import FOLDER as SYSTEM
 from setr_lib.systems.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.system_data import StoredFeatures
     from setr_lib.registry.runs import TrainingRun
+    from setr_lib.registry.system_bundle import EncoderReference
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.systems.bundle import StoredSystem, SystemRecord
     from setr_lib.systems.data import Features, SystemData
@@ -77,9 +77,10 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     measure = RECALL
     must_equal: ClassVar[Mapping[str, str]] = {
         ENCODER_TAG: "was trained on another encoder",
+        PREPROCESSING_TAG: "was trained on pictures that were prepared otherwise",
         SOURCE_TAG: "was trained on other triplets",
     }
-    artifacts = PARTS
+    artifacts = (SYSTEM, "encoder")
 
     def __init__(self, context: PipelineContext, options: SystemOptions | None = None) -> None:
         super().__init__(context)
@@ -92,10 +93,22 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     @cached_property
     def data(self) -> SystemData:
-        """The triplets of today."""
+        """The triplets of today.
+
+        Raises:
+            TrainingDataError: None is held out.
+        """
         from setr_lib.pipeline.system_data import read_triplets
 
-        return read_triplets(self.context, self.options.triplets)
+        return read_triplets(self.context, self.options.triplets).measurable()
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """What is trained on: rows of ``data.triplets``, or of ``data.images``."""
+        limit, seed = self.options.limit, self.options.seed
+        if self.recipe.learns_from == "triplets":
+            return self.data.training_triplets(limit, seed)
+        return self.data.training_images(limit, seed)
 
     @cached_property
     def encoder(self) -> OpenClipSpace:
@@ -118,7 +131,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     def _below(self) -> _Below | None:
         """The champion of the system that this one builds on; None where it builds on none."""
         from setr_lib.pipeline.trained_weights import NoWeightsError
-        from setr_lib.systems.bundle import read_system
+        from setr_lib.systems.bundle import check_encoder, read_system
         from setr_lib.training.trained_on import TRAINED_ON, TrainedOn
 
         if self.recipe.builds_on is None:
@@ -132,7 +145,9 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
                 f"{below.promoted_by} and what is before it"
             )
         folders = model.artifacts(version, (SYSTEM, TRAINED_ON))
-        return _Below(version, read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]))
+        found = _Below(version, read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]))
+        check_encoder(f"{self.name} builds on {found.words}, which", found.stored.record, self.encoder)
+        return found
 
     @cached_property
     def _run(self) -> str:
@@ -159,28 +174,11 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     def trained_on(self) -> TrainedOn:
         """Its images and triplets, and those of the system that it builds on. Held-out ones count: they
-        decide which version is champion.
+        decide which version is champion; so do those among which hard negatives are mined.
         """
-        import polars as pl
+        from setr_lib.pipeline.system_data import trained_on_data
 
-        from setr_lib.systems.data import HELD_OUT
-        from setr_lib.systems.options import SYNTHESISED
-
-        settings, data, options = self.context.settings, self.data, self.options
-        origin = (
-            origin_of_training(settings)
-            if data.source == SYNTHESISED
-            else origin_of_split(settings, data.source)
-        )
-        gallery = data.images.filter(split=HELD_OUT)
-        if self.recipe.learns_from == "triplets":
-            rows = data.training_triplets(options.limit, options.seed)
-            named = pl.concat([rows["reference_id"], rows["target_id"]]).unique()
-            images = data.images.filter(pl.col("image_id").is_in(named.implode()))
-            triplets = pl.concat([rows, data.held_out])
-        else:
-            images, triplets = data.training_images(options.limit, options.seed), data.held_out
-        found = origin.trained_on(pl.concat([images, gallery]), triplets)
+        found = trained_on_data(self.context.settings, self.data, self.rows, self.options)
         return found if self._below is None else found.joined(self._below.trained_on)
 
     def check(self) -> None:
@@ -217,14 +215,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         from setr_lib.pipeline.system_data import mined_negatives
         from setr_lib.systems.training import Lesson
 
-        options, data = self.options, self.data
-        model = self.untrained()
+        data, rows, model = self.data, self.rows, self.untrained()
         stored = self._stored(model, progress)
-        rows = (
-            data.training_triplets(options.limit, options.seed)
-            if self.recipe.learns_from == "triplets"
-            else data.training_images(options.limit, options.seed)
-        )
         known = read_json(folder / _NEGATIVES) if folder else None
         if known is None or known["run"] != self.digest():
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
@@ -248,7 +240,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         logged = LoggedSystem(
             record=self._record(),
             result=result,
-            reference=self._reference(),
+            reference=_reference(self.context.settings, self.encoder, self.options.encoder),
             held_out=self.data.held_out,
             held_out_digest=self.data.held_out_digest,
             examples=self._examples(result),
@@ -302,18 +294,6 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             run=self.digest(),
         )
 
-    def _reference(self) -> Any:
-        from setr_lib.registry.system_bundle import encoder_reference
-
-        settings, name = self.context.settings, self.options.encoder
-        if name == DEFAULT_SPACE:
-            described = settings.models.encoder
-            options = {"name": settings.encoder_name, "pretrained": described.pretrained}
-            return encoder_reference(self.encoder, OPEN_CLIP, options, described.name)
-        space = settings.spaces[name]
-        named = str(space.options.get("name") or space.options.get("model", ""))
-        return encoder_reference(self.encoder, space.kind, settings.space_options(name), named)
-
     def _examples(self, result: SystemResult) -> Any:
         from safetensors.torch import load_file
 
@@ -359,6 +339,28 @@ def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
         f"; paired on {both.height:,} triplets: {100 * found.difference:+.1f} points "
         f"({100 * found.low:+.1f} to {100 * found.high:+.1f}, 95 % interval)"
     )
+
+
+def _reference(settings: Settings, encoder: OpenClipSpace, name: str) -> EncoderReference:
+    """Where an encoder is, the embedding space ``name`` of the settings."""
+    from setr_lib.registry.system_bundle import encoder_reference
+
+    if name == DEFAULT_SPACE:
+        described = settings.models.encoder
+        options = {"name": settings.encoder_name, "pretrained": _from_anywhere(described.pretrained)}
+        return encoder_reference(encoder, OPEN_CLIP, options, described.name)
+    space, options = settings.spaces[name], settings.space_options(name)
+    if "pretrained" in options:
+        options["pretrained"] = _from_anywhere(options["pretrained"])
+    named = str(space.options.get("name") or space.options.get("model", ""))
+    return encoder_reference(encoder, space.kind, options, named)
+
+
+def _from_anywhere(pretrained: Any) -> Any:
+    """open_clip's name of weights; of a file its absolute path: a fresh process starts in another folder."""
+    if isinstance(pretrained, str) and Path(pretrained).is_file():
+        return str(Path(pretrained).resolve())
+    return pretrained
 
 
 @cache

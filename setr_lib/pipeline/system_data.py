@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.settings import Settings
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.systems.data import Features, SystemData
     from setr_lib.systems.models.system_model import SystemModel
+    from setr_lib.systems.options import SystemOptions
+    from setr_lib.training.trained_on import TrainedOn
 
 ASSET = "training_triplets"
 _IMAGES = "training_triplets_images"
@@ -163,6 +166,40 @@ def mined_negatives(
         context.gallery_store, stored.table, queries, model.options, stored.version, others, progress
     )
     return found.ids
+
+
+def trained_on_data(
+    settings: Settings, data: SystemData, rows: pl.DataFrame, options: SystemOptions
+) -> TrainedOn:
+    """The images and triplets of a training, and the held-out ones, by which versions are chosen.
+
+    Args:
+        settings: They say where the source's images and triplets come from.
+        data: All of the source.
+        rows: What is trained on: triplets, or images.
+        options: Whether hard negatives are mined: then all images count that are not held out, because any
+            may be one.
+
+    Returns:
+        The record of the training.
+    """
+    import polars as pl
+
+    from setr_lib.pipeline.training_origin import origin_of_split, origin_of_training
+    from setr_lib.systems.data import HELD_OUT
+    from setr_lib.systems.options import SYNTHESISED, MinedOptions
+
+    is_synthesised = data.source == SYNTHESISED
+    origin = origin_of_training(settings) if is_synthesised else origin_of_split(settings, data.source)
+    is_held_out, triplets = pl.col("split") == HELD_OUT, data.held_out
+    used = rows
+    if "target_id" in rows.columns:
+        named = pl.concat([rows["reference_id"], rows["target_id"]]).unique()
+        is_used = (
+            ~is_held_out if isinstance(options, MinedOptions) else pl.col("image_id").is_in(named.implode())
+        )
+        used, triplets = data.images.filter(is_used), pl.concat([rows, triplets])
+    return origin.trained_on(pl.concat([used, data.images.filter(is_held_out)]), triplets)
 
 
 def _of_pairs(context: PipelineContext) -> SystemData:

@@ -191,7 +191,8 @@ class RegisteredModel:
                 champion with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
             measure_again: The figure of a version on the held-out data of today. Without it, its own figure
                 is compared.
-            compare: More about the comparison with a version, in words that end the reason.
+            compare: More about the comparison with a version, in words that end the reason; asked where both
+                were measured on the same held-out data.
 
         Returns:
             The decision and its reason.
@@ -275,8 +276,9 @@ class RegisteredModel:
             if champion.tags.get(tag) != mine.tags.get(tag):
                 return self._crown(mine, champion, f"version {previous} {words}, {champion.tags.get(tag)}")
         # An earlier SETR registered versions without that tag: what they were measured on is not known.
+        more = ""
         if mine.tags.get(HELD_OUT_TAG) and champion.tags.get(HELD_OUT_TAG) == mine.tags[HELD_OUT_TAG]:
-            rival, how = measure.of(champion.tags, f"version {previous}"), ""
+            rival, how, more = measure.of(champion.tags, f"version {previous}"), "", compare(previous)
         elif previous in measured:
             rival = measured[previous]
         else:
@@ -285,7 +287,7 @@ class RegisteredModel:
         beyond = "above" if measure.higher_is_better else "below"
         relation = beyond if better else f"not {beyond}"
         figures = f"held-out {measure.name} {own:.4f}, {relation} version {previous}'s {rival:.4f}{how}"
-        reason = figures + compare(previous)
+        reason = figures + more
         return self._crown(mine, champion, reason) if better else self._leave(mine, previous, reason)
 
     def _leave(self, mine: VersionInfo, champion: str, reason: str) -> Promotion:

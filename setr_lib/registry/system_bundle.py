@@ -183,8 +183,12 @@ class SystemBundle:
 
     @property
     def examples(self) -> pl.DataFrame:
-        """An ``EXAMPLES`` frame, with the vectors that the training process gave."""
-        return pl.read_parquet(self.encoder / _EXAMPLES)
+        """An ``EXAMPLES`` frame, with the vectors that the training process gave.
+
+        Raises:
+            RegistryError: It is not readable.
+        """
+        return _read(self.encoder / _EXAMPLES)
 
     def load(self, encoder: str | None = None, device: str = "auto") -> SystemModel:
         """Load the system on top of its encoder, found again.
@@ -239,5 +243,15 @@ def held_out_of(system: Path) -> pl.DataFrame:
 
     Returns:
         ``reference_id``, ``modification``, ``target_id`` and ``rank`` (from 1).
+
+    Raises:
+        RegistryError: They are not readable.
     """
-    return pl.read_parquet(system / _HELD_OUT)
+    return _read(system / _HELD_OUT)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RegistryError(f"{path}: not a readable table of a trained system ({error})") from error

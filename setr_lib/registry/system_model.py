@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.registered_model import HELD_OUT_TAG
 from setr_lib.registry.runs import RUN_TAG, PyfuncModel, TrainingRun, pinned_requirements
-from setr_lib.registry.system_bundle import EncoderReference, write_system_bundle
 
 if TYPE_CHECKING:
     import polars as pl
     from mlflow.models import ModelSignature
 
+    from setr_lib.registry.system_bundle import EncoderReference
     from setr_lib.systems.bundle import SystemRecord
     from setr_lib.systems.training import SystemResult
 
 RECALL = Measure("R@10", "setr.held_out_recall_at_10")
 """What versions of a retrieval system are compared by."""
-ENCODER_TAG = "setr.encoder_id"
+ENCODER_TAG, PREPROCESSING_TAG = "setr.encoder_id", "setr.preprocessing_id"
 _REQUIREMENTS = (
     "mlflow",
     "torch",
@@ -70,6 +70,8 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
     Returns:
         The logged model's URI (``models:/m-...``).
     """
+    from setr_lib.registry.system_bundle import write_system_bundle
+
     result = system.result
     final = {
         "held_out_before_recall_at_10": result.recall_before,
@@ -91,6 +93,7 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
             tags={
                 RUN_TAG: result.run,
                 ENCODER_TAG: system.record.encoder_id,
+                PREPROCESSING_TAG: system.record.preprocessing_id,
                 HELD_OUT_TAG: system.held_out_digest,
                 RECALL.tag: repr(result.recall),
                 "setr.base_held_out_recall_at_10": repr(result.recall_before),

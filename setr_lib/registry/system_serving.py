@@ -71,7 +71,8 @@ class QueryScorer:
             ``vector`` of each row (norm 1, in the space of the gallery's vectors), with the frame's index.
 
         Raises:
-            RegistryError: A column is missing or an image cannot be read; the message names the row.
+            RegistryError: A column is missing, a modification is no text or an image cannot be read; the
+                message names the row.
         """
         import pandas as pd
 
@@ -79,7 +80,8 @@ class QueryScorer:
         if missing:
             raise RegistryError(f"columns {missing} are missing: a row has {', '.join(COLUMNS)}")
         pictures = [_opened(value, row) for row, value in zip(frame.index, frame["reference"], strict=True)]
-        vectors = self.encode(pictures, [str(text) for text in frame["modification"]])
+        texts = [_text(value, row) for row, value in zip(frame.index, frame["modification"], strict=True)]
+        vectors = self.encode(pictures, texts)
         return pd.DataFrame({"vector": [row.tolist() for row in vectors]}, index=frame.index)
 
     def encode(self, pictures: Sequence[Any], texts: Sequence[str]) -> NDArray[np.float32]:
@@ -130,7 +132,9 @@ class QueryScorer:
             ("query", queries, expected),
             ("image", images, np.array(examples["image_vector"].to_list(), dtype=np.float32)),
         ):
-            gap = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
+            if found.shape != wanted.shape:
+                return [f"{what} vectors are {found.shape}, those of training {wanted.shape}"], []
+            gap = float(np.abs(found - wanted).max())
             if not gap <= _CLOSE:
                 problems.append(
                     f"{what} vectors differ from those of training by up to {gap:.4g} (allowed: {_CLOSE:g})"
@@ -148,6 +152,15 @@ class QueryScorer:
                 block = [encoder.preprocess(image) for image in pictures[start : start + encoder.batch_size]]
                 rows.append(encode(features_of(encoder, block, self.model.reads), start).float().cpu())
         return torch.cat(rows).numpy() if rows else np.zeros((0, self.model.dimension), dtype=np.float32)
+
+
+def _text(value: object, row: object) -> str:
+    if not isinstance(value, str):
+        raise RegistryError(
+            f"column 'modification', row {row}: a text expected, not {type(value).__name__}; an empty one "
+            "leaves the reference alone"
+        )
+    return value
 
 
 def _opened(value: object, row: object) -> Any:

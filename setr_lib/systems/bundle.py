@@ -71,8 +71,21 @@ class StoredSystem:
 
     @property
     def options(self) -> SystemOptions:
-        """The settings of the training."""
-        return self.recipe.options.model_validate(self.record.options)
+        """The settings of the training.
+
+        Raises:
+            SystemBundleError: This version of SETR does not know the system, or does not take its settings.
+        """
+        try:
+            return self.recipe.options.model_validate(self.record.options)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise SystemBundleError(
+                f"{self.folder / RECORD}: settings that this version of SETR does not take ({faults}): train "
+                f"{self.record.system} anew"
+            ) from error
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors, on the CPU.
@@ -139,19 +152,35 @@ def load_system(folder: Path, encoder: OpenClipSpace) -> SystemModel:
     """
     stored = read_system(folder)
     record = stored.record
-    if (encoder.id, encoder.preprocessing_id) != (record.encoder_id, record.preprocessing_id):
-        raise SystemBundleError(
-            f"{folder}: {record.system} was trained on {record.encoder_id} ({record.preprocessing_id}), the "
-            f"encoder here is {encoder.id} ({encoder.preprocessing_id}): name that one, or train it anew"
-        )
+    check_encoder(f"{folder}: {record.system}", record, encoder)
     model = make_model(stored.recipe, encoder, stored.options)
     try:
         model.load_state_dict(stored.tensors(), strict=True)
     except RuntimeError as error:
+        words = " ".join(str(error).split())
         raise SystemBundleError(
-            f"{folder}: its tensors are not those of {record.system} ({str(error).splitlines()[0]})"
+            f"{folder}: its tensors are not those of {record.system} ({words})"
         ) from error
     return model.eval()
+
+
+def check_encoder(what: str, record: SystemRecord, encoder: OpenClipSpace) -> None:
+    """Refuse an encoder that is not the one that a system was trained on, or prepares pictures otherwise.
+
+    Args:
+        what: The system, as the sentence begins.
+        record: Which encoder it was trained on.
+        encoder: The encoder at hand.
+
+    Raises:
+        SystemBundleError: It is another one.
+    """
+    if (encoder.id, encoder.preprocessing_id) != (record.encoder_id, record.preprocessing_id):
+        raise SystemBundleError(
+            f"{what} was trained on {record.encoder_id} ({record.preprocessing_id}), the encoder here is "
+            f"{encoder.id} ({encoder.preprocessing_id}): name that one as [systems.{record.system}] encoder "
+            "and as the space of its method, or train it anew"
+        )
 
 
 def make_model(

@@ -69,6 +69,19 @@ class SystemData:
         """The ids that held-out triplets search, sorted."""
         return sorted(self.images.filter(split=HELD_OUT)["image_id"])
 
+    def measurable(self) -> SystemData:
+        """The same data, of which some triplets are held out.
+
+        Raises:
+            TrainingDataError: None is: versions of a system could not be compared.
+        """
+        if not self.held_out.height:
+            raise TrainingDataError(
+                f"no triplet of {self.source!r} is held out, and versions could not be compared: raise "
+                "[reranking.pairs] held_out_share, or give more triplets"
+            )
+        return self
+
     def training_triplets(self, limit: int | None, seed: int) -> pl.DataFrame:
         """The triplets to train on.
 

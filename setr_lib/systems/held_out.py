@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 DEPTH = 10
 """R@10: whether the target is among the ten nearest images."""
+_EQUAL = 1e-9
+"""Scores no further apart are equal."""
+_BLOCK = 256
+"""Queries whose scores are held at once."""
 
 
 def encoded_queries(
@@ -101,6 +105,8 @@ def ranks_of_targets(
 ) -> NDArray[np.int64]:
     """The rank of each query's target, its own reference left out, last among equal scores.
 
+    A score that is not a number counts against the target, whose own it is or another image's.
+
     Args:
         queries: float32 [q, d].
         images: float32 [n, d].
@@ -112,13 +118,17 @@ def ranks_of_targets(
         int64 [q], from 1.
     """
     row_of = {image: row for row, image in enumerate(gallery)}
-    scores = queries.astype(np.float64) @ images.astype(np.float64).T
-    for query, reference in enumerate(references):
-        if reference in row_of:
-            scores[query, row_of[reference]] = -np.inf
-    own = scores[np.arange(len(targets)), [row_of[target] for target in targets]]
-    # Rounding must not decide between a target and what is equal to it.
-    return (scores >= own[:, None] - 1e-9).sum(axis=1)
+    columns, ranks = images.astype(np.float64).T, np.zeros(len(targets), dtype=np.int64)
+    for start in range(0, len(targets), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        scores = queries[block].astype(np.float64) @ columns
+        for query, reference in enumerate(references[block]):
+            if reference in row_of:
+                scores[query, row_of[reference]] = -np.inf
+        own = scores[np.arange(len(scores)), [row_of[target] for target in targets[block]]]
+        # Rounding must not decide between a target and what is equal to it.
+        ranks[block] = (~(scores < own[:, None] - _EQUAL)).sum(axis=1)
+    return ranks
 
 
 def recall(ranks: NDArray[np.int64], depth: int = DEPTH) -> float:

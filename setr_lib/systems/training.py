@@ -42,7 +42,7 @@ class SystemResult:
         ranks: The same after the last.
         gallery: How many images the held-out queries search.
         rows: Training triplets, or images.
-        curve: (step, loss, learning rate) of at most 500 steps.
+        curve: (step, loss, learning rate) of about 500 steps at most, the last among them.
         resumed_from: The step of the checkpoint that was continued, or 0.
         reused: Nothing was trained: the same training had been finished before.
     """
@@ -184,5 +184,5 @@ def _ranks_before(lesson: Lesson, folder: Path, progress: Progress) -> NDArray[n
 
 
 def _thinned(curve: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
-    every = max(1, len(curve) // _CURVE_POINTS)
+    every = -(-len(curve) // _CURVE_POINTS)
     return [point for point in curve if point[0] % every == 0 or point[0] == len(curve)]

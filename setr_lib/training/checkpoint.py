@@ -2,9 +2,8 @@
 
 A checkpoint is a folder ``step-000050`` with ``weights.safetensors`` (the trained tensors),
 ``moments.safetensors`` (AdamW's), ``more.safetensors`` (what else a step changes, where there is any) and
-``state.json``. It is written beside its name and renamed, so SIGKILL
-costs at most one interval. One training at a time may use the folder that holds them: see
-:func:`only_trainer`.
+``state.json``. It is written beside its name and renamed, so SIGKILL costs at most one interval. One training
+at a time may use the folder that holds them: see :func:`only_trainer`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from setr_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import torch
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS, _STEPS = ("exp_avg", "exp_avg_sq"), "step"
+"""What AdamW keeps of each tensor: its two moments, and how often it was moved."""
 _STATE, _MORE = "state.json", "more.safetensors"
 _LOOK_AGAIN = 0.25
 """Seconds between two attempts to take a lock that another training holds."""
@@ -144,7 +144,7 @@ def save_checkpoint(
     moments = {
         f"{moment}/{name}": optimiser.state[parameter][moment].cpu().contiguous()
         for name, parameter in parameters.items()
-        for moment in _MOMENTS
+        for moment in (*_MOMENTS, _STEPS)
         if parameter in optimiser.state
     }
     save_file(weights, partial / "weights.safetensors")
@@ -192,7 +192,7 @@ def load_checkpoint(
             shutil.rmtree(path, ignore_errors=True)
             continue
         weights, moments = load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors")
-        kept = load_file(path / _MORE) if more else {}
+        kept = load_file(path / _MORE) if more and (path / _MORE).is_file() else {}
         if set(weights) != set(parameters) or set(kept) != set(more):
             raise CheckpointError(
                 f"{path}: its tensors are not those of this training; delete the folder to train anew"
@@ -202,8 +202,10 @@ def load_checkpoint(
                 parameter.copy_(weights[name])
                 if f"{_MOMENTS[0]}/{name}" not in moments:
                     continue  # no step has had a gradient for it yet
+                # A checkpoint of an earlier version of SETR says of no tensor how often it was moved.
+                moved = moments.get(f"{_STEPS}/{name}", torch.tensor(float(state["step"])))
                 optimiser.state[parameter] = {
-                    "step": torch.tensor(float(state["step"])),
+                    _STEPS: moved,
                     **{
                         moment: moments[f"{moment}/{name}"].to(parameter.device, parameter.dtype)
                         for moment in _MOMENTS

@@ -19,6 +19,7 @@ from setr_assets.jobs import EVALUATION, FULL_PIPELINE, TRAINING
 from setr_assets.partitions import evaluation_set_partitions, range_tags, scored_set_keys
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import Settings, load_settings
+from setr_lib.systems.recipe import RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -110,7 +111,15 @@ def test_jobs_divide_the_graph(definitions: dg.Definitions) -> None:
     assert not jobs[EVALUATION] & jobs[TRAINING]
 
 
-@pytest.mark.parametrize(("champion", "config"), [("7", champion_config({"setr-reranker": "7"})), (None, {})])
+def systems_and(*others: str) -> list[str]:
+    """The registered models of the trained retrieval systems, and others."""
+    return [*others, *(f"setr-{name.replace('_', '-')}" for name in RECIPES)]
+
+
+@pytest.mark.parametrize(
+    ("champion", "config"),
+    [("7", champion_config(dict.fromkeys(systems_and("setr-reranker"), "7"))), (None, {})],
+)
 def test_weekly_run_is_pinned_to_the_champion_of_its_start(
     definitions: dg.Definitions,
     settings: Settings,
