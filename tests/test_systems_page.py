@@ -73,16 +73,20 @@ def test_the_run_config_that_the_page_shows_is_one_of_the_evaluation(tmp_path: P
 def test_the_registered_model_answers_as_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import dagster as dg
     import mlflow
     import numpy as np
 
-    from tests.assets.tiny_world import run_job, write_world
+    from setr_assets.definitions import build_definitions
+    from tests.assets.tiny_world import write_world
 
     path = write_world(tmp_path)
     steps = "\n[systems.prompt_tuned]\nsteps = 2\nbatch_size = 4\n"
     path.write_text(path.read_text(encoding="utf-8") + steps, encoding="utf-8")
     settings = load_settings(path)
-    assert run_job(settings, SYSTEMS_TRAINING, []).failures == {}
+    job = build_definitions(settings).resolve_job_def(SYSTEMS_TRAINING)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert job.execute_in_process(instance=instance).success
     picture = next((tmp_path / "data" / "training").rglob("*.png"))
     (tmp_path / "reference.png").write_bytes(picture.read_bytes())
     monkeypatch.chdir(tmp_path)
