@@ -1,4 +1,4 @@
-"""What `make compare-trained` has measured, kept by the digest of what was measured: a second call finds it."""
+"""What `make compare-trained` measured, kept by the digest of what was measured: a second call finds it."""
 
 from __future__ import annotations
 

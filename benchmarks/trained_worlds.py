@@ -1,5 +1,5 @@
-"""The worlds of `make compare-trained`: the finished demo's, and further ones that are drawn here; their trained
-systems, and the rows that these give.
+"""The worlds of `make compare-trained`: the finished demo's, and further ones that are drawn here; their
+trained systems, and the rows that these give.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def world_settings(settings: Settings, seed: int) -> Settings:
         seed: Of the other world.
 
     Returns:
-        Settings whose storage, MLflow store and drawn data are in a folder of their own; the same ones for the
-        demo's seed.
+        Settings whose storage, MLflow store and drawn data are in a folder of their own; the same ones for
+        the demo's seed.
     """
     if seed == settings.miniature.seed:
         return settings
@@ -153,7 +153,6 @@ class World:
     def _draw(self) -> None:
         """Draw the world and make of its training images what the demo makes."""
         from setr_lib.datasets import inspect_training_images, load_training_images
-        from setr_lib.pipeline.embedding import embed_training_images
         from setr_lib.pipeline.training_pairs import make_pairs
         from setr_lib.sources import sources_in_use
         from setr_lib.tables import PAIRS, TRAINING_IMAGES
@@ -251,7 +250,12 @@ class World:
         for row, measured in found.measured(STAGE_1, digest):
             method = context.methods.get(row.method)
             system = method.trained or context.weights.space_system(method.space)
-            facts = {**measured.facts, **floor, "source": method.source, "gallery": self._gallery(method.space)}
+            facts = {
+                **measured.facts,
+                **floor,
+                "source": method.source,
+                "gallery": self._gallery(method.space),
+            }
             if system in self.trained:
                 facts |= self.trained[system].facts
             self.results.store(Measured(STAGE_1, row.title, digest, measured.per_query, facts))
@@ -364,5 +368,3 @@ class _Found:
 def _without_judge(settings: Settings) -> Settings:
     reranking = settings.reranking.model_copy(update={"rerankers": [], "methods": None})
     return settings.model_copy(update={"reranking": reranking})
-
-

@@ -1,5 +1,5 @@
-"""Ablations of trained retrieval systems: trainings with other options or other data, each an MLflow run of its
-own and no version of a registered model.
+"""Ablations of trained retrieval systems: trainings with other options or other data, each an MLflow run of
+its own and no version of a registered model.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Ablated:
         return model.eval()
 
 
-def ablated_system(context: PipelineContext, ablation: Ablation, progress: Progress = silent) -> RetrievalSystem:
+def ablated_system(
+    context: PipelineContext, ablation: Ablation, progress: Progress = silent
+) -> RetrievalSystem:
     """The training of an ablation; one that it builds on is trained first.
 
     Args:
@@ -104,7 +106,7 @@ def ablated_system(context: PipelineContext, ablation: Ablation, progress: Progr
 
 
 def train_ablation(context: PipelineContext, ablation: Ablation, progress: Progress = silent) -> Ablated:
-    """Train an ablation; one that was finished before, or is the configured training itself, is taken as it is.
+    """Train an ablation; one that was finished before, or is the configured training, is taken as it is.
 
     Args:
         context: Settings, tables and models.
