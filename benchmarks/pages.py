@@ -1,4 +1,4 @@
-"""Pages of the documentation that more than one program writes: each writes a section between its own marks."""
+"""Pages of the documentation that more than one program writes, each a section between its own marks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section "Trained systems" of docs/compare.md and its picture, from what `make compare-trained` measured."""
+"""The section "Trained systems" of docs/compare.md, from what `make compare-trained` has measured."""
 
 from __future__ import annotations
 
