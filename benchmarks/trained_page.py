@@ -133,18 +133,18 @@ def _systems(study: Study) -> str:
 
 
 def _claims(study: Study, claims: Sequence[Claim]) -> str:
-    head = ["claim", *TITLES.values(), "on the miniature", "worlds"]
+    head = ["claim", "on the miniature", "worlds", *TITLES.values()]
     lines, notes = [], []
     for claim in claims:
         gaps = study.gaps(claim.better, claim.worse)
         found = verdict(gaps)
         cells = [gap_words(gaps.get(kind)) for kind in TITLES]
         seeds = ", ".join(map(str, study.seeds(claim.better, claim.worse))) or "–"
-        lines.append([claim.words, *cells, found, seeds])
+        lines.append([claim.words, found, seeds, *cells])
         if gaps and found != "**shows**" and claim.name in OBSERVATIONS:
             date, words = OBSERVATIONS[claim.name]
             notes.append(f"- {claim.words}: *observation of {date}:* {words}")
-    return "\n\n".join([_table(head, lines, numbers=1), *(["\n".join(notes)] if notes else [])])
+    return "\n\n".join([_table(head, lines, numbers=3), *(["\n".join(notes)] if notes else [])])
 
 
 def _ablations(study: Study, keys: Sequence[Key]) -> str:
@@ -270,7 +270,8 @@ def _run(found: Measured) -> str:
 
 
 def _label(found: Measured) -> str:
-    labels: Mapping[str, str] = found.facts["labels"]
+    whole: Mapping[str, str] = found.facts["labels"]
+    labels = {kind: label.split("; ")[0] for kind, label in whole.items()}  # without the sizes of the sets
     distinct = list(dict.fromkeys(labels.values()))
     if len(distinct) == 1:
         return distinct[0]

@@ -159,13 +159,14 @@ class World:
 
         for source in sources_in_use(self.settings):
             source.prepare(self.progress)
-        tables = self.context.tables
+        context = PipelineContext(self.settings, self.context.models)  # the usual tables, as of a demo
+        tables = context.tables
         if tables.exists("reranker_pairs"):
             return
         images = inspect_training_images(load_training_images(self.settings), self.progress)
         tables.write("training_images", images, TRAINING_IMAGES)
-        self.embed_training_images(self.context)
-        made = make_pairs(self.context, self.progress)
+        self.embed_training_images(context)
+        made = make_pairs(context, self.progress)
         tables.write("reranker_pairs", made.pairs, PAIRS, made_by=made.record)
 
     def embed_training_images(self, context: PipelineContext) -> None:
