@@ -1,4 +1,4 @@
-"""The comparison of trained systems: what is trained once stays trained, and claims are read off intervals."""
+"""The comparison of trained systems: what was trained once is kept, and claims are read off intervals."""
 
 from __future__ import annotations
 
