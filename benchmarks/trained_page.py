@@ -228,7 +228,9 @@ def _brief(found: Measured) -> str:
 
 def _judged(study: Study, limit: int) -> str:
     rows = {
-        (key.name, found.facts["reranker"]): key for key, found in study.own.items() if key.kind == JUDGED
+        (found.facts["method"], found.facts["reranker"]): key
+        for key, found in study.own.items()
+        if key.kind == JUDGED
     }
     methods = [name for name in ROWS if (name, "") in rows]
     if not methods:

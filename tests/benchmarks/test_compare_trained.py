@@ -16,7 +16,7 @@ from benchmarks.pages import kept, section_of, with_section
 from benchmarks.trained_ablations import Laboratory
 from benchmarks.trained_claims import Key, Study, verdict
 from benchmarks.trained_page import section
-from benchmarks.trained_results import STAGE_1, Measured, Results
+from benchmarks.trained_results import JUDGED, STAGE_1, Measured, Results
 from benchmarks.trained_worlds import World, world_settings
 from setr_lib.miniature.worlds import write_miniature
 from setr_lib.pipeline.ablation import ABLATION_TAG, Ablation, train_ablation
@@ -269,10 +269,16 @@ def test_the_section_names_versions_and_says_what_does_not_show() -> None:
             stage_1("pic2word", [0.0] * 4, **{**made, "model": "setr-pic2word"}),
         ]
     )
+    for reranker, value in (("", 0.0), ("base judge", 1.0)):
+        title = f"mapping · {reranker}" if reranker else "mapping"
+        facts = {"method": "mapping", "reranker": reranker}
+        rows[Key(JUDGED, title)] = Measured(JUDGED, title, "", of_sets([value] * 4), facts)
     text = section(Study({0: rows}, 100, 0), "", 5)
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if " | " in line}
     assert "| setr-composing v4 | zero-shot | 10.0 → 20.0 | 100.0" in text
     assert "**shows** |" in lines["`mapping` over `pic2word`"]
     assert "**does not show** |" in lines["`composing` over `mapping`"]
     assert "not measured" in lines["adapters over LoRA"]
+    judged = next(line for line in text.splitlines() if line.startswith("| `mapping` | base judge |"))
+    assert judged.count("+100.0 (+100.0 to +100.0)") == 3
     assert "+100.0 (+100.0 to +100.0)" in lines["`mapping` over `pic2word`"]
