@@ -114,7 +114,7 @@ def test_the_model_of_an_ablation_is_what_was_trained(folder: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_second_call_trains_nothing(folder: Path) -> None:
     settings = load_settings(folder / "setr.toml")
-    stored = []
+    stored, world = [], prepared(settings)
     for _ in range(2):
         world = prepared(settings)
         world.train()
