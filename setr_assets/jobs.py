@@ -10,12 +10,15 @@ import dagster as dg
 from setr_assets.champion import CHAMPION, FUSION, sources_of
 from setr_assets.code_versions import needed_systems
 from setr_assets.miniature import miniature_job
+from setr_assets.systems import systems_in_use
 from setr_assets.trained import PROMOTION, STEP_TAG
+from setr_lib.pipeline.retrieval_system import known_system
 from setr_lib.settings import Settings
 
 FULL_PIPELINE = "full_pipeline"
 EVALUATION = "evaluation"
 TRAINING = "reranker_training"
+SYSTEMS_TRAINING = "systems_training"
 
 EMBEDDED, RANKED, RERANKED = "gallery_embeddings", "coarse_rankings", "reranked_rankings"
 TRAINED = "reranking_fusion"
@@ -35,6 +38,18 @@ def build_jobs(settings: Settings) -> list[Any]:
     every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
     observed = dg.AssetSelection.assets(CHAMPION, FUSION, *sources_of(needed_systems)(settings))
     everything = dg.AssetSelection.all() | observed
+    promotions = [known_system(name).promoted_by for name in systems_in_use(settings)]
+    systems = [
+        dg.define_asset_job(
+            SYSTEMS_TRAINING,
+            dg.AssetSelection.assets(*promotions).upstream(),
+            description=(
+                "Train the retrieval systems that settings name, register each, promote those that are "
+                "better: all that they learn from is made, too. What MLflow has is not trained again."
+            ),
+            tags=TRAINING_MAX_RUNTIME,
+        )
+    ]
     return [
         dg.define_asset_job(
             FULL_PIPELINE,
@@ -56,5 +71,6 @@ def build_jobs(settings: Settings) -> list[Any]:
             description="Synthesise pairs, train an adapter, register it, promote it if it is better.",
             tags=TRAINING_MAX_RUNTIME,
         ),
+        *(systems if promotions else ()),
         miniature_job(),
     ]

@@ -14,7 +14,8 @@ from setr_assets.code_versions import SYSTEM, needed_systems
 from setr_assets.progress import reporter, say
 from setr_assets.trained import Inputs, Names, trained_system_assets
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.retrieval_system import check_train_splits, known_system, system_options
+from setr_lib.pipeline.retrieval_system import known_system
+from setr_lib.pipeline.system_checks import check_systems, named_systems, system_options
 from setr_lib.pipeline.system_data import ASSET, make_triplets
 from setr_lib.records import content_digest
 from setr_lib.settings import Settings
@@ -38,14 +39,8 @@ def systems_in_use(settings: Settings) -> list[str]:
 
     Returns:
         Their names; one that another builds on comes before it.
-
-    Raises:
-        SetrError: A section names a system that there is not.
     """
-    named = {known_system(name).name for name in settings.systems}
-    named |= {name for name in needed_systems(settings) if name in RECIPES}
-    below = {RECIPES[name].builds_on for name in named}
-    return [name for name in RECIPES if name in named or name in below]
+    return named_systems(settings, needed_systems(settings))
 
 
 def sources_in_use(settings: Settings) -> list[str]:
@@ -58,10 +53,8 @@ def sources_in_use(settings: Settings) -> list[str]:
         ``synthesised``, or names of data sets, each once.
 
     Raises:
-        SettingsError: The settings of a system are at fault, or it is to learn from a data set without a
-            train split.
+        SettingsError: The settings of a system are at fault.
     """
-    check_train_splits(settings)
     found = [system_options(settings, name).triplets for name in systems_in_use(settings)]
     return [*dict.fromkeys(found)]
 
@@ -74,8 +67,13 @@ def system_blueprints(settings: Settings) -> list[Blueprint]:
 
     Returns:
         The triplets, and three assets for each system; nothing where no system is named.
+
+    Raises:
+        SettingsError: The settings of a system cannot be followed.
     """
     names = systems_in_use(settings)
+    if names or settings.systems:
+        check_systems(settings)  # a graph that cannot be run is not shown
     if not names:
         return []
     return [_triplets(settings, names), *(asset for name in names for asset in _assets(name))]
@@ -148,7 +146,7 @@ def _facts(result: SystemResult) -> dict[str, Any]:
         "held-out R@10 before": round(result.recall_before, 2),
         "held-out triplets": len(result.ranks),
         "held-out images": result.gallery,
-        "trained on": result.rows,
+        "training examples": result.rows,
         "loss": previews.line_chart(steps, losses, "loss"),
         "steps": result.steps,
         "seconds": round(result.seconds, 1),

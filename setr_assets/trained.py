@@ -155,6 +155,7 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
         )
         return dg.MaterializeResult(
             metadata={
+                "registered model": system.registered_model(setr.settings),
                 "version": done.version or "not registered",
                 "model": record.model_uri,
                 "run": record.run,
@@ -166,9 +167,9 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
     return _named(
         asset,
         names.registered,
-        f"The trained {system.name} as a version of MLflow's registered model, after a fresh process has "
-        "loaded it and given the very scores of the training process. One that fails this is not registered, "
-        "and nothing is promoted.",
+        f"The trained {system.name} as a version of its registered model in MLflow, after a fresh process "
+        "has loaded it and given what the training process gave. One that fails this is not registered, and "
+        "nothing is promoted.",
     )
 
 
@@ -208,9 +209,9 @@ def _promotion(system: type[TrainedSystem[Any]], names: Names) -> Callable[..., 
     return _named(
         asset,
         names.promoted,
-        "The champion alias: moved to the newest version if it is the first, or has the better "
-        f"{system.measure.name} on held-out data{incomparable}. No benchmark has a say in it. Otherwise the "
-        "version becomes the challenger, with the reason.",
+        f"The champion alias of the trained {system.name}: moved to the newest version if that is the "
+        f"first, or has the better {system.measure.name} on held-out data{incomparable}. No benchmark has a "
+        "say in it. Otherwise the version becomes the challenger, with the reason.",
     )
 
 

@@ -19,7 +19,7 @@ from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-_LISTED = ("methods", "rerankers", "benchmarks", "spaces", "texts")
+_LISTED = ("methods", "rerankers", "systems", "benchmarks", "spaces", "texts")
 """What ``setr list`` takes."""
 
 
@@ -60,10 +60,6 @@ def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> i
 
 def _run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
-    if settings.systems:
-        from setr_lib.pipeline.retrieval_system import check_train_splits
-
-        check_train_splits(settings)
     if (limit := getattr(options, "limit", None)) is not None:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
@@ -214,7 +210,7 @@ def _add_compare(commands: Subparsers) -> None:
 
 def _add_list(commands: Subparsers) -> None:
     names = commands.add_parser(
-        "list", help="what settings can name: methods, re-rankers, benchmarks, spaces, generated texts"
+        "list", help="what settings can name: methods, re-rankers, trained systems, benchmarks, spaces, texts"
     )
     names.add_argument(
         "what", nargs="?", choices=_LISTED, metavar="KIND", help=f"{', '.join(_LISTED)} (default: all)"

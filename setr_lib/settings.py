@@ -13,9 +13,8 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -679,21 +678,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"no configured method is called {name!r}{_nearest(name, list(ranked))}")
         return methods
 
-    @field_validator("systems")
-    @classmethod
-    def _systems_take_their_sections(
-        cls, systems: dict[str, dict[str, Any]], info: ValidationInfo
-    ) -> dict[str, dict[str, Any]]:
-        if not systems:
-            return systems
-        spaces: dict[str, SpaceSettings] | None = info.data.get("spaces")  # absent where at fault themselves
-        kinds = None if spaces is None else {name: space.kind for name, space in spaces.items()}
-        # By its path: trained systems lie above settings, which do not import them.
-        sections = import_module("setr_lib.systems.sections")
-        if faults := sections.faults_of(systems, kinds, info.data.get("datasets")):
-            raise ValueError("; ".join(faults))
-        return systems
-
     @field_validator("reranking")
     @classmethod
     def _reranked_methods_are_ranked(
@@ -982,14 +966,41 @@ def _in_words(error: Any) -> str:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         return _unknown_key(path)
-    message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    if error["type"] != "value_error" and isinstance(value, str | int | float):
-        message += f" (it is {value!r})"
+    message = _message(error)
     variable = _PREFIX + _DELIMITER.join(path).upper()
     if path and variable in {name.upper() for name in os.environ}:
         message += f" [{variable}]"
     return f"{'.'.join(path)}: {message}" if path else message
+
+
+def _message(error: Any) -> str:
+    """What is wrong, and the value where it is a plain one."""
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    if error["type"] != "value_error" and isinstance(value, str | int | float):
+        message += f" (it is {value!r})"
+    return message
+
+
+def section_faults(where: str, error: ValidationError, known: Iterable[str]) -> list[str]:
+    """What is wrong with a section whose keys are checked elsewhere, ``[systems.NAME]`` for one.
+
+    Args:
+        where: The section, e.g. ``"[systems.mapping]"``.
+        error: What was found.
+        known: The keys that it has.
+
+    Returns:
+        A line for each fault.
+    """
+    lines: list[str] = []
+    for fault in error.errors():
+        key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where} {key}: there is no such key{_nearest(key, list(known))}")
+        else:
+            lines.append(f"{where}{' ' * bool(key)}{key}: {_message(fault)}")
+    return lines
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import maker_of
 from setr_lib.commands.console import progress_on_terminal
 from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
+from setr_lib.commands.system_setup import system_setup
 from setr_lib.datasets import (
     DatasetError,
     EvaluationSet,
@@ -204,7 +205,10 @@ def diagnose(
         settings=settings,
         opened=not quick,
         packages=installed(),
-        checks=configured(settings, {evaluated.kind for evaluated in chosen}),
+        checks=[
+            *configured(settings, {evaluated.kind for evaluated in chosen}),
+            *(system_setup(settings) if with_training else ()),
+        ],
         examinations=examinations,
         imported={evaluated.key: _imported(settings, evaluated) for evaluated in chosen},
         training=_training(settings, quick, progress) if with_training else None,

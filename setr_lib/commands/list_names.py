@@ -17,6 +17,7 @@ _PLAIN_WIDTH = 120  # of tables in a file, where no terminal says how wide it is
 _TITLES = {
     "methods": "retrieval methods: [coarse] strategies, --method",
     "rerankers": "re-rankers: [reranking] rerankers, --reranker",
+    "systems": "trained systems: [systems.NAME], versions of a run; champion is the version that serves",
     "benchmarks": "benchmarks: [datasets.NAME] kind",
     "spaces": "embedding spaces: [spaces.NAME], a method's space",
     "texts": "generated texts: setr texts export KIND",
@@ -56,13 +57,16 @@ def _print_tables(context: PipelineContext, kinds: tuple[str, ...]) -> None:
         found = listed(context, kind)
         labelled = any(one.label for one in found)
         table.add_column("name", no_wrap=True)
-        for column in (*(["label"] if labelled else []), "source", "needs"):
+        promoted = ["champion"] if kind == "systems" else []
+        needs = "learns from" if promoted else "needs"
+        for column in (*(["label"] if labelled else []), *promoted, "source", needs):
             table.add_column(column)
         for one in found:
             cells = [
                 Text(("* " if one.configured else "  ") + one.name, style="bold" if one.configured else "")
             ]
             cells += [Text(one.label)] if labelled else []
+            cells += [Text(one.champion or "none yet")] if promoted else []
             table.add_row(*cells, Text(one.source), _needs(one))
         console.print(table)
         for remedy in dict.fromkeys(one.remedy for one in found if one.remedy):

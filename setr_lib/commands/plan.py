@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from setr_lib.commands.console import quieten_libraries, size_words
+from setr_lib.commands.plan_trainings import planned_trainings
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.settings import DEFAULT_SPACE, Settings
@@ -95,6 +96,8 @@ def run(settings: Settings, *, sample: int, counts_only: bool) -> int:
     training = count_training(settings)
     if not training.images:
         print(f"training images: {training.problem}")
+    for line in planned_trainings(context, loads=not counts_only):
+        print(line)
     if not present:
         raise SetrError("no evaluation set can be read: see the reasons above")
     if counts_only:

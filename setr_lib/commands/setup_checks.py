@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib.util
 import inspect
-import json
 import os
 import platform
 import re
@@ -30,6 +29,7 @@ from setr_lib.settings import (
     TRAINED_SPACES,
     Settings,
 )
+from setr_lib.spaces.open_clip_config import built_in_configs, model_config
 
 Status = Literal["ok", "later", "warning", "missing", "broken"]
 _LOCAL = "local-dir:"
@@ -121,7 +121,7 @@ def _open_clip(what: str, name: str, pretrained: str | None) -> Check:
         return _model_folder(what, Path(name.removeprefix(_LOCAL)), "open_clip_config.json")
     if ":" in name:
         return Check(what, name, "later", "downloaded on first use, unless it is in the cache already")
-    if name.replace("/", "-") not in _open_clip_configs():
+    if name.replace("/", "-") not in built_in_configs():
         return Check(what, name, "broken", "open_clip has no model of that name")
     if pretrained is None:
         return Check(what, name, "ok", "without `pretrained` its weights are random: for a trial only")
@@ -197,14 +197,6 @@ def _caption_spaces(settings: Settings) -> list[str]:
         return []
 
 
-def _open_clip_configs() -> dict[str, Path]:
-    """The architectures that come with open_clip by name, found without importing it (and with it torch)."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or found.origin is None:
-        return {}
-    return {path.stem: path for path in (Path(found.origin).parent / "model_configs").glob("*.json")}
-
-
 def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int | None:
     """Numbers per vector of an open_clip space, read from the model's configuration without loading it.
 
@@ -220,17 +212,7 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
         if settings.spaces[space].kind != OPEN_CLIP:
             return None
         name = str(settings.space_options(space).get("name", ""))
-    if name.startswith(_LOCAL):
-        path = Path(name.removeprefix(_LOCAL)) / "open_clip_config.json"
-    elif (built_in := _open_clip_configs().get(name.replace("/", "-"))) is not None:
-        path = built_in
-    else:
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        dimension = values.get("model_cfg", values).get("embed_dim")
-    except (OSError, ValueError, AttributeError):
-        return None
+    dimension = (model_config(name) or {}).get("embed_dim")
     return dimension if isinstance(dimension, int) else None
 
 

@@ -1,22 +1,23 @@
-"""What settings can name: retrieval methods, re-rankers, benchmarks, embedding spaces and generated texts,
-with what each of them is and needs.
+"""What settings can name: retrieval methods, re-rankers, trained systems, benchmarks, embedding spaces and
+generated texts, with what each of them is and needs.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
-from setr_lib.settings import DEFAULT_SPACE
+from setr_lib.settings import ADAPTER, DEFAULT_SPACE
 
 if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.texts.kind import TextKind
 
-KINDS = ("methods", "rerankers", "benchmarks", "spaces", "texts")
+KINDS = ("methods", "rerankers", "systems", "benchmarks", "spaces", "texts")
 """What can be listed."""
 
 
@@ -32,6 +33,8 @@ class Listed:
         needs: What must be there, each in words.
         problem: Why it cannot be used as it is; empty where it can.
         remedy: What to do about a problem that ``problem`` has only the name of; empty where that says it.
+        champion: Of a trained system: the registered model and the version that serves; empty where none is
+            promoted.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Listed:
     needs: tuple[str, ...] = ()
     problem: str = ""
     remedy: str = ""
+    champion: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The fields in plain values."""
@@ -61,6 +65,7 @@ def listed(context: PipelineContext, what: str) -> list[Listed]:
     of_kind: dict[str, Callable[[PipelineContext], list[Listed]]] = {
         "methods": _methods,
         "rerankers": _rerankers,
+        "systems": _systems,
         "benchmarks": _benchmarks,
         "spaces": _spaces,
         "texts": _texts,
@@ -149,6 +154,42 @@ def _rerankers(context: PipelineContext) -> list[Listed]:
     others = [name for name in reranker_names() if name not in configured]
     found = [one(reranker, True) for reranker in configured.values()]
     return found + _each(others, lambda name: one(get_reranker(name, context.settings)))
+
+
+def _systems(context: PipelineContext) -> list[Listed]:
+    from setr_lib.pipeline.system_checks import named_systems
+    from setr_lib.pipeline.trained_system import SYSTEMS
+
+    named = [*named_systems(context.settings), *([ADAPTER] if context.settings.training.is_named else [])]
+    return _each(
+        [*named, *(name for name in SYSTEMS.names() if name not in named)],
+        lambda name: _system(context, name, name in named),
+    )
+
+
+def _system(context: PipelineContext, name: str, configured: bool) -> Listed:
+    """A trained system, with the version that serves. A store that is not a file of this machine is not
+    asked.
+    """
+    from setr_lib.pipeline.trained_system import SYSTEMS
+    from setr_lib.registry.registered_model import LABEL_TAG
+    from setr_lib.systems.recipe import RECIPES
+
+    system, settings = SYSTEMS.get(name, context.settings), context.settings
+    recipe, needs = RECIPES.get(name), ("Yes/No pairs",) if name == ADAPTER else ()
+    source = (inspect.getdoc(system) or "").partition("\n")[0]
+    if recipe is not None:
+        below = () if recipe.builds_on is None else (f"a champion of {recipe.builds_on}",)
+        source, needs = recipe.source, (recipe.learns_from, *below)
+    found = Listed(name, configured, source=source, needs=needs)
+    model = system.registered_model(settings)
+    if not settings.tracking_uri.startswith("sqlite:///"):
+        return replace(found, champion=f"{model}: ask MLflow")
+    version = context.champion_version(model)
+    if version is None:
+        return found
+    label = context.registry.model(model).version(version).tags.get(LABEL_TAG, "")
+    return replace(found, label=label, champion=f"{model} v{version}")
 
 
 def _benchmarks(context: PipelineContext) -> list[Listed]:

@@ -6,7 +6,7 @@ What each computes is in ``setr_lib/systems``; here is what all of them share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.errors import SetrError
 from setr_lib.files import read_json, write_json
+from setr_lib.pipeline.system_checks import option_faults, system_notices, system_options
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.progress import Progress
 from setr_lib.registry.system_model import ENCODER_TAG, PREPROCESSING_TAG, RECALL
@@ -41,52 +42,6 @@ if TYPE_CHECKING:
 _FORMAT = 1  # part of a training's digest: raise it when the training changes
 _EXAMPLES, _NEGATIVES = 8, "negatives.json"
 SOURCE_TAG = "setr.triplets"
-
-
-def system_options(settings: Settings, name: str) -> SystemOptions:
-    """The settings of a trained retrieval system.
-
-    Args:
-        settings: The settings; ``[systems.NAME]`` is read.
-        name: The system.
-
-    Returns:
-        Its options.
-
-    Raises:
-        SettingsError: A key is unknown or its value is not allowed; the message names it.
-    """
-    from setr_lib.systems.sections import faults_of
-
-    section = settings.systems.get(name, {})
-    if faults := faults_of({name: section}):
-        raise SettingsError("; ".join(f"systems.{fault}" for fault in faults))
-    return RECIPES[name].options.model_validate(section)
-
-
-def check_train_splits(settings: Settings) -> None:
-    """Refuse systems that are to learn from a data set without a train split. No data is opened.
-
-    Args:
-        settings: The settings; ``[systems.NAME] triplets`` are read.
-
-    Raises:
-        SettingsError: A data set has none; the message names the system.
-    """
-    from setr_lib.benchmarks.errors import DatasetError
-    from setr_lib.benchmarks.sets import train_set
-    from setr_lib.systems.options import SYNTHESISED
-
-    for name in settings.systems:
-        source = system_options(settings, name).triplets
-        if source == SYNTHESISED:
-            continue
-        try:
-            train_set(settings, source)
-        except DatasetError as error:
-            raise SettingsError(
-                f"systems.{name}.triplets: {source!r} cannot be learned from: {error}"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -157,8 +112,20 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     @cached_property
     def encoder(self) -> OpenClipSpace:
-        """The frozen encoder."""
-        return self.context.weights.space(self.options.encoder).model  # pyright: ignore[reportReturnType]
+        """The frozen encoder.
+
+        Raises:
+            SystemModelError: It is an embedding space of one's own that is no model of open_clip.
+        """
+        from setr_lib.systems.models.system_model import SystemModelError
+
+        found: Any = self.context.weights.space(self.options.encoder).model
+        if not (hasattr(found, "model") and hasattr(found, "tokenizer")):
+            raise SystemModelError(
+                f"[systems.{self.name}] encoder = {self.options.encoder!r}: the embedding space {found.id} "
+                "is no model of open_clip: name another one"
+            )
+        return found
 
     @cached_property
     def _below(self) -> _Below | None:
@@ -213,6 +180,15 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
         found = trained_on_data(self.context.settings, self.data, self.rows, self.options)
         return found if self._below is None else found.joined(self._below.trained_on)
+
+    def check(self) -> None:
+        """Refuse settings that cannot be followed, in words."""
+        if faults := option_faults(self.context.settings, self.recipe, self.options):
+            raise SettingsError("\n".join(faults))
+
+    def notices(self) -> Sequence[str]:
+        """What its settings leave out."""
+        return system_notices(self.context.settings, self.recipe, self.options)
 
     def finished(self, folder: Path) -> SystemResult | None:
         """The weights in ``folder``, if this very training made them."""
@@ -402,8 +378,9 @@ def retrieval_system(recipe: Recipe) -> type[RetrievalSystem]:
         "".join(part.capitalize() for part in name.split("_")) + "System",
         (RetrievalSystem,),
         {
-            "__doc__": f"{recipe.summary[0].upper()}{recipe.summary[1:]}. Learns from {recipe.learns_from}; "
-            f"measured by R@10 on held-out triplets. Source: {recipe.source}.",
+            "__doc__": f"{recipe.summary[0].upper()}{recipe.summary[1:]}. Learns from {recipe.learns_from}: "
+            f"`[systems.{name}] triplets` says whose. Measured by R@10 on held-out triplets, which share no "
+            f"image with the training ones. Source: {recipe.source}.",
             "__module__": __name__,
             "recipe": recipe,
             "name": name,

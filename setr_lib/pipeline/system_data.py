@@ -224,14 +224,16 @@ def _of_pairs(context: PipelineContext) -> SystemData:
 
 def _of_train_split(context: PipelineContext, source: str, progress: Progress) -> tuple[SystemData, int]:
     """A data set's train split, less the triplets that join a training image and a held-out one, or have an
-    image that cannot be read.
+    image that cannot be read. A data source that makes the split makes it first.
     """
     import polars as pl
 
     from setr_lib.datasets import inspect_training_images, split_triplets
     from setr_lib.datasets.train_splits import train_split
+    from setr_lib.sources import ensure_train_split
     from setr_lib.systems.data import HELD_OUT, TRAIN, SystemData, TrainingDataError
 
+    ensure_train_split(context.settings, source, progress)
     read, options = train_split(context.settings, source), context.settings.reranking.pairs
     images = inspect_training_images(read.image_frame, progress).filter(status="ok")
     readable = read.triplets.filter(

@@ -69,6 +69,15 @@ class TrainedSystem(ABC, Generic[Result]):
             The name, e.g. ``"setr-reranker"``.
         """
 
+    def check(self) -> None:
+        """Refuse settings that the system cannot be trained with, before anything is loaded; nothing by
+        default.
+
+        Raises:
+            SettingsError: What is wrong, and what to do.
+        """
+        return
+
     @abstractmethod
     def digest(self) -> str:
         """Digest of all that determines the training: data, models, prompts, settings.

@@ -64,12 +64,14 @@ def train(
         What was trained.
 
     Raises:
+        SettingsError: The system cannot be trained with its settings.
         FolderBusyError: Another training uses the folder now.
         SetrError: Data is missing, or the training failed.
     """
     from setr_lib.registry.runs import RUN_TAG
     from setr_lib.training.checkpoint import only_trainer
 
+    system.check()
     runs, digest = system.context.registry.runs, system.digest()
     folder = system.context.settings.checkpoint_root / digest[:16]
     # Held until MLflow has it too: a second run of the same training then finds it there.

@@ -30,12 +30,15 @@ class SystemOptions(Section):
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
     """The highest rate, after the warm-up."""
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the rate rises from 0; afterwards it falls along a cosine."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """Of AdamW."""
     temperature: float = Field(default=0.05, gt=0, le=10)
     """What cosines are divided by in the loss."""
     checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
     seed: Seed = 13
+    """Of the start, the order of the data, and draws."""
 
 
 class PromptTunedOptions(SystemOptions):
@@ -53,10 +56,11 @@ class Pic2WordOptions(SystemOptions):
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
     weight_decay: float = Field(default=0.1, ge=0, le=10)
     temperature: float = Field(default=0.01, gt=0, le=10)
-    """CLIP's own."""
+    """What cosines are divided by in the loss: CLIP's own."""
     hidden: int = Field(default=512, ge=1, le=65_536)
     """Width of the MLP's two inner layers."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Behind each inner layer, in training."""
 
 
 class ImageWordsOptions(SystemOptions):
@@ -64,13 +68,13 @@ class ImageWordsOptions(SystemOptions):
 
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
     temperature: float = Field(default=0.01, gt=0, le=10)
-    """CLIP's own."""
+    """What cosines are divided by in the loss: CLIP's own."""
     tokens: int = Field(default=1, ge=1, le=4)
     """Pseudo-words of an image."""
     visual_injection: bool = True
     """Whether the text tower's hidden states attend to the patch tokens in some layers."""
     injection_layers: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=list)
-    """These layers, counted from 1; by default a third, two thirds and all of the tower's depth."""
+    """The layers in which they do, counted from 1; by default a third, two thirds and all of the depth."""
 
 
 class MappingOptions(ImageWordsOptions):
@@ -89,10 +93,13 @@ class ComposingOptions(ImageWordsOptions):
     """``composing``: adapters in the text tower over a frozen ``mapping`` (arXiv 2504.17990, stage II)."""
 
     adapter: Literal["bottleneck", "lora"] = "bottleneck"
+    """Bottlenecks behind every block of the text tower, or LoRA on its q, k, v and MLP."""
     adapter_width: int = Field(default=64, ge=1, le=65_536)
     """Of the bottlenecks."""
     lora_rank: int = Field(default=8, ge=1, le=1024)
+    """Of the LoRA matrices."""
     lora_alpha: int = Field(default=16, ge=1, le=4096)
+    """LoRA's update is multiplied by ``lora_alpha / lora_rank``."""
     hard_negatives: bool = True
     """Whether the hardest negatives, the queue and the reference are used; else the batch's other targets."""
     hardest: Count = 16
@@ -139,7 +146,7 @@ class RetrievalDpoFusedOptions(RetrievalDpoOptions):
 
     negatives: int = Field(default=8, ge=1, le=1_000)
     near_duplicate_cosine: float | None = Field(default=0.95, ge=-1, le=1)
-    """As above; read where ``curated`` is on."""
+    """Images at least this close to a target are no negatives, where ``curated`` is on."""
     fused: bool = True
     """The query is the text's vector and the reference image's together; off: the text alone."""
     listwise: bool = True
@@ -168,8 +175,11 @@ class QFormerOptions(SystemOptions):
     ``cross_attention_frequency``, ``query_tokens`` and ``dimension`` do not count. Else they start at
     random."""
     layers: int = Field(default=2, ge=1, le=48)
+    """Of the Q-Former."""
     hidden_size: int = Field(default=256, ge=8, le=4096)
+    """Width of the Q-Former; a multiple of ``heads``."""
     heads: int = Field(default=4, ge=1, le=64)
+    """Attention heads of a layer."""
     cross_attention_frequency: int = Field(default=1, ge=1, le=48)
     """Every how many layers, from the first, the query tokens attend to the image's patch tokens."""
     query_tokens: int = Field(default=16, ge=1, le=512)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
+from setr_lib.settings import BLIP2, OPEN_CLIP
 from setr_lib.systems.options import (
     ComposingOptions,
     MappingOptions,
@@ -40,6 +41,8 @@ class Recipe:
         source: Where it was published; a reconstruction says so.
         builds_on: Another system whose champion it starts from, frozen; its weights are in the bundle, too.
         own_space: Whether its image side is trained, so that galleries are embedded by each version.
+        reads_patches: Whether it reads the patch tokens of the encoder's vision tower.
+        encoders: The built-in kinds of embedding space that can be its encoder.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Recipe:
     source: str
     builds_on: str | None = None
     own_space: bool = False
+    reads_patches: bool = False
+    encoders: tuple[str, ...] = (OPEN_CLIP,)
 
     def load(self) -> type[SystemModel]:
         """Import the class that computes it.
@@ -99,6 +104,8 @@ RECIPES: dict[str, Recipe] = {
             source="BLIP-2 with a light Q-Former (arXiv 2506.06602), on the lines of SPRC (ICLR 2024); a "
             "reconstruction",
             own_space=True,
+            reads_patches=True,
+            encoders=(OPEN_CLIP, BLIP2),
         ),
         Recipe(
             name="pic2word",
@@ -115,6 +122,7 @@ RECIPES: dict[str, Recipe] = {
             learns_from="captioned images",
             summary="pseudo-words from patch tokens, visual semantics injected into the text tower",
             source="From Mapping to Composing, stage I (arXiv 2504.17990); a reconstruction",
+            reads_patches=True,
         ),
         Recipe(
             name="composing",
@@ -124,6 +132,7 @@ RECIPES: dict[str, Recipe] = {
             summary="adapters in the text tower on top of a frozen mapping; hard negatives",
             source="From Mapping to Composing, stage II (arXiv 2504.17990); a reconstruction",
             builds_on="mapping",
+            reads_patches=True,
         ),
     )
 }
