@@ -83,14 +83,18 @@ DONE_NOW = {
 """Per asset, the metadata that count what a run had to do anew."""
 
 
-def write_world(folder: Path, judge: str = "llava") -> Path:
-    """Data, models and ``setr.toml`` under ``folder``; the path of that file."""
+def write_world(folder: Path, judge: str | None = "llava") -> Path:
+    """Data, models and ``setr.toml`` under ``folder``; the path of that file. Without ``judge`` there is no
+    multimodal LLM.
+    """
     from tiny_encoder import write_tiny_clip
-    from tiny_judges import write_tiny_judge
 
     write_miniature(folder / "data", seed=1, size=0.02, training_images=48, processes=1)
     write_tiny_clip(folder / "clip")
-    write_tiny_judge(judge, folder / "judge")
+    if judge is not None:
+        from tiny_judges import write_tiny_judge
+
+        write_tiny_judge(judge, folder / "judge")
     path = folder / "setr.toml"
     path.write_text(SETTINGS, encoding="utf-8")
     return path
