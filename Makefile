@@ -15,10 +15,10 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test dev check soak mutants clean
+.PHONY: help setup demo compare compare-trained test dev check soak mutants clean
 
 help: ## list these commands
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP):
 	@echo "setting up $(VENV) (a few minutes where packages must be downloaded)"
@@ -39,6 +39,9 @@ demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="
 compare: setup ## after a demo: every method that can run on the miniature side by side, into docs/compare.md
 	@$(BIN)/setr --config setr.compare.toml compare all $(ARGS)
 	@$(BIN)/python -m benchmarks.compare setr.compare.toml
+
+compare-trained: setup ## after a demo: the trained systems and their papers' claims, into docs/compare.md (within an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compare_trained setr.trained.toml $(ARGS)
 
 test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

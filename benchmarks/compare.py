@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.charts import STYLE, spread
+from benchmarks.pages import kept
 from setr_lib.benchmarks import headlines
 from setr_lib.datasets import evaluation_sets
 from setr_lib.errors import SetrError
@@ -33,6 +34,8 @@ REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "compare.md"
 PICTURE = REPOSITORY / "docs" / "figures" / "compare.svg"
 PUBLISHED = Path(__file__).with_name("published.toml")
+TRAINED = "trained systems"
+"""The section of the page that `make compare-trained` writes."""
 COLOURS = {"": "#3566a8", "base judge": "#c07d1a", "adapter": "#2d8a4e"}
 OTHER = "#7a4fa3"
 NAMED = 7
@@ -246,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     draw(frame, settings, PICTURE)
-    PAGE.write_text(page(frame, record, settings), encoding="utf-8")
+    earlier = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    PAGE.write_text(kept(page(frame, record, settings), earlier, TRAINED), encoding="utf-8")
     print(f"written: {PAGE.relative_to(REPOSITORY)}, {PICTURE.relative_to(REPOSITORY)}")
     return 0
 

@@ -104,3 +104,19 @@ def test_what_is_not_a_source_is_refused(candidate: object, words: str) -> None:
 
 def test_the_miniature_is_the_one_source_that_comes_with_setr(tmp_path: Path) -> None:
     assert [type(source) for source in data_sources(Settings(base_dir=tmp_path))] == [Miniature]
+
+
+def test_a_train_split_of_the_miniature_is_drawn_when_triplets_are_made_of_it(tmp_path: Path) -> None:
+    from setr_lib.pipeline.context import pipeline_context
+    from setr_lib.pipeline.system_data import make_triplets, read_triplets
+
+    path = tmp_path / "setr.toml"
+    path.write_text(
+        '[datasets.cirr]\nroot = "var/miniature/cirr"\ntrain_root = "var/miniature/train/cirr"\n'
+        "[miniature]\nsize = 0.02\n",
+        encoding="utf-8",
+    )
+    context = pipeline_context(load_settings(path))
+    assert not (tmp_path / "var").exists()
+    made = make_triplets(context, "cirr")
+    assert made.triplets.height and made.digest == read_triplets(context, "cirr").digest

@@ -30,7 +30,8 @@ def planned_trainings(context: PipelineContext, *, loads: bool) -> Iterator[str]
             options = system_options(settings, name)
             faults = option_faults(settings, recipe, options)
         except SetrError as error:
-            faults = str(error).splitlines()
+            yield f"train {name}: cannot be trained: {'; '.join(str(error).splitlines())}"
+            continue
         if faults:
             yield f"train {name}: cannot be trained: {'; '.join(faults)}"
             continue

@@ -45,17 +45,24 @@ SOURCE_TAG = "setr.triplets"
 
 
 @dataclass(frozen=True)
-class _Below:
-    """The version that a system builds on."""
+class Below:
+    """The training that a system builds on.
 
-    version: str
+    Attributes:
+        stored: Its system.
+        trained_on: What it has learned from.
+        version: Its registered version; None for a training that is no version.
+    """
+
     stored: StoredSystem
     trained_on: TrainedOn
+    version: str | None = None
 
     @property
     def words(self) -> str:
-        """Which version, in words."""
-        return f"{self.stored.record.system} version {self.version} (training {self.stored.record.run[:8]})"
+        """Which training, in words."""
+        which = "" if self.version is None else f" version {self.version}"
+        return f"{self.stored.record.system}{which} (training {self.stored.record.run[:8]})"
 
 
 class RetrievalSystem(TrainedSystem["SystemResult"]):
@@ -68,6 +75,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     Args:
         context: Settings, tables and models.
         options: The settings of the training; ``[systems.NAME]`` by default.
+        data: The triplets; those of today by default.
+        below: The training that it builds on; the champion of that system by default.
 
     Attributes:
         recipe: Which system.
@@ -82,9 +91,16 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     }
     artifacts = (SYSTEM, "encoder")
 
-    def __init__(self, context: PipelineContext, options: SystemOptions | None = None) -> None:
+    def __init__(
+        self,
+        context: PipelineContext,
+        options: SystemOptions | None = None,
+        data: SystemData | None = None,
+        below: Below | None = None,
+    ) -> None:
         super().__init__(context)
         self.options = options or system_options(context.settings, self.name)
+        self._given_data, self._given_below = data, below
 
     @staticmethod
     def registered_model(settings: Settings) -> str:
@@ -93,13 +109,15 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     @cached_property
     def data(self) -> SystemData:
-        """The triplets of today.
+        """The triplets that were given, or else those of today.
 
         Raises:
             TrainingDataError: None is held out.
         """
         from setr_lib.pipeline.system_data import read_triplets
 
+        if self._given_data is not None:
+            return self._given_data.measurable()
         return read_triplets(self.context, self.options.triplets).measurable()
 
     @cached_property
@@ -128,14 +146,16 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         return found
 
     @cached_property
-    def _below(self) -> _Below | None:
-        """The champion of the system that this one builds on; None where it builds on none."""
+    def _below(self) -> Below | None:
+        """The training that was given to build on, or else the champion of that system; None where it builds
+        on none.
+        """
         from setr_lib.pipeline.trained_weights import NoWeightsError
         from setr_lib.systems.bundle import check_encoder, read_system
         from setr_lib.training.trained_on import TRAINED_ON, TrainedOn
 
-        if self.recipe.builds_on is None:
-            return None
+        if self.recipe.builds_on is None or self._given_below is not None:
+            return self._given_below
         below = retrieval_system(RECIPES[self.recipe.builds_on])
         model = self.context.registry.model(below.registered_model(self.context.settings))
         version = model.champion()
@@ -145,7 +165,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
                 f"{below.promoted_by} and what is before it"
             )
         folders = model.artifacts(version, (SYSTEM, TRAINED_ON))
-        found = _Below(version, read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]))
+        found = Below(read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]), version)
         check_encoder(f"{self.name} builds on {found.words}, which", found.stored.record, self.encoder)
         return found
 
@@ -238,7 +258,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         from setr_lib.registry.system_model import LoggedSystem, log_system
 
         logged = LoggedSystem(
-            record=self._record(),
+            record=self.record(),
             result=result,
             reference=_reference(self.context.settings, self.encoder, self.options.encoder),
             held_out=self.data.held_out,
@@ -283,7 +303,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
         return features_of_data(self.context, self.data, self.encoder, model.reads, progress)
 
-    def _record(self) -> SystemRecord:
+    def record(self) -> SystemRecord:
+        """What the bundle says of the training."""
         from setr_lib.systems.bundle import SystemRecord
 
         return SystemRecord(

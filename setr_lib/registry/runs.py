@@ -194,6 +194,24 @@ class TrainingRuns:
         ready = [model for model in found if model.status == LoggedModelStatus.READY]
         return max(ready, key=lambda model: model.creation_timestamp).model_uri if ready else None
 
+    def find_finished(self, digest: str) -> str | None:
+        """The newest finished run of a training, whether or not it has logged a model.
+
+        Args:
+            digest: Of all that determines the training (tag ``setr.run``).
+
+        Returns:
+            The run's id, or ``None``.
+        """
+        if not self._registry.exists():
+            return None
+        found = self._registry.client.search_runs(
+            [self._registry.found_experiment().experiment_id],
+            filter_string=f"tags.`{RUN_TAG}` = '{digest}' and attributes.status = 'FINISHED'",
+            max_results=1,
+        )
+        return found[0].info.run_id if found else None
+
     def _end_killed(self, experiment_id: str, digest: object) -> None:
         if digest is None:
             return

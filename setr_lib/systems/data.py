@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,25 @@ class SystemData:
         if not rows.height:
             raise TrainingDataError(f"no training triplets come from {self.source!r}")
         return rows[_drawn(rows.height, limit, seed)]
+
+    def with_shuffled_texts(self, share: float, seed: int) -> SystemData:
+        """The same triplets, where the texts of a share of the training ones are given to one another.
+
+        Args:
+            share: From 0 to 1.
+            seed: Of the draw. Held-out triplets stay as they are.
+
+        Returns:
+            The noisy triplets. A text may come to a triplet that it fits, where two had the same.
+        """
+        chosen = self.triplets.with_row_index().filter(split=TRAIN)["index"].to_list()
+        Random(f"shuffled texts/{seed}").shuffle(chosen)  # noqa: S311 - reproducible, not secret
+        chosen = chosen[: round(share * len(chosen))]
+        texts = self.triplets["modification"].to_list()
+        given = [texts[row] for row in chosen[1:] + chosen[:1]]
+        for row, text in zip(chosen, given, strict=True):
+            texts[row] = text
+        return replace(self, triplets=self.triplets.with_columns(modification=pl.Series(texts)))
 
     def training_images(self, limit: int | None, seed: int) -> pl.DataFrame:
         """The images to train on: those that no held-out triplet searches.

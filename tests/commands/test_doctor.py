@@ -461,3 +461,38 @@ def test_a_baseline_that_is_not_a_method_is_told(config: Path, doctor: Callable[
     code, found = doctor()
     assert code == 1
     assert any("there is no retrieval method 'no_such_method'" in problem for problem in found["problems"])
+
+
+CIRR = '[datasets.cirr]\nroot = "cirr"\ntrain_root = "{root}"\n'
+
+
+@pytest.mark.parametrize(
+    ("systems", "status", "words"),
+    [
+        ("[systems.mappin]\n", "broken", "did you mean mapping?"),
+        ("[systems.mapping]\ntokenz = 2\n", "broken", "tokenz: there is no such key; did you mean tokens?"),
+        ("[systems.prompt_tuned]\ntriplets = 'mine'\n", "broken", "has no train split"),
+        (
+            "[systems.prompt_tuned]\ntriplets = 'cirr'\n" + CIRR.format(root="away"),
+            "missing",
+            "it comes from",
+        ),
+        (
+            "[systems.prompt_tuned]\ntriplets = 'cirr'\n" + CIRR.format(root="var/miniature/train/cirr"),
+            "later",
+            "`setr miniature write --train` draws it",
+        ),
+        ("[systems.composing]\n", "ok", "it builds on mapping, which is trained before it"),
+        ("[systems.pic2word]\n", "ok", ""),
+    ],
+)
+def test_trained_systems_are_looked_at(
+    config: Path, doctor: Callable[..., Any], systems: str, status: str, words: str
+) -> None:
+    config.write_text(SETTINGS + systems, encoding="utf-8")
+    found = [check for check in doctor("--quick")[1]["configured"] if check["what"] == "trained system"]
+    assert found[-1]["status"] == status and words in found[-1]["detail"], found
+
+
+def test_where_no_system_is_named_none_is_looked_at(doctor: Callable[..., Any]) -> None:
+    assert "trained system" not in statuses(doctor("--quick")[1])

@@ -10,6 +10,8 @@ import pytest
 from setr_lib.cli import main
 from setr_lib.methods.method import method_names
 from setr_lib.reranking.reranker import reranker_names
+from setr_lib.settings import load_settings
+from setr_lib.systems.recipe import RECIPES
 
 SETTINGS = """
 [coarse]
@@ -72,7 +74,7 @@ def test_every_kind_is_listed_with_what_it_is_and_needs(
         kind: {row["name"]: row for row in found if row["kind"] == kind}
         for kind in {r["kind"] for r in found}
     }
-    assert set(by_kind) == {"methods", "rerankers", "benchmarks", "spaces", "texts"}
+    assert set(by_kind) == {"methods", "rerankers", "systems", "benchmarks", "spaces", "texts"}
     methods = by_kind["methods"]
     assert set(methods) == {*method_names(), "mine"}
     assert [name for name, row in methods.items() if row["configured"]] == ["intersection", "mine"]
@@ -85,6 +87,7 @@ def test_every_kind_is_listed_with_what_it_is_and_needs(
         "needs": ["space clip", "text captions", "text sentence"],
         "problem": "",
         "remedy": "",
+        "champion": "",
     }
     dense = methods["captions_text_dense"]
     assert dense["problem"] == "no [spaces.sentences]"
@@ -132,3 +135,18 @@ def test_what_cannot_be_loaded_is_listed_with_the_reason(
     )
     broken = {row["name"]: row for row in rows(config, capsys, "methods")}["broken"]
     assert "gone" in broken["problem"] and not broken["configured"]
+
+
+def test_trained_systems_are_listed_with_what_they_learn_from_and_their_champion(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(SETTINGS + "\n[systems.composing]\n")
+    store = load_settings(config)
+    found = {row["name"]: row for row in rows(config, capsys, "systems")}
+    assert set(found) == {*RECIPES, "adapter"}
+    used = [name for name, row in found.items() if row["configured"]]
+    assert used == ["mapping", "composing"], "composing builds on mapping"
+    assert found["composing"]["needs"] == ["triplets", "a champion of mapping"]
+    assert found["pic2word"]["needs"] == ["images"]
+    assert all(row["source"] and not row["champion"] for row in found.values())
+    assert not Path(store.tracking_uri.removeprefix("sqlite:///")).exists(), "no store is made by looking"

@@ -121,3 +121,19 @@ def test_a_re_ranker_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureF
         "re-ranker 'failing' raised RuntimeError: out of order (failing.py, line 5)"
         in capsys.readouterr().err
     )
+
+
+def test_trainings_of_retrieval_systems_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), "teal").save(tmp_path / "pictures" / f"{name}.png")
+    (tmp_path / "pictures" / "queries.csv").write_text("reference,modification,target\na.png,red,b.png\n")
+    config = tmp_path / "setr.toml"
+    systems = (
+        '[training]\ncaptions = "c.jsonl"\n[systems.pic2word]\nsteps = 7\n[systems.mapping]\ntokens = 9\n'
+    )
+    config.write_text(PLAIN.format(other="text") + systems, encoding="utf-8")
+    assert main(["--config", str(config), "plan", "--counts-only"]) == 0
+    out = capsys.readouterr().out
+    assert "train pic2word: 7 steps of 64 images" in out
+    assert "train mapping: cannot be trained: [systems.mapping] tokens" in out

@@ -1,0 +1,322 @@
+"""The section "Trained systems" of docs/compare.md, from what `make compare-trained` has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from benchmarks import trained_ablations as ablations
+from benchmarks.comparison import interval_of, value_of
+from benchmarks.material import STAGE_1, STAGE_2, TITLES
+from benchmarks.trained_claims import (
+    PAPER_2,
+    PAPER_3,
+    Claim,
+    Key,
+    Study,
+    ablation,
+    gap_words,
+    row,
+    verdict,
+)
+from benchmarks.trained_results import JUDGED, Measured
+from setr_lib.pipeline.reranking import ADAPTER, BASE
+
+if TYPE_CHECKING:
+    from setr_lib.pipeline.context import PipelineContext
+
+SECTION = "trained systems"
+PICTURE = "pic2word"
+ROWS = (
+    "text",
+    "sum",
+    "intersection",
+    "prompt_tuned",
+    "retrieval_dpo",
+    "retrieval_dpo_fused",
+    "pic2word",
+    "pic2word_image",
+    "mapping",
+    "composing",
+    "qformer",
+)
+INTRODUCTION = """## Trained systems
+
+Made by `make compare-trained`; not written by hand. The systems of "Zero Shot Composed Image Retrieval"
+(arXiv 2506.06602) and "From Mapping to Composing" (arXiv 2504.17990), trained on the miniature
+(`setr.trained.toml`), each a reconstruction: what the papers leave open is ours. A percentage is no rival of
+a published one. Differences are paired, query by query, with 95 % intervals of the bootstrap; a claim *shows*
+where the interval lies above zero on each of the three data sets."""
+OBSERVATIONS: dict[str, tuple[str, str]] = {}
+"""By the name of a claim that does not show on all sets: the date, and what was found by looking."""
+
+
+def section(study: Study, took: str, limit: int) -> str:
+    """The text of the section.
+
+    Args:
+        study: The measured rows.
+        took: How long the run took, in words.
+        limit: Queries of each set that the judge re-ranked.
+
+    Returns:
+        Markdown.
+    """
+    worlds = ", ".join(str(seed) for seed in study.worlds)
+    first = next(iter(study.worlds))
+    parts = [
+        INTRODUCTION,
+        f"Worlds: seeds {worlds}; rows of stage 1 are over the queries of all of them, ablations and the "
+        f"judge over those of seed {first}, whose versions are named. {took}",
+        "### All systems",
+        _systems(study),
+        "### Paper 3: from mapping to composing",
+        _claims(study, PAPER_3),
+        _ablations(study, [*_shown(PAPER_3), *map(ablation, ablations.PAPER_3)]),
+        f"![The nearest images of a pseudo-word](figures/{PICTURE}.png)",
+        "`pic2word_image`: the images nearest to *a photo of $*, where $ is the pseudo-word of the image on "
+        "the left; the modification text is not read.",
+        "### Paper 2: fusion, and Retrieval-DPO",
+        _claims(study, PAPER_2),
+        _floor(study),
+        _ablations(study, [*_shown(PAPER_2), ablation(ablations.NONE_MENDED), *_mended(), _other()]),
+        "What the paper says that it tuned: beta, the index that negatives are mined with, and which of the "
+        "pool are negatives (held-out R@10, then the data sets).",
+        _tuned(study),
+        "### SETR's judge on top",
+        _judged(study, limit),
+        "### Costs",
+        _costs(study),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _shown(claims: Sequence[Claim]) -> list[Key]:
+    """The rows, not ablations, that claims are about, each once."""
+    keys = [key for claim in claims for key in (claim.worse, claim.better) if key.kind == row("").kind]
+    return list(dict.fromkeys(keys))
+
+
+def _mended() -> list[Key]:
+    return [ablation(one) for one in ablations.ONE_MENDED.values()]
+
+
+def _other() -> Key:
+    return ablation(ablations.OTHER_TRIPLETS)
+
+
+def _systems(study: Study) -> str:
+    sets = [f"{TITLES[kind]} {metric}" for kind, metric in STAGE_1.items()]
+    head = [
+        "system",
+        "version",
+        "label",
+        "held-out R@10",
+        *sets,
+        *(f"over `text`, {TITLES[kind]}" for kind in TITLES),
+    ]
+    lines = []
+    for name in ROWS:
+        key = row(name)
+        if (found := study.of(key)) is None:
+            continue
+        against = [gap_words(study.gap(key, row("text"), kind)) if name != "text" else "–" for kind in TITLES]
+        values = [study.words(key, kind) for kind in TITLES]
+        lines.append([f"`{name}`", _version(found), _label(found), _held_out(found), *values, *against])
+    floor = (study.of(row("text")) or next(iter(study.own.values()))).facts.get("random", {})
+    chance = [f"{floor[kind][metric]:.1f}" if kind in floor else "–" for kind, metric in STAGE_1.items()]
+    lines.append(["random order", "–", "chance, in closed form", "–", *chance, *["–"] * len(TITLES)])
+    return _table(head, lines, numbers=3)
+
+
+def _claims(study: Study, claims: Sequence[Claim]) -> str:
+    head = ["claim", "on the miniature", "worlds", *TITLES.values()]
+    lines, notes = [], []
+    for claim in claims:
+        gaps = study.gaps(claim.better, claim.worse)
+        found = verdict(gaps)
+        cells = [gap_words(gaps.get(kind)) for kind in TITLES]
+        seeds = ", ".join(map(str, study.seeds(claim.better, claim.worse))) or "–"
+        lines.append([claim.words, found, seeds, *cells])
+        if gaps and found != "**shows**" and claim.name in OBSERVATIONS:
+            date, words = OBSERVATIONS[claim.name]
+            notes.append(f"- {claim.words}: *observation of {date}:* {words}")
+    return "\n\n".join([_table(head, lines, numbers=3), *(["\n".join(notes)] if notes else [])])
+
+
+def _ablations(study: Study, keys: Sequence[Key]) -> str:
+    sets = [f"{TITLES[kind]} {metric}" for kind, metric in STAGE_1.items()]
+    head = ["training", "trained on", "held-out R@10", *sets, "MLflow"]
+    lines = []
+    for key in keys:
+        found = study.of(key)
+        if found is None:
+            continue
+        values = [_own_words(study, found, kind) for kind in TITLES]
+        trained = f"{found.facts['rows']:,}" if "rows" in found.facts else "–"
+        lines.append([_code(found), trained, _held_out(found), *values, _run(found)])
+    return _table(head, lines, numbers=1) if lines else ""
+
+
+def _own_words(study: Study, found: Measured, kind: str) -> str:
+    """The value of a row in the finished demo's world, where ablations are."""
+    frame = found.per_query.filter(dataset=kind, metric=STAGE_1[kind]).drop("dataset")
+    if frame.is_empty():
+        return "–"
+    interval = interval_of(frame, study.samples, study.seed)
+    return f"{value_of(frame):.1f} ({interval.low:.0f}–{interval.high:.0f})"
+
+
+def _code(found: Measured) -> str:
+    name, _, rest = found.name.partition(":")
+    return f"`{name}`{': as configured' if not rest else ':' + rest}"
+
+
+def _floor(study: Study) -> str:
+    """Where Retrieval-DPO stands beside chance."""
+    key, found = row("retrieval_dpo"), study.of(row("retrieval_dpo"))
+    if found is None:
+        return ""
+    words = [
+        f"{TITLES[kind]} {metric} {study.words(key, kind)} (chance {found.facts['random'][kind][metric]:.1f})"
+        for kind, metric in STAGE_1.items()
+        if kind in found.facts.get("random", {})
+    ]
+    return (
+        f"`retrieval_dpo` beside the random floor, below which the published 0.02 % lies: {'; '.join(words)}."
+    )
+
+
+def _tuned(study: Study) -> str:
+    columns = [(index, choice) for index in ablations.INDEXES for choice in ablations.CHOICES]
+    head = ["beta", *(f"{index}, {choice}" for index, choice in columns)]
+    lines = []
+    for beta in ablations.BETAS:
+        cells = []
+        for index, choice in columns:
+            found = study.of(ablation(ablations.tuned(beta, index, choice)))
+            cells.append("–" if found is None else _brief(found))
+        lines.append([f"{beta:g}", *cells])
+    return _table(head, lines, numbers=1)
+
+
+def _brief(found: Measured) -> str:
+    values = [
+        f"{value_of(frame):.1f}"
+        for kind, metric in STAGE_1.items()
+        if not (frame := found.per_query.filter(dataset=kind, metric=metric).drop("dataset")).is_empty()
+    ]
+    return f"{found.facts['after']:.1f}; {' / '.join(values)}"
+
+
+def _judged(study: Study, limit: int) -> str:
+    rows = {
+        (key.name, found.facts["reranker"]): key for key, found in study.own.items() if key.kind == JUDGED
+    }
+    methods = [name for name in ROWS if (name, "") in rows]
+    if not methods:
+        return "Not measured yet."
+    columns = [f"{TITLES[kind]} {metric}" for kind, metric in STAGE_2.items()]
+    head = ["stage 1", "stage 2", *columns, *(f"over stage 1, {TITLES[kind]}" for kind in TITLES)]
+    lines = []
+    for name in methods:
+        alone = rows[name, ""]
+        for reranker in ("", BASE, ADAPTER):
+            key = rows.get((name, reranker))
+            if key is None:
+                continue
+            gaps = [gap_words(study.gap(key, alone, kind)) if reranker else "–" for kind in TITLES]
+            lines.append([f"`{name}`", reranker or "–", *(study.words(key, kind) for kind in TITLES), *gaps])
+    words = f"The first {limit} queries of each set; base judge and adapter re-rank each system's candidates."
+    return f"{words}\n\n{_table(head, lines, numbers=2)}"
+
+
+def _costs(study: Study) -> str:
+    head = ["system", "training, minutes", "parameters trained", "gallery", "ms per query", "trained"]
+    lines = []
+    for name in ROWS:
+        if (found := study.of(row(name))) is None:
+            continue
+        facts, gallery = found.facts, found.facts["gallery"]
+        shared = "shared with CLIP" if gallery["space"] == "clip" else "its own for each version"
+        ms = list(facts["ms"].values())
+        lines.append(
+            [
+                f"`{name}`",
+                f"{facts['seconds'] / 60:.1f}" if "seconds" in facts else "–",
+                f"{facts['parameters']:,}" if "parameters" in facts else "–",
+                f"{gallery['bytes'] / 2**20:.2f} MiB, {shared}",
+                f"{sum(ms) / len(ms):.1f}" if ms else "–",
+                f"on {facts['rows']:,} of {facts['triplets']}, {facts['steps']:,} steps"
+                if "rows" in facts
+                else "–",
+            ]
+        )
+    return _table(head, lines, numbers=1)
+
+
+def _version(found: Measured) -> str:
+    facts = found.facts
+    return f"{facts['model']} v{facts['version']}" if "version" in facts else "–"
+
+
+def _run(found: Measured) -> str:
+    if "version" in found.facts:
+        return _version(found)
+    return f"run {found.facts['run_id'][:12]}" if "run_id" in found.facts else "–"
+
+
+def _label(found: Measured) -> str:
+    whole: Mapping[str, str] = found.facts["labels"]
+    labels = {kind: label.split("; ")[0] for kind, label in whole.items()}  # without the sizes of the sets
+    distinct = list(dict.fromkeys(labels.values()))
+    if len(distinct) == 1:
+        return distinct[0]
+    return "; ".join(f"{TITLES[kind]}: {label}" for kind, label in labels.items())
+
+
+def _held_out(found: Measured) -> str:
+    facts = found.facts
+    return f"{facts['before']:.1f} → {facts['after']:.1f}" if "after" in facts else "–"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int) -> str:
+    """Markdown; columns from the number ``numbers`` on are right-aligned."""
+    rule = ["---" if column < numbers else "--:" for column in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def draw_pseudo_words(
+    context: PipelineContext, key: str, path: Path, queries: int = 6, nearest: int = 7
+) -> None:
+    """Draw references and the images that are nearest to their pseudo-words alone.
+
+    Args:
+        context: Its tables have the ranking of ``pic2word_image``.
+        key: The evaluation set.
+        path: The picture's file; its folder is made.
+        queries: Distinct references.
+        nearest: Images of each.
+    """
+    from setr_lib.evaluation.contact_sheet import Tile, draw_grid, stack
+    from setr_lib.tables import GALLERY, QUERIES, RANKINGS
+
+    tables = context.tables
+    asked = tables.read("queries", QUERIES, key).unique("reference_id", keep="first", maintain_order=True)
+    paths: dict[str, Any] = dict(
+        tables.read("gallery_images", GALLERY, key).select("image_id", "path").iter_rows()
+    )
+    rankings = tables.read(tables.coarse(key, "pic2word_image"), RANKINGS).filter(pl.col("pool") != "subset")
+    lines = []
+    for query, reference in asked.head(queries).select("query_id", "reference_id").iter_rows():
+        found = rankings.filter(query_id=query).sort("rank").head(nearest)
+        tiles = [Tile(paths.get(reference), caption="a photo of $", is_reference=True)]
+        tiles += [
+            Tile(paths.get(image), rank=rank) for rank, image in found.select("rank", "image_id").iter_rows()
+        ]
+        lines.append(draw_grid(tiles, columns=nearest + 1, tile=96))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stack(lines).save(path)
