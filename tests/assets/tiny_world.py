@@ -120,8 +120,16 @@ class Run:
         return done
 
 
-def run_job(settings: Settings, job: str, keys: Sequence[str], config: dict[str, Any] | None = None) -> Run:
-    """Execute ``job`` over the range ``keys`` in this process, on an instance of its own."""
+def run_job(
+    settings: Settings,
+    job: str,
+    keys: Sequence[str],
+    config: dict[str, Any] | None = None,
+    assets: Sequence[str] | None = None,
+) -> Run:
+    """Execute ``job``, or some of its ``assets``, over the range ``keys`` in this process, on an instance of
+    its own.
+    """
     with dg.DagsterInstance.ephemeral() as instance:
         result = (
             build_definitions(settings)
@@ -129,7 +137,8 @@ def run_job(settings: Settings, job: str, keys: Sequence[str], config: dict[str,
             .execute_in_process(
                 instance=instance,
                 raise_on_error=False,
-                tags=range_tags(keys),
+                tags=range_tags(keys) if keys else {},
+                asset_selection=None if assets is None else [dg.AssetKey(asset) for asset in assets],
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
             )
         )
