@@ -53,8 +53,7 @@ def sources_in_use(settings: Settings) -> list[str]:
         ``synthesised``, or names of data sets, each once.
 
     Raises:
-        SettingsError: The settings of a system are at fault, or it is to learn from a data set without a
-            train split.
+        SettingsError: The settings of a system are at fault.
     """
     found = [system_options(settings, name).triplets for name in systems_in_use(settings)]
     return [*dict.fromkeys(found)]

@@ -188,6 +188,17 @@ def test_a_champion_of_other_held_out_data_is_measured_again(context: PipelineCo
     assert f"{good.measure.of(context.registry.model('setr-line').version(first).tags):.4f}" != f"{again:.4f}"
 
 
+def test_versions_are_compared_triplet_by_triplet_on_the_same_held_out_data_alone(
+    context: PipelineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LineSystem, "compared", lambda self, mine, champion: "; and paired")
+    promote(*made_version(context, 12))
+    better = promote(*made_version(context, 40))
+    assert better.promoted and better.reason.endswith("; and paired")
+    other = promote(*made_version(context, 5, held_out_seed=3))
+    assert not other.promoted and "paired" not in other.reason
+
+
 def test_versions_that_do_not_say_what_they_were_measured_on_are_measured_again(
     context: PipelineContext,
 ) -> None:

@@ -198,9 +198,8 @@ def trained_on_data(
     used = rows
     if "target_id" in rows.columns:
         named = pl.concat([rows["reference_id"], rows["target_id"]]).unique()
-        is_used = (
-            ~is_held_out if isinstance(options, MinedOptions) else pl.col("image_id").is_in(named.implode())
-        )
+        is_named = pl.col("image_id").is_in(named.implode())
+        is_used = ~is_held_out if isinstance(options, MinedOptions) else is_named
         used, triplets = data.images.filter(is_used), pl.concat([rows, triplets])
     return origin.trained_on(pl.concat([used, data.images.filter(is_held_out)]), triplets)
 

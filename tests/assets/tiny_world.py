@@ -83,14 +83,18 @@ DONE_NOW = {
 """Per asset, the metadata that count what a run had to do anew."""
 
 
-def write_world(folder: Path, judge: str = "llava") -> Path:
-    """Data, models and ``setr.toml`` under ``folder``; the path of that file."""
+def write_world(folder: Path, judge: str | None = "llava") -> Path:
+    """Data, models and ``setr.toml`` under ``folder``; the path of that file. Without ``judge`` there is no
+    multimodal LLM.
+    """
     from tiny_encoder import write_tiny_clip
-    from tiny_judges import write_tiny_judge
 
     write_miniature(folder / "data", seed=1, size=0.02, training_images=48, processes=1)
     write_tiny_clip(folder / "clip")
-    write_tiny_judge(judge, folder / "judge")
+    if judge is not None:
+        from tiny_judges import write_tiny_judge
+
+        write_tiny_judge(judge, folder / "judge")
     path = folder / "setr.toml"
     path.write_text(SETTINGS, encoding="utf-8")
     return path
@@ -116,8 +120,16 @@ class Run:
         return done
 
 
-def run_job(settings: Settings, job: str, keys: Sequence[str], config: dict[str, Any] | None = None) -> Run:
-    """Execute ``job`` over the range ``keys`` in this process, on an instance of its own."""
+def run_job(
+    settings: Settings,
+    job: str,
+    keys: Sequence[str],
+    config: dict[str, Any] | None = None,
+    assets: Sequence[str] | None = None,
+) -> Run:
+    """Execute ``job``, or some of its ``assets``, over the range ``keys`` in this process, on an instance of
+    its own.
+    """
     with dg.DagsterInstance.ephemeral() as instance:
         result = (
             build_definitions(settings)
@@ -125,7 +137,8 @@ def run_job(settings: Settings, job: str, keys: Sequence[str], config: dict[str,
             .execute_in_process(
                 instance=instance,
                 raise_on_error=False,
-                tags=range_tags(keys),
+                tags=range_tags(keys) if keys else {},
+                asset_selection=None if assets is None else [dg.AssetKey(asset) for asset in assets],
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
             )
         )
