@@ -92,7 +92,6 @@ class Run:
         for each in ABLATIONS:
             if each.system in world.systems:
                 laboratory.run(each)
-        draw_pseudo_words(world.context, world.keys[0], FIGURES / f"{PICTURE}.png")
 
     def part_others(self) -> None:
         """The further worlds, and then the judge on the demo's."""
@@ -125,7 +124,7 @@ class Run:
         return Study(worlds, options.bootstrap_samples, options.seed)
 
     def write_page(self) -> None:
-        """Write the section of docs/compare.md."""
+        """Write the section of docs/compare.md, and its picture."""
         minutes = self.seconds() / 60
         took = (
             f"All of it took {minutes:.0f} minutes of two processes on {os.cpu_count()} cores."
@@ -135,7 +134,9 @@ class Run:
         text = section(self.study, took, self.limit)
         page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
         write_text(PAGE, with_section(page, TRAINED, text))
-        print(f"written: {PAGE.relative_to(REPOSITORY)}")
+        world = self.world(self.own)
+        draw_pseudo_words(world.context, world.keys[0], FIGURES / PICTURE)
+        print(f"written: {PAGE.relative_to(REPOSITORY)}, {(FIGURES / PICTURE).relative_to(REPOSITORY)}")
 
     def seconds(self, more: float = 0.0) -> float:
         """How long the whole took, interrupted runs included.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
 
 SECTION = "trained systems"
-PICTURE = "pic2word"
+PICTURE = "pic2word.webp"
 ROWS = (
     "text",
     "sum",
@@ -106,7 +106,7 @@ def section(study: Study, took: str, limit: int) -> str:
         "### Paper 3: from mapping to composing",
         _claims(study, PAPER_3),
         _ablations(study, [*_shown(PAPER_3), *map(ablation, ablations.PAPER_3)]),
-        f"![The nearest images of a pseudo-word](figures/{PICTURE}.png)",
+        f"![The nearest images of a pseudo-word](figures/{PICTURE})",
         "`pic2word_image`: the images nearest to *a photo of $*, where $ is the pseudo-word of the image on "
         "the left; the modification text is not read.",
         "### Paper 2: fusion, and Retrieval-DPO",
@@ -340,11 +340,11 @@ def draw_pseudo_words(
     Args:
         context: Its tables have the ranking of ``pic2word_image``.
         key: The evaluation set.
-        path: The picture's file; its folder is made.
+        path: The WebP file; its folder is made.
         queries: Distinct references.
         nearest: Images of each.
     """
-    from setr_lib.evaluation.contact_sheet import Tile, draw_grid, stack
+    from setr_lib.evaluation.contact_sheet import Tile, draw_grid, encode_webp, stack
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     tables = context.tables
@@ -362,4 +362,4 @@ def draw_pseudo_words(
         ]
         lines.append(draw_grid(tiles, columns=nearest + 1, tile=96))
     path.parent.mkdir(parents=True, exist_ok=True)
-    stack(lines).save(path)
+    path.write_bytes(encode_webp(stack(lines), quality=85))
