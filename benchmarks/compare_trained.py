@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmarks.compare import TRAINED
 from benchmarks.pages import with_section
 from benchmarks.trained_ablations import ABLATIONS, Laboratory
-from benchmarks.trained_claims import Key, Study
-from benchmarks.trained_page import PICTURE, draw_pseudo_words, section
+from benchmarks.trained_claims import Key, Study, row
+from benchmarks.trained_page import PICTURE, PSEUDO_WORDS, draw_pseudo_words, section
 from benchmarks.trained_results import ABLATION, JUDGED, STAGE_1, Measured, Results
 from benchmarks.trained_worlds import RESULTS, World, world_settings
 from setr_lib.errors import SetrError
@@ -131,12 +131,15 @@ class Run:
             if minutes >= 1
             else ""
         )
-        text = section(self.study, took, self.limit)
+        study = self.study
+        text = section(study, took, self.limit)
         page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
         write_text(PAGE, with_section(page, TRAINED, text))
-        world = self.world(self.own)
-        draw_pseudo_words(world.context, world.keys[0], FIGURES / PICTURE)
-        print(f"written: {PAGE.relative_to(REPOSITORY)}, {(FIGURES / PICTURE).relative_to(REPOSITORY)}")
+        print(f"written: {PAGE.relative_to(REPOSITORY)}")
+        if study.of(row(PSEUDO_WORDS)) is not None:
+            world = self.world(self.own)
+            draw_pseudo_words(world.context, world.keys[0], FIGURES / PICTURE)
+            print(f"written: {(FIGURES / PICTURE).relative_to(REPOSITORY)}")
 
     def seconds(self, more: float = 0.0) -> float:
         """How long the whole took, interrupted runs included.

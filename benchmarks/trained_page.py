@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
 
 SECTION = "trained systems"
-PICTURE = "pic2word.webp"
+PICTURE, PSEUDO_WORDS = "pic2word.webp", "pic2word_image"
 ROWS = (
     "text",
     "sum",
@@ -106,9 +106,7 @@ def section(study: Study, took: str, limit: int) -> str:
         "### Paper 3: from mapping to composing",
         _claims(study, PAPER_3),
         _ablations(study, [*_shown(PAPER_3), *map(ablation, ablations.PAPER_3)]),
-        f"![The nearest images of a pseudo-word](figures/{PICTURE})",
-        "`pic2word_image`: the images nearest to *a photo of $*, where $ is the pseudo-word of the image on "
-        "the left; the modification text is not read.",
+        _picture(study),
         "### Paper 2: fusion, and Retrieval-DPO",
         _claims(study, PAPER_2),
         _floor(study),
@@ -122,6 +120,15 @@ def section(study: Study, took: str, limit: int) -> str:
         _costs(study),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _picture(study: Study) -> str:
+    if study.of(row(PSEUDO_WORDS)) is None:
+        return ""
+    return (
+        f"![The nearest images of a pseudo-word](figures/{PICTURE})\n\n`{PSEUDO_WORDS}`: the images nearest to "
+        "*a photo of $*, where $ is the pseudo-word of the image on the left; the modification text is not read."
+    )
 
 
 def _shown(claims: Sequence[Claim]) -> list[Key]:
@@ -352,7 +359,7 @@ def draw_pseudo_words(
     paths: dict[str, Any] = dict(
         tables.read("gallery_images", GALLERY, key).select("image_id", "path").iter_rows()
     )
-    rankings = tables.read(tables.coarse(key, "pic2word_image"), RANKINGS).filter(pl.col("pool") != "subset")
+    rankings = tables.read(tables.coarse(key, PSEUDO_WORDS), RANKINGS).filter(pl.col("pool") != "subset")
     lines = []
     for query, reference in asked.head(queries).select("query_id", "reference_id").iter_rows():
         found = rankings.filter(query_id=query).sort("rank").head(nearest)
