@@ -126,9 +126,9 @@ def _picture(study: Study) -> str:
     if study.of(row(PSEUDO_WORDS)) is None:
         return ""
     return (
-        f"![The nearest images of a pseudo-word](figures/{PICTURE})\n\n`{PSEUDO_WORDS}`: the images nearest "
-        "to *a photo of $*, where $ is the pseudo-word of the image on the left; the modification text is not "
-        "read."
+        f"![The nearest images of a pseudo-word](figures/{PICTURE})\n\n`{PSEUDO_WORDS}`: the images "
+        "nearest to *a photo of $*, where $ is the pseudo-word of the image on the left; the modification "
+        "text is not read."
     )
 
 
