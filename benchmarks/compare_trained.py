@@ -38,13 +38,13 @@ JUDGED_QUERIES = 60
 PARTS = ("all", "own", "others", "page")
 _TIMES = "times.json"
 SECONDS = {
-    "prompt_tuned": 40,
+    "prompt_tuned": 35,
     "retrieval_dpo": 25,
-    "retrieval_dpo_fused": 90,
+    "retrieval_dpo_fused": 45,
     "pic2word": 50,
     "mapping": 60,
     "composing": 60,
-    "qformer": 60,
+    "qformer": 65,
 }
 """About how long a training on the miniature takes on one idle core; for the estimate alone."""
 _REGISTERING, _READING, _JUDGING, _RANKING = 25, 240, 900, 60

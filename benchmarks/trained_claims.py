@@ -152,17 +152,18 @@ class Study:
         """
         return self.own.get(key)
 
-    def words(self, key: Key, dataset: str) -> str:
+    def words(self, key: Key, dataset: str, metric: str | None = None) -> str:
         """A row's value with its interval, over all worlds that have it.
 
         Args:
             key: The row.
             dataset: The kind of data set.
+            metric: The metric; by default that of :data:`METRICS`.
 
         Returns:
             ``38.0 (33–44)``; a dash where it is not measured.
         """
-        frame = self._pooled(key, dataset, self._with(key))
+        frame = self._pooled(key, dataset, self._with(key), metric)
         if frame.is_empty():
             return "–"
         interval = interval_of(frame, self.samples, self.seed)
@@ -212,9 +213,11 @@ class Study:
     def _with(self, key: Key) -> list[int]:
         return [seed for seed, rows in self.worlds.items() if key in rows]
 
-    def _pooled(self, key: Key, dataset: str, seeds: Sequence[int]) -> pl.DataFrame:
+    def _pooled(
+        self, key: Key, dataset: str, seeds: Sequence[int], metric: str | None = None
+    ) -> pl.DataFrame:
         """The per-query values of a row in several worlds: each query once for each world."""
-        metric = METRICS[key.kind][dataset]
+        metric = metric or METRICS[key.kind][dataset]
         frames = [
             self.worlds[seed][key]
             .per_query.filter(dataset=dataset, metric=metric)

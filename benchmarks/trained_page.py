@@ -10,7 +10,7 @@ import polars as pl
 
 from benchmarks import trained_ablations as ablations
 from benchmarks.comparison import interval_of, value_of
-from benchmarks.material import STAGE_1, STAGE_2, TITLES
+from benchmarks.material import MEASURED, STAGE_1, STAGE_2, TITLES
 from benchmarks.trained_claims import (
     PAPER_2,
     PAPER_3,
@@ -43,6 +43,7 @@ ROWS = (
     "composing",
     "qformer",
 )
+BASELINES = ("text", "sum")
 INTRODUCTION = """## Trained systems
 
 Made by `make compare-trained`; not written by hand. The systems of "Zero Shot Composed Image Retrieval"
@@ -73,6 +74,8 @@ def section(study: Study, took: str, limit: int) -> str:
         f"judge over those of seed {first}, whose versions are named. {took}",
         "### All systems",
         _systems(study),
+        "Paired differences from the two baselines, in points:",
+        _differences(study),
         "### Paper 3: from mapping to composing",
         _claims(study, PAPER_3),
         _ablations(study, [*_shown(PAPER_3), *map(ablation, ablations.PAPER_3)]),
@@ -109,27 +112,38 @@ def _other() -> Key:
 
 
 def _systems(study: Study) -> str:
-    sets = [f"{TITLES[kind]} {metric}" for kind, metric in STAGE_1.items()]
-    head = [
-        "system",
-        "version",
-        "label",
-        "held-out R@10",
-        *sets,
-        *(f"over `text`, {TITLES[kind]}" for kind in TITLES),
-    ]
+    """The values of every row on each data set."""
+    columns = [(kind, metric) for kind, metrics in MEASURED.items() for metric in metrics]
+    titles = [f"{TITLES[kind]} {metric}" for kind, metric in columns]
     lines = []
     for name in ROWS:
-        key = row(name)
-        if (found := study.of(key)) is None:
-            continue
-        against = [gap_words(study.gap(key, row("text"), kind)) if name != "text" else "–" for kind in TITLES]
-        values = [study.words(key, kind) for kind in TITLES]
-        lines.append([f"`{name}`", _version(found), _label(found), _held_out(found), *values, *against])
+        if (found := study.of(row(name))) is not None:
+            values = [study.words(row(name), kind, metric) for kind, metric in columns]
+            lines.append([f"`{name}`", _version(found), _label(found), _held_out(found), *values])
     floor = (study.of(row("text")) or next(iter(study.own.values()))).facts.get("random", {})
-    chance = [f"{floor[kind][metric]:.1f}" if kind in floor else "–" for kind, metric in STAGE_1.items()]
-    lines.append(["random order", "–", "chance, in closed form", "–", *chance, *["–"] * len(TITLES)])
-    return _table(head, lines, numbers=3)
+    chance = [f"{floor[kind][metric]:.1f}" if kind in floor else "–" for kind, metric in columns]
+    lines.append(["random order", "–", "chance, in closed form", "–", *chance])
+    return _table(["system", "version", "label", "held-out R@10", *titles], lines, numbers=3)
+
+
+def _differences(study: Study) -> str:
+    """The paired differences of every row from the two baselines."""
+    titles = [
+        f"{TITLES[kind]} {metric}, over `{over}`" for over in BASELINES for kind, metric in STAGE_1.items()
+    ]
+    lines = [
+        [
+            f"`{name}`",
+            *(
+                gap_words(study.gap(row(name), row(over), kind)) if name != over else "–"
+                for over in BASELINES
+                for kind in TITLES
+            ),
+        ]
+        for name in ROWS
+        if study.of(row(name)) is not None
+    ]
+    return _table(["system", *titles], lines, numbers=1)
 
 
 def _claims(study: Study, claims: Sequence[Claim]) -> str:
@@ -214,7 +228,9 @@ def _brief(found: Measured) -> str:
 
 def _judged(study: Study, limit: int) -> str:
     rows = {
-        (key.name, found.facts["reranker"]): key for key, found in study.own.items() if key.kind == JUDGED
+        (found.facts["method"], found.facts["reranker"]): key
+        for key, found in study.own.items()
+        if key.kind == JUDGED
     }
     methods = [name for name in ROWS if (name, "") in rows]
     if not methods:

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -966,41 +966,14 @@ def _in_words(error: Any) -> str:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         return _unknown_key(path)
-    message = _message(error)
-    variable = _PREFIX + _DELIMITER.join(path).upper()
-    if path and variable in {name.upper() for name in os.environ}:
-        message += f" [{variable}]"
-    return f"{'.'.join(path)}: {message}" if path else message
-
-
-def _message(error: Any) -> str:
-    """What is wrong, and the value where it is a plain one."""
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
     if error["type"] != "value_error" and isinstance(value, str | int | float):
         message += f" (it is {value!r})"
-    return message
-
-
-def section_faults(where: str, error: ValidationError, known: Iterable[str]) -> list[str]:
-    """What is wrong with a section whose keys are checked elsewhere, ``[systems.NAME]`` for one.
-
-    Args:
-        where: The section, e.g. ``"[systems.mapping]"``.
-        error: What was found.
-        known: The keys that it has.
-
-    Returns:
-        A line for each fault.
-    """
-    lines: list[str] = []
-    for fault in error.errors():
-        key = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{where} {key}: there is no such key{_nearest(key, list(known))}")
-        else:
-            lines.append(f"{where}{' ' * bool(key)}{key}: {_message(fault)}")
-    return lines
+    variable = _PREFIX + _DELIMITER.join(path).upper()
+    if path and variable in {name.upper() for name in os.environ}:
+        message += f" [{variable}]"
+    return f"{'.'.join(path)}: {message}" if path else message
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:

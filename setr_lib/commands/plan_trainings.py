@@ -26,12 +26,8 @@ def planned_trainings(context: PipelineContext, *, loads: bool) -> Iterator[str]
     settings = context.settings
     for name in named_systems(settings):
         recipe = RECIPES[name]
-        try:
-            options = system_options(settings, name)
-            faults = option_faults(settings, recipe, options)
-        except SetrError as error:
-            yield f"train {name}: cannot be trained: {'; '.join(str(error).splitlines())}"
-            continue
+        options = system_options(settings, name)
+        faults = option_faults(settings, recipe, options)
         if faults:
             yield f"train {name}: cannot be trained: {'; '.join(faults)}"
             continue

@@ -16,9 +16,8 @@ from setr_lib.pipeline.system_checks import (
     option_faults,
     system_notices,
     system_options,
-    unknown_systems,
 )
-from setr_lib.settings import Settings, SettingsError
+from setr_lib.settings import Settings
 from setr_lib.systems.options import SYNTHESISED
 from setr_lib.systems.recipe import RECIPES
 
@@ -33,15 +32,10 @@ def system_setup(settings: Settings) -> Iterator[Check]:
         The checks; what a configured method lacks is told by the check of the methods.
     """
     what = "trained system"
-    yield from (Check(what, name, "broken", fault) for name, fault in unknown_systems(settings))
     state = cache(lambda source: _source_state(settings, source))
     for name in named_systems(settings):
         recipe = RECIPES[name]
-        try:
-            options = system_options(settings, name)
-        except SettingsError as error:
-            yield Check(what, name, "broken", str(error).replace("\n", "; "))
-            continue
+        options = system_options(settings, name)
         value = f"{name}, trained on {options.triplets}"
         if faults := option_faults(settings, recipe, options):
             yield Check(what, value, "broken", "; ".join(faults))

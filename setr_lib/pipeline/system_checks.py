@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
@@ -18,17 +17,13 @@ from setr_lib.settings import (
     TRAINED_SPACES,
     Settings,
     SettingsError,
-    section_faults,
 )
-from setr_lib.systems.options import SYNTHESISED, ImageWordsOptions, MappingOptions, QFormerOptions
+from setr_lib.systems.options import SYNTHESISED, MappingOptions, QFormerOptions
 from setr_lib.systems.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.systems.options import SystemOptions
-
-_ALIKE = ("encoder", "tokens", "visual_injection", "injection_layers")
-"""The settings in which a system must equal the one that it builds on."""
 
 
 def check_systems(settings: Settings) -> None:
@@ -45,7 +40,8 @@ def check_systems(settings: Settings) -> None:
 
 
 def system_faults(settings: Settings) -> list[str]:
-    """What is wrong with the settings of all trained retrieval systems that settings name.
+    """What is wrong with the settings of all trained retrieval systems that settings name, beyond what is
+    refused where settings are read (``setr_lib/systems/sections.py``): names, values, what must be alike.
 
     Args:
         settings: The settings.
@@ -54,33 +50,10 @@ def system_faults(settings: Settings) -> list[str]:
         A line for each fault; none where all is well. A method without its embedding space is not among
         them, as methods are refused by themselves.
     """
-    faults = [fault for _, fault in unknown_systems(settings)]
+    faults: list[str] = []
     for name in named_systems(settings):
-        try:
-            options = system_options(settings, name)
-        except SettingsError as error:
-            faults += str(error).splitlines()
-        else:
-            faults += option_faults(settings, RECIPES[name], options)
+        faults += option_faults(settings, RECIPES[name], system_options(settings, name))
     return [*faults, *(fault for _, fault in method_faults(settings))]
-
-
-def unknown_systems(settings: Settings) -> list[tuple[str, str]]:
-    """Sections ``[systems.NAME]`` of systems that there are not.
-
-    Args:
-        settings: The settings.
-
-    Returns:
-        Their names, and what to do about each.
-    """
-    found: list[tuple[str, str]] = []
-    for name in settings.systems:
-        if name not in RECIPES:
-            close = get_close_matches(name, RECIPES, n=1)
-            known = f"did you mean {close[0]}?" if close else f"there is {', '.join(RECIPES)}"
-            found.append((name, f"[systems.{name}]: there is no trained retrieval system {name!r}; {known}"))
-    return found
 
 
 def named_systems(settings: Settings, needed: Iterable[str] | None = None) -> list[str]:
@@ -136,13 +109,14 @@ def system_options(settings: Settings, name: str) -> SystemOptions:
     """
     from pydantic import ValidationError
 
-    kind = RECIPES[name].options
+    from setr_lib.systems.sections import faults_of
+
+    section = settings.systems.get(name, {})
     try:
-        return kind.model_validate(settings.systems.get(name, {}))
+        return RECIPES[name].options.model_validate(section)
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(section_faults(f"[systems.{name}]", error, kind.model_fields))
-        ) from error
+        faults = faults_of({name: section})
+        raise SettingsError("\n".join(f"systems.{fault}" for fault in faults)) from error
 
 
 def option_faults(settings: Settings, recipe: Recipe, options: SystemOptions) -> list[str]:
@@ -154,12 +128,11 @@ def option_faults(settings: Settings, recipe: Recipe, options: SystemOptions) ->
         options: Its options.
 
     Returns:
-        A line for each fault: of its encoder, its triplets, and the system that it builds on.
+        A line for each fault of its encoder and its triplets.
     """
     return [
         *_encoder_faults(settings, recipe, options),
         *_triplet_faults(settings, recipe, options),
-        *_faults_below(settings, recipe, options),
     ]
 
 
@@ -238,21 +211,6 @@ def _triplet_faults(settings: Settings, recipe: Recipe, options: SystemOptions) 
     return []
 
 
-def _faults_below(settings: Settings, recipe: Recipe, options: SystemOptions) -> list[str]:
-    if recipe.builds_on is None or not isinstance(options, ImageWordsOptions):
-        return []
-    try:
-        below = system_options(settings, recipe.builds_on)
-    except SettingsError:
-        return []  # told of that system
-    return [
-        f"[systems.{recipe.name}] {key} is {getattr(options, key)!r}, and that of "
-        f"[systems.{recipe.builds_on}], on which it builds, {getattr(below, key)!r}: they must be equal"
-        for key in _ALIKE
-        if getattr(options, key) != getattr(below, key)
-    ]
-
-
 def method_faults(settings: Settings) -> list[tuple[str, str]]:
     """Configured methods of trained systems whose embedding space is not that of the system's encoder.
 
@@ -265,9 +223,8 @@ def method_faults(settings: Settings) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for method in _methods(settings):
         if method.trained in RECIPES:
-            with contextlib.suppress(SettingsError):  # told of the system
-                encoder = system_options(settings, method.trained).encoder
-                found += [(method.trained, fault) for fault in _other_space(method, method.trained, encoder)]
+            encoder = system_options(settings, method.trained).encoder
+            found += [(method.trained, fault) for fault in _other_space(method, method.trained, encoder)]
     return found
 
 
@@ -287,8 +244,8 @@ def _other_space(method: Method, system: str, encoder: str) -> list[str]:
         return []
     return [
         f"the method {method.name!r} searches the embedding space {method.space!r}, and [systems.{system}] "
-        f"encoder is {encoder!r}: the queries of one cannot search the images of the other; leave encoder "
-        "out, or rank with a method of your own whose space is that one"
+        f"encoder is {encoder!r}: the queries of one cannot search the images of the other; write "
+        f'[methods.{method.name}] space = "{encoder}", or leave encoder out'
     ]
 
 

@@ -56,12 +56,15 @@ def make_triplets(context: PipelineContext, source: str, progress: Progress = si
         NotMadeYetError: The Yes/No pairs were not made yet; the message names the asset.
         DatasetError: The data set has no train split, or a file is missing or wrong.
     """
+    from setr_lib.systems.data import SystemData
     from setr_lib.systems.options import SYNTHESISED
     from setr_lib.tables import SPLIT_TRIPLETS, TRIPLET_IMAGES
 
     data, dropped = (
         (_of_pairs(context), 0) if source == SYNTHESISED else _of_train_split(context, source, progress)
     )
+    # As they are read back: a digest depends on the order of columns.
+    data = SystemData(source, data.triplets.select(SPLIT_TRIPLETS.names()), data.images)
     record = TripletsRecord(source=source, digest=data.digest, dropped=dropped)
     context.tables.write(_IMAGES, data.images, TRIPLET_IMAGES, source)
     context.tables.write(ASSET, data.triplets, SPLIT_TRIPLETS, source, record)

@@ -359,12 +359,12 @@ def how_to_describe(name: str, settings: Settings) -> str:
         The end of a sentence.
     """
     known = ", ".join(map(repr, (DEFAULT_SPACE, *settings.spaces)))
-    kinds = (
-        f'"{name}"'
-        if name in TRAINED_SPACES
-        else '"open_clip", "sentence_transformers" or package.module:NAME'
+    if name in TRAINED_SPACES:
+        return f'settings know {known}; write a section [spaces.{name}] with kind = "{name}"'
+    return (
+        f'settings know {known}; write a section [spaces.{name}] with kind = "open_clip", '
+        '"sentence_transformers" or package.module:NAME'
     )
-    return f"settings know {known}; write a section [spaces.{name}] with kind = {kinds}"
 
 
 def check_space(made: Any, where: str) -> EmbeddingSpace:

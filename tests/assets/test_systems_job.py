@@ -57,5 +57,6 @@ def test_there_is_none_where_no_system_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_followed_make_no_graph(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no data set 'circo'"):
-        assets_of(tmp_path, '[systems.qformer]\ntriplets = "circo"\n')
+    circo = '[systems.qformer]\ntriplets = "circo"\n[datasets.circo]\nroot = "circo"\n'
+    with pytest.raises(SettingsError, match="CIRCO has no train split"):
+        assets_of(tmp_path, circo)

@@ -1,4 +1,4 @@
-"""The comparison of trained systems: what is trained once stays trained, and claims are read off intervals."""
+"""The comparison of trained systems: what was trained once is kept, and claims are read off intervals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tiny_encoder import write_tiny_clip
 
 from benchmarks.compare import TRAINED
 from benchmarks.comparison import Gap
+from benchmarks.material import MEASURED
 from benchmarks.pages import kept, section_of, with_section
 from benchmarks.trained_ablations import Laboratory
 from benchmarks.trained_claims import Key, Study, verdict
-from benchmarks.trained_results import STAGE_1, Measured, Results
+from benchmarks.trained_page import section
+from benchmarks.trained_results import JUDGED, STAGE_1, Measured, Results
 from benchmarks.trained_worlds import World, world_settings
 from setr_lib.miniature.worlds import write_miniature
 from setr_lib.pipeline.ablation import ABLATION_TAG, Ablation, train_ablation
@@ -112,7 +114,7 @@ def test_the_model_of_an_ablation_is_what_was_trained(folder: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_second_call_trains_nothing(folder: Path) -> None:
     settings = load_settings(folder / "setr.toml")
-    stored = []
+    stored, world = [], prepared(settings)
     for _ in range(2):
         world = prepared(settings)
         world.train()
@@ -239,3 +241,44 @@ def test_texts_are_shuffled_among_training_triplets_alone() -> None:
     assert noisy.triplets.equals(data.with_shuffled_texts(0.3, seed=13).triplets)
     assert not noisy.triplets.equals(data.with_shuffled_texts(0.3, seed=14).triplets)
     assert data.with_shuffled_texts(0.0, seed=13).triplets.equals(triplets)
+
+
+def of_sets(values: list[float]) -> pl.DataFrame:
+    """The same values on every data set, in every metric that is compared."""
+    return pl.concat(
+        per_query(values).with_columns(dataset=pl.lit(kind), metric=pl.lit(metric))
+        for kind, metrics in MEASURED.items()
+        for metric in metrics
+    )
+
+
+def stage_1(name: str, values: list[float], **facts: object) -> tuple[Key, Measured]:
+    told = {"labels": dict.fromkeys(MEASURED, "zero-shot; 4 queries"), "ms": {}, "random": {}, **facts}
+    told["gallery"] = {"space": "clip", "bytes": 2**20}
+    return Key(STAGE_1, name), Measured(STAGE_1, name, "", of_sets(values), told)
+
+
+def test_the_section_names_versions_and_says_what_does_not_show() -> None:
+    made = {"model": "setr-composing", "version": "4", "before": 10.0, "after": 20.0}
+    rows = dict(
+        [
+            stage_1("text", [0.0] * 4),
+            stage_1("sum", [0.0] * 4),
+            stage_1("mapping", [1.0] * 4, **{**made, "model": "setr-mapping"}),
+            stage_1("composing", [1.0] * 4, **made),
+            stage_1("pic2word", [0.0] * 4, **{**made, "model": "setr-pic2word"}),
+        ]
+    )
+    for reranker, value in (("", 0.0), ("base judge", 1.0)):
+        title = f"mapping · {reranker}" if reranker else "mapping"
+        facts = {"method": "mapping", "reranker": reranker}
+        rows[Key(JUDGED, title)] = Measured(JUDGED, title, "", of_sets([value] * 4), facts)
+    text = section(Study({0: rows}, 100, 0), "", 5)
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if " | " in line}
+    assert "| setr-composing v4 | zero-shot | 10.0 → 20.0 | 100.0" in text
+    assert "**shows** |" in lines["`mapping` over `pic2word`"]
+    assert "**does not show** |" in lines["`composing` over `mapping`"]
+    assert "not measured" in lines["adapters over LoRA"]
+    judged = next(line for line in text.splitlines() if line.startswith("| `mapping` | base judge |"))
+    assert judged.count("+100.0 (+100.0 to +100.0)") == 3
+    assert "+100.0 (+100.0 to +100.0)" in lines["`mapping` over `pic2word`"]

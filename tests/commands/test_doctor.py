@@ -469,8 +469,12 @@ CIRR = '[datasets.cirr]\nroot = "cirr"\ntrain_root = "{root}"\n'
 @pytest.mark.parametrize(
     ("systems", "status", "words"),
     [
-        ("[systems.mappin]\n", "broken", "did you mean mapping?"),
-        ("[systems.mapping]\ntokenz = 2\n", "broken", "tokenz: there is no such key; did you mean tokens?"),
+        (
+            "[systems.mapping]\nencoder = 'big'\n"
+            "[spaces.big]\nkind = 'open_clip'\noptions = { name = 'RN50' }\n",
+            "broken",
+            "the vision tower of RN50 gives none",
+        ),
         ("[systems.prompt_tuned]\ntriplets = 'mine'\n", "broken", "has no train split"),
         (
             "[systems.prompt_tuned]\ntriplets = 'cirr'\n" + CIRR.format(root="away"),

@@ -129,11 +129,10 @@ def test_trainings_of_retrieval_systems_are_named(tmp_path: Path, capsys: pytest
         Image.new("RGB", (4, 4), "teal").save(tmp_path / "pictures" / f"{name}.png")
     (tmp_path / "pictures" / "queries.csv").write_text("reference,modification,target\na.png,red,b.png\n")
     config = tmp_path / "setr.toml"
-    systems = (
-        '[training]\ncaptions = "c.jsonl"\n[systems.pic2word]\nsteps = 7\n[systems.mapping]\ntokens = 9\n'
-    )
+    systems = "[systems.pic2word]\nsteps = 7\n[systems.mapping]\ntriplets = 'mine'\n"
+    systems += "[training]\ncaptions = 'c.jsonl'\n"
     config.write_text(PLAIN.format(other="text") + systems, encoding="utf-8")
     assert main(["--config", str(config), "plan", "--counts-only"]) == 0
     out = capsys.readouterr().out
     assert "train pic2word: 7 steps of 64 images" in out
-    assert "train mapping: cannot be trained: [systems.mapping] tokens" in out
+    assert "train mapping: cannot be trained: [systems.mapping] triplets = 'mine'" in out
