@@ -41,7 +41,7 @@ compare: setup ## after a demo: every method that can run on the miniature side 
 	@$(BIN)/python -m benchmarks.compare setr.compare.toml
 
 compare-trained: setup ## after a demo: the trained systems and their papers' claims, into docs/compare.md (within an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compare_trained setr.trained.toml $(ARGS)
+	@$(BIN)/python -m benchmarks.compare_trained setr.trained.toml $(ARGS)
 
 test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -128,8 +128,7 @@ class World:
         from setr_lib.pipeline.system_data import make_triplets
         from setr_lib.sources import ensure_train_split
 
-        if self.own and not self.context.tables.exists("reranker_pairs"):
-            raise SetrError("there is no finished demo here: run `make demo` first")
+        self.check_demo()
         if not self.own:
             self._draw()
         for source in self.sources:
@@ -140,6 +139,15 @@ class World:
                 f"{source}: {data.triplets.height - data.held_out.height:,} training and "
                 f"{data.held_out.height:,} held-out triplets"
             )
+
+    def check_demo(self) -> None:
+        """Refuse to begin where the demo whose world this is has not made what is trained on.
+
+        Raises:
+            SetrError: The demo is not finished.
+        """
+        if self.own and not self.context.tables.exists("reranker_pairs"):
+            raise SetrError("there is no finished demo here: run `make demo` first")
 
     @property
     def sources(self) -> list[str]:

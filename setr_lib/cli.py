@@ -120,6 +120,16 @@ def _add_scores(commands: Subparsers) -> None:
         metavar="[LABEL=]FILE",
         help="labelled queries (CIRCUS's, or your own) to break every metric down by; may be repeated",
     )
+    score.add_argument(
+        "--caveat",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=(
+            "why the ranking is not comparable with published numbers, e.g. 'query contains shared_concept'; "
+            "its rows say so; may be repeated"
+        ),
+    )
     score.add_argument("--json", action="store_true", help="one JSON array, as of `setr leaderboard --json`")
     score.set_defaults(command=_score)
 
@@ -162,7 +172,9 @@ def _add_search(commands: Subparsers) -> None:
         ),
     )
     search.add_argument(
-        "--gallery", help="one gallery only: FashionIQ's category, e.g. dress, or i-CIR's instance"
+        "--gallery",
+        help="one gallery only: FashionIQ's category, e.g. dress, i-CIR's instance, or the number of a "
+        "GeneCIS query (default: all images as one)",
     )
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
     search.add_argument(
@@ -339,6 +351,7 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         files=options.files,
         gallery=options.gallery,
         labels=options.labels,
+        caveats=options.caveat,
         as_json=options.json,
     )
 

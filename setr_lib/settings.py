@@ -15,6 +15,7 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -677,6 +678,21 @@ class Settings(BaseSettings):
             if name not in ranked and name not in wrapped:
                 raise ValueError(f"no configured method is called {name!r}{_nearest(name, list(ranked))}")
         return methods
+
+    @field_validator("systems")
+    @classmethod
+    def _systems_take_their_sections(
+        cls, systems: dict[str, dict[str, Any]], info: ValidationInfo
+    ) -> dict[str, dict[str, Any]]:
+        if not systems:
+            return systems
+        spaces: dict[str, SpaceSettings] | None = info.data.get("spaces")  # absent where at fault themselves
+        kinds = None if spaces is None else {name: space.kind for name, space in spaces.items()}
+        # By its path: trained systems lie above settings, which do not import them.
+        sections = import_module("setr_lib.systems.sections")
+        if faults := sections.faults_of(systems, kinds, info.data.get("datasets")):
+            raise ValueError("; ".join(faults))
+        return systems
 
     @field_validator("reranking")
     @classmethod

@@ -90,6 +90,7 @@ def _write_circo(root: Path, split: str) -> None:
     rows: list[Json] = []
     for number in range(3):
         row: Json = {"reference_img_id": 900 + number, "relative_caption": "is larger", "id": number}
+        row["shared_concept"] = "a dog"
         if split == "val":
             truths = list(range(101 + number, 104 + number))
             row |= {"target_img_id": truths[0], "gt_img_ids": truths, "semantic_aspects": ["addition"]}

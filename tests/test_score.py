@@ -528,3 +528,31 @@ def test_other_compressed_files_are_named_too(terminal: Terminal, pack: Callable
     file = terminal.folder / "packed"
     file.write_bytes(pack(json.dumps(ranked_circo(terminal.folder / "circo", "val")).encode()))
     assert "unpack it first" in terminal.refusal("circo", "--split", "val", file)
+
+
+def test_rows_whose_query_contains_shared_concept_say_so_however_it_is_known(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "query contains shared_concept"
+    with terminal.config.open("a") as settings:
+        settings.write(
+            '[datasets.concept]\nkind = "circo"\nroot = "circo"\n'
+            'options = { query = "with_shared_concept" }\n'
+        )
+    monkeypatch.setenv("COLUMNS", "200")
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    ways = (("concept", "--split", "val", file), ("circo", "--split", "val", file, "--caveat", words))
+    plain, _ = terminal.rows("circo", "--split", "val", file)
+    assert not any(words in row["label"] for row in plain)
+    for way in ways:
+        rows, _ = terminal.rows(*way)
+        assert [(row["comparable"], words in row["label"].split("; ")) for row in rows] == [
+            (False, True)
+        ] * len(plain)
+        assert values(rows) == values(plain)
+        assert f"not comparable with published numbers: {words}" in terminal.score(*way)[1]
+    hidden = terminal.file("test.json", ranked_circo(terminal.folder / "circo", "test"))
+    for data_set, caveat in (("concept", ()), ("circo", ("--caveat", words))):
+        assert words in terminal.score(data_set, "--split", "test", hidden, *caveat)[1]
+    assert words not in terminal.score("circo", "--split", "test", hidden)[1]
+    assert "--caveat is empty" in terminal.refusal("circo", "--split", "val", file, "--caveat", " ")

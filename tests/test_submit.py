@@ -110,6 +110,17 @@ def test_circo_gets_one_file_of_whole_numbers(settings: Settings, capsys: Output
     assert all(type(image) is int for image in content["2"])
 
 
+def test_a_submission_of_other_queries_than_the_official_ones_is_said(
+    settings: Settings, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    materialise(settings, "circo-test")
+    assert "shared_concept" not in submit(settings, capsys, "circo")[2]
+    monkeypatch.setenv("SETR_DATASETS__CIRCO__OPTIONS", '{"query": "with_shared_concept"}')
+    status, _, err = submit(settings, capsys, "circo")
+    assert status == 0
+    assert "not comparable" in err and "query contains shared_concept" in err
+
+
 @pytest.mark.parametrize(
     ("rerankers", "arguments", "file"),
     [

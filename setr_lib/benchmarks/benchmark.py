@@ -104,6 +104,8 @@ class BenchmarkFacts:
     headline: ClassVar[tuple[str, ...]] = ()
     """Names of the few metrics that it is known by; the first ranks the rows of tables. By default the first
     three."""
+    averaged: ClassVar[str] = ""
+    """Name of the metric whose mean over all ``splits`` papers report, shown where all were evaluated."""
     stage_1_metric: ClassVar[str] = ""
     """The metric by which coarse retrieval is compared with rivals; the first headline by default."""
     stage_2_metric: ClassVar[str] = ""

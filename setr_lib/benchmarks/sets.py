@@ -264,6 +264,31 @@ def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
     return chosen
 
 
+@dataclass(frozen=True)
+class SplitAverage:
+    """A metric whose mean over the splits of a data set papers report."""
+
+    metric: str
+    splits: tuple[str, ...]
+    """All that there are, whether settings ask for them or not."""
+
+
+def averages(settings: Settings) -> dict[str, SplitAverage]:
+    """The mean over all splits that papers report of each configured data set.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Data set -> metric and splits; without the data sets that have no such mean.
+    """
+    return {
+        evaluated.dataset: SplitAverage(evaluated.benchmark.averaged, tuple(evaluated.benchmark.splits))
+        for evaluated in evaluation_sets(settings)
+        if evaluated.benchmark.averaged
+    }
+
+
 def headlines(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The headline metrics of each configured data set.
 

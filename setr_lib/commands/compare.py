@@ -90,8 +90,8 @@ def show(settings: Settings, form: str) -> int:
     Raises:
         SetrError: Nothing was compared yet.
     """
-    from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown, footnotes
+    from setr_lib.benchmarks import averages, headlines
+    from setr_lib.evaluation.comparison import as_csv, as_json, as_markdown, average_lines, footnotes
     from setr_lib.pipeline.comparison import last_comparison
 
     frame, record = last_comparison(settings)
@@ -101,7 +101,8 @@ def show(settings: Settings, form: str) -> int:
         sys.stdout.write(as_csv(frame))
     else:
         print(as_markdown(frame, headlines(settings)))
-        for sentence in (*footnotes(frame, headlines(settings)), *_notes(record)):
+        below = [*average_lines(frame, averages(settings)), *footnotes(frame, headlines(settings))]
+        for sentence in (*below, *_notes(record)):
             print(f"\n- {sentence}", end="")
         print()
     return 0
@@ -111,12 +112,14 @@ def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) ->
     from rich.console import Console
     from rich.text import Text
 
-    from setr_lib.benchmarks import headlines
-    from setr_lib.evaluation.comparison import comparison_table, footnotes, source_lines
+    from setr_lib.benchmarks import averages, headlines
+    from setr_lib.evaluation.comparison import average_lines, comparison_table, footnotes, source_lines
 
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     console.print()
     console.print(comparison_table(frame, headlines(settings)))
+    for line in average_lines(frame, averages(settings)):
+        console.print(Text(line))
     for line in source_lines(frame):
         console.print(Text(line, style="dim"))
     for sentence in footnotes(frame, headlines(settings)):

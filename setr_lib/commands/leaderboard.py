@@ -18,7 +18,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     Returns:
         The exit status, 0.
     """
-    from setr_lib.benchmarks import headlines
+    from setr_lib.benchmarks import averages, headlines
     from setr_lib.evaluation import leaderboard
     from setr_lib.pipeline.evaluation import latest_scores
     from setr_lib.pipeline.storage import or_run_everything
@@ -29,7 +29,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        Console().print(leaderboard.leaderboard_table(frame, headlines(settings)))
+        table = leaderboard.leaderboard_table(frame, headlines(settings), averages(settings))
+        Console().print(table)
     if frame.is_empty():
         print(
             f"setr: nothing is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def run(
     files: Sequence[Path],
     gallery: str | None,
     labels: Sequence[str],
+    caveats: Sequence[str],
     as_json: bool,
 ) -> int:
     """Print the metrics, one line each.
@@ -37,6 +39,7 @@ def run(
         files: The ranking files.
         gallery: The protocol, in place of the settings' choice.
         labels: Files of labelled queries, each ``FILE`` or ``LABEL=FILE``.
+        caveats: Why the rankings are not comparable with published numbers, as a person knows it.
         as_json: Whether to print one JSON array, and nothing else on standard output.
 
     Returns:
@@ -44,6 +47,7 @@ def run(
 
     Raises:
         RankingFileError: A ranking file is wrong.
+        SetrError: A caveat is empty.
         DatasetError: The set is not known, or an annotation file or a file of labels is wrong or missing.
     """
     from setr_lib.benchmarks.query_labels import LabelFile
@@ -51,15 +55,19 @@ def run(
     from setr_lib.evaluation import leaderboard
     from setr_lib.evaluation.external import score_files
 
+    reasons = [" ".join(caveat.split()) for caveat in caveats]
+    if not all(reasons):
+        raise SetrError("--caveat is empty: say why the ranking is not comparable with published numbers")
     evaluation_set = set_of_split(settings, dataset, split, gallery)
     label_files = [LabelFile.named(text) for text in labels]
-    found = score_files(evaluation_set, files, settings.evaluation, label_files)
+    found = score_files(evaluation_set, files, settings.evaluation, label_files, reasons)
     for note in found.notes:
         print(f"setr: {note}", file=sys.stderr)
     if as_json:
         print(leaderboard.as_json(found.rows))
     elif found.rows.is_empty():
         _print_valid(evaluation_set, found)
+        _print_reasons([*reasons, *evaluation_set.benchmark.caveats(evaluation_set)])
     else:
         _print_rows(evaluation_set, found.rows)
     return 0
@@ -90,5 +98,13 @@ def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
         table.add_row(Text(row["metric"]), f"{row['value']:.2f}", interval, f"{row['n_queries']:,}")
     console.print(table)
     if not rows["comparable"].all():
-        reasons = rows["label"][0].partition("; ")[2]
-        console.print(Text(f"not comparable with published numbers: {reasons}", style="yellow"))
+        _print_reasons([rows["label"][0].partition("; ")[2]])
+
+
+def _print_reasons(reasons: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    if reasons:
+        words = f"not comparable with published numbers: {'; '.join(reasons)}"
+        Console().print(Text(words, style="yellow"))

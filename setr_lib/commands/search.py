@@ -75,7 +75,7 @@ def run(
         found = retriever.search(
             image, text, k=k, method=method, reranker=reranker or BEST, gallery=gallery, progress=progress
         )
-    path = output or settings.report_root / "searches" / f"{_file_name(image, text, found)}.png"
+    path = output or settings.report_root / "searches" / f"{_file_name(image, text, found, gallery)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _sheet(image, text, found, k).save(path)
@@ -83,7 +83,8 @@ def run(
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
     waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
     is_first = reranker is None and found.version is None and waiting
-    _print(found, key, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
+    where = key if gallery is None else f"{key} · gallery {gallery}"
+    _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
     return 0
 
 
@@ -145,11 +146,12 @@ def _reranker(found: SearchResult) -> str:
     return f"{found.reranker} v{found.version}" if found.version else found.reranker
 
 
-def _file_name(image: Path, text: str, found: SearchResult) -> str:
-    return "-".join(map(_slug, (image.stem, text, found.method, found.reranker or STAGE_1_ALONE[0])))
+def _file_name(image: Path, text: str, found: SearchResult, gallery: str | None) -> str:
+    parts = [image.stem, text, found.method, found.reranker or STAGE_1_ALONE[0]]
+    return "-".join(map(_slug, [*parts, *([] if gallery is None else [gallery])]))
 
 
-def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
+def _print(found: SearchResult, where: str, sheet: Path, note: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -169,7 +171,7 @@ def _print(found: SearchResult, key: str, sheet: Path, note: str) -> None:
     console = Console()
     if found.target_caption:
         console.print(Text(f"looking for: {found.target_caption}"))
-    title = f"{key} · {_method(found)} · {_reranker(found)}{note}"
+    title = f"{where} · {_method(found)} · {_reranker(found)}{note}"
     console.print(Text(title), soft_wrap=True)  # a table's own title is broken at the table's width
     console.print(table)
     print(f"contact sheet: {sheet}")

@@ -182,7 +182,10 @@ def _warnings(context: PipelineContext, submitted: EvaluationSet, queries: pl.Da
     from setr_lib.datasets import coverage
     from setr_lib.tables import GALLERY
 
-    found: list[str] = []
+    found = [
+        f"not comparable with published numbers, say so where you tell the server's numbers: {caveat}"
+        for caveat in submitted.benchmark.caveats(submitted)
+    ]
     if not submitted.hidden:
         found.append(f"the server does not score {submitted.split!r}: score these files with `setr score`")
     elif submitted.official_queries not in (None, queries.height):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from setr_lib.evaluation.leaderboard import Headlines, headline_metrics
+from setr_lib.evaluation.averages import Averages, average_line
+from setr_lib.evaluation.leaderboard import Headlines, headline_metrics, split_labels
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import COMPARISON, conform
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 NO_WIDTH = "†"
 """The mark of a value whose interval is a point."""
+STAR = "*"
+"""The mark of an evaluation set with rows that are not comparable with published numbers."""
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,14 @@ def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    columns = columns_of(frame, headlines, most=1)
+    columns, starred = columns_of(frame, headlines, most=1), _not_comparable(frame)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     table.add_column("re-ranker", no_wrap=True)
     table.add_column("label")
     for column in columns:
-        table.add_column(f"{column.dataset}\n{column.split} {column.metric}", no_wrap=True, justify="right")
+        name = f"{column.dataset}{_star(column, starred)}\n{column.split} {column.metric}"
+        table.add_column(name, no_wrap=True, justify="right")
     table.add_column("ms per\nquery", no_wrap=True, justify="right")
     table.add_column("LLM\ncalls", no_wrap=True, justify="right")
     lines = lines_of(frame, columns)
@@ -238,13 +242,49 @@ def footnotes(frame: pl.DataFrame, headlines: Headlines) -> list[str]:
     Returns:
         A sentence for each mark that is there.
     """
+    reasons = [f"{' '.join(key)}: {why}" for key, why in _not_comparable(frame).items()]
+    sentences = [f"{STAR} not comparable with published numbers: {' · '.join(reasons)}"] if reasons else []
     lines = lines_of(frame, columns_of(frame, headlines))
     if not any(value.has_no_width for line in lines for value in line.values.values()):
-        return []
+        return sentences
     return [
+        *sentences,
         f"{NO_WIDTH} no interval: draws of these queries all give this value, as none finds its target, or "
-        "every one does; other queries may do otherwise"
+        "every one does; other queries may do otherwise",
     ]
+
+
+def _not_comparable(frame: pl.DataFrame) -> dict[tuple[str, str], str]:
+    """Why evaluation sets have rows that are not comparable, by data set and split."""
+    found: dict[tuple[str, str], str] = {}
+    for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
+        if reasons := split_labels(rows)[1]:
+            found[str(dataset), str(split)] = "; ".join(reasons)
+    return found
+
+
+def _star(column: Column, starred: Mapping[tuple[str, str], str]) -> str:
+    return f" {STAR}" if (column.dataset, column.split) in starred else ""
+
+
+def average_lines(frame: pl.DataFrame, averages: Averages) -> list[str]:
+    """The means over all splits of the data sets that have one, where all were compared.
+
+    Args:
+        frame: A COMPARISON table.
+        averages: Data sets whose mean over all splits papers report (``setr_lib.benchmarks.averages``).
+
+    Returns:
+        A line for each.
+    """
+    starred = {dataset for dataset, _ in _not_comparable(frame)}
+    lines = [
+        average_line(
+            str(dataset), rows, averages, ("low", "high"), f" {STAR}" if str(dataset) in starred else ""
+        )
+        for (dataset,), rows in frame.group_by("dataset", maintain_order=True)
+    ]
+    return [line for line in lines if line is not None]
 
 
 def source_lines(frame: pl.DataFrame) -> list[str]:
@@ -270,8 +310,9 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
     Returns:
         The lines of the table.
     """
-    columns = columns_of(frame, headlines)
-    names = ["method", "re-ranker", "label", *(column.title for column in columns)]
+    columns, starred = columns_of(frame, headlines), _not_comparable(frame)
+    titles = [f"{column.title}{_star(column, starred)}" for column in columns]
+    names = ["method", "re-ranker", "label", *titles]
     names += ["ms per query", "LLM calls", "source"]
     rows = [
         [
@@ -285,7 +326,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
         ]
         for line in lines_of(frame, columns)
     ]
-    right = {*(column.title for column in columns), "ms per query", "LLM calls"}
+    right = {*titles, "ms per query", "LLM calls"}
     rule = ["--:" if name in right else "---" for name in names]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, rule, *map(_escaped, rows)))
 

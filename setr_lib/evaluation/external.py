@@ -42,6 +42,7 @@ def score_files(
     files: Sequence[Path],
     settings: EvaluationSettings | None = None,
     labels: Sequence[LabelFile] = (),
+    caveats: Sequence[str] = (),
 ) -> ExternalScores:
     """The official metrics of ranking files; on a hidden split only the checks.
 
@@ -50,6 +51,8 @@ def score_files(
         files: As for :func:`read_ranking_files`.
         settings: How intervals are drawn; by default the defaults.
         labels: Files of labelled queries, by which every metric is broken down besides.
+        caveats: What the caller knows of how the rankings were made that makes them not comparable with
+            published numbers: ``query contains shared_concept``.
 
     Returns:
         What was read, METRICS rows in percent with 95 % intervals, and notes.
@@ -64,7 +67,7 @@ def score_files(
     labelled = read_labels(labels, queries) if labels else None
     if labelled is not None:
         found = with_labels(found, labelled.frame)
-    caveats = evaluation_set.benchmark.ranking_notes(evaluation_set, read.queries, read.rankings)
+    suspicious = evaluation_set.benchmark.ranking_notes(evaluation_set, read.queries, read.rankings)
     rows = metric_rows(
         evaluation_set,
         queries,  # all of them: each row of a whole FashionIQ category is comparable by itself
@@ -74,9 +77,9 @@ def score_files(
         settings=settings,
         label=" + ".join(_file_name(file) for file in files),
         evaluation=found,
-        caveats=caveats,
+        caveats=[*caveats, *suspicious],
     )
-    notes = [*read.notes, *caveats, *([] if labelled is None else labelled.notes)]
+    notes = [*read.notes, *suspicious, *([] if labelled is None else labelled.notes)]
     return ExternalScores(read, rows, [*notes, *left_out_sentences(found.left_out)])
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.model_versions import number, shown_versions
 from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
@@ -82,7 +83,9 @@ def as_json(frame: pl.DataFrame) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableType:
+def leaderboard_table(
+    frame: pl.DataFrame, headlines: Headlines, averages: Averages | None = None
+) -> RenderableType:
     """The leaderboard as ``rich`` prints it: one table per evaluation set, one line per row, best first, the
     random floor last.
 
@@ -94,6 +97,8 @@ def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableTy
         frame: METRICS rows.
         headlines: Data set -> its headline metrics (``setr_lib.benchmarks.headlines``). Of a data set without
             an entry the first metrics are shown (:func:`headline_metrics`).
+        averages: Data sets whose mean over all splits papers report (``setr_lib.benchmarks.averages``): a
+            line below them.
 
     Returns:
         Something that a ``rich`` console prints.
@@ -112,6 +117,10 @@ def leaderboard_table(frame: pl.DataFrame, headlines: Headlines) -> RenderableTy
         if not rows.get_column("comparable").fill_null(False).all():
             reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
             parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
+    for (dataset,), rows in frame.group_by("dataset", maintain_order=True):
+        star = "" if rows.get_column("comparable").fill_null(False).all() else " *"
+        if line := average_line(str(dataset), rows, averages or {}, mark=star):
+            parts += ["", Text(line)]
     return Group(*parts)
 
 

@@ -119,7 +119,7 @@ class Tables:
         """
         from setr_lib.tables import conform, write_parquet_atomically
 
-        path = self._path(asset, partition)
+        path = self._own_path(asset, partition)
         write_parquet_atomically(conform(frame, schema, named(asset, partition)), path)
         if made_by is not None:
             self.write_record(asset, made_by, partition)
@@ -144,7 +144,7 @@ class Tables:
             asset: The asset, or a table name of this class.
             partition: The asset's partition, where it has any.
         """
-        path = self._path(asset, partition)
+        path = self._own_path(asset, partition)
         for file in (path, path.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
@@ -194,7 +194,7 @@ class Tables:
         Returns:
             The record's path.
         """
-        path = self._path(asset, partition).with_suffix(".json")
+        path = self._own_path(asset, partition).with_suffix(".json")
         write_json(path, record.stated())
         return path
 
@@ -224,9 +224,13 @@ class Tables:
         except ValidationError as error:
             raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
 
+    def _own_path(self, asset: str, partition: str | None) -> Path:
+        """The file of a table in this folder: what is written."""
+        return self.settings.table_path(asset, partition, self.folder)
+
     def _path(self, asset: str, partition: str | None) -> Path:
-        """The file of a table: in this folder, unless only the usual one has it, and shares it."""
-        own = self.settings.table_path(asset, partition, self.folder)
+        """The file of a table to read: in this folder, unless only the usual one has it, and shares it."""
+        own = self._own_path(asset, partition)
         usual = self.settings.table_path(asset, partition)
         if own == usual or not asset.startswith(_SHARED) or own.exists() or own.with_suffix(".json").exists():
             return own

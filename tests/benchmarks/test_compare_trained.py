@@ -60,6 +60,7 @@ steps = 2
 batch_size = 4
 """
 OTHER_RATE = Ablation("prompt_tuned: another rate", "prompt_tuned", {"learning_rate": 0.5})
+AS_CONFIGURED = Ablation("prompt_tuned: as configured", "prompt_tuned")
 NOISY = Ablation("prompt_tuned: noisy", "prompt_tuned", shuffled=0.5)
 
 
@@ -114,12 +115,13 @@ def test_the_model_of_an_ablation_is_what_was_trained(folder: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_second_call_trains_nothing(folder: Path) -> None:
     settings = load_settings(folder / "setr.toml")
-    stored, world = [], prepared(settings)
+    stored, world, same = [], prepared(settings), None
     for _ in range(2):
         world = prepared(settings)
         world.train()
         world.rank(timed=True)
         Laboratory(world).run(OTHER_RATE)
+        same = Laboratory(world).run(AS_CONFIGURED)
         versions = [one.version for one in world.context.registry.model("setr-prompt-tuned").versions()]
         files = sorted(world.results.folder.iterdir())
         stored.append((versions, len(runs_of(world)), [(file, file.stat().st_mtime_ns) for file in files]))
@@ -131,6 +133,11 @@ def test_a_second_call_trains_nothing(folder: Path) -> None:
     assert (facts["model"], facts["version"]) == ("setr-prompt-tuned", "1")
     assert "setr-prompt-tuned" in facts["versions"] or facts["versions"] == "1"
     assert facts["parameters"] > 0
+    order = ["query_id", "metric"]
+    assert same is not None
+    assert same.per_query.sort(order).equals(rows["prompt_tuned"].per_query.sort(order))
+    tags = [tags.get(ABLATION_TAG) for tags in runs_of(world)]
+    assert AS_CONFIGURED.name not in tags, "the registered training is taken as it is"
     assert "version" not in rows["sum"].facts
     assert set(rows["sum"].facts["ms"]) == {"cirr"}
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from setr_lib.datasets import DatasetError, load_gallery, load_queries
+from setr_lib.datasets import DatasetError, evaluation_set, load_gallery, load_queries
 from setr_lib.settings import Settings
 from setr_lib.tables import QUERIES
 
@@ -128,6 +128,45 @@ def test_circo_is_read_as_published(settings_for: Build, circo_root: Path) -> No
     assert gallery.row(0)[0] == "10"
     assert gallery.row(0)[1].endswith("COCO2017_unlabeled/unlabeled2017/000000000010.jpg")
     assert load_queries(build, "circo-test")["target_ids"].to_list() == [[]]
+
+
+def test_circo_with_shared_concept_has_other_queries_and_says_so(
+    settings_for: Build, circo_root: Path
+) -> None:
+    both = ["val", "test"]
+    official = settings_for("circo", circo_root, splits=both, options={"query": "official"})
+    asked = settings_for("circo", circo_root, splits=both, options={"query": "with_shared_concept"})
+    plain, found = load_queries(official, "circo-val"), load_queries(asked, "circo-val")
+    assert set(plain["modification"]) == {"is larger"}
+    assert set(found["modification"]) == {"find a dog but is larger"}
+    assert found.drop("modification").equals(
+        plain.drop("modification")
+    )  # captions are the file's, for labels
+    assert load_queries(asked, "circo-test")["modification"].to_list() == ["find a dog but is larger"]
+    for asking, reasons in ((official, []), (asked, ["query contains shared_concept"])):
+        each = evaluation_set(asking, "circo-val")
+        assert each.benchmark.caveats(each) == reasons
+
+
+@pytest.mark.parametrize("query", ["shared_concept", 3, ["with_shared_concept"]])
+def test_another_query_of_circo_is_refused_in_words(
+    settings_for: Build, circo_root: Path, query: object
+) -> None:
+    with pytest.raises(DatasetError, match=r"query = .* is not known: use 'official'.*'with_shared_concept'"):
+        evaluation_set(settings_for("circo", circo_root, options={"query": query}), "circo-val")
+
+
+def test_circo_without_a_shared_concept_is_named_where_it_is_asked_for(
+    settings_for: Build, circo_root: Path
+) -> None:
+    file = circo_root / "annotations/val.json"
+    rows = json.loads(file.read_text())
+    del rows[1]["shared_concept"]
+    file.write_text(json.dumps(rows))
+    assert load_queries(settings_for("circo", circo_root), "circo-val").height == 2
+    asked = settings_for("circo", circo_root, options={"query": "with_shared_concept"})
+    with pytest.raises(DatasetError, match=r"val\.json.*row 1.*shared_concept"):
+        load_queries(asked, "circo-val")
 
 
 def test_circo_without_cocos_list_reads_queries_but_has_no_gallery(

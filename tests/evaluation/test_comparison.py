@@ -9,11 +9,13 @@ import json
 import polars as pl
 import pytest
 
+from setr_lib.benchmarks import SplitAverage
 from setr_lib.evaluation.comparison import (
     Cost,
     as_csv,
     as_json,
     as_markdown,
+    average_lines,
     columns_of,
     compared_rows,
     comparison_table,
@@ -117,7 +119,7 @@ def test_a_coarse_row_with_a_comma_in_its_label_says_it_once() -> None:
 
 
 def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFrame) -> None:
-    assert not footnotes(frame, HEADLINES)
+    assert not any("†" in sentence for sentence in footnotes(frame, HEADLINES))
     at_the_edge = pl.col("value").replace(20.0, 0.0)
     edge = frame.with_columns(
         value=at_the_edge,
@@ -125,7 +127,29 @@ def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFra
     )
     line = next(line for line in as_markdown(edge, HEADLINES).splitlines() if line.startswith("| sum | – |"))
     assert "| 0.0† |" in line and "50.0 (45–55)" in line
-    assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [True]
+    assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [False, True]
+
+
+def test_a_set_whose_rows_are_not_comparable_is_marked_and_says_why(frame: pl.DataFrame) -> None:
+    assert footnotes(frame, HEADLINES) == ["* not comparable with published numbers: b val: cut"]
+    header = as_markdown(frame, HEADLINES).splitlines()[0]
+    assert "| b val mAP@5 * |" in header and "| a val R@1 | a val R@10 |" in header
+    columns = [str(column.header) for column in comparison_table(frame, HEADLINES).columns]
+    assert "b *\nval mAP@5" in columns and "a\nval R@1" in columns
+    whole = frame.filter(dataset="a")
+    assert not footnotes(whole, HEADLINES) and "*" not in as_markdown(whole, HEADLINES)
+
+
+def test_means_over_all_splits_are_told_where_all_were_compared(frame: pl.DataFrame) -> None:
+    one = metrics("a", {("sum", "", "R@1"): 30.0, ("random", "", "R@1"): 3.0}, "zero-shot; cut")
+    other = compared_rows(one.with_columns(split=pl.lit("test")), {}, {})
+    both = pl.concat([frame.filter(dataset="a"), other])
+    averages = {"a": SplitAverage("R@1", ("val", "test"))}
+    # (20 + 30) / 2, and 5 points to each side in both: sqrt(5² + 5²) / 2 = 3.54.
+    assert average_lines(both, averages) == [
+        "a: average R@1 of val, test *: sum 25.0 (21.5–28.5), random 2.0 (-1.5–5.5)"
+    ]
+    assert average_lines(frame, averages) == []
 
 
 def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:

@@ -1,10 +1,11 @@
 """CIRCO: ``annotations/SPLIT.json`` over all of COCO 2017's unlabeled images, whose list is a download of its
 own.
 
-The modification is ``relative_caption``; ``shared_concept`` helped the annotators and is never read (it would
-leak). Image ids are COCO's numbers, written in decimal. Val and test share the gallery. Metrics as in the
-authors' repository: mAP@K divides by min(number of ground truths, K); R@K is of the first ground truth;
-mAP@10 also for each semantic aspect.
+The modification is ``relative_caption``. ``shared_concept`` helped the annotators and is not read: it would
+leak, unless settings ask for the query that some papers used instead (the option ``query =
+"with_shared_concept"``), whose rows say so and are not comparable. Image ids are COCO's numbers, written in
+decimal. Val and test share the gallery. Metrics as in the authors' repository: mAP@K divides by min(number of
+ground truths, K); R@K is of the first ground truth; mAP@10 also for each semantic aspect.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
+    from setr_lib.settings import DatasetSettings
 
 _QUERIES = {"val": 220, "test": 800}
 _IMAGES = 123403
@@ -32,6 +34,10 @@ _LIST_PURPOSE = (
     "COCO 2017's list of unlabeled images, which the gallery is made of: unpack COCO's "
     "image_info_unlabeled2017.zip there"
 )
+OFFICIAL = "official"
+WITH_SHARED_CONCEPT = "with_shared_concept"
+CONTAINS_SHARED_CONCEPT = "query contains shared_concept"
+"""Why rows of such queries are not comparable, on every page and table that shows them."""
 _DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
 _COCO_ID = re.compile(r"[1-9][0-9]*", re.ASCII)
 _LARGEST_ID = 2**63 - 1
@@ -57,6 +63,7 @@ class CIRCO(Benchmark):
     headline = ("mAP@5", "mAP@10")
     stage_1_metric = "mAP@10"
     stage_2_metric = "mAP@5"
+    settings_keys = ("query",)
     ranking_format = "a submission of CIRCO's"
     server = "https://circo.micc.unifi.it"
     submitted_lengths: ClassVar[Mapping[str, int]] = {GALLERY: 50}
@@ -67,9 +74,24 @@ class CIRCO(Benchmark):
         images = _file_names(source) if source.is_file() else None
         ids = Unique("query id")
         return [
-            _query(row, ids, images, source, evaluation_set.hidden)
+            _query(row, ids, images, source, evaluation_set)
             for row in read_rows(annotations_file(evaluation_set), "CIRCO's queries of the split")
         ]
+
+    def check_settings(self, name: str, settings: DatasetSettings) -> None:
+        """Refuse also another ``query`` than the two that there are."""
+        super().check_settings(name, settings)
+        query = settings.options.get("query", OFFICIAL)
+        if query not in (OFFICIAL, WITH_SHARED_CONCEPT):
+            raise DatasetError(
+                f"[datasets.{name}] options: query = {query!r} is not known: use {OFFICIAL!r}, the relative "
+                f"caption alone (the default), or {WITH_SHARED_CONCEPT!r}, whose rows are not comparable "
+                "with others"
+            )
+
+    def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
+        """That the queries hold more than the official ones."""
+        return [CONTAINS_SHARED_CONCEPT] if _with_shared_concept(evaluation_set) else []
 
     def gallery(self, evaluation_set: EvaluationSet) -> list[ImageRecord]:
         """All images of COCO's list; without the list there is no gallery.
@@ -204,13 +226,29 @@ def _file_names(file: Path) -> dict[str, str]:
     return names
 
 
-def _query(row: Row, ids: Unique, images: dict[str, str] | None, source: Path, hidden: bool) -> QueryRecord:
+def _with_shared_concept(evaluation_set: EvaluationSet) -> bool:
+    return evaluation_set.options.get("query", OFFICIAL) == WITH_SHARED_CONCEPT
+
+
+def _modification(row: Row, caption: str, evaluation_set: EvaluationSet) -> str:
+    """The relative caption; or, where settings ask for it, ``find CONCEPT but CAPTION``, which is how
+    MagicLens' published code (``data_utils.py``) writes its CIRCO queries. The authors of BGE-VL (MegaPairs)
+    refer to that code for theirs; their own wording is not known to us.
+    """
+    if not _with_shared_concept(evaluation_set):
+        return caption.strip()
+    return f"find {row.text('shared_concept').strip()} but {caption.strip()}"
+
+
+def _query(
+    row: Row, ids: Unique, images: dict[str, str] | None, source: Path, evaluation_set: EvaluationSet
+) -> QueryRecord:
     query_id = ids.claim(row, str(row.integer("id")))
     row.where = f"{row.where}, id {query_id}"
     caption = row.text("relative_caption")
     reference = row.known("reference_img_id", str(row.integer("reference_img_id", least=1)), images, source)
-    record = QueryRecord(query_id, reference, caption.strip(), [caption])
-    if hidden:
+    record = QueryRecord(query_id, reference, _modification(row, caption, evaluation_set), [caption])
+    if evaluation_set.hidden:
         return record
     truths = row.distinct("gt_img_ids", row.integers("gt_img_ids", least=1))
     record.target_ids = [row.known("gt_img_ids", str(truth), images, source) for truth in truths]

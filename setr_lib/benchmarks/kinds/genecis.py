@@ -58,6 +58,7 @@ class GeneCIS(Benchmark):
     gallery_per_query = True
     ties_count_against = True
     metrics = recalls(1, 2, 3, of="first")
+    averaged = "R@1"
     ranking_format = "an object from query id (the row's number from 0) to a list of image ids"
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
