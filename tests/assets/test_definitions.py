@@ -72,6 +72,18 @@ def test_graph_jobs_and_schedules_are_as_recorded(
     assert described(definitions) == snapshot(extension_class=JSONSnapshotExtension)
 
 
+def test_assets_of_trained_retrieval_systems_are_as_recorded(
+    settings: Settings, snapshot: SnapshotAssertion
+) -> None:
+    named = settings.model_copy(deep=True)
+    named.systems = {name: {} for name in RECIPES if name != "mapping"}  # which composing builds on
+    definitions = build_definitions(named)
+    added = described(definitions)["assets"].keys() - described(build_definitions(settings))["assets"].keys()
+    found = described(definitions)["assets"]
+    assert {name: found[name] for name in sorted(added)} == snapshot(extension_class=JSONSnapshotExtension)
+    test_every_asset_is_described(definitions)
+
+
 def test_every_asset_is_described(definitions: dg.Definitions) -> None:
     for spec in definitions.resolve_all_asset_specs():
         assert spec.description and len(spec.description) > 60, spec.key

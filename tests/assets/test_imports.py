@@ -40,6 +40,19 @@ def test_definitions_import_no_heavy_library(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_trained_retrieval_systems_are_defined_without_a_heavy_library(tmp_path: Path) -> None:
+    settings = tmp_path / "setr.toml"
+    settings.write_text('[training]\ncaptions = "captions.jsonl"\n[systems.composing]\n[systems.qformer]\n')
+    code = (
+        "import json, sys\nimport setr_assets.definitions as d\n"
+        "assert any(spec.key.path == ['promoted_composing'] for spec in d.defs.resolve_all_asset_specs())\n"
+        f"print(json.dumps([name for name in {HEAVY + ALSO_LATE!r} if name in sys.modules]))"
+    )
+    done = fresh_python(code, tmp_path, SETR_CONFIG=str(settings))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
 def test_definitions_need_neither_data_nor_dagster_home_and_write_nothing(tmp_path: Path) -> None:
     settings = tmp_path / "setr.toml"
     settings.write_text('[datasets.cirr]\nkind = "cirr"\nroot = "nowhere"\nsplits = ["val"]\n')

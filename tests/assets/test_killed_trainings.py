@@ -35,6 +35,7 @@ OWN_SPACES = [name for name, recipe in RECIPES.items() if recipe.own_space]
 METHODS = [*RECIPES, "pic2word_image"]
 SMALL = {
     "qformer": "layers = 1\nhidden_size = 16\nheads = 2\nquery_tokens = 2\ntext_length = 8\ndimension = 8\n",
+    "retrieval_dpo_fused": "curated = false\n",  # to a random encoder all pictures are near-duplicates
     "composing": "adapter_width = 4\nqueue = 8\nhardest = 4\n",
 }
 LEARNED_FROM = ("training_images", "training_embeddings", "reranker_pairs", "training_triplets")

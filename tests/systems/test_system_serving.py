@@ -118,7 +118,7 @@ def test_a_value_that_cannot_be_encoded_is_named_by_column_and_row(
 
 def test_a_missing_column_and_an_unknown_key_are_named(scorer: QueryScorer, made: dict[str, Path]) -> None:
     with pytest.raises(RegistryError, match=r"columns \['modification'\] are missing: a row has refer"):
-        scorer.predict(queries(scorer)[["reference"]])
+        scorer.predict(queries(scorer).drop(columns=["modification"]))
     with pytest.raises(RegistryError, match=r"model_config: \['encodr'\] unknown; the keys are encoder, d"):
         QueryScorer.load({name: str(path) for name, path in made.items()}, {"encodr": "x"})
 

@@ -147,7 +147,7 @@ def test_a_tensor_that_is_moved_from_a_later_step_on_goes_on_as_before(tmp_path:
                 raise Killed
 
         TrainingLoop(objective, settings, 9, folder, "run").train(end, None)
-        return [float(parameter) for parameter in objective.parameters.values()]
+        return [float(parameter.detach()) for parameter in objective.parameters.values()]
 
     with pytest.raises(Killed):
         run(tmp_path / "killed", 7)
