@@ -86,8 +86,8 @@ OBSERVATIONS: dict[str, tuple[str, str]] = {
         "2026-11-28",
         "most of it is the reference as a negative: without that alone, CIRR's R@10 is 35 and held-out R@10 "
         "77 % (30 and 73 with it; 36 and 78 without any hard negative). A query is pushed away from a "
-        "picture that shares most of its target's things, and that CIRR takes out of the ranking anyway. With a "
-        "learning rate of 5e-3 the two are level: 38 and 85 % with, 40 and 83 % without.",
+        "picture that shares most of its target's things, and that CIRR takes out of the ranking anyway. "
+        "With a learning rate of 5e-3 the two are level: 38 and 85 % with, 40 and 83 % without.",
     ),
     "adapters": (
         "2026-11-28",
