@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.tables import digest_table
+
 if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
     from mlflow.models import ModelSignature
 
     from setr_lib.registry.store import MlflowRegistry
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 RUN_TAG = "setr.run"
 """The tag with the digest of all that determines a training; on runs, logged models and versions."""
 _FLUSH_AFTER = 50
+_NAME_LENGTH = 400
+"""Characters of a data set's name; MLflow's stores take 500."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,8 @@ class TrainingRuns:
         run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"
         try:
+            if trained_on is not None:
+                client.log_inputs(run.run_id, datasets=_data_inputs(trained_on))
             for key, value in params.items():
                 client.log_param(run.run_id, key, value)
             yield run
@@ -234,3 +242,23 @@ def pinned_requirements(names: Sequence[str]) -> list[str]:
 
     # Without local build tags: "2.15.0+cpu" is on no package index.
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+
+
+def _data_inputs(trained_on: TrainedOn) -> list[DatasetInput]:
+    """What a training reads, as MLflow shows the data of a run: images and triplets, each with its digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    tables = {"images": trained_on.images, "triplets": trained_on.triplets}
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"{what} of {trained_on.source}"[:_NAME_LENGTH],
+                digest=digest_table(table),
+                source_type="setr",
+                source=json.dumps({"source": trained_on.source, "rows": table.height}),
+            ),
+            tags=[InputTag("mlflow.data.context", "training")],
+        )
+        for what, table in tables.items()
+        if table.height
+    ]
