@@ -19,7 +19,7 @@ from setr_lib.methods.method import Method, get_method, method_names, ranks_capt
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.retrieval import RankedSet, rank_set
 from setr_lib.pipeline.retriever import Retriever
-from setr_lib.settings import Settings, load_settings
+from setr_lib.settings import TRAINED_SPACES, Settings, load_settings
 from setr_lib.tables import GALLERY, QUERIES
 from tests.tiny_sentences import write_tiny_embedder
 
@@ -46,7 +46,11 @@ options = { model = "embedder" }
 
 def methods_of_vectors() -> list[Method]:
     every = [get_method(name) for name in method_names()]
-    return [method for method in every if method.trained is None and not ranks_captions(method)]
+    return [
+        method
+        for method in every
+        if method.trained is None and method.space not in TRAINED_SPACES and not ranks_captions(method)
+    ]
 
 
 @pytest.fixture(scope="module")

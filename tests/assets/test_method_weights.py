@@ -264,7 +264,10 @@ class TestLife:
 
     @pytest.mark.parametrize(
         ("version", "words"),
-        [({"setr_line": "9"}, "setr-line has no version 9"), ({"setr_lin": "1"}, "known: setr-line, setr-r")],
+        [
+            ({"setr_line": "9"}, "setr-line has no version 9"),
+            ({"setr_lin": "1"}, "known: setr-composing, setr-l"),
+        ],
     )
     def test_a_version_that_is_not_there_ends_the_step_in_a_sentence(
         self, world: World, version: dict[str, str], words: str

@@ -445,9 +445,23 @@ def leaves(section: type[BaseModel], place: str = "") -> Iterator[str]:
 
 def test_every_setting_is_read_by_an_asset_or_has_a_reason_why_not() -> None:
     read = set().union(*declared().values())
-    assert set(leaves(Settings)) == read | NOT_READ.keys()
+    assert set(leaves(Settings)) == read | {"systems"} | NOT_READ.keys()
     assert not read & NOT_READ.keys()
     assert read == {general(key) for key in CHANGES}
+
+
+def test_the_settings_of_a_trained_system_are_read_by_its_assets(world: World) -> None:
+    plain = changed(world.settings, "systems", {"prompt_tuned": {}})
+    longer = changed(world.settings, "systems", {"prompt_tuned": {"steps": 7}})
+    before, after = (
+        {each.name: CodeVersions(settings).version(each.number, each.reads) for each in blueprints(settings)}
+        for settings in (plain, longer)
+    )
+    assert {name for name in before if before[name] != after[name]} == {
+        "training_triplets",
+        "trained_prompt_tuned",
+        "promoted_prompt_tuned",
+    }
 
 
 OPENED = {"datasets.*.gallery", "registry.model"}
@@ -459,6 +473,8 @@ LOOKED_UP = {
         for key in ("coarse.caption_strategies", "coarse.default", "coarse.strategies", "reranking.methods")
     ),
     "promoted_reranker: training.captions",
+    "reranker_adapter: training.dataset",  # what its pairs were made of, for the label
+    "reranker_adapter: training.triplets",
     "gallery_embeddings: coarse.caption_strategies",
     "gallery_embeddings: coarse.strategies",
     "training_embeddings: coarse.caption_strategies",
