@@ -202,6 +202,9 @@ def write_worlds(worlds: Iterable[World], progress: Progress = silent, processes
                 world.finish()
             # Last: half a data set has no stamp and is written again.
             _write(world.folder / _STAMP, dict(world.stamp))
+        # Workers end by themselves: to terminate one that holds a lock may wait for ever.
+        pool.close()
+        pool.join()
     return True
 
 
