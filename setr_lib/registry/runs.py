@@ -12,8 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.tables import digest_table
-
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
     from mlflow.models import ModelSignature
@@ -247,6 +245,8 @@ def pinned_requirements(names: Sequence[str]) -> list[str]:
 def _data_inputs(trained_on: TrainedOn) -> list[DatasetInput]:
     """What a training reads, as MLflow shows the data of a run: images and triplets, each with its digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    from setr_lib.tables import digest_table
 
     tables = {"images": trained_on.images, "triplets": trained_on.triplets}
     return [
