@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.models.multimodal import MultimodalModel, Picture
+from setr_lib.pixels import PictureFile
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place
 from setr_lib.reranking.held_out import judge_pair_frame
@@ -267,7 +268,10 @@ def _examples(result: AdapterResult, pictures: Mapping[str, Picture]) -> pl.Data
 
 
 def _bytes(picture: Picture) -> bytes:
-    return picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
+    """Bytes that give the picture as the judge saw it, read without any rules."""
+    if isinstance(picture.source, bytes):
+        return picture.source
+    return PictureFile(str(picture.source), picture.fingerprint, picture.pixels).content_as_shown()
 
 
 def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:

@@ -213,12 +213,12 @@ class _Asked:
             image = self._image(row)
             if image is None or image["status"] != "ok":
                 return None
-            picture = Picture(image["fingerprint"], Path(image["path"]))
+            picture = Picture(image["fingerprint"], Path(image["path"]), image.get("pixels") or "")
         elif self._lacking(row):
             return None
         variables = self.kind.variables(row, self._other_texts(row))
-        fingerprint = picture.fingerprint if picture else ""
-        key = text_key(model, template.hash, fingerprint, self.kind, row, variables)
+        shown = picture.identity if picture else ""
+        key = text_key(model, template.hash, shown, self.kind, row, variables)
         if key not in wanted:
             slots = (IMAGE,) if self.kind.per == "image" else (REFERENCE, IMAGE)
             wanted[key] = (template.render(**variables), dict.fromkeys(slots, picture) if picture else {})
@@ -244,7 +244,7 @@ class _Asked:
 def text_key(
     model: MultimodalModel,
     prompt_hash: str,
-    fingerprint: str,
+    identity: str,
     kind: TextKind,
     row: Mapping[str, Any],
     variables: Mapping[str, str | list[str]],
@@ -254,7 +254,7 @@ def text_key(
     Args:
         model: The model that answers.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the image's bytes.
+        identity: The image's (``picture_identity``); empty where none is shown.
         kind: What is asked.
         row: The image or query.
         variables: What the prompt is filled with.
@@ -263,14 +263,14 @@ def text_key(
         A digest.
     """
     if kind is CAPTION_TEXTS:
-        return caption_key(model.id, model.max_new_tokens, prompt_hash, fingerprint)
+        return caption_key(model.id, model.max_new_tokens, prompt_hash, identity)
     if kind is COMPOSITION_TEXTS:
         return composition_key(
-            model.id, model.max_new_tokens, prompt_hash, fingerprint, row["modification"], row["captions"]
+            model.id, model.max_new_tokens, prompt_hash, identity, row["modification"], row["captions"]
         )
     texts = [part for name in sorted(variables) for part in (name, *_listed(variables[name]))]
     return ContentCache.key_of(
-        model.id, str(model.max_new_tokens), prompt_hash, fingerprint, digest_strings(texts)
+        model.id, str(model.max_new_tokens), prompt_hash, identity, digest_strings(texts)
     )
 
 
@@ -291,8 +291,8 @@ def describe_images(
     Args:
         model: The multimodal LLM.
         prompts: The prompt set.
-        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same
-            fingerprint share one call.
+        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``, ``pixels``.
+            Images of the same bytes, read in the same way, share one call.
         cache: Where answers are kept.
         progress: Told how many images are described.
         dataset: The kind of data set, which selects the prompt.
@@ -321,7 +321,7 @@ def compose_queries(
         model: The multimodal LLM.
         prompts: The prompt set.
         queries: A QUERIES table.
-        gallery: ``image_id``, ``path``, ``status``, ``fingerprint`` of the reference images.
+        gallery: ``image_id``, ``path``, ``status``, ``fingerprint``, ``pixels`` of the reference images.
         cache: Where answers are kept.
         dataset: The kind of data set, which selects the prompt.
         progress: Told how many queries are composed.
@@ -335,27 +335,27 @@ def compose_queries(
     return conform(made, COMPOSITIONS, "compositions")
 
 
-def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, fingerprint: str) -> str:
+def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, identity: str) -> str:
     """The cache key of an image's caption.
 
     Args:
         model_id: The model and its weights.
         max_new_tokens: Limit on the answer's tokens.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the image's bytes.
+        identity: The image's (``picture_identity``); empty where none is shown.
 
     Returns:
         A digest.
     """
     # The limit on new tokens is part of what determines an answer: a longer one may complete a cut-off JSON.
-    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, digest_strings([]))
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, digest_strings([]))
 
 
 def composition_key(
     model_id: str,
     max_new_tokens: int,
     prompt_hash: str,
-    fingerprint: str,
+    identity: str,
     modification: str,
     captions: Sequence[str],
 ) -> str:
@@ -365,7 +365,7 @@ def composition_key(
         model_id: The model and its weights.
         max_new_tokens: Limit on the answer's tokens.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the reference image's bytes.
+        identity: The reference image's (``picture_identity``).
         modification: The text that models read.
         captions: The annotators' raw texts; ``modification`` where there are none.
 
@@ -373,7 +373,7 @@ def composition_key(
         A digest.
     """
     texts = digest_strings([modification, *(captions or [modification])])
-    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, texts)
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, texts)
 
 
 def _answers(
