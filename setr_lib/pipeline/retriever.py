@@ -6,7 +6,7 @@ import operator
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
     from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
     from setr_lib.pixel_rules import PixelRules
+    from setr_lib.pixels import PictureFile
     from setr_lib.spaces.space import EmbeddingSpace
 
 
@@ -69,6 +70,9 @@ class SearchResult:
         method_version: The registered version of the method's weights, or of the space that it searches,
             where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
+        files: The file of each image of the gallery, by id, with its fingerprint and how it is read.
+        stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
+            its scores are those of the earlier one, and it was not scored now.
     """
 
     hits: list[Hit]
@@ -82,6 +86,8 @@ class SearchResult:
     is_logit: bool = True
     method_version: str | None = None
     is_cosine: bool = True
+    files: Mapping[str, PictureFile] = field(default_factory=dict)
+    stale: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -266,6 +272,8 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
             is_cosine=method.is_cosine,
+            files=self.gallery.files,
+            stale=_stale(coarse, self.gallery.files),
         )
 
     def _encoded(
@@ -356,6 +364,14 @@ def _hits(ranking: pl.DataFrame, paths: Mapping[str, str], k: int) -> list[Hit]:
         )
         for row in ranking.sort("rank").head(k).iter_rows(named=True)
     ]
+
+
+def _stale(coarse: pl.DataFrame, files: Mapping[str, PictureFile]) -> dict[str, str]:
+    """Why candidates are not what the gallery was made of, by id; their files are read, not decoded."""
+    from setr_lib.datasets.images import changed_images
+
+    named = {files[image]: image for image in coarse["image_id"]}
+    return {named[file]: why for file, why in changed_images([*named])}
 
 
 _QUERY, _REFERENCE = "search", "(reference)"

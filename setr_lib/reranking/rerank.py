@@ -158,6 +158,29 @@ def judge_pairs(
         ScoreError: A score is not finite; the message names the pair.
         RerankerError: The re-ranker does not give one score for each candidate.
     """
+    keys, open_queries = pair_keys(wanted, queries, gallery, reranker)
+    kept = cache.get_numbers(keys.values())
+    _score_missing(open_queries, keys, kept, reranker, cache, progress)
+    return {pair: kept[key] for pair, key in keys.items() if key in kept}
+
+
+def pair_keys(
+    wanted: Mapping[str, Sequence[str]], queries: pl.DataFrame, gallery: pl.DataFrame, reranker: Reranker
+) -> tuple[dict[tuple[str, str], str], dict[str, JudgedQuery]]:
+    """The cache keys of pairs, and what is scored for them.
+
+    Args:
+        wanted: As of :func:`judge_pairs`.
+        queries: As of :func:`judge_pairs`.
+        gallery: As of :func:`judge_pairs`.
+        reranker: As of :func:`judge_pairs`.
+
+    Returns:
+        Key by (query_id, image_id), and the queries by id; without unreadable images.
+
+    Raises:
+        SetrError: ``wanted`` names an unknown query.
+    """
     pictures, known = pictures_of(gallery), _query_rows(queries)
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
@@ -170,10 +193,8 @@ def judge_pairs(
         images = [image for image in dict.fromkeys(images) if image in pictures]
         seen = tuple(pictures[image] for image in images)
         open_queries[query_id] = JudgedQuery(reference, row["modification"], seen)
-        keys |= {(query_id, image): cache.key_of(*head, pictures[image].identity) for image in images}
-    kept = cache.get_numbers(keys.values())
-    _score_missing(open_queries, keys, kept, reranker, cache, progress)
-    return {pair: kept[key] for pair, key in keys.items() if key in kept}
+        keys |= {(query_id, image): ContentCache.key_of(*head, pictures[image].identity) for image in images}
+    return keys, open_queries
 
 
 def _query_rows(queries: pl.DataFrame) -> dict[str, dict[str, Any]]:

@@ -108,6 +108,29 @@ def generate(
     return conform(pl.DataFrame(made, schema=kind.schema), kind.schema, kind.name)
 
 
+def requests_of(
+    kind: TextKind, generator: Generator, rows: pl.DataFrame, images: pl.DataFrame
+) -> dict[str, Request]:
+    """What the model is asked for the texts of a kind that is made from no other texts.
+
+    Args:
+        kind: What is asked.
+        generator: The model and prompts.
+        rows: As of :func:`generate`.
+        images: As of :func:`generate`.
+
+    Returns:
+        Request by cache key; none where the kind has no prompt, or is made from other texts.
+    """
+    template, found = generator.template(kind), dict[str, Request]()
+    if template is None or kind.made_from(generator.prompts, generator.dataset):
+        return found
+    asked = _Asked(kind, rows, images, {})
+    for row in asked.rows:
+        asked._request(row, generator.model, template, found)
+    return found
+
+
 class _Asked:
     """The rows of one request for texts, with the pictures and other texts of each."""
 
@@ -146,7 +169,7 @@ class _Asked:
         """The rows made from the model's answers, kept or new."""
         model, wanted = generator.model, dict[str, Request]()
         keys = [self._request(row, model, template, wanted) for row in self.rows]
-        answers, failures = _answers(
+        answers, failures = answers_of(
             model, wanted, generator.cache, generator.progress, self.kind.done or self.kind.name
         )
         made: list[dict[str, Any]] = []
@@ -376,10 +399,21 @@ def composition_key(
     return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, texts)
 
 
-def _answers(
+def answers_of(
     model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Answers by key, from the cache or the model, and the reasons of those that could not be had."""
+    """The model's answers, kept ones from a cache, new ones stored batch by batch.
+
+    Args:
+        model: The multimodal LLM.
+        wanted: Request by cache key.
+        cache: Where answers are kept.
+        progress: Told how many are done.
+        what: What progress calls them.
+
+    Returns:
+        Answers by key, and the reasons of those that could not be had.
+    """
     answers = cache.get_many(wanted)
     missing = [key for key in wanted if key not in answers]
     failures: dict[str, str] = {}
