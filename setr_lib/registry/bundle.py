@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from setr_lib.models.multimodal import MultimodalModel, Picture
-from setr_lib.pixels import PictureFile
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place
 from setr_lib.reranking.held_out import judge_pair_frame
@@ -256,22 +255,15 @@ def _examples(result: AdapterResult, pictures: Mapping[str, Picture]) -> pl.Data
     )
     return pl.DataFrame(
         {
-            "reference": [_bytes(pictures[name]) for name in chosen["reference_id"]],
+            "reference": [pictures[name].content_as_shown() for name in chosen["reference_id"]],
             "modification": chosen["modification"],
-            "candidate": [_bytes(pictures[name]) for name in chosen["candidate_id"]],
+            "candidate": [pictures[name].content_as_shown() for name in chosen["candidate_id"]],
             "label": chosen["label"],
             "base_score": chosen["before"].cast(pl.Float64),
             "adapted_score": chosen["after"].cast(pl.Float64),
         },
         schema=EXAMPLES,
     )
-
-
-def _bytes(picture: Picture) -> bytes:
-    """Bytes that give the picture as the judge saw it, read without any rules."""
-    if isinstance(picture.source, bytes):
-        return picture.source
-    return PictureFile(str(picture.source), picture.fingerprint, picture.pixels).content_as_shown()
 
 
 def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a file's bytes to RGB: golden values for every depth, transparency and turn, and what is never opened."""
+"""From a file's bytes to RGB: golden values for depths, transparency and turns; and what is never opened."""
 
 from __future__ import annotations
 

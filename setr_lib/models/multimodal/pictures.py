@@ -16,6 +16,8 @@ from setr_lib.pixel_rules import PixelRules, picture_identity
 if TYPE_CHECKING:
     from PIL import Image
 
+    from setr_lib.pixels import PictureFile
+
 _THREADS = 4
 _FEW = 8
 """Fewer pictures than this are opened one after the other: threads would cost more than they save."""
@@ -54,35 +56,38 @@ class Picture:
             PictureError: The file cannot be read, or has other bytes than the fingerprint names; the message
                 names it.
         """
-        from setr_lib.pixels import PictureFile, UnreadableImageError, decode_image
+        from setr_lib.pixels import UnreadableImageError, decode_image
 
-        if isinstance(self.source, Path):
-            try:
-                return PictureFile(str(self.source), self.fingerprint, self.pixels).read()
-            except UnreadableImageError as error:
-                raise PictureError(str(error)) from error
         try:
+            if isinstance(self.source, Path):
+                return self._file(self.source).read()
             return decode_image(self.source, PixelRules.from_id(self.pixels))
         except UnreadableImageError as error:
-            raise PictureError(f"{len(self.source):,} bytes: {error}") from error
+            where = f"{len(self.source):,} bytes: " if isinstance(self.source, bytes) else ""
+            raise PictureError(f"{where}{error}") from error
 
-    def content(self) -> bytes:
-        """The file's bytes.
+    def content_as_shown(self) -> bytes:
+        """Bytes that, read without any rules, give the image as :meth:`open` does.
 
         Returns:
-            Those that the fingerprint names.
+            The file's own bytes, or a PNG of the image where rules change it.
 
         Raises:
-            PictureError: The file cannot be read, or has other bytes.
+            PictureError: As of :meth:`open`.
         """
-        from setr_lib.pixels import PictureFile, UnreadableImageError
+        from setr_lib.pixels import UnreadableImageError
 
         if isinstance(self.source, bytes):
             return self.source
         try:
-            return PictureFile(str(self.source), self.fingerprint).check()
+            return self._file(self.source).content_as_shown()
         except UnreadableImageError as error:
             raise PictureError(str(error)) from error
+
+    def _file(self, path: Path) -> PictureFile:
+        from setr_lib.pixels import PictureFile
+
+        return PictureFile(str(path), self.fingerprint, self.pixels)
 
 
 def open_pictures(pictures: Sequence[Picture]) -> list[Image.Image]:
