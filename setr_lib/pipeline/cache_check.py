@@ -9,6 +9,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from setr_lib.content_cache import ContentCache
     from setr_lib.datasets import EvaluationSet
+    from setr_lib.models.multimodal import MultimodalModel
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.reranking.reranker import Reranker
     from setr_lib.texts.kind import TextKind
@@ -175,6 +177,13 @@ class _Scores:
     gallery: pl.DataFrame
     reranker: Reranker
 
+    @property
+    def model(self) -> MultimodalModel | None:
+        """The model whose memory of pictures must not answer."""
+        from setr_lib.reranking.yes_no_judge import YesNoJudge
+
+        return self.reranker.model if isinstance(self.reranker, YesNoJudge) else None
+
     def again(self, keys: list[str], scratch: ContentCache) -> dict[str, str]:
         from setr_lib.reranking.rerank import judge_pairs
 
@@ -185,7 +194,7 @@ class _Scores:
         return {key: repr(made[self.keys[key]]) for key in keys if self.keys[key] in made}
 
     def difference(self, key: str, kept: str, made: str) -> str | None:
-        dtype = str(getattr(getattr(self.reranker, "model", None), "dtype", "")).removeprefix("torch.")
+        dtype = str(self.model.model.dtype).removeprefix("torch.") if self.model else ""
         before, now = float(kept), float(made)
         close = _CLOSE.get(dtype, _CLOSE_ELSE) * max(1.0, abs(before) / 10)
         if abs(before - now) <= close:
@@ -205,6 +214,11 @@ class _Answers:
     """Request by cache key."""
     what: str
     context: PipelineContext
+
+    @property
+    def model(self) -> MultimodalModel | None:
+        """The model whose memory of pictures must not answer."""
+        return self.context.models.multimodal()
 
     def again(self, keys: list[str], scratch: ContentCache) -> dict[str, str]:
         from setr_lib.texts.generation import answers_of
@@ -249,7 +263,9 @@ def recompute(context: PipelineContext, count: int, seed: int = 0, progress: Pro
             keys = [key for owner, key in drawn if owner == number]
             if not keys:
                 continue
-            made = group.again(keys, ContentCache(Path(scratch) / f"{number}.sqlite", group.cache_kind))
+            cache = ContentCache(Path(scratch) / f"{number}.sqlite", group.cache_kind)
+            with group.model.vision.separate_memory() if group.model else nullcontext():
+                made = group.again(keys, cache)
             failed += len(keys) - len(made)
             found = (group.difference(key, kept[number][key], made[key]) for key in keys if key in made)
             different += [words for words in found if words is not None]

@@ -221,8 +221,10 @@ def test_two_logos_on_transparency_are_two_pictures() -> None:
     shapes = np.zeros((2, 8, 8, 4), dtype=np.uint8)
     shapes[0, 2:4, :, 3] = shapes[1, :, 5:, 3] = 255
     files = [encoded(Image.fromarray(shape), "PNG") for shape in shapes]
-    assert np.array_equal(*(np.asarray(decode_image(file, OFFICIAL)) for file in files))
-    assert not np.array_equal(*(np.asarray(decode_image(file, OWN_FOLDER)) for file in files))
+    one, other = (np.asarray(decode_image(file, OFFICIAL)) for file in files)
+    assert np.array_equal(one, other)
+    one, other = (np.asarray(decode_image(file, OWN_FOLDER)) for file in files)
+    assert not np.array_equal(one, other)
 
 
 TURNS = {
