@@ -275,7 +275,7 @@ class Retriever:
 
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
-        from setr_lib.spaces.images import open_image
+        from setr_lib.spaces.images import embed_image, open_image
 
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
@@ -289,9 +289,7 @@ class Retriever:
             space=space,
             texts=texts,
             center_texts=self.center_texts or None,
-            reference_vectors=space.embed_preprocessed(
-                [space.preprocess(open_image(query.reference.item(0, "path")))]
-            ),
+            reference_vectors=embed_image(space, open_image(query.reference.item(0, "path"))),
             benchmark=self.gallery.evaluation_set.benchmark,
             references=query.reference,
         )
