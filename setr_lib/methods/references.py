@@ -57,8 +57,8 @@ def check_space_gives(method: Method, space: EmbeddingSpace) -> None:
 class ReferencePictures:
     """Opens the reference pictures of queries, and embeds them.
 
-    A picture that cannot be read, or that the space refuses, gives a zero row, is named in :attr:`failed`, and
-    is logged.
+    A picture that cannot be read, or that the space refuses, gives a zero row, is named in :attr:`failed`,
+    and is logged.
 
     Args:
         space: The embedding space that methods search.
@@ -145,7 +145,7 @@ class ReferencePictures:
         self,
         batch: Sequence[_Prepared],
         images: Sequence[str],
-        embed: Callable[[Sequence[_Prepared]], Sequence[NDArray[np.float32]]],
+        embed: Callable[[Sequence[_Prepared]], Iterable[NDArray[np.float32]]],
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The row and result of each that the space takes; the others are named as failed."""
         ran = run_without_refused(

@@ -8,7 +8,7 @@ fails on any input pass on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -107,7 +107,7 @@ class Ran(Generic[Result]):
 
 
 def run_without_refused(
-    items: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Result]], control: Callable[[], Item]
+    items: Sequence[Item], run: Callable[[Sequence[Item]], Iterable[Result]], control: Callable[[], Item]
 ) -> Ran[Result]:
     """Run a function over items at once, without those that it refuses.
 
@@ -127,7 +127,7 @@ def run_without_refused(
         Exception: What ``run`` raised, where no single item is at fault.
     """
     try:
-        return Ran(dict(enumerate(run(items))), {})
+        return Ran(dict(zip(range(len(items)), run(items), strict=True)), {})
     except Exception as error:
         if not may_be_a_refusal(error):
             raise
