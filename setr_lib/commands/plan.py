@@ -213,7 +213,8 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     from setr_lib.models.refusals import refusing
     from setr_lib.pixels import UnreadableImageError
     from setr_lib.reranking.checked_scores import checked_scores
-    from setr_lib.spaces.images import embed_what_is_taken, open_image
+    from setr_lib.spaces.images import open_image
+    from setr_lib.spaces.taken_images import embed_what_is_taken
 
     images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *(_training_spaces(context) if trains else ())))

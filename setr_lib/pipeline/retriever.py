@@ -275,7 +275,8 @@ class Retriever:
 
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
-        from setr_lib.spaces.images import embed_image, open_image
+        from setr_lib.spaces.images import open_image
+        from setr_lib.spaces.taken_images import embed_image
 
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(

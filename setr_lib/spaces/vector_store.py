@@ -27,7 +27,8 @@ from setr_lib.hashing import digest_strings
 from setr_lib.models.refusals import refusing
 from setr_lib.pixels import RefusedImageError, UnreadableImageError
 from setr_lib.progress import Progress, silent
-from setr_lib.spaces.images import embed_what_is_taken, open_image
+from setr_lib.spaces.images import open_image
+from setr_lib.spaces.taken_images import embed_what_is_taken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -130,9 +130,7 @@ def test_a_refused_picture_has_no_caption_and_the_others_have_theirs(
 
 def test_a_query_with_a_refused_reference_falls_back(model: MultimodalModel, tmp_path: Path) -> None:
     cache = ContentCache(tmp_path / "c.sqlite", CACHE_KIND)
-    made = compose_queries(
-        model, load_prompts("miniature"), queries_of(["i5", "i0"]), world(tmp_path), cache
-    )
+    made = compose_queries(model, load_prompts("miniature"), queries_of(["i5", "i0"]), world(tmp_path), cache)
     assert made["status"][0] == "fallback" and made["target_caption"][0] == "make it red"
     assert "2,100 x 10" in made["detail"][0] and "2,100" not in made["detail"][1]
 

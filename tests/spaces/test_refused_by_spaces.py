@@ -21,10 +21,10 @@ from setr_lib.pixels import RefusedImageError
 from setr_lib.settings import EncoderSettings
 from setr_lib.spaces.blip2_space import load_space as load_blip2
 from setr_lib.spaces.caption_vectors import CaptionVectorStore
-from setr_lib.spaces.images import embed_image
 from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.sentence_space import load_space
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError
+from setr_lib.spaces.taken_images import embed_image
 from setr_lib.spaces.vector_store import GalleryStore
 from tests.tiny_blip2 import write_tiny_blip2
 from tests.tiny_encoder import write_tiny_clip
@@ -101,7 +101,11 @@ def space(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         careful, name = Own("preprocess"), "_preprocess"
     else:
         write_tiny_blip2(folder / "blip2")
-        found, careful, name = load_blip2(name=str(folder / "blip2"), device="cpu"), Own("preprocess"), "_images"
+        found, careful, name = (
+            load_blip2(name=str(folder / "blip2"), device="cpu"),
+            Own("preprocess"),
+            "_images",
+        )
     prepare = getattr(found, name)
 
     def checked(image: Any = None, **options: Any) -> Any:
@@ -181,7 +185,7 @@ class Failing(Own):
     "error", [RuntimeError("weights overflow"), MemoryError(), SpaceError("not finite")], ids=str
 )
 def test_errors_of_the_model_itself_end_the_step(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="weights overflow|not even one item|not finite"):
+    with pytest.raises(Exception, match=r"weights overflow|not even one item|not finite"):
         GalleryStore(tmp_path / "db").synchronise("t", images_of(tmp_path), Failing(error))
 
 

@@ -1,5 +1,5 @@
-"""Images that the encoder's preprocessing refuses are left out of a trained system's data, with their triplets,
-and said so.
+"""Images that the encoder's preprocessing refuses are left out of a trained system's data, with their
+triplets, and said so.
 """
 
 from __future__ import annotations
