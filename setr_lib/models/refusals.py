@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 _LONGEST_REASON = 200
 _CONTROL_SIDE = 224
+_MOST_RATIO = 2000
 CONTROL_TEXT = "a picture"
 """A text that every tokenizer takes."""
 
@@ -65,6 +66,22 @@ def reason_of(error: BaseException) -> str:
     return first if len(first) <= _LONGEST_REASON else f"{first[: _LONGEST_REASON - 1]}…"
 
 
+def check_sides(image: Image.Image) -> None:
+    """Refuse a picture so thin that preparing it takes gigabytes: models enlarge the short side to their own.
+
+    Args:
+        image: The picture.
+
+    Raises:
+        RefusedImageError: A side is more than 2,000 times as long as the other.
+    """
+    if max(image.size) > _MOST_RATIO * max(1, min(image.size)):
+        raise RefusedImageError(
+            f"this picture of {image.width:,} x {image.height:,} pixels is too thin for a model: a side may "
+            f"be {_MOST_RATIO:,} times as long as the other"
+        )
+
+
 def refusing(preprocess: Callable[[Image.Image], Result], image: Image.Image, who: str) -> Result:
     """Prepare one picture for a model.
 
@@ -78,8 +95,9 @@ def refusing(preprocess: Callable[[Image.Image], Result], image: Image.Image, wh
 
     Raises:
         RefusedImageError: ``preprocess`` raised anything but what :func:`may_be_a_refusal` excludes, and
-            takes a plain picture. Where it doesn't, its own exception is raised.
+            takes a plain picture. Where it doesn't, its own exception is raised. Or the picture is too thin.
     """
+    check_sides(image)
     try:
         return preprocess(image)
     except UnreadableImageError:

@@ -33,6 +33,9 @@ ERROR = "error"
 """The column of the answer that says what is wrong with a row; null where nothing is."""
 
 _LONGEST_ERROR = 200
+_MOST_RATIO = 250
+"""How many times as long as the other a side may be: a thin picture grows when its short side is enlarged to a
+model's. Qwen-VL itself takes 200."""
 _LONGEST_NAME = 1024
 """Characters of a file's name; systems allow 4,096 bytes."""
 _INLINE = "data:"
@@ -191,14 +194,16 @@ class RequestCells:
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(content), formats=_formats()):
-                pass
-        except Image.DecompressionBombError:
-            raise CellError(
-                f"more than the {self.limits.max_image_pixels:,} pixels that are allowed"
-            ) from None
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                long, short = max(image.size), max(1, min(image.size))
+        except (
+            Image.DecompressionBombError
+        ):  # of a known format; how many pixels are allowed is decided below
+            long = short = 1
         except Exception:  # Pillow's plug-ins raise nearly anything on damaged bytes
             raise CellError("no readable picture (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)") from None
+        if long > _MOST_RATIO * short:
+            raise CellError(f"one side is more than {_MOST_RATIO} times as long as the other")
         try:
             return decode_image(content, PixelRules(max_pixels=self.limits.max_image_pixels))
         except UnreadableImageError as error:

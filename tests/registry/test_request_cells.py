@@ -1,4 +1,6 @@
-"""The registered re-ranker and strangers: a bad cell is its row's short error, through MLflow's own door, too."""
+"""The registered re-ranker and strangers: a bad cell is its row's short error, through MLflow's own door,
+too.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def check(error: str, column: str, cell: Cell, roots: Path) -> None:
-    assert error.startswith(f"{column}: ") and (cell.words in error or cell.name == "huge text"), error
+    assert error.startswith(f"{column}: ") and cell.words in error, error
     assert len(error) <= 200 and "\n" not in error
     for part in (str(roots), roots.parent.name, "Errno", "Traceback", "0x7f"):
         assert part not in error
@@ -259,9 +261,7 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(
 
     registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
     with registry.runs.start("test", {}, {"purpose": "test"}) as run:
-        uri = log_adapter(
-            run, trained.result, trained.reference, trained.judge.template, worlds.pictures()
-        )
+        uri = log_adapter(run, trained.result, trained.reference, trained.judge.template, worlds.pictures())
     assert registry.round_trip(uri).problems == []
     with registry.as_default():
         model = mlflow.pyfunc.load_model(uri, model_config={"image_roots": [str(roots)], "max_rows": 50})
@@ -277,7 +277,11 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(
         return base64.encodebytes(content).decode()
 
     sent = [
-        {"reference": text(hostile.GOOD), "modification": "make it red", "candidate": text(rows[0]["candidate"])},
+        {
+            "reference": text(hostile.GOOD),
+            "modification": "make it red",
+            "candidate": text(rows[0]["candidate"]),
+        },
         {"reference": None, "modification": "make it red", "candidate": "picture.png"},
         {"reference": "picture.png", "modification": "", "candidate": "data:image/png;base64,x"},
     ]

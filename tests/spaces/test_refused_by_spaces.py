@@ -170,6 +170,16 @@ def test_a_text_that_is_refused_is_a_zero_row_and_the_others_are_as_without_it(
     assert report.embedded == 3 and "'bad.'" in caplog.text
 
 
+def test_a_picture_that_would_take_gigabytes_is_not_prepared(tmp_path: Path) -> None:
+    images = images_of(tmp_path, ())
+    Image.new("RGB", (300_000, 1)).save(tmp_path / "2.png")
+    images = images.with_columns(
+        fingerprint=pl.Series([fingerprint_file(Path(path)) for path in images["path"]])
+    )
+    (failed,) = GalleryStore(tmp_path / "db").synchronise("t", images, Own("none")).failed
+    assert failed.image_id == "i2" and "300,000 x 1 pixels is too thin" in failed.reason
+
+
 class Failing(Own):
     """A space whose model fails on anything."""
 

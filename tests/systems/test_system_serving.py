@@ -124,7 +124,7 @@ def test_the_round_trip_notices_what_predict_or_images_give_otherwise(
     )
     assert "query vectors are (6, 2), those of training (6, " in problems[0]
     problems, _ = scorer.round_trip(
-        lambda frame: scorer.predict(frame).assign(vector=[[float("nan")] * 64] * len(frame))
+        lambda frame: scorer.predict(frame).assign(vector=[[float("nan")] * 96] * len(frame))
     )
     assert "query vectors differ" in problems[0], "a vector of NaN is no vector of training"
     examples = bundle.examples

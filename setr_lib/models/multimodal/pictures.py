@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.models.multimodal.errors import JudgeError
-from setr_lib.models.refusals import control_image, may_be_a_refusal, reason_of
+from setr_lib.models.refusals import check_sides, control_image, may_be_a_refusal, reason_of
 from setr_lib.pixels import UnreadableImageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ def processed(
         PictureError: Some cannot be opened, or the processor refuses them alone, too; it knows which.
     """
     try:
-        return process(open_pictures(pictures))
+        images = open_pictures(pictures)
+        for image in images:
+            check_sides(image)
+        return process(images)
     except Exception as error:
         if not may_be_a_refusal(error):
             raise
@@ -155,6 +158,7 @@ def _refused(pictures: Sequence[Picture], alone: Callable[[Image.Image], object]
 
 def _refusal(alone: Callable[[Image.Image], object], image: Image.Image) -> str | None:
     try:
+        check_sides(image)
         alone(image)
     except Exception as error:
         if not may_be_a_refusal(error):
