@@ -34,8 +34,8 @@ ERROR = "error"
 
 _LONGEST_ERROR = 200
 _MOST_RATIO = 250
-"""How many times as long as the other a side may be: a thin picture grows when its short side is enlarged to a
-model's. Qwen-VL itself takes 200."""
+"""How many times as long as the other a side may be: a thin picture grows when its short side is enlarged to
+a model's. Qwen-VL itself takes 200."""
 _LONGEST_NAME = 1024
 """Characters of a file's name; systems allow 4,096 bytes."""
 _INLINE = "data:"

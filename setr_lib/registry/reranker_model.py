@@ -66,7 +66,7 @@ def log_adapter(
             name="reranker",
             code=Path(__file__).with_name("pyfunc_reranker.py"),
             artifacts=bundle,
-            signature=_signature(),
+            signature=signature(),
             requirements=pinned_requirements(_REQUIREMENTS),
             tags=_tags(result, reference),
             params={"base_model": reference.id},
@@ -89,7 +89,12 @@ def _tags(result: AdapterResult, reference: BaseReference) -> dict[str, str]:
     }
 
 
-def _signature() -> ModelSignature:
+def signature() -> ModelSignature:
+    """What MLflow says of the model's columns.
+
+    Returns:
+        The columns of a request and of an answer; those of an answer may be null.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 

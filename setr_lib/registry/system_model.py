@@ -89,7 +89,7 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
             name=system.record.system,
             code=Path(__file__).with_name("pyfunc_system.py"),
             artifacts=bundle,
-            signature=_signature(),
+            signature=signature(),
             requirements=pinned_requirements(_REQUIREMENTS),
             tags={
                 RUN_TAG: result.run,
@@ -106,7 +106,12 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
         return run.log_model(model, result.steps)
 
 
-def _signature() -> ModelSignature:
+def signature() -> ModelSignature:
+    """What MLflow says of the model's columns.
+
+    Returns:
+        The columns of a request and of an answer; those of an answer may be null.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 

@@ -5,7 +5,6 @@ too.
 from __future__ import annotations
 
 import base64
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,7 @@ from setr_lib.registry.bundle import base_reference, write_bundle
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.image_roots import ImageRoots, NoPictureError
 from setr_lib.registry.request_cells import LIMITS, CellError, RequestCells, RequestLimits
-from setr_lib.registry.reranker_model import log_adapter
 from setr_lib.registry.serving import PairScorer
-from setr_lib.registry.store import MlflowRegistry
 from setr_lib.reranking.training import train_adapter
 from setr_lib.settings import JudgeSettings
 from tests.registry import hostile_cells as hostile
@@ -251,47 +248,3 @@ def test_any_cell_is_read_or_refused_in_words(value: Any) -> None:
         except CellError as error:
             words = request_cells.row_error("reference", error)
             assert 0 < len(words) <= 200 and "\n" not in words and "/usr" not in words
-
-
-def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(
-    trained: Trained, roots: Path, tmp_path: Path
-) -> None:
-    import mlflow
-    from mlflow.pyfunc.scoring_server import invocations
-
-    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
-    with registry.runs.start("test", {}, {"purpose": "test"}) as run:
-        uri = log_adapter(run, trained.result, trained.reference, trained.judge.template, worlds.pictures())
-    assert registry.round_trip(uri).problems == []
-    with registry.as_default():
-        model = mlflow.pyfunc.load_model(uri, model_config={"image_roots": [str(roots)], "max_rows": 50})
-    rows = [row(), row(None), row(text=None), row(candidate=float("nan")), row("picture.png"), row(7)]
-    answer = model.predict(frame_of(rows))
-    assert list(answer.columns) == ["score", "p_yes", "error"]
-    assert [error is None for error in answer["error"]] == [True, False, False, False, True, False]
-    assert [score is None for score in answer["score"]] == [False, True, True, True, False, True]
-    numbers = pd.DataFrame({"reference": [1, 2], "modification": [3.5, None], "candidate": [b"", b""]})
-    assert model.predict(numbers)["error"].notna().all()
-
-    def text(content: bytes) -> str:
-        return base64.encodebytes(content).decode()
-
-    sent = [
-        {
-            "reference": text(hostile.GOOD),
-            "modification": "make it red",
-            "candidate": text(rows[0]["candidate"]),
-        },
-        {"reference": None, "modification": "make it red", "candidate": "picture.png"},
-        {"reference": "picture.png", "modification": "", "candidate": "data:image/png;base64,x"},
-    ]
-    given = invocations(
-        json.dumps({"dataframe_records": sent}), "application/json", model, model.metadata.get_input_schema()
-    )
-    assert given.status == 200
-    found = json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    first, *wrong = found["predictions"]
-    assert first["error"] is None and first["score"] == pytest.approx(answer["score"].iloc[0], abs=1e-6)
-    assert all(line["score"] is None and line["error"] for line in wrong)
-    with pytest.raises(Exception, match=r"51 rows, more than the 50"):
-        model.predict(frame_of([row(None)] * 51))

@@ -16,12 +16,12 @@ from encoders import miniature
 from small_lessons import lesson_of, small_data
 
 import setr_lib
+from setr_lib.registry import system_serving
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.request_cells import RequestCells, RequestLimits
-from setr_lib.registry.store import MlflowRegistry
 from setr_lib.registry.system_bundle import encoder_reference, example_frame, write_system_bundle
-from setr_lib.registry.system_model import LoggedSystem, log_system
-from setr_lib.registry.system_serving import QueryScorer
+from setr_lib.registry.system_model import signature
+from setr_lib.registry.system_serving import CONFIG_KEYS, QueryScorer
 from setr_lib.systems.bundle import SystemRecord
 from setr_lib.systems.held_out import encoded_images, encoded_queries
 from setr_lib.systems.training import train_system
@@ -31,43 +31,34 @@ WEIGHTS = f"local-dir:{Path(setr_lib.__file__).parent / 'miniature' / 'weights' 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggedSystem, dict[str, Path]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundle of a ``prompt_tuned`` that was trained for a step."""
     folder = tmp_path_factory.mktemp("system")
     data, encoder = small_data(folder / "pictures"), miniature()
     lesson = lesson_of("prompt_tuned", data, steps=1)
     result = train_system(lesson, folder / "training")
     held_out, features = data.held_out, lesson.features
     references, texts = held_out["reference_id"].to_list(), held_out["modification"].to_list()
-    options = lesson.model.options.model_dump(mode="json")
-    system = LoggedSystem(
-        record=SystemRecord(
-            system="prompt_tuned",
-            options=options,
-            encoder_id=encoder.id,
-            preprocessing_id=encoder.preprocessing_id,
-            run=lesson.run,
-        ),
-        result=result,
-        reference=encoder_reference(encoder, "open_clip", {"name": WEIGHTS, "pretrained": None}, WEIGHTS),
-        examples=example_frame(
-            [Path(features.paths[image]).read_bytes() for image in references],
-            texts,
-            encoded_queries(lesson.model, features, references, texts),
-            encoded_images(lesson.model, features, references),
-        ),
-        held_out=held_out,
-        held_out_digest=data.held_out_digest,
-        tags={},
+    record = SystemRecord(
+        system="prompt_tuned",
+        options=lesson.model.options.model_dump(mode="json"),
+        encoder_id=encoder.id,
+        preprocessing_id=encoder.preprocessing_id,
+        run=lesson.run,
     )
-    bundle = write_system_bundle(
-        folder / "bundle", system.record, result, system.reference, system.examples, held_out
+    examples = example_frame(
+        [Path(features.paths[image]).read_bytes() for image in references],
+        texts,
+        encoded_queries(lesson.model, features, references, texts),
+        encoded_images(lesson.model, features, references),
     )
-    return system, bundle
+    reference = encoder_reference(encoder, "open_clip", {"name": WEIGHTS, "pretrained": None}, WEIGHTS)
+    return write_system_bundle(folder / "bundle", record, result, reference, examples, held_out)
 
 
 @pytest.fixture(scope="module")
-def scorer(made: tuple[LoggedSystem, dict[str, Path]]) -> QueryScorer:
-    artifacts = {name: str(path) for name, path in made[1].items()}
+def scorer(made: dict[str, Path]) -> QueryScorer:
+    artifacts = {name: str(path) for name, path in made.items()}
     found = QueryScorer.load(artifacts, {"device": "cpu", "max_image_bytes": hostile.MEGABYTE})
     found.model.encoder.batch_size = 3
     return found
@@ -150,17 +141,20 @@ def test_a_text_that_the_model_refuses_is_its_rows_error(
         scorer.predict(frame_of(good))
 
 
-def test_through_mlflow_nulls_and_base64_are_rows_of_their_own(
-    made: tuple[LoggedSystem, dict[str, Path]], tmp_path: Path
-) -> None:
-    import mlflow
+def test_through_mlflow_nulls_and_base64_are_rows_of_their_own(made: dict[str, Path], tmp_path: Path) -> None:
+    import mlflow.pyfunc
     from mlflow.pyfunc.scoring_server import invocations
 
-    registry = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts")
-    with registry.runs.start("test", {}, {"purpose": "test"}) as run:
-        uri = log_system(run, made[0])
-    with registry.as_default():
-        model = mlflow.pyfunc.load_model(uri, model_config={"device": "cpu", "max_rows": 10})
+    mlflow.pyfunc.save_model(
+        tmp_path / "model",
+        python_model=str(Path(system_serving.__file__).with_name("pyfunc_system.py")),
+        artifacts={name: str(path) for name, path in made.items()},
+        signature=signature(),
+        pip_requirements=["mlflow"],
+        model_config=dict.fromkeys(CONFIG_KEYS),
+    )
+    config = {"device": "cpu", "max_rows": 10}
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config=config)
     scorer: QueryScorer = model.unwrap_python_model().scorer
     assert scorer.round_trip(model.predict)[0] == [], "as the gate before registration calls it"
     answer = model.predict(frame_of([row(), row(None), row(text=float("nan")), row(b"")]))
