@@ -416,17 +416,18 @@ def test_paths_are_read_only_below_the_allowed_folders(
     one = frame.head(1)
     absent = "reference: there is no picture of this name"
     answer = PairScorer.load(bundle).predict(one.assign(reference=[str(allowed / "picture.png")]))
-    assert "no files are read by name here" in answer["error"][0] and np.isnan(answer["score"][0])
+    assert "no files are read by name here" in answer["error"].to_list()[0]
     scorer = PairScorer.load(bundle, {"image_roots": [str(allowed)]})
     for named in ("picture.png", str(allowed / "picture.png")):
         answer = scorer.predict(one.assign(reference=[named]))
         assert answer["score"].to_list()[0] == pytest.approx(expected[0], abs=1e-3)
     for named in ("../secret.png", str(secret), "link.png", "absent.png"):
         answer = scorer.predict(one.assign(reference=[named]))
-        assert answer["error"].to_list() == [absent] and answer["score"].isna().all()
+        assert answer["error"].to_list() == [absent] and np.isnan(answer["score"].to_list()[0])
     with pytest.raises(RegistryError, match=r"\['candidate'\] are missing"):
         scorer.predict(one.drop(columns="candidate"))
-    assert scorer.predict(one.assign(candidate=[1.5]))["error"][0].startswith("candidate: a picture's bytes")
+    (error,) = scorer.predict(one.assign(candidate=[1.5]))["error"].to_list()
+    assert error == "candidate: a picture's bytes are needed, not a number"
 
 
 def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, tmp_path: Path) -> None:
@@ -434,7 +435,7 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, 
     from mlflow.pyfunc.scoring_server import invocations
 
     frame, expected = rows(made)
-    (tmp_path / "picture.png").write_bytes(frame["reference"][0])
+    (tmp_path / "picture.png").write_bytes(frame["reference"].to_list()[0])
     uri = log(made, made.good)
     with made.registry.as_default():
         model = mlflow.pyfunc.load_model(uri, model_config={"image_roots": [str(tmp_path)], "max_rows": 50})
@@ -461,7 +462,7 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, 
         model.predict(pd.concat([good] * 51))
 
     def text(name: str) -> str:
-        return base64.encodebytes(frame[name][0]).decode()
+        return base64.encodebytes(frame[name].to_list()[0]).decode()
 
     records = [
         {
