@@ -163,7 +163,7 @@ class PairScorer:
         expected, base = examples["adapted_score"].to_numpy(), examples["base_score"].to_numpy()
         close = _CLOSE[self.bundle.reference.dtype] * max(1.0, float(np.abs(expected).max()) / 10)
         problems: list[str] = []
-        if (gap := float(np.abs(scores - expected).max())) > close:
+        if not (gap := float(np.abs(scores - expected).max())) <= close:  # NaN: one cannot be scored any more
             problems.append(f"scores differ from those of training by up to {gap:.4g} (allowed: {close:.4g})")
         if float(np.abs(expected - base).max()) <= close:
             problems.append(

@@ -41,7 +41,7 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
     try:
         return _scores(reranker, queries)
     except PictureError as error:
-        if error.refused:
+        if error.about([p for query in queries for p in (query.reference, *query.candidates)]):
             return _without(reranker, queries, error.refused)
     except (RerankerError, RefusedTextError) as error:
         refused = _refused_by(reranker, queries, error)

@@ -138,7 +138,7 @@ class VisionTower:
             try:
                 made = run_in_batches(left, self.run, self._batch_size)
             except PictureError as error:
-                if not error.refused:
+                if error.about(left) is None:
                     raise
                 refused |= error.refused
                 continue
