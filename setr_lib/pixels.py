@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +84,10 @@ _KINDS = {
 
 class UnreadableImageError(SetrError):
     """A file is missing, is no regular file, is not an image, ends too early, or has no defined pixels."""
+
+
+class TooManyPixelsError(UnreadableImageError):
+    """A picture has more pixels than are looked at."""
 
 
 class ChangedImageError(UnreadableImageError):
@@ -275,6 +279,32 @@ def decode_for_inspection(content: bytes, rules: PixelRules = OFFICIAL) -> tuple
         UnreadableImageError: As of :func:`decode_image`.
     """
     return _decoded(content, rules, lambda size: (size[0] // 8, size[1] // 8))[1]
+
+
+def stored_size(content: bytes, formats: Sequence[str]) -> tuple[int, int]:
+    """Width and height that the header of an image file names; nothing is decoded.
+
+    Args:
+        content: The file's bytes.
+        formats: Pillow's names of the formats that are allowed, e.g. ``JPEG``; those that Pillow lacks here
+            count as not allowed.
+
+    Returns:
+        Pixels, as stored.
+
+    Raises:
+        TooManyPixelsError: The header names more than Pillow itself looks at.
+        UnreadableImageError: It is no image of these formats.
+    """
+    Image.init()
+    try:
+        known = [name for name in formats if name in Image.OPEN]
+        with Image.open(io.BytesIO(content), formats=known) as image:
+            return image.size
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError("it has too many pixels") from error
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
+        raise UnreadableImageError(f"it is no readable picture ({', '.join(formats)})") from error
 
 
 def _checked_content(path: str | Path, fingerprint: str | None) -> bytes:

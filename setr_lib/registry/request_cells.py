@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
 from setr_lib.models.refusals import reason_of
-from setr_lib.pixels import PixelRules, UnreadableImageError, decode_image
+from setr_lib.pixels import PixelRules, TooManyPixelsError, UnreadableImageError, decode_image, stored_size
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.image_roots import ImageRoots, NoPictureError
 
@@ -191,17 +190,13 @@ class RequestCells:
         Raises:
             CellError: They are no picture of a known format, or one that is cut off or has too many pixels.
         """
-        from PIL import Image
-
         try:
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
-                long, short = max(image.size), max(1, min(image.size))
-        except (
-            Image.DecompressionBombError
-        ):  # of a known format; how many pixels are allowed is decided below
-            long = short = 1
-        except Exception:  # Pillow's plug-ins raise nearly anything on damaged bytes
+            size = stored_size(content, FORMATS)
+        except TooManyPixelsError:
+            size = (1, 1)  # of a known format; how many pixels are allowed is decided below
+        except UnreadableImageError:
             raise CellError("no readable picture (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)") from None
+        long, short = max(size), max(1, min(size))
         if long > _MOST_RATIO * short:
             raise CellError(f"one side is more than {_MOST_RATIO} times as long as the other")
         try:
@@ -312,13 +307,6 @@ def with_nulls(answer: pd.DataFrame) -> pd.DataFrame:
         for name, column in answer.items()
     }
     return answer.assign(**{str(name): column for name, column in found.items()})
-
-
-def _formats() -> list[str]:
-    from PIL import Image
-
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _begins_as_picture(text: str) -> bool:
