@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from setr_lib.commands.console import quieten_libraries, size_words
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.models.multimodal import Picture
+    from setr_lib.pixels import PictureFile
     from setr_lib.reranking.reranker import JudgedQuery, Reranker
 
 _BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
@@ -209,17 +209,16 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     Raises:
         SetrError: None of the set's first images can be read.
     """
-    from setr_lib.models.multimodal import Picture
     from setr_lib.models.refusals import refusing
-    from setr_lib.pixels import UnreadableImageError
+    from setr_lib.pixels import UnreadableImageError, picture_files
     from setr_lib.reranking.checked_scores import checked_scores
-    from setr_lib.spaces.images import open_image
+    from setr_lib.reranking.held_out import pictures_of
     from setr_lib.spaces.taken_images import embed_what_is_taken
 
     images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *(_training_spaces(context) if trains else ())))
     spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
-    pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
+    files, pictures = [*picture_files(images).values()], [*pictures_of(images).values()]
     queries = _sample_queries(pictures, texts, sample)
     written = _written(context, key, pictures, texts)
     judged = _judging(context, queries, trains)
@@ -227,16 +226,16 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     of_space = devices[0] if devices else context.settings.models.device
     device = str(context.models.multimodal().device if written or judged else of_space)
 
-    def embedded(name: str, paths: Sequence[str]) -> object:
+    def embedded(name: str, files: Sequence[PictureFile]) -> object:
         space = spaces[name]
         prepared: list[object] = []
-        for path in paths:
+        for file in files:
             with suppress(UnreadableImageError):
-                prepared.append(refusing(space.preprocess, open_image(path), space.id))
+                prepared.append(refusing(space.preprocess, file.read(), space.id))
         return embed_what_is_taken(space, prepared)
 
     return Speeds(
-        embed={name: _seconds_each(partial(embedded, name), images["path"].to_list()) for name in spaces},
+        embed={name: _seconds_each(partial(embedded, name), files) for name in spaces},
         describe=written.get(CAPTIONS, 0.0),
         compose=written.get(COMPOSITIONS, 0.0),
         judge=judged,
@@ -265,10 +264,11 @@ def _sample(context: PipelineContext, key: str, sample: int) -> tuple[pl.DataFra
 
 def _first_images(context: PipelineContext, key: str, sample: int) -> pl.DataFrame:
     """The first readable images of a gallery; none where the very first cannot be read."""
-    from setr_lib.datasets import inspect_gallery, load_gallery
+    from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
 
     first = load_gallery(context.settings, key).head(4 * sample)
-    return inspect_gallery(first).filter(status="ok").head(sample)
+    rules = evaluation_set(context.settings, key).pixels
+    return inspect_gallery(first, rules=rules).filter(status="ok").head(sample)
 
 
 def _has_captions_only(context: PipelineContext, key: str, sample: int) -> bool:
@@ -287,7 +287,7 @@ def _written(
     """Seconds per generated text that configured methods read, by kind; no model is loaded for none."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Request
-    from setr_lib.texts.generation import answers_of
+    from setr_lib.texts.generation import answers_or_errors
 
     needed, kind = context.methods.texts_needed, evaluation_set(context.settings, key).kind
     prompts, model = context.prompts(), context.models.multimodal
@@ -295,14 +295,14 @@ def _written(
     def described(items: Sequence[Picture]) -> object:
         template = prompts.get("describe", kind)
         requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
-        return answers_of(model(), requests)
+        return answers_or_errors(model(), requests)
 
     def composed(items: Sequence[tuple[Picture, str]]) -> object:
         template = prompts.get("compose", kind)
         requests: list[Request] = [
             (template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items
         ]
-        return answers_of(model(), requests)
+        return answers_or_errors(model(), requests)
 
     found: dict[str, float] = {}
     if CAPTIONS in needed:

@@ -58,13 +58,13 @@ def _without(
     pictures: Mapping[str, str],
     texts: Mapping[int, str] | None = None,
 ) -> list[np.ndarray]:
-    """The scores of a batch less some pictures (reasons by fingerprint) and some queries (by index)."""
+    """The scores of a batch less some pictures (reasons by identity) and some queries (by index)."""
     for reason in (*pictures.values(), *(texts or {}).values()):
         _warn_once(f"re-ranker {reranker.name!r}: {reason}; it is left out")
     left: dict[int, list[int]] = {}
     for number, query in enumerate(queries):
-        if number not in (texts or {}) and query.reference.fingerprint not in pictures:
-            taken = [i for i, found in enumerate(query.candidates) if found.fingerprint not in pictures]
+        if number not in (texts or {}) and query.reference.identity not in pictures:
+            taken = [i for i, found in enumerate(query.candidates) if found.identity not in pictures]
             if taken:
                 left[number] = taken
     rest = [
@@ -87,7 +87,7 @@ def _warn_once(words: str) -> None:
 @dataclass(frozen=True)
 class _Refused:
     pictures: Mapping[str, str]
-    """Reasons by fingerprint."""
+    """Reasons by identity."""
     queries: Mapping[int, str]
     """Reasons by index: of those whose reference or text is refused."""
 
@@ -113,10 +113,10 @@ def _refused_by(
         if reason := _raised(reranker, replace(query, candidates=(plain,))):
             of_queries[number] = f"the query {query.modification[:80]!r} is refused ({reason})"
     pictures: dict[str, str] = {}
-    shown = {p.fingerprint: p for n, q in enumerate(queries) if n not in of_queries for p in q.candidates}
-    for fingerprint, picture in shown.items():
+    shown = {p.identity: p for n, q in enumerate(queries) if n not in of_queries for p in q.candidates}
+    for identity, picture in shown.items():
         if reason := _raised(reranker, JudgedQuery(plain, CONTROL_TEXT, (picture,))):
-            pictures[fingerprint] = f"{picture.name} is refused ({reason})"
+            pictures[identity] = f"{picture.name} is refused ({reason})"
     return _Refused(pictures, of_queries)
 
 

@@ -16,6 +16,7 @@ from encoders import miniature
 from small_lessons import lesson_of, small_data
 
 import setr_lib
+from setr_lib.pixels import as_picture_file
 from setr_lib.registry import system_serving
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.request_cells import RequestCells, RequestLimits
@@ -47,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run=lesson.run,
     )
     examples = example_frame(
-        [Path(features.paths[image]).read_bytes() for image in references],
+        [Path(as_picture_file(features.paths[image]).path).read_bytes() for image in references],
         texts,
         encoded_queries(lesson.model, features, references, texts),
         encoded_images(lesson.model, features, references),

@@ -19,6 +19,7 @@ from small_lessons import lesson_of, small_data
 from tiny_encoder import write_tiny_clip
 
 import setr_lib
+from setr_lib.pixels import as_picture_file
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.system_bundle import (
     ENCODER,
@@ -56,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     held_out, features = data.held_out, lesson.features
     references, texts = held_out["reference_id"].to_list(), held_out["modification"].to_list()
     examples = example_frame(
-        [Path(features.paths[image]).read_bytes() for image in references],
+        [Path(as_picture_file(features.paths[image]).path).read_bytes() for image in references],
         texts,
         encoded_queries(lesson.model, features, references, texts),
         encoded_images(lesson.model, features, references),

@@ -1,8 +1,9 @@
-"""Images as the multimodal model is given them: a file or its bytes, identified by a fingerprint."""
+"""Images as the multimodal model is given them: a file or its bytes, identified by a fingerprint and by how
+they are read.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.models.multimodal.errors import JudgeError
 from setr_lib.models.refusals import check_sides, control_image, may_be_a_refusal, reason_of
+from setr_lib.pixel_rules import PixelRules, picture_identity
 from setr_lib.pixels import UnreadableImageError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from setr_lib.pixels import PictureFile
 
 _THREADS = 4
 _FEW = 8
@@ -25,11 +29,12 @@ Processed = TypeVar("Processed")
 
 
 class PictureError(JudgeError, UnreadableImageError):
-    """Pictures cannot be opened, or the model's processor refuses them; others may be fine.
+    """Pictures cannot be opened, are others than when their table was made, or are refused by the model's
+    processor; others may be fine.
 
     Args:
         message: What is wrong; by default what is wrong with the first of ``refused``.
-        refused: What is wrong with each of them, by fingerprint; empty where it is not known which.
+        refused: What is wrong with each of them, by identity; empty where it is not known which.
     """
 
     def __init__(self, message: str = "", refused: Mapping[str, str] | None = None) -> None:
@@ -46,7 +51,7 @@ class PictureError(JudgeError, UnreadableImageError):
         Returns:
             What is wrong with the first of them that is at fault; None where none is.
         """
-        return next((self.refused[p.fingerprint] for p in pictures if p.fingerprint in self.refused), None)
+        return next((self.refused[p.identity] for p in pictures if p.identity in self.refused), None)
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,19 @@ class Picture:
     """One image file, not yet decoded.
 
     Attributes:
-        fingerprint: Digest of the file's bytes; the image's identity in every cache.
+        fingerprint: Digest of the file's bytes; those that are read must have it.
         source: The file's path, or its bytes.
+        pixels: How they become RGB, ``PixelRules.id``; as the benchmarks' own pipelines do by default.
     """
 
     fingerprint: str
     source: Path | bytes
+    pixels: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What the image is to a model: its identity in every cache."""
+        return picture_identity(self.fingerprint, self.pixels)
 
     @property
     def name(self) -> str:
@@ -70,20 +82,44 @@ class Picture:
         """Decode the image.
 
         Returns:
-            The image in RGB, as the file stores it: an EXIF rotation is not applied, as in the encoder.
+            The image in RGB.
 
         Raises:
-            PictureError: The file cannot be read; the message names it.
+            PictureError: The file cannot be read, or has other bytes than the fingerprint names; the message
+                names it.
         """
-        from PIL import Image
+        from setr_lib.pixels import UnreadableImageError, decode_image
 
         try:
-            file = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
-            with Image.open(file) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-            where = f"{len(self.source)} bytes" if isinstance(self.source, bytes) else self.source
-            raise PictureError(f"{where}: the image cannot be read ({error})") from error
+            if isinstance(self.source, Path):
+                return self._file(self.source).read()
+            return decode_image(self.source, PixelRules.from_id(self.pixels))
+        except UnreadableImageError as error:
+            where = f"{len(self.source):,} bytes: " if isinstance(self.source, bytes) else ""
+            raise PictureError(f"{where}{error}") from error
+
+    def content_as_shown(self) -> bytes:
+        """Bytes that, read without any rules, give the image as :meth:`open` does.
+
+        Returns:
+            The file's own bytes, or a PNG of the image where rules change it.
+
+        Raises:
+            PictureError: As of :meth:`open`.
+        """
+        from setr_lib.pixels import UnreadableImageError
+
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self._file(self.source).content_as_shown()
+        except UnreadableImageError as error:
+            raise PictureError(str(error)) from error
+
+    def _file(self, path: Path) -> PictureFile:
+        from setr_lib.pixels import PictureFile
+
+        return PictureFile(str(path), self.fingerprint, self.pixels)
 
 
 def open_pictures(pictures: Sequence[Picture]) -> list[Image.Image]:
@@ -137,19 +173,19 @@ def processed(
 
 
 def _refused(pictures: Sequence[Picture], alone: Callable[[Image.Image], object]) -> dict[str, str]:
-    """What is wrong with those that are at fault, by fingerprint; none where the processor takes nothing."""
+    """What is wrong with those that are at fault, by identity; none where the processor takes nothing."""
     found: dict[str, str] = {}
     works: bool | None = None
-    for picture in {picture.fingerprint: picture for picture in pictures}.values():
+    for picture in {picture.identity: picture for picture in pictures}.values():
         try:
             image = picture.open()
         except PictureError as error:
-            found[picture.fingerprint] = str(error)
+            found[picture.identity] = str(error)
             continue
         if (reason := _refusal(alone, image)) is not None:
             works = _refusal(alone, control_image()) is None if works is None else works
             if works:
-                found[picture.fingerprint] = (
+                found[picture.identity] = (
                     f"{picture.name}: the model's processor refuses this picture of {image.width:,} x "
                     f"{image.height:,} pixels ({reason})"
                 )

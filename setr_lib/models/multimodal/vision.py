@@ -48,7 +48,7 @@ class VisionFeatures:
 
 
 class VisionMemory:
-    """Least-recently-used cache of vision outputs, by image fingerprint.
+    """Least-recently-used cache of vision outputs, by the identity of images.
 
     Args:
         limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
@@ -60,17 +60,17 @@ class VisionMemory:
         self._taken = 0
         self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
 
-    def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._kept
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._kept
 
-    def __getitem__(self, fingerprint: str) -> VisionFeatures:
-        return self._kept[fingerprint]
+    def __getitem__(self, identity: str) -> VisionFeatures:
+        return self._kept[identity]
 
     def keep(self, found: Mapping[str, VisionFeatures]) -> None:
         """Store outputs as the most recently used; all of them, even where they alone exceed the limit.
 
         Args:
-            found: Outputs by fingerprint, stored already or new.
+            found: Outputs by identity, stored already or new.
         """
         for key, features in found.items():
             if key in self._kept:
@@ -103,7 +103,7 @@ class VisionTower:
         self._batch_size = batch_size
 
     def __contains__(self, picture: Picture) -> bool:
-        return picture.fingerprint in self.memory
+        return picture.identity in self.memory
 
     def features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
         """Vision outputs, each image run at most once while it stays in memory; no gradient.
@@ -120,7 +120,7 @@ class VisionTower:
             JudgeError: Processor and model do not fit together.
             DeviceError: Not even one image fits in memory.
         """
-        wanted = {picture.fingerprint: picture for picture in pictures}
+        wanted = {picture.identity: picture for picture in pictures}
         found = {key: self.memory[key] for key in wanted if key in self.memory}
         missing = [picture for key, picture in wanted.items() if key not in found]
         made, refused = self._made(missing)
@@ -128,13 +128,13 @@ class VisionTower:
         self.memory.keep(found)
         if refused:
             raise PictureError(refused=refused)
-        return [found[picture.fingerprint] for picture in pictures]
+        return [found[picture.identity] for picture in pictures]
 
     def _made(self, missing: list[Picture]) -> tuple[dict[str, VisionFeatures], dict[str, str]]:
-        """Outputs by fingerprint, and what is wrong with the images that have none."""
+        """Outputs by identity, and what is wrong with the images that have none."""
         refused: dict[str, str] = {}
         while True:
-            left = [picture for picture in missing if picture.fingerprint not in refused]
+            left = [picture for picture in missing if picture.identity not in refused]
             try:
                 made = run_in_batches(left, self.run, self._batch_size)
             except PictureError as error:
@@ -142,7 +142,7 @@ class VisionTower:
                     raise
                 refused |= error.refused
                 continue
-            return {p.fingerprint: features for p, features in zip(left, made, strict=True)}, refused
+            return {p.identity: features for p, features in zip(left, made, strict=True)}, refused
 
     def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> dict[str, str]:
         """Run the tower for every picture that is not in memory, in full batches.
@@ -152,10 +152,10 @@ class VisionTower:
             progress: Called as ``progress(done, total, label)`` after each batch.
 
         Returns:
-            What is wrong with each image that cannot be read or that the processor refuses, by fingerprint.
+            What is wrong with each image that cannot be read or that the processor refuses, by identity.
         """
         refused: dict[str, str] = {}
-        wanted = {picture.fingerprint: picture for picture in pictures}
+        wanted = {picture.identity: picture for picture in pictures}
         missing = [picture for key, picture in wanted.items() if key not in self.memory]
         for start in range(0, len(missing), self._batch_size):
             try:
