@@ -287,7 +287,7 @@ def _written(
     """Seconds per generated text that configured methods read, by kind; no model is loaded for none."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Request
-    from setr_lib.texts.generation import answers_of
+    from setr_lib.texts.generation import answers_or_errors
 
     needed, kind = context.methods.texts_needed, evaluation_set(context.settings, key).kind
     prompts, model = context.prompts(), context.models.multimodal
@@ -295,14 +295,14 @@ def _written(
     def described(items: Sequence[Picture]) -> object:
         template = prompts.get("describe", kind)
         requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
-        return answers_of(model(), requests)
+        return answers_or_errors(model(), requests)
 
     def composed(items: Sequence[tuple[Picture, str]]) -> object:
         template = prompts.get("compose", kind)
         requests: list[Request] = [
             (template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items
         ]
-        return answers_of(model(), requests)
+        return answers_or_errors(model(), requests)
 
     found: dict[str, float] = {}
     if CAPTIONS in needed:

@@ -240,7 +240,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         stored = self._stored(model, progress)
         data, rows = stored.data, without_images(self.rows, stored.failed)
         known = read_json(folder / _NEGATIVES) if folder else None
-        if known is None or known["run"] != self.digest():
+        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
+        if known is None or known["run"] != self.digest() or not is_of_these:
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
             known = {"run": self.digest(), "ids": ids}
             if folder:

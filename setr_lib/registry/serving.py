@@ -120,14 +120,12 @@ class PairScorer:
         scores = np.full(len(frame), np.nan, dtype=np.float32)
         if rows := read.usable:
             scores[rows] = self._scored(read, rows)
-        return pd.DataFrame(
-            {
-                "score": scores.astype(np.float64),
-                "p_yes": probability_of_yes(scores),
-                ERROR: pd.Series(read.errors, index=frame.index, dtype=object),
-            },
-            index=frame.index,
-        )
+        made = {
+            "score": scores.astype(np.float64),
+            "p_yes": probability_of_yes(scores),
+            ERROR: pd.Series(read.errors, dtype=object),
+        }
+        return pd.DataFrame(made).set_axis(frame.index)  # whose labels may be there twice
 
     def _scored(self, read: _ReadPairs, rows: Sequence[int]) -> NDArray[np.float32]:
         """The scores of usable rows; those that the model refuses get their error."""

@@ -98,10 +98,8 @@ class QueryScorer:
         for block in self._blocks(frame, errors):
             self._encode_block(block, vectors, errors)
         made = {"vector": vectors, ERROR: errors}
-        return pd.DataFrame(
-            {name: pd.Series(values, index=frame.index, dtype=object) for name, values in made.items()},
-            index=frame.index,
-        )
+        answer = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in made.items()})
+        return answer.set_axis(frame.index)  # whose labels may be there twice
 
     def _blocks(self, frame: pd.DataFrame, errors: list[str | None]) -> Iterator[list[_Query]]:
         """The rows that can be used, in batches of the encoder's size; the others get their error."""

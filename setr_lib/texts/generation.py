@@ -428,7 +428,7 @@ def kept_or_new_answers(
     progress(len(answers), len(wanted), what)
     for start in range(0, len(missing), model.batch_size):
         batch = missing[start : start + model.batch_size]
-        made = answers_of(model, [wanted[key] for key in batch])
+        made = answers_or_errors(model, [wanted[key] for key in batch])
         fresh = {key: answer for key, answer in zip(batch, made, strict=True) if isinstance(answer, str)}
         failures.update(
             {key: str(answer) for key, answer in zip(batch, made, strict=True) if not isinstance(answer, str)}
@@ -439,7 +439,7 @@ def kept_or_new_answers(
     return answers, failures
 
 
-def answers_of(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
+def answers_or_errors(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
     """The answers to requests, less those that cannot be asked; the others are answered together.
 
     Args:
@@ -457,9 +457,9 @@ def answers_of(model: MultimodalModel, requests: Sequence[Request]) -> list[str 
         if len(requests) == 1:
             return [faults[0] or error]
     if not any(faults):
-        return [answer for request in requests for answer in answers_of(model, [request])]
+        return [answer for request in requests for answer in answers_or_errors(model, [request])]
     rest = [request for request, fault in zip(requests, faults, strict=True) if fault is None]
-    made = iter(answers_of(model, rest) if rest else ())
+    made = iter(answers_or_errors(model, rest) if rest else ())
     return [next(made) if fault is None else fault for fault in faults]
 
 

@@ -138,6 +138,8 @@ def test_what_is_wrong_for_all_rows_refuses_the_request(scorer: PairScorer, trai
     with pytest.raises(RegistryError, match=r"columns \['reference'\] are there more than once"):
         scorer.predict(pd.concat([frame, frame[["reference"]]], axis=1))
     artifacts = {name: str(path) for name, path in trained.bundle.items()}
+    twice = pd.concat([frame, frame_of([row(None)])])
+    assert list(twice.index) == ["r0", "r0"] and len(scorer.predict(twice)) == 2
     few = PairScorer(scorer.bundle, scorer.judge, RequestCells(RequestLimits(max_rows=2)))
     assert len(few.predict(frame_of([row(None)] * 2))) == 2
     with pytest.raises(RegistryError, match=r"3 rows, more than the 2 that are allowed"):

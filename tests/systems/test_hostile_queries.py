@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run=lesson.run,
     )
     examples = example_frame(
-        [as_picture_file(features.paths[image]).check() for image in references],
+        [Path(as_picture_file(features.paths[image]).path).read_bytes() for image in references],
         texts,
         encoded_queries(lesson.model, features, references, texts),
         encoded_images(lesson.model, features, references),
@@ -113,6 +113,7 @@ def test_bad_rows_have_their_error_and_good_rows_their_vectors(
     for (column, cell, _), error in zip(bad, wrong["error"], strict=True):
         assert error.startswith(f"{column}: ") and cell.words in error and len(error) <= 200, error
         assert "\n" not in error and str(Path(__file__).parent) not in error
+    assert list(scorer.predict(frame_of(good[:1]).loc[["r0", "r0"]]).index) == ["r0", "r0"]
     few = QueryScorer(scorer.bundle, scorer.model, RequestCells(RequestLimits(max_rows=2)))
     with pytest.raises(RegistryError, match=r"3 rows, more than the 2"):
         few.predict(frame_of([row(None)] * 3))
