@@ -44,7 +44,8 @@ def accepts(context: dg.AssetExecutionContext, config: RemovalsConfig) -> bool:
     Returns:
         Whether it, or the other step of the gallery in the same run, was told so.
     """
-    ops: dict[str, Any] = (context.run.run_config or {}).get("ops") or {}
+    run: dict[str, Any] = dict(context.run.run_config or {})
+    ops: dict[str, Any] = run.get("ops") or {}
     told = [((ops.get(step) or {}).get("config") or {}).get(ACCEPT) for step in _GALLERY]
     return config.accept_removals or any(value is True for value in told)
 

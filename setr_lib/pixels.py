@@ -20,6 +20,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.image_formats import readable_endings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,6 +226,7 @@ def to_rgb(image: Image.Image, rules: PixelRules = OFFICIAL) -> Image.Image:
 
 def _allow(max_pixels: int) -> None:
     """Raise Pillow's own limit, of the process, to ours: above it Pillow would warn."""
+    readable_endings()  # registers the optional decoders
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 

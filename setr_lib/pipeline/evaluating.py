@@ -158,10 +158,16 @@ def read_set(
         DatasetError: The files are missing or wrong.
         RemovalRefusedError: So much of the gallery is gone that consent is needed.
     """
+    from setr_lib.datasets import DatasetError, load_gallery
     from setr_lib.pipeline.set_data import images_of, queries_of
     from setr_lib.tables import GALLERY, QUERIES
 
-    queries = queries_of(context, key)
+    try:
+        queries = queries_of(context, key)
+    except DatasetError:
+        if load_gallery(context.settings, key).is_empty():  # the image folder is away: say that, not its ids
+            images_of(context, key, progress, accept_removals=accept_removals)
+        raise
     images = images_of(context, key, progress, accept_removals=accept_removals)
     context.tables.write("queries", queries.frame, QUERIES, key, made_by=queries.record)
     context.tables.write("gallery_images", images.frame, GALLERY, key, made_by=images.record)

@@ -167,11 +167,9 @@ def stored_tables(context: PipelineContext, gallery_key: str) -> list[tuple[set[
     """
     if not Path(context.settings.lancedb_uri).is_dir():
         return []
-    from setr_lib.spaces.stored_galleries import stored_images, tables_of
+    from setr_lib.spaces.stored_galleries import stored_images_of
 
-    store = context.gallery_store
-    found = [stored_images(store, table) for table in tables_of(store, gallery_key)]
-    return [(ids, origins) for ids, origins in found if ids]
+    return stored_images_of(context.gallery_store, gallery_key)
 
 
 def _origin(settings: Settings, evaluation_set: EvaluationSet) -> str:

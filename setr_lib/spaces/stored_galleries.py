@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from setr_lib.errors import SetrError
 from setr_lib.spaces.removals import origins_of
 from setr_lib.spaces.vector_store import (
     MADE_BY,
@@ -17,6 +20,9 @@ from setr_lib.spaces.vector_store import (
 
 if TYPE_CHECKING:
     from setr_lib.spaces.vector_store import GalleryStore
+
+_LOG = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 
 def tables_of(store: GalleryStore, gallery: str) -> list[str]:
@@ -32,7 +38,35 @@ def tables_of(store: GalleryStore, gallery: str) -> list[str]:
     if "://" not in store.uri and not Path(store.uri).is_dir():
         return []
     likely = [name for name in store.table_names() if name.startswith(f"{slug(gallery)}--")]
-    return [name for name in likely if _is_of(store, gallery, name)]
+    return [name for name in likely if _read_or(False, lambda name=name: _is_of(store, gallery, name))]
+
+
+def stored_images_of(store: GalleryStore, gallery: str) -> list[tuple[set[str], set[str]]]:
+    """The images of each table of a gallery. A table that cannot be read is left out: whoever stores vectors
+    in it says what is wrong.
+
+    Args:
+        store: The vector store; a folder that is not there is not made.
+        gallery: The key of the images' origin.
+
+    Returns:
+        Of each table that has rows, image ids and the origins that they are of.
+    """
+    nothing: tuple[set[str], set[str]] = (set(), set())
+    found = [
+        _read_or(nothing, lambda table=table: stored_images(store, table))
+        for table in tables_of(store, gallery)
+    ]
+    return [(ids, origins) for ids, origins in found if ids]
+
+
+def _read_or(fallback: Found, read: Callable[[], Found]) -> Found:
+    """What a table says, or ``fallback`` where it cannot be read."""
+    try:
+        return read()
+    except (SetrError, OSError, RuntimeError, ValueError) as error:
+        _LOG.debug("a table of the vector store cannot be read: %s", error)
+        return fallback
 
 
 def _is_of(store: GalleryStore, gallery: str, table: str) -> bool:
