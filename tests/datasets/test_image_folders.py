@@ -171,9 +171,7 @@ class TestFoldersThatCannotBeListed:
         draw(tmp_path / "mine/a.png")
         away = Unlistable(tmp_path / "mine", OSError(107, "Transport endpoint is not connected"))
         monkeypatch.setattr(image_folders.os, "scandir", away)
-        with pytest.raises(
-            DatasetError, match="cannot be listed .Transport endpoint is not connected"
-        ) as caught:
+        with pytest.raises(DatasetError, match="Transport endpoint is not connected") as caught:
             load_gallery(settings_for("folder", tmp_path / "mine"), "folder")
         assert caught.value.file == tmp_path / "mine"
 
