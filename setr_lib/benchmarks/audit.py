@@ -267,7 +267,8 @@ def _image_search(found: Examination) -> Capability:
         )
     ranked, beside = images.total - images.references, ""
     if images.references:
-        beside = f", and {images.references:,} reference images outside of it"
+        many = "" if images.references == 1 else "s"
+        beside = f", and {images.references:,} reference image{many} outside of it"
     if not images.is_whole:
         return Capability(
             what, True, f"the {ranked:,} images that are listed{beside}; folders are not listed: see below"

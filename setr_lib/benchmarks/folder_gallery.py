@@ -14,7 +14,14 @@ from setr_lib.benchmarks.records import ImageRecord
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
 
-_USUAL_FILES = ("queries.csv", "queries.jsonl", "queries.parquet", "image_captions.json", "miniature.json")
+_USUAL_FILES = (
+    "queries.csv",
+    "queries.jsonl",
+    "queries.parquet",
+    "image_captions.json",
+    "miniature.json",
+    "setr.toml",
+)
 
 
 def folder_gallery(evaluation_set: EvaluationSet) -> list[ImageRecord]:
