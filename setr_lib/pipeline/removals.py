@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_json, fingerprint_file
 from setr_lib.spaces.removals import RemovalRefusedError, RemovalRule
 
@@ -178,7 +179,12 @@ def _origin(settings: Settings, evaluation_set: EvaluationSet) -> str:
     from setr_lib.sources import data_sources
 
     folders = [_place(settings, path) for path in (evaluation_set.root, evaluation_set.image_root) if path]
-    maker = maker_of(evaluation_set.root, data_sources(settings))
+    try:
+        maker = maker_of(evaluation_set.root, data_sources(settings))
+    except (
+        SetrError
+    ):  # a source of an installed package that cannot be loaded, which is told where it is used
+        maker = None
     stamp = "" if maker is None else _content(evaluation_set.root / maker.stamp)
     return digest_json([evaluation_set.kind, folders, stamp])[:16]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +25,7 @@ class Colours(EmbeddingSpace):
     dimension = 3
     id = "colours"
 
-    def embed_images(self, images: list[Image.Image]) -> np.ndarray:
+    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
         rows = np.array([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) + 1 for image in images])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
