@@ -220,6 +220,7 @@ def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
 
 def test_numbers_are_found_in_every_section() -> None:
     assert {path[0] for path in NUMBERS} == {
+        "storage",
         "models",
         "coarse",
         "reranking",

@@ -181,9 +181,7 @@ def _origin(settings: Settings, evaluation_set: EvaluationSet) -> str:
     folders = [_place(settings, path) for path in (evaluation_set.root, evaluation_set.image_root) if path]
     try:
         maker = maker_of(evaluation_set.root, data_sources(settings))
-    except (
-        SetrError
-    ):  # a source of an installed package that cannot be loaded, which is told where it is used
+    except SetrError:  # of an installed package that cannot be loaded; told where it is used
         maker = None
     stamp = "" if maker is None else _content(evaluation_set.root / maker.stamp)
     return digest_json([evaluation_set.kind, folders, stamp])[:16]
