@@ -32,6 +32,7 @@ from setr_lib.benchmarks.sets import (
     named_sets,
     set_of_split,
     train_set,
+    training_pixels,
 )
 from setr_lib.benchmarks.source import DataSource
 
@@ -70,4 +71,5 @@ __all__ = [
     "recalls",
     "set_of_split",
     "train_set",
+    "training_pixels",
 ]

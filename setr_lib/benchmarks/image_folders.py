@@ -265,6 +265,10 @@ class _Walk:
         if _escaped(entry.name) != entry.name:
             self.misnamed.append(_escaped(name))
             return None
+        if is_folder and self._ending(entry.name) in self.readable:
+            self.names.append(
+                name
+            )  # called as a picture: one that cannot be read; what is in it is listed, too
         if is_folder and not is_link:
             return name
         if is_folder or (is_link and self._leads_to_no_folder(entry)):

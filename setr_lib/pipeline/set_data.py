@@ -107,7 +107,7 @@ def images_of(
     listings = [found for found in (gallery_listing(evaluated), reference_listing(evaluated)) if found]
     listed = load_gallery(context.settings, key)
     read_and_check_image_ids(evaluated, gallery=listed)  # before any embedding
-    gallery = inspect_gallery(listed, progress)
+    gallery = inspect_gallery(listed, progress, evaluated.pixels)
     rule = gallery_rule(context, evaluated, "gallery_images", accepted=accept_removals)
     check_gallery(context, evaluated.gallery_key, gallery, rule, listings)
     return InspectedImages(gallery, GalleryRecord(coverage=coverage(gallery)), tuple(listings))

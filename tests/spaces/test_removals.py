@@ -50,8 +50,9 @@ def gallery(folder: Path, names: list[str], shade: int = 0) -> pl.DataFrame:
             "path": list(map(str, paths)),
             "status": ["ok"] * len(names),
             "fingerprint": prints,
+            "pixels": [""] * len(names),
         },
-        schema={name: pl.String() for name in ("image_id", "path", "status", "fingerprint")},
+        schema={name: pl.String() for name in ("image_id", "path", "status", "fingerprint", "pixels")},
     )
 
 

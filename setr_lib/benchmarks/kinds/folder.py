@@ -24,6 +24,7 @@ from setr_lib.benchmarks.folder_gallery import folder_rules, is_same_file, refer
 from setr_lib.benchmarks.image_folders import list_folder
 from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
 from setr_lib.benchmarks.records import QueryRecord
+from setr_lib.pixel_rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
@@ -44,6 +45,7 @@ class Folder(Benchmark):
     stage_1_metric = "R@10"
     stage_2_metric = "R@1"
     settings_keys = ("queries", "reference_root")
+    pixels = OWN_FOLDER
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
         """The queries of the folder's file, in its order; none where there is no such file."""
