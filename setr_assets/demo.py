@@ -12,13 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_assets.progress import listening
+from setr_assets.removals import consent
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             evaluation = settings.evaluation.model_copy(update={"limit": options.limit})
             settings = settings.model_copy(update={"evaluation": evaluation})
-        return run(settings)
+        return run(settings, accept_removals=options.accept_removals)
     except SetrError as error:
         print(f"setr: {error}", file=sys.stderr)
         return 1
@@ -58,11 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, accept_removals: bool = False) -> int:
     """Prepare the data, materialise the graph, print the leaderboard.
 
     Args:
         settings: The settings.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store, in
+            this run.
 
     Returns:
         The exit status: 0 when every step succeeded.
@@ -81,7 +84,8 @@ def run(settings: Settings) -> int:
     with watcher() as watching, listening(watching):
         for source in sources_in_use(settings):
             _prepare(source, watching)
-        succeeded, run_id = _materialize(settings, keys, watching)
+        config = {"ops": consent()} if accept_removals else {}
+        succeeded, run_id = _materialize(settings, keys, watching, config)
     if succeeded:
         _show_leaderboard(settings)
     _where_next(settings, succeeded, run_id, time.monotonic() - begun)
@@ -96,7 +100,9 @@ def _prepare(source: DataSource, watching: Watcher) -> None:
     watching.finished(step, time.monotonic() - begun, True)
 
 
-def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:
+def _materialize(
+    settings: Settings, keys: list[str], watching: Watcher, config: dict[str, Any]
+) -> tuple[bool, str]:
     """One run of the full pipeline over ``keys``, in this process."""
     from setr_assets.definitions import build_definitions
 
@@ -107,7 +113,7 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
             instance=instance,
             raise_on_error=False,
             tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **config},
         )
         for event in result.filter_events(lambda step_event: step_event.is_step_failure):
             watching.failed(event.step_key or "", _reason(event))
@@ -209,6 +215,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only the first N queries of each set (a trial)"
+    )
+    parser.add_argument(
+        "--accept-removals",
+        action="store_true",
+        help="remove the vectors of images that are gone, however many they are; for this run only",
     )
     return parser
 

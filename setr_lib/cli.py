@@ -214,6 +214,11 @@ def _add_compare(commands: Subparsers) -> None:
         "--sample", type=_positive, default=16, help="queries that costs are timed on (default: 16)"
     )
     compare.add_argument("--plan", action="store_true", help="print what it would cost, and stop")
+    compare.add_argument(
+        "--accept-removals",
+        action="store_true",
+        help="remove the vectors of images that are gone, however many they are; for this run only",
+    )
     shown = compare.add_mutually_exclusive_group()
     for form in ("json", "csv", "markdown"):
         text = f"print the rows of the last comparison as {form.upper()}, and run nothing"
@@ -412,6 +417,7 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
         reranked=options.rerank,
         sample=options.sample,
         plan_only=options.plan,
+        accept_removals=options.accept_removals,
     )
 
 

@@ -20,6 +20,7 @@ from PIL import Image, ImageColor
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.image_formats import readable_endings
 from setr_lib.pixel_rules import (
     MAX_PIXELS,
     OFFICIAL,
@@ -415,6 +416,7 @@ def _mend_transparency(image: Image.Image, raw_mode: str) -> None:
 
 def _allow(max_pixels: int | None) -> None:
     """Raise Pillow's own limit, of the process, to ours: above it Pillow would warn."""
+    readable_endings()  # registers the optional decoders
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 

@@ -252,6 +252,9 @@ class StorageSettings(Section):
     """Where everything that SETR makes lives."""
 
     root: LocalPath = Path("var")
+    removable_share: float = Field(default=0.2, ge=0, le=1)
+    """The share of a gallery's stored vectors that a run may remove because their images are gone; where
+    more would go, and 10 at least, it stops and asks for ``--accept-removals``. 1: nothing is asked."""
 
 
 class DatasetSettings(Section):
@@ -272,6 +275,11 @@ class DatasetSettings(Section):
     split (``original``, what zero-shot papers report) or references and targets only (``val``)."""
     queries: LocalPath | None = None
     """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    reference_root: LocalPath | None = None
+    """``folder``: a folder of reference images that are no part of the gallery; queries name them by their
+    paths from there."""
+    outside_links: bool = False
+    """Follow links to folders that end outside of ``root``, ``image_root`` and ``reference_root``, too."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only a benchmark of one's own understands."""
     image_captions: LocalPath | None = None
@@ -795,6 +803,12 @@ class Settings(BaseSettings):
     @property
     def storage_root(self) -> Path:
         return self.resolve(self.storage.root)
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """Folders of SETR's own, of which no image is ever part of a gallery: storage and Dagster's home."""
+        home = os.environ.get("DAGSTER_HOME")
+        return (self.storage_root, self.base_dir / "dagster_home", *([Path(home)] if home else ()))
 
     @property
     def lancedb_uri(self) -> str:

@@ -222,6 +222,7 @@ def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
 
 def test_numbers_are_found_in_every_section() -> None:
     assert {path[0] for path in NUMBERS} == {
+        "storage",
         "models",
         "coarse",
         "reranking",
@@ -274,7 +275,8 @@ def texts(value: object) -> Iterator[str]:
 
 def test_the_defaults_name_nothing_of_the_repository() -> None:
     made = Settings().model_dump(mode="json")
-    assert made.pop("storage") == {"root": "var"}, "what is made here; nothing is read from it"
+    made_here = {"root": "var", "removable_share": 0.2}
+    assert made.pop("storage") == made_here, "nothing is read from it"
     found = list(texts(made))
     assert len(found) > 20
     inside = [text for text in found if (REPOSITORY / text.removeprefix("local-dir:")).exists()]

@@ -29,6 +29,7 @@ def run(
     reranked: Sequence[str],
     sample: int,
     plan_only: bool,
+    accept_removals: bool = False,
 ) -> int:
     """Compare, and print the table; before that, what it will cost.
 
@@ -40,6 +41,8 @@ def run(
             settings name.
         sample: Queries that costs are timed on.
         plan_only: Stop after the cost.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store, for
+            this run.
 
     Returns:
         The exit status, 0.
@@ -70,7 +73,7 @@ def run(
         print(f"how long it takes is not known: {error}", flush=True)
     begun = time.monotonic()
     with progress_on_terminal() as progress:
-        frame, record = compare(chosen, progress, sample)
+        frame, record = compare(chosen, progress, sample, accept_removals=accept_removals)
     _print(settings, frame, record)
     minutes, seconds = divmod(time.monotonic() - begun, 60)
     print(f"compared in {minutes:.0f} min {seconds:.0f} s; again: setr compare --markdown | --json | --csv")

@@ -143,7 +143,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "hidden": hidden,
         "protocol": options.protocol,
         "queries": queries.height,
-        "images": gallery.height,
+        "images": gallery.filter(pl.col("galleries").list.len() > 0).height,
         "labels": split_labels(metrics)[0],
         "galleries": _distinct(metrics, "gallery"),
         "method": stages.method,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.embedding import TRAINING, embed
+from setr_lib.pipeline.removals import training_rule
 from setr_lib.progress import Progress, silent
 from setr_lib.records import TripletsRecord
 
@@ -122,8 +123,11 @@ def features_of_data(
     from setr_lib.systems.data import Features
     from setr_lib.systems.options import SYNTHESISED
 
-    key = TRAINING if data.source == SYNTHESISED else f"train-{data.source}"
-    report = embed(context, key, data.images, encoder, progress)
+    is_synthesised = data.source == SYNTHESISED
+    key = TRAINING if is_synthesised else f"train-{data.source}"
+    consent = f"delete the folders {key}--*.lance in {context.settings.lancedb_uri}"
+    rule = training_rule(context, consent, None if is_synthesised else data.source)
+    report = embed(context, key, data.images, encoder, progress, rule)
     ids, vectors = context.gallery_store.read(report.table, report.version)
     features = Features(encoder, picture_files(data.images), ids, vectors, frozenset(reads))
     failed = {image.image_id: image.reason for image in report.failed}
