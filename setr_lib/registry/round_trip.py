@@ -68,7 +68,12 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
         The report.
     """
     started = time.monotonic()
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_REGISTRY_URI": tracking_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:
         try:
             done = subprocess.run(
