@@ -1,4 +1,4 @@
-"""The files of images that tables name, in a project whose folder was moved or copied after they were written.
+"""The image files that tables name, in a project whose folder was moved or copied after they were written.
 
 Tables name images by absolute paths, settings mostly by paths from their own folder: what a table names below
 such a folder at another place is taken from the settings' own, where it is there, too.
@@ -37,8 +37,8 @@ def with_present_paths(frame: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     if frame.is_empty():
         return frame
     named = _named(settings)
-    known = [f"{os.path.abspath(settings.resolve(path))}{os.sep}" for path in named]
-    known.append(f"{os.path.abspath(settings.base_dir)}{os.sep}")
+    known = [f"{settings.resolve(path)}{os.sep}" for path in named]
+    known.append(f"{settings.base_dir}{os.sep}")
     path = pl.col("path")
     unknown = frame.filter(~pl.any_horizontal(path.str.starts_with(prefix) for prefix in known))["path"]
     for _ in range(_TRIES):
@@ -72,13 +72,11 @@ def _named(settings: Settings) -> list[Path]:
 def _moved(recorded: Path, named: list[Path], settings: Settings) -> tuple[Path, Path] | None:
     """The folder of a recorded file at its earlier place, and the same folder now."""
     for root in named:
-        parts = tuple(part for part in root.parts if part != os.pardir)
-        if root.is_absolute() or not parts:
+        if root.is_absolute():
             continue
-        for start in range(len(recorded.parts) - len(parts)):
-            if recorded.parts[start : start + len(parts)] == parts:
-                end = start + len(parts)
-                present = Path(os.path.abspath(settings.resolve(root)))
-                if present.joinpath(*recorded.parts[end:]).is_file():
-                    return Path(*recorded.parts[:end]), present
+        present, wanted = settings.resolve(root), root.parts
+        for start in range(1, len(recorded.parts) - len(wanted)):
+            end = start + len(wanted)
+            if recorded.parts[start:end] == wanted and present.joinpath(*recorded.parts[end:]).is_file():
+                return Path(*recorded.parts[:end]), present
     return None

@@ -133,7 +133,7 @@ def prepare(database: Path, artifact_root: Path, experiment: str) -> None:
     if found.state in ("half-made", "empty"):
         kept = _set_aside(database)
         _logger.warning(
-            "%s: its creation had been broken off, and it held no run; it is made anew, and the old file is %s",
+            "%s: its creation had been broken off, and it held no run; it is made anew, the old file is %s",
             database,
             kept,
         )
@@ -255,7 +255,7 @@ def _make(database: Path, artifact_root: Path, experiment: str) -> None:
     beside = database.with_name(f".{database.name}.making")
     try:
         _remove(beside)  # what a killed process has left
-        root = Path(os.path.abspath(artifact_root))
+        root = artifact_root.resolve()
         store = SqlAlchemyStore(sqlite_address(beside), root.as_uri())
         try:
             store.create_experiment(experiment, (root / experiment).as_uri())

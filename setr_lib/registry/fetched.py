@@ -60,8 +60,8 @@ def fetched(registry: MlflowRegistry, name: str, info: VersionInfo, names: Seque
 def local_folder(registry: MlflowRegistry, info: VersionInfo) -> Path | None:
     """Where the model of a version lies, if that is a folder of this machine.
 
-    The present artifact root comes first, since a project's folder may have been moved, or copied from one that
-    is still there.
+    The present artifact root comes first: a project's folder may have been moved, or copied from one that is
+    still there.
 
     Args:
         registry: The store.
@@ -94,7 +94,7 @@ def whole(folder: Path, name: str, info: VersionInfo, names: Sequence[str]) -> d
     found = parts(folder, names)
     if missing := [str(path) for path in found.values() if not path.is_dir()]:
         raise RegistryError(
-            f"{name} version {info.version} ({info.model_uri}) is incomplete: {', '.join(missing)} is missing; "
+            f"{name} version {info.version} ({info.model_uri}) is incomplete: {', '.join(missing)} is missing: "
             "copy the whole artifact root again, or train and register the model anew"
         )
     return found
@@ -152,7 +152,7 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
 
 
 def _missing(registry: MlflowRegistry, info: VersionInfo, folder: Path) -> list[str]:
-    """The files of a logged model, by its store's own list, that are not in ``folder``, or of another size."""
+    """The files of a logged model, by its store's list, that ``folder`` lacks or has in another size."""
     if not info.model_uri.startswith(_LOGGED_MODEL):
         return []
     model_id, missing, folders = info.model_uri.rpartition("/")[2], [], [None]

@@ -77,7 +77,7 @@ def present_path(location: str | None, artifact_root: Path) -> Path | None:
         The path, whether or not it is there; None where the location has no such tail.
     """
     tail = _tail(location, artifact_root.name)
-    return None if tail is None else Path(os.path.abspath(artifact_root)) / tail
+    return None if tail is None else artifact_root.resolve() / tail
 
 
 def artifact_folders(location: str | None, artifact_root: Path) -> list[Path]:
@@ -114,7 +114,7 @@ def moved(database: Path, artifact_root: Path) -> Relocation:
 
 
 def relocate(database: Path, artifact_root: Path) -> Relocation:
-    """Write the present locations of artifacts into MLflow's SQLite file, after its folder was moved or copied.
+    """Write the present locations of artifacts into MLflow's SQLite file, when its folder was moved or copied.
 
     A location is changed where its artifacts are below the artifact root of today, or are nowhere else. An
     experiment's is changed, too, where the other folder is another project's: what is logged from now on must
@@ -194,8 +194,8 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _default_experiment(connection: sqlite3.Connection, artifact_root: Path) -> list[_Change]:
-    """MLflow's own experiment, made by a process of another folder (``mlruns`` of the current folder is MLflow's
-    default): while nothing is in it, it is given a folder here.
+    """MLflow's own experiment, which keeps its artifacts in ``mlruns`` of the folder that a process was started
+    in: while nothing is in it, it is given a folder below the artifact root.
     """
     found = dict(_rows(connection, *_EXPERIMENTS))
     before = found.get(_DEFAULT_EXPERIMENT)
@@ -210,7 +210,7 @@ def _default_experiment(connection: sqlite3.Connection, artifact_root: Path) -> 
             ).fetchone()
         ):
             return []
-    after = (Path(os.path.abspath(artifact_root)) / "0").as_uri()
+    after = (artifact_root.resolve() / "0").as_uri()
     return [_Change(*_EXPERIMENTS, _DEFAULT_EXPERIMENT, before, after)]
 
 
