@@ -394,7 +394,7 @@ def test_a_fetch_that_was_broken_off_is_not_used(
         raise ConnectionError("the store went away")
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", broken_off)
-    with pytest.raises(RegistryError, match="cannot be fetched from .*: the store went away"):
+    with pytest.raises(RegistryError, match=r"cannot be fetched from .*: the store went away"):
         model.artifacts(version, ["line"])
     monkeypatch.undo()
     monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)

@@ -94,7 +94,7 @@ def whole(folder: Path, name: str, info: VersionInfo, names: Sequence[str]) -> d
     found = parts(folder, names)
     if missing := [str(path) for path in found.values() if not path.is_dir()]:
         raise RegistryError(
-            f"{name} version {info.version} ({info.model_uri}) is incomplete: {', '.join(missing)} is missing: "
+            f"{name} version {info.version} ({info.model_uri}) is incomplete, without {', '.join(missing)}: "
             "copy the whole artifact root again, or train and register the model anew"
         )
     return found
@@ -155,7 +155,8 @@ def _missing(registry: MlflowRegistry, info: VersionInfo, folder: Path) -> list[
     """The files of a logged model, by its store's list, that ``folder`` lacks or has in another size."""
     if not info.model_uri.startswith(_LOGGED_MODEL):
         return []
-    model_id, missing, folders = info.model_uri.rpartition("/")[2], [], [None]
+    model_id, missing = info.model_uri.rpartition("/")[2], list[str]()
+    folders: list[str | None] = [None]
     while folders:
         for entry in registry.client.list_logged_model_artifacts(model_id, folders.pop()):
             file = folder / entry.path

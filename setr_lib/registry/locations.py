@@ -114,7 +114,7 @@ def moved(database: Path, artifact_root: Path) -> Relocation:
 
 
 def relocate(database: Path, artifact_root: Path) -> Relocation:
-    """Write the present locations of artifacts into MLflow's SQLite file, when its folder was moved or copied.
+    """Write the present locations of artifacts into a SQLite file of a folder that was moved or copied.
 
     A location is changed where its artifacts are below the artifact root of today, or are nowhere else. An
     experiment's is changed, too, where the other folder is another project's: what is logged from now on must
@@ -141,6 +141,39 @@ def relocate(database: Path, artifact_root: Path) -> Relocation:
             )
         connection.execute("COMMIT")
     return _told(changes, artifact_root.name)
+
+
+def is_own(database: Path, artifact_root: Path) -> bool:
+    """Whether a SQLite file is a project's own: beside its artifacts, and not a store that several use.
+
+    Args:
+        database: MLflow's SQLite file.
+        artifact_root: The artifact root of the project.
+
+    Returns:
+        True where both are in one folder.
+    """
+    return _same(database.parent, artifact_root.parent)
+
+
+def relocate_own(database: Path, artifact_root: Path) -> Relocation:
+    """As :func:`relocate`, of a file that is the project's own and may be written; another is left as it is.
+
+    Args:
+        database: MLflow's SQLite file.
+        artifact_root: The artifact root of today.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        RegistryError: The file cannot be read or written.
+    """
+    if not is_own(database, artifact_root):
+        return Relocation()
+    if not (os.access(database, os.W_OK) and os.access(database.parent, os.W_OK)):
+        return Relocation()  # who may only read it finds artifacts by their tails
+    return relocate(database, artifact_root)
 
 
 @dataclass(frozen=True)
@@ -194,8 +227,8 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _default_experiment(connection: sqlite3.Connection, artifact_root: Path) -> list[_Change]:
-    """MLflow's own experiment, which keeps its artifacts in ``mlruns`` of the folder that a process was started
-    in: while nothing is in it, it is given a folder below the artifact root.
+    """MLflow's own experiment, whose artifacts are in ``mlruns`` of the folder that MLflow was started in:
+    while nothing is in it, it is given a folder below the artifact root.
     """
     found = dict(_rows(connection, *_EXPERIMENTS))
     before = found.get(_DEFAULT_EXPERIMENT)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
-from setr_lib.registry.locations import moved, relocate
+from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.registry.runs import TrainingRuns
@@ -167,11 +167,12 @@ class MlflowRegistry:
         a time, and are put back afterwards.
         """
         import mlflow
-        from mlflow.tracking import _model_registry, _tracking_service
+        import mlflow.tracking._model_registry.utils as registry
+        import mlflow.tracking._tracking_service.utils as tracking
 
         with _globals:
             # Not what MLflow would fall back to: to set that would name a store in the current folder.
-            stated = _tracking_service.utils._tracking_uri, _model_registry.utils._registry_uri
+            stated = tracking._tracking_uri, registry._registry_uri
             variables = {name: os.environ.get(name) for name in _GLOBALS}
             mlflow.set_tracking_uri(self.tracking_uri)
             mlflow.set_registry_uri(self.tracking_uri)
@@ -202,12 +203,9 @@ class MlflowRegistry:
         if database.look(file).state != "whole":
             with self.locked():
                 database.prepare(file, self.artifact_root, self.experiment)
-        if os.path.realpath(file.parent) != os.path.realpath(self.artifact_root.parent):
-            return
-        if moved(file, self.artifact_root) and os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
-            done = relocate(file, self.artifact_root)
-            if done.before is not None:
-                _logger.info("%s: %d locations were below %s", file, done.changed, done.before)
+        done = relocate_own(file, self.artifact_root)
+        if done.before is not None:
+            _logger.info("%s: %d locations were below %s", file, done.changed, done.before)
 
     def _create_experiment(self, client: MlflowClient) -> None:
         if client.get_experiment_by_name(self.experiment) is not None:
