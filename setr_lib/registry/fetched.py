@@ -44,7 +44,8 @@ def fetched(registry: MlflowRegistry, name: str, info: VersionInfo, names: Seque
             if not _is_whole(download, names):
                 raise RegistryError(
                     f"{name} version {info.version} ({info.model_uri}) lacks one of the folders "
-                    f"{', '.join(names)} in its store: log and register it again"
+                    f"{', '.join(names)} in its store: its artifacts should be in {_where(registry, info)}; "
+                    "put them there, or log and register it again"
                 )
             if folder.exists() and not _is_whole(folder, names):
                 folder.rename(Path(beside) / "damaged")
@@ -129,7 +130,9 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
     uri = info.model_uri if info.model_uri.startswith(_LOGGED_MODEL) else by_number
     folder.mkdir()
     told = f"{name} version {info.version} ({info.model_uri}) cannot be fetched from {registry.tracking_uri}"
+    where = ""
     try:
+        where = f" ({_where(registry, info)})"
         with registry.as_default():  # the model is looked up through MLflow's global addresses
             download_artifacts(
                 artifact_uri=uri,
@@ -139,10 +142,9 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
             )
         missing = _missing(registry, info, folder)
     except (MlflowException, OSError) as error:
-        where = _where(registry, info)
         raise RegistryError(
-            f"{told}: {first_line(error)}; its artifacts should be in {where}: they must be there, and be "
-            "reached from here"
+            f"{told}: {first_line(error)}: its artifacts must be where the store says{where}, and be reached "
+            "from here"
         ) from error
     if missing:
         raise RegistryError(
@@ -153,12 +155,16 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
 
 def _missing(registry: MlflowRegistry, info: VersionInfo, folder: Path) -> list[str]:
     """The files of a logged model, by its store's list, that ``folder`` lacks or has in another size."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     if not info.model_uri.startswith(_LOGGED_MODEL):
         return []
-    model_id, missing = info.model_uri.rpartition("/")[2], list[str]()
-    folders: list[str | None] = [None]
+    # The client's own list would do, if it did not keep where it found a model of that id in another store.
+    address = registry.tracking_uri
+    stored = get_artifact_repository(_where(registry, info), tracking_uri=address, registry_uri=address)
+    folders, missing = [""], list[str]()
     while folders:
-        for entry in registry.client.list_logged_model_artifacts(model_id, folders.pop()):
+        for entry in stored.list_artifacts(folders.pop()):
             file = folder / entry.path
             if entry.is_dir:
                 folders.append(entry.path)
@@ -169,14 +175,9 @@ def _missing(registry: MlflowRegistry, info: VersionInfo, folder: Path) -> list[
 
 def _where(registry: MlflowRegistry, info: VersionInfo) -> str:
     """Where MLflow says that the artifacts of a version are."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if info.model_uri.startswith(_LOGGED_MODEL):
-            return str(registry.client.get_logged_model(info.model_uri.rpartition("/")[2]).artifact_location)
-    except (MlflowException, OSError):
-        pass
-    return info.model_uri
+    if not info.model_uri.startswith(_LOGGED_MODEL):
+        return info.model_uri
+    return str(registry.client.get_logged_model(info.model_uri.rpartition("/")[2]).artifact_location)
 
 
 def _is_whole(folder: Path, names: Sequence[str]) -> bool:
