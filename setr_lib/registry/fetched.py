@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LOGGED_MODEL = "models:/m-"
 """What the URI of a logged model begins with."""
+_META = "registered_model_meta"
+"""A note of MLflow's about the version by which a model was loaded last, written anew each time."""
 
 
 def fetched(registry: MlflowRegistry, name: str, info: VersionInfo, names: Sequence[str]) -> dict[str, Path]:
@@ -168,6 +170,8 @@ def _missing(registry: MlflowRegistry, info: VersionInfo, folder: Path) -> list[
             file = folder / entry.path
             if entry.is_dir:
                 folders.append(entry.path)
+            elif entry.path == _META:
+                continue
             elif not file.is_file() or entry.file_size not in (None, file.stat().st_size):
                 missing.append(entry.path)
     return sorted(missing)

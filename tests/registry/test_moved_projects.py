@@ -4,12 +4,20 @@ is left alone, and nothing is made in the current folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import mlflow.artifacts  # noqa: TID253
 import mlflow.pyfunc  # noqa: TID253
@@ -290,3 +298,54 @@ def test_experiments_of_a_persons_own_are_taken_along_unless_they_are_elsewhere(
     connection.close()
     assert {name: now[name] for name in "abd"} == {name: locations[name] for name in "abd"}
     assert (now["c"], now["setr"]) == ((root / "c").as_uri(), (root / "setr").as_uri())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("proxied", [True, False], ids=["the server's artifacts", "a folder of this machine"])
+def test_a_project_is_served_by_mlflows_server_to_a_third_folder(
+    gone: Path, tmp_path: Path, proxied: bool
+) -> None:
+    if not proxied:
+        assert project(gone).registry.model(MODEL).champion() == "1"  # its locations are those of today
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = tmp_path / "server.db" if proxied else gone / "var/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{quote(str(store))}"]
+    kept = ["--artifacts-destination", str(tmp_path / "served")] if proxied else ["--no-serve-artifacts"]
+    third, address = tmp_path / "third", f"http://127.0.0.1:{port}"
+    third.mkdir()
+    context = PipelineContext(Settings(base_dir=third, registry=RegistrySettings(tracking_uri=address)))
+    server = subprocess.Popen([*command, *kept], cwd=tmp_path, start_new_session=True)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urlopen(f"{address}/health", timeout=5):
+                break
+            time.sleep(0.5)
+        if proxied:
+            assert add_version(context, steps=5) == "1"
+        folder = context.registry.model(MODEL).artifacts("1", ["line"])["line"]
+        assert folder.is_relative_to(third if proxied else gone)
+        assert served(context.registry) == offset(folder)
+        code = (
+            "import mlflow, pandas as pd\n"
+            f"model = mlflow.pyfunc.load_model('models:/{MODEL}@champion')\n"
+            "print('y', model.predict(pd.DataFrame({'x': [0.0]}))['y'][0])\n"
+        )
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
+        other = tmp_path / "other"
+        other.mkdir()
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=other,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert float(told.stdout.split("y ")[1]) == offset(folder)
+        assert list(other.iterdir()) == []
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
