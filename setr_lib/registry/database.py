@@ -22,8 +22,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from setr_lib.files import sqlite_address
+from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.locations import is_own, moved, relocate_own
+from setr_lib.settings import Settings
 
 State = Literal["absent", "empty", "half-made", "whole", "older", "newer"]
 SET_ASIDE = "set-aside"
@@ -107,8 +109,8 @@ def look(database: Path) -> Found:
         raise RegistryError(f"{database}: MLflow's database cannot be read ({error})") from error
     except sqlite3.DatabaseError as error:
         raise RegistryError(
-            f"{database}: MLflow's database is damaged ({error}): put a backup in its place, or move it away "
-            "and train again"
+            f"{database}: MLflow's database is damaged ({error}): put a backup in its place, or run "
+            "`setr repair registry`"
         ) from error
 
 
@@ -139,6 +141,36 @@ def prepare(database: Path, artifact_root: Path, experiment: str) -> None:
         )
     if found.state != "whole":
         _make(database, artifact_root, experiment)
+
+
+def repair(settings: Settings, look_only: bool) -> list[str]:
+    """What a moved project or a broken-off creation has left in a project's own file, mended.
+
+    Args:
+        settings: They say where the file and its artifacts are.
+        look_only: Change nothing: say what would be done.
+
+    Returns:
+        A sentence for each thing; nothing for a sound file, and for a store of another kind.
+
+    Raises:
+        RegistryError: The file cannot be read or written.
+    """
+    file, root = sqlite_path(settings.tracking_uri), settings.artifact_root
+    if file is None:
+        return []
+    found = look(file)
+    if found.state in ("older", "newer"):
+        return [older(file, found) if found.state == "older" else newer(file, found)]
+    if found.state == "half-made":
+        kept = "" if look_only else f"; it is {_set_aside(file)} now"
+        return [f"its creation was broken off, and it holds no run: the next use makes it anew{kept}"]
+    if found.state != "whole" or not is_own(file, root):
+        return []
+    done = moved(file, root) if look_only else relocate_own(file, root)
+    if done.before is None:
+        return []
+    return [f"{done.changed} locations of artifacts were below {done.before}: they are below {root}"]
 
 
 def older(database: Path, found: Found) -> str:
@@ -231,20 +263,21 @@ def _stamps(database: Path) -> list[tuple[int, int]]:
 
 
 def _set_aside(database: Path) -> Path:
-    folder = database.parent / SET_ASIDE
-    kept = folder / f"{database.name}.{datetime.now():%Y%m%d-%H%M%S-%f}"
+    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-registry"
+    taken = len(list((database.parent / SET_ASIDE).glob(f"{name}*")))
+    folder = database.parent / SET_ASIDE / (f"{name}-{taken + 1}" if taken else name)
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True)
         for end in reversed(_BESIDE):  # the database itself last: until then it is found again
             file = Path(f"{database}{end}")
             if file.exists():
-                file.rename(Path(f"{kept}{end}"))
+                file.rename(folder / file.name)
     except OSError as error:
         raise RegistryError(
             f"{database}: its creation was broken off, and it cannot be set aside in {folder} "
             f"({error.strerror}): move it away"
         ) from error
-    return kept
+    return folder / database.name
 
 
 def _make(database: Path, artifact_root: Path, experiment: str) -> None:

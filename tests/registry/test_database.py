@@ -18,9 +18,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from setr_lib.registry import database
-from setr_lib.registry.database import look, prepare, schema
+from setr_lib.registry.database import look, prepare, repair, schema
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.store import MlflowRegistry
+from setr_lib.settings import Settings
 
 POINTS = (3, 230)
 """Statements of the migrations after which a process is killed: amid the first tables, and later."""
@@ -109,7 +110,7 @@ def test_what_mlflow_left_half_made_is_set_aside_and_made_anew(
     before = store.read_bytes()
     assert run_in(tmp_path)
     assert look(store).state == "whole"
-    (kept,) = (path for path in (tmp_path / "set-aside").iterdir() if not path.name.endswith("-journal"))
+    (kept,) = (tmp_path / "set-aside").rglob("mlflow.db")
     assert kept.read_bytes() == before or look(kept).state in ("half-made", "empty")
     assert str(kept) in caplog.text and "it held no run" in caplog.text
 
@@ -152,7 +153,7 @@ def test_what_is_no_store_of_mlflow_is_refused_in_one_line(tmp_path: Path) -> No
     store = tmp_path / "mlflow.db"
     store.write_bytes(b"no database" * 500)
     with pytest.raises(
-        RegistryError, match=r"mlflow\.db: MLflow's database is damaged .* train again"
+        RegistryError, match=r"mlflow\.db: MLflow's database is damaged .* `setr repair registry`$"
     ) as told:
         run_in(tmp_path)
     assert len(str(told.value).splitlines()) == 1
@@ -203,3 +204,24 @@ def test_a_store_that_another_process_is_making_is_waited_for(made: Path, tmp_pa
             done.result()
     assert run.is_set() and look(store).state == "whole"
     assert not (tmp_path / "set-aside").exists()
+
+
+def test_a_repair_says_what_it_does_and_does_it_once(made: Path, tmp_path: Path) -> None:
+    settings = Settings(base_dir=tmp_path)
+    store = tmp_path / "var" / "mlflow.db"
+    assert repair(settings, False) == []
+    store.parent.mkdir()
+    store.write_bytes(made.read_bytes())
+    before, now = made.parent / "mlartifacts", settings.artifact_root
+    for look_only in (True, False):  # of two experiments and a run
+        words = f"3 locations of artifacts were below {before}: they are below {now}"
+        assert repair(settings, look_only) == [words]
+    assert repair(settings, False) == []
+
+    with closing(sqlite3.connect(store)) as connection, connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f"DELETE FROM {table}")
+    (words,) = repair(settings, True)
+    assert "its creation was broken off" in words and store.is_file()
+    assert "set-aside" in repair(settings, False)[0]
+    assert not store.exists() and list((tmp_path / "var/set-aside").rglob("mlflow.db"))
