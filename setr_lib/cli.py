@@ -64,7 +64,20 @@ def _run(options: argparse.Namespace) -> int:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
     command: Command = options.command
+    if command not in (_env, _doctor):
+        _look_at_place(settings)
     return command(settings, options)
+
+
+def _look_at_place(settings: Settings) -> None:
+    """Refuse the Dagster instance of where this project was before it was moved or copied; tell of what else
+    is still of there.
+    """
+    from setr_lib.commands import env, place
+
+    env.check(settings)
+    for words in place.of_elsewhere(settings):
+        print(f"setr: {words}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.errors import SetrError
+from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
 SETTINGS_FILE = "setr.toml"
@@ -832,7 +833,12 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        return self.registry.tracking_uri or f"sqlite:///{self.storage_root / 'mlflow.db'}"
+        """MLflow's address; a relative path of a SQLite file starts from the settings' folder, too."""
+        stated = self.registry.tracking_uri
+        if stated is None:
+            return sqlite_address(self.storage_root / "mlflow.db")
+        path = sqlite_path(stated)
+        return stated if path is None or path.is_absolute() else sqlite_address(self.resolve(path))
 
     @property
     def artifact_root(self) -> Path:

@@ -71,8 +71,12 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
     """
     started = time.monotonic()
     limits = {variable_of(limit) for limit in LIMITS}  # of requests: the examples are no request
-    inherited = {name: value for name, value in os.environ.items() if name not in limits}
-    environment = {**inherited, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in limits},
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_REGISTRY_URI": tracking_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:
         try:
             done = subprocess.run(

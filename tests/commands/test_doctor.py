@@ -16,6 +16,7 @@ from PIL import Image
 from setr_lib.cli import main
 from setr_lib.commands import setup_checks
 from setr_lib.miniature.worlds import write_miniature
+from setr_lib.registry.database import schema
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
 
@@ -361,6 +362,8 @@ def test_a_re_ranker_that_cannot_be_had_is_broken(config: Path, doctor: Callable
 
 
 def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:
+    newest = schema()
+    assert newest is not None
     store = config.parent / "var" / "mlflow.db"
     store.parent.mkdir()
     store.write_bytes(b"this is no database, whatever its name says" * 30)
@@ -369,7 +372,26 @@ def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callabl
     with sqlite3.connect(store) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
     connection.close()
-    assert statuses(doctor()[1])["MLflow store"] == "ok"
+    before = store.read_bytes()
+    assert statuses(doctor()[1])["MLflow store"] == "warning", "its creation was broken off"
+    assert store.read_bytes() == before
+    for revision, status in ((newest.newest, "ok"), ("0a0a0a0a0a0a", "broken")):
+        with sqlite3.connect(store) as connection:
+            connection.execute("DROP TABLE IF EXISTS alembic_version")
+            connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        connection.close()
+        assert statuses(doctor()[1])["MLflow store"] == status
+    with sqlite3.connect(store) as connection:
+        connection.execute("INSERT INTO experiments VALUES ('mine')")
+        connection.execute(
+            "UPDATE alembic_version SET version_num = ?", (min(newest.known - {newest.newest}),)
+        )
+    connection.close()
+    status, found = doctor()
+    assert (status, statuses(found)["MLflow store"]) == (1, "broken")
+    (problem,) = found["problems"]
+    assert f"cp {store} {store}.before-upgrade\n" in problem and "mlflow db upgrade sqlite:///" in problem
 
 
 def test_a_package_that_is_gone_is_named(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,3 +522,22 @@ def test_trained_systems_are_looked_at(
 
 def test_where_no_system_is_named_none_is_looked_at(doctor: Callable[..., Any]) -> None:
     assert "trained system" not in statuses(doctor("--quick")[1])
+
+
+def test_what_is_still_of_the_place_of_before_is_told(config: Path, doctor: Callable[..., Any]) -> None:
+    assert main(["--config", str(config), "env", "--write", "--quiet"]) == 0
+    assert statuses(doctor()[1])["environment file"] == "ok"
+    env_file = config.parent / ".env"
+    env_file.write_text(env_file.read_text().replace(str(config.parent), "/elsewhere/setr"))
+    status, found = doctor()
+    assert (status, statuses(found)["environment file"]) == (1, "broken")
+    (problem,) = found["problems"]
+    assert "was written for the project in /elsewhere/setr" in problem and "`setr env --write`" in problem
+
+    assert statuses(found)["installed code"] == "ok"
+    (config.parent / "setr_lib").mkdir()
+    (config.parent / "setr_lib" / "__init__.py").touch()
+    found = doctor()[1]
+    assert statuses(found)["installed code"] == "warning"
+    (check,) = (each for each in found["configured"] if each["what"] == "installed code")
+    assert f"not that of {config.parent}: `make setup` there" in check["detail"]
