@@ -115,6 +115,20 @@ def test_a_judge_prompt_that_is_not_used_is_a_warning_and_no_fault(
     assert "warning" in capsys.readouterr().out
 
 
+def test_every_prompt_file_at_fault_is_told_with_its_line(doctor: Callable[..., Any], config: Path) -> None:
+    folder = config.parent / "prompts"
+    shutil.copytree(BUILT_IN / "miniature", folder)
+    config.write_text(SETTINGS.replace('prompts = "miniature"', 'prompts = "prompts"'), encoding="utf-8")
+    (folder / "compose.jinja").write_text("<reference>\n{{ modificaton }}")
+    (folder / "judge.jinja").write_text("<reference>{{ 'x' * 10**10 }}<candidate>match ?")
+    (folder / "yes_no.jinja").write_bytes(b"<image>\n\ncaf\xe9")
+    status, found = doctor()
+    (detail,) = (check["detail"] for check in found["configured"] if check["what"] == "prompts")
+    assert status == 1 and statuses(found)["prompts"] == "broken"
+    for told in ("compose.jinja, line 2: ", "judge.jinja, line 1: ", "yes_no.jinja, line 3: "):
+        assert detail.count(f"{folder}/{told}") == 1, detail
+
+
 def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:
     before = sorted(config.parent.rglob("*"))
     doctor()
