@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible_output
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 after an error, or what the command says.
     """
-    options = _parser().parse_args(arguments)
+    with visible_output():
+        return _main(_parser().parse_args(arguments))
+
+
+def _main(options: argparse.Namespace) -> int:
+    """Run one command, and tell its errors."""
     try:
         return _run(options)
     except SettingsError as error:

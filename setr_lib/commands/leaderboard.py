@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from setr_lib.commands.console import terminal
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
 
@@ -27,10 +28,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print(leaderboard.as_json(frame))
     else:
-        from rich.console import Console
-
         table = leaderboard.leaderboard_table(frame, headlines(settings), averages(settings))
-        Console().print(table)
+        terminal().print(table)
     if frame.is_empty():
         print(
             f"setr: nothing is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import terminal
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
@@ -83,11 +84,10 @@ def _print_valid(evaluation_set: EvaluationSet, found: ExternalScores) -> None:
 
 def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = terminal()
     gallery = "" if len(evaluation_set.benchmark.galleries) == 1 else f" · gallery {evaluation_set.gallery}"
     console.print(Text(f"{evaluation_set.dataset} {evaluation_set.split}{gallery}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -102,9 +102,8 @@ def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
 
 
 def _print_reasons(reasons: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     if reasons:
         words = f"not comparable with published numbers: {'; '.join(reasons)}"
-        Console().print(Text(words, style="yellow"))
+        terminal().print(Text(words, style="yellow"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.leaderboard import Headlines, headline_metrics, split_labels
 from setr_lib.evaluation.row import Row
@@ -206,7 +207,7 @@ def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
     table.add_column("label")
     for column in columns:
         name = f"{column.dataset}{_star(column, starred)}\n{column.split} {column.metric}"
-        table.add_column(name, no_wrap=True, justify="right")
+        table.add_column(Text(name), no_wrap=True, justify="right")
     table.add_column("ms per\nquery", no_wrap=True, justify="right")
     table.add_column("LLM\ncalls", no_wrap=True, justify="right")
     lines = lines_of(frame, columns)
@@ -311,7 +312,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
         The lines of the table.
     """
     columns, starred = columns_of(frame, headlines), _not_comparable(frame)
-    titles = [f"{column.title}{_star(column, starred)}" for column in columns]
+    titles = [f"{markdown(column.title)}{_star(column, starred)}" for column in columns]
     names = ["method", "re-ranker", "label", *titles]
     names += ["ms per query", "LLM calls", "source"]
     rows = [
@@ -332,7 +333,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
 
 
 def _escaped(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]
+    return [markdown(cell) for cell in cells]
 
 
 def as_json(frame: pl.DataFrame) -> str:
@@ -352,7 +353,8 @@ def as_json(frame: pl.DataFrame) -> str:
 
 
 def as_csv(frame: pl.DataFrame) -> str:
-    """The comparison as CSV with a header line; what is unknown is empty.
+    """The comparison as CSV with a header line; what is unknown is empty. A text that a spreadsheet would
+    compute has an apostrophe before it.
 
     Args:
         frame: A COMPARISON table.
@@ -360,7 +362,9 @@ def as_csv(frame: pl.DataFrame) -> str:
     Returns:
         The text.
     """
-    return conform(frame, COMPARISON, "the comparison").fill_nan(None).write_csv()
+    table = conform(frame, COMPARISON, "the comparison").fill_nan(None)
+    texts = pl.col(pl.String).map_elements(csv_cell, return_dtype=pl.String)
+    return table.with_columns(texts).write_csv()
 
 
 def compared_rows(

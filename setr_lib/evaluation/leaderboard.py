@@ -265,7 +265,7 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
     table.add_column("method", no_wrap=True)
     table.add_column("re-ranker", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric, no_wrap=True)
+        table.add_column(Text(metric), no_wrap=True)
     cells = {
         (Row.of(row), row["metric"]): row
         for row in rows.filter(pl.col("metric").is_in(metrics)).iter_rows(named=True)

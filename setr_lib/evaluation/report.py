@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.evaluation.case_views import CaseBuilder, ComparedRankings, Pictures, Rows
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
@@ -426,6 +427,11 @@ def _bold(text: str) -> Markup:
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))  # noqa: S704 - escaped just here
 
 
+def _shown(value: Any) -> Any:
+    """A text of the page without characters that turn the direction of others, or act."""
+    return visible(value) if type(value) is str else value
+
+
 def _render(page: Mapping[str, Any]) -> str:
     """The page. Everything but the template itself is escaped: captions and ids come from anywhere."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -437,6 +443,7 @@ def _render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.finalize = _shown
     environment.filters["bold"] = _bold
     environment.filters["rung"] = lambda row: page["rungs"].get(row, "row-coarse")
     return environment.get_template("report.html.jinja").render(page)

@@ -18,6 +18,7 @@ from setr_lib.commands import setup_checks
 from setr_lib.miniature.worlds import write_miniature
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
+from tests.nasty import ACTING
 
 SETTINGS = """
 [models.encoder]
@@ -127,6 +128,19 @@ def test_every_prompt_file_at_fault_is_told_with_its_line(doctor: Callable[..., 
     assert status == 1 and statuses(found)["prompts"] == "broken"
     for told in ("compose.jinja, line 2: ", "judge.jinja, line 1: ", "yes_no.jinja, line 3: "):
         assert detail.count(f"{folder}/{told}") == 1, detail
+
+
+def test_a_file_s_name_acts_on_no_terminal_and_json_tells_it_exactly(
+    doctor: Callable[..., Any], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[31m\u202e[bold]x.png"
+    (config.parent / "pictures" / name).write_bytes(b"no image")
+    _, found = doctor()
+    (example,) = found["evaluation_sets"][0]["images"]["examples"]
+    assert name in example
+    assert main(["--config", str(config), "doctor"]) == 1
+    page = capsys.readouterr().out
+    assert not ACTING.search(page) and "\\u001b[31m\\u202e[bold]x.png" in page
 
 
 def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from setr_lib.commands.console import terminal
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.leaderboard import (
     as_json,
@@ -25,6 +26,7 @@ from setr_lib.evaluation.model_versions import in_words, shown_versions
 from setr_lib.evaluation.row import RANDOM, Row, positions, rows_of
 from setr_lib.tables import METRICS
 from tests.evaluation.report_data import metric_row, metric_rows
+from tests.nasty import ACTING, NASTY
 
 
 def write(frame: pl.DataFrame, path: Path, when: int) -> Path:
@@ -51,6 +53,15 @@ def test_collect_takes_the_latest_of_each_set_whole(tmp_path: Path) -> None:
         frame = collect(paths)
         assert frame.schema == METRICS
         assert frame.select("dataset", "value").rows() == [("circo", 7.0), ("cirr", 99.0)]
+
+
+def test_a_nasty_name_is_only_a_name() -> None:
+    frame = metric_row(NASTY, "[bold]mine[/bold]", "R@1 [red]", 1.0).with_columns(label=pl.lit(NASTY))
+    out = io.StringIO()
+    terminal(file=out, width=2000).print(leaderboard_table(frame, {}))
+    assert not ACTING.search(out.getvalue())
+    assert all(words in out.getvalue() for words in ("[bold]mine[/bold]", "R@1 [red]", "\\u202egnp.exe"))
+    assert json.loads(as_json(frame))[0]["method"] == NASTY
 
 
 def test_splits_of_a_data_set_stand_side_by_side(tmp_path: Path) -> None:

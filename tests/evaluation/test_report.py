@@ -21,6 +21,7 @@ from setr_lib.evaluation.report import ReportData, ReportError, ReportOptions, w
 from setr_lib.evaluation.row import RANDOM, Row
 from setr_lib.tables import QUERIES, RANKINGS
 from tests.evaluation.report_data import Sample, image_id, make_sample, metric_row, metric_rows, ranking
+from tests.nasty import ACTING, NASTY
 
 BEFORE = [3, 1, 9, 4, 20, 12]
 AFTER = [1, 1, 2, 8, 20, 1]
@@ -188,6 +189,22 @@ def test_hostile_text_stays_text(sample: Sample, tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "49" not in page.text.split()
     assert page.text.count("<script>alert(1)</script>") > 10
+
+
+def test_a_text_of_the_page_turns_no_direction_and_has_no_control_character(
+    sample: Sample, tmp_path: Path
+) -> None:
+    nasty = pl.lit(NASTY)
+    html = write(
+        sample,
+        tmp_path,
+        queries=sample.queries.with_columns(modification=nasty),
+        captions=sample.captions.with_columns(caption=nasty),
+        provenance={NASTY: NASTY},
+    )
+    assert not ACTING.search(html)
+    assert "\\u202egnp.exe" in html and "[bold]x[/bold]" in html
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in Page(html).tags)
 
 
 def test_a_hidden_split_shows_rankings_and_no_score(sample: Sample, tmp_path: Path) -> None:
