@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 
 import dagster as dg
 import polars as pl
@@ -34,24 +33,29 @@ class Terminal(io.StringIO):
         return self.is_terminal
 
 
+def shown_of(value: dg.MarkdownMetadataValue) -> str:
+    assert value.md_str is not None
+    return value.md_str
+
+
 def test_cells_of_tables_show_texts_and_lists_as_they_are() -> None:
     frame = pl.DataFrame({"image_id": [NASTY], "texts": [[NASTY, "b"]], NASTY: [0.5]})
     for made in (previews.rows(frame), previews.table([NASTY, "b"], [(NASTY, NASTY)])):
-        text = made.md_str
+        text = shown_of(made)
         assert links_and_pictures(text) == [] and not ACTING.search(text)
         assert len(text.splitlines()) == 3
 
 
 def test_a_cut_cell_is_cut_before_it_is_escaped() -> None:
-    (line,) = previews.table(["a"], [("<" * 500,)]).md_str.splitlines()[2:]
+    (line,) = shown_of(previews.table(["a"], [("<" * 500,)])).splitlines()[2:]
     assert line == f"| {'&#60;' * 160} |"
 
 
 def test_pictures_and_charts_have_one_picture_their_own() -> None:
     image = Image.new("RGB", (8, 8))
     for made in (previews.picture(image, NASTY), previews.line_chart([1, 2], [0.0, 1.0], NASTY)):
-        assert links_and_pictures(made.md_str) == ["image"]
-        assert made.md_str.count("](") == 1 and "](data:image/webp;base64," in made.md_str
+        assert links_and_pictures(shown_of(made)) == ["image"]
+        assert shown_of(made).count("](") == 1 and "](data:image/webp;base64," in shown_of(made)
 
 
 def nasty_asset(context):
@@ -72,7 +76,8 @@ def test_texts_of_metadata_and_log_lines_are_visible(capfd: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_the_demo_s_lines_are_visible(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout", Terminal(is_terminal))
+    out = Terminal(is_terminal)
+    monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setenv("COLUMNS", "3000")
     with watcher() as shown:
         shown.started("step")
@@ -80,7 +85,7 @@ def test_the_demo_s_lines_are_visible(is_terminal: bool, monkeypatch: pytest.Mon
         shown.said("step", NASTY, True)
         shown.finished("step", 1.0, True)
         shown.failed("step", NASTY)
-    printed = sys.stdout.getvalue()
+    printed = out.getvalue()
     assert printed.count("[bold]x[/bold]") >= 2
     assert not ACTING.search(MOVEMENTS.sub("", printed).replace("\r", "") if is_terminal else printed)
 
