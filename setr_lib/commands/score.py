@@ -87,6 +87,8 @@ def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
+
     console = terminal()
     gallery = "" if len(evaluation_set.benchmark.galleries) == 1 else f" · gallery {evaluation_set.gallery}"
     console.print(Text(f"{evaluation_set.dataset} {evaluation_set.split}{gallery}", style="bold"))
@@ -94,9 +96,12 @@ def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
     for column in ("metric", "value, %", "95 % interval", "queries"):
         table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")
     for row in rows.iter_rows(named=True):
-        interval = f"{row['ci_low']:.2f}–{row['ci_high']:.2f}"
+        interval = "none" if lacks_interval(row) else f"{row['ci_low']:.2f}–{row['ci_high']:.2f}"
         table.add_row(Text(row["metric"]), f"{row['value']:.2f}", interval, f"{row['n_queries']:,}")
     console.print(table)
+    for words in (small_set_of(rows), no_interval_words(rows, rows["metric"].unique(maintain_order=True))):
+        if words:
+            console.print(Text(words, style="yellow"))
     if not rows["comparable"].all():
         _print_reasons([rows["label"][0].partition("; ")[2]])
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 NO_WIDTH = "†"
-"""The mark of a value whose interval is a point."""
+"""The mark of a value without an interval."""
 STAR = "*"
 """The mark of an evaluation set with rows that are not comparable with published numbers."""
 
@@ -71,16 +71,14 @@ class Value:
 
     @property
     def has_no_width(self) -> bool:
-        """Whether the interval is a point: every draw of queries gives the same, as where no query has its
-        target found, or every one. That says nothing of other queries.
+        """Whether there is no interval: every query has the same value (in a table of an earlier version, the
+        interval is then a point). That says nothing of other queries.
         """
-        return self.low == self.high
+        return not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low == self.high
 
     @property
     def words(self) -> str:
-        """``38.0 (33-44)``; without the interval where there is none, and marked where that is a point."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            return f"{self.value:.1f}"
+        """``38.0 (33-44)``; marked where there is no interval."""
         if self.has_no_width:
             return f"{self.value:.1f}{NO_WIDTH}"
         return f"{self.value:.1f} ({self.low:.0f}–{self.high:.0f})"
@@ -250,8 +248,7 @@ def footnotes(frame: pl.DataFrame, headlines: Headlines) -> list[str]:
         return sentences
     return [
         *sentences,
-        f"{NO_WIDTH} no interval: draws of these queries all give this value, as none finds its target, or "
-        "every one does; other queries may do otherwise",
+        f"{NO_WIDTH} no interval: every query has this value; other queries may do otherwise",
     ]
 
 

@@ -413,7 +413,8 @@ def _comparisons(
             seed=options.seed,
         )
         value, low, high = (100 * float(part) for part in difference)
-        found.append(PairedDifference(a.title, b.title, metric, value, low, high))
+        queries = evaluations[a].per_query.filter(metric=metric).height
+        found.append(PairedDifference(a.title, b.title, metric, value, low, high, queries))
     return found
 
 

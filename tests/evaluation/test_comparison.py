@@ -134,6 +134,18 @@ def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFra
     assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [False, True]
 
 
+def test_a_value_without_an_interval_is_marked(frame: pl.DataFrame) -> None:
+    without = frame.with_columns(
+        low=pl.when(pl.col("value") == 20.0).then(None).otherwise("low"),
+        high=pl.when(pl.col("value") == 20.0).then(None).otherwise("high"),
+    )
+    line = next(
+        line for line in as_markdown(without, HEADLINES).splitlines() if line.startswith("| sum | – |")
+    )
+    assert "| 20.0† |" in line
+    assert footnotes(without, HEADLINES)[-1].startswith("† no interval: every query has this value")
+
+
 def test_a_set_whose_rows_are_not_comparable_is_marked_and_says_why(frame: pl.DataFrame) -> None:
     assert footnotes(frame, HEADLINES) == ["* not comparable with published numbers: b val: cut"]
     header = as_markdown(frame, HEADLINES).splitlines()[0]

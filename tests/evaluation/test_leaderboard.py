@@ -64,6 +64,25 @@ def test_a_nasty_name_is_only_a_name() -> None:
     assert json.loads(as_json(frame))[0]["method"] == NASTY
 
 
+def small(metric: str, value: float, ends: tuple[float | None, float | None], queries: int) -> pl.DataFrame:
+    low, high = (pl.lit(end, pl.Float64) for end in ends)
+    return metric_row("sum", "", metric, value).with_columns(
+        ci_low=low, ci_high=high, n_queries=pl.lit(queries, pl.Int64)
+    )
+
+
+def test_a_small_set_says_that_it_is_small_and_what_has_no_interval() -> None:
+    rows = pl.concat([small("R@1", 0.0, (0.0, 11.4), 30), small("R@10", 0.0, (None, None), 30)])
+    text = " ".join(render(rows).split())
+    assert "0.0 0.0–11" in text
+    assert "a small set, 30 queries: a share near 50 % is known to ±17 points" in text
+    assert "no interval where every query has the same value: R@10 (30 queries)" in text
+    earlier = " ".join(render(small("R@10", 0.0, (0.0, 0.0), 30)).split())
+    assert "0.0–0.0" not in earlier and "no interval where" in earlier
+    large = render(small("R@1", 20.0, (15.0, 25.0), 100))
+    assert "small set" not in large and "no interval" not in large
+
+
 def test_splits_of_a_data_set_stand_side_by_side(tmp_path: Path) -> None:
     one = write(metric_row("sum", "", "R@1", 1.0, split="val"), tmp_path / "a.parquet", 1)
     two = write(metric_row("sum", "", "R@1", 2.0, split="train"), tmp_path / "b.parquet", 2)

@@ -396,6 +396,25 @@ def test_ladder_rises_from_the_floor_and_stays_on_its_axis() -> None:
         assert all(0 <= place <= 100 for place in places if place is not None)
 
 
+def test_a_small_set_and_what_has_no_interval_are_told(sample: Sample, tmp_path: Path) -> None:
+    rows = metric_rows().with_columns(
+        n_queries=pl.lit(30, pl.Int64),
+        ci_low=pl.when(pl.col("method") == "sum").then("value").otherwise("ci_low"),
+        ci_high=pl.when(pl.col("method") == "sum").then("value").otherwise("ci_high"),
+    )
+    differences = (
+        PairedDifference("mine", "yours", "R@1", 0.0, 0.0, 0.0, 30),
+        PairedDifference("all", "none", "R@1", 100.0, 100.0, 100.0, 30),
+    )
+    page = Page(write(sample, tmp_path, metrics=rows, paired=differences))
+    assert "a small set, 30 queries: a share near 50 % is known to ±17 points" in page.text
+    assert "no difference seen in 30 queries" in page.text and "the same in 30 queries" in page.text
+    assert "+0.0 to +0.0" not in page.text
+    point = f"{rows.filter(method='sum')['value'][0]:.1f}"
+    assert f"{point}–{point}" not in page.text
+    assert "a small set" not in Page(write(sample, tmp_path)).text
+
+
 def test_forest_always_contains_zero() -> None:
     forest = build_forest([PairedDifference("a", "b", "R@1", 5.0, 3.0, 7.0)])
     assert forest.zero == 0.0
