@@ -176,13 +176,19 @@ def _reason(event: dg.DagsterEvent) -> str:
 
 
 def _show_leaderboard(settings: Settings) -> None:
+    from rich.text import Text
+
     from setr_lib.benchmarks import headlines
+    from setr_lib.commands.faults import board_lines, keys_of
     from setr_lib.evaluation.leaderboard import leaderboard_table
     from setr_lib.pipeline.evaluation import latest_scores
 
-    console = terminal()
+    console, context = terminal(), pipeline_context(settings)
+    frame = latest_scores(context)
     console.print()
-    console.print(leaderboard_table(latest_scores(pipeline_context(settings)), headlines(settings)))
+    console.print(leaderboard_table(frame, headlines(settings)))
+    for line in board_lines(context, keys_of(frame, settings)):
+        console.print(Text(line))
 
 
 def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:

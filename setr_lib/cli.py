@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_list(commands)
     _add_checks(commands)
+    _add_faults(commands)
     _add_crop(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
@@ -259,6 +260,17 @@ def _add_checks(commands: Subparsers) -> None:
     doctor.set_defaults(command=_doctor)
 
 
+def _add_faults(commands: Subparsers) -> None:
+    faults = commands.add_parser(
+        "faults", help="every image, query and text of a run with which something went wrong, and what"
+    )
+    faults.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    faults.add_argument("--json", action="store_true", help="one JSON array, one object per fault")
+    faults.set_defaults(command=_faults)
+
+
 def _add_crop(commands: Subparsers) -> None:
     crop = commands.add_parser(
         "crop", help="cut the images of benchmarks that rank parts of images (GeneCIS's attribute tasks)"
@@ -422,6 +434,12 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.doctor import run
 
     return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _faults(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.faults import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json)
 
 
 def _crop(settings: Settings, options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
@@ -85,6 +86,8 @@ def run(
     is_first = reranker is None and found.version is None and waiting
     where = key if gallery is None else f"{key} · gallery {gallery}"
     _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
+    for line in [*cut_words(found.cut), *fault_lines(context, key, only=IMAGES)]:
+        print(line)
     return 0
 
 

@@ -116,6 +116,8 @@ class TextVectors:
         self.encoder = encoder
         self.truncated = 0
         """Distinct texts that were longer than the encoder's context and lost their end."""
+        self.cut: list[str] = []
+        """These texts."""
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -129,11 +131,22 @@ class TextVectors:
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            self.truncated += self.encoder.count_truncated(new)
+            count = self.encoder.count_truncated(new)
+            self.truncated += count
+            self.cut += _cut(self.encoder, new, count)
             self._known.update(zip(new, self.encoder.embed_texts(new), strict=True))
         if not texts:
             return np.zeros((0, self.encoder.dimension), dtype=np.float32)
         return np.stack([self._known[text] for text in texts])
+
+
+def _cut(encoder: TextEncoder, texts: Sequence[str], count: int) -> list[str]:
+    """Which texts lose their end, of some of which ``count`` do: halves are counted until all are known."""
+    if not count or len(texts) <= 1 or count >= len(texts):
+        return list(texts) if count else []
+    half = len(texts) // 2
+    first = encoder.count_truncated(texts[:half])
+    return [*_cut(encoder, texts[:half], first), *_cut(encoder, texts[half:], count - first)]
 
 
 TextsOf = Callable[["EncodedQueries"], Sequence[str]]

@@ -236,6 +236,7 @@ class _Comparison:
         from setr_lib.evaluation.cautions import small_set_of
         from setr_lib.evaluation.comparison import compared_rows
         from setr_lib.pipeline.evaluating import evaluate
+        from setr_lib.pipeline.faults import fault_lines
         from setr_lib.pipeline.query_costs import QueryCosts
 
         self.pending.remove(key)
@@ -255,6 +256,7 @@ class _Comparison:
         self.frames[key] = compared_rows(done.result.rows, described, measured)
         if small := small_set_of(done.result.rows):
             self.notes.append(f"{key}: {small}")
+        self.notes += [f"{key}: {line}" for line in fault_lines(done.context, key)]
 
     def store(self) -> None:
         """Store the rows of the sets that are done; without any, an earlier comparison is left as it is."""

@@ -68,6 +68,7 @@ class SearchResult:
         method_version: The registered version of the method's weights, or of the space that it searches,
             where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
+        cut: Texts of the query that were longer than the text encoder reads, and lost their end.
     """
 
     hits: list[Hit]
@@ -81,6 +82,7 @@ class SearchResult:
     is_logit: bool = True
     method_version: str | None = None
     is_cosine: bool = True
+    cut: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -260,6 +262,7 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
             is_cosine=method.is_cosine,
+            cut=tuple(encoded.queries.encode.cut),
         )
 
     def _encoded(
