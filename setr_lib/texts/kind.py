@@ -148,7 +148,9 @@ class _AnyText(Mapping[str, Any]):
     """A generated text whose every field is there, for trying out."""
 
     def __getitem__(self, name: str) -> str:
-        return f"the {name}"
+        from setr_lib.texts.prompt_language import UnknownKind
+
+        return UnknownKind(f"the {name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(())

@@ -67,6 +67,10 @@ _PLAIN = (
 )
 
 
+class UnknownKind(str):
+    """An example of a variable's value of which nobody can tell whether it is a text or a list."""
+
+
 class TemplateFault(Exception):
     """Why a template is refused or cannot be filled in, and the line, from 1; 0 where no line is at fault."""
 
@@ -127,7 +131,12 @@ def check_variables(source: str, values: Values) -> None:
             may = ", ".join(sorted(values)) or "none"
             raise TemplateFault(f"there is no variable {name.name!r} here; variables: {may}", name.lineno)
     for loop in tree.find_all(nodes.For):
-        if isinstance(loop.iter, nodes.Name) and isinstance(values.get(loop.iter.name), str):
+        value = values.get(loop.iter.name) if isinstance(loop.iter, nodes.Name) else None
+        if (
+            isinstance(loop.iter, nodes.Name)
+            and isinstance(value, str)
+            and not isinstance(value, UnknownKind)
+        ):
             raise TemplateFault(f"{loop.iter.name!r} is a text: only a list can be looped over", loop.lineno)
 
 

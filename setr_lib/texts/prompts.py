@@ -28,6 +28,7 @@ from setr_lib.texts.prompt_language import (
     LONGEST_SOURCE,
     TOO_LONG,
     TemplateFault,
+    UnknownKind,
     Values,
     check_variables,
     compiled,
@@ -216,7 +217,8 @@ class PromptTemplate:
                 check_variables(source, values)
         except TemplateFault as fault:
             raise self._error(fault) from fault
-        self.render(**values)
+        if not any(isinstance(value, UnknownKind) for value in values.values()):
+            self.render(**values)
 
     def _check_pictures(self, task: str, shows_picture: bool) -> None:
         """Refuse a file that shows other pictures than its task has."""

@@ -164,6 +164,11 @@ def test_a_method_s_prompt_is_held_against_the_variables_that_it_will_be_given(t
     path = tmp_path / "line.jinja"
     path.write_text("<reference>{{ caption }}, {{ said }}")
     assert kind.template(load_prompts("", tmp_path)) is not None
+    path.write_text("<reference>{% for word in caption %}{{ word }}{% endfor %}")
+    assert kind.template(load_prompts("", tmp_path)) is not None, "another text's field may be a list"
+    path.write_text("<reference>{% for word in said %}{{ word }}{% endfor %}")
+    with pytest.raises(PromptError, match=r"'said' is a text"):
+        kind.template(load_prompts("", tmp_path))
     path.write_text("<reference>\n\n{{ captoin }}, {{ said }}")
     with pytest.raises(PromptError, match=r"line\.jinja, line 3: .*'captoin' here; variables: caption, said"):
         kind.template(load_prompts("", tmp_path))
