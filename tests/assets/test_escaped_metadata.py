@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 import polars as pl
@@ -13,10 +14,14 @@ from PIL import Image
 from setr_assets import previews
 from setr_assets.blueprints import _explained
 from setr_assets.data_versions import PartitionResults
+from setr_assets.gallery import EmbeddingLog
 from setr_assets.progress import say
 from setr_assets.watching import watcher
 from setr_lib.errors import SetrError
 from tests.nasty import ACTING, NASTY, links_and_pictures
+
+if TYPE_CHECKING:
+    from setr_lib.pipeline.context import PipelineContext
 
 MOVEMENTS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 """What rich itself writes to a terminal."""
@@ -88,6 +93,16 @@ def test_the_demo_s_lines_are_visible(is_terminal: bool, monkeypatch: pytest.Mon
     printed = out.getvalue()
     assert printed.count("[bold]x[/bold]") >= 2
     assert not ACTING.search(MOVEMENTS.sub("", printed).replace("\r", "") if is_terminal else printed)
+
+
+def test_what_a_check_says_is_no_markdown() -> None:
+    log = EmbeddingLog(dg.build_asset_context(), cast("PipelineContext", None))
+    log.faults = {NASTY: NASTY}
+    found = log.result
+    assert found.description and not found.passed
+    assert links_and_pictures(found.description) == [] and not ACTING.search(found.description)
+    ((name, value),) = (found.metadata or {}).items()
+    assert not ACTING.search(f"{name} {value.value}")
 
 
 def test_the_error_that_ends_a_step_is_visible() -> None:
