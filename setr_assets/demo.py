@@ -22,8 +22,9 @@ from setr_assets.progress import listening
 from setr_assets.removals import consent
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
-from setr_lib.commands.console import quieten_libraries
+from setr_lib.commands.console import quieten_libraries, terminal
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.sources import sources_in_use
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = settings.model_copy(update={"evaluation": evaluation})
         return run(settings, accept_removals=options.accept_removals)
     except SetrError as error:
-        print(f"setr: {error}", file=sys.stderr)
+        print(f"setr: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("setr: interrupted; what was finished is kept: run it again to go on", file=sys.stderr)
@@ -181,15 +182,19 @@ def _reason(event: dg.DagsterEvent) -> str:
 
 
 def _show_leaderboard(settings: Settings) -> None:
-    from rich.console import Console
+    from rich.text import Text
 
     from setr_lib.benchmarks import headlines
+    from setr_lib.commands.faults import board_lines, keys_of
     from setr_lib.evaluation.leaderboard import leaderboard_table
     from setr_lib.pipeline.evaluation import latest_scores
 
-    console = Console()
+    console, context = terminal(), pipeline_context(settings)
+    frame = latest_scores(context)
     console.print()
-    console.print(leaderboard_table(latest_scores(pipeline_context(settings)), headlines(settings)))
+    console.print(leaderboard_table(frame, headlines(settings)))
+    for line in board_lines(context, keys_of(frame, settings)):
+        console.print(Text(line))
 
 
 def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:

@@ -19,9 +19,10 @@ from setr_assets.code_versions import (
     search_of,
     training_systems,
 )
-from setr_assets.data_versions import PartitionResults
+from setr_assets.data_versions import PartitionResults, readable
 from setr_assets.progress import reporter, say
 from setr_assets.removals import EmbeddingsConfig, RemovalsConfig, accepts
+from setr_lib.escaping import markdown
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
 from setr_lib.settings import DEFAULT_SPACE
@@ -178,9 +179,9 @@ class EmbeddingLog:
         return dg.AssetCheckResult(
             passed=not self.faults,
             check_name="every_image_once",
-            description="; ".join(self.faults.values())
+            description=markdown("; ".join(self.faults.values()))
             or "every readable image is in its table exactly once",
-            metadata=dict(self.faults),
+            metadata=readable(self.faults),
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from setr_lib.commands.console import quieten_libraries, size_words
+from setr_lib.commands.console import quieten_libraries, size_words, terminal
 from setr_lib.commands.plan_trainings import planned_trainings
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
@@ -421,11 +421,10 @@ def _gallery_captions(context: PipelineContext, plans: Sequence[SetPlan]) -> int
 
 def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = terminal()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
     texts, added = context.methods.texts_needed, _added_texts(context)
     of_methods = ("other texts",) if added else ()
@@ -549,7 +548,6 @@ def _print_costs(
     trains: bool = True,
 ) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     configured = Configured(
@@ -569,7 +567,7 @@ def _print_costs(
         table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
     kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
-    console = Console()
+    console = terminal()
     console.print(table)
     console.print(
         f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and "

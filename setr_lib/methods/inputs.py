@@ -120,6 +120,8 @@ class TextVectors:
         self.encoder = encoder
         self.truncated = 0
         """Distinct texts that were longer than the encoder's context and lost their end."""
+        self.cut: list[str] = []
+        """These texts."""
         self.refused: dict[str, str] = {}
         """Texts that the encoder's tokenizer refuses, and why; their vectors are zero rows."""
         self._known: dict[str, NDArray[np.float32]] = {}
@@ -137,7 +139,10 @@ class TextVectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             ran = run_without_refused(new, self.encoder.embed_texts, lambda: CONTROL_TEXT)
-            self.truncated += self.encoder.count_truncated([new[place] for place in ran.results])
+            taken = [new[place] for place in ran.results]
+            count = self.encoder.count_truncated(taken)
+            self.truncated += count
+            self.cut += _cut(self.encoder, taken, count)
             self._known.update((new[place], row) for place, row in ran.results.items())
             self._refuse({new[place]: reason for place, reason in ran.refused.items()})
         if not texts:
@@ -156,6 +161,15 @@ class TextVectors:
             text[:80],
             reason,
         )
+
+
+def _cut(encoder: TextEncoder, texts: Sequence[str], count: int) -> list[str]:
+    """Which texts lose their end, of some of which ``count`` do: halves are counted until all are known."""
+    if not count or len(texts) <= 1 or count >= len(texts):
+        return list(texts) if count else []
+    half = len(texts) // 2
+    first = encoder.count_truncated(texts[:half])
+    return [*_cut(encoder, texts[:half], first), *_cut(encoder, texts[half:], count - first)]
 
 
 TextsOf = Callable[["EncodedQueries"], Sequence[str]]

@@ -237,8 +237,10 @@ class _Comparison:
 
     def add(self, key: str, progress: Progress) -> None:
         """Compare on one more evaluation set."""
+        from setr_lib.evaluation.cautions import small_set_of
         from setr_lib.evaluation.comparison import compared_rows
         from setr_lib.pipeline.evaluating import evaluate
+        from setr_lib.pipeline.faults import fault_lines
         from setr_lib.pipeline.query_costs import QueryCosts
 
         self.pending.remove(key)
@@ -257,6 +259,9 @@ class _Comparison:
         methods = self.context.methods.configured.values()
         described = {method.name: (method.label, method.source) for method in methods}
         self.frames[key] = compared_rows(done.result.rows, described, measured)
+        if small := small_set_of(done.result.rows):
+            self.notes.append(f"{key}: {small}")
+        self.notes += [f"{key}: {line}" for line in fault_lines(done.context, key)]
 
     def store(self) -> None:
         """Store the rows of the sets that are done; without any, an earlier comparison is left as it is."""

@@ -203,7 +203,8 @@ def embed_gallery(
     """
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.references import check_space_gives
-    from setr_lib.tables import GALLERY
+    from setr_lib.pipeline.faults import EMBEDDING, embedding_faults
+    from setr_lib.tables import FAULTS, GALLERY
 
     images = context.tables.read("gallery_images", GALLERY, key)
     evaluated = evaluation_set(context.settings, key)
@@ -232,6 +233,7 @@ def embed_gallery(
         for method in context.methods.ranked_in(name):  # told before hours of embedding, not after
             check_space_gives(method, space.model)
         on_space(name, made.embed(gallery_key, space, progress))
+    context.tables.write(EMBEDDING, embedding_faults(made.reports), FAULTS, key)
     return made
 
 

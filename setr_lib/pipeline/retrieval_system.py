@@ -359,6 +359,8 @@ def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
         for column in ("rank", "rank_champion")
     )
     found = paired_difference(first, second, RECALL.name)
+    if found.has_no_width and not found.difference:
+        return f"; paired on {both.height:,} triplets: no difference was seen"
     return (
         f"; paired on {both.height:,} triplets: {100 * found.difference:+.1f} points "
         f"({100 * found.low:+.1f} to {100 * found.high:+.1f}, 95 % interval)"

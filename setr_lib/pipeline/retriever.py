@@ -76,6 +76,7 @@ class SearchResult:
         method_version: The registered version of the method's weights, or of the space that it searches,
             where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
+        cut: Texts of the query that were longer than the text encoder reads, and lost their end.
         files: The file of each image of the gallery, by id, with its fingerprint and how it is read.
         stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
             its scores are those of the earlier one, and it was not scored now.
@@ -92,6 +93,7 @@ class SearchResult:
     is_logit: bool = True
     method_version: str | None = None
     is_cosine: bool = True
+    cut: tuple[str, ...] = ()
     files: Mapping[str, PictureFile] = field(default_factory=dict)
     stale: Mapping[str, str] = field(default_factory=dict)
 
@@ -286,6 +288,7 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
             is_cosine=method.is_cosine,
+            cut=tuple(encoded.queries.encode.cut),
             files=self.gallery.files,
             stale=_stale(coarse, self.gallery.files),
         )

@@ -38,7 +38,7 @@ def model_writer(
     Returns:
         The writer.
     """
-    template = PromptTemplate(PROMPT_FILE, PROMPT_FILE.read_text(encoding="utf-8"))
+    template = PromptTemplate.read(PROMPT_FILE)
 
     def write(captions: Sequence[tuple[str, str]]) -> list[str]:
         keys = {pair: ContentCache.key_of(model.id, template.hash, *pair) for pair in dict.fromkeys(captions)}

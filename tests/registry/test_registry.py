@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
+from setr_lib.escaping import visible
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.registry import registered_model
 from setr_lib.registry.bundle import (
@@ -43,6 +44,7 @@ from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.prompts import PromptTemplate
+from tests.nasty import NASTY
 from tests.reranking import judge_worlds as worlds
 
 MODEL = "setr-reranker"
@@ -292,6 +294,15 @@ def test_a_killed_run_is_marked_when_its_training_goes_on(made: Made) -> None:
         assert client.get_run(run.run_id).info.status == "RUNNING"
     states = [client.get_run(each).info.status for each in (lost, run.run_id, other)]
     assert states == ["KILLED", "FINISHED", "RUNNING"]
+
+
+def test_texts_of_a_run_act_on_no_page_of_mlflow(made: Made) -> None:
+    with made.registry.runs.start("nasty", {"file": NASTY, "epochs": 2}, {"source": NASTY}) as run:
+        pass
+    stored = made.registry.client.get_run(run.run_id)
+    shown = [stored.data.params["file"], stored.data.tags["source"]]
+    assert shown == [visible(NASTY)] * 2 and stored.data.params["epochs"] == "2"
+    assert "mlflow.note.content" not in stored.data.tags, "the only text that MLflow reads as Markdown"
 
 
 def test_a_model_with_problems_is_not_registered(made: Made) -> None:
