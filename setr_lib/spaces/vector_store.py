@@ -213,10 +213,8 @@ class GalleryStore:
         Raises:
             GalleryError: There is no such table or version.
         """
-        if not images:
-            return {}
-        rows = self.open(table, version).search().where(f"image_id IN ({_sql_list(images)})")
-        found = rows.select(["image_id", "fingerprint"]).limit(2 * len(images)).to_arrow()
+        search = self.open(table, version).search().where(_filter(images or [""], ()))
+        found = search.select(["image_id", "fingerprint"]).limit(2 * len(images) + 1).to_arrow()
         return dict(zip(found["image_id"].to_pylist(), found["fingerprint"].to_pylist(), strict=True))
 
     def search(
