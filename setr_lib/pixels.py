@@ -90,6 +90,10 @@ class ChangedImageError(UnreadableImageError):
     """A file's bytes are not those that its fingerprint names."""
 
 
+class RefusedImageError(UnreadableImageError):
+    """A model's processor, or an encoder's preprocessing, refuses a picture that was read."""
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """An image file as a table names it.

@@ -38,10 +38,17 @@ from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
 SETTINGS_FILE = "setr.toml"
 CONFIG_VARIABLE = "SETR_CONFIG"
-OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
-"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker
-reads.
-"""
+OTHER_VARIABLES = (
+    CONFIG_VARIABLE,
+    "SETR_BASE_MODEL",
+    "SETR_ENCODER",
+    "SETR_IMAGE_ROOTS",
+    "SETR_MAX_ROWS",
+    "SETR_MAX_IMAGE_BYTES",
+    "SETR_MAX_IMAGE_PIXELS",
+    "SETR_MAX_CHARACTERS",
+)
+"""``SETR_...`` variables that are not settings: the settings file itself, and what served models read."""
 NAMES_OF_KINDS = frozenset(
     module.stem for module in (Path(__file__).parent / "benchmarks" / "kinds").glob("[a-z]*.py")
 )

@@ -28,6 +28,8 @@ Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
 
 _EXAMPLES = 3
+_MOST_RATIO = 200
+"""How many times as long as the other a side of an image may be for Qwen-VL's processor."""
 _SIZES = 200
 """How many files are measured to estimate the mean size."""
 
@@ -184,7 +186,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         captions=captions,
         captioned=captioned,
         problems=tuple(dict.fromkeys(problems)),
-        warnings=warnings,
+        warnings=(*warnings, *_thin_images(looked)),
     )
 
 
@@ -442,6 +444,21 @@ def _image_problems(images: ImageState | None, source: ImageSource, states: Sequ
     if images.broken:
         problems.append(f"{source.folder}: {images.broken:,} of {images.total:,} images are broken")
     return problems
+
+
+def _thin_images(looked: pl.DataFrame | None) -> list[str]:
+    """Images that a model's processor is known to refuse, in a sentence; none where sizes are not known."""
+    if looked is None or not {"width", "height"} <= {*looked.columns}:
+        return []
+    longer, shorter = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
+    thin = looked.filter((pl.col("status") == "ok") & (longer > _MOST_RATIO * shorter))
+    if thin.is_empty():
+        return []
+    path, width, height = thin.select("path", "width", "height").row(0)
+    return [
+        f"{thin.height:,} of {looked.height:,} images have a side more than {_MOST_RATIO} times as long as "
+        f"the other, and models of the Qwen-VL family refuse them; the first: {path} ({width:,} x {height:,})"
+    ]
 
 
 def _where_from(source: ImageSource) -> str:

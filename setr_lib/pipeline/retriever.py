@@ -290,6 +290,7 @@ class Retriever:
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.pixels import picture_files
+        from setr_lib.spaces.taken_images import embed_image
 
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
@@ -303,9 +304,7 @@ class Retriever:
             space=space,
             texts=texts,
             center_texts=self.center_texts or None,
-            reference_vectors=space.embed_preprocessed(
-                [space.preprocess(file.read()) for file in picture_files(query.reference).values()]
-            ),
+            reference_vectors=embed_image(space, next(iter(picture_files(query.reference).values())).read()),
             benchmark=self.gallery.evaluation_set.benchmark,
             references=query.reference,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from setr_lib.systems.options import SystemOptions
     from setr_lib.training.trained_on import TrainedOn
 
+_LOG = logging.getLogger(__name__)
 ASSET = "training_triplets"
 _IMAGES = "training_triplets_images"
 
@@ -33,11 +35,16 @@ class StoredFeatures:
         features: Gives them by image id.
         table: The LanceDB table of the images' vectors in the encoder's space.
         version: Its version.
+        data: The source's triplets and images, less those of images that cannot be read any more, or that the
+            encoder's preprocessing refuses.
+        failed: What is wrong with these images, by id.
     """
 
     features: Features
     table: str
     version: int
+    data: SystemData
+    failed: Mapping[str, str]
 
 
 def make_triplets(context: PipelineContext, source: str, progress: Progress = silent) -> SystemData:
@@ -119,7 +126,17 @@ def features_of_data(
     report = embed(context, key, data.images, encoder, progress)
     ids, vectors = context.gallery_store.read(report.table, report.version)
     features = Features(encoder, picture_files(data.images), ids, vectors, frozenset(reads))
-    return StoredFeatures(features, report.table, report.version)
+    failed = {image.image_id: image.reason for image in report.failed}
+    usable = data.without(failed)
+    if failed:
+        _LOG.warning(
+            "%s: %d images cannot be embedded, %d triplets are left out; the first: %s",
+            data.source,
+            len(failed),
+            data.triplets.height - usable.triplets.height,
+            next(iter(failed.values())),
+        )
+    return StoredFeatures(features, report.table, report.version, usable.measurable(), failed)
 
 
 def mined_negatives(

@@ -39,6 +39,7 @@ class PyfuncModel:
         requirements: Distributions without which it does not load, pinned.
         tags: ``setr.run``, the held-out measure, and what makes versions comparable; versions get them too.
         params: Shown by MLflow beside the model.
+        config_keys: What ``load_model(..., model_config={...})`` may set; MLflow ignores other keys.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PyfuncModel:
     requirements: Sequence[str]
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    config_keys: Sequence[str] = ()
 
 
 class TrainingRun:
@@ -130,6 +132,7 @@ class TrainingRun:
                 artifacts={name: str(path) for name, path in artifacts.items()},
                 signature=model.signature,
                 pip_requirements=list(model.requirements),
+                model_config=dict.fromkeys(model.config_keys) or None,
             )
         return str(logged.model_uri)
 

@@ -24,8 +24,10 @@ import pyarrow as pa
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.pixels import PictureFile, UnreadableImageError, picture_identity
+from setr_lib.models.refusals import refusing
+from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError, picture_identity
 from setr_lib.progress import Progress, silent
+from setr_lib.spaces.taken_images import embed_what_is_taken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +125,8 @@ class GalleryStore:
         """Make a table hold exactly the readable pictures of a gallery, embedding no picture twice.
 
         Each batch is committed when it is done, so after a kill the next call goes on from there. A picture
-        that does not decode is reported in ``failed`` and is tried again next time.
+        that does not decode, or that the space refuses, is reported in ``failed`` and is tried again next
+        time.
 
         Args:
             table: The table's name.
@@ -371,8 +374,13 @@ def _embed(
         if fine:
             pixels: list[Any] = [loaded[i] for i in fine]
             size = halved[-1][1] if halved else batch_size
-            vectors = encoder.embed_preprocessed(pixels, size, on_halve)
-            handle.add(_arrow_rows(rows[fine], vectors, schema))
+            ran = embed_what_is_taken(encoder, pixels, size, on_halve)
+            for row, reason in ran.refused.items():
+                image_id, path = rows.select("image_id", "path").row(fine[row])
+                failed.append(FailedImage(image_id, path, f"{path}: {encoder.id} refuses it ({reason})"))
+            if ran.results:
+                embedded = rows[[fine[row] for row in ran.results]]
+                handle.add(_arrow_rows(embedded, np.stack([*ran.results.values()]), schema))
         done += len(rows)
         progress(done, len(todo), "images embedded")
     return failed
@@ -485,7 +493,9 @@ def _loaded_batches(
 
 def _load(encoder: EmbeddingSpace, image_id: str, file: PictureFile) -> Any:
     try:
-        return encoder.preprocess(file.read())
+        return refusing(encoder.preprocess, file.read(), encoder.id)
+    except RefusedImageError as error:
+        return FailedImage(image_id, file.path, f"{file.path}: {error}")
     except UnreadableImageError as error:
         return FailedImage(image_id, file.path, str(error))
 
