@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
-from setr_assets.code_versions import OWN_BENCHMARKS
+from setr_assets.code_versions import OWN_BENCHMARKS, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_assets.removals import RemovalsConfig, accepts
@@ -90,8 +90,11 @@ def gallery_images(
         "training.dataset",
         "training.background",
         "training.upright",
-        "datasets.*.background",
-        "datasets.*.upright",
+        when(
+            lambda settings: settings.training.dataset is not None,
+            "datasets.*.background",
+            "datasets.*.upright",
+        ),
         "images.max_pixels",
     ),
     kinds={"polars", "parquet"},

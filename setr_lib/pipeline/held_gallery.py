@@ -119,6 +119,31 @@ class HeldGallery:
             self._ids[space.name] = self.context.gallery_store.ids(*self._tables[space.name])
         return self._ids[space.name]
 
+    def stale(self, space: OpenSpace, images: Sequence[str]) -> dict[str, str]:
+        """The images that are not any more what the gallery was made of; files are read, not decoded.
+
+        Args:
+            space: The embedding space that is searched.
+            images: Image ids.
+
+        Returns:
+            Why, by id, in their order: a file has changed or is gone, or the vector is of another picture
+            than the table of images names.
+        """
+        from setr_lib.datasets.images import changed_images
+        from setr_lib.pixels import picture_identity
+
+        table, version = self._tables[space.name]
+        embedded = self.context.gallery_store.identities(table, images, version)
+        changed, found = dict(changed_images([self.files[image] for image in images])), dict[str, str]()
+        for image in images:
+            file = self.files[image]
+            if file in changed:
+                found[image] = changed[file]
+            elif embedded.get(image) != picture_identity(file.fingerprint or "", file.pixels):
+                found[image] = "gallery_images was made again, and gallery_embeddings was not"
+        return found
+
     def nearest(
         self, space: OpenSpace, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
     ) -> pl.DataFrame:

@@ -290,7 +290,7 @@ class Retriever:
             is_cosine=method.is_cosine,
             cut=tuple(encoded.queries.encode.cut),
             files=self.gallery.files,
-            stale=_stale(coarse, self.gallery.files),
+            stale=self.gallery.stale(space, coarse["image_id"].to_list()),
         )
 
     def _encoded(
@@ -380,14 +380,6 @@ def _hits(ranking: pl.DataFrame, paths: Mapping[str, str], k: int) -> list[Hit]:
         )
         for row in ranking.sort("rank").head(k).iter_rows(named=True)
     ]
-
-
-def _stale(coarse: pl.DataFrame, files: Mapping[str, PictureFile]) -> dict[str, str]:
-    """Why candidates are not what the gallery was made of, by id; their files are read, not decoded."""
-    from setr_lib.datasets.images import changed_images
-
-    named = {files[image]: image for image in coarse["image_id"]}
-    return {named[file]: why for file, why in changed_images([*named])}
 
 
 _QUERY, _REFERENCE = "search", "(reference)"

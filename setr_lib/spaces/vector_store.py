@@ -211,6 +211,24 @@ class GalleryStore:
         rows = handle.search().select(["image_id"]).limit(handle.count_rows() + 1).to_arrow()
         return _unique(table, sorted(rows["image_id"].to_pylist()))
 
+    def identities(self, table: str, images: Sequence[str], version: int | None = None) -> dict[str, str]:
+        """What pictures were embedded: the bytes of each, and how they were read (``picture_identity``).
+
+        Args:
+            table: The table's name.
+            images: Their ids.
+            version: The table's version; the latest by default.
+
+        Returns:
+            By id; without those that have no vector. Of an earlier version's table, the bytes alone.
+
+        Raises:
+            GalleryError: There is no such table or version.
+        """
+        search = self.open(table, version).search().where(_filter(images or [""], ()))
+        found = search.select(["image_id", "fingerprint"]).limit(2 * len(images) + 1).to_arrow()
+        return dict(zip(found["image_id"].to_pylist(), found["fingerprint"].to_pylist(), strict=True))
+
     def search(
         self,
         table: str,

@@ -177,7 +177,7 @@ class _Asked:
         """The rows made from the model's answers, kept or new."""
         model, wanted = generator.model, dict[str, Request]()
         keys = [self._request(row, model, template, wanted) for row in self.rows]
-        answers, failures = answers_of(
+        answers, failures = kept_answers(
             model, wanted, generator.cache, generator.progress, self.kind.done or self.kind.name
         )
         made: list[dict[str, Any]] = []
@@ -407,7 +407,7 @@ def composition_key(
     return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, texts)
 
 
-def answers_of(
+def kept_answers(
     model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The model's answers, kept ones from a cache, new ones stored batch by batch.

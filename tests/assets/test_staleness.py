@@ -469,7 +469,13 @@ def test_the_settings_of_a_trained_system_are_read_by_its_assets(world: World) -
     }
 
 
-OPENED = {"datasets.*.gallery", "registry.model"}
+OPENED = {
+    "datasets.*.gallery",
+    "datasets.*.background",
+    "datasets.*.upright",
+    "images.max_pixels",
+    "registry.model",
+}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
     *(
