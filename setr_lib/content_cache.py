@@ -12,14 +12,18 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from setr_lib.damage import damaged, told
 from setr_lib.hashing import digest_strings
 
 _LOG = logging.getLogger(__name__)
 _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
+COLUMNS = ["key", "value", "made_at"]
+"""Of the table of each kind."""
 
 
 class ContentCache:
@@ -31,21 +35,23 @@ class ContentCache:
 
     Raises:
         ValueError: ``kind`` is not one.
+        SetrError: The file is damaged, cannot be written, or the disk is full; so do its methods.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
         if not kind.isidentifier():
             raise ValueError(f"a cache kind is a plain identifier, not {kind!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.kind = path, kind
         self._lock = threading.Lock()
-        self._connection = _connect(path)
+        with told("cache", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = _connect(path)
         weakref.finalize(self, self._connection.close)
-        with self._lock, self._connection as connection:
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL "
-                "NOT NULL)"
-            )
+        with self._transaction() as connection:
+            connection.execute(table_of(kind))
+            found = [row[1] for row in connection.execute(f"PRAGMA table_info({kind})")]
+        if found != COLUMNS:
+            raise damaged("cache", path, f"has a table {kind} with other columns than SETR writes")
 
     @staticmethod
     def key_of(*parts: str) -> str:
@@ -118,7 +124,7 @@ class ContentCache:
     def _look_up(self, column: str, keys: Iterable[str]) -> dict[str, Any]:
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Any] = {}
-        with self._lock, self._connection as connection:
+        with self._transaction() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 chunk = wanted[start : start + _LOOKUP_CHUNK]
                 marks = ",".join("?" * len(chunk))
@@ -134,11 +140,30 @@ class ContentCache:
             values: Key -> text.
         """
         now = time.time()
-        with self._lock, self._connection as connection:
+        with self._transaction() as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at) VALUES (?, ?, ?)",
                 [(key, value, now) for key, value in values.items()],
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection, alone, in a transaction that is undone where it fails."""
+        with told("cache", self.path), self._lock, self._connection as connection:
+            yield connection
+
+
+def table_of(kind: str) -> str:
+    """The SQL that makes the table of a kind where there is none.
+
+    Args:
+        kind: A plain identifier.
+
+    Returns:
+        The statement.
+    """
+    columns = "key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL NOT NULL"
+    return f"CREATE TABLE IF NOT EXISTS {kind} ({columns})"
 
 
 def _number(text: str) -> float | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from setr_lib.damage import Places, as_told, damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
 from setr_lib.records import Record
@@ -120,7 +122,9 @@ class Tables:
         from setr_lib.tables import conform, write_parquet_atomically
 
         path = self._own_path(asset, partition)
-        write_parquet_atomically(conform(frame, schema, named(asset, partition)), path)
+        table = conform(frame, schema, named(asset, partition))
+        with told("tables", path):
+            write_parquet_atomically(table, path)
         if made_by is not None:
             self.write_record(asset, made_by, partition)
         return path
@@ -177,11 +181,13 @@ class Tables:
         path = self._path(asset, partition)
         try:
             frame = pl.read_parquet(path, use_statistics=False)
+            return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
         except FileNotFoundError:
-            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
-        except pl.exceptions.PolarsError as error:
-            raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
-        return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
+            raise self._not_made(asset, partition, path) from None
+        except SetrError as error:
+            raise damaged("tables", path, f"has other columns than SETR writes ({error})") from error
+        except Exception as error:
+            raise as_told(error, "tables", path) from error
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table.
@@ -195,7 +201,8 @@ class Tables:
             The record's path.
         """
         path = self._own_path(asset, partition).with_suffix(".json")
-        write_json(path, record.stated())
+        with told("tables", path):
+            write_json(path, record.stated())
         return path
 
     def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
@@ -220,9 +227,11 @@ class Tables:
         try:
             return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
+            raise self._not_made(asset, partition, path) from None
         except ValidationError as error:
-            raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+            raise damaged("tables", path, _faults(error)) from error
+        except OSError as error:
+            raise as_told(error, "tables", path) from error
 
     def _own_path(self, asset: str, partition: str | None) -> Path:
         """The file of a table in this folder: what is written."""
@@ -236,11 +245,14 @@ class Tables:
             return own
         return usual if usual.exists() or usual.with_suffix(".json").exists() else own
 
-    def _not_made(self, asset: str, partition: str | None, path: Path) -> str:
-        return (
+    def _not_made(self, asset: str, partition: str | None, path: Path) -> NotMadeYetError:
+        words = (
             f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} "
             f"first, {or_run_everything(self.settings, partition)}"
         )
+        if path.suffix == ".parquet" and path.with_suffix(".json").is_file():
+            return damaged("tables", path, "is missing, although its record is there", NotMadeYetError)
+        return NotMadeYetError(words)
 
 
 def _file_name(name: str) -> str:
@@ -274,6 +286,33 @@ def named(asset: str, partition: str | None) -> str:
         ``asset`` or ``asset of partition``.
     """
     return asset if partition is None else f"{asset} of {partition}"
+
+
+def places_of(settings: Settings) -> Places:
+    """Where the files of each part of SETR's storage lie.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Parts and paths.
+    """
+    root, uri = settings.storage_root, settings.tracking_uri
+    database = [("registry", Path(uri.removeprefix("sqlite:///")))] if uri.startswith("sqlite:///") else []
+    home = os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"
+    return [
+        *database,
+        ("registry", settings.artifact_root),
+        ("vectors", Path(settings.lancedb_uri)),
+        ("vectors", Path(f"{settings.lancedb_uri}-mining")),
+        ("cache", settings.cache_path),
+        ("cache", settings.cache_path.parent),
+        ("checkpoints", settings.checkpoint_root),
+        ("reports", settings.report_root),
+        ("dagster", Path(home)),
+        ("tables", root / TABLES),
+        ("tables", root),
+    ]
 
 
 def or_run_everything(settings: Settings, partition: str | None = None) -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.damage import as_told, chain, damaged, guarded, no_space, no_space_error, told
+from setr_lib.errors import SetrError
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
+_DATABASE_LIBRARIES = ("sqlite3", "sqlalchemy", "alembic")
+_DATABASE_WORDS = "(sqlite3."
+"""How MLflow quotes an error of SQLite."""
 
 
 class MlflowRegistry:
@@ -60,9 +65,10 @@ class MlflowRegistry:
         """MLflow's client; creates the store where there is none.
 
         Raises:
-            RegistryError: The store cannot be opened.
+            RegistryError: The store cannot be opened, or its database is damaged; so do the client's methods.
         """
         if self._client is None:
+            self._refuse_emptied()
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -71,7 +77,7 @@ class MlflowRegistry:
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             with self.locked():
                 try:
-                    client = MlflowClient(self.tracking_uri, self.tracking_uri)
+                    client = self._guarded(MlflowClient(self.tracking_uri, self.tracking_uri))
                     if client.get_experiment_by_name(self.experiment) is None:
                         location = (self.artifact_root / self.experiment).resolve()
                         # A server keeps artifacts where it was told to; only a local store needs a folder.
@@ -83,6 +89,10 @@ class MlflowRegistry:
                         f"registry.tracking_uri = {self.tracking_uri!r}: {error}; for a local store of an "
                         "older MLflow run `mlflow db upgrade` with this URI"
                     ) from error
+                except Exception as error:
+                    if (found := self._told(error)) is not None:
+                        raise found from error
+                    raise
             self._client = client
         return self._client
 
@@ -137,9 +147,11 @@ class MlflowRegistry:
                 that of the store's first creation. It must not be entered twice by one thread.
         """
         beside = self._database or self.artifact_root / "registry"
-        beside.parent.mkdir(parents=True, exist_ok=True)
         name = ".".join(part for part in (beside.name, what, "lock") if part)
-        with beside.with_name(name).open("w") as lock:
+        with told("registry", beside.with_name(name), RegistryError):
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            lock = beside.with_name(name).open("w")
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -156,6 +168,31 @@ class MlflowRegistry:
             yield
         finally:
             mlflow.set_tracking_uri(before)
+
+    def _guarded(self, client: MlflowClient) -> MlflowClient:
+        return guarded(client, self._told, "mlflow.tracking")
+
+    def _told(self, error: BaseException) -> SetrError | None:
+        """What an exception says of the database, in words; None where it is about something else."""
+        database = self._database
+        if database is None:
+            return None
+        if no_space(error):
+            return no_space_error(database)
+        of_database = any(
+            type(each).__module__.startswith(_DATABASE_LIBRARIES) or _DATABASE_WORDS in str(each)
+            for each in chain(error)
+        )
+        return as_told(error, "registry", database, RegistryError) if of_database else None
+
+    def _refuse_emptied(self) -> None:
+        """An empty file is a new store to SQLite: not where models of an earlier one lie beside it."""
+        database = self._database
+        if database is None or not database.is_file() or database.stat().st_size:
+            return
+        if any((self.artifact_root / self.experiment / "models").glob("m-*")):
+            fault = f"is empty, although models of it lie in {self.artifact_root}"
+            raise damaged("registry", database, fault, RegistryError)
 
     @property
     def _database(self) -> Path | None:
