@@ -91,7 +91,13 @@ def repair_command(part: Part) -> str:
     return f"setr repair {part}"
 
 
-def damaged(part: Part, path: Path | str, fault: str, kind: Callable[[str], KindT] = DamagedError) -> KindT:
+def damaged(
+    part: Part,
+    path: Path | str,
+    fault: str,
+    kind: Callable[[str], KindT] = DamagedError,
+    then: str = "run this again",
+) -> KindT:
     """The error that something is damaged.
 
     Args:
@@ -99,11 +105,12 @@ def damaged(part: Part, path: Path | str, fault: str, kind: Callable[[str], Kind
         path: The file or folder.
         fault: What is wrong with it, as the rest of a sentence: ``is cut or overwritten``.
         kind: The class of the error.
+        then: What to do after the repair.
 
     Returns:
         The error, of one line.
     """
-    words = f"{path}: {fault}: run `{repair_command(part)}`, which keeps what is whole, then run this again"
+    words = f"{path}: {fault}: run `{repair_command(part)}`, which keeps what is whole, then {then}"
     return kind(one_line(words))
 
 
@@ -140,7 +147,11 @@ def told(part: Part, path: Path | str, kind: Callable[[str], SetrError] = Damage
 
 
 def as_told(
-    error: BaseException, part: Part, path: Path | str, kind: Callable[[str], KindT] = DamagedError
+    error: BaseException,
+    part: Part,
+    path: Path | str,
+    kind: Callable[[str], KindT] = DamagedError,
+    then: str = "run this again",
 ) -> SetrError:
     """An exception about a known file, in words.
 
@@ -149,6 +160,7 @@ def as_told(
         part: The part that the file belongs to.
         path: The file or folder.
         kind: The class of the error for damage.
+        then: What to do after the repair.
 
     Returns:
         The error to raise.
@@ -157,10 +169,8 @@ def as_told(
     if no_space(error) or ("disk I/O error" in words and _free_at(Path(path)) < _FULL):
         return no_space_error(path)
     if _BUSY_WORDS.search(words):
-        return kind(
-            f"{path}: another process is writing it: wait until that has finished, then run this again"
-        )
-    return damaged(part, path, _fault_of(error, Path(path), words), kind)
+        return kind(f"{path}: another process is writing it: wait for its end, then {then}")
+    return damaged(part, path, _fault_of(error, Path(path), words), kind, then)
 
 
 def no_space(error: BaseException) -> bool:

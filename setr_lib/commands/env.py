@@ -10,7 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
+from setr_lib.damage import explain
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.storage import places_of
 from setr_lib.settings import Settings
 
 _BEGIN = "# begin: written by `setr env --write`; your own lines go above or below"
@@ -72,6 +74,8 @@ def prepare(settings: Settings) -> None:
         if ours.is_file() and not (home / _INSTANCE_FILE).exists():
             shutil.copyfile(ours, home / _INSTANCE_FILE)
     except OSError as error:
+        if (told := explain(error, places_of(settings))) is not None:
+            raise told from error
         raise SetrError(
             f"{error.filename}: cannot be made ({error.strerror}): make its folder writable"
         ) from error

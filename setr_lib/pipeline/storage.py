@@ -185,9 +185,10 @@ class Tables:
         except FileNotFoundError:
             raise self._not_made(asset, partition, path) from None
         except SetrError as error:
-            raise damaged("tables", path, f"has other columns than SETR writes ({error})") from error
+            fault = f"has other columns than SETR writes ({error})"
+            raise damaged("tables", path, fault, then=_again(asset)) from error
         except Exception as error:
-            raise as_told(error, "tables", path) from error
+            raise as_told(error, "tables", path, then=_again(asset)) from error
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table.
@@ -229,9 +230,9 @@ class Tables:
         except FileNotFoundError:
             raise self._not_made(asset, partition, path) from None
         except ValidationError as error:
-            raise damaged("tables", path, _faults(error)) from error
+            raise damaged("tables", path, _faults(error), then=_again(asset)) from error
         except OSError as error:
-            raise as_told(error, "tables", path) from error
+            raise as_told(error, "tables", path, then=_again(asset)) from error
 
     def _own_path(self, asset: str, partition: str | None) -> Path:
         """The file of a table in this folder: what is written."""
@@ -251,7 +252,8 @@ class Tables:
             f"first, {or_run_everything(self.settings, partition)}"
         )
         if path.suffix == ".parquet" and path.with_suffix(".json").is_file():
-            return damaged("tables", path, "is missing, although its record is there", NotMadeYetError)
+            fault = "is missing, although its record is there"
+            return damaged("tables", path, fault, NotMadeYetError, _again(asset))
         return NotMadeYetError(words)
 
 
@@ -273,6 +275,11 @@ def _faults(error: ValidationError) -> str:
 def _step(asset: str) -> str:
     """The asset that writes the table ``asset`` (which may be one of several of it)."""
     return asset.split("/")[0]
+
+
+def _again(asset: str) -> str:
+    """What to do once a damaged table is set aside."""
+    return f"materialize {_step(asset)!r} again"
 
 
 def named(asset: str, partition: str | None) -> str:

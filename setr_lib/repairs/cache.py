@@ -8,7 +8,6 @@ from typing import Any
 
 from setr_lib.content_cache import COLUMNS
 from setr_lib.damage import file_fault, sqlite_fault
-from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use
 from setr_lib.repairs.sqlite_rows import salvage, unreadable_rows
 from setr_lib.settings import Settings
@@ -25,7 +24,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
         How many files are whole, and what was found.
     """
     path = settings.cache_path
-    again = f"what is missing is asked of the models again by the next run: `setr plan`, {_all(settings)}"
+    again = "the next run asks the models again for what is missing; `setr plan` says how much that is"
     folder = next((each for each in path.parents if each.exists()), path.parent)
     if not folder.is_dir():
         aside.take(folder)
@@ -99,7 +98,3 @@ def _logs_alone(path: Path, aside: SetAside) -> list[Finding]:
             aside.take(log)
             found.append(Finding(log, "is the log of a database that is not there", aside.verb))
     return found
-
-
-def _all(settings: Settings) -> str:
-    return or_run_everything(settings).removeprefix("or ")

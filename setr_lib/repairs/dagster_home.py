@@ -32,6 +32,9 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
     if not home.exists():
         return 0, []
     if not home.is_dir():
+        if not home.absolute().is_relative_to(settings.base_dir.absolute()):
+            left = "left: the variable DAGSTER_HOME names it; unset it, or name a folder"
+            return 0, [Finding(home, "is a file where a folder should be", left, mended=False)]
         aside.take(home)
         return 0, [Finding(home, "is a file where a folder should be", aside.verb, _AGAIN)]
     findings = list[Finding]()
@@ -63,7 +66,7 @@ def dagster_home_fault(home: Path) -> tuple[Path, str] | None:
         The file, and what is wrong with it; None where nothing is.
     """
     if not home.is_dir():
-        return (home, "is a file where a folder should be") if home.exists() else None
+        return None
     for name in _FOLDERS:
         if (home / name).exists() and not (home / name).is_dir():
             return home / name, "is a file where a folder should be"

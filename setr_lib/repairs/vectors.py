@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from setr_lib.damage import json_fault, lance_faults
+from setr_lib.damage import file_fault, json_fault, lance_faults, lance_place
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.storage import TABLES, or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside
@@ -105,6 +105,8 @@ class _Table:
                 *faults,
                 Finding(self.path, fault, "its readable rows would be kept", self.again, mended=False),
             ]
+        for manifest in [path for path in self.faults if path.parent.name == "_versions"]:
+            self.aside.take(manifest)  # the one before it is then the latest
         rows = self._rows()
         kept = 0 if rows is None else rows.num_rows
         beside = self.path.with_name(f"{self.path.stem}{_MENDED}{_SUFFIX}")
@@ -151,8 +153,14 @@ class _Table:
             rows = _connection(self.path.parent).open_table(self.path.stem).to_arrow()
         except BaseException as error:  # Lance's code in Rust may panic
             _reraise_if_asked_to_stop(error)
-            return "has rows that cannot be read"
+            return self._in_words(error)
         return None if _finite(rows) else "has vectors with values that are no numbers"
+
+    def _in_words(self, error: BaseException) -> str:
+        file = lance_place(str(error), self.path)
+        if file == self.path or not file.is_relative_to(self.path):
+            return "has rows that cannot be read"
+        return f"cannot be read: {file.relative_to(self.path)} {file_fault(file) or 'is cut or overwritten'}"
 
     def _versions(self) -> list[int]:
         return [_version(path) for path in (self.path / "_versions").glob("*.manifest")]
