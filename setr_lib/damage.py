@@ -489,6 +489,28 @@ def safetensors_fault(path: Path) -> str | None:
     return None if 8 + length + max(ends, default=0) == size else "is cut or overwritten"
 
 
+def sqlite_start_fault(path: Path) -> str | None:
+    """What is wrong with a SQLite file, as far as its header and its length tell.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rest of a sentence; None where nothing is found.
+    """
+    if (fault := file_fault(path)) is not None:
+        return fault
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header.startswith(_SQLITE_START) or len(header) < 100:
+        return "is not a database: cut or overwritten"
+    page, pages = struct.unpack(">H", header[16:18])[0], struct.unpack(">I", header[28:32])[0]
+    # The number of pages counts where whoever wrote last wrote it, too; a log beside may hold later pages.
+    is_known = header[24:28] == header[92:96] and not path.with_name(f"{path.name}-wal").exists()
+    whole = (1 << 16 if page == 1 else page) * pages
+    return "is cut" if is_known and path.stat().st_size < whole else None
+
+
 def sqlite_fault(path: Path, table: str | None = None) -> str | None:
     """What is wrong with a SQLite file; the whole file is read.
 
@@ -499,12 +521,9 @@ def sqlite_fault(path: Path, table: str | None = None) -> str | None:
     Returns:
         The rest of a sentence; None where it is whole.
     """
-    if (fault := file_fault(path)) is not None:
-        return fault
     try:
-        with path.open("rb") as file:
-            if file.read(len(_SQLITE_START)) != _SQLITE_START:
-                return "is not a database: cut or overwritten"
+        if (fault := sqlite_start_fault(path)) is not None:
+            return fault
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         try:
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":

@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from setr_lib.damage import repair_command
 from setr_lib.errors import SetrError
 from setr_lib.settings import (
     BLIP2,
@@ -84,8 +85,11 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
     Returns:
         One entry per thing.
     """
+    from setr_lib.commands.disk_checks import damage_checks
+
     return [
         _storage(settings),
+        *damage_checks(settings),
         _encoder(settings),
         *_spaces(settings),
         _judge(settings),
@@ -405,7 +409,12 @@ def _registry(settings: Settings) -> Check:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        return Check(what, uri, "broken", f"no MLflow store can be read there ({error})")
+        return Check(
+            what,
+            uri,
+            "broken",
+            f"no MLflow store can be read there ({error}): run `{repair_command('registry')}`",
+        )
     return Check(what, uri, "ok")
 
 
