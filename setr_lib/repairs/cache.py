@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from setr_lib.damage import file_fault, sqlite_fault
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use
 from setr_lib.repairs.sqlite_rows import salvage, unreadable_rows
 from setr_lib.settings import Settings
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
@@ -84,9 +87,9 @@ def _is_entry(_: str, values: Sequence[Any]) -> bool:
     if len(values) != len(COLUMNS):
         return False
     key, value, made_at = values
-    return (
-        isinstance(key, str) and key.isprintable() and isinstance(value, str) and isinstance(made_at, float)
-    )
+    # What was overwritten with zeros is text to SQLite still.
+    is_text = isinstance(value, str) and not _CONTROL.search(value)
+    return isinstance(key, str) and key.isprintable() and is_text and isinstance(made_at, float)
 
 
 def _logs_alone(path: Path, aside: SetAside) -> list[Finding]:

@@ -86,6 +86,7 @@ def salvage(
         for end in ("", "-wal"):
             if (part := damaged.with_name(damaged.name + end)).is_file():
                 shutil.copyfile(part, copy.with_name(copy.name + end))
+        _leave_out_half_a_page(copy)
         found = Salvaged()
         with (
             contextlib.closing(_opened(copy)) as source,
@@ -105,6 +106,17 @@ def salvage(
         if found.rows:
             result.replace(fresh)
     return found
+
+
+def _leave_out_half_a_page(copy: Path) -> None:
+    """A file that was cut within a page has half a row in it, which SQLite would fill with zeros."""
+    with copy.open("r+b") as file:
+        header = file.read(18)
+        page = int.from_bytes(header[16:18], "big") if header.startswith(_START) else _PAGE
+        page = 1 << 16 if page == 1 else page
+        size = file.seek(0, 2)
+        if page >= 512 and size % page and size > page:
+            file.truncate(size - size % page)
 
 
 def _opened(copy: Path) -> sqlite3.Connection:

@@ -105,8 +105,7 @@ class _Table:
                 *faults,
                 Finding(self.path, fault, "its readable rows would be kept", self.again, mended=False),
             ]
-        for manifest in [path for path in self.faults if path.parent.name == "_versions"]:
-            self.aside.take(manifest)  # the one before it is then the latest
+        self._find_a_version()
         rows = self._rows()
         kept = 0 if rows is None else rows.num_rows
         beside = self.path.with_name(f"{self.path.stem}{_MENDED}{_SUFFIX}")
@@ -118,6 +117,19 @@ class _Table:
             beside.rename(self.path)
         done = f"{self.aside.verb}; {kept:,} rows that can be read are kept" if kept else self.aside.verb
         return [*faults, Finding(self.path, fault, done, self.again)]
+
+    def _find_a_version(self) -> None:
+        """Set aside manifests until the latest of those that are left can be opened."""
+        for manifest in [path for path in self.faults if path.parent.name == "_versions"]:
+            self.aside.take(manifest)
+        while versions := self._versions():
+            try:
+                _connection(self.path.parent).open_table(self.path.stem)
+            except BaseException as error:
+                _reraise_if_asked_to_stop(error)
+                self.aside.take(self.path / "_versions" / f"{_LATEST - max(versions)}.manifest")
+            else:
+                return
 
     def _faults_of_names(self) -> list[Finding]:
         """Damaged hints and tags: names of versions, no data. They are set aside, and tags written anew."""

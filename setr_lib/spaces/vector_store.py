@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from setr_lib.damage import damaged, guarded, lance_told, told
+from setr_lib.damage import damaged, guarded, lance_faults, lance_told, told
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
 from setr_lib.progress import Progress, silent
@@ -264,6 +264,8 @@ class GalleryStore:
         folder = Path(self.uri)
         with told("vectors", folder, GalleryError):
             connection = lancedb.connect(self.uri)
+        if table is not None:
+            _refuse_headless(folder / f"{table}.lance")
         return guarded(connection, lambda error: lance_told(error, folder, table, GalleryError), "lancedb")
 
     def open(self, table: str, version: int | None = None) -> Any:
@@ -327,6 +329,13 @@ class GalleryStore:
         if tag not in handle.tags.list():
             handle.tags.create(tag, version)
         return version
+
+
+def _refuse_headless(table: Path) -> None:
+    """LanceDB would begin a new table beside the data of one whose manifests are gone."""
+    if any((table / "data").glob("*.lance")) and not any((table / "_versions").glob("*.manifest")):
+        path, fault = next(iter(lance_faults(table).items()))
+        raise damaged("vectors", path, fault, GalleryError)
 
 
 def slug(text: str) -> str:
