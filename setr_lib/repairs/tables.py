@@ -52,7 +52,8 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
             aside.take(folder)
             findings.append(Finding(folder, "is a file where a folder should be", aside.verb, _all(settings)))
             continue
-        for path in sorted(folder.rglob("*")):
+        # Tables first: the record of one that is set aside goes with it.
+        for path in sorted(folder.rglob("*"), key=lambda each: (each.suffix != ".parquet", each)):
             if not path.exists() and not path.is_symlink():
                 continue  # set aside with what it belongs to
             fault = _fault(path, folder)
