@@ -116,7 +116,7 @@ def _model(settings: Settings, folder: Path, aside: SetAside) -> Finding | None:
     if not folder.is_dir():
         fault: str | None = "is a file where a folder should be"
     else:
-        fault = _folder_fault(folder) or _missing(folder)
+        fault = _folder_fault(folder) or _missing(folder) or _content_fault(folder)
     if fault is None:
         return None
     if aside.look_only:
@@ -180,6 +180,22 @@ def _missing(folder: Path) -> str | None:
     places = [folder / "artifacts" / names[0], *(bundle / name for name in names[1:])]
     lacking = next((place for place in places if not place.is_file()), None)
     return None if lacking is None else f"lacks {lacking.relative_to(folder)}"
+
+
+def _content_fault(folder: Path) -> str | None:
+    """What is wrong with the records of a bundle, whose files are all there."""
+    from setr_lib.registry.bundle import Bundle
+    from setr_lib.systems.bundle import read_system
+
+    bundle = folder / "artifacts" / "artifacts"
+    try:
+        if (bundle / "judge").is_dir():
+            Bundle(bundle / "adapter", bundle / "judge").check()
+        elif (bundle / "system").is_dir():
+            read_system(bundle / "system")
+    except SetrError:
+        return "holds a record that lacks what SETR writes there"
+    return None
 
 
 def _given_back(settings: Settings, folder: Path, aside: SetAside) -> bool:

@@ -128,7 +128,9 @@ def test_scores_that_cannot_be_read_are_told_by_the_leaderboard(tmp_path: Path) 
 def test_imported_texts_say_that_no_run_makes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = Tables(Settings(base_dir=tmp_path)).write("imported_captions", RANKINGS.to_frame(), RANKINGS, "cirr")
+    path = Tables(Settings(base_dir=tmp_path)).write(
+        "imported_captions", RANKINGS.to_frame(), RANKINGS, "cirr"
+    )
     cut(path)
     assert mend(tmp_path, "tables") == 0
     assert "setr captions import" in capsys.readouterr().out
