@@ -227,7 +227,8 @@ def explain(error: BaseException, places: Places) -> SetrError | None:
     words = _words_of(error)
     if any(type(each).__module__.startswith(("sqlite3", "sqlalchemy")) for each in chain(error)):
         part = _of_library(error)
-        return as_told(error, part, next(path for name, path in places if name == part))
+        place = next((path for name, path in places if name == part), None)
+        return None if place is None else as_told(error, part, _database_in(place))
     if "LanceError" in words:
         folder = next(path for name, path in places if name == "vectors")
         return as_told(error, "vectors", lance_place(words, folder))
@@ -615,6 +616,13 @@ def _fault_of(error: BaseException, path: Path, words: str) -> str:
     if path.suffix in _DATABASES:
         return sqlite_fault(path) or "is a database with something else in it than SETR wrote"
     return "is cut or overwritten"
+
+
+def _database_in(place: Path) -> Path:
+    """Of the databases below a folder the first that is damaged; the place itself where it is a file."""
+    if not place.is_dir():
+        return place
+    return next((path for path in sorted(place.rglob("*.db")) if sqlite_fault(path)), place)
 
 
 def _disk_of(path: Path) -> Path:
