@@ -14,7 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.damage import as_told, chain, damaged, guarded, no_space, no_space_error, told
+from setr_lib.damage import (
+    as_told,
+    chain,
+    damaged,
+    guarded,
+    no_space,
+    no_space_error,
+    sqlite_start_fault,
+    told,
+)
 from setr_lib.errors import SetrError
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.registered_model import RegisteredModel
@@ -68,7 +77,7 @@ class MlflowRegistry:
             RegistryError: The store cannot be opened, or its database is damaged; so do the client's methods.
         """
         if self._client is None:
-            self._refuse_emptied()
+            self._refuse_damaged()
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -185,13 +194,19 @@ class MlflowRegistry:
         )
         return as_told(error, "registry", database, RegistryError) if of_database else None
 
-    def _refuse_emptied(self) -> None:
-        """An empty file is a new store to SQLite: not where models of an earlier one lie beside it."""
+    def _refuse_damaged(self) -> None:
+        """MLflow tries for minutes to open what is no database.
+
+        An empty file is a new store to SQLite: not where models of an earlier one lie beside it.
+        """
         database = self._database
-        if database is None or not database.is_file() or database.stat().st_size:
+        if database is None or not database.exists():
             return
-        if any((self.artifact_root / self.experiment / "models").glob("m-*")):
-            fault = f"is empty, although models of it lie in {self.artifact_root}"
+        fault = sqlite_start_fault(database)
+        if fault == "is empty":
+            has_models = any((self.artifact_root / self.experiment / "models").glob("m-*"))
+            fault = f"is empty, although models of it lie in {self.artifact_root}" if has_models else None
+        if fault is not None:
             raise damaged("registry", database, fault, RegistryError)
 
     @property

@@ -50,7 +50,7 @@ def runs() -> int:
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        *(("history/runs.db", damage) for damage in (cut, garbage, a_folder, text("x"))),
+        *(("history/runs.db", damage) for damage in (cut, garbage, a_folder)),
         *(("schedules/schedules.db", damage) for damage in (cut, garbage)),
         ("history/runs/index.db", garbage),
         ("dagster.yaml", text("{")),
@@ -66,7 +66,7 @@ def test_a_damaged_history_is_told_by_the_demo_and_begun_anew(
     with pytest.raises(SetrError) as told, explained(places_of(Settings(base_dir=tmp_path))):
         runs()
         with demo._instance() as instance:
-            instance.event_log_storage.get_event_records(dg.EventRecordsFilter(dg.DagsterEventType.RUN_START))
+            instance.get_asset_keys()
     assert_told(str(told.value), "dagster", home / file)
     assert mend(tmp_path, "dagster") == 0
     runs()
@@ -198,10 +198,8 @@ def test_a_full_disk_is_told_in_one_line_by_whatever_writes(full_disk: Path) -> 
     settings = Settings(base_dir=full_disk.parent)
     kept = settings.report_root / "page.html"
     write_text(kept, "page")
-    rows = [
-        dict.fromkeys(METRICS) | {"metric": f"{n} {np.random.default_rng(n).bytes(40).hex()}"}
-        for n in range(20_000)
-    ]
+    noise = np.random.default_rng(0).bytes(2_000_000).hex()
+    rows = [{"metric": noise[start : start + 2000]} for start in range(0, len(noise), 2000)]
     frame = pl.DataFrame(rows, schema=METRICS)
     store = GalleryStore(settings.lancedb_uri)
 
