@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from setr_lib.commands.setup_checks import Check
-from setr_lib.damage import Part, file_fault, lance_faults, repair_command, sqlite_start_fault
+from setr_lib.damage import Part, repair_command
+from setr_lib.faults import file_fault, lance_faults, sqlite_start_fault
 from setr_lib.pipeline.storage import TABLES
 from setr_lib.settings import Settings
 

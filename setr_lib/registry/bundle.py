@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from setr_lib.damage import damaged, json_fault, safetensors_fault, told
+from setr_lib.damage import damaged, told
+from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place

@@ -14,17 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.damage import (
-    as_told,
-    chain,
-    damaged,
-    guarded,
-    no_space,
-    no_space_error,
-    sqlite_start_fault,
-    told,
-)
+from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database, told
 from setr_lib.errors import SetrError
+from setr_lib.faults import sqlite_start_fault
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
@@ -36,9 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
-_DATABASE_LIBRARIES = ("sqlite3", "sqlalchemy", "alembic")
-_DATABASE_WORDS = "(sqlite3."
-"""How MLflow quotes an error of SQLite."""
 
 
 class MlflowRegistry:
@@ -188,11 +177,7 @@ class MlflowRegistry:
             return None
         if no_space(error):
             return no_space_error(database)
-        of_database = any(
-            type(each).__module__.startswith(_DATABASE_LIBRARIES) or _DATABASE_WORDS in str(each)
-            for each in chain(error)
-        )
-        return as_told(error, "registry", database, RegistryError) if of_database else None
+        return as_told(error, "registry", database, RegistryError) if of_database(error) else None
 
     def _refuse_damaged(self) -> None:
         """MLflow tries for minutes to open what is no database.

@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 
 from setr_lib.damage import Part
+from setr_lib.pipeline.storage import places_of
 from setr_lib.repairs.aside import Finding, SetAside
+from setr_lib.repairs.permissions import permitted
 from setr_lib.settings import Settings
 
 Repair = Callable[[Settings, SetAside], "tuple[int, list[Finding]]"]
@@ -63,6 +65,11 @@ def repair(settings: Settings, part: Part, *, look_only: bool = False) -> Repair
         SetrError: Another process uses it, or the disk is full.
     """
     aside = SetAside(settings.storage_root, part, look_only)
+    places = [path for name, path in places_of(settings) if name == part and path != settings.storage_root]
+    denied = permitted(places, aside)
+    if not all(finding.mended for finding in denied):
+        return Repaired(part, 0, denied, None)  # what cannot be read is not known to be damaged
     work: Repair = import_module(f"{__name__}.{_MODULES[part]}").repair
     whole, findings = work(settings, aside)
+    findings = [*denied, *findings]
     return Repaired(part, whole, findings, aside.folder if aside.used else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from setr_lib.content_cache import COLUMNS
-from setr_lib.damage import file_fault, sqlite_fault
+from setr_lib.faults import file_fault, sqlite_fault
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use
 from setr_lib.repairs.sqlite_rows import salvage, unreadable_rows
 from setr_lib.settings import Settings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from setr_lib.damage import file_fault, json_fault, safetensors_fault
+from setr_lib.faults import file_fault, json_fault, safetensors_fault
 from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.repairs.aside import Finding, RepairError, SetAside
 from setr_lib.settings import Settings

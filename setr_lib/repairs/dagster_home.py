@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from setr_lib.damage import file_fault, sqlite_fault
+from setr_lib.faults import file_fault, sqlite_fault
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use
 from setr_lib.repairs.sqlite_rows import salvage
 from setr_lib.settings import Settings

@@ -12,8 +12,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from setr_lib.damage import file_fault, json_fault, safetensors_fault, sqlite_fault
 from setr_lib.errors import SetrError
+from setr_lib.faults import file_fault, json_fault, safetensors_fault, sqlite_fault
 from setr_lib.files import replacing
 from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use

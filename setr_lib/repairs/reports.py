@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 from setr_lib.pipeline.storage import or_run_everything
@@ -14,7 +12,7 @@ _FILES = {".html", ".jpg", ".jpeg", ".png", ".webp", ".svg", ".css", ".js", ".js
 
 
 def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
-    """Set aside what stands in the way of report files, and make unwritable ones writable.
+    """Set aside what stands in the way of report files.
 
     Args:
         settings: They say where reports lie.
@@ -34,7 +32,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
     for path in [root, *sorted(root.rglob("*"))]:
         if not path.exists() and not path.is_symlink():
             continue  # set aside with its folder
-        finding = _in_the_way(path, root, aside, again) or _unwritable(path, aside)
+        finding = _in_the_way(path, root, aside, again)
         if finding is not None:
             findings.append(finding)
         elif path.is_file():
@@ -56,18 +54,3 @@ def _in_the_way(path: Path, root: Path, aside: SetAside, again: str) -> Finding 
         return None
     aside.take(path)
     return Finding(path, fault, aside.verb, again)
-
-
-def _unwritable(path: Path, aside: SetAside) -> Finding | None:
-    needed = stat.S_IRUSR | stat.S_IWUSR | (stat.S_IXUSR if path.is_dir() else 0)
-    mode = path.stat().st_mode
-    if mode & needed == needed and os.access(path, os.W_OK):
-        return None
-    fault = "may not be written by this user"
-    if not aside.look_only and path.stat().st_uid == os.getuid():
-        path.chmod(mode | needed)
-        if os.access(path, os.W_OK):
-            return Finding(path, fault, "made writable")
-    return Finding(
-        path, fault, f"left: give it to this user, e.g. `sudo chown -R $USER {path}`", mended=False
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.damage import file_fault, json_fault
 from setr_lib.errors import SetrError
+from setr_lib.faults import file_fault, json_fault
 from setr_lib.pipeline.comparison import FOLDER as COMPARISONS
 from setr_lib.pipeline.storage import TABLES, or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from setr_lib.damage import file_fault, json_fault, lance_faults, lance_place
+from setr_lib.damage import lance_place
 from setr_lib.errors import SetrError
+from setr_lib.faults import file_fault, json_fault, lance_faults
 from setr_lib.pipeline.storage import TABLES, or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside
 from setr_lib.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from setr_lib.damage import json_fault, safetensors_fault
+from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.files import write_json
 from setr_lib.reranking.held_out import HeldOutReport
 from setr_lib.settings import AdapterSettings

@@ -22,8 +22,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from setr_lib.damage import damaged, guarded, lance_faults, lance_told, told
+from setr_lib.damage import damaged, guarded, lance_told, told
 from setr_lib.errors import SetrError
+from setr_lib.faults import lance_faults
 from setr_lib.hashing import digest_strings
 from setr_lib.progress import Progress, silent
 from setr_lib.spaces.images import UnreadableImageError, open_image

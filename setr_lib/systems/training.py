@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setr_lib.damage import safetensors_fault
+from setr_lib.faults import safetensors_fault
 from setr_lib.files import write_json
 from setr_lib.progress import Progress, silent
 from setr_lib.systems.held_out import held_out_ranks, recall

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from setr_lib.damage import json_fault, safetensors_fault
 from setr_lib.errors import SetrError
+from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.files import read_json, write_json
 from setr_lib.progress import Progress, silent
 from setr_lib.training.notes import is_numbers, put_aside

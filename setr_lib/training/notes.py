@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from setr_lib.damage import json_fault, noticed
+from setr_lib.damage import noticed
+from setr_lib.faults import json_fault
 from setr_lib.files import read_json
 
 DAMAGED = "damaged-"

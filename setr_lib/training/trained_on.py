@@ -12,8 +12,9 @@ from typing import Literal
 
 import polars as pl
 
-from setr_lib.damage import damaged, json_fault, told
+from setr_lib.damage import damaged, told
 from setr_lib.errors import SetrError
+from setr_lib.faults import json_fault
 from setr_lib.files import read_json, write_json
 from setr_lib.tables import conform, write_parquet_atomically
 

@@ -166,3 +166,28 @@ def test_what_is_in_the_way_of_a_report_is_told_and_set_aside(
     assert mend(tmp_path, "reports") == 0
     write_text(page, "page")
     gone(page)
+
+
+def test_files_that_may_not_be_written_are_made_writable(
+    tables: Tables, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tables.settings.table_path(ASSET, KEY)
+    path.chmod(0o400)
+    path.parent.chmod(0o500)
+    assert mend(tmp_path, "tables", "--look") == 1
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert mend(tmp_path, "tables") == 0
+    assert capsys.readouterr().out.count("made writable") == 4  # twice as "would be"
+    assert path.stat().st_mode & 0o200 and path.parent.stat().st_mode & 0o200
+    assert tables.read(ASSET, CAPTIONS, KEY).height == FRAME.height
+
+
+def test_a_disk_that_is_read_only_is_told(tmp_path: Path) -> None:
+    from setr_lib.damage import explain
+    from setr_lib.pipeline.storage import places_of
+
+    settings = Settings(base_dir=tmp_path)
+    told = explain(
+        OSError(30, "Read-only file system", str(settings.table_path(ASSET, KEY))), places_of(settings)
+    )
+    assert_told(str(told), "tables", settings.table_path(ASSET, KEY), "read-only")

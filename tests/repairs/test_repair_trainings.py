@@ -25,7 +25,7 @@ from damages import (
 )
 from safetensors.torch import save_file
 
-from setr_lib.damage import safetensors_fault
+from setr_lib.faults import safetensors_fault
 from setr_lib.files import read_json, write_json
 from setr_lib.registry.bundle import BaseReference, Bundle
 from setr_lib.registry.errors import RegistryError
