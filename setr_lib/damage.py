@@ -49,7 +49,7 @@ _DENIED_WORDS = re.compile(
 )
 _SQLITE_WORDS = re.compile(
     r"not a database|disk image is malformed|disk I/O error|unable to open database|readonly database|"
-    r"no such (table|column)|duplicate column|already exists|decode to UTF-8|can't locate revision|is locked",
+    r"no such (table|column)|duplicate column|decode to UTF-8|can't locate revision|is locked",
     re.I,
 )
 _SQLITE_LIBRARIES = ("sqlite3", "sqlalchemy", "alembic")
