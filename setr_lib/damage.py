@@ -432,10 +432,12 @@ def _paths_of(error: BaseException) -> list[Path]:
 
 def _part_of(path: Path, places: Places) -> Part | None:
     """The part whose place is the nearest above a path."""
-    inside = [(place, part) for part, place in places if path.is_relative_to(place.absolute())]
-    # The folder of a place may itself be what is wrong: a file, say.
-    inside = inside or [(place, part) for part, place in places if place.absolute().is_relative_to(path)][:1]
-    return max(inside, key=lambda found: len(found[0].absolute().parts), default=(None, None))[1]
+    found: tuple[int, Part] | None = None
+    for part, place in places:
+        depth = len(place.absolute().parts)
+        if path.is_relative_to(place.absolute()) and (found is None or depth > found[0]):
+            found = depth, part
+    return None if found is None else found[1]
 
 
 def _of_library(error: BaseException) -> Part:

@@ -26,15 +26,13 @@ def damage_checks(settings: Settings) -> list[Check]:
     Returns:
         The checks, with the command that mends each; none where nothing is found.
     """
-    checks = list[Check]()
-    for part, found in (
-        ("vectors", _vectors(Path(settings.lancedb_uri))),
-        ("tables", _tables(settings.storage_root / TABLES)),
-        ("cache", _database(settings.cache_path)),
-        ("dagster", _dagster(Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"))),
-    ):
-        checks += _checks(part, list(found))
-    return checks
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home")
+    return [
+        *_checks("vectors", list(_vectors(Path(settings.lancedb_uri)))),
+        *_checks("tables", list(_tables(settings.storage_root / TABLES))),
+        *_checks("cache", list(_database(settings.cache_path))),
+        *_checks("dagster", list(_dagster(home))),
+    ]
 
 
 def _checks(part: Part, found: list[tuple[Path, str]]) -> list[Check]:

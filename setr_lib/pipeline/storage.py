@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from setr_lib.damage import Places, as_told, damaged, told
+from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
 from setr_lib.records import Record
@@ -305,21 +305,23 @@ def places_of(settings: Settings) -> Places:
         Parts and paths.
     """
     root, uri = settings.storage_root, settings.tracking_uri
-    database = [("registry", Path(uri.removeprefix("sqlite:///")))] if uri.startswith("sqlite:///") else []
     home = os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"
-    return [
-        *database,
+    places: list[tuple[Part, Path]] = [
         ("registry", settings.artifact_root),
         ("vectors", Path(settings.lancedb_uri)),
         ("vectors", Path(f"{settings.lancedb_uri}-mining")),
         ("cache", settings.cache_path),
         ("cache", settings.cache_path.parent),
         ("checkpoints", settings.checkpoint_root),
+        ("checkpoints", root / "ablations"),
         ("reports", settings.report_root),
         ("dagster", Path(home)),
         ("tables", root / TABLES),
         ("tables", root),
     ]
+    if uri.startswith("sqlite:///"):
+        places.insert(0, ("registry", Path(uri.removeprefix("sqlite:///"))))
+    return places
 
 
 def or_run_everything(settings: Settings, partition: str | None = None) -> str:

@@ -47,7 +47,8 @@ class SetAside:
     """
 
     def __init__(self, storage_root: Path, part: Part, look_only: bool = False) -> None:
-        self._root, self._part, self.look_only = storage_root.absolute(), part, look_only
+        self._root, self.look_only = storage_root.absolute(), look_only
+        self._part: Part = part
         name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{part}"
         taken = [path.name for path in (self._root / FOLDER).glob(f"{name}*")]
         self.folder = self._root / FOLDER / (f"{name}-{len(taken) + 1}" if taken else name)

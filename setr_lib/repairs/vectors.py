@@ -181,7 +181,6 @@ class _Table:
     def _rows(self) -> Any | None:
         """The readable rows, each id once, of the latest version that has it."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         kept: Any | None = None
         in_vain = 0
@@ -189,7 +188,7 @@ class _Table:
             in_vain += 1
             for rows in self._of_version(version):
                 key = rows.schema.names[0]
-                fresh = rows if kept is None else rows.filter(pc.invert(pc.is_in(rows[key], kept[key])))
+                fresh = rows if kept is None else _without(rows, set(kept[key].to_pylist()))
                 if fresh.num_rows and (kept is None or fresh.schema.equals(kept.schema)):
                     kept = fresh if kept is None else pa.concat_tables([kept, fresh])
                     in_vain = 0
@@ -220,6 +219,14 @@ class _Table:
                 continue
             if rows.num_rows and _finite(rows):
                 yield rows
+
+
+def _without(rows: Any, known: set[str]) -> Any:
+    """The rows whose first column is not among those that are known."""
+    import pyarrow as pa
+
+    keys = rows[rows.schema.names[0]].to_pylist()
+    return rows.filter(pa.array([key not in known for key in keys]))
 
 
 def _version(manifest: Path) -> int:
