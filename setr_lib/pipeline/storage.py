@@ -181,7 +181,10 @@ class Tables:
         path = self._path(asset, partition)
         try:
             frame = pl.read_parquet(path, use_statistics=False)
-            return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
+            frame = earlier(frame) if earlier else frame
+            if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
+                frame = frame.with_columns(pixels=pl.lit(""))
+            return conform(frame, schema, named(asset, partition))
         except FileNotFoundError:
             raise self._not_made(asset, partition, path) from None
         except SetrError as error:

@@ -79,14 +79,14 @@ def _other_columns(path: Path) -> bool:
             for name in names
             if not name.startswith("sqlite_")
         ]
-    return any(columns != COLUMNS for columns in found)
+    return any(columns not in (COLUMNS, COLUMNS[:3]) for columns in found)
 
 
 def _is_entry(_: str, values: Sequence[Any]) -> bool:
     """Whether a row is one that the cache wrote: a digest, a text, a time."""
-    if len(values) != len(COLUMNS):
+    if len(values) not in (len(COLUMNS), len(COLUMNS) - 1):
         return False
-    key, value, made_at = values
+    key, value, made_at = values[:3]
     # What was overwritten with zeros is text to SQLite still.
     is_text = isinstance(value, str) and not _CONTROL.search(value)
     return isinstance(key, str) and key.isprintable() and is_text and isinstance(made_at, float)

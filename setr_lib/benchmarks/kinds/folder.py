@@ -21,6 +21,7 @@ from setr_lib.benchmarks.benchmark import YOUR_OWN, Benchmark, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
 from setr_lib.benchmarks.records import QueryRecord, image_names
+from setr_lib.pixel_rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
@@ -41,6 +42,7 @@ class Folder(Benchmark):
     stage_1_metric = "R@10"
     stage_2_metric = "R@1"
     settings_keys = ("queries",)
+    pixels = OWN_FOLDER
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
         """The queries of the folder's file, in its order; none where there is no such file."""
