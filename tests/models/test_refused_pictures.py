@@ -105,12 +105,12 @@ def test_the_error_names_the_picture_and_the_others_are_seen_as_without_it(model
     model.vision.memory.clear()
     with pytest.raises(PictureError, match=r"the model's processor refuses this picture of 2,100 x 10") as e:
         model.vision.features([*GOOD[:2], THIN, *GOOD[2:]])
-    assert list(e.value.refused) == [THIN.fingerprint]
+    assert list(e.value.refused) == [THIN.identity]
     assert all(picture in model.vision for picture in GOOD) and THIN not in model.vision
     found = model.vision.features(GOOD)
     assert all(torch.equal(a, b.embeds) for a, b in zip(expected, found, strict=True))
     model.vision.memory.clear()
-    assert list(model.vision.precompute([THIN, *GOOD])) == [THIN.fingerprint]
+    assert list(model.vision.precompute([THIN, *GOOD])) == [THIN.identity]
 
 
 @pytest.mark.parametrize("cached", [True, False])
