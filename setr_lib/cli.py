@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible_output
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 after an error, or what the command says.
     """
-    options = _parser().parse_args(arguments)
+    with visible_output():
+        return _main(_parser().parse_args(arguments))
+
+
+def _main(options: argparse.Namespace) -> int:
+    """Run one command, and tell its errors."""
     try:
         return _run(options)
     except SettingsError as error:
@@ -95,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_list(commands)
     _add_checks(commands)
+    _add_faults(commands)
     _add_crop(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
@@ -227,6 +234,11 @@ def _add_compare(commands: Subparsers) -> None:
         "--sample", type=_positive, default=16, help="queries that costs are timed on (default: 16)"
     )
     compare.add_argument("--plan", action="store_true", help="print what it would cost, and stop")
+    compare.add_argument(
+        "--accept-removals",
+        action="store_true",
+        help="remove the vectors of images that are gone, however many they are; for this run only",
+    )
     shown = compare.add_mutually_exclusive_group()
     for form in ("json", "csv", "markdown"):
         text = f"print the rows of the last comparison as {form.upper()}, and run nothing"
@@ -265,6 +277,17 @@ def _add_checks(commands: Subparsers) -> None:
     doctor.add_argument("--json", action="store_true", help="one JSON document")
     doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
     doctor.set_defaults(command=_doctor)
+
+
+def _add_faults(commands: Subparsers) -> None:
+    faults = commands.add_parser(
+        "faults", help="every image, query and text of a run with which something went wrong, and what"
+    )
+    faults.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    faults.add_argument("--json", action="store_true", help="one JSON array, one object per fault")
+    faults.set_defaults(command=_faults)
 
 
 def _add_crop(commands: Subparsers) -> None:
@@ -425,6 +448,7 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
         reranked=options.rerank,
         sample=options.sample,
         plan_only=options.plan,
+        accept_removals=options.accept_removals,
     )
 
 
@@ -444,6 +468,12 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.doctor import run
 
     return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _faults(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.faults import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json)
 
 
 def _crop(settings: Settings, options: argparse.Namespace) -> int:

@@ -276,10 +276,16 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
     name = settings.models.judge.prompts
 
     def read() -> None:
-        prompts = load_prompts(name, settings.base_dir)
+        problems: dict[str, None] = {}
         for task in TASKS:
             for kind in (None, *sorted(kinds)):
-                prompts.get(task, kind)
+                try:  # each from a set of its own: the first fault is not the only one
+                    load_prompts(name, settings.base_dir).get(task, kind)
+                except PromptError as error:
+                    problems[str(error)] = None
+        if problems:
+            raise PromptError("; ".join(problems))
+        prompts = load_prompts(name, settings.base_dir)
         try:
             added = text_kinds(pipeline_context(settings).methods.configured.values())
         except MethodError:

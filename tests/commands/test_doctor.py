@@ -19,6 +19,7 @@ from setr_lib.miniature.worlds import write_miniature
 from setr_lib.registry.database import schema
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
+from tests.nasty import ACTING
 
 SETTINGS = """
 [models.encoder]
@@ -114,6 +115,33 @@ def test_a_judge_prompt_that_is_not_used_is_a_warning_and_no_fault(
     assert check["detail"].startswith(f"{unused} is not used: a re-ranker has one judge prompt")
     assert main(["--config", str(config), "doctor"]) == 0
     assert "warning" in capsys.readouterr().out
+
+
+def test_every_prompt_file_at_fault_is_told_with_its_line(doctor: Callable[..., Any], config: Path) -> None:
+    folder = config.parent / "prompts"
+    shutil.copytree(BUILT_IN / "miniature", folder)
+    config.write_text(SETTINGS.replace('prompts = "miniature"', 'prompts = "prompts"'), encoding="utf-8")
+    (folder / "compose.jinja").write_text("<reference>\n{{ modificaton }}")
+    (folder / "judge.jinja").write_text("<reference>{{ 'x' * 10**10 }}<candidate>match ?")
+    (folder / "yes_no.jinja").write_bytes(b"<image>\n\ncaf\xe9")
+    status, found = doctor()
+    (detail,) = (check["detail"] for check in found["configured"] if check["what"] == "prompts")
+    assert status == 1 and statuses(found)["prompts"] == "broken"
+    for told in ("compose.jinja, line 2: ", "judge.jinja, line 1: ", "yes_no.jinja, line 3: "):
+        assert detail.count(f"{folder}/{told}") == 1, detail
+
+
+def test_a_file_s_name_acts_on_no_terminal_and_json_tells_it_exactly(
+    doctor: Callable[..., Any], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[31m\u202e[bold]x.png"
+    (config.parent / "pictures" / name).write_bytes(b"no image")
+    _, found = doctor()
+    (example,) = found["evaluation_sets"][0]["images"]["examples"]
+    assert name in example
+    assert main(["--config", str(config), "doctor"]) == 1
+    page = capsys.readouterr().out
+    assert not ACTING.search(page) and "\\u001b[31m\\u202e[bold]x.png" in page
 
 
 def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:
