@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 
 from setr_assets.code_versions import CodeVersions, Reads
-from setr_assets.data_versions import PartitionResults
+from setr_assets.data_versions import PartitionResults, readable
 from setr_assets.failures import failing_in_words, notices_of
 from setr_assets.progress import step
 from setr_lib.pipeline.context import PipelineContext
@@ -135,7 +135,7 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(made, PartitionResults):
             yield from made.events(context)
         else:
-            yield made
+            yield made._replace(metadata=readable(made.metadata or {}))
 
     # Dagster compares the context's annotation with the class itself; our modules keep annotations as text.
     signature = inspect.signature(function, eval_str=True).replace(return_annotation=dg.MaterializeResult)

@@ -13,6 +13,7 @@ import dagster as dg
 from setr_assets.progress import say
 from setr_lib.damage import Notices, explained
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.storage import places_of
 
@@ -35,8 +36,8 @@ def failing_in_words(setr: PipelineContext | None) -> Iterator[None]:
         with nullcontext() if setr is None else explained(places_of(setr.settings)):
             yield
     except SetrError as error:
-        repeat_at_the_end(str(error))
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        repeat_at_the_end(visible(str(error)))
+        raise dg.Failure(description=visible(str(error)), allow_retries=False) from error
 
 
 def repeat_at_the_end(words: str) -> None:

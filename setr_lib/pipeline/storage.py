@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
-from setr_lib.files import write_json
+from setr_lib.files import sqlite_path, write_json
+from setr_lib.pipeline.present_paths import with_present_paths
 from setr_lib.records import Record
 from setr_lib.settings import Settings
 
@@ -168,7 +169,7 @@ class Tables:
             earlier: Gives a table that an earlier version of SETR wrote today's columns.
 
         Returns:
-            The table.
+            The table. Paths of images that it names in an earlier place of the project are those of today.
 
         Raises:
             NotMadeYetError: There is none yet; the message names the asset.
@@ -184,7 +185,7 @@ class Tables:
             frame = earlier(frame) if earlier else frame
             if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
                 frame = frame.with_columns(pixels=pl.lit(""))
-            return conform(frame, schema, named(asset, partition))
+            table = conform(frame, schema, named(asset, partition))
         except FileNotFoundError:
             raise self._not_made(asset, partition, path) from None
         except SetrError as error:
@@ -192,6 +193,7 @@ class Tables:
             raise damaged("tables", path, fault, then=_again(asset)) from error
         except Exception as error:
             raise as_told(error, "tables", path, then=_again(asset)) from error
+        return with_present_paths(table, self.settings) if "path" in schema else table
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table.
@@ -307,7 +309,7 @@ def places_of(settings: Settings) -> Places:
     Returns:
         Parts and paths.
     """
-    root, uri = settings.storage_root, settings.tracking_uri
+    root, database = settings.storage_root, sqlite_path(settings.tracking_uri)
     home = os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"
     places: list[tuple[Part, Path]] = [
         ("registry", settings.artifact_root),
@@ -322,8 +324,8 @@ def places_of(settings: Settings) -> Places:
         ("tables", root / TABLES),
         ("tables", root),
     ]
-    if uri.startswith("sqlite:///"):
-        places.insert(0, ("registry", Path(uri.removeprefix("sqlite:///"))))
+    if database is not None:
+        places.insert(0, ("registry", database))
     return places
 
 

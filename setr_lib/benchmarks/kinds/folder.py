@@ -4,8 +4,9 @@ queries.
 The file (``queries``, else ``queries.csv``, ``.jsonl`` or ``.parquet`` under ``root``) has the columns
 ``reference`` and ``modification``, and optionally ``query_id`` (else the row's number from 0) and
 ``targets``: a list, or, in a CSV file, names separated by ``|``. ``target`` (one name) does as well. Without
-such a file there are no queries. An image's id is its path from the image folder, with ``/``. R@K is whether
-*any* target is among the first K.
+such a file there are no queries. An image's id is its path from the image folder, with ``/``. References may
+also lie in a folder outside of the gallery, ``reference_root``; their ids are their paths from there. R@K is
+whether *any* target is among the first K.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 from setr_lib.benchmarks.annotations import Row, Unique, read_json_lines, read_text
 from setr_lib.benchmarks.benchmark import YOUR_OWN, Benchmark, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.folder_gallery import folder_rules, is_same_file, reference_listing
+from setr_lib.benchmarks.image_folders import list_folder
 from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
-from setr_lib.benchmarks.records import QueryRecord, image_names
+from setr_lib.benchmarks.records import QueryRecord
 from setr_lib.pixel_rules import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ class Folder(Benchmark):
     headline = ("R@1", "R@10", "mAP@10")
     stage_1_metric = "R@10"
     stage_2_metric = "R@1"
-    settings_keys = ("queries",)
+    settings_keys = ("queries", "reference_root")
     pixels = OWN_FOLDER
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
@@ -49,10 +52,8 @@ class Folder(Benchmark):
         path = query_file(evaluation_set)
         if path is None:
             return []
-        folder = self.image_folder(evaluation_set)
-        images = set(image_names(folder, evaluation_set.dataset))
-        ids = Unique("query_id")
-        return [_query(row, number, ids, images, folder) for number, row in enumerate(_rows(path))]
+        ids, images = Unique("query_id"), FolderImages(evaluation_set)
+        return [_query(row, number, ids, images) for number, row in enumerate(_rows(path))]
 
     def files(self, evaluation_set: EvaluationSet) -> list[OfficialFile]:
         """The query file, if there is one."""
@@ -66,6 +67,72 @@ class Folder(Benchmark):
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
         """That there are no published numbers."""
         return ["not a benchmark"]
+
+
+class FolderImages:
+    """The images that a folder's queries may name: those of the gallery, and references outside of it.
+
+    Args:
+        evaluation_set: The set.
+
+    Raises:
+        DatasetError: A folder is not there, or cannot be listed.
+    """
+
+    def __init__(self, evaluation_set: EvaluationSet) -> None:
+        self.folder = evaluation_set.benchmark.image_folder(evaluation_set)
+        listed = list_folder(self.folder, evaluation_set.dataset, folder_rules(evaluation_set))
+        self.gallery = frozenset(listed.names)
+        outside = reference_listing(evaluation_set)
+        self.reference_root = None if outside is None else outside.folder
+        self.references = frozenset() if outside is None else frozenset(outside.names)
+
+    def target(self, row: Row, image_id: str) -> str:
+        """``image_id``, checked to be a gallery image.
+
+        Args:
+            row: The query's row.
+            image_id: The id that it names.
+
+        Returns:
+            ``image_id`` itself.
+
+        Raises:
+            DatasetError: It is none.
+        """
+        if image_id in self.references and image_id not in self.gallery:
+            raise row.error(
+                f"'targets' names {image_id!r}, which is in reference_root ({self.reference_root}) only: "
+                f"targets must be in the gallery, {self.folder}"
+            )
+        return row.known("targets", image_id, self.gallery, self.folder)
+
+    def reference(self, row: Row, image_id: str) -> str:
+        """``image_id``, checked to be a reference image or a gallery image.
+
+        Args:
+            row: The query's row.
+            image_id: The id that it names.
+
+        Returns:
+            ``image_id`` itself.
+
+        Raises:
+            DatasetError: It is neither, or two different files.
+        """
+        root = self.reference_root
+        if root is None:
+            return row.known("reference", image_id, self.gallery, self.folder)
+        if image_id in self.gallery and image_id in self.references:
+            if not is_same_file(self.folder / image_id, root / image_id):
+                raise row.error(
+                    f"'reference' names {image_id!r}, which is one file in {self.folder} and another in "
+                    f"reference_root ({root}): rename one, or let reference_root name {root.parent}, so that "
+                    f"references are called '{root.name}/{image_id}'"
+                )
+            return image_id
+        where = f"{root} (reference_root), nor in {self.folder}"
+        return row.known("reference", image_id, self.references | self.gallery, where)
 
 
 def query_file(evaluation_set: EvaluationSet) -> Path | None:
@@ -143,11 +210,11 @@ def _targets(row: Row) -> list[str]:
     return row.distinct("targets", row.names("targets")) if "targets" in row.values else []
 
 
-def _query(row: Row, number: int, ids: Unique, images: set[str], folder: Path) -> QueryRecord:
+def _query(row: Row, number: int, ids: Unique, images: FolderImages) -> QueryRecord:
     query_id = row.text("query_id") if "query_id" in row.values else str(number)
     modification = row.text("modification")
-    reference = row.known("reference", row.name("reference"), images, folder)
-    targets = [row.known("targets", target, images, folder) for target in _targets(row)]
+    reference = images.reference(row, row.name("reference"))
+    targets = [images.target(row, target) for target in _targets(row)]
     if reference in targets:
         raise row.error("the reference is among its own targets")
     return QueryRecord(ids.claim(row, query_id), reference, modification.strip(), [modification], targets)
