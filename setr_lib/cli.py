@@ -73,9 +73,9 @@ def _run(options: argparse.Namespace) -> int:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
     command: Command = options.command
+    if command not in (_env, _doctor):
+        _look_at_place(settings)
     with explained(places_of(settings)):
-        if command not in (_env, _doctor):
-            _look_at_place(settings)
         return command(settings, options)
 
 
@@ -481,16 +481,16 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
     return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
 
 
-def _faults(settings: Settings, options: argparse.Namespace) -> int:
-    from setr_lib.commands.faults import run
-
-    return run(settings, dataset=options.dataset, as_json=options.json)
-
-
 def _repair(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.repair import run
 
     return run(settings, part=options.part, look_only=options.look)
+
+
+def _faults(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.faults import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json)
 
 
 def _crop(settings: Settings, options: argparse.Namespace) -> int:
