@@ -6,11 +6,12 @@ Every check that is the same for all data sets belongs here; what a data set's f
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn, TypeVar
 
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.near_ids import meant
 
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
@@ -206,6 +207,20 @@ def plain_name(value: object) -> str:
     return name
 
 
+def whole_number_text(value: object) -> object:
+    """A whole number as the text that it is as an id: tables store ids of digits as numbers.
+
+    Args:
+        value: Any value of a file.
+
+    Returns:
+        ``12`` and ``12.0`` as ``"12"``; everything else as it is.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if type(value) is int else value
+
+
 class Row:
     """One object of an annotation file, with a checked reader for each type of value.
 
@@ -282,6 +297,20 @@ class Row:
             return relative_name(self._value(key))
         except ValueError as error:
             raise self.error(f"{key!r} {error}") from None
+
+    def values_of(self, key: str) -> list[Any]:
+        """The list under ``key``, its entries not checked.
+
+        Args:
+            key: Name of the list.
+
+        Returns:
+            The entries.
+
+        Raises:
+            DatasetError: The key is missing, or its value is not a list.
+        """
+        return self._list(key, None)
 
     def names(self, key: str) -> list[str]:
         """The list of relative file names under ``key``.
@@ -420,7 +449,7 @@ class Row:
         where = f"{self.where}, {key}, entry"
         return [Row(self.file, f"{where} {n}", value) for n, value in enumerate(self._list(key, None))]
 
-    def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
+    def known(self, key: str, image_id: str, ids: Collection[str] | None, source: Path | str) -> str:
         """``image_id``, checked to be among the known images.
 
         Args:
@@ -433,11 +462,39 @@ class Row:
             ``image_id`` itself.
 
         Raises:
-            DatasetError: The id is not among them.
+            DatasetError: The id is not among them; the message names the nearest one and how it differs.
         """
         if ids is not None and image_id not in ids:
-            raise self.error(f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}")
+            folder = source if isinstance(source, Path) else None
+            hint = meant(image_id, ids, folder)
+            raise self.error(
+                f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}{hint}"
+            )
         return image_id
+
+    def image(self, key: str, value: object, ids: Collection[str], folder: Path) -> str:
+        """The image of a folder that ``value`` names by its path.
+
+        Args:
+            key: Name of the value, for the message.
+            value: What the row has: a path from the folder, or a number that is one.
+            ids: The known ids (a set or dict).
+            folder: The folder that they are paths below.
+
+        Returns:
+            The id.
+
+        Raises:
+            DatasetError: It names no image of the folder; the message names the nearest one and how it
+                differs.
+        """
+        if value is None or value == "":
+            raise self.error(f"{key!r} is empty")
+        name = whole_number_text(value)
+        try:
+            return self.known(key, relative_name(name), ids, folder)
+        except ValueError as error:
+            raise self.error(f"{key!r} {error}{meant(name, ids, folder)}") from None
 
     def distinct(self, key: str, values: list[_T]) -> list[_T]:
         """``values``, checked to have no two equal entries.

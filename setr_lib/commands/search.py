@@ -62,6 +62,7 @@ def run(
     if warning := context.prompts().unused_files_warning():
         print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(context, dataset)
+    _refuse_missing(image, context, searched.key)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     wanted = wanted_reranker(context, reranker or BEST)
     if wanted is not None and k > depth:
@@ -86,6 +87,24 @@ def run(
     where = key if gallery is None else f"{key} · gallery {gallery}"
     _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
     return 0
+
+
+def _refuse_missing(image: Path, context: PipelineContext, key: str) -> None:
+    """Say which image is meant where there is no file: ids of the gallery are no paths from here."""
+    from setr_lib.benchmarks.annotations import is_there
+    from setr_lib.benchmarks.near_ids import near_ids
+    from setr_lib.tables import GALLERY
+
+    if is_there(image):
+        return
+    images = context.tables.read("gallery_images", GALLERY, key)
+    paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
+    name, hint = str(image), ""
+    if name in paths:
+        hint = f"; {name!r} is an id of {key}: write the path of its file, {paths[name]}"
+    elif (found := near_ids(paths).near(name)) is not None:
+        hint = f"; did you mean {paths[found.id]}, the image {found.id!r} of {key}? ({found.reason})"
+    raise SetrError(f"{image}: the reference image is missing: there is no such file{hint}")
 
 
 def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:

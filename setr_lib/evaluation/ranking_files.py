@@ -25,6 +25,7 @@ from setr_lib.benchmarks import (
 )
 from setr_lib.benchmarks.annotations import json_value, shown
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET
+from setr_lib.benchmarks.near_ids import meant
 from setr_lib.benchmarks.ranking_lists import named
 from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.evaluation.pools import pools_of
@@ -297,11 +298,11 @@ def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, qu
     if _EXTENSION.sub("", image) in known:
         return f"{shown(image)} must be written without its extension"
     if pool == SUBSET:
-        return f"{shown(image)} is not a member of the query's subset"
+        return f"{shown(image)} is not a member of the query's subset{meant(image, known)}"
     name = "gallery" if query.gallery == "all" else f"gallery {query.gallery!r}"
     protocol, usual = task.evaluation_set.gallery, task.benchmark.galleries[0]
     hint = "" if protocol == usual else f" (protocol {protocol!r}: is it a ranking of {usual!r}?)"
-    return f"the {name} of {task.key} has no image {shown(image)}{hint}"
+    return f"the {name} of {task.key} has no image {shown(image)}{hint}{meant(image, known)}"
 
 
 def _refuse_wrong_metric(part: _Part, task: _Task) -> None:

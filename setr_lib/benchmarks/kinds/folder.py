@@ -133,19 +133,21 @@ def _rows(path: Path) -> Iterator[Row]:
             raise DatasetError(f"{other!r} files are not read: use .csv, .jsonl or .parquet", file=path)
 
 
-def _targets(row: Row) -> list[str]:
+def _targets(row: Row) -> list[Any]:
     if "target" in row.values and "targets" in row.values:
         raise row.error("has both 'target' and 'targets': keep one")
     if "target" in row.values:
-        return [row.name("target")]
-    return row.distinct("targets", row.names("targets")) if "targets" in row.values else []
+        return [row.values["target"]]
+    return row.values_of("targets") if "targets" in row.values else []
 
 
 def _query(row: Row, number: int, ids: Unique, images: set[str], folder: Path) -> QueryRecord:
     query_id = row.text("query_id") if "query_id" in row.values else str(number)
     modification = row.text("modification")
-    reference = row.known("reference", row.name("reference"), images, folder)
-    targets = [row.known("targets", target, images, folder) for target in _targets(row)]
+    if "reference" not in row.values:
+        raise row.error("the key 'reference' is missing")
+    reference = row.image("reference", row.values["reference"], images, folder)
+    targets = row.distinct("targets", [row.image("targets", name, images, folder) for name in _targets(row)])
     if reference in targets:
         raise row.error("the reference is among its own targets")
     return QueryRecord(ids.claim(row, query_id), reference, modification.strip(), [modification], targets)
