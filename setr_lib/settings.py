@@ -33,6 +33,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
 
 SETTINGS_FILE = "setr.toml"
@@ -948,10 +949,10 @@ def load_settings(path: Path | None = None, *, else_from: Path | None = None) ->
 
 def _read(source: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        return tomllib.loads(decode(source.read_bytes()).text)
     except FileNotFoundError:
         raise SettingsError(f"{source}: there is no such settings file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # tomllib's, too
         raise SettingsError(f"{source}: not valid TOML: {error}") from error
     except OSError as error:
         raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error

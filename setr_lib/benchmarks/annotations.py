@@ -12,13 +12,12 @@ from typing import Any, NoReturn, TypeVar
 
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.near_ids import meant
+from setr_lib.decoding import decode
 
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_COORDINATE = 1e6
-_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
-"""How gzip, zip, bzip2, xz and Zstandard files begin."""
 
 
 def shown(value: object) -> str:
@@ -47,9 +46,19 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parse(text: str) -> Any:
-    if text.startswith("\ufeff"):
-        raise ValueError("it starts with a byte-order mark: save it as UTF-8 without one")
+def parse_json(text: str) -> Any:
+    """The JSON value of a text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        ValueError: It is not valid JSON, repeats a key in one object, or holds NaN.
+        RecursionError: It is nested too deeply.
+    """
     # Without a hook json.loads silently keeps the last of two equal keys, and accepts NaN.
     return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
@@ -73,7 +82,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_text(path: Path, purpose: str) -> str:
-    """The text of a UTF-8 file, with line ends as ``\\n``.
+    """The text of a UTF-8 file (or of another that begins with a byte-order mark), line ends as ``\\n``.
 
     Args:
         path: The file.
@@ -85,8 +94,24 @@ def read_text(path: Path, purpose: str) -> str:
     Raises:
         DatasetError: It is missing, cannot be read, is compressed, or is not UTF-8.
     """
+    return _decoded(read_bytes(path, purpose), path)
+
+
+def read_bytes(path: Path, purpose: str) -> bytes:
+    """The bytes of an annotation file.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        DatasetError: It is missing, or cannot be read.
+    """
     try:
-        return _decoded(path.read_bytes(), path)
+        return path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(
             f"there is no such file ({purpose}); is the path in setr.toml right?", file=path
@@ -96,13 +121,10 @@ def read_text(path: Path, purpose: str) -> str:
 
 
 def _decoded(content: bytes, path: Path) -> str:
-    if content.startswith(_PACKED):
-        raise DatasetError("is a compressed file: unpack it first", file=path)
     try:
-        # Line ends as Python reads them from a text file: the same on every system.
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"not UTF-8 text: {error}", file=path) from error
+        return decode(content).text
+    except ValueError as error:
+        raise DatasetError(str(error), file=path) from error
 
 
 def read_json(path: Path, purpose: str) -> Any:
@@ -139,7 +161,7 @@ def json_value(content: bytes, path: Path) -> Any:
 
 def _json(text: str, path: Path) -> Any:
     try:
-        return _parse(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path) from error
 
@@ -205,20 +227,6 @@ def plain_name(value: object) -> str:
     if "/" in name or relative_name(name) != name:
         raise ValueError(f"{shown(name)} leaves the data folder: it must be a plain name")
     return name
-
-
-def whole_number_text(value: object) -> object:
-    """A whole number as the text that it is as an id: tables store ids of digits as numbers.
-
-    Args:
-        value: Any value of a file.
-
-    Returns:
-        ``12`` and ``12.0`` as ``"12"``; everything else as it is.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if type(value) is int else value
 
 
 class Row:
@@ -297,20 +305,6 @@ class Row:
             return relative_name(self._value(key))
         except ValueError as error:
             raise self.error(f"{key!r} {error}") from None
-
-    def values_of(self, key: str) -> list[Any]:
-        """The list under ``key``, its entries not checked.
-
-        Args:
-            key: Name of the list.
-
-        Returns:
-            The entries.
-
-        Raises:
-            DatasetError: The key is missing, or its value is not a list.
-        """
-        return self._list(key, None)
 
     def names(self, key: str) -> list[str]:
         """The list of relative file names under ``key``.
@@ -472,30 +466,6 @@ class Row:
             )
         return image_id
 
-    def image(self, key: str, value: object, ids: Collection[str], folder: Path) -> str:
-        """The image of a folder that ``value`` names by its path.
-
-        Args:
-            key: Name of the value, for the message.
-            value: What the row has: a path from the folder, or a number that is one.
-            ids: The known ids (a set or dict).
-            folder: The folder that they are paths below.
-
-        Returns:
-            The id.
-
-        Raises:
-            DatasetError: It names no image of the folder; the message names the nearest one and how it
-                differs.
-        """
-        if value is None or value == "":
-            raise self.error(f"{key!r} is empty")
-        name = whole_number_text(value)
-        try:
-            return self.known(key, relative_name(name), ids, folder)
-        except ValueError as error:
-            raise self.error(f"{key!r} {error}{meant(name, ids, folder)}") from None
-
     def distinct(self, key: str, values: list[_T]) -> list[_T]:
         """``values``, checked to have no two equal entries.
 
@@ -598,7 +568,7 @@ def line_row(path: Path, where: str, line: str) -> Row:
         DatasetError: The line is not valid JSON, or not an object.
     """
     try:
-        value = _parse(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path, row=where) from error
     return Row(path, where, value)

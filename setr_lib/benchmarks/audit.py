@@ -163,7 +163,11 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
     states = [_file_state(file, official) for file in files]
     warnings, id_fault = _image_ids(evaluation_set, queries, gallery)
+    notes, note_fault = _told(
+        evaluation_set, "query_notes", lambda: benchmark.query_notes(evaluation_set), []
+    )
     faults = [query_fault, gallery_fault, id_fault, files_fault, source_fault, key_fault]
+    faults += [] if query_fault is not None else [note_fault]
     states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
@@ -184,7 +188,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         captions=captions,
         captioned=captioned,
         problems=tuple(dict.fromkeys(problems)),
-        warnings=warnings,
+        warnings=(*notes, *warnings),
     )
 
 
