@@ -143,12 +143,14 @@ def read_json(path: Path, purpose: str) -> Any:
     return _json(read_text(path, purpose), path)
 
 
-def json_value(content: bytes, path: Path) -> Any:
+def json_value(content: bytes, path: Path, repeated: list[str] | None = None) -> Any:
     """The JSON value of bytes that were read from a file; as strict as :func:`read_json`.
 
     Args:
         content: The file's bytes.
         path: Where they were read, for the message.
+        repeated: Takes the keys that an object has again, each as often; and NaN is then read as a number. By
+            default both are refused.
 
     Returns:
         The decoded value.
@@ -156,12 +158,20 @@ def json_value(content: bytes, path: Path) -> Any:
     Raises:
         DatasetError: They are not UTF-8, or not valid JSON.
     """
-    return _json(_decoded(content, path), path)
+    return _json(_decoded(content, path), path, repeated)
 
 
-def _json(text: str, path: Path) -> Any:
+def _json(text: str, path: Path, repeated: list[str] | None = None) -> Any:
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values and repeated is not None:
+                repeated.append(key)
+            values[key] = value
+        return values
+
     try:
-        return parse_json(text)
+        return parse_json(text) if repeated is None else json.loads(text, object_pairs_hook=noted)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path) from error
 
