@@ -20,6 +20,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
 from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
+from setr_lib.benchmarks.roots import root_hint
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.benchmarks.source import DataSource, maker_of
 from setr_lib.errors import SetrError, told_as
@@ -173,7 +174,13 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     size, basis = _mean_size(looked, source)
     captions, captioned = _captions(evaluation_set, gallery)
-    problems = [*_file_problems(states, captions), *loose, *_image_problems(images, source, states)]
+    elsewhere = _elsewhere(evaluation_set, states) if maker is None else []
+    problems = [
+        *elsewhere,
+        *_file_problems(states, captions),
+        *loose,
+        *_image_problems(images, source, states),
+    ]
     return Examination(
         evaluation_set=evaluation_set,
         gallery_key=gallery_key,
@@ -415,6 +422,14 @@ def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tu
         return FileState(file, "broken", None, detail), 0
     known = named if gallery is None else named & set(gallery["image_id"])
     return FileState(file, "ok", len(rows)), len(known)
+
+
+def _elsewhere(evaluation_set: EvaluationSet, states: Sequence[FileState]) -> list[str]:
+    """That the root is one folder too high or too low, where files are missing and nearby."""
+    if not any(state.status == "missing" for state in states):
+        return []
+    hint = root_hint(evaluation_set).removeprefix("; ")
+    return [f"{evaluation_set.root}: {hint}"] if hint else []
 
 
 def _file_problems(states: Sequence[FileState], captions: FileState | None) -> list[str]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from setr_lib.benchmarks.annotations import Row, read_json_lines, shown
+from setr_lib.benchmarks.annotations import Row, is_there, read_json_lines, shown
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.near_ids import meant
+from setr_lib.paths import expanded
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,9 +44,16 @@ class LabelFile:
 
         Returns:
             The file.
+
+        Raises:
+            DatasetError: The path names an environment variable that is not set.
         """
         found = None if Path(text).is_file() else _NAMED.fullmatch(text)
-        return cls(Path(text)) if found is None else cls(Path(found[2]), found[1])
+        path, label = (text, None) if found is None else (found[2], found[1])
+        try:
+            return cls(Path(path if is_there(Path(path)) else expanded(path)), label)
+        except ValueError as error:
+            raise DatasetError(f"--labels: {error}") from error
 
 
 @dataclass(frozen=True)

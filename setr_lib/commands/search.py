@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.commands.outputs import check_output_file
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
@@ -20,6 +21,7 @@ from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from setr_lib.datasets import EvaluationSet
 
@@ -57,6 +59,7 @@ def run(
     """
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
+    check_output_file(output, _is_contact_sheet)
     quieten_libraries()
     context = pipeline_context(settings)
     if warning := context.prompts().unused_files_warning():
@@ -79,7 +82,8 @@ def run(
     path = output or settings.report_root / "searches" / f"{_file_name(image, text, found, gallery)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _sheet(image, text, found, k).save(path)
+        sheet = _sheet(image, text, found, k)
+        sheet.save(path, pnginfo=_mark(), comment=_MARK)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
     waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
@@ -87,6 +91,29 @@ def run(
     where = key if gallery is None else f"{key} · gallery {gallery}"
     _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
     return 0
+
+
+_MARK = "SETR contact sheet"
+
+
+def _mark() -> PngInfo:
+    """What a PNG file says of its maker, so that it is known as one that may be replaced."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", _MARK)
+    return info
+
+
+def _is_contact_sheet(file: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            said = image.info.get("Software"), image.info.get("comment")
+    except (OSError, ValueError):
+        return False
+    return _MARK in said or _MARK.encode() in said
 
 
 def _refuse_missing(image: Path, context: PipelineContext, key: str) -> None:
