@@ -60,6 +60,10 @@ def decode(content: bytes, *, windows: bool = False) -> Decoded:
         content.startswith(b"PK\x03\x04") and any(mark in content for mark in _SPREADSHEETS)
     ):
         raise ValueError(f"is a spreadsheet: {EXPORT}")
+    if content.startswith(b"version https://git-lfs"):
+        raise ValueError("is a pointer of Git LFS, not the file: fetch it with `git lfs pull`")
+    if content.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise ValueError("is a web page, not the file: download it again")
     if content.startswith(_PACKED):
         raise ValueError("is a compressed file: unpack it first")
     for mark, codec, name in _MARKS:

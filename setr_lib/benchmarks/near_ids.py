@@ -187,9 +187,12 @@ class NearIds:
                         nearest, "this is an absolute path, and ids are paths below the image folder"
                     )
                 before = "/".join(spelt[:start])
+                besides = _besides("/".join(spelt[start:]), nearest)
                 if folder is not None and before == folder.name:
-                    return NearId(nearest, f"this begins with the image folder's own name, {before!r}")
-                return NearId(nearest, f"this has the folder {before!r} before the id")
+                    return NearId(
+                        nearest, f"this begins with the image folder's own name, {before!r}{besides}"
+                    )
+                return NearId(nearest, f"this has the folder {before!r} before the id{besides}")
         return None
 
     def _elsewhere(self, unknown: str) -> NearId | None:
@@ -200,7 +203,9 @@ class NearIds:
             return None
         others = "" if len(found) == 1 else f" ({len(found):,} ids end so)"
         what = "is in another folder" if "/" in unknown.strip("/") else "lacks the folder"
-        return NearId(min(found), f"this {what}{others}")
+        nearest = min(found)
+        besides = _besides(re.split(r"[/\\]", unknown)[-1], nearest.rpartition("/")[2])
+        return NearId(nearest, f"this {what}{others}{besides}")
 
     def _alike(self, unknown: str) -> NearId | None:
         """The id with nearly the same letters, of those that begin or end like it."""
@@ -212,6 +217,13 @@ class NearIds:
         if not form or not (found := difflib.get_close_matches(form, close, n=1, cutoff=_CLOSE)):
             return None
         return NearId(min(self._whole[found[0]]), "the two have nearly the same letters")
+
+
+def _besides(unknown: str, known: str) -> str:
+    """What differs besides folders, as the end of a sentence."""
+    if _canonical(unknown) != _canonical(known) or not (ways := _differences(unknown, known)):
+        return ""
+    return f", and the two differ in {_joined(ways)}"
 
 
 def _around(ordered: list[str], form: str) -> list[str]:

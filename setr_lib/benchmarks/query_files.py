@@ -33,6 +33,7 @@ _OTHER = (
     *(".sqlite", ".db", ".dta", ".sav", ".html", ".pq", ""),
 )
 """Endings of tables that are not read; a file named ``queries`` without any ending is one, too."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif")
 _FOLDERS = 200
 """Folders below the root that are looked into for a file of queries."""
 
@@ -91,7 +92,7 @@ def _files(root: Path) -> Iterator[str]:
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                hidden = entry.name.startswith((".", "~$")) or entry.name.endswith("~")
+                hidden = entry.name.startswith((".", "~$"))
                 if not hidden and (not entry.is_dir() or PurePath(entry.name).suffix.lower() in READ):
                     yield entry.name
     except OSError:
@@ -155,5 +156,8 @@ def _elsewhere(root: Path, others: tuple[Path, ...], key: str) -> Iterator[str]:
 
 def _maybe(root: Path, names: list[str], key: str) -> Iterator[str]:
     for name in names:
-        if "query" in _words(name) and _ending(name) in (*READ, *SPREADSHEETS):
+        words = _words(name)
+        is_table = "query" in words and _ending(name) in (*READ, *SPREADSHEETS)
+        is_other = "queries" in words and PurePath(name.lower()).suffix not in _PICTURES
+        if is_table or is_other:
             yield f"no file of queries is in {root}, and {name} is not read: name it as {key} if it is one"

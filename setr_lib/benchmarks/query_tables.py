@@ -36,6 +36,7 @@ _SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 _USUAL = {".tsv": "\t"}
 _SEP_LINE = re.compile(r'\s*"?sep=(.|\\t)"?\s*', re.IGNORECASE)
 _CLOSE = 0.8
+_NUMBERED = re.compile(r"(?:targets?(?:id|image|img)?|gt|groundtruth)[0-9]+")
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 _MEANT = {
     "reference": (
@@ -141,13 +142,20 @@ def _known_columns(path: Path, columns: Sequence[str], where: str | None) -> tup
             raise DatasetError(f"{twice}; {_found(columns)}", file=path, row=where)
         names[column] = known
     near = {column: _nearest(column) for column in columns if column not in names and column}
+    if wide := [column for column in columns if _NUMBERED.fullmatch(_plain(column))]:
+        reason = (
+            f"has more than one column of targets, {', '.join(map(repr, wide))}: put them into one, 'targets'"
+        )
+        raise DatasetError(f"{reason}, separated by '|'", file=path, row=where)
     lacking = [name for name in REQUIRED if name not in names.values()]
     if lacking or (not {"target", "targets"} & set(names.values()) and "targets" in _targets_of(near)):
         wanted = lacking or ["targets"]
         meant = [f"rename {each!r} to {name!r}" for each, name in near.items() if _same(name) in wanted]
-        what = f"has no column {' and no column '.join(map(repr, wanted))}"
-        reason = f"{what}: {_found(columns)}; {_EXPECTED}"
-        raise DatasetError(f"{reason}: {', '.join(meant)}" if meant else reason, file=path, row=where)
+        what = f"has no column {' and no column '.join(map(repr, wanted))}: {_found(columns)}"
+        advice = ", ".join(meant)
+        if not names and not meant:
+            advice = "the first line, or every object, must name them" if columns else ""
+        raise DatasetError("; ".join(filter(None, [what, advice, _EXPECTED])), file=path, row=where)
     said = [
         f"{path}: the column {column!r} is read as {known!r}"
         for column, known in names.items()

@@ -53,6 +53,12 @@ KNOWN = [
         ("images/val/a.jpg", "a.jpg", "the folder 'images/val' before the id"),
         ("Rex.jpg", "dogs/Rex.jpg", "lacks the folder"),
         ("cats/Rex.jpg", "dogs/Rex.jpg", "in another folder"),
+        ("rex.JPG", "dogs/Rex.jpg", "lacks the folder, and the two differ in upper and lower case"),
+        (
+            "pictures/A.jpeg",
+            "a.jpg",
+            "own name, 'pictures', and the two differ in upper and lower case and the",
+        ),
         ("\ufeffa.jpg", "a.jpg", "an invisible character (U+FEFF)"),
         ("a\u200b.jpg", "a.jpg", "an invisible character (U+200B)"),
         ("'a.jpg'", "a.jpg", "quotation marks"),

@@ -141,6 +141,16 @@ def test_doctor_tells_it_before_a_run(
         ("queries.csv", CSV, "queries.csv is not read: name it as [datasets.mine] queries to use it"),
         ("pictures/sub/queries.csv", CSV, "queries.csv is not read: name it as [datasets.mine] queries"),
         (
+            "pictures/queries.csv.bak",
+            CSV,
+            "queries.csv.bak is not read: name it as [datasets.mine] queries if",
+        ),
+        (
+            "pictures/queries.csv~",
+            CSV,
+            "queries.csv~ is not read: name it as [datasets.mine] queries if it is",
+        ),
+        (
             "pictures/query_log.csv",
             CSV,
             "query_log.csv is not read: name it as [datasets.mine] queries if it is",

@@ -131,6 +131,13 @@ TARGETS = [
 ]
 
 
+def test_nulls_in_a_list_of_targets_are_passed_over(settings_for: Build, folder_root: Path) -> None:
+    line = '{"reference": "a.png", "modification": "red", "targets": [null, "sub/b.JPG", ""]}'
+    queries, notes = queries_of(settings_for, folder_root, "q.jsonl", line)
+    assert queries["target_ids"].to_list() == [["sub/b.JPG"]]
+    assert notes == [f"{folder_root / 'q.jsonl'}: empty entries of 'targets' are passed over"]
+
+
 @pytest.mark.parametrize(("cell", "targets"), TARGETS)
 @pytest.mark.parametrize("column", ["target", "targets"])
 def test_targets_of_a_cell(
@@ -231,6 +238,21 @@ def test_numbers_are_ids_and_nulls_no_targets(settings_for: Build, folder_root: 
             "line 3",
             "the key 'reference' is missing",
         ),
+        ("q.csv", "a.png,red,sub/b.JPG\n", "line 1", "the first line, or every object, must name them"),
+        ("q.csv", "reference,modification,target,target_2\n", "line 1", "more than one column of targets"),
+        (
+            "q.csv",
+            "reference,modification,target1,target2\n",
+            "line 1",
+            "'target1', 'target2': put them into one",
+        ),
+        (
+            "q.csv",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            None,
+            "a pointer of Git LFS",
+        ),
+        ("q.json", "\n<!DOCTYPE html><html>", None, "is a web page, not the file: download it again"),
         ("q.jsonl", '{"ref_image": "a.png", "text": "x"}', None, "rename 'ref_image' to 'reference'"),
     ],
 )

@@ -157,7 +157,10 @@ class _Reading:
     def _names(self, row: Row, key: str, value: object) -> list[object]:
         """What a cell of targets names, each still to be looked up."""
         if isinstance(value, list):
-            return value
+            there = [each for each in value if each not in (None, "")]
+            if len(there) < len(value):
+                self._say(f"empty entries of {key!r} are passed over")
+            return there
         if not isinstance(value, str):
             return [value]
         text = value.strip()
