@@ -140,14 +140,22 @@ class NearIds:
         """
         text = unknown[:_LONGEST]
         return (
-            self._respelt(text)
+            self.respelt(text)
             or self._several(text)
             or self._below(text, folder)
             or self._elsewhere(text)
             or self._alike(text)
         )
 
-    def _respelt(self, unknown: str) -> NearId | None:
+    def respelt(self, unknown: str) -> NearId | None:
+        """The known id that is the unknown one in another spelling.
+
+        Args:
+            unknown: The unknown id.
+
+        Returns:
+            The id and how the two differ; None where more than the spelling differs.
+        """
         if not (found := self._whole.get(_canonical(unknown))):
             return None
         ways = {each: _differences(unknown, each) for each in sorted(found)[:_NEIGHBOURS]}
@@ -169,7 +177,7 @@ class NearIds:
         return NearId(found[0], reason)
 
     def _part(self, part: str) -> NearId | None:
-        return NearId(part, "") if part in self.known else self._respelt(part)
+        return NearId(part, "") if part in self.known else self.respelt(part)
 
     def _below(self, unknown: str, folder: Path | None) -> NearId | None:
         """Whether a known id is the end of ``unknown``, with folders before it."""

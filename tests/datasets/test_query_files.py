@@ -164,3 +164,14 @@ def test_doctor_says_what_was_assumed_and_what_is_not_read(
     found = doctor()
     assert found["status"] == "ok"
     assert [said in warning for warning in found["warnings"]] == [True]
+
+
+def test_doctor_says_which_captions_are_spelt_otherwise(
+    folder_root: Path, doctor: Callable[[], dict[str, Any]]
+) -> None:
+    (folder_root / "queries.csv").write_text(CSV)
+    rows = [{"candidate": name, "captions": ["red"]} for name in ("a.png", "SUB\\b.jpg", "elsewhere.png")]
+    (folder_root / "image_captions.json").write_text(json.dumps(rows))
+    (warning,) = doctor()["warnings"]
+    assert "image_captions.json: 1 of its images are spelt otherwise than the gallery's" in warning
+    assert "did you mean 'sub/b.JPG'? (the two differ in back-slashes in place of '/' and upper" in warning
