@@ -163,7 +163,7 @@ def test_doctor_says_what_was_assumed_and_what_is_not_read(
     (tmp_path / name).write_text(content)
     found = doctor()
     assert found["status"] == "ok"
-    assert [said in warning for warning in found["warnings"]] == [True]
+    assert sum(said in warning for warning in found["warnings"]) == 1
 
 
 def test_doctor_says_which_captions_are_spelt_otherwise(
@@ -172,6 +172,6 @@ def test_doctor_says_which_captions_are_spelt_otherwise(
     (folder_root / "queries.csv").write_text(CSV)
     rows = [{"candidate": name, "captions": ["red"]} for name in ("a.png", "SUB\\b.jpg", "elsewhere.png")]
     (folder_root / "image_captions.json").write_text(json.dumps(rows))
-    (warning,) = doctor()["warnings"]
-    assert "image_captions.json: 1 of its images are spelt otherwise than the gallery's" in warning
+    said = "image_captions.json: 1 of its images are spelt otherwise than the gallery's"
+    (warning,) = [each for each in doctor()["warnings"] if said in each]
     assert "did you mean 'sub/b.JPG'? (the two differ in back-slashes in place of '/' and upper" in warning
