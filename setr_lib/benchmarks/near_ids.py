@@ -218,6 +218,8 @@ class NearIds:
     def _alike(self, unknown: str) -> NearId | None:
         """The id with nearly the same letters, of those that begin or end like it."""
         form = _canonical(unknown)
+        if form.isdigit():  # another number is another image
+            return None
         if self._sorted is None:
             self._sorted = sorted(self._whole), sorted(each[::-1] for each in self._whole)
         ahead, reverse = _around(self._sorted[0], form), _around(self._sorted[1], form[::-1])

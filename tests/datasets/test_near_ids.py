@@ -82,6 +82,7 @@ def test_the_nearest_known_id_is_named_with_the_reason(unknown: str, known: str,
 def test_nothing_is_named_where_nothing_is_like_it() -> None:
     assert meant("zebra-nine", KNOWN) == ""
     assert meant("", KNOWN) == ""
+    assert meant("12346", ["12345", "22346"]) == ""
     assert meant("a.jpg", []) == ""
     assert meant("a.jpg", None) == ""
 
