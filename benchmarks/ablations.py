@@ -145,12 +145,12 @@ class Laboratory:
         context, made = self.context, self.pairs(variant)
         base, pairs = yes_no_judge(context), made.pairs
         options = context.settings.reranking.adapter.model_copy(update={**variant.adapter, **self._epochs})
-        run = training_run_digest(base, pairs, options)
+        pictures = pictures_of(made.images)
+        run = training_run_digest(base, pairs, pictures, options)
         finished = load_result(context.settings.checkpoint_root / run[:16], run)
         if finished is not None:
             return finished
         folder = context.settings.storage_root / "ablations" / run[:16]
-        pictures = pictures_of(made.images)
         return train_adapter(base, pairs, pictures, options, folder, progress=self.progress)
 
     def choice(self, judge: Judge) -> FusionChoice:

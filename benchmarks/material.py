@@ -272,7 +272,7 @@ def from_files(
     """
     evaluated = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
-    gallery = inspect_gallery(load_gallery(world.settings, key), progress)
+    gallery = inspect_gallery(load_gallery(world.settings, key), progress, evaluated.pixels)
     report = embed(world, evaluated.gallery_key, gallery, world.models.space(), progress)
     ready = encode(
         context,

@@ -174,13 +174,14 @@ class Laboratory:
 
     def _of(self, key: str, reads: frozenset[str], model: SystemModel) -> Features:
         """The features of a gallery's images; patch tokens that were made once are kept."""
+        from setr_lib.pixels import picture_files
         from setr_lib.systems.data import Features
 
         if (key, reads) not in self._features:
             ready = self._set(key)
-            paths = dict(ready.images.select("image_id", "path").iter_rows())
+            files = picture_files(ready.images)
             self._features[key, reads] = Features(
-                model.encoder, paths, ready.index.ids, ready.index.vectors, reads
+                model.encoder, files, ready.index.ids, ready.index.vectors, reads
             )
         return self._features[key, reads]
 

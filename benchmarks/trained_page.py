@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -385,13 +385,12 @@ def draw_pseudo_words(
         nearest: Images of each.
     """
     from setr_lib.evaluation.contact_sheet import Tile, draw_grid, encode_webp, stack
+    from setr_lib.pixels import picture_files
     from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 
     tables = context.tables
     asked = tables.read("queries", QUERIES, key).unique("reference_id", keep="first", maintain_order=True)
-    paths: dict[str, Any] = dict(
-        tables.read("gallery_images", GALLERY, key).select("image_id", "path").iter_rows()
-    )
+    paths = picture_files(tables.read("gallery_images", GALLERY, key))
     rankings = tables.read(tables.coarse(key, PSEUDO_WORDS), RANKINGS).filter(pl.col("pool") != "subset")
     lines = []
     for query, reference in asked.head(queries).select("query_id", "reference_id").iter_rows():

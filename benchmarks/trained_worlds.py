@@ -160,7 +160,7 @@ class World:
 
     def _draw(self) -> None:
         """Draw the world and make of its training images what the demo makes."""
-        from setr_lib.datasets import inspect_training_images, load_training_images
+        from setr_lib.datasets import inspect_training_images, load_training_images, training_pixels
         from setr_lib.pipeline.training_pairs import make_pairs
         from setr_lib.sources import sources_in_use
         from setr_lib.tables import PAIRS, TRAINING_IMAGES
@@ -171,7 +171,9 @@ class World:
         tables = context.tables
         if tables.exists("reranker_pairs"):
             return
-        images = inspect_training_images(load_training_images(self.settings), self.progress)
+        images = inspect_training_images(
+            load_training_images(self.settings), self.progress, training_pixels(self.settings)
+        )
         tables.write("training_images", images, TRAINING_IMAGES)
         self.embed_training_images(context)
         made = make_pairs(context, self.progress)

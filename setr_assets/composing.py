@@ -134,12 +134,16 @@ def _store_texts(
 
 
 def _described_pictures(setr: PipelineContext, key: str, captions: pl.DataFrame) -> dict[str, Any]:
+    from setr_lib.pixels import picture_files
     from setr_lib.tables import GALLERY
 
-    images = setr.tables.read("gallery_images", GALLERY, key).select("image_id", "path")
-    shown = captions.head(8).join(images, on="image_id", how="left", maintain_order="left")
+    shown = captions.head(8)
+    images = setr.tables.read("gallery_images", GALLERY, key)
+    files = picture_files(images.filter(images["image_id"].is_in(shown["image_id"].implode())))
     return {
-        "captions": previews.pictures(shown["path"].to_list(), shown["caption"].to_list()),
+        "captions": previews.pictures(
+            [files.get(image) for image in shown["image_id"]], shown["caption"].to_list()
+        ),
         "first rows": previews.rows(captions.select("image_id", "caption"), 10),
     }
 

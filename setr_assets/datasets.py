@@ -43,7 +43,16 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineCo
 
 
 @evaluation_asset(
-    group=GROUP, number="1", reads=("datasets.*.gallery", OWN_BENCHMARKS), kinds={"polars", "parquet"}
+    group=GROUP,
+    number="2",
+    reads=(
+        "datasets.*.gallery",
+        "datasets.*.background",
+        "datasets.*.upright",
+        "images.max_pixels",
+        OWN_BENCHMARKS,
+    ),
+    kinds={"polars", "parquet"},
 )
 def gallery_images(
     context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
@@ -66,8 +75,18 @@ def gallery_images(
 
 @single_asset(
     group=GROUP,
-    number="1",
-    reads=("training.captions", "training.image_root", "training.triplets", "training.dataset"),
+    number="2",
+    reads=(
+        "training.captions",
+        "training.image_root",
+        "training.triplets",
+        "training.dataset",
+        "training.background",
+        "training.upright",
+        "datasets.*.background",
+        "datasets.*.upright",
+        "images.max_pixels",
+    ),
     kinds={"polars", "parquet"},
 )
 def training_images(
@@ -76,10 +95,11 @@ def training_images(
     """The images that the re-ranker learns from: captioned ones, those of ready triplets, or those of a data
     set's train split. Rows say how many of an evaluation set's images are among them; with any, they are not
     called zero-shot."""
-    from setr_lib.datasets import inspect_training_images, load_training_images
+    from setr_lib.datasets import inspect_training_images, load_training_images, training_pixels
     from setr_lib.tables import TRAINING_IMAGES
 
-    images = inspect_training_images(load_training_images(setr.settings), reporter(context))
+    listed, rules = load_training_images(setr.settings), training_pixels(setr.settings)
+    images = inspect_training_images(listed, reporter(context), rules)
     setr.tables.write("training_images", images, TRAINING_IMAGES)
     metadata = _image_metadata(context, images, "training images")
     metadata["captions"] = previews.rows(images.select("image_id", "caption"), 10)
@@ -103,10 +123,12 @@ def _query_metadata(
 
 def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, what: str) -> dict[str, Any]:
     from setr_lib.datasets import coverage
+    from setr_lib.pixels import picture_files
 
     partitioned = context.has_partition_key or context.has_partition_key_range
     status = dict(images["status"].value_counts(sort=True).iter_rows())
     faulty = images.filter(images["status"] != "ok")
+    shown = images.filter(images["status"] == "ok").head(previews.PICTURES)
     metadata = {
         "dagster/partition_row_count" if partitioned else "dagster/row_count": images.height,
         "dagster/column_schema": previews.columns(images),
@@ -114,7 +136,7 @@ def _image_metadata(context: dg.AssetExecutionContext, images: pl.DataFrame, wha
         "missing": status.get("missing", 0),
         "broken": status.get("broken", 0),
         "coverage": coverage(images),
-        "pictures": previews.pictures(images.filter(images["status"] == "ok").head(16)["path"].to_list()),
+        "pictures": previews.pictures([*picture_files(shown).values()]),
     }
     if faulty.height:
         metadata["faulty images"] = previews.rows(faulty.select("image_id", "status", "detail", "path"))

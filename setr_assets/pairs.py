@@ -13,8 +13,12 @@ from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
     from PIL import Image
+
+    from setr_lib.pixels import PictureFile
 
 
 @single_asset(
@@ -61,23 +65,23 @@ def reranker_pairs(
             "dagster/column_schema": previews.columns(pairs),
             "digest": digest,
             "counts": previews.rows(pair_summary(pairs)),
-            "groups with their pairs": previews.picture(_groups_sheet(pairs, made.paths), "pairs"),
+            "groups with their pairs": previews.picture(_groups_sheet(pairs, made.files), "pairs"),
             "first rows": previews.rows(shown, 20),
             "table": dg.MetadataValue.path(setr.settings.table_path("reranker_pairs")),
         },
     )
 
 
-def _groups_sheet(pairs: pl.DataFrame, paths: dict[str, str], groups: int = 4) -> Image.Image:
+def _groups_sheet(pairs: pl.DataFrame, files: Mapping[str, PictureFile], groups: int = 4) -> Image.Image:
     """A line per group: the reference, then each candidate with its label."""
     from setr_lib.evaluation.contact_sheet import Tile, draw_grid, stack
 
     lines = []
     for name in pairs["group"].unique(maintain_order=True).head(groups):
         rows = pairs.filter(group=name).to_dicts()
-        tiles = [Tile(paths.get(rows[0]["reference_id"]), caption=rows[0]["modification"], is_reference=True)]
+        tiles = [Tile(files.get(rows[0]["reference_id"]), caption=rows[0]["modification"], is_reference=True)]
         for row in rows:
             shown = f"{'yes' if row['label'] else 'no'}: {row['kind'].removesuffix('_negative')}"
-            tiles.append(Tile(paths.get(row["candidate_id"]), caption=shown, is_target=row["label"]))
+            tiles.append(Tile(files.get(row["candidate_id"]), caption=shown, is_target=row["label"]))
         lines.append(draw_grid(tiles, columns=8, tile=110))
     return stack(lines)

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
     _add_exchange(commands, "texts", "generated texts that a method brings itself, as JSON Lines")
+    _add_cache(commands)
     _add_environment(commands)
     _add_miniature(commands)
     return parser
@@ -265,6 +266,20 @@ def _add_crop(commands: Subparsers) -> None:
         "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
     )
     crop.set_defaults(command=_crop)
+
+
+def _add_cache(commands: Subparsers) -> None:
+    cache = commands.add_parser("cache", help="the kept results of model calls: scores and texts")
+    parts = cache.add_subparsers(required=True, metavar="PART")
+    check = parts.add_parser("check", help="whether every entry has its form; with --sample, its value, too")
+    check.add_argument(
+        "--sample",
+        type=_positive,
+        metavar="N",
+        help="compute N entries again, and compare (loads the models)",
+    )
+    check.add_argument("--drop", action="store_true", help="delete the entries that are at fault")
+    check.set_defaults(command=_cache_check)
 
 
 def _add_environment(commands: Subparsers) -> None:
@@ -467,6 +482,12 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         other_pictures=options.other_pictures,
     )
+
+
+def _cache_check(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.cache import check
+
+    return check(settings, sample=options.sample, drop=options.drop)
 
 
 def _env(settings: Settings, options: argparse.Namespace) -> int:

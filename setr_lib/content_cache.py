@@ -1,7 +1,8 @@
 """A durable key -> text store for results that cost a model call (captions, compositions, judge scores).
 
 Keys are digests of everything that determines the result, so an entry is never stale and is never overwritten
-with something else. SQLite keeps it safe under SIGKILL: a batch is there whole or not at all.
+with something else. Beside each entry stands the version of the keys (``KEY_VERSION``), because a digest does
+not tell it. SQLite keeps all safe under SIGKILL: a batch is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from setr_lib.hashing import digest_strings
+from setr_lib.pixel_rules import PIXELS_VERSION
 
 _LOG = logging.getLogger(__name__)
+KEY_VERSION = PIXELS_VERSION
+"""The version of the keys that are written now. Keys of an earlier one named pictures otherwise, and are not
+found any more; those of results without a picture stayed as they were."""
 _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
 
 
@@ -46,6 +51,7 @@ class ContentCache:
                 f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL "
                 "NOT NULL)"
             )
+            _add_key_version(connection, kind)
 
     @staticmethod
     def key_of(*parts: str) -> str:
@@ -136,9 +142,20 @@ class ContentCache:
         now = time.time()
         with self._lock, self._connection as connection:
             connection.executemany(
-                f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at) VALUES (?, ?, ?)",
-                [(key, value, now) for key, value in values.items()],
+                f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at, key_version) VALUES (?, ?, ?, ?)",
+                [(key, value, now, KEY_VERSION) for key, value in values.items()],
             )
+
+
+def _add_key_version(connection: sqlite3.Connection, kind: str) -> None:
+    """The column of a table that an earlier version of SETR made, whose entries have an empty one."""
+    if "key_version" in {row[1] for row in connection.execute(f"PRAGMA table_info({kind})")}:
+        return
+    try:
+        connection.execute(f"ALTER TABLE {kind} ADD COLUMN key_version TEXT NOT NULL DEFAULT ''")
+    except sqlite3.OperationalError as error:
+        if "duplicate column" not in str(error):  # else another process was faster
+            raise
 
 
 def _number(text: str) -> float | None:

@@ -10,31 +10,69 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.pixel_rules import (
+    MAX_PIXELS,
+    OFFICIAL,
+    OWN_FOLDER,
+    PIXELS_VERSION,
+    PixelRules,
+    picture_identity,
+)
 
 if TYPE_CHECKING:
+    import polars as pl
     from numpy.typing import NDArray
 
-PIXELS_VERSION = "2"
-"""Rises when the same bytes and rules give other pixels; part of every identity of a picture."""
-MAX_PIXELS = 178_956_970
-"""Pixels of a picture, at most, where settings say nothing: a picture of this size takes 0.5 GB as RGB."""
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "OFFICIAL",
+    "OWN_FOLDER",
+    "PIXELS_VERSION",
+    "ChangedImageError",
+    "PictureFile",
+    "PixelRules",
+    "UnreadableImageError",
+    "as_picture_file",
+    "decode_for_inspection",
+    "decode_image",
+    "kind_of_file",
+    "picture_files",
+    "picture_identity",
+    "read_file",
+    "read_image",
+    "to_rgb",
+]
+
 MAX_BYTES = 1 << 30
 """Bytes of an image file, at most."""
 
-_BLOCK = 1 << 20
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO = 0
 _RANGE_TAGS = ((340, 341), (280, 281))  # SMin/SMaxSampleValue, then Min/MaxSampleValue
 _SIGNED = 2
+_ORIENTATION = 0x0112  # of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SHALLOW_GREY = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies a PNG's grey values of 2 and 4 bits by, and not the one that is transparent."""
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -53,59 +91,93 @@ class ChangedImageError(UnreadableImageError):
 
 
 @dataclass(frozen=True)
-class PixelRules:
-    """How a decoded image becomes RGB.
+class PictureFile:
+    """An image file as a table names it.
 
     Attributes:
-        upright: Apply the turn that EXIF asks for.
-        background: The colour behind transparent pixels, as ``#rrggbb``. None: transparency is dropped and
-            the colours that it hid are kept, as the benchmarks' own pipelines do.
-        max_pixels: Pixels of a picture, at most. It decides whether a picture is read, never what it looks
-            like.
+        path: The file.
+        fingerprint: Of its bytes when the table was made; None where nobody looked.
+        pixels: How it becomes RGB, :attr:`PixelRules.id`.
     """
 
-    upright: bool = False
-    background: str | None = None
-    max_pixels: int = MAX_PIXELS
+    path: str
+    fingerprint: str | None = None
+    pixels: str = ""
 
-    @property
-    def id(self) -> str:
-        """What of the rules changes pixels, e.g. ``upright,#ffffff``; empty for those of the benchmarks."""
-        return ",".join(part for part in ("upright" if self.upright else "", self.background or "") if part)
-
-    @classmethod
-    def from_id(cls, name: str, max_pixels: int = MAX_PIXELS) -> PixelRules:
-        """The rules of an :attr:`id`.
+    def read(self, least: tuple[int, int] | None = None) -> Image.Image:
+        """The picture as the models see it.
 
         Args:
-            name: The id.
-            max_pixels: Pixels of a picture, at most.
+            least: As of :func:`decode_image`.
 
         Returns:
-            The rules.
+            The image in RGB.
+
+        Raises:
+            UnreadableImageError: As of :func:`read_image`.
         """
-        parts = [part for part in name.split(",") if part]
-        colours = [part for part in parts if part.startswith("#")]
-        return cls("upright" in parts, colours[0] if colours else None, max_pixels)
+        # What was looked at has passed the limit on pixels already, if its bytes are the same.
+        limit = MAX_PIXELS if self.fingerprint is None else None
+        rules = PixelRules.from_id(self.pixels, limit)
+        return read_image(self.path, rules, fingerprint=self.fingerprint, least=least)
+
+    def check(self) -> bytes:
+        """Read the file without decoding it.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ChangedImageError: They are not those that the fingerprint names.
+            UnreadableImageError: It cannot be read.
+        """
+        return _checked_content(self.path, self.fingerprint)
+
+    def content_as_shown(self) -> bytes:
+        """Bytes that, read without any rules, give the picture as it is shown here.
+
+        Returns:
+            The file's own bytes, or a PNG of the picture where rules change it.
+
+        Raises:
+            UnreadableImageError: As of :func:`read_image`.
+        """
+        if not self.pixels:
+            return self.check()
+        shown = io.BytesIO()
+        self.read().save(shown, format="PNG")
+        return shown.getvalue()
 
 
-OFFICIAL = PixelRules()
-"""What the benchmarks' own pipelines do: no EXIF turn, transparency dropped."""
-OWN_FOLDER = PixelRules(upright=True, background="#ffffff")
-"""Images of one's own: upright, transparency on white."""
-
-
-def picture_identity(fingerprint: str, rules_id: str) -> str:
-    """What a picture is to a model, for the keys of kept results: a file's bytes and how they are read.
+def as_picture_file(source: PictureFile | str) -> PictureFile:
+    """A file that may be given as a path.
 
     Args:
-        fingerprint: Of the file's bytes.
-        rules_id: :attr:`PixelRules.id`.
+        source: The file, or its path: it is then read as the benchmarks' own pipelines do.
 
     Returns:
-        The fingerprint, the version of the reading and the rules.
+        The file.
     """
-    return f"{fingerprint}-{PIXELS_VERSION}" + (f"-{rules_id}" if rules_id else "")
+    return source if isinstance(source, PictureFile) else PictureFile(str(source))
+
+
+def picture_files(images: pl.DataFrame) -> dict[str, PictureFile]:
+    """The files of a table's images.
+
+    Args:
+        images: ``image_id``, ``path`` and, where they were inspected, ``fingerprint`` and ``pixels``.
+
+    Returns:
+        File by image id.
+    """
+    rows = [
+        images[name].to_list() if name in images.columns else [None] * images.height
+        for name in ("image_id", "path", "fingerprint", "pixels")
+    ]
+    return {
+        image: PictureFile(path, fingerprint, pixels or "")
+        for image, path, fingerprint, pixels in zip(*rows, strict=True)
+    }
 
 
 def read_file(path: str | Path) -> bytes:
@@ -135,7 +207,11 @@ def read_file(path: str | Path) -> bytes:
 
 
 def read_image(
-    path: str | Path, rules: PixelRules = OFFICIAL, *, fingerprint: str | None = None
+    path: str | Path,
+    rules: PixelRules = OFFICIAL,
+    *,
+    fingerprint: str | None = None,
+    least: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Read an image file as RGB, fully decoded.
 
@@ -143,6 +219,7 @@ def read_image(
         path: The file.
         rules: How it becomes RGB.
         fingerprint: The fingerprint that the file must have; None: any.
+        least: As of :func:`decode_image`.
 
     Returns:
         The image.
@@ -151,11 +228,9 @@ def read_image(
         ChangedImageError: The file has other bytes than the fingerprint names.
         UnreadableImageError: It cannot be read as a picture; the message names the file.
     """
-    content = read_file(path)
-    if fingerprint is not None and fingerprint_bytes(content) != fingerprint:
-        raise ChangedImageError(f"{path}: changed since gallery_images was made")
+    content = _checked_content(path, fingerprint)
     try:
-        return decode_image(content, rules)
+        return decode_image(content, rules, least=least)
     except UnreadableImageError as error:
         raise UnreadableImageError(f"{path}: {error}") from error
 
@@ -178,19 +253,46 @@ def decode_image(
         UnreadableImageError: It is no image, is cut off, has more pixels than allowed, or values without a
             defined range.
     """
-    _allow(rules.max_pixels)
+    return _decoded(content, rules, lambda size: least)[0]
+
+
+def decode_for_inspection(content: bytes, rules: PixelRules = OFFICIAL) -> tuple[int, int]:
+    """Decode the bytes of an image file to see whether it can be: JPEG at an eighth of its size, which is
+    several times faster, and to the last byte as any other.
+
+    Args:
+        content: The file's bytes.
+        rules: How they become RGB.
+
+    Returns:
+        Width and height in pixels, as stored.
+
+    Raises:
+        UnreadableImageError: As of :func:`decode_image`.
+    """
+    return _decoded(content, rules, lambda size: (size[0] // 8, size[1] // 8))[1]
+
+
+def _checked_content(path: str | Path, fingerprint: str | None) -> bytes:
+    content = read_file(path)
+    if fingerprint is not None and fingerprint_bytes(content) != fingerprint:
+        raise ChangedImageError(f"{path}: changed since gallery_images was made")
+    return content
+
+
+def _decoded(
+    content: bytes,
+    rules: PixelRules,
+    least: Callable[[tuple[int, int]], tuple[int, int] | None],
+) -> tuple[Image.Image, tuple[int, int]]:
+    """An image in RGB, and its size as stored; whatever a decoder raises is our error."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_size(image.size, rules.max_pixels)
-            if least is not None:
-                image.draft(None, (max(1, least[0]), max(1, least[1])))
-            image.load()
-            return to_rgb(image, rules)
+        return _loaded(content, rules, least)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(
-            f"it has more than the {rules.max_pixels:,} pixels that are allowed"
+            f"it has more than the {rules.max_pixels or MAX_PIXELS:,} pixels that are allowed"
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         # Pillow names its source by address, which would make two readings of one file differ.
@@ -213,24 +315,78 @@ def to_rgb(image: Image.Image, rules: PixelRules = OFFICIAL) -> Image.Image:
         UnreadableImageError: Its values have no defined range: floats outside of 0 to 1 without range tags,
             NaN, infinite or negative ones.
     """
+    turn = _TURNS.get(_orientation(image)) if rules.upright else None
     image = _eight_bits(image)
-    if rules.upright:
-        image = ImageOps.exif_transpose(image)
     if rules.background is not None and image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, ImageColor.getrgb(rules.background))
         image.alpha_composite(layer)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
 
 
-def _allow(max_pixels: int) -> None:
+def _loaded(
+    content: bytes,
+    rules: PixelRules,
+    least: Callable[[tuple[int, int]], tuple[int, int] | None],
+) -> tuple[Image.Image, tuple[int, int]]:
+    _allow(rules.max_pixels)
+    with _opened(content, rules.max_pixels) as image:
+        size = image.size
+        _check_size(size, rules.max_pixels)
+        if (enough := least(size)) is not None:
+            image.draft(None, (max(1, enough[0]), max(1, enough[1])))
+        raw_mode = _raw_mode(image)
+        image.load()
+        _mend_transparency(image, raw_mode)
+        return to_rgb(image, rules), size
+
+
+def _opened(content: bytes, max_pixels: int | None) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        if max_pixels is not None:
+            raise
+    # The settings of an earlier process allowed it, above Pillow's own limit, which is of the process.
+    Image.MAX_IMAGE_PIXELS = None
+    return Image.open(io.BytesIO(content))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none, or EXIF data that cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises nearly anything, and the pixels are fine
+        return 1
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a PNG's values are stored; empty for other formats. Known before the pixels are loaded only."""
+    tiles = getattr(image, "tile", None)
+    if image.format != "PNG" or not tiles:
+        return ""
+    arguments = tiles[0][3]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _mend_transparency(image: Image.Image, raw_mode: str) -> None:
+    """Bring a PNG's transparent value to the scale that Pillow brings its pixels to."""
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and raw_mode in _SHALLOW_GREY:
+        image.info["transparency"] = transparent * _SHALLOW_GREY[raw_mode]
+    elif isinstance(transparent, tuple) and raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _allow(max_pixels: int | None) -> None:
     """Raise Pillow's own limit, of the process, to ours: above it Pillow would warn."""
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
+def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
+    if max_pixels is not None and size[0] * size[1] > max_pixels:
         raise UnreadableImageError(
             f"it has {size[0]:,} x {size[1]:,} pixels, more than the {max_pixels:,} that are allowed"
         )
@@ -239,8 +395,16 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _check_regular(found: os.stat_result, path: str | Path) -> None:
     if stat.S_ISREG(found.st_mode):
         return
-    kind = next((name for is_kind, name in _KINDS.items() if is_kind(found.st_mode)), "no regular file")
-    raise UnreadableImageError(f"{path}: is {kind}; only regular files are read")
+    raise UnreadableImageError(f"{path}: is {kind_of_file(found.st_mode)}; only regular files are read")
+
+
+def kind_of_file(mode: int) -> str:
+    """What a file is that is no regular one, in words: ``a named pipe``.
+
+    Args:
+        mode: ``st_mode`` of the file.
+    """
+    return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "no regular file")
 
 
 def _content(file: io.BufferedReader, path: str | Path) -> bytes:
@@ -260,9 +424,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         return image
     scaled = np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    grey = Image.fromarray(scaled)
-    grey.info.update({key: image.info[key] for key in ("exif",) if key in image.info})
-    return _with_alpha(grey, image, values)
+    if _first(_tags(image).get(_PHOTOMETRIC)) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
+    return _with_alpha(Image.fromarray(scaled), image, values)
 
 
 def _with_alpha(grey: Image.Image, image: Image.Image, values: NDArray[np.float64]) -> Image.Image:
@@ -271,9 +435,7 @@ def _with_alpha(grey: Image.Image, image: Image.Image, values: NDArray[np.float6
     if not isinstance(transparent, int):
         return grey
     alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    layered = Image.merge("LA", (grey, alpha))
-    layered.info.update(grey.info)
-    return layered
+    return Image.merge("LA", (grey, alpha))
 
 
 def _integers(image: Image.Image) -> tuple[NDArray[np.float64], float, float]:
@@ -342,3 +504,4 @@ def _first(value: object) -> float | None:
 
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", message="Palette images with Transparency", module=r"PIL\.")

@@ -37,6 +37,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
 from setr_lib.paths import expanded
+from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
 SETTINGS_FILE = "setr.toml"
 CONFIG_VARIABLE = "SETR_CONFIG"
@@ -197,6 +198,17 @@ StoreAddress = Annotated[str, BeforeValidator(_path_or_name), AfterValidator(_st
 """The address of an MLflow store."""
 
 
+_COLOUR = "#[0-9A-Fa-f]{6}"
+Background = Annotated[
+    str,
+    _named(
+        f"{_COLOUR}|{NO_BACKGROUND}",
+        f"write a colour as '#rrggbb', e.g. '#ffffff' for white, or '{NO_BACKGROUND}' to drop transparency",
+    ),
+]
+"""What is behind transparent pixels."""
+
+
 class Section(BaseModel):
     """A section of ``setr.toml``: unknown keys are refused, so a typing error never passes silently."""
 
@@ -223,7 +235,7 @@ class Section(BaseModel):
             twice = sorted({str(item) for item in value if value.count(item) > 1})
             if twice:
                 raise ValueError(f"named twice: {', '.join(twice)}")
-        if isinstance(value, bool) and kind is not bool:
+        if isinstance(value, bool) and kind not in (bool, bool | None):
             raise ValueError("true and false are no answer here: write a number or a text")
         return value
 
@@ -277,6 +289,20 @@ class DatasetSettings(Section):
     default."""
     rerank_top_k: Count | None = None
     """How many of stage 1's candidates the judge re-orders here; ``[reranking] top_k`` by default."""
+    background: Background | None = None
+    """The colour behind transparent pixels, as ``#rrggbb``; ``none`` drops transparency and keeps the colours
+    that it hid. By default as the benchmark's own pipeline does (``none``), and white for ``folder``."""
+    upright: bool | None = None
+    """Whether a picture is turned as its EXIF data say. By default not for benchmarks, whose own pipelines do
+    not, and for ``folder``."""
+
+
+class ImageSettings(Section):
+    """What holds for the image files of all data sets."""
+
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=2**33)
+    """Pixels of a picture, width times height; a larger one counts as broken. Decoding takes up to four bytes
+    for each."""
 
 
 class TrainingSettings(Section):
@@ -294,6 +320,11 @@ class TrainingSettings(Section):
     dataset: str | None = None
     """A data set of ``[datasets]`` whose train split is used, e.g. ``cirr``, in place of files of one's
     own; what it trains is labelled as supervised."""
+    background: Background | None = None
+    """The colour behind transparent pixels of one's own images, white by default; see ``[datasets.NAME]``. A
+    data set's images are read as its section says."""
+    upright: bool | None = None
+    """Whether one's own images are turned as their EXIF data say; they are by default."""
 
     @property
     def is_named(self) -> bool:
@@ -302,7 +333,8 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _files_or_a_data_set(self) -> TrainingSettings:
-        files = [key for key in ("captions", "triplets", "image_root") if self.dataset and getattr(self, key)]
+        keys = ("captions", "triplets", "image_root", "background", "upright")
+        files = [key for key in keys if self.dataset and getattr(self, key) is not None]
         if files:
             raise ValueError(
                 f"dataset = {self.dataset!r} is a data set's train split, and {' and '.join(files)} "
@@ -619,6 +651,7 @@ class Settings(BaseSettings):
 
     storage: StorageSettings = Field(default_factory=StorageSettings)
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict)
+    images: ImageSettings = Field(default_factory=ImageSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     spaces: dict[str, SpaceSettings] = Field(default_factory=dict)

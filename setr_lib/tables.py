@@ -36,8 +36,11 @@ GALLERY = pl.Schema(
         "width": pl.Int32(),
         "height": pl.Int32(),
         "fingerprint": pl.String(),
+        "pixels": pl.String(),
     }
 )
+"""``fingerprint`` is of the file's bytes, ``pixels`` how they become RGB (``PixelRules.id``; empty is as the
+benchmarks' own pipelines do)."""
 TRAINING_IMAGES = pl.Schema(
     {
         "image_id": pl.String(),
@@ -48,6 +51,7 @@ TRAINING_IMAGES = pl.Schema(
         "width": pl.Int32(),
         "height": pl.Int32(),
         "fingerprint": pl.String(),
+        "pixels": pl.String(),
     }
 )
 SPLIT_TRIPLETS = pl.Schema(

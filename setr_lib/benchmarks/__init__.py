@@ -31,6 +31,7 @@ from setr_lib.benchmarks.sets import (
     named_sets,
     set_of_split,
     train_set,
+    training_pixels,
 )
 from setr_lib.benchmarks.source import DataSource
 
@@ -68,4 +69,5 @@ __all__ = [
     "recalls",
     "set_of_split",
     "train_set",
+    "training_pixels",
 ]

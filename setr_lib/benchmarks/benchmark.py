@@ -18,6 +18,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets, images_in
+from setr_lib.pixel_rules import OFFICIAL, PixelRules
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class BenchmarkFacts:
     of theirs and also reported for each (``R@10/dress``), and a ranking file may answer only some of them."""
     gallery_per_query: ClassVar[bool] = False
     """Whether every query searches a gallery of its own (GeneCIS); metrics are means over all queries."""
+    pixels: ClassVar[PixelRules] = OFFICIAL
+    """How its image files become RGB where settings say nothing: by default no EXIF turn, and transparency is
+    dropped, as the pipelines of the benchmarks do. ``OWN_FOLDER`` suits pictures of one's own."""
     settings_keys: ClassVar[tuple[str, ...]] = ()
     """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, and keys of ``options``."""
 

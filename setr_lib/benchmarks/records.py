@@ -146,8 +146,11 @@ def image_names(folder: Path, dataset: str) -> list[str]:
     names: list[str] = []
     for base, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        # A folder that is called as a picture is one that cannot be read; what is in it is listed, too.
         images = (
-            name for name in files if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+            name
+            for name in (*files, *folders)
+            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
         )
         names += [(Path(base) / name).relative_to(folder).as_posix() for name in images]
     for name in names:

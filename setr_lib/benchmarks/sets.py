@@ -8,7 +8,7 @@ present.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.registry import benchmark_of
 from setr_lib.errors import told_as
-from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings
+from setr_lib.pixel_rules import OFFICIAL, OWN_FOLDER, PixelRules
+from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class EvaluationSet:
     """Where settings say the images' captions are; ``None`` means ``image_captions.json`` under ``root``."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that only the benchmark understands."""
+    pixels: PixelRules = OFFICIAL
+    """How its image files become RGB."""
 
     @property
     def kind(self) -> str:
@@ -130,9 +133,35 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
             queries=resolved(dataset.queries),
             image_captions=resolved(dataset.image_captions),
             options=dataset.options,
+            pixels=_pixels(benchmark.pixels, dataset, settings),
         )
         for split in _splits(name, dataset, benchmark)
     ]
+
+
+def _pixels(
+    default: PixelRules, section: DatasetSettings | TrainingSettings, settings: Settings
+) -> PixelRules:
+    rules = default.changed_by(section.background, section.upright)
+    return replace(rules, max_pixels=settings.images.max_pixels)
+
+
+def training_pixels(settings: Settings) -> PixelRules:
+    """How the training images become RGB: as those of the data set whose train split they are; images of
+    one's own as those of a folder.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The rules.
+
+    Raises:
+        DatasetError: ``[training] dataset`` is not in the settings, or has no train split.
+    """
+    if settings.training.dataset is not None:
+        return train_set(settings, settings.training.dataset).pixels
+    return _pixels(OWN_FOLDER, settings.training, settings)
 
 
 def evaluation_sets(settings: Settings) -> list[EvaluationSet]:

@@ -29,6 +29,7 @@ from setr_lib.datasets import (
     load_training_images,
     load_training_triplets,
     named_sets,
+    training_pixels,
 )
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
@@ -232,7 +233,9 @@ def _look(
             key = evaluation_set.key
         if key not in galleries:
             told = _named(progress, evaluation_set.key)
-            galleries[key] = find_images(gallery) if quick else inspect_gallery(gallery, told)
+            galleries[key] = (
+                find_images(gallery) if quick else inspect_gallery(gallery, told, evaluation_set.pixels)
+            )
         return galleries[key]
 
     return look
@@ -256,7 +259,7 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     except DatasetError as error:
         return Training(0, 0, 0, f"training: {error}")
     told = _named(progress, "training")
-    found = find_images(images) if quick else inspect_training_images(images, told)
+    found = find_images(images) if quick else inspect_training_images(images, told, training_pixels(settings))
     counts = dict(found["status"].value_counts().iter_rows())
     missing = found.filter(status="missing")["image_id"].to_list()
     return Training(

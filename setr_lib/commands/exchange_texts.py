@@ -260,7 +260,8 @@ def current_compositions(context: PipelineContext, evaluation_set: EvaluationSet
 def _captions_made_here(context: PipelineContext, evaluation_set: EvaluationSet) -> pl.DataFrame:
     import polars as pl
 
-    from setr_lib.tables import CAPTIONS, IMPORTED_CAPTIONS
+    from setr_lib.pixel_rules import picture_identity
+    from setr_lib.tables import CAPTIONS, GALLERY, IMPORTED_CAPTIONS
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import caption_key
 
@@ -269,9 +270,12 @@ def _captions_made_here(context: PipelineContext, evaluation_set: EvaluationSet)
         return IMPORTED_CAPTIONS.to_frame()
     good = table.filter(pl.col("status") == "ok", ~pl.col("model").is_in(WITHOUT_MODEL))
     limit = context.settings.models.judge.max_new_tokens
+    rules = _rules_of(stored_table(context, "gallery_images", GALLERY, evaluation_set.key))
     keys = [
-        caption_key(model, limit, prompt, fingerprint)
-        for model, prompt, fingerprint in good.select("model", "prompt_hash", "fingerprint").iter_rows()
+        caption_key(model, limit, prompt, picture_identity(fingerprint, rules.get(image, "")))
+        for image, model, prompt, fingerprint in good.select(
+            "image_id", "model", "prompt_hash", "fingerprint"
+        ).iter_rows()
     ]
     times = _times(context, keys, context.settings.table_path("reference_captions", evaluation_set.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_CAPTIONS))
@@ -282,6 +286,7 @@ def _compositions_made_here(
 ) -> pl.DataFrame:
     import polars as pl
 
+    from setr_lib.pixel_rules import picture_identity
     from setr_lib.tables import COMPOSITIONS, IMPORTED_COMPOSITIONS
     from setr_lib.texts.from_image_captions import WITHOUT_MODEL
     from setr_lib.texts.generation import composition_key
@@ -299,13 +304,21 @@ def _compositions_made_here(
         .with_columns(pl.col("fingerprint").fill_null(""))
     )
     limit = context.settings.models.judge.max_new_tokens
-    of = ("model", "prompt_hash", "fingerprint", "modification", "captions")
+    rules = _rules_of(images)
+    of = ("reference_id", "model", "prompt_hash", "fingerprint", "modification", "captions")
     keys = [
-        composition_key(model, limit, prompt, fingerprint, text, captions)
-        for model, prompt, fingerprint, text, captions in good.select(of).iter_rows()
+        composition_key(
+            model, limit, prompt, picture_identity(fingerprint, rules.get(image, "")), text, captions
+        )
+        for image, model, prompt, fingerprint, text, captions in good.select(of).iter_rows()
     ]
     times = _times(context, keys, context.settings.table_path("query_compositions", evaluation_set.key))
     return good.with_columns(pl.Series("made_at", times, dtype=pl.String)).select(list(IMPORTED_COMPOSITIONS))
+
+
+def _rules_of(images: pl.DataFrame | None) -> dict[str, str]:
+    """How each image of a GALLERY table is read."""
+    return {} if images is None else dict(images.select("image_id", "pixels").iter_rows())
 
 
 def _times(context: PipelineContext, keys: list[str], table: Path) -> list[str]:

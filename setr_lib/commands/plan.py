@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from setr_lib.commands.console import quieten_libraries, size_words
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.models.multimodal import Picture
+    from setr_lib.pixels import PictureFile
     from setr_lib.reranking.reranker import JudgedQuery, Reranker
 
 _BYTES_PER_KEPT_SCORE = 120  # a SQLite row: key, value, time, index
@@ -208,14 +208,14 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     Raises:
         SetrError: None of the set's first images can be read.
     """
-    from setr_lib.models.multimodal import Picture
+    from setr_lib.pixels import picture_files
     from setr_lib.reranking.checked_scores import checked_scores
-    from setr_lib.spaces.images import open_image
+    from setr_lib.reranking.held_out import pictures_of
 
     images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *(_training_spaces(context) if trains else ())))
     spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
-    pictures = [Picture(f, Path(p)) for f, p in images.select("fingerprint", "path").iter_rows()]
+    files, pictures = [*picture_files(images).values()], [*pictures_of(images).values()]
     queries = _sample_queries(pictures, texts, sample)
     written = _written(context, key, pictures, texts)
     judged = _judging(context, queries, trains)
@@ -223,12 +223,12 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     of_space = devices[0] if devices else context.settings.models.device
     device = str(context.models.multimodal().device if written or judged else of_space)
 
-    def embedded(name: str, paths: Sequence[str]) -> object:
+    def embedded(name: str, files: Sequence[PictureFile]) -> object:
         space = spaces[name]
-        return space.embed_preprocessed([space.preprocess(open_image(path)) for path in paths])
+        return space.embed_preprocessed([space.preprocess(file.read()) for file in files])
 
     return Speeds(
-        embed={name: _seconds_each(partial(embedded, name), images["path"].to_list()) for name in spaces},
+        embed={name: _seconds_each(partial(embedded, name), files) for name in spaces},
         describe=written.get(CAPTIONS, 0.0),
         compose=written.get(COMPOSITIONS, 0.0),
         judge=judged,
@@ -257,10 +257,11 @@ def _sample(context: PipelineContext, key: str, sample: int) -> tuple[pl.DataFra
 
 def _first_images(context: PipelineContext, key: str, sample: int) -> pl.DataFrame:
     """The first readable images of a gallery; none where the very first cannot be read."""
-    from setr_lib.datasets import inspect_gallery, load_gallery
+    from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
 
     first = load_gallery(context.settings, key).head(4 * sample)
-    return inspect_gallery(first).filter(status="ok").head(sample)
+    rules = evaluation_set(context.settings, key).pixels
+    return inspect_gallery(first, rules=rules).filter(status="ok").head(sample)
 
 
 def _has_captions_only(context: PipelineContext, key: str, sample: int) -> bool:

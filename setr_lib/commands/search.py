@@ -16,6 +16,7 @@ from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
+from setr_lib.pixels import PictureFile
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
@@ -81,14 +82,17 @@ def run(
         )
     path = output or settings.report_root / "searches" / f"{_file_name(image, text, found, gallery)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    shown = PictureFile(str(image), None, searched.pixels.id)
     try:
-        sheet = _sheet(image, text, found, k)
+        sheet = _sheet(shown, text, found, k)
         sheet.save(path, pnginfo=_mark(), comment=_MARK)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
     waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
     is_first = reranker is None and found.version is None and waiting
     where = key if gallery is None else f"{key} · gallery {gallery}"
+    if found.stale:
+        print(f"setr: warning: {_stale_words(settings, key, found)}", file=sys.stderr)
     _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
     return 0
 
@@ -168,14 +172,24 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
     )
 
 
-def _sheet(image: Path, text: str, found: SearchResult, k: int) -> Image.Image:
+def _stale_words(settings: Settings, key: str, found: SearchResult) -> str:
+    """That the gallery is stale: which picture, how many, and what to do."""
+    first, why = next(iter(found.stale.items()))
+    return (
+        f"the gallery of {key} is stale: {len(found.stale)} of {found.coarse.height} candidates are not the "
+        f"pictures that it was made of, the first is {first} ({why}); materialize gallery_images and "
+        f"gallery_embeddings, {or_run_everything(settings, key)}"
+    )
+
+
+def _sheet(image: PictureFile, text: str, found: SearchResult, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
 
     rankings = [(f"coarse · {_method(found)}", found.coarse)]
     if found.reranker is not None:
         rankings.append((f"re-ranked · {_reranker(found)}", found.ranking))
     strips = [
-        Strip(title, tiles_of(frame, found.paths, top=k, is_logit=found.is_logit))
+        Strip(title, tiles_of(frame, found.files, top=k, is_logit=found.is_logit))
         for title, frame in rankings
     ]
     detail = f"composed: {found.target_caption}" if found.target_caption else ""

@@ -16,7 +16,9 @@ from setr_lib.benchmarks import (
     evaluation_sets,
     named_sets,
     set_of_split,
+    training_pixels,
 )
+from setr_lib.pixel_rules import OFFICIAL, PixelRules
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import Settings
 
@@ -43,6 +45,7 @@ __all__ = [
     "split_triplets",
     "take_queries",
     "train_split",
+    "training_pixels",
 ]
 
 
@@ -103,12 +106,15 @@ def load_image_captions(settings: Settings, key: str) -> pl.DataFrame | None:
     return read_image_captions(evaluation_set(settings, key))
 
 
-def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
+def inspect_gallery(
+    gallery: pl.DataFrame, progress: Progress = silent, rules: PixelRules = OFFICIAL
+) -> pl.DataFrame:
     """Open every image of a gallery; never raises because of an image.
 
     Args:
         gallery: A :func:`load_gallery` frame.
         progress: Told how many images are opened.
+        rules: How the images become RGB: ``EvaluationSet.pixels``.
 
     Returns:
         A ``tables.GALLERY`` frame in the same order; ``status`` is ``ok``, ``missing`` or ``broken``, and
@@ -117,7 +123,7 @@ def inspect_gallery(gallery: pl.DataFrame, progress: Progress = silent) -> pl.Da
     from setr_lib.datasets.images import inspect_images
     from setr_lib.tables import GALLERY, conform
 
-    return conform(inspect_images(gallery, progress), GALLERY, "gallery images")
+    return conform(inspect_images(gallery, progress, rules), GALLERY, "gallery images")
 
 
 def load_training_images(settings: Settings) -> pl.DataFrame:
@@ -138,12 +144,15 @@ def load_training_images(settings: Settings) -> pl.DataFrame:
     return read_training_images(settings)
 
 
-def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -> pl.DataFrame:
+def inspect_training_images(
+    images: pl.DataFrame, progress: Progress = silent, rules: PixelRules = OFFICIAL
+) -> pl.DataFrame:
     """Open every training image; never raises because of an image.
 
     Args:
         images: A :func:`load_training_images` frame.
         progress: Told how many images are opened.
+        rules: How the images become RGB: :func:`training_pixels`.
 
     Returns:
         A ``tables.TRAINING_IMAGES`` frame in the same order.
@@ -151,7 +160,7 @@ def inspect_training_images(images: pl.DataFrame, progress: Progress = silent) -
     from setr_lib.datasets.images import inspect_images
     from setr_lib.tables import TRAINING_IMAGES, conform
 
-    return conform(inspect_images(images, progress), TRAINING_IMAGES, "training images")
+    return conform(inspect_images(images, progress, rules), TRAINING_IMAGES, "training images")
 
 
 def load_training_triplets(settings: Settings) -> pl.DataFrame | None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, judge_words, open_thumbnail
 from setr_lib.evaluation.row import Row
+from setr_lib.pixels import PictureFile
 
 if TYPE_CHECKING:
     from setr_lib.evaluation.report import ReportOptions
@@ -74,7 +75,7 @@ class CaseView:
 class Pictures:
     """The thumbnails of a page. Each image is opened once, and equal pictures are embedded once."""
 
-    paths: Mapping[str, str]
+    files: Mapping[str, PictureFile]
     size: int
     uris: dict[str, str] = field(default_factory=dict)
     _ids: dict[str, str | None] = field(default_factory=dict)
@@ -84,8 +85,7 @@ class Pictures:
         if image_id is None:
             return None
         if image_id not in self._ids:
-            path = self.paths.get(image_id)
-            thumbnail = None if path is None else open_thumbnail(path, self.size)
+            thumbnail = open_thumbnail(self.files.get(image_id), self.size)
             self._ids[image_id] = None if thumbnail is None else self._place(data_uri(encode_webp(thumbnail)))
         return self._ids[image_id]
 

@@ -2,9 +2,9 @@
 either.
 
 Belongs here: everything that turns image files plus a ranking into one raster image. The HTML report
-(``report.py``) takes its thumbnails from here too, so that every picture of SETR opens, orients and shrinks
-images the same way. An image that cannot be read becomes a hatched tile that says so; no function here raises
-for one.
+(``report.py``) takes its thumbnails from here too. A picture is shown as the models see it
+(``setr_lib.pixels``), made smaller. One that cannot be read, or is another than when its table was made,
+becomes a hatched tile; no function here raises for one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from pathlib import Path
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-ImageSource = Path | str | Image.Image | None
-"""A file, an image already open, or nothing (drawn as an unreadable image)."""
+from setr_lib.pixels import OWN_FOLDER, PictureFile, UnreadableImageError, to_rgb
+
+ImageSource = PictureFile | Path | str | Image.Image | None
+"""A file of a table, any other file, an image already open (both read as images of one's own are), or nothing
+(drawn as an unreadable image)."""
 
 PREVIEW_BYTES = 100_000
 """The most that a preview may add to a Dagster event: the event log is a database, not an image store."""
@@ -36,8 +39,6 @@ _RANK_CHIP = (21, 32, 43, 205)
 _MARGIN = 24
 _GAP = 10
 _FRAME = 5
-# What PIL raises for damaged files; SyntaxError is its word for a broken PNG.
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # The font bundled with PIL knows Latin only; these common ones are tried for any other script.
 _WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -72,10 +73,11 @@ class Strip:
 
 
 def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
-    """A small picture of an image: RGB, upright (EXIF), transparency on white. Small images are not enlarged.
+    """A small picture of an image, in RGB. Small images are not enlarged.
 
     Args:
-        source: A file, an image that is open, or None.
+        source: A file of a table, which is read by its rules; another file or an image that is open: upright
+            (EXIF), transparency on white; or None.
         size: The longest side in pixels, at most.
 
     Returns:
@@ -85,25 +87,16 @@ def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
         return None
     try:
         if isinstance(source, Image.Image):
-            return _shrink(source, size)
-        with Image.open(source) as image:
-            image.draft(
-                "RGB", (2 * size, 2 * size)
-            )  # JPEG decodes at a fraction of its size: several times faster
-            return _shrink(image, size)
-    except _UNREADABLE:
+            picture = to_rgb(source, OWN_FOLDER)
+        else:
+            file = (
+                source if isinstance(source, PictureFile) else PictureFile(str(source), None, OWN_FOLDER.id)
+            )
+            picture = file.read(least=(2 * size, 2 * size))
+    except (UnreadableImageError, OSError, ValueError, SyntaxError):  # the last three of open images
         return None
-
-
-def _shrink(image: Image.Image, size: int) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.new("RGBA", layer.size, _PAPER)
-        upright.alpha_composite(layer)
-    shrunk = upright.convert("RGB")
-    shrunk.thumbnail((size, size), Image.Resampling.LANCZOS)
-    return shrunk
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return picture
 
 
 def encode_webp(image: Image.Image, quality: int = 80) -> bytes:
@@ -136,7 +129,7 @@ def data_uri(content: bytes, mime: str = "image/webp") -> str:
 
 def tiles_of(
     ranking: pl.DataFrame,
-    paths: Mapping[str, Path | str],
+    paths: Mapping[str, PictureFile] | Mapping[str, Path] | Mapping[str, str],
     *,
     target_ids: Collection[str] = (),
     reference_id: str | None = None,

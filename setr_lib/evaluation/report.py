@@ -29,6 +29,7 @@ from setr_lib.evaluation.leaderboard import (
 from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.row import Row, positions, rows_of
 from setr_lib.files import write_text
+from setr_lib.pixels import picture_files
 from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
     if hidden:
         metrics, paired = metrics.clear(), ()
     stages = _choose_stages(key, rankings, options.method)
-    pictures = Pictures(dict(gallery.select("image_id", "path").iter_rows()), options.thumbnail)
+    pictures = Pictures(picture_files(gallery), options.thumbnail)
     page: dict[str, Any] = {
         "key": key,
         "title": title,

@@ -50,7 +50,8 @@ def why_not_comparable(
     """Why these numbers do not compare with published ones.
 
     Checked: the benchmark's own caveats, that there are official counts, that queries and gallery are as many
-    as in the official files (the miniature's are not), and that no image is missing or broken.
+    as in the official files (the miniature's are not), that no image is missing or broken, and that images
+    are read as the benchmark's own pipeline reads them.
 
     Args:
         evaluation_set: The set that was ranked.
@@ -71,6 +72,8 @@ def why_not_comparable(
     if gallery is not None and gallery_coverage(gallery) < 1:
         missing = gallery.height - gallery.filter(status="ok").height
         reasons.append(f"{missing:,} of {gallery.height:,} gallery images missing or broken")
+    if gallery is not None and evaluation_set.pixels.id != evaluation_set.benchmark.pixels.id:
+        reasons.append(f"images are read otherwise: {evaluation_set.pixels.words}")
     return reasons
 
 

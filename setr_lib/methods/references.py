@@ -14,7 +14,7 @@ from setr_lib.methods.inputs import (
     REFERENCE_PIXELS,
     MethodError,
 )
-from setr_lib.spaces.images import UnreadableImageError, open_image
+from setr_lib.pixels import PictureFile, UnreadableImageError, as_picture_file
 from setr_lib.spaces.space import EmbeddingSpace, checked_vectors
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class ReferencePictures:
 
     Args:
         space: The embedding space that methods search.
-        paths: The picture's file by image id.
+        paths: The picture's file by image id, or its path.
     """
 
-    def __init__(self, space: EmbeddingSpace, paths: Mapping[str, str]) -> None:
+    def __init__(self, space: EmbeddingSpace, paths: Mapping[str, PictureFile] | Mapping[str, str]) -> None:
         self.space, self._paths = space, paths
         self.failed: dict[str, str] = {}
         """Why a picture that was asked for could not be read, by image id."""
@@ -149,7 +149,7 @@ class ReferencePictures:
             self.failed[image] = "it is not among the gallery's images"
             return None
         try:
-            return open_image(self._paths[image])
+            return as_picture_file(self._paths[image]).read()
         except UnreadableImageError as error:
             self.failed[image] = str(error)
             return None

@@ -75,9 +75,12 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
 
     @cached_property
     def _run(self) -> str:
+        from setr_lib.reranking.held_out import require_pictures
         from setr_lib.reranking.training import training_run_digest
 
-        return training_run_digest(self.judge, self.pairs, self.context.settings.reranking.adapter)
+        require_pictures(self.pairs, self.pictures)
+        options = self.context.settings.reranking.adapter
+        return training_run_digest(self.judge, self.pairs, self.pictures, options)
 
     def digest(self) -> str:
         """Of model, prompt, pairs and settings."""

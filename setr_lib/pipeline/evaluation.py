@@ -203,6 +203,7 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
     """
     from setr_lib.evaluation.cases import choose_cases
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
+    from setr_lib.pixels import picture_files
     from setr_lib.tables import COMPOSITIONS
 
     if result.caption_proxy:
@@ -222,13 +223,13 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
         return None
     query = result.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
     composed = context.tables.read("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
-    paths = dict(result.gallery.select("image_id", "path").iter_rows())
+    files = picture_files(result.gallery)
     strips = [
         Strip(
             row.title,
             tiles_of(
                 frame.filter(query_id=query["query_id"], pool="gallery"),
-                paths,
+                files,
                 target_ids=query["target_ids"],
                 reference_id=query["reference_id"],
                 is_logit=row not in result.plain_scores,
@@ -237,7 +238,7 @@ def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) 
         for row, frame in shown.items()
     ]
     return draw_contact_sheet(
-        paths.get(query["reference_id"]),
+        files.get(query["reference_id"]),
         query["modification"],
         strips,
         detail=f"composed: {composed.item(0, 'target_caption')}" if composed.height else "",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
+from setr_lib.pixels import picture_files
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ class HeldGallery:
     ) -> None:
         self.context, self.evaluation_set, self.images = context, evaluation_set, images
         self.is_folder, self.hold_vectors = is_folder, hold_vectors
-        self.paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
+        self.files = picture_files(images)
         """The file of each image, by id."""
+        self.paths: dict[str, str] = {image: file.path for image, file in self.files.items()}
+        """Its path, by id."""
         self._embedded_by: dict[str, str] = {}
         self._tables: dict[str, tuple[str, int]] = {}
         self._ids: dict[str, list[str]] = {}

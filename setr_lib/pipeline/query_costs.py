@@ -162,7 +162,7 @@ class _Material:
 
     def judged(self, row: Row, reranker: OpenReranker) -> Cost:
         """Scoring all candidates of a query."""
-        from setr_lib.models.multimodal import Picture
+        from setr_lib.reranking.held_out import pictures_of
         from setr_lib.reranking.reranker import JudgedQuery
         from setr_lib.tables import RANKINGS
 
@@ -170,13 +170,7 @@ class _Material:
         if row.reranker not in self._judged:
             tables = self.context.tables
             rankings = tables.read(tables.coarse(self.key, row.method), RANKINGS)
-            readable = self.gallery.filter(status="ok")
-            pictures = {
-                image_id: Picture(fingerprint, Path(path))
-                for image_id, fingerprint, path in readable.select(
-                    "image_id", "fingerprint", "path"
-                ).iter_rows()
-            }
+            pictures = pictures_of(self.gallery)
             asked: list[JudgedQuery] = []
             for query in self.queries.iter_rows(named=True):
                 own = rankings.filter(query_id=query["query_id"], pool="gallery").sort("rank").head(depth)

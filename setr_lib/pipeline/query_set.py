@@ -134,5 +134,6 @@ def reference_pictures(images: pl.DataFrame, space: EmbeddingSpace) -> Reference
         It opens nothing before it is asked to.
     """
     from setr_lib.methods.references import ReferencePictures
+    from setr_lib.pixels import picture_files
 
-    return ReferencePictures(space, dict(images.select("image_id", "path").iter_rows()))
+    return ReferencePictures(space, picture_files(images))

@@ -318,6 +318,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     def _examples(self, result: SystemResult) -> Any:
         from safetensors.torch import load_file
 
+        from setr_lib.pixels import as_picture_file
         from setr_lib.registry.system_bundle import example_frame
         from setr_lib.systems.held_out import encoded_images, encoded_queries
         from setr_lib.systems.training import WEIGHTS
@@ -328,7 +329,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         chosen = self.data.held_out.head(_EXAMPLES)
         references, texts = chosen["reference_id"].to_list(), chosen["modification"].to_list()
         return example_frame(
-            [Path(features.paths[image]).read_bytes() for image in references],
+            [as_picture_file(features.paths[image]).content_as_shown() for image in references],
             texts,
             encoded_queries(model, features, references, texts),
             encoded_images(model, features, references),

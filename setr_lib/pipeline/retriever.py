@@ -6,7 +6,7 @@ import operator
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
     from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
+    from setr_lib.pixel_rules import PixelRules
+    from setr_lib.pixels import PictureFile
     from setr_lib.spaces.space import EmbeddingSpace
 
 
@@ -68,6 +70,9 @@ class SearchResult:
         method_version: The registered version of the method's weights, or of the space that it searches,
             where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
+        files: The file of each image of the gallery, by id, with its fingerprint and how it is read.
+        stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
+            its scores are those of the earlier one, and it was not scored now.
     """
 
     hits: list[Hit]
@@ -81,6 +86,8 @@ class SearchResult:
     is_logit: bool = True
     method_version: str | None = None
     is_cosine: bool = True
+    files: Mapping[str, PictureFile] = field(default_factory=dict)
+    stale: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -143,7 +150,7 @@ class Retriever:
         name = _gallery_name(root)
         listed = settings.model_copy(update={"datasets": {name: DatasetSettings(kind="folder", root=root)}})
         found = evaluation_set(listed, name)
-        images = inspect_gallery(load_gallery(listed, name), progress)
+        images = inspect_gallery(load_gallery(listed, name), progress, found.pixels)
         if images.filter(status="ok").is_empty():
             raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
         context = pipeline_context(settings)
@@ -220,12 +227,17 @@ class Retriever:
                 "top_k where that is less, or search without a re-ranker"
             )
         with self.context.models.lock, tempfile.TemporaryDirectory(prefix="setr-query-") as scratch:
-            query = _query(text.strip(), _reference_row(_image_file(image, Path(scratch))))
+            query = _query(text.strip(), self._reference(image, Path(scratch)))
             space = self.context.weights.space(chosen.method.space, chosen.versions)
             found = self._search(
                 query, chosen.method, space, wanted, max(k, self.depth), k, gallery, progress
             )
             return replace(found, method_version=chosen.version)
+
+    def _reference(self, image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> pl.DataFrame:
+        """The GALLERY row of a query's reference image, which is read as the gallery's images are."""
+        rules = self.gallery.evaluation_set.pixels
+        return _reference_row(_image_file(image, scratch, rules), rules)
 
     def _search(
         self,
@@ -260,6 +272,8 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
             is_cosine=method.is_cosine,
+            files=self.gallery.files,
+            stale=_stale(coarse, self.gallery.files),
         )
 
     def _encoded(
@@ -275,7 +289,7 @@ class Retriever:
 
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
-        from setr_lib.spaces.images import open_image
+        from setr_lib.pixels import picture_files
 
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
@@ -290,7 +304,7 @@ class Retriever:
             texts=texts,
             center_texts=self.center_texts or None,
             reference_vectors=space.embed_preprocessed(
-                [space.preprocess(open_image(query.reference.item(0, "path")))]
+                [space.preprocess(file.read()) for file in picture_files(query.reference).values()]
             ),
             benchmark=self.gallery.evaluation_set.benchmark,
             references=query.reference,
@@ -352,6 +366,14 @@ def _hits(ranking: pl.DataFrame, paths: Mapping[str, str], k: int) -> list[Hit]:
     ]
 
 
+def _stale(coarse: pl.DataFrame, files: Mapping[str, PictureFile]) -> dict[str, str]:
+    """Why candidates are not what the gallery was made of, by id; their files are read, not decoded."""
+    from setr_lib.datasets.images import changed_images
+
+    named = {files[image]: image for image in coarse["image_id"]}
+    return {named[file]: why for file, why in changed_images([*named])}
+
+
 _QUERY, _REFERENCE = "search", "(reference)"
 
 
@@ -385,21 +407,25 @@ def _query(text: str, reference: pl.DataFrame) -> _Query:
     return _Query(pl.DataFrame([row], schema=QUERIES), reference)
 
 
-def _reference_row(file: Path) -> pl.DataFrame:
+def _reference_row(file: Path, rules: PixelRules) -> pl.DataFrame:
     import polars as pl
 
     from setr_lib.datasets import inspect_gallery
 
     frame = pl.DataFrame({"image_id": [_REFERENCE], "path": [str(file.absolute())], "galleries": [["all"]]})
-    row = inspect_gallery(frame)
+    row = inspect_gallery(frame, rules=rules)
     if row.item(0, "status") != "ok":
         raise SetrError(f"{file}: the reference image is {row.item(0, 'status')}: {row.item(0, 'detail')}")
     return row
 
 
-def _image_file(image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> Path:
+def _image_file(
+    image: Path | str | bytes | bytearray | Image.Image, scratch: Path, rules: PixelRules
+) -> Path:
     """``image`` as a file; bytes and opened images are written into ``scratch``."""
     from PIL import Image
+
+    from setr_lib.pixels import UnreadableImageError, to_rgb
 
     if isinstance(image, str | Path):
         return _expanded(image)
@@ -408,8 +434,8 @@ def _image_file(image: Path | str | bytes | bytearray | Image.Image, scratch: Pa
         file.write_bytes(image)
     elif isinstance(image, Image.Image):
         try:
-            image.convert("RGB").save(file, format="PNG")
-        except (OSError, ValueError) as error:
+            to_rgb(image, rules).save(file, format="PNG")
+        except (OSError, ValueError, UnreadableImageError) as error:
             raise SetrError(f"the reference image cannot be read: {error}") from error
     else:
         raise SetrError(

@@ -90,6 +90,7 @@ def images_of(context: PipelineContext, key: str, progress: Progress = silent) -
     from setr_lib.datasets import coverage, evaluation_set, inspect_gallery, load_gallery
 
     listed = load_gallery(context.settings, key)
-    read_and_check_image_ids(evaluation_set(context.settings, key), gallery=listed)  # before any embedding
-    gallery = inspect_gallery(listed, progress)
+    evaluated = evaluation_set(context.settings, key)
+    read_and_check_image_ids(evaluated, gallery=listed)  # before any embedding
+    gallery = inspect_gallery(listed, progress, evaluated.pixels)
     return InspectedImages(gallery, GalleryRecord(coverage=coverage(gallery)))

@@ -181,7 +181,10 @@ class Tables:
             raise NotMadeYetError(self._not_made(asset, partition, path)) from None
         except pl.exceptions.PolarsError as error:
             raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
-        return conform(earlier(frame) if earlier else frame, schema, named(asset, partition))
+        frame = earlier(frame) if earlier else frame
+        if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
+            frame = frame.with_columns(pixels=pl.lit(""))
+        return conform(frame, schema, named(asset, partition))
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table.

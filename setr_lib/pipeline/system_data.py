@@ -111,14 +111,14 @@ def features_of_data(
     Returns:
         What gives features by image id, and the table of the vectors.
     """
+    from setr_lib.pixels import picture_files
     from setr_lib.systems.data import Features
     from setr_lib.systems.options import SYNTHESISED
 
     key = TRAINING if data.source == SYNTHESISED else f"train-{data.source}"
     report = embed(context, key, data.images, encoder, progress)
     ids, vectors = context.gallery_store.read(report.table, report.version)
-    paths = dict(data.images.select("image_id", "path").iter_rows())
-    features = Features(encoder, paths, ids, vectors, frozenset(reads))
+    features = Features(encoder, picture_files(data.images), ids, vectors, frozenset(reads))
     return StoredFeatures(features, report.table, report.version)
 
 
@@ -230,6 +230,7 @@ def _of_train_split(context: PipelineContext, source: str, progress: Progress) -
     """
     import polars as pl
 
+    from setr_lib.benchmarks import train_set
     from setr_lib.datasets import inspect_training_images, split_triplets
     from setr_lib.datasets.train_splits import train_split
     from setr_lib.sources import ensure_train_split
@@ -237,7 +238,8 @@ def _of_train_split(context: PipelineContext, source: str, progress: Progress) -
 
     ensure_train_split(context.settings, source, progress)
     read, options = train_split(context.settings, source), context.settings.reranking.pairs
-    images = inspect_training_images(read.image_frame, progress).filter(status="ok")
+    rules = train_set(context.settings, source).pixels
+    images = inspect_training_images(read.image_frame, progress, rules).filter(status="ok")
     readable = read.triplets.filter(
         pl.all_horizontal(pl.col("reference_id", "target_id").is_in(images["image_id"].implode()))
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.pipeline.context import PipelineContext
+    from setr_lib.pixels import PictureFile
     from setr_lib.reranking.pairs import ModificationWriter
     from setr_lib.settings import PairSettings
 
@@ -38,9 +39,11 @@ class MadePairs:
         return f"{self.pairs.height:,} pairs in {groups:,} groups, {held_out:,} pairs held out"
 
     @property
-    def paths(self) -> dict[str, str]:
+    def files(self) -> dict[str, PictureFile]:
         """The file of each training image, by id."""
-        return dict(self.images.select("image_id", "path").iter_rows())
+        from setr_lib.pixels import picture_files
+
+        return picture_files(self.images)
 
 
 def make_pairs(

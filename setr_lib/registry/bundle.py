@@ -255,19 +255,15 @@ def _examples(result: AdapterResult, pictures: Mapping[str, Picture]) -> pl.Data
     )
     return pl.DataFrame(
         {
-            "reference": [_bytes(pictures[name]) for name in chosen["reference_id"]],
+            "reference": [pictures[name].content_as_shown() for name in chosen["reference_id"]],
             "modification": chosen["modification"],
-            "candidate": [_bytes(pictures[name]) for name in chosen["candidate_id"]],
+            "candidate": [pictures[name].content_as_shown() for name in chosen["candidate_id"]],
             "label": chosen["label"],
             "base_score": chosen["before"].cast(pl.Float64),
             "adapted_score": chosen["after"].cast(pl.Float64),
         },
         schema=EXAMPLES,
     )
-
-
-def _bytes(picture: Picture) -> bytes:
-    return picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
 
 
 def score_examples(judge: YesNoJudge, examples: pl.DataFrame) -> np.ndarray:

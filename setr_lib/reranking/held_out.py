@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from setr_lib.errors import SetrError
 from setr_lib.models.multimodal import Picture
+from setr_lib.pixels import picture_files
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -71,8 +72,11 @@ def pictures_of(images: pl.DataFrame) -> dict[str, Picture]:
     """
     from pathlib import Path
 
-    readable = images.filter(pl.col("status") == "ok").select("image_id", "fingerprint", "path")
-    return {image: Picture(fingerprint, Path(path)) for image, fingerprint, path in readable.iter_rows()}
+    readable = images.filter(pl.col("status") == "ok")
+    return {
+        image: Picture(file.fingerprint or "", Path(file.path), file.pixels)
+        for image, file in picture_files(readable).items()
+    }
 
 
 def judge_pair_frame(

@@ -49,7 +49,7 @@ class CandidateList:
         """
         query = self.query
         parts = reranker.cache_parts(query.reference, query.modification, self.captions)
-        whole = digest_strings(picture.fingerprint for picture in query.candidates)
+        whole = digest_strings(picture.identity for picture in query.candidates)
         return [ContentCache.key_of(*parts, "list", whole, str(index)) for index in range(len(self.images))]
 
 

@@ -158,6 +158,29 @@ def judge_pairs(
         ScoreError: A score is not finite; the message names the pair.
         RerankerError: The re-ranker does not give one score for each candidate.
     """
+    keys, open_queries = pair_keys(wanted, queries, gallery, reranker)
+    kept = cache.get_numbers(keys.values())
+    _score_missing(open_queries, keys, kept, reranker, cache, progress)
+    return {pair: kept[key] for pair, key in keys.items() if key in kept}
+
+
+def pair_keys(
+    wanted: Mapping[str, Sequence[str]], queries: pl.DataFrame, gallery: pl.DataFrame, reranker: Reranker
+) -> tuple[dict[tuple[str, str], str], dict[str, JudgedQuery]]:
+    """The cache keys of pairs, and what is scored for them.
+
+    Args:
+        wanted: As of :func:`judge_pairs`.
+        queries: As of :func:`judge_pairs`.
+        gallery: As of :func:`judge_pairs`.
+        reranker: As of :func:`judge_pairs`.
+
+    Returns:
+        Key by (query_id, image_id), and the queries by id; without unreadable images.
+
+    Raises:
+        SetrError: ``wanted`` names an unknown query.
+    """
     pictures, known = pictures_of(gallery), _query_rows(queries)
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
@@ -170,10 +193,8 @@ def judge_pairs(
         images = [image for image in dict.fromkeys(images) if image in pictures]
         seen = tuple(pictures[image] for image in images)
         open_queries[query_id] = JudgedQuery(reference, row["modification"], seen)
-        keys |= {(query_id, image): cache.key_of(*head, pictures[image].fingerprint) for image in images}
-    kept = cache.get_numbers(keys.values())
-    _score_missing(open_queries, keys, kept, reranker, cache, progress)
-    return {pair: kept[key] for pair, key in keys.items() if key in kept}
+        keys |= {(query_id, image): ContentCache.key_of(*head, pictures[image].identity) for image in images}
+    return keys, open_queries
 
 
 def _query_rows(queries: pl.DataFrame) -> dict[str, dict[str, Any]]:
@@ -242,14 +263,14 @@ class _ImagePlan:
         self._group_of: dict[str, int] = {}
         self._groups: list[list[Picture]] = []
         for batch in plan:
-            fresh = [picture for picture in _shown(batch) if picture.fingerprint not in self._group_of]
-            self._group_of |= {picture.fingerprint: len(self._groups) for picture in fresh}
-            self._groups.append(list({picture.fingerprint: picture for picture in fresh}.values()))
+            fresh = [picture for picture in _shown(batch) if picture.identity not in self._group_of]
+            self._group_of |= {picture.identity: len(self._groups) for picture in fresh}
+            self._groups.append(list({picture.identity: picture for picture in fresh}.values()))
 
     def prepare(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
         """Show the re-ranker the images of ``batch``; unreadable ones are left for ``score`` to report."""
         wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
-        for group in sorted({self._group_of[picture.fingerprint] for picture in wanted}):
+        for group in sorted({self._group_of[picture.identity] for picture in wanted}):
             try:
                 reranker.see(self._groups[group])
             except PictureError:

@@ -151,7 +151,7 @@ class Reranker(ABC):
         Returns:
             The parts, before those of the candidates.
         """
-        return ("reranker", self.id, reference.fingerprint, modification)
+        return ("reranker", self.id, reference.identity, modification)
 
     def has_seen(self, picture: Picture) -> bool:
         """Whether :meth:`see` has nothing left to do for an image.

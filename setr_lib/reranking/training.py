@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from setr_lib.files import read_json, write_json
-from setr_lib.hashing import digest_json
+from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
 from setr_lib.progress import Progress, silent
@@ -96,7 +96,7 @@ def train_adapter(
         FolderBusyError: Another training uses ``checkpoint_dir`` now.
     """
     require_pictures(pairs, pictures)
-    run = training_run_digest(judge, pairs, settings)
+    run = training_run_digest(judge, pairs, pictures, settings)
     with only_trainer(checkpoint_dir, run, progress):
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         finished = load_result(checkpoint_dir, run)
@@ -156,20 +156,25 @@ def _train(
     return result
 
 
-def training_run_digest(judge: YesNoJudge, pairs: pl.DataFrame, settings: AdapterSettings) -> str:
-    """Digest of all that determines a training: model, prompt, pairs and settings (but not how often it
-    saves).
+def training_run_digest(
+    judge: YesNoJudge, pairs: pl.DataFrame, pictures: Mapping[str, Picture], settings: AdapterSettings
+) -> str:
+    """Digest of all that determines a training: model, prompt, pairs, their pictures and settings (but not
+    how often it saves).
 
     Args:
         judge: The base model and the prompt.
         pairs: A ``PAIRS`` frame.
+        pictures: The images by id, as :func:`require_pictures` asks for them.
         settings: Of the training.
 
     Returns:
         The digest.
     """
     options = settings.model_dump(exclude={"checkpoint_every"})
-    return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), options])
+    named = sorted({*pairs["reference_id"], *pairs["candidate_id"]})
+    shown = digest_strings(part for name in named for part in (name, pictures[name].identity))
+    return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), shown, options])
 
 
 @dataclass(frozen=True)

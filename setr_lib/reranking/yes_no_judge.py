@@ -99,7 +99,7 @@ class YesNoJudge(Reranker):
         """
         shown = [modification] if "captions" in self.template.variables else captions
         text = digest_strings([modification, *shown])
-        return (self.model.id, self.prompt_hash, reference.fingerprint, text)
+        return (self.model.id, self.prompt_hash, reference.identity, text)
 
     def has_seen(self, picture: Picture) -> bool:
         """Whether the image's vision features are kept."""

@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
+from setr_lib.pixels import PictureFile, UnreadableImageError, picture_identity
 from setr_lib.progress import Progress, silent
-from setr_lib.spaces.images import UnreadableImageError, open_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,9 +127,10 @@ class GalleryStore:
 
         Args:
             table: The table's name.
-            gallery: ``image_id``, ``path``, ``fingerprint`` and, where some pictures are known to be missing
-                or broken, ``status``: only ``ok`` rows count. It is the *whole* gallery: rows of other ids
-                are removed.
+            gallery: ``image_id``, ``path``, ``fingerprint``, how they are read (``pixels``) and, where some
+                pictures are known to be missing or broken, ``status``: only ``ok`` rows count. It is the
+                *whole* gallery: rows of other ids are removed. A picture whose file has other bytes by now
+                is one that failed.
             encoder: The embedding space.
             batch_size: Pictures per batch, instead of the encoder's own number.
             progress: Told how many pictures are embedded.
@@ -373,7 +374,9 @@ def _schema(encoder: EmbeddingSpace) -> pa.Schema:
 def _wanted(gallery: pl.DataFrame) -> pl.DataFrame:
     """The rows to hold, in id order, so that the same gallery always makes the same batches."""
     frame = gallery.filter(pl.col("status") == "ok") if "status" in gallery.columns else gallery
-    frame = frame.select("image_id", "path", "fingerprint").sort("image_id")
+    if "pixels" not in frame.columns:
+        frame = frame.with_columns(pixels=pl.lit(""))
+    frame = frame.select("image_id", "path", "fingerprint", "pixels").sort("image_id")
     _check_no_duplicates("the gallery to embed", frame)
     unknown = frame.filter(pl.col("fingerprint").is_null() | pl.col("image_id").is_null())
     if len(unknown):
@@ -381,19 +384,22 @@ def _wanted(gallery: pl.DataFrame) -> pl.DataFrame:
             f"{len(unknown)} gallery row(s) have no fingerprint or no id, the first is image "
             f"{unknown['image_id'][0]!r} ({unknown['path'][0]}); inspect the gallery's files first"
         )
-    return frame
+    identity = [picture_identity(*row) for row in frame.select("fingerprint", "pixels").iter_rows()]
+    return frame.with_columns(pl.Series("identity", identity, pl.String()))
 
 
 def _stored(handle: Any) -> pl.DataFrame:
-    """``image_id`` and ``fingerprint`` of every row, as they are now."""
+    """``image_id`` and ``identity`` of every row, as they are now. The column's name is that of earlier
+    versions, which held the bytes' fingerprint alone.
+    """
     handle.checkout_latest()
     rows = handle.search().select(["image_id", "fingerprint"]).limit(handle.count_rows() + 1).to_arrow()
-    return pl.DataFrame(pl.from_arrow(rows))
+    return pl.DataFrame(pl.from_arrow(rows)).rename({"fingerprint": "identity"})
 
 
 def _plan(wanted: pl.DataFrame, stored: pl.DataFrame) -> _Plan:
     once = stored.filter(pl.col("image_id").is_unique())
-    kept = once.join(wanted, on=["image_id", "fingerprint"], how="semi")
+    kept = once.join(wanted, on=["image_id", "identity"], how="semi")
     stale = stored.join(kept, on="image_id", how="anti")
     return _Plan(
         todo=wanted.join(kept, on="image_id", how="anti"),
@@ -436,7 +442,7 @@ def _arrow_rows(rows: pl.DataFrame, vectors: NDArray[np.float32], schema: pa.Sch
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     columns = [
         pa.array(rows["image_id"].to_list(), pa.string()),
-        pa.array(rows["fingerprint"].to_list(), pa.string()),
+        pa.array(rows["identity"].to_list(), pa.string()),
         pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
@@ -450,7 +456,8 @@ def _loaded_batches(
     with ThreadPoolExecutor(min(16, cpu_count() or 1), thread_name_prefix="setr-decode") as pool:
 
         def submit(rows: pl.DataFrame) -> list[Future[Any]]:
-            return [pool.submit(_load, encoder, *row) for row in rows.select("image_id", "path").rows()]
+            files = rows.select("image_id", "path", "fingerprint", "pixels").rows()
+            return [pool.submit(_load, encoder, image_id, PictureFile(*file)) for image_id, *file in files]
 
         coming = submit(batches[0]) if batches else []
         for rows, following in zip(batches, [*batches[1:], None], strict=False):
@@ -458,11 +465,11 @@ def _loaded_batches(
             yield rows, [future.result() for future in current]
 
 
-def _load(encoder: EmbeddingSpace, image_id: str, path: str) -> Any:
+def _load(encoder: EmbeddingSpace, image_id: str, file: PictureFile) -> Any:
     try:
-        return encoder.preprocess(open_image(path))
+        return encoder.preprocess(file.read())
     except UnreadableImageError as error:
-        return FailedImage(image_id, path, str(error))
+        return FailedImage(image_id, file.path, str(error))
 
 
 def _nearest(

@@ -14,7 +14,7 @@ import polars as pl
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.spaces.images import UnreadableImageError, open_image
+from setr_lib.pixels import PictureFile, UnreadableImageError, as_picture_file
 from setr_lib.systems.features import PATCHES, PIXELS, ImageFeatures
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class SystemData:
     Attributes:
         source: Where they come from: ``"synthesised"``, or the name of a data set.
         triplets: ``split`` (train or held_out), ``reference_id``, ``modification``, ``target_id``.
-        images: ``image_id``, ``path``, ``caption``, ``fingerprint`` and ``split``: every readable image once.
+        images: ``image_id``, ``path``, ``caption``, ``fingerprint``, ``pixels`` and ``split``: every readable
+            image once.
             Held-out images are the gallery of the held-out triplets, and no image of a training triplet.
     """
 
@@ -51,13 +52,15 @@ class SystemData:
     @cached_property
     def digest(self) -> str:
         """Digest of the triplets and of the images' content."""
-        return digest_strings([_digest(self.triplets), _digest(self.images.drop("path").sort("image_id"))])
+        images = _told_apart(self.images.drop("path"))
+        return digest_strings([_digest(self.triplets), _digest(images.sort("image_id"))])
 
     @cached_property
     def held_out_digest(self) -> str:
         """Digest of the held-out triplets and of the images that they search."""
-        gallery = self.images.filter(split=HELD_OUT).select("image_id", "fingerprint").sort("image_id")
-        return digest_strings([_digest(self.held_out), _digest(gallery)])
+        known = [name for name in ("image_id", "fingerprint", "pixels") if name in self.images.columns]
+        gallery = _told_apart(self.images.filter(split=HELD_OUT).select(known))
+        return digest_strings([_digest(self.held_out), _digest(gallery.sort("image_id"))])
 
     @property
     def held_out(self) -> pl.DataFrame:
@@ -146,6 +149,13 @@ def _drawn(count: int, limit: int | None, seed: int) -> list[int]:
     return order[:limit]
 
 
+def _told_apart(images: pl.DataFrame) -> pl.DataFrame:
+    """Images without a column that says nothing: none of them is read by rules of its own."""
+    if "pixels" in images.columns and images["pixels"].fill_null("").eq("").all():
+        return images.drop("pixels")
+    return images
+
+
 def _digest(frame: pl.DataFrame) -> str:
     return digest_strings(digest_strings(str(value) for value in row) for row in frame.iter_rows())
 
@@ -155,7 +165,7 @@ class Features:
 
     Args:
         encoder: The encoder.
-        paths: The file of each image by id.
+        paths: The file of each image by id, or its path.
         ids: The images of ``vectors``.
         vectors: float32 [images, d]: their unit vectors in the encoder's space.
         reads: Besides vectors: ``PATCHES``, ``PIXELS``.
@@ -165,7 +175,7 @@ class Features:
     def __init__(
         self,
         encoder: OpenClipSpace,
-        paths: Mapping[str, str],
+        paths: Mapping[str, PictureFile] | Mapping[str, str],
         ids: Sequence[str],
         vectors: NDArray[np.float32],
         reads: frozenset[str],
@@ -254,7 +264,7 @@ class Features:
 
     def _opened(self, image: str) -> Any:
         try:
-            return self.encoder.preprocess(open_image(self.paths[image]))
+            return self.encoder.preprocess(as_picture_file(self.paths[image]).read())
         except UnreadableImageError as error:
             raise TrainingDataError(
                 f"image {image!r} was readable when the training data was made, and is not now: {error}"

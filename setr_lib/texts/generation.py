@@ -108,6 +108,29 @@ def generate(
     return conform(pl.DataFrame(made, schema=kind.schema), kind.schema, kind.name)
 
 
+def requests_of(
+    kind: TextKind, generator: Generator, rows: pl.DataFrame, images: pl.DataFrame
+) -> dict[str, Request]:
+    """What the model is asked for the texts of a kind that is made from no other texts.
+
+    Args:
+        kind: What is asked.
+        generator: The model and prompts.
+        rows: As of :func:`generate`.
+        images: As of :func:`generate`.
+
+    Returns:
+        Request by cache key; none where the kind has no prompt, or is made from other texts.
+    """
+    template, found = generator.template(kind), dict[str, Request]()
+    if template is None or kind.made_from(generator.prompts, generator.dataset):
+        return found
+    asked = _Asked(kind, rows, images, {})
+    for row in asked.rows:
+        asked._request(row, generator.model, template, found)
+    return found
+
+
 class _Asked:
     """The rows of one request for texts, with the pictures and other texts of each."""
 
@@ -146,7 +169,7 @@ class _Asked:
         """The rows made from the model's answers, kept or new."""
         model, wanted = generator.model, dict[str, Request]()
         keys = [self._request(row, model, template, wanted) for row in self.rows]
-        answers, failures = _answers(
+        answers, failures = answers_of(
             model, wanted, generator.cache, generator.progress, self.kind.done or self.kind.name
         )
         made: list[dict[str, Any]] = []
@@ -213,12 +236,12 @@ class _Asked:
             image = self._image(row)
             if image is None or image["status"] != "ok":
                 return None
-            picture = Picture(image["fingerprint"], Path(image["path"]))
+            picture = Picture(image["fingerprint"], Path(image["path"]), image.get("pixels") or "")
         elif self._lacking(row):
             return None
         variables = self.kind.variables(row, self._other_texts(row))
-        fingerprint = picture.fingerprint if picture else ""
-        key = text_key(model, template.hash, fingerprint, self.kind, row, variables)
+        shown = picture.identity if picture else ""
+        key = text_key(model, template.hash, shown, self.kind, row, variables)
         if key not in wanted:
             slots = (IMAGE,) if self.kind.per == "image" else (REFERENCE, IMAGE)
             wanted[key] = (template.render(**variables), dict.fromkeys(slots, picture) if picture else {})
@@ -244,7 +267,7 @@ class _Asked:
 def text_key(
     model: MultimodalModel,
     prompt_hash: str,
-    fingerprint: str,
+    identity: str,
     kind: TextKind,
     row: Mapping[str, Any],
     variables: Mapping[str, str | list[str]],
@@ -254,7 +277,7 @@ def text_key(
     Args:
         model: The model that answers.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the image's bytes.
+        identity: The image's (``picture_identity``); empty where none is shown.
         kind: What is asked.
         row: The image or query.
         variables: What the prompt is filled with.
@@ -263,14 +286,14 @@ def text_key(
         A digest.
     """
     if kind is CAPTION_TEXTS:
-        return caption_key(model.id, model.max_new_tokens, prompt_hash, fingerprint)
+        return caption_key(model.id, model.max_new_tokens, prompt_hash, identity)
     if kind is COMPOSITION_TEXTS:
         return composition_key(
-            model.id, model.max_new_tokens, prompt_hash, fingerprint, row["modification"], row["captions"]
+            model.id, model.max_new_tokens, prompt_hash, identity, row["modification"], row["captions"]
         )
     texts = [part for name in sorted(variables) for part in (name, *_listed(variables[name]))]
     return ContentCache.key_of(
-        model.id, str(model.max_new_tokens), prompt_hash, fingerprint, digest_strings(texts)
+        model.id, str(model.max_new_tokens), prompt_hash, identity, digest_strings(texts)
     )
 
 
@@ -291,8 +314,8 @@ def describe_images(
     Args:
         model: The multimodal LLM.
         prompts: The prompt set.
-        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``. Images of the same
-            fingerprint share one call.
+        images: ``image_id``, ``path``, ``status``, ``detail``, ``fingerprint``, ``pixels``.
+            Images of the same bytes, read in the same way, share one call.
         cache: Where answers are kept.
         progress: Told how many images are described.
         dataset: The kind of data set, which selects the prompt.
@@ -321,7 +344,7 @@ def compose_queries(
         model: The multimodal LLM.
         prompts: The prompt set.
         queries: A QUERIES table.
-        gallery: ``image_id``, ``path``, ``status``, ``fingerprint`` of the reference images.
+        gallery: ``image_id``, ``path``, ``status``, ``fingerprint``, ``pixels`` of the reference images.
         cache: Where answers are kept.
         dataset: The kind of data set, which selects the prompt.
         progress: Told how many queries are composed.
@@ -335,27 +358,27 @@ def compose_queries(
     return conform(made, COMPOSITIONS, "compositions")
 
 
-def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, fingerprint: str) -> str:
+def caption_key(model_id: str, max_new_tokens: int, prompt_hash: str, identity: str) -> str:
     """The cache key of an image's caption.
 
     Args:
         model_id: The model and its weights.
         max_new_tokens: Limit on the answer's tokens.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the image's bytes.
+        identity: The image's (``picture_identity``); empty where none is shown.
 
     Returns:
         A digest.
     """
     # The limit on new tokens is part of what determines an answer: a longer one may complete a cut-off JSON.
-    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, digest_strings([]))
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, digest_strings([]))
 
 
 def composition_key(
     model_id: str,
     max_new_tokens: int,
     prompt_hash: str,
-    fingerprint: str,
+    identity: str,
     modification: str,
     captions: Sequence[str],
 ) -> str:
@@ -365,7 +388,7 @@ def composition_key(
         model_id: The model and its weights.
         max_new_tokens: Limit on the answer's tokens.
         prompt_hash: Digest of the prompt file.
-        fingerprint: Of the reference image's bytes.
+        identity: The reference image's (``picture_identity``).
         modification: The text that models read.
         captions: The annotators' raw texts; ``modification`` where there are none.
 
@@ -373,13 +396,24 @@ def composition_key(
         A digest.
     """
     texts = digest_strings([modification, *(captions or [modification])])
-    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, fingerprint, texts)
+    return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, texts)
 
 
-def _answers(
+def answers_of(
     model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Answers by key, from the cache or the model, and the reasons of those that could not be had."""
+    """The model's answers, kept ones from a cache, new ones stored batch by batch.
+
+    Args:
+        model: The multimodal LLM.
+        wanted: Request by cache key.
+        cache: Where answers are kept.
+        progress: Told how many are done.
+        what: What progress calls them.
+
+    Returns:
+        Answers by key, and the reasons of those that could not be had.
+    """
     answers = cache.get_many(wanted)
     missing = [key for key in wanted if key not in answers]
     failures: dict[str, str] = {}

@@ -31,12 +31,12 @@ from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.retrieval import rank_set
 from setr_lib.pipeline.trained_weights import NoWeightsError
 from setr_lib.pipeline.training_steps import train
+from setr_lib.pixels import read_image
 from setr_lib.records import CoarseRecord, EmbeddingsRecord
 from setr_lib.registry.registered_model import LABEL_TAG
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.reranking.reranker import RerankerError
 from setr_lib.settings import Settings, load_settings
-from setr_lib.spaces.images import open_image
 from setr_lib.spaces.space import SpaceError
 from setr_lib.tables import GALLERY, METRICS, RANKINGS
 from tests.test_extending import shown_files
@@ -301,7 +301,7 @@ class TestLife:
         paths = dict(
             context.tables.read("gallery_images", GALLERY, KEY).select("image_id", "path").iter_rows()
         )
-        pixels = np.array([np.asarray(open_image(paths[image])).mean(axis=(0, 1)) / 255 for image in ids])
+        pixels = np.array([np.asarray(read_image(paths[image])).mean(axis=(0, 1)) / 255 for image in ids])
         constant: Any = opened.model
         expected = unit(np.column_stack([pixels, np.full(len(ids), constant.constant)]))
         np.testing.assert_allclose(vectors, expected, atol=1e-6)

@@ -15,6 +15,7 @@ from PIL import Image
 from setr_lib.cli import main
 from setr_lib.datasets import evaluation_sets, inspect_gallery, load_gallery, load_queries
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pixel_rules import picture_identity
 from setr_lib.settings import load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from setr_lib.texts.exchange_files import time_text
@@ -102,10 +103,9 @@ def materialise(config: Path, made_at: float = 1_500_000_000.0, text: str = "mad
                 **origin,
             }
         )
-        keys.append(caption_key("ours", limit, "p", pictures[image]))
-        keys.append(
-            composition_key("ours", limit, "p", pictures[image], query["modification"], query["captions"])
-        )
+        shown = picture_identity(pictures[image], "")
+        keys.append(caption_key("ours", limit, "p", shown))
+        keys.append(composition_key("ours", limit, "p", shown, query["modification"], query["captions"]))
     context.tables.write("reference_captions", pl.DataFrame(captions, schema=CAPTIONS), CAPTIONS, "cirr-val")
     made = pl.DataFrame(composed, schema=COMPOSITIONS)
     context.tables.write("query_compositions", made, COMPOSITIONS, "cirr-val")

@@ -82,7 +82,8 @@ def make_sample(folder: Path, before: list[int], after: list[int]) -> Sample:
                     "detail": "",
                     "width": 96,
                     "height": 96 - n,
-                    "fingerprint": f"f{n}",
+                    "fingerprint": None,
+                    "pixels": "",
                 }
                 for n in range(IMAGES)
             ],

@@ -43,7 +43,7 @@ def trained(
 
 
 def gallery(files: dict[str, str | None]) -> pl.DataFrame:
-    rows = [(name, name, ["all"], "ok", "", 1, 1, fingerprint) for name, fingerprint in files.items()]
+    rows = [(name, name, ["all"], "ok", "", 1, 1, fingerprint, "") for name, fingerprint in files.items()]
     return pl.DataFrame(rows, schema=GALLERY, orient="row")
 
 

@@ -21,6 +21,7 @@ from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings, fingerprint_file
 from setr_lib.models.multimodal import MultimodalModel, Picture
+from setr_lib.pixel_rules import picture_identity
 from setr_lib.reranking.fusion import Fusion
 from setr_lib.reranking.rerank import CACHE_KIND, judge_pairs, rerank
 from setr_lib.reranking.scorer import JudgedQuery, ScoreError
@@ -163,7 +164,10 @@ def kept_before(
     """A score of 7 for q0 and each image, kept under the key that says the prompt was rendered with
     ``shown``.
     """
-    prints = dict(gallery.select("image_id", "fingerprint").iter_rows())
+    prints = {
+        image: picture_identity(fingerprint, "")
+        for image, fingerprint in gallery.select("image_id", "fingerprint").iter_rows()
+    }
     query = queries.row(0, named=True)
     text = digest_strings([query["modification"], *shown])
     head = (judge.model.id, judge.prompt_hash, prints[query["reference_id"]], text)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from setr_lib.content_cache import ContentCache
+from setr_lib.hashing import fingerprint_file
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.reranking.checked_scores import checked_scores
@@ -405,9 +406,10 @@ def test_a_broken_image_does_not_change_the_precision_of_the_others(
                 picture.open()
             return (super().of_query(query) + 0.1).astype(precision)
 
-    pictures = [Picture(str(number), tmp_path / f"{number}.png") for number in range(3)]
-    for picture in pictures:
-        Image.new("RGB", (4, 4)).save(str(picture.source))
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+    pictures = [Picture(fingerprint_file(path), path) for path in paths]
     query = JudgedQuery(pictures[0], "larger", tuple(pictures))
     (whole,) = checked_scores(Exact(), [query])
     (tmp_path / "1.png").write_bytes(b"broken")

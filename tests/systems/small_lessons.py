@@ -61,6 +61,7 @@ def draw_pictures(folder: Path, train: int = 10, held_out: int = 6) -> pl.DataFr
             40,
             40,
             fingerprint_file(path),
+            "",
             split,
         ]
         rows.append(row)
@@ -80,11 +81,11 @@ def small_data(folder: Path) -> SystemData:
 
 def features_of(data: SystemData, reads: frozenset[str] = frozenset({PATCHES, PIXELS})) -> Features:
     """The features of all its images by the miniature's encoder."""
-    from setr_lib.spaces.images import open_image
+    from setr_lib.pixels import read_image
 
     encoder, ids = miniature(), sorted(data.images["image_id"])
     paths = dict(data.images.select("image_id", "path").iter_rows())
-    vectors = encoder.embed_images([encoder.preprocess(open_image(paths[image])) for image in ids])
+    vectors = encoder.embed_images([encoder.preprocess(read_image(paths[image])) for image in ids])
     return Features(encoder, paths, ids, vectors, reads)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from small_lessons import draw_pictures, features_of, small_data
 
 from setr_lib.hashing import fingerprint_file
-from setr_lib.spaces.images import open_image
+from setr_lib.pixels import read_image
 from setr_lib.systems.data import HELD_OUT, TRAIN, Features, SystemData, TrainingDataError
 from setr_lib.systems.features import PATCHES, PIXELS
 
@@ -104,7 +104,7 @@ def test_data_that_nothing_can_be_learned_from_or_measured_on_is_refused(data: S
 def read_by_hand(data: SystemData, image: str) -> torch.Tensor:
     """An image as the encoder's preprocessing gives it."""
     path = data.images.row(by_predicate=pl.col("image_id") == image, named=True)["path"]
-    return miniature().preprocess(open_image(path))
+    return miniature().preprocess(read_image(path))
 
 
 def test_features_are_those_of_the_images_asked_for_in_their_order(data: SystemData) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from setr_lib.commands.setup_checks import configured
+from setr_lib.hashing import fingerprint_file
 from setr_lib.settings import EncoderSettings, ModelSettings, Settings, SpaceSettings
 from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.space import SpaceError, make_space, space_kinds, trained_by
@@ -122,7 +123,11 @@ def test_its_galleries_are_tables_of_their_own(
     for path, picture in zip(paths, pictures(3), strict=True):
         picture.save(path)
     gallery = pl.DataFrame(
-        {"image_id": ["a", "b", "c"], "path": list(map(str, paths)), "fingerprint": ["1", "2", "3"]}
+        {
+            "image_id": ["a", "b", "c"],
+            "path": list(map(str, paths)),
+            "fingerprint": [*map(fingerprint_file, paths)],
+        }
     )
     store = GalleryStore(tmp_path / "lancedb")
     tables = [store.table_name("here", each) for each in (space, encoder)]

@@ -20,6 +20,7 @@ from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
 from setr_lib.benchmarks.query_files import FoundQueries, find_queries
 from setr_lib.benchmarks.query_tables import read_query_table
 from setr_lib.benchmarks.records import QueryRecord, image_names
+from setr_lib.pixel_rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks.sets import EvaluationSet
@@ -35,6 +36,7 @@ class Folder(Benchmark):
     stage_1_metric = "R@10"
     stage_2_metric = "R@1"
     settings_keys = ("queries",)
+    pixels = OWN_FOLDER
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
         """The queries of the folder's file, in its order; none where there is no such file."""

@@ -252,9 +252,8 @@ def crop(image: Image.Image, box: tuple[float, ...]) -> Image.Image:
 
 def _write_crop(picture: _Picture, root: Path, path: Path) -> None:
     """Cut ``picture`` out of its image in one of Visual Genome's folders below ``root``, and save it."""
-    from PIL import Image
-
     from setr_lib.files import replacing
+    from setr_lib.pixels import UnreadableImageError, read_image
 
     name = f"{picture.number}.jpg"
     source = next(
@@ -263,9 +262,10 @@ def _write_crop(picture: _Picture, root: Path, path: Path) -> None:
     if source is None or picture.box is None:
         raise FileNotFoundError(f"{root}: no {name} in {', '.join(_VISUAL_GENOME_FOLDERS)}")
     try:
-        with Image.open(source) as whole:
-            part = crop(whole, picture.box)
-    except Exception as error:  # Pillow's plug-ins raise all sorts; whatever it is, the image cannot be used
+        part = crop(read_image(source), picture.box)
+    except UnreadableImageError as error:
+        raise ValueError(str(error)) from error
+    except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     with replacing(path) as temporary:
         part.save(temporary, format="PNG")

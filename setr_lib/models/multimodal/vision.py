@@ -47,7 +47,7 @@ class VisionFeatures:
 
 
 class VisionMemory:
-    """Least-recently-used cache of vision outputs, by image fingerprint.
+    """Least-recently-used cache of vision outputs, by the identity of images.
 
     Args:
         limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
@@ -59,17 +59,17 @@ class VisionMemory:
         self._taken = 0
         self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
 
-    def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._kept
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._kept
 
-    def __getitem__(self, fingerprint: str) -> VisionFeatures:
-        return self._kept[fingerprint]
+    def __getitem__(self, identity: str) -> VisionFeatures:
+        return self._kept[identity]
 
     def keep(self, found: Mapping[str, VisionFeatures]) -> None:
         """Store outputs as the most recently used; all of them, even where they alone exceed the limit.
 
         Args:
-            found: Outputs by fingerprint, stored already or new.
+            found: Outputs by identity, stored already or new.
         """
         for key, features in found.items():
             if key in self._kept:
@@ -102,7 +102,7 @@ class VisionTower:
         self._batch_size = batch_size
 
     def __contains__(self, picture: Picture) -> bool:
-        return picture.fingerprint in self.memory
+        return picture.identity in self.memory
 
     def features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
         """Vision outputs, each image run at most once while it stays in memory; no gradient.
@@ -118,13 +118,13 @@ class VisionTower:
             JudgeError: Processor and model do not fit together.
             DeviceError: Not even one image fits in memory.
         """
-        wanted = {picture.fingerprint: picture for picture in pictures}
+        wanted = {picture.identity: picture for picture in pictures}
         found = {key: self.memory[key] for key in wanted if key in self.memory}
         missing = [picture for key, picture in wanted.items() if key not in found]
         made = run_in_batches(missing, self.run, self._batch_size)
-        found.update((picture.fingerprint, features) for picture, features in zip(missing, made, strict=True))
+        found.update((picture.identity, features) for picture, features in zip(missing, made, strict=True))
         self.memory.keep(found)
-        return [found[picture.fingerprint] for picture in pictures]
+        return [found[picture.identity] for picture in pictures]
 
     def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> None:
         """Run the tower for every picture that is not in memory, in full batches.
@@ -136,7 +136,7 @@ class VisionTower:
         Raises:
             PictureError: An image cannot be read.
         """
-        wanted = {picture.fingerprint: picture for picture in pictures}
+        wanted = {picture.identity: picture for picture in pictures}
         missing = [picture for key, picture in wanted.items() if key not in self.memory]
         for start in range(0, len(missing), self._batch_size):
             self.features(missing[start : start + self._batch_size])
