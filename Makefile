@@ -3,8 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-# One stamp per content of the lock file: a changed lock installs again, an unchanged one costs nothing.
-STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
+# One stamp per content of the lock file and place of this folder: a changed lock installs again, and so does a folder
+# that was moved or copied (an environment holds absolute paths); what is unchanged costs nothing.
+STAMP := $(VENV)/.installed-$(shell (cksum < requirements.lock; pwd -P | cksum) | cut -d' ' -f1 | paste -sd- -)
 ARGS ?=
 # Test processes, of one thread each; every one imports torch and has models of its own (2 GB).
 WORKERS ?= 2
@@ -15,12 +16,17 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare compare-trained test dev check soak mutants clean
+.PHONY: help install setup demo compare compare-trained test dev check soak mutants clean
 
 help: ## list these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# An environment of another folder is removed and made anew; one that was stamped here by its lock alone is kept.
 $(STAMP):
+	@$(PYTHON) -I setr_lib/commands/venv.py $(VENV); test $$? -ne 3 || { echo "making $(VENV) anew" && rm -rf $(VENV); }
+	@stamped=$$(echo $@ | sed 's/-[0-9]*$$//'); if test -e "$$stamped"; then mv "$$stamped" $@; else $(MAKE) -s install; fi
+
+install: # what `setup` does where nothing is installed yet
 	@echo "setting up $(VENV) (a few minutes where packages must be downloaded)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SETR needs Python 3.11 or newer; name one with make PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,7 +34,7 @@ $(STAMP):
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@rm -f $(VENV)/.installed-*
-	@touch $@
+	@touch $(STAMP)
 
 setup: $(STAMP) ## install into .venv and write .env (every command below does it first)
 	@$(BIN)/setr env --write --quiet

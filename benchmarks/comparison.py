@@ -13,7 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from setr_lib.evaluation.intervals import Interval, bootstrap_intervals, paired_differences
+from setr_lib.evaluation.intervals import (
+    Interval,
+    bootstrap_intervals,
+    paired_differences,
+    query_intervals,
+)
 from setr_lib.evaluation.metrics import summarise
 from setr_lib.pipeline.reranking import ADAPTER, BASE
 
@@ -153,7 +158,7 @@ def value_of(per_query: pl.DataFrame) -> float:
 
 
 def interval_of(per_query: pl.DataFrame, samples: int, seed: int) -> Interval:
-    """The bootstrap interval of one metric.
+    """The interval of one metric: the bootstrap's; where that has no width, Wilson's of a recall.
 
     Args:
         per_query: A PER_QUERY frame of one metric.
@@ -161,9 +166,12 @@ def interval_of(per_query: pl.DataFrame, samples: int, seed: int) -> Interval:
         seed: Of the draws.
 
     Returns:
-        Percent.
+        Percent; a point for a metric that is no recall and has the same value for every query.
     """
-    (interval,) = bootstrap_intervals(per_query, samples=samples, seed=seed).values()
+    (name,) = per_query["metric"].unique()
+    recalls = {name.partition("/")[0]} if name.startswith(("R@", "R_subset@")) else set[str]()
+    found = query_intervals(per_query, recalls, samples=samples, seed=seed)[name]
+    interval = found or bootstrap_intervals(per_query, samples=samples, seed=seed)[name]
     return Interval(100 * interval.low, 100 * interval.high)
 
 
@@ -178,8 +186,8 @@ def gap_to(
     """The gap of a row to a lower rung whose interval may be known; what lies in that interval may then be no
     gap.
 
-    A row of no hits at all has a bootstrap interval of no width, though half of all random orders have none
-    either.
+    A row of no hits at all has a paired difference of no width to another such row, though half of all random
+    orders have none either.
 
     Args:
         over: The lower rung.

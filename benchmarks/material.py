@@ -26,6 +26,7 @@ from setr_lib.methods.method import get_method
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.embedding import embed
 from setr_lib.pipeline.query_set import QuerySet, encode
+from setr_lib.pipeline.removals import gallery_rule
 from setr_lib.pipeline.reranking import (
     ADAPTER,
     BASE,
@@ -273,7 +274,8 @@ def from_files(
     evaluated = evaluation_set(world.settings, key)
     queries = load_queries(world.settings, key)
     gallery = inspect_gallery(load_gallery(world.settings, key), progress, evaluated.pixels)
-    report = embed(world, evaluated.gallery_key, gallery, world.models.space(), progress)
+    rule = gallery_rule(world, evaluated, "gallery_embeddings")
+    report = embed(world, evaluated.gallery_key, gallery, world.models.space(), progress, rule)
     ready = encode(
         context,
         queries,

@@ -16,9 +16,10 @@ from typing import Any
 import dagster as dg
 
 from setr_assets.code_versions import CodeVersions, Reads
-from setr_assets.data_versions import PartitionResults
+from setr_assets.data_versions import PartitionResults, readable
 from setr_assets.progress import step
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.settings import Settings
 
 OWNERS = ["team:retrieval"]
@@ -132,11 +133,11 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
             with step(function.__name__):
                 made = function(context, *args, **kwargs)
         except SetrError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=visible(str(error)), allow_retries=False) from error
         if isinstance(made, PartitionResults):
             yield from made.events(context)
         else:
-            yield made
+            yield made._replace(metadata=readable(made.metadata or {}))
 
     # Dagster compares the context's annotation with the class itself; our modules keep annotations as text.
     signature = inspect.signature(function, eval_str=True).replace(return_annotation=dg.MaterializeResult)

@@ -110,12 +110,15 @@ _DATA_SET = (
 _MINIATURE = "what `setr miniature write` draws, outside of the graph; seen as other files are"
 NOT_READ = {
     "storage.root": _PLACE,
+    "storage.removable_share": "when a person is asked, not what is made",
     "datasets.*.kind": _DATA_SET,
     "datasets.*.root": _DATA_SET,
     "datasets.*.image_root": _DATA_SET,
     "datasets.*.train_root": _DATA_SET,
     "datasets.*.splits": _DATA_SET,
     "datasets.*.queries": _DATA_SET,
+    "datasets.*.reference_root": _DATA_SET,
+    "datasets.*.outside_links": _DATA_SET,
     "datasets.*.options": _DATA_SET,
     "datasets.*.image_captions": _DATA_SET,
     "models.device": _SPEED,

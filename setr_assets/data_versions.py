@@ -15,11 +15,27 @@ from typing import Any
 
 import dagster as dg
 
+from setr_lib.escaping import visible
 from setr_lib.hashing import digest_json
 
 # The tags that Dagster itself writes and compares; it has no public names for them.
 DATA_VERSION_TAG = "dagster/data_version"
 INPUT_TAG = "dagster/input_data_version/"
+
+
+def readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata whose texts show what would act on a page instead of being seen.
+
+    Args:
+        metadata: Name -> a value that Dagster takes; tables and pictures are Markdown that
+            ``setr_assets.previews`` has made harmless.
+
+    Returns:
+        The same, its plain texts as ``setr_lib.escaping.visible`` has them.
+    """
+    return {
+        visible(name): visible(value) if isinstance(value, str) else value for name, value in metadata.items()
+    }
 
 
 @dataclass
@@ -59,7 +75,7 @@ class PartitionResults:
         versions = {key: version for key, (version, _) in self._made.items()}
         alone, facts = next(iter(self._made.values())) if one else (digest_json(versions), {})
         yield dg.MaterializeResult(
-            metadata={**self.metadata, **facts},
+            metadata=readable({**self.metadata, **facts}),
             data_version=dg.DataVersion(alone),
             tags=self.tags,
             check_results=self.check_results,
@@ -70,7 +86,7 @@ class PartitionResults:
             yield dg.AssetMaterialization(
                 context.asset_key,
                 partition=key,
-                metadata={**self.metadata, **facts},
+                metadata=readable({**self.metadata, **facts}),
                 tags={**_reported_tags(context, key), DATA_VERSION_TAG: version},
             )
 

@@ -8,14 +8,17 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset, single_asset
-from setr_assets.code_versions import OWN_BENCHMARKS
+from setr_assets.code_versions import OWN_BENCHMARKS, when
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_assets.removals import RemovalsConfig, accepts
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import QueriesRecord, content_digest
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.pipeline.set_data import InspectedImages
 
 GROUP = "datasets"
 
@@ -55,18 +58,22 @@ def queries(context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineCo
     kinds={"polars", "parquet"},
 )
 def gallery_images(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext, config: RemovalsConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> PartitionResults:
     """The images that an evaluation set ranks: path, size, content fingerprint and a status per image.
-    Missing and broken images stay in the table, counted; they make every later number "not comparable"."""
+    Missing and broken images stay in the table, counted; they make every later number "not comparable".
+    Where a large part of the images that have vectors is gone, a person must consent: `accept_removals`."""
     from setr_lib.pipeline.set_data import images_of
     from setr_lib.tables import GALLERY
 
     faults, results = 0, PartitionResults()
     for key in context.partition_keys:
-        found = images_of(setr, key, reporter(context, key))
+        accepted = accepts(context, config)
+        found = images_of(setr, key, reporter(context, key), accept_removals=accepted)
+        for sentence in found.warnings:
+            say(context, f"{key}: {sentence}", warning=True)
         setr.tables.write("gallery_images", found.frame, GALLERY, key, made_by=found.record)
-        metadata = _image_metadata(context, found.frame, key)
+        metadata = _image_metadata(context, found.frame, key) | _listing_metadata(found)
         results.add(key, content_digest(found.frame, found.record), metadata)
         faults += found.faulty
     results.metadata["missing or broken images of this run"] = faults
@@ -83,8 +90,11 @@ def gallery_images(
         "training.dataset",
         "training.background",
         "training.upright",
-        "datasets.*.background",
-        "datasets.*.upright",
+        when(
+            lambda settings: settings.training.dataset is not None,
+            "datasets.*.background",
+            "datasets.*.upright",
+        ),
         "images.max_pixels",
     ),
     kinds={"polars", "parquet"},
@@ -118,6 +128,18 @@ def _query_metadata(
         "digest": record.digest,
         "first rows": previews.rows(shown, 10),
         "table": dg.MetadataValue.path(setr.settings.table_path("queries", key)),
+    }
+
+
+def _listing_metadata(found: InspectedImages) -> dict[str, Any]:
+    """What of the image folders is not in the gallery."""
+    faults = [fault for listing in found.listings for fault in listing.faults]
+    notes = [note for listing in found.listings for note in listing.notes]
+    references = found.frame.filter(found.frame["galleries"].list.len() == 0).height
+    return {
+        **({"not whole": "; ".join(faults)} if faults else {}),
+        **({"passed over": "; ".join(notes)} if notes else {}),
+        **({"references outside of the gallery": references} if references else {}),
     }
 
 

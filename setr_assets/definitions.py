@@ -29,6 +29,7 @@ from setr_assets.blueprints import OWNERS, Blueprint
 from setr_assets.code_versions import CodeVersions
 from setr_assets.partitions import evaluation_set_partitions
 from setr_assets.resources import context_resource
+from setr_lib.commands import env
 from setr_lib.settings import Settings, load_settings
 
 FAMILIES = (datasets, gallery, composing, coarse, pairs, adapter, evaluation)
@@ -100,8 +101,14 @@ def _assemble(settings: Settings, partitions: dg.PartitionsDefinition) -> dg.Def
 
 
 def settings_of_this_checkout() -> Settings:
-    """Settings from where Dagster starts the code server, else from the checkout that holds this package."""
-    return load_settings(else_from=Path(__file__).parent)
+    """Settings from where Dagster starts the code server, else from the checkout that holds this package.
+
+    Raises:
+        SetrError: They cannot be read, or DAGSTER_HOME is that of the place where this project was before.
+    """
+    settings = load_settings(else_from=Path(__file__).parent)
+    env.check(settings)
+    return settings
 
 
 defs = build_definitions(settings_of_this_checkout())

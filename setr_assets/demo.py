@@ -12,17 +12,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags, scored_set_keys
 from setr_assets.progress import listening
+from setr_assets.removals import consent
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
-from setr_lib.commands.console import quieten_libraries
+from setr_lib.commands.console import quieten_libraries, terminal
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.sources import sources_in_use
 
@@ -49,20 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             evaluation = settings.evaluation.model_copy(update={"limit": options.limit})
             settings = settings.model_copy(update={"evaluation": evaluation})
-        return run(settings)
+        return run(settings, accept_removals=options.accept_removals)
     except SetrError as error:
-        print(f"setr: {error}", file=sys.stderr)
+        print(f"setr: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("setr: interrupted; what was finished is kept: run it again to go on", file=sys.stderr)
         return 1
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, accept_removals: bool = False) -> int:
     """Prepare the data, materialise the graph, print the leaderboard.
 
     Args:
         settings: The settings.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store, in
+            this run.
 
     Returns:
         The exit status: 0 when every step succeeded.
@@ -81,7 +85,8 @@ def run(settings: Settings) -> int:
     with watcher() as watching, listening(watching):
         for source in sources_in_use(settings):
             _prepare(source, watching)
-        succeeded, run_id = _materialize(settings, keys, watching)
+        config = {"ops": consent()} if accept_removals else {}
+        succeeded, run_id = _materialize(settings, keys, watching, config)
     if succeeded:
         _show_leaderboard(settings)
     _where_next(settings, succeeded, run_id, time.monotonic() - begun)
@@ -96,7 +101,9 @@ def _prepare(source: DataSource, watching: Watcher) -> None:
     watching.finished(step, time.monotonic() - begun, True)
 
 
-def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tuple[bool, str]:
+def _materialize(
+    settings: Settings, keys: list[str], watching: Watcher, config: dict[str, Any]
+) -> tuple[bool, str]:
     """One run of the full pipeline over ``keys``, in this process."""
     from setr_assets.definitions import build_definitions
 
@@ -107,7 +114,7 @@ def _materialize(settings: Settings, keys: list[str], watching: Watcher) -> tupl
             instance=instance,
             raise_on_error=False,
             tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **config},
         )
         for event in result.filter_events(lambda step_event: step_event.is_step_failure):
             watching.failed(event.step_key or "", _reason(event))
@@ -175,15 +182,19 @@ def _reason(event: dg.DagsterEvent) -> str:
 
 
 def _show_leaderboard(settings: Settings) -> None:
-    from rich.console import Console
+    from rich.text import Text
 
     from setr_lib.benchmarks import headlines
+    from setr_lib.commands.faults import board_lines, keys_of
     from setr_lib.evaluation.leaderboard import leaderboard_table
     from setr_lib.pipeline.evaluation import latest_scores
 
-    console = Console()
+    console, context = terminal(), pipeline_context(settings)
+    frame = latest_scores(context)
     console.print()
-    console.print(leaderboard_table(latest_scores(pipeline_context(settings)), headlines(settings)))
+    console.print(leaderboard_table(frame, headlines(settings)))
+    for line in board_lines(context, keys_of(frame, settings)):
+        console.print(Text(line))
 
 
 def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:
@@ -209,6 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only the first N queries of each set (a trial)"
+    )
+    parser.add_argument(
+        "--accept-removals",
+        action="store_true",
+        help="remove the vectors of images that are gone, however many they are; for this run only",
     )
     return parser
 

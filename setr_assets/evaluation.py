@@ -187,6 +187,7 @@ def evaluation_report(
 ) -> PartitionResults:
     """Official metrics with 95 % intervals and a random floor, paired comparisons, and an HTML page with
     contact sheets. Hidden splits get the page without scores."""
+    from setr_lib.evaluation.cautions import small_set_of
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.pipeline.evaluation import assess, write_page
     from setr_lib.pipeline.learned import tag_overlaps
@@ -201,6 +202,8 @@ def evaluation_report(
         results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
         headline = result.evaluation_set.benchmark.headline_metrics
         say(context, f"{key}: {_best(result.rows, headline, page)}")
+        if small := small_set_of(result.rows):
+            say(context, f"{key}: {small}")
         for sentence in left_out_sentences(result.left_out):
             say(context, f"{key}: {sentence}", warning=True)
     return results
@@ -224,7 +227,10 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
     if result.comparisons:
         metadata["paired comparisons (percentage points, 95 %)"] = previews.table(
             ["a", "b", "metric", "a - b", "low", "high"],
-            [(c.a, c.b, c.metric, c.difference, c.low, c.high) for c in result.comparisons],
+            [
+                (c.a, c.b, c.metric, c.difference, *((c.alike, "") if c.alike else (c.low, c.high)))
+                for c in result.comparisons
+            ],
         )
     if (sheet := contact_sheet(setr, key, result)) is not None:
         metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")

@@ -19,8 +19,10 @@ from setr_assets.code_versions import (
     search_of,
     training_systems,
 )
-from setr_assets.data_versions import PartitionResults
+from setr_assets.data_versions import PartitionResults, readable
 from setr_assets.progress import reporter, say
+from setr_assets.removals import EmbeddingsConfig, RemovalsConfig, accepts
+from setr_lib.escaping import markdown
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
 from setr_lib.settings import DEFAULT_SPACE
@@ -45,7 +47,7 @@ POOL = "lancedb_write"
 )
 def gallery_embeddings(
     context: dg.AssetExecutionContext,
-    config: champion.VersionsConfig,
+    config: EmbeddingsConfig,
     setr: dg.ResourceParam[PipelineContext],
 ) -> PartitionResults:
     """A gallery's vectors in every embedding space that a configured method searches, one LanceDB table per
@@ -67,6 +69,7 @@ def gallery_embeddings(
             partial(log.embedded, key),
             partial(log.captioned, key),
             chosen.versions,
+            accept_removals=accepts(context, config),
         )
         record = made.record
         setr.tables.write_record("gallery_embeddings", record, key)
@@ -90,7 +93,7 @@ def gallery_embeddings(
     check_specs=[unique_ids("training_embeddings")],
 )
 def training_embeddings(
-    context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
+    context: dg.AssetExecutionContext, config: RemovalsConfig, setr: dg.ResourceParam[PipelineContext]
 ) -> dg.MaterializeResult:
     """The training images' vectors, in LanceDB tables of their own: by CLIP, as hard negatives are mined
     here, never in a benchmark's gallery; and in the embedding spaces of the methods whose candidates are
@@ -99,7 +102,13 @@ def training_embeddings(
 
     chosen, log = champion.choose(context, setr, training_systems), EmbeddingLog(context, setr)
     what = "training images"
-    made = embed_training_images(setr, reporter(context), partial(log.embedded, what), chosen.versions)
+    made = embed_training_images(
+        setr,
+        reporter(context),
+        partial(log.embedded, what),
+        chosen.versions,
+        accept_removals=config.accept_removals,
+    )
     record = made.record
     setr.tables.write_record("training_embeddings", record)
     log.check(made, what)
@@ -170,9 +179,9 @@ class EmbeddingLog:
         return dg.AssetCheckResult(
             passed=not self.faults,
             check_name="every_image_once",
-            description="; ".join(self.faults.values())
+            description=markdown("; ".join(self.faults.values()))
             or "every readable image is in its table exactly once",
-            metadata=dict(self.faults),
+            metadata=readable(self.faults),
         )
 
 

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from setr_lib.escaping import markdown
+
 if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
     from setr_lib.evaluation.contact_sheet import ImageSource
 
+_LONGEST_CELL = 160
+"""Characters of a cell that are shown."""
 PICTURES = 16
 """Pictures of a preview: two lines of eight."""
 
@@ -82,7 +86,7 @@ def line_chart(xs: Sequence[float], ys: Sequence[float], name: str) -> dg.Markdo
     if len(points) > 1:
         ImageDraw.Draw(chart).line(points, fill="#0b6e99", width=2)
     words = f"{name}: {ys[0]:.3f} at {xs[0]:g}, {ys[-1]:.3f} at {xs[-1]:g}" if points else f"{name}: none yet"
-    return dg.MetadataValue.md(f"{picture(chart, name).md_str}\n\n{words}")
+    return dg.MetadataValue.md(f"{picture(chart, name).md_str}\n\n{markdown(words)}")
 
 
 def rows(frame: pl.DataFrame, limit: int = 20) -> dg.MarkdownMetadataValue:
@@ -99,7 +103,7 @@ def rows(frame: pl.DataFrame, limit: int = 20) -> dg.MarkdownMetadataValue:
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
-    """A Markdown table.
+    """A Markdown table; its cells show texts as they are, whatever Markdown or HTML is in them.
 
     Args:
         columns: The column headings.
@@ -108,7 +112,7 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.Markdown
     Returns:
         The Markdown.
     """
-    text = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    text = [f"| {' | '.join(map(markdown, columns))} |", f"|{'---|' * len(columns)}"]
     text += [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
     return dg.MetadataValue.md("\n".join(text))
 
@@ -144,4 +148,4 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text.replace("|", "/").replace("\n", " ")[:160]
+    return markdown(text[:_LONGEST_CELL])

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from setr_lib.escaping import visible
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -103,7 +105,7 @@ def say(context: dg.AssetExecutionContext, text: str, *, warning: bool = False) 
         text: One line.
         warning: Whether it is a warning.
     """
-    (context.log.warning if warning else context.log.info)(text)
+    (context.log.warning if warning else context.log.info)(visible(text))
     for listener in _listeners:
         listener.said(context.asset_key.to_user_string(), text, warning)
 

@@ -19,6 +19,7 @@ from setr_assets.checks import better_than_champion, round_trip
 from setr_assets.code_versions import Reads
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say
+from setr_lib.escaping import markdown
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord, content_digest
@@ -150,7 +151,7 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
         check = dg.AssetCheckResult(
             passed=done.version is not None,
             check_name="reloads_in_a_fresh_process",
-            description=done.check,
+            description=markdown(done.check),
             metadata={"model": record.model_uri},
         )
         return dg.MaterializeResult(
@@ -191,7 +192,7 @@ def _promotion(system: type[TrainedSystem[Any]], names: Names) -> Callable[..., 
             passed=done.promoted,
             check_name="newest_version_is_champion",
             severity=dg.AssetCheckSeverity.WARN,
-            description=done.reason,
+            description=markdown(done.reason),
         )
         return dg.MaterializeResult(
             metadata={

@@ -8,10 +8,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from setr_assets.progress import Listener
-from setr_lib.commands.console import ProgressBars, ProgressLines
+from setr_lib.commands.console import ProgressBars, ProgressLines, terminal
+from setr_lib.escaping import VisibleStream
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,14 +36,13 @@ def watcher() -> Iterator[Watcher]:
     """Bars on a terminal, lines elsewhere; both on standard output, as they are what the demo is run for."""
     with _real_stdout() as out:
         if not out.isatty():
-            yield LineWatcher(out)
+            yield LineWatcher(cast("TextIO", VisibleStream(out)))
             return
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(file=out)
+        console = terminal(file=out)
         columns = (
-            TextColumn("    {task.description}"),
+            TextColumn("    {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -133,9 +133,11 @@ class BarWatcher:
 
     def finished(self, step: str, seconds: float, succeeded: bool) -> None:
         """Remove a step's bars, and print how long it took."""
+        from rich.text import Text
+
         self._bars.clear()
-        mark = "[green]✓[/green]" if succeeded else "[red]✗[/red]"
-        self._console.print(f"  {mark} [bold]{step}[/bold] [dim]{seconds:.1f} s[/dim]")
+        mark = ("✓", "green") if succeeded else ("✗", "red")
+        self._console.print(Text.assemble("  ", mark, " ", (step, "bold"), " ", (f"{seconds:.1f} s", "dim")))
 
     def failed(self, step: str, reason: str) -> None:
         """Print why a step failed above the bars."""

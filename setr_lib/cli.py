@@ -8,7 +8,6 @@ ends it with 2, and so do settings that ``setr doctor`` cannot read.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible_output
 from setr_lib.paths import expanded
 from setr_lib.settings import Settings, SettingsError, load_settings
 
@@ -34,9 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 after an error, or what the command says.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks ends nothing
-        sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    with visible_output():
+        return _main(_parser().parse_args(arguments))
+
+
+def _main(options: argparse.Namespace) -> int:
+    """Run one command, and tell its errors."""
     try:
         return _run(options)
     except SettingsError as error:
@@ -68,7 +71,20 @@ def _run(options: argparse.Namespace) -> int:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
     command: Command = options.command
+    if command not in (_env, _doctor):
+        _look_at_place(settings)
     return command(settings, options)
+
+
+def _look_at_place(settings: Settings) -> None:
+    """Refuse the Dagster instance of where this project was before it was moved or copied; tell of what else
+    is still of there.
+    """
+    from setr_lib.commands import env, place
+
+    env.check(settings)
+    for words in place.of_elsewhere(settings):
+        print(f"setr: {words}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_list(commands)
     _add_checks(commands)
+    _add_faults(commands)
     _add_crop(commands)
     _add_exchange(commands, "captions", "image captions that the multimodal LLM wrote, as JSON Lines")
     _add_exchange(commands, "compositions", "what it composed for each query, as JSON Lines")
@@ -218,6 +235,11 @@ def _add_compare(commands: Subparsers) -> None:
         "--sample", type=_positive, default=16, help="queries that costs are timed on (default: 16)"
     )
     compare.add_argument("--plan", action="store_true", help="print what it would cost, and stop")
+    compare.add_argument(
+        "--accept-removals",
+        action="store_true",
+        help="remove the vectors of images that are gone, however many they are; for this run only",
+    )
     shown = compare.add_mutually_exclusive_group()
     for form in ("json", "csv", "markdown"):
         text = f"print the rows of the last comparison as {form.upper()}, and run nothing"
@@ -256,6 +278,17 @@ def _add_checks(commands: Subparsers) -> None:
     doctor.add_argument("--json", action="store_true", help="one JSON document")
     doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
     doctor.set_defaults(command=_doctor)
+
+
+def _add_faults(commands: Subparsers) -> None:
+    faults = commands.add_parser(
+        "faults", help="every image, query and text of a run with which something went wrong, and what"
+    )
+    faults.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
+    )
+    faults.add_argument("--json", action="store_true", help="one JSON array, one object per fault")
+    faults.set_defaults(command=_faults)
 
 
 def _add_crop(commands: Subparsers) -> None:
@@ -424,6 +457,7 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
         reranked=options.rerank,
         sample=options.sample,
         plan_only=options.plan,
+        accept_removals=options.accept_removals,
     )
 
 
@@ -443,6 +477,12 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.doctor import run
 
     return run(settings, dataset=options.dataset, as_json=options.json, quick=options.quick)
+
+
+def _faults(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.faults import run
+
+    return run(settings, dataset=options.dataset, as_json=options.json)
 
 
 def _crop(settings: Settings, options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 @contextlib.contextmanager
@@ -64,3 +65,33 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+_SQLITE = "sqlite:///"
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of a SQLite file, as SQLAlchemy and MLflow take it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``sqlite:///`` and the path, in which a ``%`` and a ``?`` are escaped.
+    """
+    return _SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_path(address: str) -> Path | None:
+    """The file that the address of a SQLite database names.
+
+    Args:
+        address: An address of any database or server.
+
+    Returns:
+        The path, relative where the address is; None for what is no SQLite file.
+    """
+    path = unquote(address.removeprefix(_SQLITE).partition("?")[0])
+    if not address.startswith(_SQLITE) or not path or path.startswith((":memory:", "file:")):
+        return None
+    return Path(path)

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from PIL import Image, ImageColor
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
+from setr_lib.image_formats import readable_endings
 from setr_lib.pixel_rules import (
     MAX_PIXELS,
     OFFICIAL,
@@ -86,8 +87,16 @@ class UnreadableImageError(SetrError):
     """A file is missing, is no regular file, is not an image, ends too early, or has no defined pixels."""
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """A picture has more pixels than are looked at."""
+
+
 class ChangedImageError(UnreadableImageError):
     """A file's bytes are not those that its fingerprint names."""
+
+
+class RefusedImageError(UnreadableImageError):
+    """A model's processor, or an encoder's preprocessing, refuses a picture that was read."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +282,32 @@ def decode_for_inspection(content: bytes, rules: PixelRules = OFFICIAL) -> tuple
     return _decoded(content, rules, lambda size: (size[0] // 8, size[1] // 8))[1]
 
 
+def stored_size(content: bytes, formats: Sequence[str]) -> tuple[int, int]:
+    """Width and height that the header of an image file names; nothing is decoded.
+
+    Args:
+        content: The file's bytes.
+        formats: Pillow's names of the formats that are allowed, e.g. ``JPEG``; those that Pillow lacks here
+            count as not allowed.
+
+    Returns:
+        Pixels, as stored.
+
+    Raises:
+        TooManyPixelsError: The header names more than Pillow itself looks at.
+        UnreadableImageError: It is no image of these formats.
+    """
+    Image.init()
+    try:
+        known = [name for name in formats if name in Image.OPEN]
+        with Image.open(io.BytesIO(content), formats=known) as image:
+            return image.size
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError("it has too many pixels") from error
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
+        raise UnreadableImageError(f"it is no readable picture ({', '.join(formats)})") from error
+
+
 def _checked_content(path: str | Path, fingerprint: str | None) -> bytes:
     content = read_file(path)
     if fingerprint is not None and fingerprint_bytes(content) != fingerprint:
@@ -381,6 +416,7 @@ def _mend_transparency(image: Image.Image, raw_mode: str) -> None:
 
 def _allow(max_pixels: int | None) -> None:
     """Raise Pillow's own limit, of the process, to ours: above it Pillow would warn."""
+    readable_endings()  # registers the optional decoders
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 

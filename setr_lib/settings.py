@@ -36,15 +36,23 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
+from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.paths import expanded
 from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
 SETTINGS_FILE = "setr.toml"
 CONFIG_VARIABLE = "SETR_CONFIG"
-OTHER_VARIABLES = (CONFIG_VARIABLE, "SETR_BASE_MODEL", "SETR_IMAGE_ROOTS")
-"""``SETR_...`` variables that are not settings: the settings file itself, and what a served re-ranker
-reads.
-"""
+OTHER_VARIABLES = (
+    CONFIG_VARIABLE,
+    "SETR_BASE_MODEL",
+    "SETR_ENCODER",
+    "SETR_IMAGE_ROOTS",
+    "SETR_MAX_ROWS",
+    "SETR_MAX_IMAGE_BYTES",
+    "SETR_MAX_IMAGE_PIXELS",
+    "SETR_MAX_CHARACTERS",
+)
+"""``SETR_...`` variables that are not settings: the settings file itself, and what served models read."""
 NAMES_OF_KINDS = frozenset(
     module.stem for module in (Path(__file__).parent / "benchmarks" / "kinds").glob("[a-z]*.py")
 )
@@ -262,6 +270,9 @@ class StorageSettings(Section):
     """Where everything that SETR makes lives."""
 
     root: LocalPath = Path("var")
+    removable_share: float = Field(default=0.2, ge=0, le=1)
+    """The share of a gallery's stored vectors that a run may remove because their images are gone; where
+    more would go, and 10 at least, it stops and asks for ``--accept-removals``. 1: nothing is asked."""
 
 
 class DatasetSettings(Section):
@@ -282,6 +293,11 @@ class DatasetSettings(Section):
     split (``original``, what zero-shot papers report) or references and targets only (``val``)."""
     queries: LocalPath | None = None
     """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    reference_root: LocalPath | None = None
+    """``folder``: a folder of reference images that are no part of the gallery; queries name them by their
+    paths from there."""
+    outside_links: bool = False
+    """Follow links to folders that end outside of ``root``, ``image_root`` and ``reference_root``, too."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only a benchmark of one's own understands."""
     image_captions: LocalPath | None = None
@@ -825,6 +841,12 @@ class Settings(BaseSettings):
         return self.resolve(self.storage.root)
 
     @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """Folders of SETR's own, of which no image is ever part of a gallery: storage and Dagster's home."""
+        home = os.environ.get("DAGSTER_HOME")
+        return (self.storage_root, self.base_dir / "dagster_home", *([Path(home)] if home else ()))
+
+    @property
     def lancedb_uri(self) -> str:
         return str(self.storage_root / "lancedb")
 
@@ -846,7 +868,12 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        return self.registry.tracking_uri or f"sqlite:///{self.storage_root / 'mlflow.db'}"
+        """MLflow's address; a relative path of a SQLite file starts from the settings' folder, too."""
+        stated = self.registry.tracking_uri
+        if stated is None:
+            return sqlite_address(self.storage_root / "mlflow.db")
+        path = sqlite_path(stated)
+        return stated if path is None or path.is_absolute() else sqlite_address(self.resolve(path))
 
     @property
     def artifact_root(self) -> Path:

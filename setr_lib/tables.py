@@ -159,6 +159,9 @@ FUSIONS = pl.Schema(
 )
 """Fusions tried on the calibration, for each method and re-ranker (and registered version of its weights);
 one of each is ``chosen``."""
+FAULTS = pl.Schema({"kind": pl.String(), "item": pl.String(), "detail": pl.String()})
+"""Single images, queries and texts with which something went wrong: what (``gallery images broken``), its id
+or the text itself, and why."""
 METRICS = pl.Schema(
     {
         "dataset": pl.String(),

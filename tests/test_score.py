@@ -251,6 +251,24 @@ def test_without_json_a_table_is_printed(terminal: Terminal) -> None:
     assert "circo val" in out
     assert "mAP@10/addition" in out
     assert "not comparable" in out
+    assert "a small set, " in out and "points, so rows that lie closer" in " ".join(out.split())
+
+
+def test_no_hit_in_a_few_queries_has_wilsons_interval_and_no_precision_has_none(terminal: Terminal) -> None:
+    annotations = json.loads((terminal.folder / "circo" / "annotations" / "val.json").read_text())
+    others = {
+        str(query["id"]): [image for image in range(1, 100) if image not in query["gt_img_ids"]][:50]
+        for query in annotations
+    }
+    rows, _ = terminal.rows("circo", "--split", "val", terminal.file("worse.json", others))
+    at = {row["metric"]: row for row in rows}
+    queries = at["R@5"]["n_queries"]
+    assert at["R@5"]["value"] == at["mAP@5"]["value"] == at["R@5"]["ci_low"] == 0.0
+    square = 3.841458820694124
+    assert at["R@5"]["ci_high"] == pytest.approx(100 * square / (queries + square))
+    assert at["mAP@5"]["ci_low"] is at["mAP@5"]["ci_high"] is None
+    status, out, _ = terminal.score("circo", "--split", "val", terminal.file("worse.json", others))
+    assert status == 0 and "no interval where every query has the same value: mAP@5" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

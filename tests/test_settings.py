@@ -21,7 +21,9 @@ from setr_lib.methods.inputs import MethodError
 from setr_lib.methods.method import get_method
 from setr_lib.plugins import PluginError, load_object
 from setr_lib.registry.bundle import BASE_VARIABLE
-from setr_lib.registry.serving import ROOTS_VARIABLE
+from setr_lib.registry.image_roots import ROOTS_VARIABLE
+from setr_lib.registry.request_cells import LIMITS, variable_of
+from setr_lib.registry.system_bundle import ENCODER_VARIABLE
 from setr_lib.settings import (
     OTHER_VARIABLES,
     AdapterSettings,
@@ -220,6 +222,7 @@ def nested(path: tuple[str, ...], value: object) -> dict[str, Any]:
 
 def test_numbers_are_found_in_every_section() -> None:
     assert {path[0] for path in NUMBERS} == {
+        "storage",
         "models",
         "coarse",
         "reranking",
@@ -272,7 +275,8 @@ def texts(value: object) -> Iterator[str]:
 
 def test_the_defaults_name_nothing_of_the_repository() -> None:
     made = Settings().model_dump(mode="json")
-    assert made.pop("storage") == {"root": "var"}, "what is made here; nothing is read from it"
+    made_here = {"root": "var", "removable_share": 0.2}
+    assert made.pop("storage") == made_here, "nothing is read from it"
     found = list(texts(made))
     assert len(found) > 20
     inside = [text for text in found if (REPOSITORY / text.removeprefix("local-dir:")).exists()]
@@ -381,7 +385,14 @@ def test_variables_are_judged_too(
 def test_variables_that_are_no_settings_are_let_through(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(OTHER_VARIABLES) == {"SETR_CONFIG", BASE_VARIABLE, ROOTS_VARIABLE}
+    limits = {variable_of(limit) for limit in LIMITS}
+    assert set(OTHER_VARIABLES) == {
+        "SETR_CONFIG",
+        BASE_VARIABLE,
+        ENCODER_VARIABLE,
+        ROOTS_VARIABLE,
+        *limits,
+    }
     for name in OTHER_VARIABLES:
         monkeypatch.setenv(name, str(config))
     monkeypatch.setenv("SETR_COARSE__TOP_K", "7")

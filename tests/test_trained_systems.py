@@ -388,13 +388,13 @@ def test_a_fetch_that_was_broken_off_is_not_used(
     model, download = context.registry.model("setr-line"), mlflow.artifacts.download_artifacts
     _, version = made_version(context, 5)
 
-    def broken_off(artifact_uri: str, dst_path: str) -> None:
-        download(artifact_uri=artifact_uri, dst_path=dst_path)
+    def broken_off(artifact_uri: str, dst_path: str, **addresses: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path, **addresses)
         (Path(dst_path) / "artifacts" / "line" / "line.json").unlink()
         raise ConnectionError("the store went away")
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", broken_off)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RegistryError, match=r"cannot be fetched from .*: the store went away"):
         model.artifacts(version, ["line"])
     monkeypatch.undo()
     monkeypatch.setattr(registered_model, "local_folder", lambda registry, info: None)
@@ -410,8 +410,8 @@ def test_a_bundle_that_another_process_fetched_meanwhile_is_used(
     _, version = made_version(context, 5)
     others: list[Path] = []
 
-    def overtaken(artifact_uri: str, dst_path: str) -> None:
-        download(artifact_uri=artifact_uri, dst_path=dst_path)
+    def overtaken(artifact_uri: str, dst_path: str, **addresses: str) -> None:
+        download(artifact_uri=artifact_uri, dst_path=dst_path, **addresses)
         monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
         others.append(model.artifacts(version, ["line"])["line"])
 

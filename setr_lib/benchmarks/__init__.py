@@ -8,6 +8,7 @@ costs next to nothing.
 
 from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.folder_gallery import folder_rules
 from setr_lib.benchmarks.metrics import (
     Average,
     MeanAveragePrecisionAt,
@@ -61,6 +62,7 @@ __all__ = [
     "benchmark_of",
     "evaluation_set",
     "evaluation_sets",
+    "folder_rules",
     "headlines",
     "image_names",
     "images_in",

@@ -17,7 +17,9 @@ import polars as pl
 from setr_lib.benchmarks.annotations import Unique, is_there, numbered_lines, read_json, read_rows
 from setr_lib.benchmarks.benchmark import YOUR_OWN, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.folder_gallery import gallery_listing, reference_listing
 from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
+from setr_lib.benchmarks.image_folders import FolderListing
 from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.near_ids import NearIds
@@ -30,6 +32,8 @@ Look = Callable[[pl.DataFrame], pl.DataFrame]
 """From a listed gallery to the same with ``status`` (``ok``, ``missing``, ``broken``) and ``detail``."""
 
 _EXAMPLES = 3
+_MOST_RATIO = 200
+"""How many times as long as the other a side of an image may be for Qwen-VL's processor."""
 _SIZES = 200
 """How many files are measured to estimate the mean size."""
 
@@ -57,6 +61,10 @@ class ImageState:
     broken: int
     examples: tuple[str, ...]
     """A few of those that cannot be used, with the reason."""
+    references: int = 0
+    """Of all of these, reference images that are in no gallery."""
+    is_whole: bool = True
+    """Whether the image folders could be listed to the end; True where annotation files list the images."""
 
     @property
     def total(self) -> int:
@@ -172,16 +180,22 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     faults += [] if query_fault is not None else [note_fault]
     states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
+    listings = _listings(evaluation_set)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
+    if images is not None:
+        images = replace(images, is_whole=all(listing.is_whole for listing in listings))
     size, basis = _mean_size(looked, source)
     captions = _captions(evaluation_set, gallery)
     elsewhere = _elsewhere(evaluation_set, states) if maker is None else []
+    unlisted = [fault for listing in listings for fault in listing.faults]
     problems = [
         *elsewhere,
         *_file_problems(states, captions.state),
         *loose,
         *_image_problems(images, source, states),
+        *unlisted,
     ]
+    passed_over = [note for listing in listings for note in listing.notes]
     return Examination(
         evaluation_set=evaluation_set,
         gallery_key=gallery_key,
@@ -196,7 +210,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         captions=captions.state,
         captioned=captions.captioned,
         problems=tuple(dict.fromkeys(problems)),
-        warnings=(*notes, *warnings, *captions.warnings),
+        warnings=(*notes, *warnings, *captions.warnings, *passed_over, *_thin_images(looked)),
     )
 
 
@@ -261,7 +275,15 @@ def _image_search(found: Examination) -> Capability:
             f"a partial gallery, {images.ok:,} of {images.total:,}: every report and leaderboard row "
             "carries that coverage and is marked not comparable",
         )
-    return Capability(what, True, f"the whole gallery, {images.total:,} images")
+    ranked, beside = images.total - images.references, ""
+    if images.references:
+        many = "" if images.references == 1 else "s"
+        beside = f", and {images.references:,} reference image{many} outside of it"
+    if not images.is_whole:
+        return Capability(
+            what, True, f"the {ranked:,} images that are listed{beside}; folders are not listed: see below"
+        )
+    return Capability(what, True, f"the whole gallery, {ranked:,} images{beside}")
 
 
 def _made_by(
@@ -312,6 +334,15 @@ def _files(evaluation_set: EvaluationSet) -> list[OfficialFile]:
     if strange := [file for file in files if not isinstance(file, OfficialFile)]:
         raise TypeError(f"{strange[0]!r} is not an OfficialFile")
     return files
+
+
+def _listings(evaluation_set: EvaluationSet) -> list[FolderListing]:
+    """The folders that are listed for the gallery; none where they cannot be, which reading it tells."""
+    found = [
+        _told(evaluation_set, "image folders", lambda ask=ask: [ask(evaluation_set)], [None])[0]
+        for ask in (gallery_listing, reference_listing)
+    ]
+    return [listing for each in found for listing in each if listing is not None]
 
 
 def _image_ids(
@@ -381,6 +412,7 @@ def _image_state(evaluation_set: EvaluationSet, looked: pl.DataFrame, official: 
         ok=counts.get("ok", 0),
         missing=counts.get("missing", 0),
         broken=counts.get("broken", 0),
+        references=looked.filter(pl.col("galleries").list.len() == 0).height,
         examples=tuple(f"{path}: {detail}" for path, detail in faulty.select("path", "detail").iter_rows()),
     )
 
@@ -486,6 +518,21 @@ def _image_problems(images: ImageState | None, source: ImageSource, states: Sequ
     if images.broken:
         problems.append(f"{source.folder}: {images.broken:,} of {images.total:,} images are broken")
     return problems
+
+
+def _thin_images(looked: pl.DataFrame | None) -> list[str]:
+    """Images that a model's processor is known to refuse, in a sentence; none where sizes are not known."""
+    if looked is None or not {"width", "height"} <= {*looked.columns}:
+        return []
+    longer, shorter = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
+    thin = looked.filter((pl.col("status") == "ok") & (longer > _MOST_RATIO * shorter))
+    if thin.is_empty():
+        return []
+    path, width, height = thin.select("path", "width", "height").row(0)
+    return [
+        f"{thin.height:,} of {looked.height:,} images have a side more than {_MOST_RATIO} times as long as "
+        f"the other, and models of the Qwen-VL family refuse them; the first: {path} ({width:,} x {height:,})"
+    ]
 
 
 def _where_from(source: ImageSource) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
-from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets, images_in
+from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets
 from setr_lib.pixel_rules import OFFICIAL, PixelRules
 from setr_lib.progress import Progress, silent
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 COCO = "coco"
 """The namespace of COCO's image numbers, which are the same in all of its years and splits."""
+_SECTION_KEYS = ("queries", "reference_root")
+"""Keys of ``[datasets.NAME]`` itself that only some benchmarks read."""
 YOUR_OWN = "your own"
 """The source of files that cannot be downloaded."""
 
@@ -94,7 +96,8 @@ class BenchmarkFacts:
     """How its image files become RGB where settings say nothing: by default no EXIF turn, and transparency is
     dropped, as the pipelines of the benchmarks do. ``OWN_FOLDER`` suits pictures of one's own."""
     settings_keys: ClassVar[tuple[str, ...]] = ()
-    """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, and keys of ``options``."""
+    """What it reads of ``[datasets.*]`` beyond what all do: ``queries``, ``reference_root``, and keys of
+    ``options``."""
 
     # How it is measured.
     removes_reference: ClassVar[bool] = False
@@ -179,7 +182,7 @@ class Benchmark(BenchmarkFacts, ABC):
 
     def gallery(self, evaluation_set: EvaluationSet) -> Sequence[ImageRecord] | pl.DataFrame:
         """The images that are searched; by default all images of the image folder, each named by its path in
-        there.
+        there (``folder_gallery``).
 
         Args:
             evaluation_set: As for :meth:`queries`; its ``gallery`` is one of ``galleries``.
@@ -191,7 +194,9 @@ class Benchmark(BenchmarkFacts, ABC):
         Raises:
             DatasetError: A file is missing or wrong; it names file, row and reason.
         """
-        return images_in(self.image_folder(evaluation_set), evaluation_set.dataset)
+        from setr_lib.benchmarks.folder_gallery import folder_gallery
+
+        return folder_gallery(evaluation_set)
 
     def train_triplets(self, train: EvaluationSet) -> Sequence[TripletRecord] | pl.DataFrame:
         """The triplets of the train split, in the official order; no image is opened. By default its
@@ -384,11 +389,14 @@ class Benchmark(BenchmarkFacts, ABC):
             raise DatasetError(
                 f"[datasets.{name}] gallery = {settings.gallery!r} is not one of {self.name}'s: {what}"
             )
-        if settings.queries is not None and "queries" not in self.settings_keys:
-            raise DatasetError(f"[datasets.{name}] queries: {self.name} does not read that key: remove it")
+        for key in _SECTION_KEYS:
+            if getattr(settings, key) is not None and key not in self.settings_keys:
+                raise DatasetError(f"[datasets.{name}] {key}: {self.name} does not read that key: remove it")
         for key in settings.options:
             if key not in self.settings_keys:
-                known = ", ".join(option for option in self.settings_keys if option != "queries") or "none"
+                known = (
+                    ", ".join(known for known in self.settings_keys if known not in _SECTION_KEYS) or "none"
+                )
                 raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
 
     def read_rankings(self, file: RankingFile) -> RankingLists:

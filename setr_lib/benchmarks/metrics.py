@@ -81,6 +81,9 @@ class Metric(ABC):
     macro: bool = True
     """Whether its mean is first taken within each gallery that is searched on its own, then over galleries
     (FashionIQ's categories); False: over all queries alike."""
+    is_proportion: bool = False
+    """Whether the value of a query is 0 or 1: where all queries have the same, a proportion still has an
+    interval (Wilson's); another metric has none."""
     parts: tuple[Metric, ...] = ()
     """The metrics that it is computed from, if it is; it is left out where one of them is."""
 
@@ -132,6 +135,7 @@ class RecallAt(Metric):
     of: Literal["first", "any"] = "any"
     """``first``: the first target alone counts (CIRR, FashionIQ, CIRCO have a single one); ``any``: any of
     them."""
+    is_proportion = True
 
     @property
     def name(self) -> str:
@@ -165,6 +169,7 @@ class SubsetRecallAt(Metric):
     """R_subset@K: whether the first target is among the first K of the query's subset (CIRR)."""
 
     depth: int
+    is_proportion = True
 
     @property
     def name(self) -> str:

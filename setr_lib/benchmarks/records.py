@@ -1,25 +1,21 @@
-"""The kinds of row that every data set is read into, the frames made of them, and the listing of image
-folders.
-"""
+"""The kinds of row that every data set is read into, and the frames made of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.benchmarks.annotations import clean_text, shown
+from setr_lib.benchmarks.annotations import shown
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.image_folders import FolderRules, list_folder
 
 if TYPE_CHECKING:
     import polars as pl
 
 LISTED_COLUMNS = ("image_id", "path", "galleries")
 """The columns of a gallery before anyone has opened its images; types as in ``tables.GALLERY``."""
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-"""What image files of a folder end with, in lower case."""
 
 
 @dataclass(slots=True)
@@ -127,46 +123,32 @@ def _its_type(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
 
 
-def image_names(folder: Path, dataset: str) -> list[str]:
-    """Paths of all images under ``folder``, relative to it, with ``/``, sorted; hidden files and folders are
-    left out.
+def image_names(folder: Path, dataset: str, rules: FolderRules | None = None) -> list[str]:
+    """Paths of all images under ``folder``, relative to it, with ``/``, sorted; see
+    :func:`setr_lib.benchmarks.image_folders.list_folder`.
 
     Args:
         folder: The image folder.
         dataset: The data set's name, for the message.
+        rules: What of the folder is listed, ``Benchmark.folder_rules`` of a set; by default links to folders
+            may end in the folder only.
 
     Returns:
         The names.
 
     Raises:
-        DatasetError: There is no such folder, or a file name that UTF-8 cannot hold.
+        DatasetError: There is no such folder, or it cannot be listed.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"[datasets.{dataset}]: there is no such image folder", file=folder)
-    names: list[str] = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        # A folder that is called as a picture is one that cannot be read; what is in it is listed, too.
-        images = (
-            name
-            for name in (*files, *folders)
-            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
-        )
-        names += [(Path(base) / name).relative_to(folder).as_posix() for name in images]
-    for name in names:
-        try:
-            clean_text(name)
-        except ValueError as error:
-            raise DatasetError(f"a file name {error}: rename it", file=folder) from None
-    return sorted(names)
+    return list(list_folder(folder, dataset, rules).names)
 
 
-def images_in(folder: Path, dataset: str) -> list[ImageRecord]:
+def images_in(folder: Path, dataset: str, rules: FolderRules | None = None) -> list[ImageRecord]:
     """All images under ``folder`` as one gallery, by name; see :func:`image_names`.
 
     Args:
         folder: The image folder.
         dataset: The data set's name, for the message.
+        rules: As of :func:`image_names`.
 
     Returns:
         One record per image; its id is its path from the folder.
@@ -174,4 +156,4 @@ def images_in(folder: Path, dataset: str) -> list[ImageRecord]:
     Raises:
         DatasetError: As :func:`image_names`.
     """
-    return [ImageRecord(name, f"{folder}/{name}") for name in image_names(folder, dataset)]
+    return [ImageRecord(name, f"{folder}/{name}") for name in image_names(folder, dataset, rules)]

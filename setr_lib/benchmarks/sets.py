@@ -44,6 +44,12 @@ class EvaluationSet:
     """The query file that settings name, for benchmarks that read one."""
     image_captions: Path | None = None
     """Where settings say the images' captions are; ``None`` means ``image_captions.json`` under ``root``."""
+    reference_root: Path | None = None
+    """Where settings say that reference images are which are no part of the gallery."""
+    outside_links: bool = False
+    """Whether links to folders are followed that end outside of the folders above."""
+    own_folders: tuple[Path, ...] = ()
+    """Folders of SETR's own, which are no part of any gallery."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that only the benchmark understands."""
     pixels: PixelRules = OFFICIAL
@@ -132,6 +138,9 @@ def _sets_of(name: str, dataset: DatasetSettings, settings: Settings) -> list[Ev
             image_root=folders(split)[1],
             queries=resolved(dataset.queries),
             image_captions=resolved(dataset.image_captions),
+            reference_root=resolved(dataset.reference_root),
+            outside_links=dataset.outside_links,
+            own_folders=settings.own_folders,
             options=dataset.options,
             pixels=_pixels(benchmark.pixels, dataset, settings),
         )

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
 from setr_lib.errors import SetrError
+from setr_lib.escaping import markdown
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def run(
     reranked: Sequence[str],
     sample: int,
     plan_only: bool,
+    accept_removals: bool = False,
 ) -> int:
     """Compare, and print the table; before that, what it will cost.
 
@@ -40,6 +42,8 @@ def run(
             settings name.
         sample: Queries that costs are timed on.
         plan_only: Stop after the cost.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store, for
+            this run.
 
     Returns:
         The exit status, 0.
@@ -70,7 +74,7 @@ def run(
         print(f"how long it takes is not known: {error}", flush=True)
     begun = time.monotonic()
     with progress_on_terminal() as progress:
-        frame, record = compare(chosen, progress, sample)
+        frame, record = compare(chosen, progress, sample, accept_removals=accept_removals)
     _print(settings, frame, record)
     minutes, seconds = divmod(time.monotonic() - begun, 60)
     print(f"compared in {minutes:.0f} min {seconds:.0f} s; again: setr compare --markdown | --json | --csv")
@@ -103,19 +107,18 @@ def show(settings: Settings, form: str) -> int:
         print(as_markdown(frame, headlines(settings)))
         below = [*average_lines(frame, averages(settings)), *footnotes(frame, headlines(settings))]
         for sentence in (*below, *_notes(record)):
-            print(f"\n- {sentence}", end="")
+            print(f"\n- {markdown(sentence)}", end="")
         print()
     return 0
 
 
 def _print(settings: Settings, frame: pl.DataFrame, record: ComparisonRecord) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from setr_lib.benchmarks import averages, headlines
     from setr_lib.evaluation.comparison import average_lines, comparison_table, footnotes, source_lines
 
-    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
+    console = terminal() if sys.stdout.isatty() else terminal(width=_PLAIN_WIDTH)
     console.print()
     console.print(comparison_table(frame, headlines(settings)))
     for line in average_lines(frame, averages(settings)):

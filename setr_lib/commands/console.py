@@ -10,11 +10,13 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from setr_lib.escaping import visible
 from setr_lib.progress import Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -30,6 +32,30 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+
+
+def terminal(**options: Any) -> Console:
+    """The terminal as ``rich`` writes to it, for text from data: nothing in a text is taken for markup or an
+    emoji's name, and what would act on the terminal (:func:`setr_lib.escaping.visible`) is shown.
+
+    Args:
+        options: As of ``rich.console.Console``.
+
+    Returns:
+        The console.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Terminal(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for part in super().render(renderable, options):
+                # A segment with a control code is rich's own, a movement of the cursor.
+                yield part if part.control else Segment(visible(part.text), part.style)
+
+    return Terminal(markup=False, emoji=False, **options)
 
 
 def size_words(count: float) -> str:
@@ -132,7 +158,6 @@ def progress_on_terminal() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield ProgressLines(sys.stderr)
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -143,11 +168,11 @@ def progress_on_terminal() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=terminal(stderr=True)) as bars:
         yield ProgressBars(bars)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,12 @@ def diagnose(
     sources = data_sources(settings)
     galleries: dict[str, pl.DataFrame] = {}
     examinations = [
-        examine(evaluated, _look(evaluated, galleries, quick, progress), sources) for evaluated in chosen
+        _with_removals(
+            settings,
+            examine(evaluated, _look(evaluated, galleries, quick, progress), sources),
+            galleries,
+        )
+        for evaluated in chosen
     ]
     return Diagnosis(
         settings=settings,
@@ -217,6 +222,25 @@ def diagnose(
         training=_training(settings, quick, progress) if with_training else None,
         disk=_disk(settings, examinations),
     )
+
+
+def _with_removals(
+    settings: Settings, found: Examination, galleries: Mapping[str, pl.DataFrame]
+) -> Examination:
+    """The same, and whether a run would stop because so many of the images that have vectors are gone."""
+    from setr_lib.pipeline.removals import check_gallery, gallery_rule
+    from setr_lib.spaces.removals import RemovalRefusedError
+
+    if found.gallery_key not in galleries:
+        return found
+    context = pipeline_context(settings)
+    rule = gallery_rule(context, found.evaluation_set, "gallery_images")
+    try:
+        check_gallery(context, found.gallery_key, galleries[found.gallery_key], rule)
+    except RemovalRefusedError as refusal:
+        told = str(refusal).removeprefix(f"{found.evaluation_set.key}: ")
+        return replace(found, problems=(*found.problems, told))
+    return found
 
 
 def _look(
@@ -418,5 +442,7 @@ def _images_document(found: Examination) -> dict[str, Any] | None:
         "missing": images.missing,
         "broken": images.broken,
         "coverage": images.coverage,
+        "references_outside_of_the_gallery": images.references,
+        "folders_listed_to_the_end": images.is_whole,
         "examples": list(images.examples),
     }

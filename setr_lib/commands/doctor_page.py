@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from setr_lib.benchmarks.audit import Examination, FileState, capabilities
-from setr_lib.commands.console import size_words
+from setr_lib.commands.console import size_words, terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from setr_lib.commands.doctor import Diagnosis, Disk, Training
 
 _STYLES = {
@@ -32,7 +33,7 @@ def print_page(found: Diagnosis) -> None:
     Args:
         found: The findings.
     """
-    console = Console()
+    console = terminal()
     console.print(_setup(found))
     if found.examinations:
         console.print(_sets(found.examinations))

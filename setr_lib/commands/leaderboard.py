@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from setr_lib.commands.console import terminal
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
 
@@ -19,18 +20,20 @@ def run(settings: Settings, *, as_json: bool) -> int:
         The exit status, 0.
     """
     from setr_lib.benchmarks import averages, headlines
+    from setr_lib.commands.faults import board_lines, keys_of
     from setr_lib.evaluation import leaderboard
     from setr_lib.pipeline.evaluation import latest_scores
     from setr_lib.pipeline.storage import or_run_everything
 
-    frame = latest_scores(pipeline_context(settings))
+    context = pipeline_context(settings)
+    frame = latest_scores(context)
     if as_json:
         print(leaderboard.as_json(frame))
     else:
-        from rich.console import Console
-
         table = leaderboard.leaderboard_table(frame, headlines(settings), averages(settings))
-        Console().print(table)
+        terminal().print(table)
+        for line in board_lines(context, keys_of(frame, settings)):
+            print(line)
     if frame.is_empty():
         print(
             f"setr: nothing is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}",

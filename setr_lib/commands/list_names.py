@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import terminal
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.listing import KINDS, Listed, listed
 from setr_lib.settings import Settings
@@ -47,11 +48,10 @@ def run(settings: Settings, *, what: str | None, as_json: bool) -> int:
 
 def _print_tables(context: PipelineContext, kinds: tuple[str, ...]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
+    console = terminal() if sys.stdout.isatty() else terminal(width=_PLAIN_WIDTH)
     for kind in kinds:
         table = Table(box=box.SIMPLE_HEAD, title=Text(_TITLES[kind]), title_justify="left", pad_edge=False)
         found = listed(context, kind)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from setr_lib.commands.console import quieten_libraries, size_words
+from setr_lib.commands.console import quieten_libraries, size_words, terminal
 from setr_lib.commands.plan_trainings import planned_trainings
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
@@ -208,9 +209,11 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     Raises:
         SetrError: None of the set's first images can be read.
     """
-    from setr_lib.pixels import picture_files
+    from setr_lib.models.refusals import refusing
+    from setr_lib.pixels import UnreadableImageError, picture_files
     from setr_lib.reranking.checked_scores import checked_scores
     from setr_lib.reranking.held_out import pictures_of
+    from setr_lib.spaces.taken_images import embed_what_is_taken
 
     images, texts = _sample(context, key, sample)
     names = dict.fromkeys((*context.methods.spaces, *(_training_spaces(context) if trains else ())))
@@ -225,7 +228,11 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
 
     def embedded(name: str, files: Sequence[PictureFile]) -> object:
         space = spaces[name]
-        return space.embed_preprocessed([space.preprocess(file.read()) for file in files])
+        prepared: list[object] = []
+        for file in files:
+            with suppress(UnreadableImageError):
+                prepared.append(refusing(space.preprocess, file.read(), space.id))
+        return embed_what_is_taken(space, prepared)
 
     return Speeds(
         embed={name: _seconds_each(partial(embedded, name), files) for name in spaces},
@@ -280,6 +287,7 @@ def _written(
     """Seconds per generated text that configured methods read, by kind; no model is loaded for none."""
     from setr_lib.datasets import evaluation_set
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Request
+    from setr_lib.texts.generation import answers_or_errors
 
     needed, kind = context.methods.texts_needed, evaluation_set(context.settings, key).kind
     prompts, model = context.prompts(), context.models.multimodal
@@ -287,13 +295,14 @@ def _written(
     def described(items: Sequence[Picture]) -> object:
         template = prompts.get("describe", kind)
         requests: list[Request] = [(template.render(), {IMAGE: picture}) for picture in items]
-        return model().generate(requests)
+        return answers_or_errors(model(), requests)
 
     def composed(items: Sequence[tuple[Picture, str]]) -> object:
         template = prompts.get("compose", kind)
-        return model().generate(
-            [(template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items]
-        )
+        requests: list[Request] = [
+            (template.render(modification=t, captions=[t]), {REFERENCE: p, IMAGE: p}) for p, t in items
+        ]
+        return answers_or_errors(model(), requests)
 
     found: dict[str, float] = {}
     if CAPTIONS in needed:
@@ -307,14 +316,17 @@ def _written(
 def _judging(context: PipelineContext, queries: Sequence[JudgedQuery], trains: bool) -> float:
     """Seconds per pair of the Yes/No judge; 0, without loading it, where it neither judges nor is trained."""
     from setr_lib.pipeline.reranking import yes_no_judge
+    from setr_lib.reranking.checked_scores import checked_scores
     from setr_lib.reranking.yes_no_judge import BUILT_IN
 
     judges = any(reranker in BUILT_IN for reranker in _planned_rerankers(context, trains))
     if not judges and not (trains and context.settings.training.is_named):
         return 0.0
     judge = yes_no_judge(context)
-    judge.score(queries[:1])  # the first judgement also tries out whether caches are exact: not to be counted
-    return _seconds_each(judge.score, queries) / len(queries[0].candidates)
+    checked_scores(
+        judge, queries[:1]
+    )  # the first judgement also tries out whether caches are exact: not to be counted
+    return _seconds_each(partial(checked_scores, judge), queries) / len(queries[0].candidates)
 
 
 def _others(context: PipelineContext) -> list[Reranker]:
@@ -409,11 +421,10 @@ def _gallery_captions(context: PipelineContext, plans: Sequence[SetPlan]) -> int
 
 def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = terminal()
     table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
     texts, added = context.methods.texts_needed, _added_texts(context)
     of_methods = ("other texts",) if added else ()
@@ -537,7 +548,6 @@ def _print_costs(
     trains: bool = True,
 ) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     configured = Configured(
@@ -557,7 +567,7 @@ def _print_costs(
         table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
     kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
-    console = Console()
+    console = terminal()
     console.print(table)
     console.print(
         f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(kept)} of kept answers and "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import terminal
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
@@ -83,28 +84,31 @@ def _print_valid(evaluation_set: EvaluationSet, found: ExternalScores) -> None:
 
 def _print_rows(evaluation_set: EvaluationSet, rows: pl.DataFrame) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
+
+    console = terminal()
     gallery = "" if len(evaluation_set.benchmark.galleries) == 1 else f" · gallery {evaluation_set.gallery}"
     console.print(Text(f"{evaluation_set.dataset} {evaluation_set.split}{gallery}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("metric", "value, %", "95 % interval", "queries"):
         table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")
     for row in rows.iter_rows(named=True):
-        interval = f"{row['ci_low']:.2f}–{row['ci_high']:.2f}"
+        interval = "none" if lacks_interval(row) else f"{row['ci_low']:.2f}–{row['ci_high']:.2f}"
         table.add_row(Text(row["metric"]), f"{row['value']:.2f}", interval, f"{row['n_queries']:,}")
     console.print(table)
+    for words in (small_set_of(rows), no_interval_words(rows, rows["metric"].unique(maintain_order=True))):
+        if words:
+            console.print(Text(words, style="yellow"))
     if not rows["comparable"].all():
         _print_reasons([rows["label"][0].partition("; ")[2]])
 
 
 def _print_reasons(reasons: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     if reasons:
         words = f"not comparable with published numbers: {'; '.join(reasons)}"
-        Console().print(Text(words, style="yellow"))
+        terminal().print(Text(words, style="yellow"))

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import progress_on_terminal, quieten_libraries
+from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
 from setr_lib.commands.outputs import check_output_file
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
@@ -94,6 +95,8 @@ def run(
     if found.stale:
         print(f"setr: warning: {_stale_words(settings, key, found)}", file=sys.stderr)
     _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
+    for line in [*cut_words(found.cut), *fault_lines(context, key, only=IMAGES)]:
+        print(line)
     return 0
 
 
@@ -213,7 +216,6 @@ def _file_name(image: Path, text: str, found: SearchResult, gallery: str | None)
 
 def _print(found: SearchResult, where: str, sheet: Path, note: str) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -228,7 +230,7 @@ def _print(found: SearchResult, where: str, sheet: Path, note: str) -> None:
         judged = "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit)
         second = (judged, str(before.get(hit.image_id, "-"))) if reranked else ()
         table.add_row(str(hit.rank), Text(hit.image_id), *second, f"{hit.coarse_score:.3f}")
-    console = Console()
+    console = terminal()
     if found.target_caption:
         console.print(Text(f"looking for: {found.target_caption}"))
     title = f"{where} · {_method(found)} · {_reranker(found)}{note}"

@@ -12,14 +12,15 @@ import inspect
 import os
 import platform
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from setr_lib.commands import env, place
 from setr_lib.errors import SetrError
+from setr_lib.files import sqlite_path
 from setr_lib.settings import (
     BLIP2,
     DEFAULT_SPACE,
@@ -96,6 +97,8 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         *_trained_weights(settings),
         _registry(settings),
         _dagster(settings),
+        _environment_file(settings),
+        _installation(settings),
         Check("device", settings.models.device, "ok"),
     ]
 
@@ -273,10 +276,16 @@ def _prompts(settings: Settings, kinds: set[str]) -> Check:
     name = settings.models.judge.prompts
 
     def read() -> None:
-        prompts = load_prompts(name, settings.base_dir)
+        problems: dict[str, None] = {}
         for task in TASKS:
             for kind in (None, *sorted(kinds)):
-                prompts.get(task, kind)
+                try:  # each from a set of its own: the first fault is not the only one
+                    load_prompts(name, settings.base_dir).get(task, kind)
+                except PromptError as error:
+                    problems[str(error)] = None
+        if problems:
+            raise PromptError("; ".join(problems))
+        prompts = load_prompts(name, settings.base_dir)
         try:
             added = text_kinds(pipeline_context(settings).methods.configured.values())
         except MethodError:
@@ -392,21 +401,47 @@ def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:
 
 
 def _registry(settings: Settings) -> Check:
+    from setr_lib.registry import database
+
     what, uri = "MLflow store", settings.tracking_uri
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_path(uri)
+    if path is None:
         return Check(what, uri, "ok", "not contacted")
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not path.exists():
-        return Check(what, uri, "later", "made on first use")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-        try:
-            connection.execute("SELECT count(*) FROM experiments").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        return Check(what, uri, "broken", f"no MLflow store can be read there ({error})")
+        found = database.look(path)
+        if found.state in ("absent", "empty"):
+            return Check(what, uri, "later", "made on first use")
+        if found.state == "half-made":
+            detail = "its creation was broken off: the next use sets it aside, and makes it anew"
+            return Check(what, uri, "warning", detail)
+        if found.state != "whole":
+            words = database.older if found.state == "older" else database.newer
+            return Check(what, uri, "broken", words(path, found))
+        elsewhere = place.locations(settings)
+    except SetrError as error:
+        return Check(what, uri, "broken", str(error))
+    if elsewhere:
+        detail = (
+            f"{elsewhere.changed} locations of artifacts are below {elsewhere.before}: this project was "
+            "moved or copied; the next use puts them right, and so does `setr env --write`"
+        )
+        return Check(what, uri, "warning", detail)
     return Check(what, uri, "ok")
+
+
+def _environment_file(settings: Settings) -> Check:
+    what, file = "environment file", settings.base_dir / ".env"
+    if (words := env.stale_in_words(settings)) is not None:
+        return Check(what, str(file), "broken", words)
+    if not file.is_file():
+        return Check(what, str(file), "later", "made by `setr env --write`")
+    return Check(what, str(file), "ok")
+
+
+def _installation(settings: Settings) -> Check:
+    what, folder = "installed code", str(Path(__file__).parents[2])
+    faults = [words for words in (place.code_in_words(settings), place.venv_in_words(settings)) if words]
+    return Check(what, folder, "warning" if faults else "ok", "; ".join(faults))
 
 
 def _dagster(settings: Settings) -> Check:

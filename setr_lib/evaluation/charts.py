@@ -25,6 +25,16 @@ class PairedDifference:
     difference: float
     low: float
     high: float
+    queries: int = 0
+    """Queries that both were measured on; 0 where that is not known."""
+
+    @property
+    def alike(self) -> str:
+        """What is said in place of an interval where every query has the same difference; empty elsewhere."""
+        if self.high > self.low:
+            return ""
+        of = f"in {self.queries:,} queries" if self.queries else "in any query"
+        return f"the same {of}" if self.difference else f"no difference seen {of}"
 
     @property
     def verdict(self) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.leaderboard import Headlines, headline_metrics, split_labels
 from setr_lib.evaluation.row import Row
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 NO_WIDTH = "†"
-"""The mark of a value whose interval is a point."""
+"""The mark of a value without an interval."""
 STAR = "*"
 """The mark of an evaluation set with rows that are not comparable with published numbers."""
 
@@ -70,16 +71,14 @@ class Value:
 
     @property
     def has_no_width(self) -> bool:
-        """Whether the interval is a point: every draw of queries gives the same, as where no query has its
-        target found, or every one. That says nothing of other queries.
+        """Whether there is no interval: every query has the same value (in a table of an earlier version, the
+        interval is then a point). That says nothing of other queries.
         """
-        return self.low == self.high
+        return not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low == self.high
 
     @property
     def words(self) -> str:
-        """``38.0 (33-44)``; without the interval where there is none, and marked where that is a point."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            return f"{self.value:.1f}"
+        """``38.0 (33-44)``; marked where there is no interval."""
         if self.has_no_width:
             return f"{self.value:.1f}{NO_WIDTH}"
         return f"{self.value:.1f} ({self.low:.0f}–{self.high:.0f})"
@@ -206,7 +205,7 @@ def comparison_table(frame: pl.DataFrame, headlines: Headlines) -> Table:
     table.add_column("label")
     for column in columns:
         name = f"{column.dataset}{_star(column, starred)}\n{column.split} {column.metric}"
-        table.add_column(name, no_wrap=True, justify="right")
+        table.add_column(Text(name), no_wrap=True, justify="right")
     table.add_column("ms per\nquery", no_wrap=True, justify="right")
     table.add_column("LLM\ncalls", no_wrap=True, justify="right")
     lines = lines_of(frame, columns)
@@ -249,8 +248,7 @@ def footnotes(frame: pl.DataFrame, headlines: Headlines) -> list[str]:
         return sentences
     return [
         *sentences,
-        f"{NO_WIDTH} no interval: draws of these queries all give this value, as none finds its target, or "
-        "every one does; other queries may do otherwise",
+        f"{NO_WIDTH} no interval: every query has this value; other queries may do otherwise",
     ]
 
 
@@ -311,7 +309,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
         The lines of the table.
     """
     columns, starred = columns_of(frame, headlines), _not_comparable(frame)
-    titles = [f"{column.title}{_star(column, starred)}" for column in columns]
+    titles = [f"{markdown(column.title)}{_star(column, starred)}" for column in columns]
     names = ["method", "re-ranker", "label", *titles]
     names += ["ms per query", "LLM calls", "source"]
     rows = [
@@ -332,7 +330,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
 
 
 def _escaped(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]
+    return [markdown(cell) for cell in cells]
 
 
 def as_json(frame: pl.DataFrame) -> str:
@@ -352,7 +350,8 @@ def as_json(frame: pl.DataFrame) -> str:
 
 
 def as_csv(frame: pl.DataFrame) -> str:
-    """The comparison as CSV with a header line; what is unknown is empty.
+    """The comparison as CSV with a header line; what is unknown is empty. A text that a spreadsheet would
+    compute has an apostrophe before it.
 
     Args:
         frame: A COMPARISON table.
@@ -360,7 +359,9 @@ def as_csv(frame: pl.DataFrame) -> str:
     Returns:
         The text.
     """
-    return conform(frame, COMPARISON, "the comparison").fill_nan(None).write_csv()
+    table = conform(frame, COMPARISON, "the comparison").fill_nan(None)
+    texts = pl.col(pl.String).map_elements(csv_cell, return_dtype=pl.String)
+    return table.with_columns(texts).write_csv()
 
 
 def compared_rows(

@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from setr_lib.escaping import markdown
 from setr_lib.pixels import OWN_FOLDER, PictureFile, UnreadableImageError, to_rgb
 
 ImageSource = PictureFile | Path | str | Image.Image | None
@@ -298,8 +299,7 @@ def preview_markdown(image: Image.Image, alt: str, max_bytes: int = PREVIEW_BYTE
     Raises:
         ValueError: ``max_bytes`` leaves no room for any picture.
     """
-    # Square brackets and line ends would close the alternative text early.
-    words = " ".join(alt.replace("[", "(").replace("]", ")").split())
+    words = markdown(alt)
     room = max_bytes - len(words.encode()) - len("![](data:image/webp;base64,)")
     return f"![{words}]({data_uri(encode_preview(image, room * 3 // 4 - 3))})"
 

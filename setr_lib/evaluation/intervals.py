@@ -1,13 +1,23 @@
-"""Confidence intervals: the bootstrap over queries, for one ranking and for the difference of two.
+"""Confidence intervals: the bootstrap over queries, for one ranking and for the difference of two; Wilson's
+interval of a proportion where the bootstrap is not sound.
 
 The percentile bootstrap: queries are drawn with replacement within their stratum (FashionIQ's category), the
 statistic (mean within strata, then over strata) is taken of each draw, and the interval is the 2.5 to 97.5 %
 range of the draws. It speaks of the choice of queries only, not of how a model was trained.
+
+Where every query of a stratum has the same value, no draw differs from another: an interval from 0.0 to 0.0
+for no hit in 30 queries says nothing of other queries. :func:`query_intervals` then gives Wilson's score
+interval (Wilson, JASA 22, 1927) of a proportion, a metric that is 0 or 1 for each query, and no interval of
+any other metric. Wilson's is taken, too, for proportions over fewer than :data:`FEW_QUERIES` queries with
+fewer than :data:`FEW_HITS` hits or misses: the bootstrap's then ends at 0 or 1 more often than not. Over
+strata, the distances of the ends are put together as in ``averages`` (MOVER, Zou and Donner 2008).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +28,11 @@ from setr_lib.evaluation.rankings import RankingError
 
 SAMPLES = 2000
 SEED = 5
+FEW_QUERIES, FEW_HITS = 50, 5
+"""Below both, a proportion's interval is Wilson's."""
 _TAILS = (0.025, 0.975)
+_Z = NormalDist().inv_cdf(_TAILS[1])
+_NO_WIDTH = 1e-9
 _BLOCK = 4_000_000
 """Drawn indices held at once: 32 MB."""
 
@@ -26,10 +40,15 @@ _Matrix = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """The middle 95 % of the bootstrap's draws."""
+    """A 95 % interval: the middle of the bootstrap's draws, or Wilson's."""
 
     low: float
     high: float
+
+    @property
+    def has_no_width(self) -> bool:
+        """Whether all draws of the bootstrap are the same, so that it is none."""
+        return self.high - self.low < _NO_WIDTH
 
 
 class Difference(NamedTuple):
@@ -40,6 +59,11 @@ class Difference(NamedTuple):
     difference: float
     low: float
     high: float
+
+    @property
+    def has_no_width(self) -> bool:
+        """Whether every pair of queries has the same difference, so that there is no interval."""
+        return self.high - self.low < _NO_WIDTH
 
 
 def _resampled_means(values: _Matrix, samples: int, rng: np.random.Generator) -> _Matrix:
@@ -103,6 +127,69 @@ def bootstrap_intervals(
         low, high = np.quantile(_draws(frame, metrics, samples, seed), _TAILS, axis=0)
         intervals |= {name: Interval(float(low[i]), float(high[i])) for i, name in enumerate(metrics)}
     return {name: intervals[name] for name in per_query["metric"].unique(maintain_order=True)}
+
+
+def query_intervals(
+    per_query: pl.DataFrame, proportions: Collection[str], *, samples: int = SAMPLES, seed: int = SEED
+) -> dict[str, Interval | None]:
+    """The 95 % interval of every metric of a ranking, by the method that suits it (see the module).
+
+    Args:
+        per_query: ``Evaluation.per_query``.
+        proportions: The metrics whose value is 0 or 1 for each query, by name; their breakdowns
+            (``R@10/dress``) are proportions, too.
+        samples: Draws of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        Metric -> interval in the metric's unit (0 to 1); None where there is none.
+    """
+    found: dict[str, Interval | None] = {}
+    for metric, interval in bootstrap_intervals(per_query, samples=samples, seed=seed).items():
+        counts = (
+            _only(per_query, metric)
+            .group_by("stratum", maintain_order=True)
+            .agg(pl.col("value").sum().alias("hits"), pl.len().alias("queries"))
+        )
+        hits, queries = float(counts["hits"].sum()), int(counts["queries"].sum())
+        few = queries < FEW_QUERIES and min(hits, queries - hits) < FEW_HITS
+        if metric.partition("/")[0] not in proportions:
+            found[metric] = None if interval.has_no_width else interval
+        elif interval.has_no_width or few:
+            found[metric] = _stratified_wilson(list(counts.select("hits", "queries").iter_rows()))
+        else:
+            found[metric] = interval
+    return found
+
+
+def wilson_interval(hits: float, queries: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion: the proportions that a two-sided score test at 5 % does
+    not reject.
+
+    Args:
+        hits: Queries with the value 1.
+        queries: All queries, at least one.
+
+    Returns:
+        The interval (0 to 1), around ``hits / queries``.
+    """
+    share, square = hits / queries, _Z * _Z
+    center = share + square / (2 * queries)
+    half = _Z * math.sqrt(share * (1 - share) / queries + square / (4 * queries * queries))
+    scale = 1 + square / queries
+    return Interval(
+        min(share, max(0.0, (center - half) / scale)), max(share, min(1.0, (center + half) / scale))
+    )
+
+
+def _stratified_wilson(counts: list[tuple[float, int]]) -> Interval:
+    """The interval of the mean over strata of proportions, from (hits, queries) of each."""
+    shares = [hits / queries for hits, queries in counts]
+    parts = [wilson_interval(hits, queries) for hits, queries in counts]
+    mean = sum(shares) / len(shares)
+    below = math.hypot(*(share - part.low for share, part in zip(shares, parts, strict=True)))
+    above = math.hypot(*(part.high - share for share, part in zip(shares, parts, strict=True)))
+    return Interval(max(0.0, mean - below / len(parts)), min(1.0, mean + above / len(parts)))
 
 
 def bootstrap_interval(

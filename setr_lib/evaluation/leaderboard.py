@@ -17,6 +17,7 @@ import polars as pl
 
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.averages import Averages, average_line
+from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
 from setr_lib.evaluation.model_versions import number, shown_versions
 from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
@@ -90,7 +91,8 @@ def leaderboard_table(
     random floor last.
 
     Columns are the set's headline metrics in percent with 95 % intervals (rounded, to fit 80 columns; the
-    JSON has them whole); the best value of each is bold. What is not comparable with published numbers has an
+    JSON has them whole); the best value of each is bold. Lines below say that a set is small, and which
+    values have no interval. What is not comparable with published numbers has an
     asterisk: the title where that is true of every line, else single lines.
 
     Args:
@@ -114,6 +116,9 @@ def leaderboard_table(
         parts += [*([""] if parts else []), Text(_title(rows), style="bold")]
         parts.append(_set_table(rows, headlines.get(str(dataset), ())))
         parts += [Text(line, style="dim") for line in overlap_lines(rows)]
+        shown = headline_metrics(rows.get_column("metric"), headlines.get(str(dataset), ()))
+        cautions = (small_set_of(rows), no_interval_words(rows, shown))
+        parts += [Text(line, style="yellow") for line in cautions if line]
         if not rows.get_column("comparable").fill_null(False).all():
             reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
             parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
@@ -265,7 +270,7 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
     table.add_column("method", no_wrap=True)
     table.add_column("re-ranker", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric, no_wrap=True)
+        table.add_column(Text(metric), no_wrap=True)
     cells = {
         (Row.of(row), row["metric"]): row
         for row in rows.filter(pl.col("metric").is_in(metrics)).iter_rows(named=True)
@@ -316,7 +321,7 @@ def _cell(row: dict[str, object] | None, best: float) -> Text:
         return Text("–", style="dim")
     text = Text(f"{value:5.1f}", style="bold" if value == best else "")
     low, high = row["ci_low"], row["ci_high"]
-    if isinstance(low, float) and isinstance(high, float):
+    if isinstance(low, float) and isinstance(high, float) and not lacks_interval(row):
         text.append(f" {_short(low)}–{_short(high)}", style="dim")
     return text
 

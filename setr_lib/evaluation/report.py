@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.evaluation.case_views import CaseBuilder, ComparedRankings, Pictures, Rows
 from setr_lib.evaluation.cases import average_precisions, choose_cases
+from setr_lib.evaluation.cautions import lacks_interval, small_set_of
 from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
 from setr_lib.evaluation.leaderboard import (
     coverage_words,
@@ -119,11 +121,20 @@ def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None 
         rankings={
             row: conform(frame, RANKINGS, f"rankings by {row.title}") for row, frame in data.rankings.items()
         },
-        metrics=metrics.with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None)),
+        metrics=_with_intervals_only(
+            metrics.with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None))
+        ),
     )
     path = out_dir / "index.html"
     write_text(path, _render(_page(checked, options or ReportOptions())))
     return path
+
+
+def _with_intervals_only(metrics: pl.DataFrame) -> pl.DataFrame:
+    """METRICS rows without the intervals that are none: an earlier version stored them without width."""
+    lacking = pl.Series([lacks_interval(line) for line in metrics.iter_rows(named=True)], dtype=pl.Boolean)
+    ends = [pl.when(lacking).then(None).otherwise(name).alias(name) for name in ("ci_low", "ci_high")]
+    return metrics.with_columns(ends)
 
 
 def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "hidden": hidden,
         "protocol": options.protocol,
         "queries": queries.height,
-        "images": gallery.height,
+        "images": gallery.filter(pl.col("galleries").list.len() > 0).height,
         "labels": split_labels(metrics)[0],
         "galleries": _distinct(metrics, "gallery"),
         "method": stages.method,
@@ -285,6 +296,7 @@ def _banner(gallery: pl.DataFrame, metrics: pl.DataFrame, notes: Sequence[str]) 
         )
     if isinstance(coverage, float) and coverage < 1 and not counts:
         reasons.insert(0, f"Only {coverage_words(coverage)} of the official gallery is present.")
+    reasons += [small] if (small := small_set_of(metrics)) else []
     if comparable and not reasons:
         return None
     return {
@@ -427,6 +439,11 @@ def _bold(text: str) -> Markup:
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))  # noqa: S704 - escaped just here
 
 
+def _shown(value: Any) -> Any:
+    """A text of the page without characters that turn the direction of others, or act."""
+    return visible(value) if type(value) is str else value
+
+
 def _render(page: Mapping[str, Any]) -> str:
     """The page. Everything but the template itself is escaped: captions and ids come from anywhere."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -438,6 +455,7 @@ def _render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.finalize = _shown
     environment.filters["bold"] = _bold
     environment.filters["rung"] = lambda row: page["rungs"].get(row, "row-coarse")
     return environment.get_template("report.html.jinja").render(page)

@@ -11,7 +11,7 @@ import polars as pl
 from setr_lib.benchmarks import EvaluationSet
 from setr_lib.datasets import coverage
 from setr_lib.evaluation.floor import expected_per_query, random_intervals
-from setr_lib.evaluation.intervals import Interval, bootstrap_intervals
+from setr_lib.evaluation.intervals import Interval, query_intervals
 from setr_lib.evaluation.metrics import Evaluation, evaluate, summarise
 from setr_lib.evaluation.row import RANDOM, Row
 from setr_lib.settings import EvaluationSettings
@@ -80,20 +80,23 @@ def why_not_comparable(
 def _rows(
     evaluation_set: EvaluationSet,
     per_query: pl.DataFrame,
-    intervals: Mapping[str, Interval],
+    intervals: Mapping[str, Interval | None],
     constants: Mapping[str, str | float | bool | None],
 ) -> pl.DataFrame:
     """One METRICS row per metric of ``per_query``, in its order."""
     counts = dict(per_query.group_by("metric").len().iter_rows())
     values = summarise(per_query)
+    ends = {metric: intervals[metric] or (None, None) for metric in values}
     rows = [
         {
             "dataset": evaluation_set.dataset,
             "split": evaluation_set.split,
             "metric": metric,
             "value": value * _PERCENT,
-            "ci_low": intervals[metric].low * _PERCENT,
-            "ci_high": intervals[metric].high * _PERCENT,
+            **{
+                name: None if end is None else end * _PERCENT
+                for name, end in zip(("ci_low", "ci_high"), ends[metric], strict=True)
+            },
             "n_queries": counts[metric],
             "gallery": evaluation_set.gallery,
             **constants,
@@ -137,7 +140,8 @@ def metric_rows(
         caveats: Further reasons why papers do not compare.
 
     Returns:
-        A ``tables.METRICS`` frame in percent; empty on a hidden split.
+        A ``tables.METRICS`` frame in percent; empty on a hidden split. ``ci_low`` and ``ci_high`` are null
+        where there is no interval (``intervals.query_intervals``).
 
     Raises:
         RankingError: The ranking breaks the benchmark's rules.
@@ -157,7 +161,10 @@ def metric_rows(
         "model_version": model_version,
         "overlap": None,
     }
-    intervals = bootstrap_intervals(found.per_query, samples=options.bootstrap_samples, seed=options.seed)
+    proportions = {metric.name for metric in evaluation_set.benchmark.metrics if metric.is_proportion}
+    intervals = query_intervals(
+        found.per_query, proportions, samples=options.bootstrap_samples, seed=options.seed
+    )
     return _rows(evaluation_set, found.per_query, intervals, constants)
 
 

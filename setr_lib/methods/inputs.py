@@ -4,6 +4,7 @@ search (``searched_gallery.py``; its names are importable from here, too).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,12 +32,15 @@ from setr_lib.methods.searched_gallery import (
     VectorsNotHeldError,
 )
 from setr_lib.methods.similarity import mean_vector
+from setr_lib.models.refusals import CONTROL_TEXT, run_without_refused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
     from setr_lib.methods.references import ReferencePictures
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = [
     "CAPTIONS",
@@ -116,6 +120,10 @@ class TextVectors:
         self.encoder = encoder
         self.truncated = 0
         """Distinct texts that were longer than the encoder's context and lost their end."""
+        self.cut: list[str] = []
+        """These texts."""
+        self.refused: dict[str, str] = {}
+        """Texts that the encoder's tokenizer refuses, and why; their vectors are zero rows."""
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -125,15 +133,43 @@ class TextVectors:
             texts: The texts.
 
         Returns:
-            ``float32[texts, d]``, norm 1.
+            ``float32[texts, d]``, norm 1; a zero row for a text that the tokenizer refuses, which is named in
+            :attr:`refused` and logged.
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            self.truncated += self.encoder.count_truncated(new)
-            self._known.update(zip(new, self.encoder.embed_texts(new), strict=True))
+            ran = run_without_refused(new, self.encoder.embed_texts, lambda: CONTROL_TEXT)
+            taken = [new[place] for place in ran.results]
+            count = self.encoder.count_truncated(taken)
+            self.truncated += count
+            self.cut += _cut(self.encoder, taken, count)
+            self._known.update((new[place], row) for place, row in ran.results.items())
+            self._refuse({new[place]: reason for place, reason in ran.refused.items()})
         if not texts:
             return np.zeros((0, self.encoder.dimension), dtype=np.float32)
         return np.stack([self._known[text] for text in texts])
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        if not refused:
+            return
+        self.refused |= refused
+        self._known |= dict.fromkeys(refused, np.zeros(self.encoder.dimension, dtype=np.float32))
+        text, reason = next(iter(refused.items()))
+        _LOG.warning(
+            "%d texts are refused by the encoder, and count as no text; the first is %r: %s",
+            len(refused),
+            text[:80],
+            reason,
+        )
+
+
+def _cut(encoder: TextEncoder, texts: Sequence[str], count: int) -> list[str]:
+    """Which texts lose their end, of some of which ``count`` do: halves are counted until all are known."""
+    if not count or len(texts) <= 1 or count >= len(texts):
+        return list(texts) if count else []
+    half = len(texts) // 2
+    first = encoder.count_truncated(texts[:half])
+    return [*_cut(encoder, texts[:half], first), *_cut(encoder, texts[half:], count - first)]
 
 
 TextsOf = Callable[["EncodedQueries"], Sequence[str]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from setr_lib.methods.inputs import (
     REFERENCE_PIXELS,
     MethodError,
 )
-from setr_lib.pixels import PictureFile, UnreadableImageError, as_picture_file
+from setr_lib.models.refusals import CONTROL_TEXT, control_image, refusing, run_without_refused, takes
+from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError, as_picture_file
 from setr_lib.spaces.space import EmbeddingSpace, checked_vectors
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 OF_PICTURES = frozenset({QUERY_VECTORS, REFERENCE_PIXELS, REFERENCE_PATCHES})
 """The needs that are made from the reference pictures."""
+_Prepared = tuple[int, Any, str]
+"""The row, the preprocessed picture and the text of a query."""
 _MADE_BY = {QUERY_VECTORS: "embed_queries", REFERENCE_PATCHES: "embed_patches"}
 
 
@@ -53,7 +56,8 @@ def check_space_gives(method: Method, space: EmbeddingSpace) -> None:
 class ReferencePictures:
     """Opens the reference pictures of queries, and embeds them.
 
-    A picture that cannot be read gives a zero row, is named in :attr:`failed`, and is logged.
+    A picture that cannot be read, or that the space refuses, gives a zero row, is named in :attr:`failed`,
+    and is logged.
 
     Args:
         space: The embedding space that methods search.
@@ -94,15 +98,9 @@ class ReferencePictures:
         distinct = list(dict.fromkeys(images))
         found: dict[str, NDArray[np.float32]] = {}
         for batch in self._prepared((image, "") for image in distinct):
-            tokens = np.asarray(
-                self.space.embed_patches([pixels for _, pixels, _ in batch]), dtype=np.float32
+            found.update(
+                (distinct[row], token) for row, token in self._run(batch, distinct, self._patch_tokens)
             )
-            if tokens.ndim != 3 or len(tokens) != len(batch) or not np.isfinite(tokens).all():
-                raise MethodError(
-                    f"the embedding space {self.space.id} gave patch tokens of shape {list(tokens.shape)} "
-                    f"for {len(batch)} images, or some that are not finite"
-                )
-            found.update((distinct[row], token) for (row, _, _), token in zip(batch, tokens, strict=True))
         self._report(images)
         shape = next(iter(found.values())).shape if found else (0, 0)
         nothing = np.zeros(shape, dtype=np.float32)
@@ -124,18 +122,52 @@ class ReferencePictures:
         """
         vectors = np.zeros((len(images), self.space.dimension), dtype=np.float32)
         for batch in self._prepared(zip(images, texts, strict=True)):
-            pixels, words = [pixels for _, pixels, _ in batch], [text for _, _, text in batch]
-            made = self.space.embed_queries(pixels, words)
-            vectors[[row for row, _, _ in batch]] = checked_vectors(self.space, made, len(batch))
+            for row, vector in self._run(batch, images, self._query_vectors):
+                vectors[row] = vector
         self._report(images)
         return vectors
 
-    def _prepared(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[int, Any, str]]]:
+    def _patch_tokens(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
+        tokens = np.asarray(self.space.embed_patches([pixels for _, pixels, _ in batch]), dtype=np.float32)
+        if tokens.ndim != 3 or len(tokens) != len(batch) or not np.isfinite(tokens).all():
+            raise MethodError(
+                f"the embedding space {self.space.id} gave patch tokens of shape {list(tokens.shape)} "
+                f"for {len(batch)} images, or some that are not finite"
+            )
+        return tokens
+
+    def _query_vectors(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
+        pixels, words = [pixels for _, pixels, _ in batch], [text for _, _, text in batch]
+        return checked_vectors(self.space, self.space.embed_queries(pixels, words), len(batch))
+
+    def _run(
+        self,
+        batch: Sequence[_Prepared],
+        images: Sequence[str],
+        embed: Callable[[Sequence[_Prepared]], Iterable[NDArray[np.float32]]],
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The row and result of each that the space takes; the others are named as failed."""
+        ran = run_without_refused(
+            batch, embed, lambda: (0, self.space.preprocess(control_image()), CONTROL_TEXT)
+        )
+        for place, reason in ran.refused.items():
+            row, pixels, text = batch[place]
+            if text and takes(embed, lambda pixels=pixels: (0, pixels, CONTROL_TEXT)):
+                _LOG.warning("%s refuses the text %r (%s): a zero row", self.space.id, text[:80], reason)
+            else:
+                self.failed.setdefault(images[row], f"{self.space.id} refuses it ({reason})")
+        for place, result in ran.results.items():
+            yield batch[place][0], result
+
+    def _prepared(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[_Prepared]]:
         """(row, preprocessed picture, text) of what can be read, a batch at a time."""
-        batch: list[tuple[int, Any, str]] = []
+        batch: list[_Prepared] = []
         for row, (image, text) in enumerate(pairs):
             if (opened := self._open(image)) is not None:
-                batch.append((row, self.space.preprocess(opened), text))
+                try:
+                    batch.append((row, refusing(self.space.preprocess, opened, self.space.id), text))
+                except RefusedImageError as error:
+                    self.failed[image] = str(error)
             if len(batch) >= self.space.batch_size:
                 yield batch
                 batch = []

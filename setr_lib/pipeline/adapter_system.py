@@ -161,4 +161,5 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
             done = f"trained on from step {result.resumed_from:,} to {result.steps:,}"
         else:
             done = f"trained {result.steps:,} steps in {result.seconds:.0f} s"
-        return f"{done}; held-out AUC {result.before.auc:.3f} -> {result.after.auc:.3f}"
+        auc = f"{done}; held-out AUC {result.before.auc:.3f} -> {result.after.auc:.3f}"
+        return auc + (f"; {result.left_out:,} pairs left out: unusable pictures" if result.left_out else "")

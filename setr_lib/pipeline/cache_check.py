@@ -221,10 +221,10 @@ class _Answers:
         return self.context.models.multimodal()
 
     def again(self, keys: list[str], scratch: ContentCache) -> dict[str, str]:
-        from setr_lib.texts.generation import answers_of
+        from setr_lib.texts.generation import kept_answers
 
         requests = {key: self.keys[key] for key in keys}
-        return answers_of(self.context.models.multimodal(), requests, scratch, silent, self.what)[0]
+        return kept_answers(self.context.models.multimodal(), requests, scratch, silent, self.what)[0]
 
     def difference(self, key: str, kept: str, made: str) -> str | None:
         if kept == made:

@@ -161,7 +161,7 @@ def choose(
 
 
 def compare(
-    chosen: Chosen, progress: Progress = silent, sample: int = 16
+    chosen: Chosen, progress: Progress = silent, sample: int = 16, *, accept_removals: bool = False
 ) -> tuple[pl.DataFrame, ComparisonRecord]:
     """Run a comparison, and store its table.
 
@@ -169,6 +169,8 @@ def compare(
         chosen: What is compared.
         progress: Told how far the models are.
         sample: Queries that costs are timed on.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store, for
+            this comparison.
 
     Returns:
         A COMPARISON table, and what it was made of.
@@ -178,7 +180,7 @@ def compare(
     """
     from setr_lib.pipeline.reranking_run import RerankingRun
 
-    running = _Comparison(chosen, RerankingRun(chosen.context, CHAMPIONS), sample)
+    running = _Comparison(chosen, RerankingRun(chosen.context, CHAMPIONS), sample, accept_removals)
     running.calibrate(progress)
     for key in chosen.sets:
         running.add(key, progress)
@@ -196,9 +198,11 @@ class _Comparison:
         chosen: What is compared.
         run: Opens the re-rankers.
         sample: Queries that costs are timed on.
+        accept_removals: As of :func:`compare`.
     """
 
-    def __init__(self, chosen: Chosen, run: RerankingRun, sample: int) -> None:
+    def __init__(self, chosen: Chosen, run: RerankingRun, sample: int, accept_removals: bool = False) -> None:
+        self.accept_removals = accept_removals
         self.chosen, self.run, self.context, self.sample = chosen, run, chosen.context, sample
         self.frames: dict[str, pl.DataFrame] = {}
         self.pending = list(chosen.sets)
@@ -233,16 +237,19 @@ class _Comparison:
 
     def add(self, key: str, progress: Progress) -> None:
         """Compare on one more evaluation set."""
+        from setr_lib.evaluation.cautions import small_set_of
         from setr_lib.evaluation.comparison import compared_rows
         from setr_lib.pipeline.evaluating import evaluate
+        from setr_lib.pipeline.faults import fault_lines
         from setr_lib.pipeline.query_costs import QueryCosts
 
         self.pending.remove(key)
         try:
-            done = evaluate(self.run, key, progress)
+            done = evaluate(self.run, key, progress, accept_removals=self.accept_removals)
         except SetrError as error:
             self.left_out.append(LeftOut(what=key, why=str(error)))
             return
+        self.notes += [f"{key}: {sentence}" for sentence in done.warnings]
         self.left_out += [LeftOut(what=what, why=why, on=key) for what, why in done.left_out.items()]
         if done.result is None:
             return
@@ -252,6 +259,9 @@ class _Comparison:
         methods = self.context.methods.configured.values()
         described = {method.name: (method.label, method.source) for method in methods}
         self.frames[key] = compared_rows(done.result.rows, described, measured)
+        if small := small_set_of(done.result.rows):
+            self.notes.append(f"{key}: {small}")
+        self.notes += [f"{key}: {line}" for line in fault_lines(done.context, key)]
 
     def store(self) -> None:
         """Store the rows of the sets that are done; without any, an earlier comparison is left as it is."""

@@ -9,9 +9,9 @@ method that needs it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.files import sqlite_path
 from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
 from setr_lib.pipeline.reranking import ConfiguredRerankers
@@ -155,8 +155,8 @@ class PipelineContext:
         Returns:
             The version; None where nothing was promoted yet.
         """
-        database = self.settings.tracking_uri.removeprefix("sqlite:///")
-        if database != self.settings.tracking_uri and not Path(database).is_file():
+        database = sqlite_path(self.settings.tracking_uri)
+        if database is not None and not database.is_file():
             return None  # without importing MLflow, which takes seconds
         return self.registry.model(model or self.settings.registry.model).champion()
 

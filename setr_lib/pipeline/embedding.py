@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import digest_strings, fingerprint_bytes
 from setr_lib.pipeline.caption_embedding import embed_captions
+from setr_lib.pipeline.removals import (
+    captions_rule,
+    check_gallery,
+    consent_of,
+    gallery_rule,
+    stored_tables,
+    training_rule,
+)
 from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, Versions
 from setr_lib.progress import Progress, silent
 from setr_lib.records import EmbeddingsRecord, SpaceRecord, content_digest
@@ -16,8 +24,10 @@ from setr_lib.settings import DEFAULT_SPACE
 if TYPE_CHECKING:
     import polars as pl
 
+    from setr_lib.datasets import EvaluationSet
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.trained_weights import OpenSpace, OpenSpaces
+    from setr_lib.spaces.removals import RemovalRule
     from setr_lib.spaces.space import EmbeddingSpace
     from setr_lib.spaces.vector_store import SyncReport
 
@@ -34,6 +44,7 @@ def embed(
     images: pl.DataFrame,
     space: EmbeddingSpace,
     progress: Progress = silent,
+    removals: RemovalRule | None = None,
 ) -> SyncReport:
     """Embed what is new or changed since last time.
 
@@ -43,13 +54,18 @@ def embed(
         images: All images of that origin: ``image_id``, ``path``, ``fingerprint``, ``status``.
         space: The embedding space.
         progress: Told how many images are embedded.
+        removals: How much of what is stored may be removed; by default a fifth without consent.
 
     Returns:
         What was done, and the table's name and version.
+
+    Raises:
+        RemovalRefusedError: More would be removed than may be.
     """
     store = context.gallery_store
     with context.models.lock:
-        return store.synchronise(store.table_name(gallery_key, space), images, space, progress=progress)
+        table = store.table_name(gallery_key, space)
+        return store.synchronise(table, images, space, progress=progress, removals=removals)
 
 
 @dataclass(frozen=True)
@@ -74,12 +90,17 @@ class EmbeddedImages:
         context: The vector store and the embedding spaces.
         images: All images of a gallery, a GALLERY table, or the training images.
         captions: The captions that are stored beside a gallery's vectors; None for training images.
+        removals: How much of what is stored may be removed; by default a fifth without consent.
     """
 
     def __init__(
-        self, context: PipelineContext, images: pl.DataFrame, captions: StoredCaptions | None = None
+        self,
+        context: PipelineContext,
+        images: pl.DataFrame,
+        captions: StoredCaptions | None = None,
+        removals: RemovalRule | None = None,
     ) -> None:
-        self.context, self.images, self.captions = context, images, captions
+        self.context, self.images, self.captions, self.removals = context, images, captions, removals
         self.reports: dict[str, SyncReport] = {}
         """What was done, by embedding space."""
         self.spaces: dict[str, EmbeddingSpace] = {}
@@ -117,7 +138,7 @@ class EmbeddedImages:
         Returns:
             What was done.
         """
-        report = embed(self.context, gallery_key, self.images, space.model, progress)
+        report = embed(self.context, gallery_key, self.images, space.model, progress, self.removals)
         self.reports[space.name], self.spaces[space.name] = report, space.model
         return report
 
@@ -153,6 +174,8 @@ def embed_gallery(
     on_space: OnSpace = lambda space, report: None,
     on_captions: Callable[[str], None] = lambda words: None,
     versions: Versions = CHAMPIONS,
+    *,
+    accept_removals: bool = False,
 ) -> EmbeddedImages:
     """Embed the gallery of an evaluation set in every embedding space that a configured method searches.
 
@@ -167,6 +190,7 @@ def embed_gallery(
         on_captions: Told in a sentence what was done with captions.
         versions: Version by registered model of trained spaces; the champion for one that is not named. A
             space without a version is left out.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store.
 
     Returns:
         What was embedded.
@@ -175,23 +199,32 @@ def embed_gallery(
         NotMadeYetError: The gallery's images were not inspected yet.
         MethodError: A space cannot give what a method needs; told before anything is embedded in it.
         NoWeightsError: The default method's space would be left out.
+        RemovalRefusedError: So much of the gallery is gone that consent is needed.
     """
     from setr_lib.datasets import evaluation_set
     from setr_lib.methods.references import check_space_gives
-    from setr_lib.tables import GALLERY
+    from setr_lib.pipeline.faults import EMBEDDING, embedding_faults
+    from setr_lib.tables import FAULTS, GALLERY
 
     images = context.tables.read("gallery_images", GALLERY, key)
-    gallery_key = evaluation_set(context.settings, key).gallery_key
-    captions = _store_captions(context, key, gallery_key, images.height)
+    evaluated = evaluation_set(context.settings, key)
+    rule = gallery_rule(context, evaluated, "gallery_embeddings", accepted=accept_removals)
+    gallery_key = evaluated.gallery_key
+    check_gallery(context, gallery_key, images, rule)
+    captions = _store_captions(context, key, evaluated, images.height, rule)
     if captions.words:
         on_captions(captions.words)
     of_captions = context.weights.spaces(context.methods.caption_spaces if captions.words else (), versions)
     _check_default(context, key, of_captions)
     made = EmbeddedImages(
-        context, images, _embed_captions(context, gallery_key, captions, of_captions, progress, on_captions)
+        context,
+        images,
+        _embed_captions(context, gallery_key, captions, of_captions, progress, on_captions),
+        rule,
     )
     made.left_out = of_captions.left_out
     if context.is_caption_proxy(key):
+        _clear_vectors(context, gallery_key)
         return made
     searched = context.weights.spaces(context.methods.spaces, versions)
     _check_default(context, key, searched)
@@ -200,6 +233,7 @@ def embed_gallery(
         for method in context.methods.ranked_in(name):  # told before hours of embedding, not after
             check_space_gives(method, space.model)
         on_space(name, made.embed(gallery_key, space, progress))
+    context.tables.write(EMBEDDING, embedding_faults(made.reports), FAULTS, key)
     return made
 
 
@@ -217,6 +251,8 @@ def embed_training_images(
     progress: Progress = silent,
     on_space: OnSpace = lambda space, report: None,
     versions: Versions = CHAMPIONS,
+    *,
+    accept_removals: bool = False,
 ) -> EmbeddedImages:
     """Embed the training images: by CLIP, where hard negatives are mined, and in the spaces of the methods
     whose candidates are re-ranked.
@@ -226,16 +262,20 @@ def embed_training_images(
         progress: Told how many images are embedded.
         on_space: Told of each space when it is done.
         versions: As of :func:`embed_gallery`.
+        accept_removals: As of :func:`embed_gallery`.
 
     Returns:
         What was embedded.
 
     Raises:
         NotMadeYetError: The training images were not inspected yet.
+        RemovalRefusedError: So many of the images are gone that consent is needed.
     """
     from setr_lib.tables import TRAINING_IMAGES
 
-    made = EmbeddedImages(context, context.tables.read("training_images", TRAINING_IMAGES))
+    images = context.tables.read("training_images", TRAINING_IMAGES)
+    rule = training_rule(context, consent_of("training_embeddings"), accepted=accept_removals)
+    made = EmbeddedImages(context, images, removals=rule)
     searched = context.weights.spaces(context.methods.training_spaces, versions)
     made.left_out = searched.left_out
     for name, space in searched.spaces.items():
@@ -262,14 +302,30 @@ def _embed_captions(
     return replace(captions, stated=stated | made)
 
 
-def _store_captions(context: PipelineContext, key: str, gallery_key: str, images: int) -> StoredCaptions:
+def _clear_vectors(context: PipelineContext, gallery_key: str) -> None:
+    """Remove the vectors of a gallery that has no image any more; whoever calls this has consent, or there
+    are none.
+    """
+    if not stored_tables(context, gallery_key):
+        return
+    from setr_lib.spaces.stored_galleries import clear, tables_of
+
+    for table in tables_of(context.gallery_store, gallery_key):
+        clear(context.gallery_store, table)
+
+
+def _store_captions(
+    context: PipelineContext, key: str, evaluated: EvaluationSet, images: int, rule: RemovalRule
+) -> StoredCaptions:
     """Index the captions of a gallery's images, where there are any."""
+    from setr_lib.benchmarks.image_captions import captions_file
     from setr_lib.datasets import load_image_captions
 
     captions = load_image_captions(context.settings, key)
     if captions is None:
         return StoredCaptions()
-    report = context.caption_store.write(context.caption_store.table_name(gallery_key), captions)
+    store, of_file = context.caption_store, captions_rule(rule, captions_file(evaluated))
+    report = store.write(store.table_name(evaluated.gallery_key), captions, of_file)
     without = images - report.rows
     done = "indexed now" if report.written else "kept"
     stated = {

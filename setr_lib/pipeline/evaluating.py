@@ -8,13 +8,14 @@ run which was stopped goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.trained_weights import CHAMPIONS, Versions
 from setr_lib.progress import Progress, silent
+from setr_lib.spaces.removals import RemovalRefusedError
 
 if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
@@ -30,15 +31,22 @@ class Evaluated:
         context: The context of these methods; that of the run where they are all of it.
         result: Rankings, metrics and comparisons; None where no method ranks the set.
         left_out: Why methods (by name) and re-ranked rows (by title) are not in it.
+        warnings: What of the image folders is not in the gallery, in sentences.
     """
 
     context: PipelineContext
     result: EvaluationResult | None
     left_out: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def evaluate(
-    run: RerankingRun, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
+    run: RerankingRun,
+    key: str,
+    progress: Progress = silent,
+    versions: Versions = CHAMPIONS,
+    *,
+    accept_removals: bool = False,
 ) -> Evaluated:
     """Rank, re-rank and measure one evaluation set by everything that settings configure and that works. A
     method or a re-ranker that fails is left out; where the default method is, another takes its place.
@@ -48,6 +56,7 @@ def evaluate(
         key: The evaluation set.
         progress: Told how far the models are.
         versions: Version by registered model of trained methods; the champion for one that is not named.
+        accept_removals: Whether any number of images that are gone may be removed from the vector store.
 
     Returns:
         Rankings, metrics and comparisons, and what is left out; all tables are stored.
@@ -58,12 +67,14 @@ def evaluate(
     from setr_lib.pipeline.evaluation import assess
     from setr_lib.tables import METRICS
 
-    read_set(run.context, key, progress)
-    context, left_out = _prepared(run.context, key, progress, versions)
+    warnings = read_set(run.context, key, progress, accept_removals=accept_removals)
+    context, left_out = _prepared(
+        run.context, key, lambda one: prepare(one, key, progress, versions, accept_removals=accept_removals)
+    )
     ranked, why = rank(context, key, progress, versions)
     left_out |= why
     if not ranked:
-        return Evaluated(context, None, left_out)
+        return Evaluated(context, None, left_out, warnings)
     context = _narrowed(context, ranked)
     run = run.under(context)
     if context.is_caption_proxy(key):
@@ -73,11 +84,11 @@ def evaluate(
         left_out |= {row.title: why for row, why in reranked.left_out.items()}
     result = assess(context, key)
     context.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
-    return Evaluated(context, result, left_out)
+    return Evaluated(context, result, left_out, warnings)
 
 
 def _prepared(
-    context: PipelineContext, key: str, progress: Progress, versions: Versions
+    context: PipelineContext, key: str, prepare_for: Callable[[PipelineContext], None]
 ) -> tuple[PipelineContext, dict[str, str]]:
     """Prepare a set for all methods, or for those that it can be prepared for: their context, and why others
     are left out, by name.
@@ -85,28 +96,30 @@ def _prepared(
     left_out: dict[str, str] = {}
     every = list(context.methods.configured)
     try:
-        prepare(context, key, progress, versions)
+        prepare_for(context)
+    except RemovalRefusedError:
+        raise  # a person is asked
     except SetrError as fault:
-        left_out = _cannot_prepare(context, key, every, progress, versions)
+        left_out = _cannot_prepare(context, every, prepare_for)
         if len(left_out) == len(every) and set(left_out.values()) == {str(fault)}:
             raise  # it is the set's own
         if len(left_out) == len(every):
             return context.narrowed([]), left_out
         context = context.narrowed(name for name in every if name not in left_out)
-        prepare(context, key, progress, versions)
+        prepare_for(context)
     suited = {method.name for method in context.methods.of(key)}
     unsuited = [name for name in context.methods.configured if name not in suited]
     return context, left_out | {name: _lacks(context, name) for name in unsuited}
 
 
 def _cannot_prepare(
-    context: PipelineContext, key: str, methods: Iterable[str], progress: Progress, versions: Versions
+    context: PipelineContext, methods: Iterable[str], prepare_for: Callable[[PipelineContext], None]
 ) -> dict[str, str]:
     """The methods that a set cannot be prepared for, each tried alone, and why."""
     left_out: dict[str, str] = {}
     for name in methods:
         try:
-            prepare(context.narrowed([name]), key, progress, versions)
+            prepare_for(context.narrowed([name]))
         except SetrError as error:
             left_out[name] = str(error)
     return left_out
@@ -127,27 +140,47 @@ def _narrowed(context: PipelineContext, methods: Iterable[str]) -> PipelineConte
     return context if names == set(context.methods.configured) else context.narrowed(names)
 
 
-def read_set(context: PipelineContext, key: str, progress: Progress = silent) -> None:
+def read_set(
+    context: PipelineContext, key: str, progress: Progress = silent, *, accept_removals: bool = False
+) -> list[str]:
     """Read the annotation files of an evaluation set, and inspect its images; both tables are stored.
 
     Args:
         context: Settings and tables.
         key: The evaluation set.
         progress: Told how many images are inspected.
+        accept_removals: As of :func:`evaluate`.
+
+    Returns:
+        What of the image folders is not in the gallery, in sentences.
 
     Raises:
         DatasetError: The files are missing or wrong.
+        RemovalRefusedError: So much of the gallery is gone that consent is needed.
     """
+    from setr_lib.datasets import DatasetError, load_gallery
     from setr_lib.pipeline.set_data import images_of, queries_of
     from setr_lib.tables import GALLERY, QUERIES
 
-    queries, images = queries_of(context, key), images_of(context, key, progress)
+    try:
+        queries = queries_of(context, key)
+    except DatasetError:
+        if load_gallery(context.settings, key).is_empty():  # the image folder is away: say that, not its ids
+            images_of(context, key, progress, accept_removals=accept_removals)
+        raise
+    images = images_of(context, key, progress, accept_removals=accept_removals)
     context.tables.write("queries", queries.frame, QUERIES, key, made_by=queries.record)
     context.tables.write("gallery_images", images.frame, GALLERY, key, made_by=images.record)
+    return images.warnings
 
 
 def prepare(
-    context: PipelineContext, key: str, progress: Progress = silent, versions: Versions = CHAMPIONS
+    context: PipelineContext,
+    key: str,
+    progress: Progress = silent,
+    versions: Versions = CHAMPIONS,
+    *,
+    accept_removals: bool = False,
 ) -> None:
     """Embed the gallery of an evaluation set, and make the generated texts that configured methods read.
 
@@ -156,6 +189,7 @@ def prepare(
         key: The evaluation set.
         progress: Told how many images are embedded and texts made.
         versions: Version by registered model of trained spaces.
+        accept_removals: As of :func:`evaluate`.
 
     Raises:
         SetrError: A model cannot be loaded, or a prompt is missing.
@@ -170,7 +204,7 @@ def prepare(
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
     tables = context.tables
-    embedded = embed_gallery(context, key, progress, versions=versions)
+    embedded = embed_gallery(context, key, progress, versions=versions, accept_removals=accept_removals)
     tables.write_record("gallery_embeddings", embedded.record, key)
     captions = captions_of_references(context, key, progress)
     tables.write("reference_captions", captions.frame, CAPTIONS, key, made_by=captions.record)

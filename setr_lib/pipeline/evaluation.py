@@ -139,6 +139,7 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
     """
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
+    from setr_lib.pipeline.faults import LISTED_BY_REPORTS, fault_lines
     from setr_lib.pipeline.learned import learned_lines
     from setr_lib.tables import CAPTIONS, COMPOSITIONS
 
@@ -171,7 +172,10 @@ def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> 
             shown=_shown(context),
             contact_sheet_queries=settings.evaluation.contact_sheet_queries,
             seed=settings.evaluation.seed,
-            notes=tuple(left_out_sentences(result.left_out)),
+            notes=(
+                *left_out_sentences(result.left_out),
+                *fault_lines(context, key, without=LISTED_BY_REPORTS),
+            ),
         ),
     )
 
@@ -414,7 +418,8 @@ def _comparisons(
             seed=options.seed,
         )
         value, low, high = (100 * float(part) for part in difference)
-        found.append(PairedDifference(a.title, b.title, metric, value, low, high))
+        queries = evaluations[a].per_query.filter(metric=metric).height
+        found.append(PairedDifference(a.title, b.title, metric, value, low, high, queries))
     return found
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import GalleryIndex
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.trained_weights import OpenSpace
+    from setr_lib.spaces.removals import RemovalRule
 
 _NAMED = 20
 """Galleries that a message names at most: some data sets have one for each query."""
@@ -32,6 +33,7 @@ class HeldGallery:
         images: Its GALLERY table.
         is_folder: Whether it is a folder that no data set of the settings names; it is then embedded here.
         hold_vectors: Whether vectors that were read stay in memory; else each reading is for one search.
+        removals: How much of a folder's stored vectors may be removed; by default a fifth without consent.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class HeldGallery:
         *,
         is_folder: bool = False,
         hold_vectors: bool = True,
+        removals: RemovalRule | None = None,
     ) -> None:
+        self.removals = removals
         self.context, self.evaluation_set, self.images = context, evaluation_set, images
         self.is_folder, self.hold_vectors = is_folder, hold_vectors
         self.files = picture_files(images)
@@ -115,6 +119,31 @@ class HeldGallery:
             self._ids[space.name] = self.context.gallery_store.ids(*self._tables[space.name])
         return self._ids[space.name]
 
+    def stale(self, space: OpenSpace, images: Sequence[str]) -> dict[str, str]:
+        """The images that are not any more what the gallery was made of; files are read, not decoded.
+
+        Args:
+            space: The embedding space that is searched.
+            images: Image ids.
+
+        Returns:
+            Why, by id, in their order: a file has changed or is gone, or the vector is of another picture
+            than the table of images names.
+        """
+        from setr_lib.datasets.images import changed_images
+        from setr_lib.pixels import picture_identity
+
+        table, version = self._tables[space.name]
+        embedded = self.context.gallery_store.identities(table, images, version)
+        changed, found = dict(changed_images([self.files[image] for image in images])), dict[str, str]()
+        for image in images:
+            file = self.files[image]
+            if file in changed:
+                found[image] = changed[file]
+            elif embedded.get(image) != picture_identity(file.fingerprint or "", file.pixels):
+                found[image] = "gallery_images was made again, and gallery_embeddings was not"
+        return found
+
     def nearest(
         self, space: OpenSpace, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
     ) -> pl.DataFrame:
@@ -146,7 +175,8 @@ class HeldGallery:
         """
         from setr_lib.pipeline.embedding import embed
 
-        report = embed(self.context, self.evaluation_set.gallery_key, self.images, space.model, progress)
+        key, removals = self.evaluation_set.gallery_key, self.removals
+        report = embed(self.context, key, self.images, space.model, progress, removals)
         self._found(space, report.table, report.version)
 
     def _found(self, space: OpenSpace, table: str, version: int) -> None:

@@ -39,25 +39,44 @@ class RerankedTable:
         rankings: A RANKINGS table.
         made_by: The re-ranker, its weights and the fusion.
         calls: How many pairs were scored, and how many of them now.
+        depth: How many candidates of a query are re-ranked.
     """
 
     row: Row
     rankings: pl.DataFrame
     made_by: RerankedRow
     calls: CallCounter
+    depth: int
+
+    @property
+    def not_judged(self) -> int:
+        """Pairs to re-rank that have no score: a picture cannot be read, or the model's processor refuses it,
+        or its tokenizer the query's text.
+        """
+        import polars as pl
+
+        from setr_lib.reranking.rerank import GALLERY_POOL
+
+        to_judge = (pl.col("pool") != GALLERY_POOL) | (pl.col("rank") <= self.depth)
+        left = self.rankings.filter(to_judge & pl.col("judge_score").is_null())
+        return left.select("query_id", "image_id").n_unique()
 
     @property
     def facts(self) -> dict[str, str | int]:
         """What a person may want to know of it, by name."""
         by, calls = self.made_by, self.calls
         facts = {"pairs": calls.total, "judged now": calls.new, "model": by.model}
-        return {**facts, **({"prompt": by.prompt} if by.prompt else {}), "fusion": by.fusion}
+        facts |= {"prompt": by.prompt} if by.prompt else {}
+        facts |= {"not judged": self.not_judged} if self.not_judged else {}
+        return {**facts, "fusion": by.fusion}
 
     @property
     def words(self) -> str:
         """How many pairs were scored, and the fusion, in a sentence."""
         calls = self.calls
         counted = f"{calls.total:,} pairs: {calls.new:,} judged now, {calls.kept or 0:,} kept"
+        if self.not_judged:
+            counted += f", {self.not_judged:,} without a score (a picture or text that cannot be used)"
         return f"{counted}; {self.made_by.fusion}"
 
 
@@ -229,7 +248,7 @@ class RerankingRun:
         by = made_by(row, reranker, fused)
         record = self._record(key, method, depth, [by])
         tables.write(tables.reranked(key, row), ranked, RANKINGS, made_by=record)
-        return RerankedTable(row, ranked, by, calls)
+        return RerankedTable(row, ranked, by, calls, depth)
 
     def leave_out(self, key: str) -> RerankedRecord:
         """Store that an evaluation set is not re-ranked: it has captions and no image to look at.

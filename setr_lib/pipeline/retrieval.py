@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
+from setr_lib.pipeline.faults import ranking_faults
 from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.storage import NotMadeYetError, named
 from setr_lib.pipeline.trained_weights import CHAMPIONS, NoWeightsError, OpenMethod, OpenSpace, Versions
@@ -313,6 +314,7 @@ def rank_set(
             found.rankings += _rank_by(key, chosen, queries, source, progress, faults)
             of_space = "" if space == DEFAULT_SPACE else f"{space}: "
             found.facts |= {f"{of_space}{name}": value for name, value in _facts(queries, source).items()}
+            found.faults.append(ranking_faults(queries))
     by_captions = [opened for opened in methods if ranks_captions(opened.method)]
     for space in dict.fromkeys(caption_space(opened.method) for opened in by_captions):
         chosen = [opened for opened in by_captions if caption_space(opened.method) == space]
@@ -387,6 +389,8 @@ class RankedSet:
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     """Why methods are left out, by name."""
+    faults: list[pl.DataFrame] = field(default_factory=list)
+    """What went wrong with single queries and texts, a ``tables.FAULTS`` frame for each embedding space."""
 
     @property
     def by_method(self) -> dict[str, pl.DataFrame]:
@@ -409,9 +413,15 @@ def store_rankings(context: PipelineContext, key: str, found: RankedSet) -> None
         key: The evaluation set.
         found: Its rankings.
     """
-    from setr_lib.tables import RANKINGS
+    import polars as pl
+
+    from setr_lib.pipeline.faults import RANKING
+    from setr_lib.tables import FAULTS, RANKINGS
 
     tables = context.tables
+    left_out = [("methods left out", name, why) for name, why in found.left_out.items()]
+    faults = pl.concat([pl.DataFrame(left_out, schema=FAULTS, orient="row"), *found.faults])
+    tables.write(RANKING, faults.unique(maintain_order=True), FAULTS, key)
     for name in found.left_out:
         tables.remove(tables.coarse(key, name))
     for made in found.rankings:

@@ -16,7 +16,7 @@ from setr_lib.errors import SetrError
 from setr_lib.files import read_json, write_json
 from setr_lib.pipeline.system_checks import option_faults, system_notices, system_options
 from setr_lib.pipeline.trained_system import TrainedSystem
-from setr_lib.progress import Progress
+from setr_lib.progress import Progress, silent
 from setr_lib.registry.system_model import ENCODER_TAG, PREPROCESSING_TAG, RECALL
 from setr_lib.settings import DEFAULT_SPACE, OPEN_CLIP, Settings, SettingsError
 from setr_lib.systems.bundle import FOLDER as SYSTEM
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from setr_lib.registry.system_bundle import EncoderReference
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.systems.bundle import StoredSystem, SystemRecord
-    from setr_lib.systems.data import Features, SystemData
+    from setr_lib.systems.data import SystemData
     from setr_lib.systems.models.system_model import SystemModel
     from setr_lib.systems.options import SystemOptions
     from setr_lib.systems.training import Lesson, SystemResult
@@ -233,12 +233,15 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             The lesson.
         """
         from setr_lib.pipeline.system_data import mined_negatives
+        from setr_lib.systems.data import without_images
         from setr_lib.systems.training import Lesson
 
-        data, rows, model = self.data, self.rows, self.untrained()
+        model = self.untrained()
         stored = self._stored(model, progress)
+        data, rows = stored.data, without_images(self.rows, stored.failed)
         known = read_json(folder / _NEGATIVES) if folder else None
-        if known is None or known["run"] != self.digest():
+        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
+        if known is None or known["run"] != self.digest() or not is_of_these:
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
             known = {"run": self.digest(), "ids": ids}
             if folder:
@@ -257,12 +260,13 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         """Log the system, a reference to its encoder, and held-out queries with their vectors."""
         from setr_lib.registry.system_model import LoggedSystem, log_system
 
+        measured = self._stored(self.untrained()).data  # what could be embedded, and so was ranked
         logged = LoggedSystem(
             record=self.record(),
             result=result,
             reference=_reference(self.context.settings, self.encoder, self.options.encoder),
-            held_out=self.data.held_out,
-            held_out_digest=self.data.held_out_digest,
+            held_out=measured.held_out,
+            held_out_digest=measured.held_out_digest,
             examples=self._examples(result),
             tags={SOURCE_TAG: self.data.source, "setr.triplets_digest": self.data.digest},
         )
@@ -274,7 +278,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         from setr_lib.systems.held_out import held_out_ranks, recall
 
         model = load_system(artifacts[SYSTEM], self.encoder)
-        return recall(held_out_ranks(model, self.data, self._features(model, progress), progress))
+        stored = self._stored(model, progress)
+        return recall(held_out_ranks(model, stored.data, stored.features, progress))
 
     def compared(self, artifacts: Mapping[str, Path], champion: Mapping[str, Path]) -> str:
         """The paired difference of the two, where both were ranked on the same held-out triplets."""
@@ -295,10 +300,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             f"({len(result.ranks):,} triplets, {result.gallery:,} images)"
         )
 
-    def _features(self, model: SystemModel, progress: Progress) -> Features:
-        return self._stored(model, progress).features
-
-    def _stored(self, model: SystemModel, progress: Progress) -> StoredFeatures:
+    def _stored(self, model: SystemModel, progress: Progress = silent) -> StoredFeatures:
         from setr_lib.pipeline.system_data import features_of_data
 
         return features_of_data(self.context, self.data, self.encoder, model.reads, progress)
@@ -325,8 +327,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
         model = self.untrained()
         model.load_state_dict(load_file(result.folder / WEIGHTS), strict=True)
-        features = self._features(model, lambda *_: None)
-        chosen = self.data.held_out.head(_EXAMPLES)
+        stored = self._stored(model)
+        features, chosen = stored.features, stored.data.held_out.head(_EXAMPLES)
         references, texts = chosen["reference_id"].to_list(), chosen["modification"].to_list()
         return example_frame(
             [as_picture_file(features.paths[image]).content_as_shown() for image in references],
@@ -357,6 +359,8 @@ def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
         for column in ("rank", "rank_champion")
     )
     found = paired_difference(first, second, RECALL.name)
+    if found.has_no_width and not found.difference:
+        return f"; paired on {both.height:,} triplets: no difference was seen"
     return (
         f"; paired on {both.height:,} triplets: {100 * found.difference:+.1f} points "
         f"({100 * found.low:+.1f} to {100 * found.high:+.1f}, 95 % interval)"

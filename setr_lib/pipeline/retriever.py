@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 import tempfile
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
+    from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.reranking import OpenReranker, WantedReranker
     from setr_lib.pipeline.trained_weights import OpenMethod, OpenSpace
     from setr_lib.pixel_rules import PixelRules
     from setr_lib.pixels import PictureFile
+    from setr_lib.spaces.removals import RemovalRule
     from setr_lib.spaces.space import EmbeddingSpace
+
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class SearchResult:
         method_version: The registered version of the method's weights, or of the space that it searches,
             where they are trained.
         is_cosine: Whether stage 1's scores are cosines, or as small.
+        cut: Texts of the query that were longer than the text encoder reads, and lost their end.
         files: The file of each image of the gallery, by id, with its fingerprint and how it is read.
         stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
             its scores are those of the earlier one, and it was not scored now.
@@ -86,6 +93,7 @@ class SearchResult:
     is_logit: bool = True
     method_version: str | None = None
     is_cosine: bool = True
+    cut: tuple[str, ...] = ()
     files: Mapping[str, PictureFile] = field(default_factory=dict)
     stale: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,10 +132,13 @@ class Retriever:
         progress: Progress = silent,
         *,
         hold_vectors: bool = True,
+        accept_removals: bool = False,
+        outside_links: bool = False,
     ) -> Retriever:
         """A retriever over all images below a folder.
 
-        Vectors are kept in the storage root: only new and changed images are embedded.
+        Vectors are kept in the storage root: only new and changed images are embedded. What of the folder is
+        no part of the gallery (links elsewhere, files that are not read) is told in a warning of the log.
 
         Args:
             folder: The gallery.
@@ -135,26 +146,31 @@ class Retriever:
                 folder upwards) and the environment.
             progress: Told how many images are inspected and embedded.
             hold_vectors: Whether the gallery's vectors are held in memory, for many searches; see the class.
+            accept_removals: Whether the vectors of any number of images that are gone are removed; without
+                it, of a fifth at most.
+            outside_links: Whether links to folders are followed that end outside of ``folder``.
 
         Returns:
             The retriever.
 
         Raises:
-            SetrError: The folder has no readable image, or a model cannot be loaded.
+            SetrError: The folder has no readable image or cannot be listed, a model cannot be loaded, or so
+                many images are gone that ``accept_removals`` is needed.
         """
-        from setr_lib.datasets import evaluation_set, inspect_gallery, load_gallery
+        from setr_lib.datasets import evaluation_set
+        from setr_lib.pipeline.removals import folder_rule
 
         root, settings = _expanded(folder).absolute(), settings or load_settings()
         if not root.is_dir():
             raise SetrError(f"{folder}: there is no such folder")
-        name = _gallery_name(root)
-        listed = settings.model_copy(update={"datasets": {name: DatasetSettings(kind="folder", root=root)}})
-        found = evaluation_set(listed, name)
-        images = inspect_gallery(load_gallery(listed, name), progress, found.pixels)
-        if images.filter(status="ok").is_empty():
-            raise SetrError(f"{folder}: none of its {images.height} files can be read as an image")
-        context = pipeline_context(settings)
-        gallery = HeldGallery(context, found, images, is_folder=True, hold_vectors=hold_vectors)
+        name, context = _gallery_name(root), pipeline_context(settings)
+        dataset = DatasetSettings(kind="folder", root=root, outside_links=outside_links)
+        found = evaluation_set(settings.model_copy(update={"datasets": {name: dataset}}), name)
+        rule = folder_rule(settings, root, accepted=accept_removals)
+        images = _folder_images(context, found, rule, progress)
+        gallery = HeldGallery(
+            context, found, images, is_folder=True, hold_vectors=hold_vectors, removals=rule
+        )
         gallery.embed(context.weights.space(context.methods.get(settings.coarse.default).space), progress)
         return cls(gallery)
 
@@ -272,8 +288,9 @@ class Retriever:
             version=opened.version if opened else None,
             is_logit=opened is None or opened.scorer.is_logit,
             is_cosine=method.is_cosine,
+            cut=tuple(encoded.queries.encode.cut),
             files=self.gallery.files,
-            stale=_stale(coarse, self.gallery.files),
+            stale=self.gallery.stale(space, coarse["image_id"].to_list()),
         )
 
     def _encoded(
@@ -290,6 +307,7 @@ class Retriever:
         from setr_lib.methods.inputs import GalleryIndex
         from setr_lib.pipeline.texts import texts_for
         from setr_lib.pixels import picture_files
+        from setr_lib.spaces.taken_images import embed_image
 
         kind = self.gallery.evaluation_set.kind
         texts = texts_for(
@@ -303,9 +321,7 @@ class Retriever:
             space=space,
             texts=texts,
             center_texts=self.center_texts or None,
-            reference_vectors=space.embed_preprocessed(
-                [space.preprocess(file.read()) for file in picture_files(query.reference).values()]
-            ),
+            reference_vectors=embed_image(space, next(iter(picture_files(query.reference).values())).read()),
             benchmark=self.gallery.evaluation_set.benchmark,
             references=query.reference,
         )
@@ -366,14 +382,6 @@ def _hits(ranking: pl.DataFrame, paths: Mapping[str, str], k: int) -> list[Hit]:
     ]
 
 
-def _stale(coarse: pl.DataFrame, files: Mapping[str, PictureFile]) -> dict[str, str]:
-    """Why candidates are not what the gallery was made of, by id; their files are read, not decoded."""
-    from setr_lib.datasets.images import changed_images
-
-    named = {files[image]: image for image in coarse["image_id"]}
-    return {named[file]: why for file, why in changed_images([*named])}
-
-
 _QUERY, _REFERENCE = "search", "(reference)"
 
 
@@ -387,6 +395,31 @@ class _Query:
     @property
     def fingerprint(self) -> str:
         return self.reference.item(0, "fingerprint")
+
+
+def _folder_images(
+    context: PipelineContext, found: EvaluationSet, rule: RemovalRule, progress: Progress
+) -> pl.DataFrame:
+    """The images of a folder, a GALLERY table; what is no part of it is told in the log.
+
+    Raises:
+        SetrError: None can be read, the folder cannot be listed, or too many are gone.
+    """
+    from setr_lib.benchmarks.folder_gallery import gallery_listing
+    from setr_lib.benchmarks.loading import read_gallery
+    from setr_lib.datasets import inspect_gallery
+    from setr_lib.pipeline.removals import check_gallery
+
+    listing = gallery_listing(found)
+    images = inspect_gallery(read_gallery(found), progress, found.pixels)
+    check_gallery(context, found.gallery_key, images, rule, [listing] if listing else [])
+    told = [] if listing is None else [*listing.faults, *listing.notes]
+    if images.filter(status="ok").is_empty():
+        none = f"{found.root}: none of its {images.height} files can be read as an image"
+        raise SetrError("; ".join([none, *told]))
+    for sentence in told:
+        _LOG.warning(sentence)
+    return images
 
 
 def _query(text: str, reference: pl.DataFrame) -> _Query:

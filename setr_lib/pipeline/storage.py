@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
+from setr_lib.pipeline.present_paths import with_present_paths
 from setr_lib.records import Record
 from setr_lib.settings import Settings
 
@@ -164,7 +165,7 @@ class Tables:
             earlier: Gives a table that an earlier version of SETR wrote today's columns.
 
         Returns:
-            The table.
+            The table. Paths of images that it names in an earlier place of the project are those of today.
 
         Raises:
             NotMadeYetError: There is none yet; the message names the asset.
@@ -184,7 +185,8 @@ class Tables:
         frame = earlier(frame) if earlier else frame
         if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
             frame = frame.with_columns(pixels=pl.lit(""))
-        return conform(frame, schema, named(asset, partition))
+        table = conform(frame, schema, named(asset, partition))
+        return with_present_paths(table, self.settings) if "path" in schema else table
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
         """Store what made a result (digests, versions, settings) as JSON beside its table.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setr_lib.pipeline.embedding import TRAINING, embed
+from setr_lib.pipeline.removals import training_rule
 from setr_lib.progress import Progress, silent
 from setr_lib.records import TripletsRecord
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from setr_lib.systems.options import SystemOptions
     from setr_lib.training.trained_on import TrainedOn
 
+_LOG = logging.getLogger(__name__)
 ASSET = "training_triplets"
 _IMAGES = "training_triplets_images"
 
@@ -33,11 +36,16 @@ class StoredFeatures:
         features: Gives them by image id.
         table: The LanceDB table of the images' vectors in the encoder's space.
         version: Its version.
+        data: The source's triplets and images, less those of images that cannot be read any more, or that the
+            encoder's preprocessing refuses.
+        failed: What is wrong with these images, by id.
     """
 
     features: Features
     table: str
     version: int
+    data: SystemData
+    failed: Mapping[str, str]
 
 
 def make_triplets(context: PipelineContext, source: str, progress: Progress = silent) -> SystemData:
@@ -115,11 +123,24 @@ def features_of_data(
     from setr_lib.systems.data import Features
     from setr_lib.systems.options import SYNTHESISED
 
-    key = TRAINING if data.source == SYNTHESISED else f"train-{data.source}"
-    report = embed(context, key, data.images, encoder, progress)
+    is_synthesised = data.source == SYNTHESISED
+    key = TRAINING if is_synthesised else f"train-{data.source}"
+    consent = f"delete the folders {key}--*.lance in {context.settings.lancedb_uri}"
+    rule = training_rule(context, consent, None if is_synthesised else data.source)
+    report = embed(context, key, data.images, encoder, progress, rule)
     ids, vectors = context.gallery_store.read(report.table, report.version)
     features = Features(encoder, picture_files(data.images), ids, vectors, frozenset(reads))
-    return StoredFeatures(features, report.table, report.version)
+    failed = {image.image_id: image.reason for image in report.failed}
+    usable = data.without(failed)
+    if failed:
+        _LOG.warning(
+            "%s: %d images cannot be embedded, %d triplets are left out; the first: %s",
+            data.source,
+            len(failed),
+            data.triplets.height - usable.triplets.height,
+            next(iter(failed.values())),
+        )
+    return StoredFeatures(features, report.table, report.version, usable.measurable(), failed)
 
 
 def mined_negatives(

@@ -47,8 +47,8 @@ class Place:
             what: The model, for messages: ``"base model qwen@0a1b"``.
             variable: The environment variable that names another place.
             key: The key of MLflow's ``model_config`` that does.
-            override: What a caller names; it comes first, the variable second, where the model was
-                recorded to be last.
+            override: What a caller names; it comes first, the variable second. Then it is looked for below
+                the folder of the package, where it was recorded, and below the current folder.
 
         Returns:
             What to load.
@@ -62,9 +62,9 @@ class Place:
                 return _existing(named, where)
         if self.path is None:
             return self.name
-        tried = [Path(self.path)]
-        if self.relative is not None:
-            tried += [_package_home() / self.relative, Path.cwd() / self.relative]
+        # In a copied checkout, its own files come before those of the checkout that it was copied from.
+        below = [] if self.relative is None else [_package_home() / self.relative, Path.cwd() / self.relative]
+        tried = [*below[:1], Path(self.path), *below[1:]]
         for folder in tried:
             if folder.is_dir():
                 return str(folder)

@@ -9,7 +9,7 @@ from mlflow.pyfunc.model import PythonModel  # noqa: TID253
 
 
 class Reranker(PythonModel):
-    """A re-ranker of pairs: columns reference, modification, candidate in; score and p_yes out.
+    """A re-ranker of pairs: columns reference, modification, candidate in; score, p_yes and error out.
 
     See ``setr_lib.registry.serving``.
     """
@@ -25,7 +25,9 @@ class Reranker(PythonModel):
         self, context, model_input: pd.DataFrame, params=None
     ):
         """Score the pairs of a data frame."""
-        return self.scorer.predict(model_input)
+        from setr_lib.registry.request_cells import with_nulls
+
+        return with_nulls(self.scorer.predict(model_input))
 
 
 set_model(Reranker())

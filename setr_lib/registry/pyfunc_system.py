@@ -9,7 +9,8 @@ from mlflow.pyfunc.model import PythonModel  # noqa: TID253
 
 
 class QueryEncoder(PythonModel):
-    """The query side of a trained retrieval system: columns reference, modification in; vector out.
+    """The query side of a trained retrieval system: columns reference, modification in; vector and
+    error out.
 
     See ``setr_lib.registry.system_serving``.
     """
@@ -25,7 +26,9 @@ class QueryEncoder(PythonModel):
         self, context, model_input: pd.DataFrame, params=None
     ):
         """Encode the queries of a data frame."""
-        return self.scorer.predict(model_input)
+        from setr_lib.registry.request_cells import with_nulls
+
+        return with_nulls(self.scorer.predict(model_input))
 
 
 set_model(QueryEncoder())

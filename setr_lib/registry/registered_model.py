@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.fetched import fetched, local_folder, parts
+from setr_lib.registry.fetched import fetched, local_folder, whole
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import RUN_TAG
@@ -164,7 +164,9 @@ class RegisteredModel:
             if known is not None:
                 return known.version
             self._create()
-            with self._registry.as_default():  # the store looks the model up through MLflow's global URI
+            with (
+                self._registry.as_default()
+            ):  # the store looks the model up through MLflow's global addresses
                 created = self._registry.client.create_model_version(
                     self.name, source=model_uri, run_id=logged.source_run_id, model_id=model_id, tags=told
                 )
@@ -225,11 +227,14 @@ class RegisteredModel:
             The folders by name.
 
         Raises:
-            RegistryError: There is no such version, or its store lacks one of the folders.
+            RegistryError: There is no such version, or its store lacks one of the folders, or they cannot be
+                fetched as a whole.
         """
         info = self.version(version)
         location = local_folder(self._registry, info)
-        return fetched(self._registry, self.name, info, names) if location is None else parts(location, names)
+        if location is None:
+            return fetched(self._registry, self.name, info, names)
+        return whole(location, self.name, info, names)
 
     def _create(self) -> None:
         from mlflow.exceptions import MlflowException

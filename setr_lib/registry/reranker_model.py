@@ -11,6 +11,7 @@ from setr_lib.models.multimodal import Picture
 from setr_lib.registry.bundle import BaseReference, write_bundle
 from setr_lib.registry.registered_model import HELD_OUT_TAG
 from setr_lib.registry.runs import RUN_TAG, PyfuncModel, TrainingRun, pinned_requirements
+from setr_lib.registry.serving import CONFIG_KEYS
 from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.texts.prompts import PromptTemplate
 
@@ -65,10 +66,11 @@ def log_adapter(
             name="reranker",
             code=Path(__file__).with_name("pyfunc_reranker.py"),
             artifacts=bundle,
-            signature=_signature(),
+            signature=signature(),
             requirements=pinned_requirements(_REQUIREMENTS),
             tags=_tags(result, reference),
             params={"base_model": reference.id},
+            config_keys=CONFIG_KEYS,
         )
         return run.log_model(model, result.steps)
 
@@ -87,18 +89,30 @@ def _tags(result: AdapterResult, reference: BaseReference) -> dict[str, str]:
     }
 
 
-def _signature() -> ModelSignature:
+def signature() -> ModelSignature:
+    """What MLflow says of the model's columns.
+
+    Returns:
+        The columns of a request and of an answer; those of an answer may be null.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
-    # Images are bytes, or paths under the configured roots: the one type that lets both through is "any".
+    # Images are bytes, their base64, or paths under the configured roots: the one type that lets all of them
+    # through is "any". It also lets nulls and wrong values through, which are their own row's errors then.
     return ModelSignature(
         inputs=Schema(
             [
                 ColSpec(AnyType(), "reference"),
-                ColSpec(DataType.string, "modification"),
+                ColSpec(AnyType(), "modification"),
                 ColSpec(AnyType(), "candidate"),
             ]
         ),
-        outputs=Schema([ColSpec(DataType.double, "score"), ColSpec(DataType.double, "p_yes")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.double, "score", required=False),
+                ColSpec(DataType.double, "p_yes", required=False),
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
     )

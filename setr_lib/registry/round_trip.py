@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from setr_lib.registry.request_cells import LIMITS, variable_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -68,7 +70,13 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
         The report.
     """
     started = time.monotonic()
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    limits = {variable_of(limit) for limit in LIMITS}  # of requests: the examples are no request
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in limits},
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_REGISTRY_URI": tracking_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:
         try:
             done = subprocess.run(

@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.escaping import visible
+
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
     from mlflow.models import ModelSignature
@@ -39,6 +41,7 @@ class PyfuncModel:
         requirements: Distributions without which it does not load, pinned.
         tags: ``setr.run``, the held-out measure, and what makes versions comparable; versions get them too.
         params: Shown by MLflow beside the model.
+        config_keys: What ``load_model(..., model_config={...})`` may set; MLflow ignores other keys.
     """
 
     name: str
@@ -48,6 +51,7 @@ class PyfuncModel:
     requirements: Sequence[str]
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    config_keys: Sequence[str] = ()
 
 
 class TrainingRun:
@@ -114,7 +118,7 @@ class TrainingRun:
             self._experiment_id,
             name=model.name,
             source_run_id=self.run_id,
-            tags=dict(tags),
+            tags={key: visible(value) for key, value in tags.items()},
             params=dict(model.params),
         )
         with self._registry.as_default(), warnings.catch_warnings():
@@ -130,6 +134,7 @@ class TrainingRun:
                 artifacts={name: str(path) for name, path in artifacts.items()},
                 signature=model.signature,
                 pip_requirements=list(model.requirements),
+                model_config=dict.fromkeys(model.config_keys) or None,
             )
         return str(logged.model_uri)
 
@@ -165,7 +170,9 @@ class TrainingRuns:
         client, experiment_id = self._registry.client, self._registry.found_experiment().experiment_id
         self._end_killed(experiment_id, (tags or {}).get(RUN_TAG))
         created = client.create_run(
-            experiment_id, run_name=name, tags={key: str(value) for key, value in (tags or {}).items()}
+            experiment_id,
+            run_name=name,
+            tags={key: visible(str(value)) for key, value in (tags or {}).items()},
         )
         run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"
@@ -173,7 +180,7 @@ class TrainingRuns:
             if trained_on is not None:
                 client.log_inputs(run.run_id, datasets=_data_inputs(trained_on))
             for key, value in params.items():
-                client.log_param(run.run_id, key, value)
+                client.log_param(run.run_id, key, visible(value) if isinstance(value, str) else value)
             yield run
             status = "FINISHED"
         finally:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.registry.errors import RegistryError
+from setr_lib.files import sqlite_path
+from setr_lib.registry import database
+from setr_lib.registry.errors import RegistryError, first_line
+from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.registry.runs import TrainingRuns
@@ -24,7 +28,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-_SQLITE = "sqlite:///"
+_SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "file", "")
+"""Kinds of stores that know themselves where artifacts go; a database does not."""
+_GLOBALS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_globals = threading.RLock()
+_logger = logging.getLogger(__name__)
 
 
 class MlflowRegistry:
@@ -67,28 +75,27 @@ class MlflowRegistry:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            for noisy in ("mlflow.store.db.utils", "alembic"):
+            for noisy in ("mlflow.store.db.utils", "mlflow.store.artifact.artifact_repo", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
-            with self.locked():
-                try:
+            self._settle()
+            # Nothing is left to be made in a file that is settled: who may only read it can look it up.
+            only_one = self.locked() if self.database is None else nullcontext()
+            try:
+                with only_one:
                     client = MlflowClient(self.tracking_uri, self.tracking_uri)
-                    if client.get_experiment_by_name(self.experiment) is None:
-                        location = (self.artifact_root / self.experiment).resolve()
-                        # A server keeps artifacts where it was told to; only a local store needs a folder.
-                        client.create_experiment(
-                            self.experiment, location.as_uri() if self._database is not None else None
-                        )
-                except MlflowException as error:
-                    raise RegistryError(
-                        f"registry.tracking_uri = {self.tracking_uri!r}: {error}; for a local store of an "
-                        "older MLflow run `mlflow db upgrade` with this URI"
-                    ) from error
+                if client.get_experiment_by_name(self.experiment) is None:
+                    with self.locked():
+                        self._create_experiment(client)
+            except MlflowException as error:
+                raise RegistryError(
+                    f"registry.tracking_uri = {self.tracking_uri!r}: {first_line(error)}"
+                ) from error
             self._client = client
         return self._client
 
     def exists(self) -> bool:
         """Whether there is a store to look into; never creates one."""
-        return self._database is None or self._database.is_file()
+        return self.database is None or self.database.is_file()
 
     @property
     def runs(self) -> TrainingRuns:
@@ -115,6 +122,7 @@ class MlflowRegistry:
         Returns:
             The report; without problems, the model may be registered.
         """
+        _ = self.client  # a moved store is put right before another process reads it
         return check_in_fresh_process(model_uri, self.tracking_uri)
 
     def found_experiment(self) -> Experiment:
@@ -135,30 +143,74 @@ class MlflowRegistry:
         Args:
             what: What the lock is for; locks of different names do not wait for each other. By default it is
                 that of the store's first creation. It must not be entered twice by one thread.
+
+        Raises:
+            RegistryError: The folder of the lock cannot be written to.
         """
-        beside = self._database or self.artifact_root / "registry"
-        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.database or self.artifact_root / "registry"
         name = ".".join(part for part in (beside.name, what, "lock") if part)
-        with beside.with_name(name).open("w") as lock:
+        try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            lock = beside.with_name(name).open("w")
+        except OSError as error:
+            raise RegistryError(
+                f"{error.filename}: cannot be written ({error.strerror}): MLflow's store needs a folder that "
+                "you may write to; name another in [storage] root"
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def as_default(self) -> Iterator[None]:
-        """Some of MLflow goes through its global URI: it is this store's in the block, and put back
-        afterwards.
+        """Some of MLflow goes through its global addresses: both are this store's in the block, one thread at
+        a time, and are put back afterwards.
         """
         import mlflow
+        import mlflow.tracking._model_registry.utils as registry
+        import mlflow.tracking._tracking_service.utils as tracking
 
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self.tracking_uri)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(before)
+        with _globals:
+            # Not what MLflow would fall back to: to set that would name a store in the current folder.
+            stated = tracking._tracking_uri, registry._registry_uri
+            variables = {name: os.environ.get(name) for name in _GLOBALS}
+            mlflow.set_tracking_uri(self.tracking_uri)
+            mlflow.set_registry_uri(self.tracking_uri)
+            try:
+                yield
+            finally:
+                mlflow.set_tracking_uri(stated[0])  # pyright: ignore[reportArgumentType] - None unsets it
+                mlflow.set_registry_uri(stated[1])  # pyright: ignore[reportArgumentType]
+                for name, value in variables.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
 
     @property
-    def _database(self) -> Path | None:
-        if not self.tracking_uri.startswith(_SQLITE):
-            return None
-        return Path(self.tracking_uri.removeprefix(_SQLITE))
+    def database(self) -> Path | None:
+        """The SQLite file of a local store; None for another."""
+        return sqlite_path(self.tracking_uri)
+
+    def _settle(self) -> None:
+        """Make a local store where there is none, and have it say where artifacts are today.
+
+        Only a store beside its artifacts is changed: one that several projects use is none of theirs.
+        """
+        file = self.database
+        if file is None:
+            return
+        if database.look(file).state != "whole":
+            with self.locked():
+                database.prepare(file, self.artifact_root, self.experiment)
+        done = relocate_own(file, self.artifact_root)
+        if done.before is not None:
+            _logger.info("%s: %d locations were below %s", file, done.changed, done.before)
+
+    def _create_experiment(self, client: MlflowClient) -> None:
+        if client.get_experiment_by_name(self.experiment) is not None:
+            return  # another process has made it meanwhile
+        # A server keeps artifacts where it was told to; a database would take the current folder.
+        scheme = self.tracking_uri.partition(":")[0] if ":" in self.tracking_uri else ""
+        location = (self.artifact_root / self.experiment).resolve().as_uri()
+        client.create_experiment(self.experiment, None if scheme in _SERVERS else location)

@@ -71,6 +71,7 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
         The logged model's URI (``models:/m-...``).
     """
     from setr_lib.registry.system_bundle import write_system_bundle
+    from setr_lib.registry.system_serving import CONFIG_KEYS
 
     result = system.result
     final = {
@@ -88,7 +89,7 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
             name=system.record.system,
             code=Path(__file__).with_name("pyfunc_system.py"),
             artifacts=bundle,
-            signature=_signature(),
+            signature=signature(),
             requirements=pinned_requirements(_REQUIREMENTS),
             tags={
                 RUN_TAG: result.run,
@@ -100,15 +101,27 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
                 **system.tags,
             },
             params={"encoder": system.record.encoder_id, "system": system.record.system},
+            config_keys=CONFIG_KEYS,
         )
         return run.log_model(model, result.steps)
 
 
-def _signature() -> ModelSignature:
+def signature() -> ModelSignature:
+    """What MLflow says of the model's columns.
+
+    Returns:
+        The columns of a request and of an answer; those of an answer may be null.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "reference"), ColSpec(DataType.string, "modification")]),
-        outputs=Schema([ColSpec(Array(DataType.double), "vector")]),
+        # "Any" lets nulls and wrong values through: they are their own row's errors, not the request's.
+        inputs=Schema([ColSpec(AnyType(), "reference"), ColSpec(AnyType(), "modification")]),
+        outputs=Schema(
+            [
+                ColSpec(Array(DataType.double), "vector", required=False),
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
     )

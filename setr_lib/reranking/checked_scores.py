@@ -1,19 +1,25 @@
-"""Scores of a batch as a re-ranker gives them, checked: one finite number per candidate, unreadable images
-left out.
+"""Scores of a batch as a re-ranker gives them, checked: one finite number per candidate; images that cannot
+be read, or that its processor refuses, are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import io
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from setr_lib.errors import told_as
-from setr_lib.models.multimodal import Picture, PictureError
+from setr_lib.hashing import fingerprint_bytes
+from setr_lib.models.multimodal import Picture, PictureError, RefusedTextError
+from setr_lib.models.refusals import CONTROL_TEXT, control_image, may_be_a_refusal, reason_of
 from setr_lib.reranking.reranker import JudgedQuery, Reranker, RerankerError
 from setr_lib.reranking.scorer import ScoreError
 
+_LOG = logging.getLogger(__name__)
 _FINITE = "a re-ranker gives finite numbers"
 
 
@@ -34,9 +40,102 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
     """
     try:
         return _scores(reranker, queries)
-    except PictureError:
-        one_query = _list_without_unreadable if reranker.listwise else _one_by_one
-        return [one_query(reranker, query) for query in queries]
+    except PictureError as error:
+        if error.about([p for query in queries for p in (query.reference, *query.candidates)]):
+            return _without(reranker, queries, error.refused)
+    except (RerankerError, RefusedTextError) as error:
+        refused = _refused_by(reranker, queries, error)
+        if not refused.any:
+            raise
+        return _without(reranker, queries, refused.pictures, refused.queries)
+    one_query = _list_without_unreadable if reranker.listwise else _one_by_one
+    return [one_query(reranker, query) for query in queries]
+
+
+def _without(
+    reranker: Reranker,
+    queries: Sequence[JudgedQuery],
+    pictures: Mapping[str, str],
+    texts: Mapping[int, str] | None = None,
+) -> list[np.ndarray]:
+    """The scores of a batch less some pictures (reasons by identity) and some queries (by index)."""
+    for reason in (*pictures.values(), *(texts or {}).values()):
+        _warn_once(f"re-ranker {reranker.name!r}: {reason}; it is left out")
+    left: dict[int, list[int]] = {}
+    for number, query in enumerate(queries):
+        if number not in (texts or {}) and query.reference.identity not in pictures:
+            taken = [i for i, found in enumerate(query.candidates) if found.identity not in pictures]
+            if taken:
+                left[number] = taken
+    rest = [
+        replace(queries[number], candidates=tuple(queries[number].candidates[i] for i in taken))
+        for number, taken in left.items()
+    ]
+    made = dict(zip(left, checked_scores(reranker, rest) if rest else [], strict=True))
+    return [
+        _spread(made.get(number, np.empty(0, dtype=np.float32)), left.get(number, []), query)
+        for number, query in enumerate(queries)
+    ]
+
+
+@lru_cache(maxsize=10_000)
+def _warn_once(words: str) -> None:
+    """A picture is among the candidates of many queries: it is named once."""
+    _LOG.warning(words)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    pictures: Mapping[str, str]
+    """Reasons by identity."""
+    queries: Mapping[int, str]
+    """Reasons by index: of those whose reference or text is refused."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.pictures or self.queries)
+
+
+def _refused_by(
+    reranker: Reranker, queries: Sequence[JudgedQuery], error: RerankerError | RefusedTextError
+) -> _Refused:
+    """What a re-ranker refuses, where its code raised an exception and does not for plain pictures and a
+    plain text: each query is tried with a plain candidate, and each candidate with a plain query.
+    """
+    nothing, cause = _Refused({}, {}), error.__cause__
+    if isinstance(error, RerankerError) and (cause is None or not may_be_a_refusal(cause)):
+        return nothing
+    plain = _control_picture()
+    if _raised(reranker, JudgedQuery(plain, CONTROL_TEXT, (plain,))):
+        return nothing
+    of_queries: dict[int, str] = {}
+    for number, query in enumerate(queries):
+        if reason := _raised(reranker, replace(query, candidates=(plain,))):
+            of_queries[number] = f"the query {query.modification[:80]!r} is refused ({reason})"
+    pictures: dict[str, str] = {}
+    shown = {p.identity: p for n, q in enumerate(queries) if n not in of_queries for p in q.candidates}
+    for identity, picture in shown.items():
+        if reason := _raised(reranker, JudgedQuery(plain, CONTROL_TEXT, (picture,))):
+            pictures[identity] = f"{picture.name} is refused ({reason})"
+    return _Refused(pictures, of_queries)
+
+
+def _raised(reranker: Reranker, query: JudgedQuery) -> str | None:
+    """What a re-ranker raises for one query; None where it scores it."""
+    try:
+        _scores(reranker, [query])
+    except (RerankerError, PictureError, RefusedTextError) as error:
+        return reason_of(error.__cause__ or error)
+    except ScoreError:
+        return None
+    return None
+
+
+@lru_cache(maxsize=1)
+def _control_picture() -> Picture:
+    file = io.BytesIO()
+    control_image().save(file, "PNG")
+    return Picture(fingerprint_bytes(file.getvalue()), file.getvalue())
 
 
 def _scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from setr_lib.errors import SetrError
 from setr_lib.models.multimodal import Picture
 from setr_lib.pixels import picture_files
 from setr_lib.progress import Progress, silent
+from setr_lib.reranking.checked_scores import checked_scores
 from setr_lib.reranking.scorer import JudgedQuery, batches_of_queries
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 
@@ -97,7 +98,8 @@ def judge_pair_frame(
         what: What progress calls them.
 
     Returns:
-        ``float32[pairs]``: logit(Yes) - logit(No) of each row, in order.
+        ``float32[pairs]``: logit(Yes) - logit(No) of each row, in order; NaN where an image cannot be read
+        or the model's processor refuses it.
 
     Raises:
         HeldOutError: A pair names an image that ``pictures`` lacks.
@@ -118,7 +120,7 @@ def judge_pair_frame(
     made: list[NDArray[np.float32]] = []
     done = 0
     for batch in batches_of_queries(queries, judge.model.pair_batch_size):
-        made += judge.score(batch)
+        made += checked_scores(judge, batch)
         done += sum(len(query.candidates) for query in batch)
         progress(done, pairs.height, what)
     scores = np.empty(pairs.height, dtype=np.float32)
@@ -151,7 +153,8 @@ def measure(pairs: pl.DataFrame, scores: NDArray[np.floating]) -> HeldOutReport:
 
     Args:
         pairs: A PAIRS frame.
-        scores: ``float[pairs]``: logit(Yes) - logit(No), one per row.
+        scores: ``float[pairs]``: logit(Yes) - logit(No), one per row; a pair without one (NaN: an image that
+            cannot be judged) is left out.
 
     Returns:
         AUC and accuracy, overall and per kind of negative.
@@ -159,6 +162,8 @@ def measure(pairs: pl.DataFrame, scores: NDArray[np.floating]) -> HeldOutReport:
     Raises:
         HeldOutError: The pairs have only one label.
     """
+    judged = ~np.isnan(scores)
+    pairs, scores = pairs.filter(pl.Series(judged)), scores[judged]
     labels = pairs["label"].to_numpy().astype(bool)
     if labels.all() or not labels.any():
         raise HeldOutError(f"{len(labels)} pairs with only one label: nothing can be measured on them")

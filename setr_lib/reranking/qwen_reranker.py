@@ -79,7 +79,7 @@ class QwenReranker(Reranker):
             section=_SECTION,
         )
         model = MultimodalModel(loaded, pair_batch_size=options.pair_batch_size)
-        template = PromptTemplate(_PROMPT, _PROMPT.read_text(encoding="utf-8"))
+        template = PromptTemplate.read(_PROMPT)
         return InstructedJudge(model, template, self.name, self.label, options.instruction)
 
     def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:

@@ -121,10 +121,14 @@ def _train(
     if not train.height or not held_out.height:
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
     with lora_layers(base, settings) as peft_model:
-        objective = YesNoObjective(judge, _groups_of(train, pictures), settings)
         needed = {*train["reference_id"], *train["candidate_id"]}
-        base.vision.precompute([pictures[name] for name in sorted(needed)], progress)
+        refused = base.vision.precompute([pictures[name] for name in sorted(needed)], progress)
+        train, left_out = _without_refused(train, pictures, refused)
+        objective = YesNoObjective(judge, _groups_of(train, pictures), settings)
         before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
+        judged = ~np.isnan(before)
+        held_out, before = held_out.filter(pl.Series(judged)), before[judged]
+        left_out += int((~judged).sum())
         loop = TrainingLoop(objective, settings, objective.total_steps, checkpoint_dir, run)
         trained = loop.train(progress, on_metrics)
         base.model.eval()
@@ -151,9 +155,37 @@ def _train(
         held_out=held_out.with_columns(pl.Series("before", before), pl.Series("after", after)),
         settings=settings,
         versions=library_versions(),
+        left_out=left_out,
     )
     store_result(result, checkpoint_dir)
     return result
+
+
+def _without_refused(
+    pairs: pl.DataFrame, pictures: Mapping[str, Picture], refused: Mapping[str, str]
+) -> tuple[pl.DataFrame, int]:
+    """The pairs whose pictures the model's processor takes, and how many it does not.
+
+    Raises:
+        AdapterError: None are left.
+    """
+    names = [name for name, picture in pictures.items() if picture.identity in refused]
+    if not names:
+        return pairs, 0
+    left = pairs.filter(~pl.any_horizontal(pl.col("reference_id", "candidate_id").is_in(names)))
+    first = next(iter(refused.values()))
+    if left["label"].n_unique() < 2:
+        raise AdapterError(
+            f"the model takes too few pictures of the {pairs.height} training pairs: both a Yes and a No are "
+            f"needed; the first that it does not take: {first}"
+        )
+    _LOG.warning(
+        "%d training pairs are left out: %d of their pictures cannot be used, the first: %s",
+        pairs.height - left.height,
+        len(refused),
+        first,
+    )
+    return left, pairs.height - left.height
 
 
 def training_run_digest(
@@ -366,5 +398,6 @@ def _scores_before(
     scores = judge_pair_frame(
         judge, held_out, pictures, progress=progress, what="held-out pairs judged (before)"
     )
-    write_json(folder / _BEFORE, {"run": run, "scores": [float(score) for score in scores]})
+    numbers = [None if np.isnan(score) else float(score) for score in scores]
+    write_json(folder / _BEFORE, {"run": run, "scores": numbers})
     return scores

@@ -40,6 +40,8 @@ class AdapterResult:
             differences).
         settings: The training's settings.
         versions: Versions of the libraries, by name.
+        left_out: Pairs, held-out ones too, whose pictures cannot be read or are refused by the model's
+            processor.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class AdapterResult:
     held_out: pl.DataFrame
     settings: AdapterSettings
     versions: dict[str, str]
+    left_out: int = 0
 
 
 def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult | None:

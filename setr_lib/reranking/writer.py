@@ -10,6 +10,7 @@ from pathlib import Path
 from setr_lib.content_cache import ContentCache
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
+from setr_lib.models.refusals import CONTROL_TEXT, run_without_refused
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.pairs import ModificationWriter
 from setr_lib.texts.prompts import PromptTemplate
@@ -37,7 +38,7 @@ def model_writer(
     Returns:
         The writer.
     """
-    template = PromptTemplate(PROMPT_FILE, PROMPT_FILE.read_text(encoding="utf-8"))
+    template = PromptTemplate.read(PROMPT_FILE)
 
     def write(captions: Sequence[tuple[str, str]]) -> list[str]:
         keys = {pair: ContentCache.key_of(model.id, template.hash, *pair) for pair in dict.fromkeys(captions)}
@@ -48,7 +49,7 @@ def model_writer(
             prompts = [template.render(reference=mine, target=theirs) for mine, theirs in batch]
             texts = [
                 _tidy(text)
-                for text in run_in_batches(prompts, lambda part: _generate(model, part), model.batch_size)
+                for text in run_in_batches(prompts, lambda part: _answers(model, part), model.batch_size)
             ]
             made = {keys[pair]: text for pair, text in zip(batch, texts, strict=True)}
             if cache is not None:
@@ -58,6 +59,13 @@ def model_writer(
         return [known[keys[pair]] for pair in captions]
 
     return write
+
+
+def _answers(model: MultimodalModel, prompts: Sequence[RenderedPrompt]) -> list[str]:
+    """An answer to each prompt; none, so that a template is used, to one that the tokenizer refuses."""
+    plain = RenderedPrompt((CONTROL_TEXT,))
+    ran = run_without_refused(prompts, lambda part: _generate(model, part), lambda: plain)
+    return [ran.results.get(place, "") for place in range(len(prompts))]
 
 
 def _generate(model: MultimodalModel, prompts: Sequence[RenderedPrompt]) -> list[str]:

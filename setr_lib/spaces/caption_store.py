@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from setr_lib.hashing import digest_strings
+from setr_lib.spaces.removals import RemovalRule, origins_of, remember_origin
 from setr_lib.spaces.vector_store import PRIMARY_KEY, GalleryError, GalleryStore, only_writer, slug
 
 if TYPE_CHECKING:
@@ -67,27 +68,33 @@ class CaptionStore:
         """
         return f"{slug(gallery)}--captions--{digest_strings([gallery])[:12]}"
 
-    def write(self, table: str, captions: pl.DataFrame) -> CaptionReport:
+    def write(self, table: str, captions: pl.DataFrame, removals: RemovalRule | None = None) -> CaptionReport:
         """Make a table hold exactly these captions, indexed; nothing happens where it does.
 
         Args:
             table: The table's name.
             captions: ``image_id`` and ``captions``.
+            removals: Of how many images captions may be removed; by default of a fifth without consent.
 
         Returns:
             The table's version, its rows, and whether it was written.
 
         Raises:
             GalleryError: An id occurs twice.
+            RemovalRefusedError: More would be removed than may be; nothing was changed.
         """
+        rule = removals or RemovalRule()
         rows = captions.select("image_id", "captions").sort("image_id")
         if rows["image_id"].n_unique() < rows.height:
             raise GalleryError(f"table {table}: an image has two rows of captions; ids must be unique")
         with only_writer(self.store.uri, table):
             handle = self._current(table, rows)
             written = handle is None
-            handle = self._overwrite(table, rows) if handle is None else handle
+            if handle is None:
+                self._check_removal(table, rows, rule)
+                handle = self._overwrite(table, rows)
             version = self.store.tag(handle)
+            remember_origin(handle, version, rule.origin)
         return CaptionReport(table, version, rows.height, written)
 
     def open(self, table: str, version: int | None = None) -> CaptionIndex:
@@ -117,6 +124,11 @@ class CaptionStore:
             return None
         handle = self.store.open(table)
         return handle if _indexed(handle) and _rows(handle).equals(rows) else None
+
+    def _check_removal(self, table: str, rows: pl.DataFrame, rule: RemovalRule) -> None:
+        if table in self.store.table_names():
+            handle = self.store.open(table)
+            rule.check(_rows(handle)["image_id"], rows["image_id"], origins_of(handle), "captions")
 
     def _overwrite(self, table: str, rows: pl.DataFrame) -> Any:
         from lancedb.index import FTS

@@ -7,6 +7,7 @@ at most the batch under way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from setr_lib.hashing import digest_strings
 from setr_lib.models.device import iterate_in_batches
+from setr_lib.models.refusals import CONTROL_TEXT, run_without_refused
 from setr_lib.progress import Progress, silent
 from setr_lib.spaces.space import checked_vectors
 from setr_lib.spaces.vector_store import PRIMARY_KEY, GalleryError, GalleryStore, only_writer, slug
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from setr_lib.spaces.caption_store import CaptionIndex
     from setr_lib.spaces.space import EmbeddingSpace
 
+_LOG = logging.getLogger(__name__)
 _KEY = "caption_digest"
 _DELETE_CHUNK = 1000  # keys per SQL filter
 _BATCHES_PER_COMMIT = 8
@@ -94,7 +97,8 @@ class CaptionVectorStore:
             progress: Told how many captions are embedded.
 
         Returns:
-            What was done, and the table's version.
+            What was done, and the table's version. A caption that the space's tokenizer refuses is logged,
+            and its vector is zero.
 
         Raises:
             SpaceError: The space has no text side, or gave vectors that are none.
@@ -150,10 +154,15 @@ class CaptionVectorStore:
     ) -> None:
         keys, schema, done = list(texts), _schema(space), 0
 
+        def run(batch: Sequence[str]) -> list[NDArray[np.float32]]:
+            return list(checked_vectors(space, space.embed_captions(batch), len(batch)))
+
         def embedded(batch: Sequence[str]) -> list[NDArray[np.float32]]:
-            return list(
-                checked_vectors(space, space.embed_captions([texts[key] for key in batch]), len(batch))
-            )
+            ran = run_without_refused([texts[key] for key in batch], run, lambda: CONTROL_TEXT)
+            for place, reason in ran.refused.items():
+                _LOG.warning("%s refuses the caption %r (%s)", space.id, texts[batch[place]][:80], reason)
+            nothing = np.zeros(space.dimension, dtype=np.float32)  # as like to every text as to any other
+            return [ran.results.get(place, nothing) for place in range(len(batch))]
 
         if keys:
             progress(0, len(keys), "captions embedded")

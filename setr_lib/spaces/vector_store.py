@@ -1,7 +1,8 @@
 """The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
 
-A synchronisation embeds only what is new or changed and removes what is gone; every batch is one commit, so a
-kill costs at most the batch under way. Searches are exact, to the last digit of stage 1's cosines. Nothing
+A synchronisation embeds only what is new or changed and removes what is gone, as far as a
+:class:`~setr_lib.spaces.removals.RemovalRule` allows it; every batch is one commit, so a kill costs at most
+the batch under way. Searches are exact, to the last digit of stage 1's cosines. Nothing
 here knows of methods or data sets.
 """
 
@@ -24,8 +25,11 @@ import pyarrow as pa
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.pixels import PictureFile, UnreadableImageError, picture_identity
+from setr_lib.models.refusals import refusing
+from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError, picture_identity
 from setr_lib.progress import Progress, silent
+from setr_lib.spaces.removals import RemovalRule, origins_of, remember_origin
+from setr_lib.spaces.taken_images import embed_what_is_taken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +44,8 @@ _SPARE_HITS = 16  # asked of LanceDB beyond the k wanted
 _NEVER = timedelta(days=36500)
 _AT_ONCE = timedelta(milliseconds=1)
 _HITS = {"query": pl.Int64(), "rank": pl.Int32(), "image_id": pl.String(), "score": pl.Float64()}
+MADE_BY, PREPROCESSED_BY = "setr.encoder", "setr.preprocessing"
+"""Keys of a table's metadata: the ids of the embedding space and of its preprocessing."""
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 """Lance reads this mark on a field as "primary key": concurrent merges then detect each other."""
 
@@ -105,8 +111,7 @@ class GalleryStore:
         Returns:
             The table's name.
         """
-        exact = digest_strings([gallery, encoder.id, encoder.preprocessing_id])[:12]
-        return f"{slug(gallery)}--{slug(encoder.id.split('@')[0])}--{exact}"
+        return table_name_of(gallery, encoder.id, encoder.preprocessing_id)
 
     def table_names(self) -> list[str]:
         """All tables of the store, sorted."""
@@ -119,11 +124,13 @@ class GalleryStore:
         encoder: EmbeddingSpace,
         batch_size: int | None = None,
         progress: Progress = silent,
+        removals: RemovalRule | None = None,
     ) -> SyncReport:
         """Make a table hold exactly the readable pictures of a gallery, embedding no picture twice.
 
         Each batch is committed when it is done, so after a kill the next call goes on from there. A picture
-        that does not decode is reported in ``failed`` and is tried again next time.
+        that does not decode, or that the space refuses, is reported in ``failed`` and is tried again next
+        time.
 
         Args:
             table: The table's name.
@@ -134,24 +141,29 @@ class GalleryStore:
             encoder: The embedding space.
             batch_size: Pictures per batch, instead of the encoder's own number.
             progress: Told how many pictures are embedded.
+            removals: How many pictures may be removed; by default a fifth of the table without consent.
 
         Returns:
             What was done, and the table's version.
 
         Raises:
             GalleryError: Duplicate ids, ids without a fingerprint, or a table of another dimension.
+            RemovalRefusedError: More would be removed than may be; nothing was changed.
         """
-        wanted = _wanted(gallery)
+        wanted, rule = _wanted(gallery), removals or RemovalRule()
         with only_writer(self.uri, table):
             handle = self._open_or_create(table, encoder)
-            plan = _plan(wanted, _stored(handle))
+            stored = stored_rows(handle)
+            rule.check(set(stored["image_id"]), wanted["image_id"], origins_of(handle))
+            plan = _plan(wanted, stored)
             for start in range(0, len(plan.stale), _DELETE_CHUNK):
                 handle.delete(f"image_id IN ({_sql_list(plan.stale[start : start + _DELETE_CHUNK])})")
             halved: list[tuple[int, int]] = []
             failed = _embed(handle, plan.todo, encoder, batch_size or encoder.batch_size, progress, halved)
             self._compact(handle)
-            rows = _check_no_duplicates(table, _stored(handle))
+            rows = _check_no_duplicates(table, stored_rows(handle))
             version = self.tag(handle)
+            remember_origin(handle, version, rule.origin)
         return SyncReport(
             table=table,
             version=version,
@@ -198,6 +210,24 @@ class GalleryStore:
         handle = self.open(table, version)
         rows = handle.search().select(["image_id"]).limit(handle.count_rows() + 1).to_arrow()
         return _unique(table, sorted(rows["image_id"].to_pylist()))
+
+    def identities(self, table: str, images: Sequence[str], version: int | None = None) -> dict[str, str]:
+        """What pictures were embedded: the bytes of each, and how they were read (``picture_identity``).
+
+        Args:
+            table: The table's name.
+            images: Their ids.
+            version: The table's version; the latest by default.
+
+        Returns:
+            By id; without those that have no vector. Of an earlier version's table, the bytes alone.
+
+        Raises:
+            GalleryError: There is no such table or version.
+        """
+        search = self.open(table, version).search().where(_filter(images or [""], ()))
+        found = search.select(["image_id", "fingerprint"]).limit(2 * len(images) + 1).to_arrow()
+        return dict(zip(found["image_id"].to_pylist(), found["fingerprint"].to_pylist(), strict=True))
 
     def search(
         self,
@@ -315,6 +345,21 @@ class GalleryStore:
         return version
 
 
+def table_name_of(gallery: str, encoder: str, preprocessing: str) -> str:
+    """The table of a gallery for an encoder and its preprocessing, by their ids.
+
+    Args:
+        gallery: A key of the pictures' origin.
+        encoder: The embedding space's id.
+        preprocessing: Its preprocessing's id.
+
+    Returns:
+        The table's name.
+    """
+    exact = digest_strings([gallery, encoder, preprocessing])[:12]
+    return f"{slug(gallery)}--{slug(encoder.split('@')[0])}--{exact}"
+
+
 def slug(text: str) -> str:
     """A text as part of a table's name.
 
@@ -353,8 +398,13 @@ def _embed(
         if fine:
             pixels: list[Any] = [loaded[i] for i in fine]
             size = halved[-1][1] if halved else batch_size
-            vectors = encoder.embed_preprocessed(pixels, size, on_halve)
-            handle.add(_arrow_rows(rows[fine], vectors, schema))
+            ran = embed_what_is_taken(encoder, pixels, size, on_halve)
+            for row, reason in ran.refused.items():
+                image_id, path = rows.select("image_id", "path").row(fine[row])
+                failed.append(FailedImage(image_id, path, f"{path}: {encoder.id} refuses it ({reason})"))
+            if ran.results:
+                embedded = rows[[fine[row] for row in ran.results]]
+                handle.add(_arrow_rows(embedded, np.stack([*ran.results.values()]), schema))
         done += len(rows)
         progress(done, len(todo), "images embedded")
     return failed
@@ -367,7 +417,7 @@ def _schema(encoder: EmbeddingSpace) -> pa.Schema:
             pa.field("fingerprint", pa.string(), nullable=False),
             pa.field("vector", pa.list_(pa.float32(), encoder.dimension), nullable=False),
         ],
-        metadata={"setr.encoder": encoder.id, "setr.preprocessing": encoder.preprocessing_id},
+        metadata={MADE_BY: encoder.id, PREPROCESSED_BY: encoder.preprocessing_id},
     )
 
 
@@ -388,9 +438,15 @@ def _wanted(gallery: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.Series("identity", identity, pl.String()))
 
 
-def _stored(handle: Any) -> pl.DataFrame:
-    """``image_id`` and ``identity`` of every row, as they are now. The column's name is that of earlier
-    versions, which held the bytes' fingerprint alone.
+def stored_rows(handle: Any) -> pl.DataFrame:
+    """``image_id`` and ``identity`` of every row of a table, as they are now. The column's name is that of
+    earlier versions, which held the bytes' fingerprint alone.
+
+    Args:
+        handle: LanceDB's handle of a table.
+
+    Returns:
+        One row each; an id is there twice where two writers wrote at a time.
     """
     handle.checkout_latest()
     rows = handle.search().select(["image_id", "fingerprint"]).limit(handle.count_rows() + 1).to_arrow()
@@ -467,7 +523,9 @@ def _loaded_batches(
 
 def _load(encoder: EmbeddingSpace, image_id: str, file: PictureFile) -> Any:
     try:
-        return encoder.preprocess(file.read())
+        return refusing(encoder.preprocess, file.read(), encoder.id)
+    except RefusedImageError as error:
+        return FailedImage(image_id, file.path, f"{file.path}: {error}")
     except UnreadableImageError as error:
         return FailedImage(image_id, file.path, str(error))
 

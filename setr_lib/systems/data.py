@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
@@ -14,6 +14,7 @@ import polars as pl
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
+from setr_lib.models.refusals import refusing
 from setr_lib.pixels import PictureFile, UnreadableImageError, as_picture_file
 from setr_lib.systems.features import PATCHES, PIXELS, ImageFeatures
 
@@ -27,6 +28,20 @@ _PATCH_BLOCK = 32
 """Images whose patch tokens are made together, where those of all images stay in memory."""
 _KEPT_BYTES = 1 << 30
 """How much of patch tokens and pixels stays in memory: what is read again and again is made once."""
+
+
+def without_images(rows: pl.DataFrame, images: Collection[str]) -> pl.DataFrame:
+    """Rows of images or of triplets, less those that show some images.
+
+    Args:
+        rows: A frame with ``image_id``, or with ``reference_id`` and ``target_id``.
+        images: Their ids.
+
+    Returns:
+        The other rows, in order.
+    """
+    named = [name for name in ("image_id", "reference_id", "target_id") if name in rows.columns]
+    return rows.filter(~pl.any_horizontal(pl.col(named).is_in([*images]))) if images else rows
 
 
 class TrainingDataError(SetrError):
@@ -71,6 +86,21 @@ class SystemData:
     def gallery(self) -> list[str]:
         """The ids that held-out triplets search, sorted."""
         return sorted(self.images.filter(split=HELD_OUT)["image_id"])
+
+    def without(self, images: Collection[str]) -> SystemData:
+        """The same data less some images, and the triplets that show them.
+
+        Args:
+            images: Their ids.
+
+        Returns:
+            The data; this very object where there are none.
+        """
+        if not images:
+            return self
+        return replace(
+            self, triplets=without_images(self.triplets, images), images=without_images(self.images, images)
+        )
 
     def measurable(self) -> SystemData:
         """The same data, of which some triplets are held out.
@@ -264,7 +294,9 @@ class Features:
 
     def _opened(self, image: str) -> Any:
         try:
-            return self.encoder.preprocess(as_picture_file(self.paths[image]).read())
+            return refusing(
+                self.encoder.preprocess, as_picture_file(self.paths[image]).read(), self.encoder.id
+            )
         except UnreadableImageError as error:
             raise TrainingDataError(
                 f"image {image!r} was readable when the training data was made, and is not now: {error}"

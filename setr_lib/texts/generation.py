@@ -16,7 +16,15 @@ import polars as pl
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings
-from setr_lib.models.multimodal import IMAGE, REFERENCE, MultimodalModel, Picture, PictureError, Request
+from setr_lib.models.multimodal import (
+    IMAGE,
+    REFERENCE,
+    MultimodalModel,
+    Picture,
+    PictureError,
+    RefusedTextError,
+    Request,
+)
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
 from setr_lib.texts.answers import AnswerError, Caption, Composition
@@ -169,7 +177,7 @@ class _Asked:
         """The rows made from the model's answers, kept or new."""
         model, wanted = generator.model, dict[str, Request]()
         keys = [self._request(row, model, template, wanted) for row in self.rows]
-        answers, failures = answers_of(
+        answers, failures = kept_answers(
             model, wanted, generator.cache, generator.progress, self.kind.done or self.kind.name
         )
         made: list[dict[str, Any]] = []
@@ -399,7 +407,7 @@ def composition_key(
     return ContentCache.key_of(model_id, str(max_new_tokens), prompt_hash, identity, texts)
 
 
-def answers_of(
+def kept_answers(
     model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The model's answers, kept ones from a cache, new ones stored batch by batch.
@@ -420,7 +428,7 @@ def answers_of(
     progress(len(answers), len(wanted), what)
     for start in range(0, len(missing), model.batch_size):
         batch = missing[start : start + model.batch_size]
-        made = _generate(model, [wanted[key] for key in batch])
+        made = answers_or_errors(model, [wanted[key] for key in batch])
         fresh = {key: answer for key, answer in zip(batch, made, strict=True) if isinstance(answer, str)}
         failures.update(
             {key: str(answer) for key, answer in zip(batch, made, strict=True) if not isinstance(answer, str)}
@@ -431,13 +439,34 @@ def answers_of(
     return answers, failures
 
 
-def _generate(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
-    """The answers; where one picture of a batch cannot be opened, each request alone, so that only that one
-    fails.
+def answers_or_errors(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
+    """The answers to requests, less those that cannot be asked; the others are answered together.
+
+    Args:
+        model: The multimodal LLM.
+        requests: Prompts with their pictures.
+
+    Returns:
+        An answer for each; the error in its place where a picture cannot be opened or is refused by the
+        model's processor, or the text by its tokenizer.
     """
     try:
         return list(model.generate(requests))
-    except PictureError as error:
+    except (PictureError, RefusedTextError) as error:
+        faults = [_fault(error, request) for request in requests]
         if len(requests) == 1:
-            return [error]
-        return [answer for request in requests for answer in _generate(model, [request])]
+            return [faults[0] or error]
+    if not any(faults):
+        return [answer for request in requests for answer in answers_or_errors(model, [request])]
+    rest = [request for request, fault in zip(requests, faults, strict=True) if fault is None]
+    made = iter(answers_or_errors(model, rest) if rest else ())
+    return [next(made) if fault is None else fault for fault in faults]
+
+
+def _fault(error: PictureError | RefusedTextError, request: Request) -> SetrError | None:
+    """What an error says of one request of a batch."""
+    prompt, pictures = request
+    if isinstance(error, RefusedTextError):
+        return error if error.prompt == prompt else None
+    reason = error.about(list(pictures.values()))
+    return None if reason is None else PictureError(reason)

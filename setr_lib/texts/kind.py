@@ -7,7 +7,7 @@ A method brings kinds of its own as objects (``Method.texts``); the two that eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
@@ -94,13 +94,18 @@ class TextKind:
             The prompt, checked; None where neither has one, so that the text can only be derived.
 
         Raises:
-            PromptError: The prompt is malformed, or shows a picture where the text is asked without one.
+            PromptError: The prompt is malformed, uses a variable that it will not be given, or shows a
+                picture where the text is asked without one.
         """
+        options: dict[str, Any] = {
+            "shows_picture": self.shows_picture,
+            "variables": _example(self.variables, self.after),
+        }
         if prompts.has(self.task, dataset):
-            return prompts.get(self.task, dataset, shows_picture=self.shows_picture)
+            return prompts.get(self.task, dataset, **options)
         if self.prompt is None:
             return None
-        return prompts.own(self.task, self.prompt, shows_picture=self.shows_picture)
+        return prompts.own(self.task, self.prompt, **options)
 
     def made_from(self, prompts: PromptSet, dataset: str | None = None) -> tuple[str, ...]:
         """The kinds of text that this one is made from under a prompt set.
@@ -137,6 +142,36 @@ class TextKind:
 
         texts = {name: pl.String() for name in ("status", "detail", "model", "prompt_hash")}
         return pl.Schema({self.key: pl.String(), **self.fields, **texts})
+
+
+class _AnyText(Mapping[str, Any]):
+    """A generated text whose every field is there, for trying out."""
+
+    def __getitem__(self, name: str) -> str:
+        from setr_lib.texts.prompt_language import UnknownKind
+
+        return UnknownKind(f"the {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _example(variables: Variables, after: tuple[str, ...]) -> dict[str, str | list[str]] | None:
+    """What ``variables`` gives of a query that is made up; None where it cannot be told so."""
+    row: dict[str, Any] = {name: name for name in ("query_id", "reference_id", "image_id")}
+    row |= {"modification": "make it red", "captions": ["is red", "has long sleeves"], "target_ids": []}
+    try:
+        found = dict(variables(row, {name: _AnyText() for name in after}))
+    except Exception:  # a person's own code, which may need more of a row than this one has
+        return None
+    whole = all(
+        isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+        for value in found.values()
+    )
+    return found if whole else None
 
 
 def imported_schema(kind: TextKind) -> pl.Schema:

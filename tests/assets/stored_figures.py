@@ -161,7 +161,9 @@ def _metric_differences(stored: pl.DataFrame, now: pl.DataFrame) -> list[str]:
     found += [f"a new row: {row}" for row in now.join(stored, on=_KEY, how="anti").select(_KEY).rows()]
     both = stored.join(now, on=_KEY, suffix="_now")
     for column in ("value", "ci_low", "ci_high", "n_queries"):
-        apart = both.filter((pl.col(column) - pl.col(f"{column}_now")).abs() > METRICS_TOLERANCE)
+        far = (pl.col(column) - pl.col(f"{column}_now")).abs() > METRICS_TOLERANCE
+        one_lacks = pl.col(column).is_null() != pl.col(f"{column}_now").is_null()
+        apart = both.filter(far.fill_null(False) | one_lacks)
         found += [
             f"{column} of {row[:-2]}: {row[-2]} stored, {row[-1]} now"
             for row in apart.select(*_KEY, column, f"{column}_now").rows()

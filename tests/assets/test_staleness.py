@@ -469,7 +469,13 @@ def test_the_settings_of_a_trained_system_are_read_by_its_assets(world: World) -
     }
 
 
-OPENED = {"datasets.*.gallery", "registry.model"}
+OPENED = {
+    "datasets.*.gallery",
+    "datasets.*.background",
+    "datasets.*.upright",
+    "images.max_pixels",
+    "registry.model",
+}
 """Looked up wherever an evaluation set is found, or the registry opened, by name."""
 LOOKED_UP = {
     *(
@@ -486,6 +492,7 @@ LOOKED_UP = {
     "training_embeddings: coarse.default",
     "training_embeddings: coarse.strategies",
     "training_embeddings: reranking.methods",
+    *(f"training_embeddings: training.{key}" for key in ("captions", "dataset", "image_root", "triplets")),
     "promoted_reranker: coarse.caption_strategies",
     "promoted_reranker: coarse.default",
     "promoted_reranker: coarse.strategies",
@@ -498,9 +505,10 @@ LOOKED_UP = {
     "reranking_fusion: coarse.caption_strategies",
     "reranking_fusion: reranking.fusion",
 }
-"""Looked up to observe the fusion in use, to find a method among all that settings name, or to find the
-embedding spaces that methods search (which ``spaces:ranked`` and ``spaces:reranked`` stand for) or whether
-they read captions and compositions (on which what is declared depends)."""
+"""Looked up to observe the fusion in use, to tell other training images from those that are gone, to find a
+method among all that settings name, or to find the embedding spaces that methods search (which
+``spaces:ranked`` and ``spaces:reranked`` stand for) or whether they read captions and compositions (on
+which what is declared depends)."""
 
 
 def test_assets_read_no_setting_that_they_do_not_declare(world: World) -> None:

@@ -16,8 +16,10 @@ from PIL import Image
 from setr_lib.cli import main
 from setr_lib.commands import setup_checks
 from setr_lib.miniature.worlds import write_miniature
+from setr_lib.registry.database import schema
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
+from tests.nasty import ACTING
 
 SETTINGS = """
 [models.encoder]
@@ -113,6 +115,33 @@ def test_a_judge_prompt_that_is_not_used_is_a_warning_and_no_fault(
     assert check["detail"].startswith(f"{unused} is not used: a re-ranker has one judge prompt")
     assert main(["--config", str(config), "doctor"]) == 0
     assert "warning" in capsys.readouterr().out
+
+
+def test_every_prompt_file_at_fault_is_told_with_its_line(doctor: Callable[..., Any], config: Path) -> None:
+    folder = config.parent / "prompts"
+    shutil.copytree(BUILT_IN / "miniature", folder)
+    config.write_text(SETTINGS.replace('prompts = "miniature"', 'prompts = "prompts"'), encoding="utf-8")
+    (folder / "compose.jinja").write_text("<reference>\n{{ modificaton }}")
+    (folder / "judge.jinja").write_text("<reference>{{ 'x' * 10**10 }}<candidate>match ?")
+    (folder / "yes_no.jinja").write_bytes(b"<image>\n\ncaf\xe9")
+    status, found = doctor()
+    (detail,) = (check["detail"] for check in found["configured"] if check["what"] == "prompts")
+    assert status == 1 and statuses(found)["prompts"] == "broken"
+    for told in ("compose.jinja, line 2: ", "judge.jinja, line 1: ", "yes_no.jinja, line 3: "):
+        assert detail.count(f"{folder}/{told}") == 1, detail
+
+
+def test_a_file_s_name_acts_on_no_terminal_and_json_tells_it_exactly(
+    doctor: Callable[..., Any], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[31m\u202e[bold]x.png"
+    (config.parent / "pictures" / name).write_bytes(b"no image")
+    _, found = doctor()
+    (example,) = found["evaluation_sets"][0]["images"]["examples"]
+    assert name in example
+    assert main(["--config", str(config), "doctor"]) == 1
+    page = capsys.readouterr().out
+    assert not ACTING.search(page) and "\\u001b[31m\\u202e[bold]x.png" in page
 
 
 def test_it_writes_nothing(doctor: Callable[..., Any], config: Path) -> None:
@@ -361,6 +390,8 @@ def test_a_re_ranker_that_cannot_be_had_is_broken(config: Path, doctor: Callable
 
 
 def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callable[..., Any]) -> None:
+    newest = schema()
+    assert newest is not None
     store = config.parent / "var" / "mlflow.db"
     store.parent.mkdir()
     store.write_bytes(b"this is no database, whatever its name says" * 30)
@@ -369,7 +400,26 @@ def test_an_mlflow_store_is_opened_but_not_changed(config: Path, doctor: Callabl
     with sqlite3.connect(store) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
     connection.close()
-    assert statuses(doctor()[1])["MLflow store"] == "ok"
+    before = store.read_bytes()
+    assert statuses(doctor()[1])["MLflow store"] == "warning", "its creation was broken off"
+    assert store.read_bytes() == before
+    for revision, status in ((newest.newest, "ok"), ("0a0a0a0a0a0a", "broken")):
+        with sqlite3.connect(store) as connection:
+            connection.execute("DROP TABLE IF EXISTS alembic_version")
+            connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        connection.close()
+        assert statuses(doctor()[1])["MLflow store"] == status
+    with sqlite3.connect(store) as connection:
+        connection.execute("INSERT INTO experiments VALUES ('mine')")
+        connection.execute(
+            "UPDATE alembic_version SET version_num = ?", (min(newest.known - {newest.newest}),)
+        )
+    connection.close()
+    status, found = doctor()
+    assert (status, statuses(found)["MLflow store"]) == (1, "broken")
+    (problem,) = found["problems"]
+    assert f"cp {store} {store}.before-upgrade\n" in problem and "mlflow db upgrade sqlite:///" in problem
 
 
 def test_a_package_that_is_gone_is_named(doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,3 +550,22 @@ def test_trained_systems_are_looked_at(
 
 def test_where_no_system_is_named_none_is_looked_at(doctor: Callable[..., Any]) -> None:
     assert "trained system" not in statuses(doctor("--quick")[1])
+
+
+def test_what_is_still_of_the_place_of_before_is_told(config: Path, doctor: Callable[..., Any]) -> None:
+    assert main(["--config", str(config), "env", "--write", "--quiet"]) == 0
+    assert statuses(doctor()[1])["environment file"] == "ok"
+    env_file = config.parent / ".env"
+    env_file.write_text(env_file.read_text().replace(str(config.parent), "/elsewhere/setr"))
+    status, found = doctor()
+    assert (status, statuses(found)["environment file"]) == (1, "broken")
+    (problem,) = found["problems"]
+    assert "was written for the project in /elsewhere/setr" in problem and "`setr env --write`" in problem
+
+    assert statuses(found)["installed code"] == "ok"
+    (config.parent / "setr_lib").mkdir()
+    (config.parent / "setr_lib" / "__init__.py").touch()
+    found = doctor()[1]
+    assert statuses(found)["installed code"] == "warning"
+    (check,) = (each for each in found["configured"] if each["what"] == "installed code")
+    assert f"not that of {config.parent}: `make setup` there" in check["detail"]

@@ -139,6 +139,21 @@ def test_a_search_says_in_one_line_that_its_gallery_is_stale(
     assert "3.png (there is no such file)" in search(project, capsys)
 
 
+def test_a_search_says_that_vectors_are_of_another_table_of_images(
+    project: Path, settings: Settings, replaced: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context, content = PipelineContext(settings), replaced.read_bytes()
+    replaced.write_bytes(tiny_picture(40))
+    read_set(context, "mine")
+    try:
+        (line,) = [line for line in search(project, capsys).splitlines() if "stale" in line]
+        assert "1 of 6 candidates" in line and "3.png (gallery_images was made again" in line
+    finally:
+        replaced.write_bytes(content)
+        read_set(context, "mine")
+    assert "stale" not in search(project, capsys)
+
+
 def test_a_search_reads_its_image_as_the_data_set_is_read(
     settings: Settings, project: Path, tmp_path: Path
 ) -> None:

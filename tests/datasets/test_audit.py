@@ -47,6 +47,17 @@ def possible(found: Examination) -> list[bool]:
     return [each.possible for each in capabilities(found)]
 
 
+def test_images_that_processors_refuse_are_told_before_a_run(settings_for: Build, cirr_root: Path) -> None:
+    settings = settings_for("cirr", cirr_root, splits=["val"])
+    first, *_ = draw_gallery(settings, "cirr-val")
+    assert not [words for words in found_in(settings, "cirr-val").warnings if "refuse" in words]
+    Image.new("RGB", (10, 2100)).save(first)
+    found = found_in(settings, "cirr-val")
+    (warning,) = [words for words in found.warnings if "refuse" in words]
+    assert warning.startswith("1 of ") and f"{first} (10 x 2,100)" in warning
+    assert examine(evaluation_set(settings, "cirr-val"), find_images).warnings == ()
+
+
 @pytest.mark.parametrize("kind", ["cirr", "fashioniq", "circo"])
 def test_a_whole_miniature_has_no_problem(
     settings_for: Build, request: pytest.FixtureRequest, kind: str

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import polars as pl
 import pytest
 
 from setr_lib.benchmarks import SplitAverage
+from setr_lib.commands.console import terminal
+from setr_lib.escaping import visible
 from setr_lib.evaluation.comparison import (
     Cost,
     as_csv,
@@ -24,6 +27,7 @@ from setr_lib.evaluation.comparison import (
 )
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import COMPARISON, METRICS
+from tests.nasty import ACTING, NASTY, links_and_pictures
 
 HEADLINES = {"a": ("R@1", "R@10"), "b": ("mAP@5",)}
 
@@ -130,6 +134,18 @@ def test_an_interval_without_width_is_marked_in_place_of_shown(frame: pl.DataFra
     assert ["†" in sentence for sentence in footnotes(edge, HEADLINES)] == [False, True]
 
 
+def test_a_value_without_an_interval_is_marked(frame: pl.DataFrame) -> None:
+    without = frame.with_columns(
+        low=pl.when(pl.col("value") == 20.0).then(None).otherwise("low"),
+        high=pl.when(pl.col("value") == 20.0).then(None).otherwise("high"),
+    )
+    line = next(
+        line for line in as_markdown(without, HEADLINES).splitlines() if line.startswith("| sum | – |")
+    )
+    assert "| 20.0† |" in line
+    assert footnotes(without, HEADLINES)[-1].startswith("† no interval: every query has this value")
+
+
 def test_a_set_whose_rows_are_not_comparable_is_marked_and_says_why(frame: pl.DataFrame) -> None:
     assert footnotes(frame, HEADLINES) == ["* not comparable with published numbers: b val: cut"]
     header = as_markdown(frame, HEADLINES).splitlines()[0]
@@ -163,6 +179,26 @@ def test_json_csv_and_markdown_tell_the_same(frame: pl.DataFrame) -> None:
     assert len(lines) == 2 + 4
     assert lines[3].startswith("| sum | adapter | zero-shot | 60.0 (55–65) | – | – | 1,500 | 50 |")
     assert "a baseline \\| of ours" in lines[4], "a bar does not end a cell"
+
+
+def test_a_nasty_name_is_only_a_name_in_every_form(frame: pl.DataFrame) -> None:
+    nasty = frame.with_columns(
+        method=pl.when(pl.col("method") == "mine").then(pl.lit(NASTY)).otherwise("method"),
+        label=pl.lit(NASTY),
+        source=pl.lit(NASTY),
+    )
+    (told,) = {row["method"] for row in json.loads(as_json(nasty))} - {"random", "sum"}
+    assert told == NASTY, "JSON tells it exactly"
+    listed = [*csv.DictReader(io.StringIO(as_csv(nasty)))]
+    assert len(listed) == frame.height
+    texts = [cell for row in listed for cell in row.values() if not re.fullmatch(r"-?[\d.]*", cell)]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in texts)
+    assert {row["source"] for row in listed} == {visible(f"'{NASTY}")}
+    table = as_markdown(nasty, HEADLINES)
+    assert links_and_pictures(table) == [] and len(table.splitlines()) == 2 + 4
+    out = io.StringIO()
+    terminal(file=out, width=200).print(comparison_table(nasty, HEADLINES))
+    assert not ACTING.search(out.getvalue() + table + as_csv(nasty))
 
 
 def test_the_terminals_table_has_a_line_for_each_row(frame: pl.DataFrame) -> None:

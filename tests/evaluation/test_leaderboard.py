@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from setr_lib.commands.console import terminal
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.leaderboard import (
     as_json,
@@ -25,6 +26,7 @@ from setr_lib.evaluation.model_versions import in_words, shown_versions
 from setr_lib.evaluation.row import RANDOM, Row, positions, rows_of
 from setr_lib.tables import METRICS
 from tests.evaluation.report_data import metric_row, metric_rows
+from tests.nasty import ACTING, NASTY
 
 
 def write(frame: pl.DataFrame, path: Path, when: int) -> Path:
@@ -51,6 +53,34 @@ def test_collect_takes_the_latest_of_each_set_whole(tmp_path: Path) -> None:
         frame = collect(paths)
         assert frame.schema == METRICS
         assert frame.select("dataset", "value").rows() == [("circo", 7.0), ("cirr", 99.0)]
+
+
+def test_a_nasty_name_is_only_a_name() -> None:
+    frame = metric_row(NASTY, "[bold]mine[/bold]", "R@1 [red]", 1.0).with_columns(label=pl.lit(NASTY))
+    out = io.StringIO()
+    terminal(file=out, width=2000).print(leaderboard_table(frame, {}))
+    assert not ACTING.search(out.getvalue())
+    assert all(words in out.getvalue() for words in ("[bold]mine[/bold]", "R@1 [red]", "\\u202egnp.exe"))
+    assert json.loads(as_json(frame))[0]["method"] == NASTY
+
+
+def small(metric: str, value: float, ends: tuple[float | None, float | None], queries: int) -> pl.DataFrame:
+    low, high = (pl.lit(end, pl.Float64) for end in ends)
+    return metric_row("sum", "", metric, value).with_columns(
+        ci_low=low, ci_high=high, n_queries=pl.lit(queries, pl.Int64)
+    )
+
+
+def test_a_small_set_says_that_it_is_small_and_what_has_no_interval() -> None:
+    rows = pl.concat([small("R@1", 0.0, (0.0, 11.4), 30), small("R@10", 0.0, (None, None), 30)])
+    text = " ".join(render(rows).split())
+    assert "0.0 0.0–11" in text
+    assert "a small set, 30 queries: a share near 50 % is known to ±17 points" in text
+    assert "no interval where every query has the same value: R@10 (30 queries)" in text
+    earlier = " ".join(render(small("R@10", 0.0, (0.0, 0.0), 30)).split())
+    assert "0.0–0.0" not in earlier and "no interval where" in earlier
+    large = render(small("R@1", 20.0, (15.0, 25.0), 100))
+    assert "small set" not in large and "no interval" not in large
 
 
 def test_splits_of_a_data_set_stand_side_by_side(tmp_path: Path) -> None:

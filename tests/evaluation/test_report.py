@@ -21,6 +21,7 @@ from setr_lib.evaluation.report import ReportData, ReportError, ReportOptions, w
 from setr_lib.evaluation.row import RANDOM, Row
 from setr_lib.tables import QUERIES, RANKINGS
 from tests.evaluation.report_data import Sample, image_id, make_sample, metric_row, metric_rows, ranking
+from tests.nasty import ACTING, NASTY
 
 BEFORE = [3, 1, 9, 4, 20, 12]
 AFTER = [1, 1, 2, 8, 20, 1]
@@ -188,6 +189,22 @@ def test_hostile_text_stays_text(sample: Sample, tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "49" not in page.text.split()
     assert page.text.count("<script>alert(1)</script>") > 10
+
+
+def test_a_text_of_the_page_turns_no_direction_and_has_no_control_character(
+    sample: Sample, tmp_path: Path
+) -> None:
+    nasty = pl.lit(NASTY)
+    html = write(
+        sample,
+        tmp_path,
+        queries=sample.queries.with_columns(modification=nasty),
+        captions=sample.captions.with_columns(caption=nasty),
+        provenance={NASTY: NASTY},
+    )
+    assert not ACTING.search(html)
+    assert "\\u202egnp.exe" in html and "[bold]x[/bold]" in html
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in Page(html).tags)
 
 
 def test_a_hidden_split_shows_rankings_and_no_score(sample: Sample, tmp_path: Path) -> None:
@@ -377,6 +394,25 @@ def test_ladder_rises_from_the_floor_and_stays_on_its_axis() -> None:
     for bar in ladder.bars:
         places = [bar.length, bar.low, bar.high]
         assert all(0 <= place <= 100 for place in places if place is not None)
+
+
+def test_a_small_set_and_what_has_no_interval_are_told(sample: Sample, tmp_path: Path) -> None:
+    rows = metric_rows().with_columns(
+        n_queries=pl.lit(30, pl.Int64),
+        ci_low=pl.when(pl.col("method") == "sum").then("value").otherwise("ci_low"),
+        ci_high=pl.when(pl.col("method") == "sum").then("value").otherwise("ci_high"),
+    )
+    differences = (
+        PairedDifference("mine", "yours", "R@1", 0.0, 0.0, 0.0, 30),
+        PairedDifference("all", "none", "R@1", 100.0, 100.0, 100.0, 30),
+    )
+    page = Page(write(sample, tmp_path, metrics=rows, paired=differences))
+    assert "a small set, 30 queries: a share near 50 % is known to ±17 points" in page.text
+    assert "no difference seen in 30 queries" in page.text and "the same in 30 queries" in page.text
+    assert "+0.0 to +0.0" not in page.text
+    point = f"{rows.filter(method='sum')['value'][0]:.1f}"
+    assert f"{point}–{point}" not in page.text
+    assert "a small set" not in Page(write(sample, tmp_path)).text
 
 
 def test_forest_always_contains_zero() -> None:

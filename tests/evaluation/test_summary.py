@@ -68,6 +68,23 @@ def test_rows_are_percent_with_intervals(circo: tuple[pl.DataFrame, pl.DataFrame
     assert first["label"].startswith("zero-shot; 40 queries (official: 220); gallery of 80 images")
 
 
+def test_rows_of_queries_that_all_miss_have_wilsons_interval_or_none(
+    circo: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    queries, gallery = circo
+    worst = random_rankings(queries, gallery)
+    misses = worst.join(
+        queries.explode("target_ids").select("query_id", image_id="target_ids"),
+        on=["query_id", "image_id"],
+        how="anti",
+    ).with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("query_id"))
+    rows = metric_rows(set_of("circo"), queries, misses, gallery, row=Row("sum"))
+    recall, mean = (rows.row(by_predicate=pl.col("metric") == name, named=True) for name in ("R@5", "mAP@5"))
+    assert (recall["value"], recall["ci_low"]) == (0.0, 0.0)
+    assert recall["ci_high"] == pytest.approx(100 * 3.841458820694124 / (40 + 3.841458820694124))
+    assert (mean["value"], mean["ci_low"], mean["ci_high"]) == (0.0, None, None)
+
+
 def test_floor_rows_stand_beside_them(circo: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     rows = floor_rows(set_of("circo"), *circo)
     assert rows.schema == METRICS

@@ -4,6 +4,7 @@ promised.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
+from setr_lib.escaping import visible
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.registry import registered_model
 from setr_lib.registry.bundle import (
@@ -42,6 +44,7 @@ from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.prompts import PromptTemplate
+from tests.nasty import NASTY
 from tests.reranking import judge_worlds as worlds
 
 MODEL = "setr-reranker"
@@ -293,6 +296,15 @@ def test_a_killed_run_is_marked_when_its_training_goes_on(made: Made) -> None:
     assert states == ["KILLED", "FINISHED", "RUNNING"]
 
 
+def test_texts_of_a_run_act_on_no_page_of_mlflow(made: Made) -> None:
+    with made.registry.runs.start("nasty", {"file": NASTY, "epochs": 2}, {"source": NASTY}) as run:
+        pass
+    stored = made.registry.client.get_run(run.run_id)
+    shown = [stored.data.params["file"], stored.data.tags["source"]]
+    assert shown == [visible(NASTY)] * 2 and stored.data.params["epochs"] == "2"
+    assert "mlflow.note.content" not in stored.data.tags, "the only text that MLflow reads as Markdown"
+
+
 def test_a_model_with_problems_is_not_registered(made: Made) -> None:
     report = RoundTripReport("models:/m-1", ["scores differ"])
     with pytest.raises(RegistryError, match="not registered: scores differ"):
@@ -413,19 +425,72 @@ def test_paths_are_read_only_below_the_allowed_folders(
     secret.write_bytes(image)
     (allowed / "link.png").symlink_to(secret)
     one = frame.head(1)
-    with pytest.raises(RegistryError, match=r"column 'reference', row 0.*none"):
-        PairScorer.load(bundle).predict(one.assign(reference=[str(allowed / "picture.png")]))
+    absent = "reference: there is no picture of this name"
+    answer = PairScorer.load(bundle).predict(one.assign(reference=[str(allowed / "picture.png")]))
+    assert "no files are read by name here" in answer["error"].to_list()[0]
     scorer = PairScorer.load(bundle, {"image_roots": [str(allowed)]})
     for named in ("picture.png", str(allowed / "picture.png")):
         answer = scorer.predict(one.assign(reference=[named]))
         assert answer["score"].to_list()[0] == pytest.approx(expected[0], abs=1e-3)
     for named in ("../secret.png", str(secret), "link.png", "absent.png"):
-        with pytest.raises(RegistryError, match="no file under the allowed image roots"):
-            scorer.predict(one.assign(reference=[named]))
+        answer = scorer.predict(one.assign(reference=[named]))
+        assert answer["error"].to_list() == [absent] and np.isnan(answer["score"].to_list()[0])
     with pytest.raises(RegistryError, match=r"\['candidate'\] are missing"):
         scorer.predict(one.drop(columns="candidate"))
-    with pytest.raises(RegistryError, match="not float"):
-        scorer.predict(one.assign(candidate=[1.5]))
+    (error,) = scorer.predict(one.assign(candidate=[1.5]))["error"].to_list()
+    assert error == "candidate: a picture's bytes are needed, not a number"
+
+
+def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.pyfunc.scoring_server import invocations
+
+    frame, expected = rows(made)
+    (tmp_path / "picture.png").write_bytes(frame["reference"].to_list()[0])
+    uri = log(made, made.good)
+    with made.registry.as_default():
+        model = mlflow.pyfunc.load_model(uri, model_config={"image_roots": [str(tmp_path)], "max_rows": 50})
+    good = frame.head(1).astype(object)
+    sent = pd.concat(
+        [
+            good,
+            good.assign(reference=[None]),
+            good.assign(modification=[None]),
+            good.assign(candidate=[float("nan")]),
+            good.assign(reference=["picture.png"]),
+            good.assign(reference=[7]),
+        ],
+        ignore_index=True,
+    )
+    answer = model.predict(sent)
+    assert list(answer.columns) == ["score", "p_yes", "error"]
+    assert [error is None for error in answer["error"]] == [True, False, False, False, True, False]
+    assert [score is None for score in answer["score"]] == [False, True, True, True, False, True]
+    assert answer["score"][0] == pytest.approx(expected[0], abs=1e-3)
+    numbers = pd.DataFrame({"reference": [1, 2], "modification": [3.5, None], "candidate": [b"", b""]})
+    assert model.predict(numbers)["error"].notna().all()
+    with pytest.raises(RegistryError, match=r"51 rows, more than the 50"):
+        model.predict(pd.concat([good] * 51))
+
+    def text(name: str) -> str:
+        return base64.encodebytes(frame[name].to_list()[0]).decode()
+
+    records = [
+        {
+            "reference": text("reference"),
+            "modification": frame["modification"][0],
+            "candidate": f"data:image/png;base64,{text('candidate')}",
+        },
+        {"reference": None, "modification": "make it red", "candidate": "picture.png"},
+        {"reference": "picture.png", "modification": "", "candidate": "data:image/png;base64,x"},
+    ]
+    schema = model.metadata.get_input_schema()
+    given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
+    first, *wrong = json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
+        "predictions"
+    ]
+    assert first["error"] is None and first["score"] == pytest.approx(expected[0], abs=1e-3)
+    assert all(line["score"] is None and line["p_yes"] is None and line["error"] for line in wrong)
 
 
 def _example_scores(result: AdapterResult) -> list[float]:

@@ -4,8 +4,9 @@ queries.
 The file (``queries``, else ``queries.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` under ``root``)
 has the columns ``reference`` and ``modification``, and optionally ``query_id`` (else the row's number from 0)
 and ``targets``: a list, or, in a CSV file, names separated by ``|``. ``target`` (one name) does as well.
-Without such a file there are no queries. An image's id is its path from the image folder, with ``/``. R@K is
-whether *any* target is among the first K.
+Without such a file there are no queries. An image's id is its path from the image folder, with ``/``.
+References may also lie in a folder outside of the gallery, ``reference_root``; their ids are their paths from
+there. R@K is whether *any* target is among the first K.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from setr_lib.benchmarks.annotations import Row
 from setr_lib.benchmarks.benchmark import YOUR_OWN, Benchmark, OfficialFile
+from setr_lib.benchmarks.folder_gallery import folder_rules, is_same_file, reference_listing
 from setr_lib.benchmarks.folder_queries import ReadFolderQueries, read_folder_queries
+from setr_lib.benchmarks.image_folders import list_folder
 from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
 from setr_lib.benchmarks.query_files import FoundQueries, find_queries
 from setr_lib.benchmarks.query_tables import read_query_table
-from setr_lib.benchmarks.records import QueryRecord, image_names
+from setr_lib.benchmarks.records import QueryRecord
 from setr_lib.pixel_rules import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class Folder(Benchmark):
     headline = ("R@1", "R@10", "mAP@10")
     stage_1_metric = "R@10"
     stage_2_metric = "R@1"
-    settings_keys = ("queries",)
+    settings_keys = ("queries", "reference_root")
     pixels = OWN_FOLDER
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
@@ -65,23 +68,27 @@ class Folder(Benchmark):
 
 
 class FolderImages:
-    """The images that a folder's queries may name: those of the gallery.
+    """The images that a folder's queries may name: those of the gallery, and references outside of it.
 
     Args:
         evaluation_set: The set.
 
     Raises:
-        DatasetError: The folder is not there, or cannot be listed.
+        DatasetError: A folder is not there, or cannot be listed.
     """
 
     def __init__(self, evaluation_set: EvaluationSet) -> None:
         self.folder = evaluation_set.benchmark.image_folder(evaluation_set)
-        self.gallery = frozenset(image_names(self.folder, evaluation_set.dataset))
+        listed = list_folder(self.folder, evaluation_set.dataset, folder_rules(evaluation_set))
+        self.gallery = frozenset(listed.names)
+        outside = reference_listing(evaluation_set)
+        self.reference_root = None if outside is None else outside.folder
+        self.references = frozenset() if outside is None else frozenset(outside.names)
 
     @property
     def named(self) -> frozenset[str]:
         """All ids that a query may name."""
-        return self.gallery
+        return self.gallery | self.references
 
     def target(self, row: Row, image_id: str) -> str:
         """``image_id``, checked to be a gallery image.
@@ -96,10 +103,15 @@ class FolderImages:
         Raises:
             DatasetError: It is none.
         """
+        if image_id in self.references and image_id not in self.gallery:
+            raise row.error(
+                f"'targets' names {image_id!r}, which is in reference_root ({self.reference_root}) only: "
+                f"targets must be in the gallery, {self.folder}"
+            )
         return row.known("targets", image_id, self.gallery, self.folder)
 
     def reference(self, row: Row, image_id: str) -> str:
-        """``image_id``, checked to be a gallery image.
+        """``image_id``, checked to be a reference image or a gallery image.
 
         Args:
             row: The query's row.
@@ -109,9 +121,21 @@ class FolderImages:
             ``image_id`` itself.
 
         Raises:
-            DatasetError: It is none.
+            DatasetError: It is neither, or two different files.
         """
-        return row.known("reference", image_id, self.gallery, self.folder)
+        root = self.reference_root
+        if root is None:
+            return row.known("reference", image_id, self.gallery, self.folder)
+        if image_id in self.gallery and image_id in self.references:
+            if not is_same_file(self.folder / image_id, root / image_id):
+                raise row.error(
+                    f"'reference' names {image_id!r}, which is one file in {self.folder} and another in "
+                    f"reference_root ({root}): rename one, or let reference_root name {root.parent}, so that "
+                    f"references are called '{root.name}/{image_id}'"
+                )
+            return image_id
+        where = f"{root} (reference_root), nor in {self.folder}"
+        return row.known("reference", image_id, self.references | self.gallery, where)
 
 
 def query_file(evaluation_set: EvaluationSet) -> Path | None:

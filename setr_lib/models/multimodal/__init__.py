@@ -17,11 +17,11 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``generation``      greedy answers over token rows
 ``plain_pass``      the same by transformers' own means: the reference, and for other architectures
 ``caching_check``   whether the cached passes and the plain one give the same scores
-``errors``          ``JudgeError``
+``errors``          ``JudgeError``, ``RefusedTextError``
 ==================  ====================================================================================
 """
 
-from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.model import MultimodalModel
 from setr_lib.models.multimodal.pictures import Picture, PictureError
 from setr_lib.models.multimodal.prompt import (
@@ -43,6 +43,7 @@ __all__ = [
     "MultimodalModel",
     "Picture",
     "PictureError",
+    "RefusedTextError",
     "RenderedPrompt",
     "Request",
     "TokenRow",

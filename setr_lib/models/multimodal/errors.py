@@ -12,6 +12,19 @@ class JudgeError(SetrError):
     """
 
 
+class RefusedTextError(JudgeError):
+    """The model's tokenizer refuses a prompt's text, or it is longer than the model reads.
+
+    Args:
+        message: What is wrong.
+        prompt: The prompt.
+    """
+
+    def __init__(self, message: str, prompt: object = None) -> None:
+        self.prompt = prompt
+        super().__init__(message)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, to be quoted in another message.
 

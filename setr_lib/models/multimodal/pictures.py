@@ -4,14 +4,16 @@ they are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.refusals import check_sides, control_image, may_be_a_refusal, reason_of
 from setr_lib.pixel_rules import PixelRules, picture_identity
+from setr_lib.pixels import UnreadableImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,8 +25,33 @@ _FEW = 8
 """Fewer pictures than this are opened one after the other: threads would cost more than they save."""
 
 
-class PictureError(JudgeError):
-    """One picture cannot be opened, or is another than when its table was made; others may be fine."""
+Processed = TypeVar("Processed")
+
+
+class PictureError(JudgeError, UnreadableImageError):
+    """Pictures cannot be opened, are others than when their table was made, or are refused by the model's
+    processor; others may be fine.
+
+    Args:
+        message: What is wrong; by default what is wrong with the first of ``refused``.
+        refused: What is wrong with each of them, by identity; empty where it is not known which.
+    """
+
+    def __init__(self, message: str = "", refused: Mapping[str, str] | None = None) -> None:
+        self.refused = dict(refused or {})
+        more = f" (and {len(self.refused) - 1} more pictures)" if len(self.refused) > 1 else ""
+        super().__init__(message or next(iter(self.refused.values()), "") + more)
+
+    def about(self, pictures: Sequence[Picture]) -> str | None:
+        """What is wrong with some pictures.
+
+        Args:
+            pictures: The pictures.
+
+        Returns:
+            What is wrong with the first of them that is at fault; None where none is.
+        """
+        return next((self.refused[p.identity] for p in pictures if p.identity in self.refused), None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,11 @@ class Picture:
     def identity(self) -> str:
         """What the image is to a model: its identity in every cache."""
         return picture_identity(self.fingerprint, self.pixels)
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its file, or how many bytes it has."""
+        return f"{len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
 
     def open(self) -> Image.Image:
         """Decode the image.
@@ -106,3 +138,66 @@ def open_pictures(pictures: Sequence[Picture]) -> list[Image.Image]:
         return [picture.open() for picture in pictures]
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         return list(pool.map(Picture.open, pictures))
+
+
+def processed(
+    pictures: Sequence[Picture],
+    process: Callable[[list[Image.Image]], Processed],
+    alone: Callable[[Image.Image], object],
+) -> Processed:
+    """Open pictures and give them to a model's processor.
+
+    Args:
+        pictures: The pictures of a batch.
+        process: Runs the processor over all of them.
+        alone: Runs it over one.
+
+    Returns:
+        What ``process`` gives.
+
+    Raises:
+        PictureError: Some cannot be opened, or the processor refuses them alone, too; it knows which.
+    """
+    try:
+        images = open_pictures(pictures)
+        for image in images:
+            check_sides(image)
+        return process(images)
+    except Exception as error:
+        if not may_be_a_refusal(error):
+            raise
+        first = error
+    if refused := _refused(pictures, alone):
+        raise PictureError(refused=refused) from first
+    raise first
+
+
+def _refused(pictures: Sequence[Picture], alone: Callable[[Image.Image], object]) -> dict[str, str]:
+    """What is wrong with those that are at fault, by identity; none where the processor takes nothing."""
+    found: dict[str, str] = {}
+    works: bool | None = None
+    for picture in {picture.identity: picture for picture in pictures}.values():
+        try:
+            image = picture.open()
+        except PictureError as error:
+            found[picture.identity] = str(error)
+            continue
+        if (reason := _refusal(alone, image)) is not None:
+            works = _refusal(alone, control_image()) is None if works is None else works
+            if works:
+                found[picture.identity] = (
+                    f"{picture.name}: the model's processor refuses this picture of {image.width:,} x "
+                    f"{image.height:,} pixels ({reason})"
+                )
+    return found
+
+
+def _refusal(alone: Callable[[Image.Image], object], image: Image.Image) -> str | None:
+    try:
+        check_sides(image)
+        alone(image)
+    except Exception as error:
+        if not may_be_a_refusal(error):
+            raise
+        return reason_of(error)
+    return None

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.multimodal.loading import LoadedModel
+from setr_lib.models.multimodal.pictures import processed
 from setr_lib.models.multimodal.prompt import ImageSlot, Request
 from setr_lib.models.multimodal.token_rows import PromptTokenizer
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -39,20 +41,33 @@ class PlainPass:
             longest] padded on the left.
 
         Raises:
-            PictureError: A picture cannot be read.
+            PictureError: Pictures cannot be read, or the processor refuses them.
+            RefusedTextError: The tokenizer refuses a text.
         """
+        for prompt in dict.fromkeys(prompt for prompt, _ in requests):
+            self._tokenizer.check(prompt)
         texts = [self._tokenizer.chat_text(prompt) for prompt, _ in requests]
-        images = [
-            [pictures[part.name].open() for part in prompt.parts if isinstance(part, ImageSlot)]
+        shown = [
+            [pictures[part.name] for part in prompt.parts if isinstance(part, ImageSlot)]
             for prompt, pictures in requests
         ]
+
+        def process(images: list[Image.Image]) -> Any:
+            left = iter(images)
+            nested = [[next(left) for _ in of_request] for of_request in shown]
+            return self._loaded.processor(
+                text=texts,
+                images=nested if images else None,
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=self._tokenizer.adds_special_tokens(texts[0]),
+            )
+
         self._loaded.tokenizer.padding_side = "left"
-        return self._loaded.processor(
-            text=texts,
-            images=images if any(images) else None,
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=self._tokenizer.adds_special_tokens(texts[0]),
+        return processed(
+            [picture for of_request in shown for picture in of_request],
+            process,
+            lambda image: self._loaded.processor.image_processor(images=[image], return_tensors="pt"),
         ).to(self._loaded.device)
 
     def answer_differences(self, requests: Sequence[Request]) -> Tensor:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.prompt import CANDIDATE, ImageSlot, RenderedPrompt, Request
 from setr_lib.models.multimodal.vision import VisionFeatures, VisionTower
+from setr_lib.models.refusals import CONTROL_TEXT, may_be_a_refusal, reason_of
 
 _TOKENISED_PROMPTS = 20_000
 
@@ -56,6 +57,7 @@ class PromptTokenizer:
         self._loaded = loaded
         self._special = loaded.special_tokens
         self._cached = lru_cache(maxsize=_TOKENISED_PROMPTS)(self._tokenise)
+        self._longest = longest_prompt(loaded.model.config)
 
     def tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
         """Token ids of a prompt in the model's chat template, ready to be answered.
@@ -68,15 +70,54 @@ class PromptTokenizer:
 
         Raises:
             JudgeError: The chat template does not show each picture exactly once.
+            RefusedTextError: The tokenizer refuses the text, or it is longer than the model reads.
         """
         return self._cached(prompt)
+
+    def check(self, prompt: RenderedPrompt) -> None:
+        """Refuse a prompt whose texts the tokenizer refuses, or that is longer than the model reads.
+
+        Args:
+            prompt: The prompt.
+
+        Raises:
+            RefusedTextError: It is one.
+        """
+        self._checked_ids(prompt, self.chat_text(prompt))
+
+    def _checked_ids(self, prompt: RenderedPrompt, text: str) -> tuple[int, ...]:
+        try:
+            ids = self._ids(text)
+        except Exception as error:
+            if not may_be_a_refusal(error) or not self._works():
+                raise
+            raise RefusedTextError(
+                f"the model's tokenizer refuses the text ({reason_of(error)})", prompt
+            ) from error
+        if self._longest is not None and len(ids) > self._longest:
+            raise RefusedTextError(
+                f"the prompt has {len(ids):,} tokens, the model reads at most {self._longest:,}", prompt
+            )
+        return ids
+
+    def _works(self) -> bool:
+        try:
+            self._ids(CONTROL_TEXT)
+        except Exception as error:
+            if not may_be_a_refusal(error):
+                raise
+            return False
+        return True
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(
+            self._loaded.tokenizer(text, add_special_tokens=self.adds_special_tokens(text))["input_ids"]
+        )
 
     def _tokenise(self, prompt: RenderedPrompt) -> PromptTokens:
         text = self.chat_text(prompt)
         slots = tuple(part.name for part in prompt.parts if isinstance(part, ImageSlot))
-        ids = tuple(
-            self._loaded.tokenizer(text, add_special_tokens=self.adds_special_tokens(text))["input_ids"]
-        )
+        ids = self._checked_ids(prompt, text)
         shown = ids.count(self._special.image_token_id)
         if shown != len(slots):
             raise JudgeError(
@@ -126,6 +167,19 @@ class PromptTokenizer:
             if token in text:
                 text = text.replace(token, token.strip("<|>[]"))
         return text
+
+
+def longest_prompt(config: Any) -> int | None:
+    """How many tokens a model reads.
+
+    Args:
+        config: Its transformers configuration.
+
+    Returns:
+        The number of its language model's positions; None where it does not say.
+    """
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 class RowBuilder:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.errors import JudgeError
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
-from setr_lib.models.multimodal.pictures import Picture, open_pictures
+from setr_lib.models.multimodal.pictures import Picture, PictureError, processed
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 VISION_CACHE_BYTES = 6 * 2**30
@@ -114,33 +115,57 @@ class VisionTower:
             One output per picture, in order.
 
         Raises:
-            PictureError: An image that is not in memory cannot be read.
+            PictureError: Images that are not in memory cannot be read, or the processor refuses them. The
+                outputs of the others are in memory then.
             JudgeError: Processor and model do not fit together.
             DeviceError: Not even one image fits in memory.
         """
         wanted = {picture.identity: picture for picture in pictures}
         found = {key: self.memory[key] for key in wanted if key in self.memory}
         missing = [picture for key, picture in wanted.items() if key not in found]
-        made = run_in_batches(missing, self.run, self._batch_size)
-        found.update((picture.identity, features) for picture, features in zip(missing, made, strict=True))
+        made, refused = self._made(missing)
+        found.update(made)
         self.memory.keep(found)
+        if refused:
+            raise PictureError(refused=refused)
         return [found[picture.identity] for picture in pictures]
 
-    def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> None:
+    def _made(self, missing: list[Picture]) -> tuple[dict[str, VisionFeatures], dict[str, str]]:
+        """Outputs by identity, and what is wrong with the images that have none."""
+        refused: dict[str, str] = {}
+        while True:
+            left = [picture for picture in missing if picture.identity not in refused]
+            try:
+                made = run_in_batches(left, self.run, self._batch_size)
+            except PictureError as error:
+                if error.about(left) is None:
+                    raise
+                refused |= error.refused
+                continue
+            return {p.identity: features for p, features in zip(left, made, strict=True)}, refused
+
+    def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> dict[str, str]:
         """Run the tower for every picture that is not in memory, in full batches.
 
         Args:
             pictures: Images, the same one any number of times.
             progress: Called as ``progress(done, total, label)`` after each batch.
 
-        Raises:
-            PictureError: An image cannot be read.
+        Returns:
+            What is wrong with each image that cannot be read or that the processor refuses, by identity.
         """
+        refused: dict[str, str] = {}
         wanted = {picture.identity: picture for picture in pictures}
         missing = [picture for key, picture in wanted.items() if key not in self.memory]
         for start in range(0, len(missing), self._batch_size):
-            self.features(missing[start : start + self._batch_size])
+            try:
+                self.features(missing[start : start + self._batch_size])
+            except PictureError as error:
+                if not error.refused:
+                    raise
+                refused |= error.refused
             progress(min(start + self._batch_size, len(missing)), len(missing), "images seen by the judge")
+        return refused
 
     def run(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
         """One forward pass of the tower, whatever is in memory; nothing is stored there.
@@ -152,16 +177,19 @@ class VisionTower:
             One output per picture, in order.
 
         Raises:
-            PictureError: An image cannot be read.
+            PictureError: Images cannot be read, or the processor refuses them.
             JudgeError: The processor announces another number of image tokens than the model makes.
         """
         import torch
 
         model, processor = self._loaded.model, self._loaded.processor
-        images = open_pictures(pictures)
-        inputs = processor.image_processor(images=images, return_tensors="pt")
+
+        def process(images: list[Image.Image]) -> Any:
+            return processor.image_processor(images=images, return_tensors="pt")
+
+        inputs = processed(pictures, process, lambda image: process([image]))
         placeholders = [
-            processor.replace_image_token(inputs, image_idx=index) for index in range(len(images))
+            processor.replace_image_token(inputs, image_idx=index) for index in range(len(pictures))
         ]
         training = model.training
         model.eval()
