@@ -17,9 +17,9 @@ import dagster as dg
 
 from setr_assets.code_versions import CodeVersions, Reads
 from setr_assets.data_versions import PartitionResults, readable
+from setr_assets.failures import failing_in_words, notices_of
 from setr_assets.progress import step
-from setr_lib.errors import SetrError
-from setr_lib.escaping import visible
+from setr_lib.pipeline.context import PipelineContext
 from setr_lib.settings import Settings
 
 OWNERS = ["team:retrieval"]
@@ -126,14 +126,12 @@ def single_asset(
 
 
 def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
-    # An error meant for a person is not retried, and its text is the run's failure message.
     @functools.wraps(function)
     def wrapper(context: dg.AssetExecutionContext, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            with step(function.__name__):
-                made = function(context, *args, **kwargs)
-        except SetrError as error:
-            raise dg.Failure(description=visible(str(error)), allow_retries=False) from error
+        given = (each for each in (*args, *kwargs.values()) if isinstance(each, PipelineContext))
+        setr = next(given, None)
+        with failing_in_words(setr), step(function.__name__), notices_of(context):
+            made = function(context, *args, **kwargs)
         if isinstance(made, PartitionResults):
             yield from made.events(context)
         else:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from setr_assets.code_versions import needed_systems, reranker_systems
 from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
+from setr_assets.failures import failing_in_words
 from setr_lib.hashing import digest_json
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.pipeline.context import PipelineContext
@@ -225,7 +226,8 @@ def _method_source(system: str, owners: list[str]) -> dg.AssetsDefinition:
     def observe(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> Iterator[dg.ObserveResult]:
-        version = setr.weights.version(system) or NONE
+        with failing_in_words(setr):
+            version = setr.weights.version(system) or NONE
         yield dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(version))
 
     return observe
@@ -259,7 +261,8 @@ def _reranking_sources(owners: list[str]) -> dg.AssetsDefinition:
     def observe(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> Iterator[dg.ObserveResult]:
-        found = _of_the_moment(setr)
+        with failing_in_words(setr):
+            found = _of_the_moment(setr)
         for source in (CHAMPION, FUSION):
             yield dg.ObserveResult(asset_key=source, data_version=dg.DataVersion(found[source]))
 

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,9 +24,12 @@ from setr_assets.removals import consent
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries, terminal
+from setr_lib.damage import COMMAND, damaged, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.storage import places_of
+from setr_lib.repairs.dagster_home import dagster_home_fault
 from setr_lib.sources import sources_in_use
 
 if TYPE_CHECKING:
@@ -51,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             evaluation = settings.evaluation.model_copy(update={"limit": options.limit})
             settings = settings.model_copy(update={"evaluation": evaluation})
-        return run(settings, accept_removals=options.accept_removals)
+        with explained(places_of(settings)):
+            return run(settings, accept_removals=options.accept_removals)
     except SetrError as error:
         print(f"setr: {visible(str(error))}", file=sys.stderr)
         return 1
@@ -86,11 +91,11 @@ def run(settings: Settings, *, accept_removals: bool = False) -> int:
         for source in sources_in_use(settings):
             _prepare(source, watching)
         config = {"ops": consent()} if accept_removals else {}
-        succeeded, run_id = _materialize(settings, keys, watching, config)
-    if succeeded:
+        reasons, run_id = _materialize(settings, keys, watching, config)
+    if not reasons:
         _show_leaderboard(settings)
-    _where_next(settings, succeeded, run_id, time.monotonic() - begun)
-    return 0 if succeeded else 1
+    _where_next(settings, reasons, run_id, time.monotonic() - begun)
+    return 1 if reasons else 0
 
 
 def _prepare(source: DataSource, watching: Watcher) -> None:
@@ -103,8 +108,8 @@ def _prepare(source: DataSource, watching: Watcher) -> None:
 
 def _materialize(
     settings: Settings, keys: list[str], watching: Watcher, config: dict[str, Any]
-) -> tuple[bool, str]:
-    """One run of the full pipeline over ``keys``, in this process."""
+) -> tuple[list[str], str]:
+    """One run of the full pipeline over ``keys``, in this process: why steps failed, and the run's id."""
     from setr_assets.definitions import build_definitions
 
     job = build_definitions(settings).resolve_job_def(FULL_PIPELINE)
@@ -116,9 +121,11 @@ def _materialize(
             tags={**range_tags(keys), RUN_BY: "make demo", PROCESS: process_tag()},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **config},
         )
-        for event in result.filter_events(lambda step_event: step_event.is_step_failure):
+        failed = result.filter_events(lambda step_event: step_event.is_step_failure)
+        for event in failed:
             watching.failed(event.step_key or "", _reason(event))
-    return result.success, result.run_id
+    reasons = [_reason(event) for event in failed]
+    return reasons if reasons or result.success else ["no reason was recorded"], result.run_id
 
 
 def _instance() -> dg.DagsterInstance:
@@ -127,10 +134,14 @@ def _instance() -> dg.DagsterInstance:
     Raises:
         SetrError: It cannot be used.
     """
+    home = os.environ.get("DAGSTER_HOME")
     try:
         return dg.DagsterInstance.get()
-    except (dg.DagsterError, OSError) as error:
-        home = os.environ.get("DAGSTER_HOME")
+    except Exception as error:
+        if home and (fault := dagster_home_fault(Path(home))) is not None:
+            raise damaged("dagster", *fault) from error
+        if not isinstance(error, (dg.DagsterError, OSError)):
+            raise
         raise SetrError(
             f"DAGSTER_HOME = {home!r} cannot be used: {error}; unset it, or name a folder"
         ) from error
@@ -197,14 +208,16 @@ def _show_leaderboard(settings: Settings) -> None:
         console.print(Text(line))
 
 
-def _where_next(settings: Settings, succeeded: bool, run_id: str, seconds: float) -> None:
+def _where_next(settings: Settings, reasons: list[str], run_id: str, seconds: float) -> None:
     minutes = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    if not succeeded:
+    if reasons:
         print(
             f"\nnot finished after {minutes} (run {run_id}); the reasons are above, everything finished is "
             "kept"
         )
         print("look closer with `make dev`: http://127.0.0.1:3000/runs")
+        for command in dict.fromkeys(found for reason in reasons for found in COMMAND.findall(reason)):
+            print(f"mend what is damaged with {command}, then run this again")
         return
     print(f"\nfinished in {minutes} (run {run_id})")
     print("where to look next:")

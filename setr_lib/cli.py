@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from setr_lib.damage import PARTS, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible_output
 from setr_lib.paths import expanded
@@ -66,14 +67,17 @@ def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> i
 
 
 def _run(options: argparse.Namespace) -> int:
+    from setr_lib.pipeline.storage import places_of
+
     settings = load_settings(options.config)
     if (limit := getattr(options, "limit", None)) is not None:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
     command: Command = options.command
-    if command not in (_env, _doctor):
-        _look_at_place(settings)
-    return command(settings, options)
+    with explained(places_of(settings)):
+        if command not in (_env, _doctor):
+            _look_at_place(settings)
+        return command(settings, options)
 
 
 def _look_at_place(settings: Settings) -> None:
@@ -279,6 +283,13 @@ def _add_checks(commands: Subparsers) -> None:
     doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
     doctor.set_defaults(command=_doctor)
 
+    repair = commands.add_parser(
+        "repair", help="set aside what is damaged on disk, and keep what is whole of it; nothing is deleted"
+    )
+    repair.add_argument("part", choices=tuple(PARTS), metavar="NAME", help=f"{', '.join(PARTS)}")
+    repair.add_argument("--look", action="store_true", help="change nothing: say what would be done")
+    repair.set_defaults(command=_repair)
+
 
 def _add_faults(commands: Subparsers) -> None:
     faults = commands.add_parser(
@@ -483,6 +494,12 @@ def _faults(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.faults import run
 
     return run(settings, dataset=options.dataset, as_json=options.json)
+
+
+def _repair(settings: Settings, options: argparse.Namespace) -> int:
+    from setr_lib.commands.repair import run
+
+    return run(settings, part=options.part, look_only=options.look)
 
 
 def _crop(settings: Settings, options: argparse.Namespace) -> int:

@@ -13,10 +13,12 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from setr_lib.damage import damaged, told
 from setr_lib.hashing import digest_strings
 from setr_lib.pixel_rules import PIXELS_VERSION
 
@@ -25,6 +27,8 @@ KEY_VERSION = PIXELS_VERSION
 """The version of the keys that are written now. Keys of an earlier one named pictures otherwise, and are not
 found any more; those of results without a picture stayed as they were."""
 _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
+COLUMNS = ["key", "value", "made_at", "key_version"]
+"""Of the table of each kind; tables of an earlier version of SETR lack the last."""
 
 
 class ContentCache:
@@ -36,21 +40,23 @@ class ContentCache:
 
     Raises:
         ValueError: ``kind`` is not one.
+        SetrError: The file is damaged, cannot be written, or the disk is full; so do its methods.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
         if not kind.isidentifier():
             raise ValueError(f"a cache kind is a plain identifier, not {kind!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.kind = path, kind
         self._lock = threading.Lock()
-        self._connection = _connect(path)
+        with told("cache", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = _connect(path)
         weakref.finalize(self, self._connection.close)
-        with self._lock, self._connection as connection:
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {kind} (key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL "
-                "NOT NULL)"
-            )
+        with self._transaction() as connection:
+            connection.execute(table_of(kind))
+            found = [row[1] for row in connection.execute(f"PRAGMA table_info({kind})")]
+            if found[:3] != COLUMNS[:3] or set(found) - set(COLUMNS):
+                raise damaged("cache", path, f"has a table {kind} with other columns than SETR writes")
             _add_key_version(connection, kind)
 
     @staticmethod
@@ -124,7 +130,7 @@ class ContentCache:
     def _look_up(self, column: str, keys: Iterable[str]) -> dict[str, Any]:
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Any] = {}
-        with self._lock, self._connection as connection:
+        with self._transaction() as connection:
             for start in range(0, len(wanted), _LOOKUP_CHUNK):
                 chunk = wanted[start : start + _LOOKUP_CHUNK]
                 marks = ",".join("?" * len(chunk))
@@ -140,11 +146,30 @@ class ContentCache:
             values: Key -> text.
         """
         now = time.time()
-        with self._lock, self._connection as connection:
+        with self._transaction() as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO {self.kind} (key, value, made_at, key_version) VALUES (?, ?, ?, ?)",
                 [(key, value, now, KEY_VERSION) for key, value in values.items()],
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection, alone, in a transaction that is undone where it fails."""
+        with told("cache", self.path), self._lock, self._connection as connection:
+            yield connection
+
+
+def table_of(kind: str) -> str:
+    """The SQL that makes the table of a kind where there is none.
+
+    Args:
+        kind: A plain identifier.
+
+    Returns:
+        The statement.
+    """
+    columns = "key TEXT PRIMARY KEY, value TEXT NOT NULL, made_at REAL NOT NULL"
+    return f"CREATE TABLE IF NOT EXISTS {kind} ({columns})"
 
 
 def _add_key_version(connection: sqlite3.Connection, kind: str) -> None:

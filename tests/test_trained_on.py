@@ -54,7 +54,7 @@ def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
 def test_a_damaged_folder_is_named(tmp_path: Path, damage: str) -> None:
     folder = made().write(tmp_path)
     (folder / damage).write_text("{}", encoding="utf-8")
-    with pytest.raises(TrainedOnError, match=f"{tmp_path}: .* train and register it again"):
+    with pytest.raises(TrainedOnError, match=f"{folder / damage}: .*`setr repair registry`"):
         TrainedOn.read(folder)
 
 

@@ -12,8 +12,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from setr_lib.damage import explain
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_path
+from setr_lib.pipeline.storage import places_of
 from setr_lib.settings import SETTINGS_FILE, Settings
 
 _HOME = "DAGSTER_HOME"
@@ -78,6 +80,8 @@ def prepare(settings: Settings) -> None:
         if ours.is_file() and not (home / _INSTANCE_FILE).exists():
             shutil.copyfile(ours, home / _INSTANCE_FILE)
     except OSError as error:
+        if (told := explain(error, places_of(settings))) is not None:
+            raise told from error
         raise SetrError(
             f"{error.filename}: cannot be made ({error.strerror}): make its folder writable"
         ) from error

@@ -85,8 +85,11 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
     Returns:
         One entry per thing.
     """
+    from setr_lib.commands.disk_checks import damage_checks
+
     return [
         _storage(settings),
+        *damage_checks(settings),
         _encoder(settings),
         *_spaces(settings),
         _judge(settings),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from setr_lib.damage import damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
@@ -216,12 +217,12 @@ def _parquet_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _read(path: Path) -> pl.DataFrame:
+    with told("tables", path):
+        frame = pl.read_parquet(path)
     try:
-        return conform(_with_present_names(pl.read_parquet(path)), METRICS, f"metrics in {path}")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SetrError(
-            f"{path}: cannot be read as a table of metrics ({error}); evaluate that set again to rewrite it"
-        ) from error
+        return conform(_with_present_names(frame), METRICS, f"metrics in {path}")
+    except SetrError as error:
+        raise damaged("tables", path, f"has other columns than SETR writes ({error})") from error
 
 
 def _with_present_names(frame: pl.DataFrame) -> pl.DataFrame:

@@ -127,11 +127,13 @@ class PipelineContext:
             The bundle.
 
         Raises:
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or a file of it is damaged.
         """
         from setr_lib.registry.bundle import PARTS, Bundle
 
-        return Bundle(**self.registry.model(self.settings.registry.model).artifacts(version, PARTS))
+        bundle = Bundle(**self.registry.model(self.settings.registry.model).artifacts(version, PARTS))
+        bundle.check()
+        return bundle
 
     def prompts(self) -> PromptSet:
         """The prompt files that the settings name.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.errors import SetrError
-from setr_lib.files import read_json, write_json
+from setr_lib.files import write_json
 from setr_lib.pipeline.system_checks import option_faults, system_notices, system_options
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.progress import Progress, silent
@@ -234,14 +234,22 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         """
         from setr_lib.pipeline.system_data import mined_negatives
         from setr_lib.systems.data import without_images
+        from setr_lib.systems.options import MinedOptions
         from setr_lib.systems.training import Lesson
+        from setr_lib.training.notes import read_note
 
         model = self.untrained()
         stored = self._stored(model, progress)
         data, rows = stored.data, without_images(self.rows, stored.failed)
-        known = read_json(folder / _NEGATIVES) if folder else None
-        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
-        if known is None or known["run"] != self.digest() or not is_of_these:
+        known = None
+        if folder:
+            mined, images = isinstance(model.options, MinedOptions), set(data.images["image_id"])
+            known = read_note(
+                folder / _NEGATIVES,
+                self.digest(),
+                lambda note: len(note["ids"]) == mined * rows.height and images.issuperset(*note["ids"]),
+            )
+        if known is None:
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
             known = {"run": self.digest(), "ids": ids}
             if folder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
 from setr_lib.pipeline.present_paths import with_present_paths
@@ -121,7 +123,9 @@ class Tables:
         from setr_lib.tables import conform, write_parquet_atomically
 
         path = self._own_path(asset, partition)
-        write_parquet_atomically(conform(frame, schema, named(asset, partition)), path)
+        table = conform(frame, schema, named(asset, partition))
+        with told("tables", path):
+            write_parquet_atomically(table, path)
         if made_by is not None:
             self.write_record(asset, made_by, partition)
         return path
@@ -178,14 +182,17 @@ class Tables:
         path = self._path(asset, partition)
         try:
             frame = pl.read_parquet(path, use_statistics=False)
+            frame = earlier(frame) if earlier else frame
+            if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
+                frame = frame.with_columns(pixels=pl.lit(""))
+            table = conform(frame, schema, named(asset, partition))
         except FileNotFoundError:
-            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
-        except pl.exceptions.PolarsError as error:
-            raise SetrError(f"{path}: not a readable table ({error}): materialize {asset!r} again") from error
-        frame = earlier(frame) if earlier else frame
-        if "pixels" in schema and "pixels" not in frame.columns:  # earlier versions knew one way only
-            frame = frame.with_columns(pixels=pl.lit(""))
-        table = conform(frame, schema, named(asset, partition))
+            raise self._not_made(asset, partition, path) from None
+        except SetrError as error:
+            fault = f"has other columns than SETR writes ({error})"
+            raise damaged("tables", path, fault, then=_again(asset)) from error
+        except Exception as error:
+            raise as_told(error, "tables", path, then=_again(asset)) from error
         return with_present_paths(table, self.settings) if "path" in schema else table
 
     def write_record(self, asset: str, record: Record, partition: str | None = None) -> Path:
@@ -200,7 +207,8 @@ class Tables:
             The record's path.
         """
         path = self._own_path(asset, partition).with_suffix(".json")
-        write_json(path, record.stated())
+        with told("tables", path):
+            write_json(path, record.stated())
         return path
 
     def read_record(self, asset: str, kind: type[RecordT], partition: str | None = None) -> RecordT:
@@ -225,9 +233,11 @@ class Tables:
         try:
             return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise NotMadeYetError(self._not_made(asset, partition, path)) from None
+            raise self._not_made(asset, partition, path) from None
         except ValidationError as error:
-            raise SetrError(f"{path}: {_faults(error)}: materialize {_step(asset)!r} again") from error
+            raise damaged("tables", path, _faults(error), then=_again(asset)) from error
+        except OSError as error:
+            raise as_told(error, "tables", path, then=_again(asset)) from error
 
     def _own_path(self, asset: str, partition: str | None) -> Path:
         """The file of a table in this folder: what is written."""
@@ -241,11 +251,15 @@ class Tables:
             return own
         return usual if usual.exists() or usual.with_suffix(".json").exists() else own
 
-    def _not_made(self, asset: str, partition: str | None, path: Path) -> str:
-        return (
+    def _not_made(self, asset: str, partition: str | None, path: Path) -> NotMadeYetError:
+        words = (
             f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} "
             f"first, {or_run_everything(self.settings, partition)}"
         )
+        if path.suffix == ".parquet" and path.with_suffix(".json").is_file():
+            fault = "is missing, although its record is there"
+            return damaged("tables", path, fault, NotMadeYetError, _again(asset))
+        return NotMadeYetError(words)
 
 
 def _file_name(name: str) -> str:
@@ -268,6 +282,11 @@ def _step(asset: str) -> str:
     return asset.split("/")[0]
 
 
+def _again(asset: str) -> str:
+    """What to do once a damaged table is set aside."""
+    return f"materialize {_step(asset)!r} again"
+
+
 def named(asset: str, partition: str | None) -> str:
     """An asset and its partition in words.
 
@@ -279,6 +298,35 @@ def named(asset: str, partition: str | None) -> str:
         ``asset`` or ``asset of partition``.
     """
     return asset if partition is None else f"{asset} of {partition}"
+
+
+def places_of(settings: Settings) -> Places:
+    """Where the files of each part of SETR's storage lie.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Parts and paths.
+    """
+    root, uri = settings.storage_root, settings.tracking_uri
+    home = os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"
+    places: list[tuple[Part, Path]] = [
+        ("registry", settings.artifact_root),
+        ("vectors", Path(settings.lancedb_uri)),
+        ("vectors", Path(f"{settings.lancedb_uri}-mining")),
+        ("cache", settings.cache_path),
+        ("cache", settings.cache_path.parent),
+        ("checkpoints", settings.checkpoint_root),
+        ("checkpoints", root / "ablations"),
+        ("reports", settings.report_root),
+        ("dagster", Path(home)),
+        ("tables", root / TABLES),
+        ("tables", root),
+    ]
+    if uri.startswith("sqlite:///"):
+        places.insert(0, ("registry", Path(uri.removeprefix("sqlite:///"))))
+    return places
 
 
 def or_run_everything(settings: Settings, partition: str | None = None) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from setr_lib.damage import damaged, told
+from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place
@@ -34,6 +36,7 @@ ADAPTER, JUDGE = "adapter", "judge"
 PARTS = (ADAPTER, JUDGE)
 """The folders of a bundle; as arguments of :class:`Bundle` they have the same names."""
 _RECORD, _EXAMPLES, _PROMPTS = "reranker.json", "examples.parquet", "prompts"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _EXAMPLES_PER_LABEL = 4
 
 EXAMPLES = pl.Schema(
@@ -186,10 +189,24 @@ class Bundle:
             RegistryError: It cannot be read.
         """
         path = self.judge / _RECORD
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RegistryError(f"{path}: not a readable record of a re-ranker ({error})") from error
+        with told("registry", path, RegistryError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            BaseReference(**found["base"])
+            if not isinstance(found["prompt_hash"], str):
+                raise TypeError(found["prompt_hash"])
+            return found
+
+    def check(self) -> None:
+        """Refuse a bundle whose files are damaged, as far as this can be told without loading it.
+
+        Raises:
+            RegistryError: One is missing, cut or overwritten; the message names it.
+        """
+        for name, fault_of in ((_WEIGHTS, safetensors_fault), (_CONFIG, json_fault)):
+            path = self.adapter / name
+            if (fault := fault_of(path)) is not None:
+                raise damaged("registry", path, fault, RegistryError)
+        _ = self.record
 
     @property
     def reference(self) -> BaseReference:
@@ -215,7 +232,9 @@ class Bundle:
         """An ``EXAMPLES`` frame: held-out pairs with the scores that both judges gave in the training
         process.
         """
-        return pl.read_parquet(self.judge / _EXAMPLES)
+        path = self.judge / _EXAMPLES
+        with told("registry", path, RegistryError):
+            return pl.read_parquet(path)
 
     def load_judge(self, base_model: str | None = None, device: str = "auto") -> YesNoJudge:
         """Load the base model, found again and checked, with the adapter and its prompt.
@@ -232,6 +251,7 @@ class Bundle:
             JudgeError: It cannot be loaded.
             PromptError: The stored prompt is malformed.
         """
+        self.check()
         template = self.judge_prompt
         reference = self.reference
         name = reference.locate(base_model)

@@ -15,6 +15,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database, told
+from setr_lib.errors import SetrError
+from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
@@ -68,9 +71,10 @@ class MlflowRegistry:
         """MLflow's client; creates the store where there is none.
 
         Raises:
-            RegistryError: The store cannot be opened.
+            RegistryError: The store cannot be opened, or its database is damaged; so do the client's methods.
         """
         if self._client is None:
+            self._refuse_damaged()
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -82,7 +86,7 @@ class MlflowRegistry:
             only_one = self.locked() if self.database is None else nullcontext()
             try:
                 with only_one:
-                    client = MlflowClient(self.tracking_uri, self.tracking_uri)
+                    client = self._guarded(MlflowClient(self.tracking_uri, self.tracking_uri))
                 if client.get_experiment_by_name(self.experiment) is None:
                     with self.locked():
                         self._create_experiment(client)
@@ -90,6 +94,10 @@ class MlflowRegistry:
                 raise RegistryError(
                     f"registry.tracking_uri = {self.tracking_uri!r}: {first_line(error)}"
                 ) from error
+            except Exception as error:
+                if (found := self._told(error)) is not None:
+                    raise found from error
+                raise
             self._client = client
         return self._client
 
@@ -149,14 +157,9 @@ class MlflowRegistry:
         """
         beside = self.database or self.artifact_root / "registry"
         name = ".".join(part for part in (beside.name, what, "lock") if part)
-        try:
+        with told("registry", beside.with_name(name), RegistryError):
             beside.parent.mkdir(parents=True, exist_ok=True)
             lock = beside.with_name(name).open("w")
-        except OSError as error:
-            raise RegistryError(
-                f"{error.filename}: cannot be written ({error.strerror}): MLflow's store needs a folder that "
-                "you may write to; name another in [storage] root"
-            ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -186,6 +189,33 @@ class MlflowRegistry:
                         os.environ.pop(name, None)
                     else:
                         os.environ[name] = value
+
+    def _guarded(self, client: MlflowClient) -> MlflowClient:
+        return guarded(client, self._told, "mlflow.tracking")
+
+    def _told(self, error: BaseException) -> SetrError | None:
+        """What an exception says of the database, in words; None where it is about something else."""
+        file = self.database
+        if file is None:
+            return None
+        if no_space(error):
+            return no_space_error(file)
+        return as_told(error, "registry", file, RegistryError) if of_database(error) else None
+
+    def _refuse_damaged(self) -> None:
+        """MLflow tries for minutes to open what is no database.
+
+        An empty file is a new store to SQLite: not where models of an earlier one lie beside it.
+        """
+        file = self.database
+        if file is None or not file.exists():
+            return
+        fault = sqlite_start_fault(file)
+        if fault == "is empty":
+            has_models = any((self.artifact_root / self.experiment / "models").glob("m-*"))
+            fault = f"is empty, although models of it lie in {self.artifact_root}" if has_models else None
+        if fault is not None:
+            raise damaged("registry", file, fault, RegistryError)
 
     @property
     def database(self) -> Path | None:

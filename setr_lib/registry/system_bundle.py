@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from setr_lib.damage import told
 from setr_lib.files import write_json
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place
@@ -176,10 +177,8 @@ class SystemBundle:
             RegistryError: It is not recorded in a readable way.
         """
         path = self.encoder / _RECORD
-        try:
+        with told("registry", path, RegistryError):
             return EncoderReference.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise RegistryError(f"{path}: not a readable reference to an encoder ({error})") from error
 
     @property
     def examples(self) -> pl.DataFrame:
@@ -251,7 +250,5 @@ def held_out_of(system: Path) -> pl.DataFrame:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    try:
+    with told("registry", path, RegistryError):
         return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RegistryError(f"{path}: not a readable table of a trained system ({error})") from error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from setr_lib.files import read_json, write_json
+from setr_lib.files import write_json
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import is_out_of_memory, release_memory
 from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
@@ -52,6 +52,7 @@ from setr_lib.training.loop import (
     indices_at,
     replay,
 )
+from setr_lib.training.notes import is_numbers, read_note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -392,8 +393,8 @@ def _scores_before(
     """The base judge's scores: a fresh LoRA adds nothing. Kept, so that a resumed training does not judge
     again.
     """
-    stored = read_json(folder / _BEFORE)
-    if stored is not None and stored["run"] == run:
+    stored = read_note(folder / _BEFORE, run, lambda note: is_numbers(note["scores"], held_out.height))
+    if stored is not None:
         return np.asarray(stored["scores"], dtype=np.float32)
     scores = judge_pair_frame(
         judge, held_out, pictures, progress=progress, what="held-out pairs judged (before)"

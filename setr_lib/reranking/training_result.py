@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from setr_lib.files import read_json, write_json
+from setr_lib.faults import json_fault, safetensors_fault
+from setr_lib.files import write_json
 from setr_lib.reranking.held_out import HeldOutReport
 from setr_lib.settings import AdapterSettings
 from setr_lib.tables import write_parquet_atomically
+from setr_lib.training.notes import is_numbers, put_aside, read_note
 
 _RESULT, _HELD_OUT, ADAPTER_FOLDER = "result.json", "held_out.parquet", "adapter"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_TRAINED_ON = "training goes on from its last checkpoint, or anew"
 
 
 @dataclass(frozen=True)
@@ -75,23 +80,44 @@ def load_result(checkpoint_dir: Path, run: str | None = None) -> AdapterResult |
         The result, marked as ``reused``; ``None`` where there is no finished training, or that of another
         run.
     """
-    stored = read_json(checkpoint_dir / _RESULT)
-    if stored is None or (run is not None and stored["run"] != run):
+    adapter = checkpoint_dir / ADAPTER_FOLDER
+    if not (adapter / _WEIGHTS).is_file():
         return None
-    if not (checkpoint_dir / ADAPTER_FOLDER / "adapter_model.safetensors").is_file():
+    if (stored := read_note(checkpoint_dir / _RESULT, run, _is_sound)) is None:
         return None
-    curve = curve_frame(stored.pop("curve"))
+    if (fault := safetensors_fault(adapter / _WEIGHTS) or json_fault(adapter / _CONFIG)) is not None:
+        put_aside(adapter, f"holds a file that {fault}", _TRAINED_ON)
+        return None
+    try:
+        held_out = pl.read_parquet(checkpoint_dir / _HELD_OUT)
+    except (OSError, pl.exceptions.PolarsError):
+        if (checkpoint_dir / _HELD_OUT).exists():
+            put_aside(checkpoint_dir / _HELD_OUT, "is cut or overwritten", _TRAINED_ON)
+        return None
+    return _result(stored, adapter, held_out)
+
+
+def _result(stored: Mapping[str, Any], adapter: Path, held_out: pl.DataFrame) -> AdapterResult:
     return AdapterResult(
         **{
             **stored,
-            "folder": checkpoint_dir / ADAPTER_FOLDER,
+            "folder": adapter,
             "reused": True,
             "before": HeldOutReport(**stored["before"]),
             "after": HeldOutReport(**stored["after"]),
             "settings": AdapterSettings(**stored["settings"]),
-            "curve": curve,
-            "held_out": pl.read_parquet(checkpoint_dir / _HELD_OUT),
+            "curve": curve_frame(stored["curve"]),
+            "held_out": held_out,
         }
+    )
+
+
+def _is_sound(stored: dict[str, Any]) -> bool:
+    """Whether a stored result has what is read of one."""
+    result = _result(stored, Path(), pl.DataFrame())
+    texts = (result.base_id, result.prompt_hash, result.pairs_digest, result.held_out_digest)
+    return all(isinstance(text, str) for text in texts) and is_numbers(
+        [result.steps, result.seconds, result.trainable_parameters], 3
     )
 
 

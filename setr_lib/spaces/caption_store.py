@@ -139,7 +139,7 @@ class CaptionStore:
             pa.array(["\n".join(texts) for texts in rows["captions"].to_list()], pa.string()),
         ]
         content = pa.Table.from_arrays(columns, schema=_SCHEMA)
-        handle = self.store.connect().create_table(table, content, mode="overwrite")
+        handle = self.store.connect(table).create_table(table, content, mode="overwrite")
         # One worker: the index, and with it every score, is then the same on every machine.
         handle.create_index(_TEXT, config=FTS(remove_stop_words=False, num_workers=1))
         return handle

@@ -105,7 +105,7 @@ class CaptionVectorStore:
         """
         wanted = {_key(text): text for texts in captions for text in texts}
         with only_writer(self.store.uri, table):
-            handle = self.store.connect().create_table(table, schema=_schema(space), exist_ok=True)
+            handle = self.store.connect(table).create_table(table, schema=_schema(space), exist_ok=True)
             handle.checkout_latest()
             stored = _keys(handle)
             twice = {key for key, count in stored.items() if count > 1}

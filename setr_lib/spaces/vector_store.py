@@ -23,7 +23,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from setr_lib.damage import damaged, guarded, lance_told, told
 from setr_lib.errors import SetrError
+from setr_lib.faults import lance_faults
 from setr_lib.hashing import digest_strings
 from setr_lib.models.refusals import refusing
 from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError, picture_identity
@@ -275,11 +277,28 @@ class GalleryStore:
         hits = [_nearest(handle, query, k, where, row, probes) for row, query in enumerate(queries)]
         return pl.concat([pl.DataFrame(schema=_HITS), *hits])
 
-    def connect(self) -> Any:
-        """LanceDB's connection, a new one for each piece of work."""
+    def connect(self, table: str | None = None) -> Any:
+        """LanceDB's connection, a new one for each piece of work; it says in words what is damaged on disk.
+
+        Args:
+            table: The table that is worked on, for the message.
+
+        Returns:
+            The connection.
+
+        Raises:
+            GalleryError: The folder cannot be used.
+        """
         import lancedb
 
-        return lancedb.connect(self.uri)
+        if "://" in self.uri:
+            return lancedb.connect(self.uri)
+        folder = Path(self.uri)
+        with told("vectors", folder, GalleryError):
+            connection = lancedb.connect(self.uri)
+        if table is not None:
+            _refuse_headless(folder / f"{table}.lance")
+        return guarded(connection, lambda error: lance_told(error, folder, table, GalleryError), "lancedb")
 
     def open(self, table: str, version: int | None = None) -> Any:
         """LanceDB's handle of a table.
@@ -294,7 +313,7 @@ class GalleryStore:
         Raises:
             GalleryError: There is no such table or version.
         """
-        connection = self.connect()
+        connection = self.connect(table)
         if table not in connection.list_tables(limit=100_000).tables:
             raise GalleryError(
                 f"{self.uri}: there is no table {table}; materialise the gallery's embeddings first"
@@ -304,13 +323,12 @@ class GalleryStore:
             try:
                 handle.checkout(version)
             except (RuntimeError, ValueError) as error:
-                raise GalleryError(
-                    f"{self.uri}: table {table} has no version {version} ({str(error).splitlines()[0]})"
-                ) from error
+                fault = f"has no version {version}, from which tables were made"
+                raise damaged("vectors", f"{self.uri}/{table}.lance", fault, GalleryError) from error
         return handle
 
     def _open_or_create(self, table: str, encoder: EmbeddingSpace) -> Any:
-        handle = self.connect().create_table(table, schema=_schema(encoder), exist_ok=True)
+        handle = self.connect(table).create_table(table, schema=_schema(encoder), exist_ok=True)
         found = handle.schema.field("vector").type
         if found != pa.list_(pa.float32(), encoder.dimension):
             raise GalleryError(
@@ -358,6 +376,13 @@ def table_name_of(gallery: str, encoder: str, preprocessing: str) -> str:
     """
     exact = digest_strings([gallery, encoder, preprocessing])[:12]
     return f"{slug(gallery)}--{slug(encoder.split('@')[0])}--{exact}"
+
+
+def _refuse_headless(table: Path) -> None:
+    """LanceDB would begin a new table beside the data of one whose manifests are gone."""
+    if any((table / "data").glob("*.lance")) and not any((table / "_versions").glob("*.manifest")):
+        path, fault = next(iter(lance_faults(table).items()))
+        raise damaged("vectors", path, fault, GalleryError)
 
 
 def slug(text: str) -> str:
@@ -590,7 +615,10 @@ def only_writer(uri: str, table: str) -> Iterator[None]:
         yield
         return
     folder = Path(uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{table}.lock").open("a") as file:
+    lock = folder / f".{table}.lock"
+    with told("vectors", folder if not folder.is_dir() else lock, GalleryError):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

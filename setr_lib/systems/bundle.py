@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from setr_lib.damage import told
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
 from setr_lib.systems.options import SystemOptions
@@ -93,14 +94,11 @@ class StoredSystem:
         Raises:
             SystemBundleError: The file is missing or damaged.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = self.folder / WEIGHTS
-        try:
+        with told("registry", path, SystemBundleError):
             return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise SystemBundleError(f"{path}: not readable weights of a trained system ({error})") from error
 
 
 def write_system(folder: Path, record: SystemRecord, tensors: Mapping[str, Tensor]) -> None:
@@ -131,10 +129,8 @@ def read_system(folder: Path) -> StoredSystem:
         SystemBundleError: It is not readable.
     """
     path = folder / RECORD
-    try:
+    with told("registry", path, SystemBundleError):
         return StoredSystem(folder, SystemRecord.model_validate_json(path.read_bytes()))
-    except (OSError, ValidationError) as error:
-        raise SystemBundleError(f"{path}: not a readable record of a trained system ({error})") from error
 
 
 def load_system(folder: Path, encoder: OpenClipSpace) -> SystemModel:

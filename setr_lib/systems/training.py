@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setr_lib.files import read_json, write_json
+from setr_lib.faults import safetensors_fault
+from setr_lib.files import write_json
 from setr_lib.progress import Progress, silent
 from setr_lib.systems.held_out import held_out_ranks, recall
 from setr_lib.systems.objective import SystemObjective
 from setr_lib.training.loop import OnMetrics, TrainingLoop, replay
+from setr_lib.training.notes import is_numbers, put_aside, read_note
 
 if TYPE_CHECKING:
     import polars as pl
@@ -151,12 +153,17 @@ def load_result(folder: Path, run: str, on_metrics: OnMetrics | None = None) -> 
     Returns:
         The result, marked as reused; None where there is no finished training, or that of another run.
     """
-    stored = read_json(folder / _RESULT)
-    if stored is None or stored.get("run") != run or not (folder / WEIGHTS).is_file():
+    weights = folder / WEIGHTS
+    if not weights.is_file():
         return None
-    curve = [(int(step), float(loss), float(rate)) for step, loss, rate in stored["curve"]]
-    replay(curve, on_metrics)
-    return SystemResult(**{**stored, "folder": folder, "curve": curve})
+    if (stored := read_note(folder / _RESULT, run, _is_sound)) is None:
+        return None
+    if (fault := safetensors_fault(weights)) is not None:
+        put_aside(weights, fault, "training goes on from its last checkpoint, or anew")
+        return None
+    result = _result(stored, folder)
+    replay(result.curve, on_metrics)
+    return result
 
 
 def stored_tensors(model: SystemModel) -> dict[str, Tensor]:
@@ -172,11 +179,26 @@ def stored_tensors(model: SystemModel) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
+def _result(stored: Mapping[str, Any], folder: Path) -> SystemResult:
+    curve = [(int(step), float(loss), float(rate)) for step, loss, rate in stored["curve"]]
+    return SystemResult(**{**stored, "folder": folder, "curve": curve})
+
+
+def _is_sound(stored: dict[str, Any]) -> bool:
+    """Whether a stored result has what is read of one."""
+    result = _result(stored, Path())
+    ranks = (result.ranks, result.ranks_before)
+    return all(is_numbers(each, len(result.ranks), int) for each in ranks) and is_numbers(
+        [result.steps, result.parameters, result.gallery, result.rows], 4, int
+    )
+
+
 def _ranks_before(lesson: Lesson, folder: Path, progress: Progress) -> NDArray[np.int64]:
     """Ranks before the first step; kept, because a resumed training starts from other weights."""
     file = folder / "before.json"
-    stored = read_json(file)
-    if stored is not None and stored["run"] == lesson.run:
+    count = lesson.data.held_out.height
+    stored = read_note(file, lesson.run, lambda note: is_numbers(note["ranks"], count, int))
+    if stored is not None:
         return np.asarray(stored["ranks"], dtype=np.int64)
     ranks = held_out_ranks(lesson.model, lesson.data, lesson.features, progress)
     write_json(file, {"run": lesson.run, "ranks": [int(rank) for rank in ranks]})

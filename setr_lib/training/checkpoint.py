@@ -19,15 +19,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.errors import SetrError
+from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.files import read_json, write_json
 from setr_lib.progress import Progress, silent
+from setr_lib.training.notes import is_numbers, put_aside
 
 if TYPE_CHECKING:
     import torch
 
 _MOMENTS, _STEPS = ("exp_avg", "exp_avg_sq"), "step"
 """What AdamW keeps of each tensor: its two moments, and how often it was moved."""
-_STATE, _MORE = "state.json", "more.safetensors"
+_STATE, _WEIGHTS, _ADAM, _MORE = (
+    "state.json",
+    "weights.safetensors",
+    "moments.safetensors",
+    "more.safetensors",
+)
 _LOOK_AGAIN = 0.25
 """Seconds between two attempts to take a lock that another training holds."""
 _PATIENCE = 4
@@ -134,12 +141,33 @@ def save_checkpoint(
     Returns:
         The checkpoint's folder.
     """
-    from safetensors.torch import save_file
-
     target = folder / f"step-{state['step']:06d}"
     partial = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _write(partial, parameters, optimiser, state, more)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for older in _checkpoints(folder):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
+    return target
+
+
+def _write(
+    partial: Path,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    more: Mapping[str, torch.Tensor],
+) -> None:
+    """Write the files of a checkpoint into a folder."""
+    from safetensors.torch import save_file
+
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
     moments = {
         f"{moment}/{name}": optimiser.state[parameter][moment].cpu().contiguous()
@@ -147,18 +175,12 @@ def save_checkpoint(
         for moment in (*_MOMENTS, _STEPS)
         if parameter in optimiser.state
     }
-    save_file(weights, partial / "weights.safetensors")
-    save_file(moments, partial / "moments.safetensors")
+    save_file(weights, partial / _WEIGHTS)
+    save_file(moments, partial / _ADAM)
     if more:
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in more.items()}
         save_file(kept, partial / _MORE)
     write_json(partial / _STATE, state)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for older in _checkpoints(folder):
-        if older != target:
-            shutil.rmtree(older, ignore_errors=True)
-    return target
 
 
 def load_checkpoint(
@@ -168,7 +190,9 @@ def load_checkpoint(
     run: str,
     more: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
-    """Put the newest checkpoint of a training back into its parameters and optimiser.
+    """Put the newest whole checkpoint of a training back into its parameters and optimiser.
+
+    A damaged one is put aside, and said so.
 
     Args:
         folder: The training's folder of checkpoints.
@@ -187,12 +211,15 @@ def load_checkpoint(
     from safetensors.torch import load_file
 
     for path in reversed(_checkpoints(folder)):
-        state = read_json(path / _STATE)
-        if state is None or state.get("run") != run:
+        fault, state = _state_fault(path / _STATE), read_json(path / _STATE)
+        if fault is None and state is not None and state["run"] != run:
             shutil.rmtree(path, ignore_errors=True)
             continue
-        weights, moments = load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors")
-        kept = load_file(path / _MORE) if more and (path / _MORE).is_file() else {}
+        if (fault := fault or _tensors_fault(path, parameters, bool(more))) is not None or state is None:
+            put_aside(path, f"cannot be used: {fault}", "training goes on from an earlier one, or anew")
+            continue
+        weights, moments = load_file(path / _WEIGHTS), load_file(path / _ADAM)
+        kept = load_file(path / _MORE) if more else {}
         if set(weights) != set(parameters) or set(kept) != set(more):
             raise CheckpointError(
                 f"{path}: its tensors are not those of this training; delete the folder to train anew"
@@ -214,6 +241,47 @@ def load_checkpoint(
             for name, tensor in more.items():
                 tensor.copy_(kept[name])
         return state
+    return None
+
+
+def _state_fault(path: Path) -> str | None:
+    """What is wrong with the state of a checkpoint; None where it is whole, of whichever run."""
+    if (fault := json_fault(path)) is not None:
+        return f"{path.name} {fault}"
+    state = read_json(path) or {}
+    try:
+        whole = (
+            isinstance(state["run"], str)
+            and isinstance(state["step"], int)
+            and isinstance(state.get("seconds", 0.0), (int, float))
+            and all(is_numbers(point, 3) for point in state.get("curve", []))
+        )
+    except (KeyError, TypeError):
+        whole = False
+    return None if whole else f"{path.name} lacks what SETR writes there"
+
+
+def _tensors_fault(path: Path, parameters: Mapping[str, torch.nn.Parameter], has_more: bool) -> str | None:
+    """What is wrong with the tensors of a checkpoint; None where each is there, readable and a number."""
+    import torch
+    from safetensors.torch import load_file
+
+    for name in (_WEIGHTS, _ADAM, *((_MORE,) if has_more else ())):
+        if (fault := safetensors_fault(path / name)) is not None:
+            return f"{name} {fault}"
+        try:
+            tensors = load_file(path / name)
+        except Exception:  # safetensors has no class of errors in common with the system
+            return f"{name} is cut or overwritten"
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            return f"{name} holds values that are no numbers"
+        half = [each for each in tensors if name == _ADAM and each.startswith(f"{_MOMENTS[0]}/")]
+        if any(f"{_MOMENTS[1]}/{each.partition('/')[2]}" not in tensors for each in half):
+            return f"{name} lacks some of its tensors"
+        if name == _WEIGHTS and any(
+            each in parameters and parameters[each].shape != tensor.shape for each, tensor in tensors.items()
+        ):
+            return f"{name} has tensors of another shape"
     return None
 
 

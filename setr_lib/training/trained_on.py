@@ -12,7 +12,9 @@ from typing import Literal
 
 import polars as pl
 
+from setr_lib.damage import damaged, told
 from setr_lib.errors import SetrError
+from setr_lib.faults import json_fault
 from setr_lib.files import read_json, write_json
 from setr_lib.tables import conform, write_parquet_atomically
 
@@ -141,22 +143,25 @@ class TrainedOn:
         Raises:
             TrainedOnError: A file is missing or is no such table or record; the message names the folder.
         """
+        if (fault := json_fault(folder / _RECORD)) is not None:
+            raise damaged("registry", folder / _RECORD, fault, TrainedOnError)
+        tables = [folder / _IMAGES, folder / _TRIPLETS]
+        frames: list[pl.DataFrame] = []
+        for path in tables:
+            with told("registry", path, TrainedOnError):
+                frames.append(pl.read_parquet(path))
+        record = read_json(folder / _RECORD) or {}
         try:
-            record = read_json(folder / _RECORD)
-            if record is None:
-                raise TrainedOnError(f"{_RECORD} is missing or no JSON object")
             return cls(
                 source=str(record["source"]),
-                images=pl.read_parquet(folder / _IMAGES),
-                triplets=pl.read_parquet(folder / _TRIPLETS),
+                images=frames[0],
+                triplets=frames[1],
                 triplet_kind=record["triplet_kind"],
                 benchmarks=tuple(record["benchmarks"]),
             )
-        except (OSError, KeyError, TypeError, pl.exceptions.PolarsError, SetrError) as error:
-            raise TrainedOnError(
-                f"{folder}: what the version was trained on cannot be read ({error}); train and register it "
-                "again"
-            ) from error
+        except (KeyError, TypeError, SetrError) as error:
+            fault = "does not say what the version was trained on"
+            raise damaged("registry", folder / _RECORD, fault, TrainedOnError) from error
 
 
 def trained_images(images: pl.DataFrame, namespace: str) -> pl.DataFrame:

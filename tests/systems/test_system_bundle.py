@@ -161,14 +161,14 @@ def other_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (damaged_record, r"system\.json: not a readable record of a trained system"),
-        (no_record, r"system\.json: not a readable record of a trained system"),
+        (damaged_record, r"system\.json: is cut or overwritten: run `setr repair registry`"),
+        (no_record, r"system\.json: is missing: run `setr repair registry`"),
         (
             other_options,
             r"system\.json: settings .* \(context_vectors: .*16; colour: .*\): train ",
         ),
-        (damaged_weights, r"weights\.safetensors: not readable weights of a trained system"),
-        (no_weights, r"weights\.safetensors: not readable weights of a trained system"),
+        (damaged_weights, r"weights\.safetensors: is cut or overwritten: run `setr repair registry`"),
+        (no_weights, r"weights\.safetensors: is missing: run `setr repair registry`"),
         (
             other_weights,
             r"its tensors are not those of prompt_tuned \(.*Missing key.*Unexpected.*contexts",

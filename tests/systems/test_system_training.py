@@ -16,7 +16,6 @@ from setr_lib.systems.features import ImageBatch, TripletBatch
 from setr_lib.systems.objective import SystemObjective
 from setr_lib.systems.options import PromptTunedOptions
 from setr_lib.systems.training import Lesson, SystemResult, load_result, stored_tensors, train_system
-from setr_lib.training.checkpoint import CheckpointError
 from setr_lib.training.loop import Objective, TrainingError, TrainingLoop
 
 
@@ -154,14 +153,15 @@ def test_a_tensor_that_is_moved_from_a_later_step_on_goes_on_as_before(tmp_path:
     assert run(tmp_path / "killed") == run(tmp_path / "calm")
 
 
-def test_a_checkpoint_without_what_a_step_changes_besides_is_refused(
-    data: SystemData, tmp_path: Path
+def test_a_checkpoint_without_what_a_step_changes_besides_is_put_aside(
+    data: SystemData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed_after(lesson_of("composing", data), tmp_path, 3)
     (more,) = tmp_path.glob("step-*/more.safetensors")
     more.unlink()
-    with pytest.raises(CheckpointError, match="its tensors are not those of this training; delete"):
-        train_system(lesson_of("composing", data), tmp_path)
+    assert train_system(lesson_of("composing", data), tmp_path).resumed_from == 0
+    assert "more.safetensors is missing" in caplog.text and "setr repair checkpoints" in caplog.text
+    assert (tmp_path / f"damaged-{more.parent.name}").is_dir()
 
 
 def test_a_finished_training_is_found_again_and_another_is_not(data: SystemData, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""How a step fails: an error meant for a person is not retried, and its text is the run's failure message."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import dagster as dg
+
+from setr_assets.progress import say
+from setr_lib.damage import Notices, explained
+from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
+from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.storage import places_of
+
+_COMMANDS = ("dagster", "dg")
+_last_words: dict[str, None] = {}
+"""Why steps of this process failed, each once."""
+
+
+@contextmanager
+def failing_in_words(setr: PipelineContext | None) -> Iterator[None]:
+    """Give Dagster the errors of a block as failures that are not retried, damage on disk in words.
+
+    Args:
+        setr: The pipeline context, where the step has one.
+
+    Raises:
+        Failure: In place of an error meant for a person.
+    """
+    try:
+        with nullcontext() if setr is None else explained(places_of(setr.settings)):
+            yield
+    except SetrError as error:
+        words = visible(str(error))
+        repeat_at_the_end(words)
+        raise dg.Failure(description=words, allow_retries=False) from error
+
+
+def repeat_at_the_end(words: str) -> None:
+    """Print an error once more when a command of Dagster ends, below the pages that Dagster prints.
+
+    Args:
+        words: The error.
+    """
+    program = Path(sys.argv[0])
+    if program.name not in _COMMANDS and program.parent.name not in _COMMANDS:
+        return  # the demo and the tests print it themselves
+    if not _last_words:
+        atexit.register(_print_last_words)
+    _last_words[words] = None
+
+
+def _print_last_words() -> None:
+    for words in _last_words:
+        print(f"setr: {words}", file=sys.stderr, flush=True)
+
+
+def notices_of(context: dg.AssetExecutionContext) -> Notices:
+    """Passes what was damaged, passed over and made again to Dagster's log and to listeners.
+
+    Args:
+        context: The step's context.
+
+    Returns:
+        To be entered around the step.
+    """
+    return Notices(lambda text: say(context, text, warning=True))
