@@ -17,7 +17,7 @@ from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
-from setr_lib.pixels import PictureFile
+from setr_lib.pixels import PictureFile, UnreadableImageError, stored_notes
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
@@ -113,13 +113,11 @@ def _mark() -> PngInfo:
 
 
 def _is_contact_sheet(file: Path) -> bool:
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
-            said = image.info.get("Software"), image.info.get("comment")
-    except (OSError, ValueError):
+        notes = stored_notes(file)
+    except UnreadableImageError:
         return False
+    said = notes.get("Software"), notes.get("comment")
     return _MARK in said or _MARK.encode() in said
 
 
