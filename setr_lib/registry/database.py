@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from setr_lib.damage import as_told, damaged
 from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.locations import is_own, moved, relocate_own
@@ -100,18 +101,11 @@ def look(database: Path) -> Found:
     if not os.path.lexists(database):
         return Found("absent")
     if not database.is_file():
-        raise RegistryError(
-            f"{database}: MLflow's database should be here, and this is no file: move it away"
-        )
+        raise damaged("registry", database, "is a folder where a file should be", RegistryError)
     try:
         return _looked(database)
-    except sqlite3.OperationalError as error:
-        raise RegistryError(f"{database}: MLflow's database cannot be read ({error})") from error
-    except sqlite3.DatabaseError as error:
-        raise RegistryError(
-            f"{database}: MLflow's database is damaged ({error}): put a backup in its place, or run "
-            "`setr repair registry`"
-        ) from error
+    except sqlite3.Error as error:
+        raise as_told(error, "registry", database, RegistryError) from error
 
 
 def prepare(database: Path, artifact_root: Path, experiment: str) -> None:
