@@ -36,9 +36,8 @@ def failing_in_words(setr: PipelineContext | None) -> Iterator[None]:
         with nullcontext() if setr is None else explained(places_of(setr.settings)):
             yield
     except SetrError as error:
-        words = visible(str(error))
-        repeat_at_the_end(words)
-        raise dg.Failure(description=words, allow_retries=False) from error
+        repeat_at_the_end(visible(str(error)))
+        raise dg.Failure(description=visible(str(error)), allow_retries=False) from error
 
 
 def repeat_at_the_end(words: str) -> None:

@@ -234,7 +234,6 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         """
         from setr_lib.pipeline.system_data import mined_negatives
         from setr_lib.systems.data import without_images
-        from setr_lib.systems.options import MinedOptions
         from setr_lib.systems.training import Lesson
         from setr_lib.training.notes import read_note
 
@@ -243,13 +242,12 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         data, rows = stored.data, without_images(self.rows, stored.failed)
         known = None
         if folder:
-            mined, images = isinstance(model.options, MinedOptions), set(data.images["image_id"])
+            images = set(self.data.images["image_id"])
             known = read_note(
-                folder / _NEGATIVES,
-                self.digest(),
-                lambda note: len(note["ids"]) == mined * rows.height and images.issuperset(*note["ids"]),
+                folder / _NEGATIVES, self.digest(), lambda note: images.issuperset(*note["ids"])
             )
-        if known is None:
+        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
+        if known is None or not is_of_these:
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
             known = {"run": self.digest(), "ids": ids}
             if folder:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
-from setr_lib.files import write_json
+from setr_lib.files import sqlite_path, write_json
 from setr_lib.pipeline.present_paths import with_present_paths
 from setr_lib.records import Record
 from setr_lib.settings import Settings
@@ -309,7 +309,7 @@ def places_of(settings: Settings) -> Places:
     Returns:
         Parts and paths.
     """
-    root, uri = settings.storage_root, settings.tracking_uri
+    root, database = settings.storage_root, sqlite_path(settings.tracking_uri)
     home = os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home"
     places: list[tuple[Part, Path]] = [
         ("registry", settings.artifact_root),
@@ -324,8 +324,8 @@ def places_of(settings: Settings) -> Places:
         ("tables", root / TABLES),
         ("tables", root),
     ]
-    if uri.startswith("sqlite:///"):
-        places.insert(0, ("registry", Path(uri.removeprefix("sqlite:///"))))
+    if database is not None:
+        places.insert(0, ("registry", database))
     return places
 
 

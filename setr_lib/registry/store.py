@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database, told
+from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database
 from setr_lib.errors import SetrError
 from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
@@ -86,7 +86,9 @@ class MlflowRegistry:
             only_one = self.locked() if self.database is None else nullcontext()
             try:
                 with only_one:
-                    client = self._guarded(MlflowClient(self.tracking_uri, self.tracking_uri))
+                    client = guarded(
+                        MlflowClient(self.tracking_uri, self.tracking_uri), self._told, "mlflow.tracking"
+                    )
                 if client.get_experiment_by_name(self.experiment) is None:
                     with self.locked():
                         self._create_experiment(client)
@@ -95,7 +97,7 @@ class MlflowRegistry:
                     f"registry.tracking_uri = {self.tracking_uri!r}: {first_line(error)}"
                 ) from error
             except Exception as error:
-                if (found := self._told(error)) is not None:
+                if not isinstance(error, SetrError) and (found := self._told(error)) is not None:
                     raise found from error
                 raise
             self._client = client
@@ -157,9 +159,16 @@ class MlflowRegistry:
         """
         beside = self.database or self.artifact_root / "registry"
         name = ".".join(part for part in (beside.name, what, "lock") if part)
-        with told("registry", beside.with_name(name), RegistryError):
+        try:
             beside.parent.mkdir(parents=True, exist_ok=True)
             lock = beside.with_name(name).open("w")
+        except PermissionError as error:
+            raise RegistryError(
+                f"{error.filename}: cannot be written ({error.strerror}): MLflow's store needs a folder that "
+                "you may write to; name another in [storage] root"
+            ) from error
+        except OSError as error:
+            raise as_told(error, "registry", beside.with_name(name), RegistryError) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -189,9 +198,6 @@ class MlflowRegistry:
                         os.environ.pop(name, None)
                     else:
                         os.environ[name] = value
-
-    def _guarded(self, client: MlflowClient) -> MlflowClient:
-        return guarded(client, self._told, "mlflow.tracking")
 
     def _told(self, error: BaseException) -> SetrError | None:
         """What an exception says of the database, in words; None where it is about something else."""

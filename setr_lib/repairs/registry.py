@@ -14,13 +14,12 @@ from pathlib import Path
 
 from setr_lib.errors import SetrError
 from setr_lib.faults import file_fault, json_fault, safetensors_fault, sqlite_fault
-from setr_lib.files import replacing
+from setr_lib.files import replacing, sqlite_path
 from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside, refuse_in_use
 from setr_lib.repairs.sqlite_rows import salvage, unreadable_rows
 from setr_lib.settings import Settings
 
-_SQLITE = "sqlite:///"
 _NEEDED = ("alembic_version", "experiments", "runs", "registered_models", "model_versions")
 _MOVED = "setr_lib.registry.database"
 """A module that may have more to mend: ``repair(settings, look_only) -> list[str]``, a sentence for each."""
@@ -39,8 +38,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
         How many databases and models are whole, and what was found.
     """
     whole, findings = 0, list[Finding]()
-    if settings.tracking_uri.startswith(_SQLITE):
-        database = Path(settings.tracking_uri.removeprefix(_SQLITE))
+    if (database := sqlite_path(settings.tracking_uri)) is not None:
         found = _database(settings, database, aside)
         findings += found
         whole += not found and database.is_file()
@@ -256,5 +254,6 @@ def _moved(settings: Settings, aside: SetAside) -> list[Finding]:
     work = getattr(import_module(_MOVED), "repair", None)
     if work is None:
         return []
-    database = Path(settings.tracking_uri.removeprefix(_SQLITE))
-    return [Finding(database, sentence, "mended") for sentence in work(settings, aside.look_only)]
+    database = sqlite_path(settings.tracking_uri) or settings.artifact_root
+    done = "would be mended" if aside.look_only else "seen to"
+    return [Finding(database, sentence, done) for sentence in work(settings, aside.look_only)]

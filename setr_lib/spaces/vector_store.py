@@ -363,6 +363,13 @@ class GalleryStore:
         return version
 
 
+def _refuse_headless(table: Path) -> None:
+    """LanceDB would begin a new table beside the data of one whose manifests are gone."""
+    if any((table / "data").glob("*.lance")) and not any((table / "_versions").glob("*.manifest")):
+        path, fault = next(iter(lance_faults(table).items()))
+        raise damaged("vectors", path, fault, GalleryError)
+
+
 def table_name_of(gallery: str, encoder: str, preprocessing: str) -> str:
     """The table of a gallery for an encoder and its preprocessing, by their ids.
 
@@ -376,13 +383,6 @@ def table_name_of(gallery: str, encoder: str, preprocessing: str) -> str:
     """
     exact = digest_strings([gallery, encoder, preprocessing])[:12]
     return f"{slug(gallery)}--{slug(encoder.split('@')[0])}--{exact}"
-
-
-def _refuse_headless(table: Path) -> None:
-    """LanceDB would begin a new table beside the data of one whose manifests are gone."""
-    if any((table / "data").glob("*.lance")) and not any((table / "_versions").glob("*.manifest")):
-        path, fault = next(iter(lance_faults(table).items()))
-        raise damaged("vectors", path, fault, GalleryError)
 
 
 def slug(text: str) -> str:
