@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from setr_lib.registry.request_cells import LIMITS, variable_of
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -69,6 +67,8 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
     Returns:
         The report.
     """
+    from setr_lib.registry.request_cells import LIMITS, variable_of
+
     started = time.monotonic()
     limits = {variable_of(limit) for limit in LIMITS}  # of requests: the examples are no request
     environment = {
