@@ -749,7 +749,7 @@ class CodeVersions:
     def _file(self, name: Any) -> Any:
         if not isinstance(name, str):
             return name
-        return [name, _marked(lambda: fingerprint_file(self.settings.resolve(Path(name))))]
+        return [name, _marked(lambda: fingerprint_file(self.settings.resolve_text(name)))]
 
     def _setting(self, key: str) -> Any:
         value: Any = self._values

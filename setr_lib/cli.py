@@ -17,6 +17,7 @@ from typing import TypeAlias
 from setr_lib.damage import PARTS, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible_output
+from setr_lib.paths import expanded
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Two-stage composed image retrieval: look at it, plan it, try it. `make demo` runs it.",
     )
     parser.add_argument(
-        "--config", type=Path, help="settings file (default: $SETR_CONFIG, or the nearest setr.toml)"
+        "--config", type=_path, help="settings file (default: $SETR_CONFIG, or the nearest setr.toml)"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_scores(commands)
@@ -129,7 +130,7 @@ def _add_scores(commands: Subparsers) -> None:
     score.add_argument(
         "files",
         nargs="+",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help=(
             "the benchmark's own JSON (CIRR's one or two submission files, CIRCO's, ...), or Parquet rankings"
@@ -176,13 +177,13 @@ def _add_submit(commands: Subparsers) -> None:
     submit.add_argument(
         "--method", "--strategy", dest="method", help="a retrieval method (default: a re-ranked one)"
     )
-    submit.add_argument("--output", type=Path, metavar="FOLDER", help="default: under the storage root")
+    submit.add_argument("--output", type=_path, metavar="FOLDER", help="default: under the storage root")
     submit.set_defaults(command=_submit)
 
 
 def _add_search(commands: Subparsers) -> None:
     search = commands.add_parser("search", help="search a gallery with an image and a text, both stages")
-    search.add_argument("image", type=Path, help="the reference image")
+    search.add_argument("image", type=_path, help="the reference image")
     search.add_argument("text", help="the modification text, e.g. 'the same dress, but blue'")
     search.add_argument(
         "--dataset", help="an evaluation set or data set whose gallery is embedded (default: the first)"
@@ -203,7 +204,7 @@ def _add_search(commands: Subparsers) -> None:
     )
     search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
     search.add_argument(
-        "--output", type=Path, help="where to write the contact sheet (default: under the storage root)"
+        "--output", type=_path, help="where to write the contact sheet (default: under the storage root)"
     )
     search.set_defaults(command=_search)
 
@@ -348,7 +349,7 @@ def _add_miniature(commands: Subparsers) -> None:
     )
     train.add_argument(
         "--output",
-        type=Path,
+        type=_path,
         help="folder for the weights (default: the package's own, which the miniature uses)",
     )
     train.add_argument(
@@ -367,14 +368,14 @@ def _add_exchange(commands: Subparsers, what: str, text: str) -> None:
     export.add_argument(
         "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
     )
-    export.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    export.add_argument("--output", type=_path, metavar="FILE", help="default: standard output")
     export.set_defaults(command=_export, what=what)
     taking = actions.add_parser(
         "import", help="check every row, then keep all (or none) for the next materialisation"
     )
     if what == "texts":
         taking.add_argument("kind", metavar="KIND", help="the name of the kind of text")
-    taking.add_argument("file", type=Path, metavar="FILE", help="JSON Lines, as `export` writes them")
+    taking.add_argument("file", type=_path, metavar="FILE", help="JSON Lines, as `export` writes them")
     taking.add_argument("--dataset", metavar="NAME", help="your name for the data set of the file's rows")
     taking.add_argument(
         "--overwrite", action="store_true", help="also replace rows that were made later than the file's"
@@ -385,6 +386,14 @@ def _add_exchange(commands: Subparsers, what: str, text: str) -> None:
         help="also take rows made from other bytes than the images here have (resized, say)",
     )
     taking.set_defaults(command=_import, what=what)
+
+
+def _path(text: str) -> Path:
+    """A path as it is where it is there, else with what the shell left of ``~`` and variables expanded."""
+    try:
+        return Path(text if os.path.lexists(text) else expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:

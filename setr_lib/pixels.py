@@ -52,6 +52,7 @@ __all__ = [
     "picture_identity",
     "read_file",
     "read_image",
+    "stored_notes",
     "to_rgb",
 ]
 
@@ -306,6 +307,26 @@ def stored_size(content: bytes, formats: Sequence[str]) -> tuple[int, int]:
         raise TooManyPixelsError("it has too many pixels") from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
         raise UnreadableImageError(f"it is no readable picture ({', '.join(formats)})") from error
+
+
+def stored_notes(path: str | Path) -> Mapping[str | tuple[int, int], object]:
+    """What the header of an image file says besides its pixels, e.g. which program wrote it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Pillow's ``info``: ``Software`` and other texts of a PNG, ``comment`` of a JPEG.
+
+    Raises:
+        UnreadableImageError: It is no regular file, or no image.
+    """
+    content = read_file(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return dict(image.info)
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
+        raise UnreadableImageError(f"{path}: it is no readable picture") from error
 
 
 def _checked_content(path: str | Path, fingerprint: str | None) -> bytes:

@@ -1,7 +1,8 @@
 """The one typed settings object, read from ``setr.toml`` and the environment (which always wins).
 
 Environment names are ``SETR_`` + section + ``__`` + key, e.g. ``SETR_DATASETS__CIRR__ROOT`` or
-``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``. Everything is checked
+``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``; ``~``, ``$NAME`` and
+``${NAME}`` are expanded in paths. Everything is checked
 here, once: single values by the types below, what does not go together by the validators of a section or of
 ``Settings``. This module imports nothing heavy: the code location reads it on every start.
 """
@@ -33,8 +34,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_address, sqlite_path
+from setr_lib.paths import expanded
 from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
 SETTINGS_FILE = "setr.toml"
@@ -55,6 +58,8 @@ NAMES_OF_KINDS = frozenset(
 )
 """A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will
 do."""
+_MODEL_PATHS = ("name", "model", "pretrained")
+"""Options of embedding spaces that may be paths."""
 NegativeKind = Literal[
     "coarse_negative", "reference_negative", "text_only_negative", "shuffled_text_negative"
 ]
@@ -87,6 +92,8 @@ DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
 """Architecture and weights of the encoder where settings name none."""
 _PREFIX, _DELIMITER = "SETR_", "__"
 _NOT_KEYS = ("base_dir", "trusted")
+_FILE_STORES = ("sqlite:///", "file:///", "file:")
+"""What comes before the path in the address of an MLflow store on this machine."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -104,21 +111,31 @@ class SettingsError(SetrError):
 
 
 def _local_path(value: object) -> object:
-    """A path on this machine, ``~`` expanded.
+    """A path on this machine, ``~`` and environment variables expanded.
 
     Raises:
-        ValueError: It is a URL.
+        ValueError: It is a URL, or a variable is not set.
     """
     if not isinstance(value, str | Path):
         return value
     if _URL.match(str(value)):
         raise ValueError("a folder or file of this machine is needed, not a URL: write its path")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{error}: write the path out") from error
+    return Path(expanded(str(value)))
 
 
+def _path_or_name(value: object) -> object:
+    """A name, or a path on this machine with ``~`` and environment variables expanded.
+
+    Raises:
+        ValueError: A variable is not set.
+    """
+    if not isinstance(value, str) or value.startswith(("http://", "https://")):
+        return value
+    before = next((start for start in (LOCAL_FOLDER, *_FILE_STORES) if value.startswith(start)), "")
+    return before + expanded(value.removeprefix(before))
+
+
+PathOrName = Annotated[str, BeforeValidator(_path_or_name)]
 LocalPath = Annotated[Path, BeforeValidator(_local_path)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -185,7 +202,7 @@ def _store_address(address: str) -> str:
     return address
 
 
-StoreAddress = Annotated[str, AfterValidator(_store_address)]
+StoreAddress = Annotated[str, BeforeValidator(_path_or_name), AfterValidator(_store_address)]
 """The address of an MLflow store."""
 
 
@@ -347,9 +364,9 @@ class EncoderSettings(Section):
     report.
     """
 
-    name: str = DEFAULT_ENCODER
+    name: PathOrName = DEFAULT_ENCODER
     """An architecture of open_clip, ``hf-hub:...``, or ``local-dir:`` and a folder."""
-    pretrained: str | None = None
+    pretrained: PathOrName | None = None
     """The tag or file of an architecture's weights. By default those of the default ``name``; none with any
     other ``name``, which brings its own weights or gets random ones."""
     batch_size: Count = 64
@@ -388,16 +405,17 @@ class SpaceSettings(Section):
     def _device_is_that_of_all(cls, options: dict[str, Any]) -> dict[str, Any]:
         if "device" in options:
             raise ValueError("the device is that of all models: leave it out here, and set [models] device")
-        return options
+        paths = {key: _path_or_name(options[key]) for key in _MODEL_PATHS if key in options}
+        return {**options, **paths}
 
 
 class JudgeSettings(Section):
     """The multimodal LLM that describes, composes and judges: an image-text-to-text model of transformers."""
 
-    name: str = "Qwen/Qwen3-VL-2B-Instruct"
+    name: PathOrName = "Qwen/Qwen3-VL-2B-Instruct"
     """A local folder or a hub id."""
     revision: str | None = None
-    prompts: str = "standard"
+    prompts: PathOrName = "standard"
     """``standard``, ``miniature`` (for the miniature's model only), or a folder of your own prompt files."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
@@ -419,7 +437,7 @@ class RerankerModelSettings(Section):
     ``[reranking] rerankers`` names that.
     """
 
-    name: str = "Qwen/Qwen3-VL-Reranker-2B"
+    name: PathOrName = "Qwen/Qwen3-VL-Reranker-2B"
     """A local folder or a hub id."""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -801,6 +819,23 @@ class Settings(BaseSettings):
         """
         return path if path.is_absolute() else self.base_dir / path
 
+    def resolve_text(self, path: str) -> Path:
+        """A path of an option, ``~`` and variables expanded, made absolute from the folder of ``setr.toml``.
+
+        Args:
+            path: The path as settings have it.
+
+        Returns:
+            The absolute path.
+
+        Raises:
+            SettingsError: A variable is not set.
+        """
+        try:
+            return self.resolve(Path(expanded(path)))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+
     @property
     def storage_root(self) -> Path:
         return self.resolve(self.storage.root)
@@ -957,9 +992,15 @@ def find_settings_file(start: Path | None = None) -> Path | None:
 
     Returns:
         The file, or None.
+
+    Raises:
+        SettingsError: ``$SETR_CONFIG`` names a variable that is not set.
     """
     if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named)
+        try:
+            return Path(expanded(named))
+        except ValueError as error:
+            raise SettingsError(f"{CONFIG_VARIABLE}: {error}") from error
     here = (start or Path.cwd()).resolve()
     return next(
         (folder / SETTINGS_FILE for folder in (here, *here.parents) if (folder / SETTINGS_FILE).is_file()),
@@ -1008,10 +1049,10 @@ def load_settings(path: Path | None = None, *, else_from: Path | None = None) ->
 
 def _read(source: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        return tomllib.loads(decode(source.read_bytes()).text)
     except FileNotFoundError:
         raise SettingsError(f"{source}: there is no such settings file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # tomllib's, too
         raise SettingsError(f"{source}: not valid TOML: {error}") from error
     except OSError as error:
         raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error

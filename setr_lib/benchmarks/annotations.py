@@ -6,18 +6,18 @@ Every check that is the same for all data sets belongs here; what a data set's f
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn, TypeVar
 
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.near_ids import meant
+from setr_lib.decoding import decode
 
 _T = TypeVar("_T", str, int)
 _SHOWN = 80
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_COORDINATE = 1e6
-_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
-"""How gzip, zip, bzip2, xz and Zstandard files begin."""
 
 
 def shown(value: object) -> str:
@@ -46,9 +46,19 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parse(text: str) -> Any:
-    if text.startswith("\ufeff"):
-        raise ValueError("it starts with a byte-order mark: save it as UTF-8 without one")
+def parse_json(text: str) -> Any:
+    """The JSON value of a text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        ValueError: It is not valid JSON, repeats a key in one object, or holds NaN.
+        RecursionError: It is nested too deeply.
+    """
     # Without a hook json.loads silently keeps the last of two equal keys, and accepts NaN.
     return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
@@ -72,7 +82,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_text(path: Path, purpose: str) -> str:
-    """The text of a UTF-8 file, with line ends as ``\\n``.
+    """The text of a UTF-8 file (or of another that begins with a byte-order mark), line ends as ``\\n``.
 
     Args:
         path: The file.
@@ -84,8 +94,24 @@ def read_text(path: Path, purpose: str) -> str:
     Raises:
         DatasetError: It is missing, cannot be read, is compressed, or is not UTF-8.
     """
+    return _decoded(read_bytes(path, purpose), path)
+
+
+def read_bytes(path: Path, purpose: str) -> bytes:
+    """The bytes of an annotation file.
+
+    Args:
+        path: The file.
+        purpose: What it holds, for the message.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        DatasetError: It is missing, or cannot be read.
+    """
     try:
-        return _decoded(path.read_bytes(), path)
+        return path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(
             f"there is no such file ({purpose}); is the path in setr.toml right?", file=path
@@ -95,13 +121,10 @@ def read_text(path: Path, purpose: str) -> str:
 
 
 def _decoded(content: bytes, path: Path) -> str:
-    if content.startswith(_PACKED):
-        raise DatasetError("is a compressed file: unpack it first", file=path)
     try:
-        # Line ends as Python reads them from a text file: the same on every system.
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"not UTF-8 text: {error}", file=path) from error
+        return decode(content).text
+    except ValueError as error:
+        raise DatasetError(str(error), file=path) from error
 
 
 def read_json(path: Path, purpose: str) -> Any:
@@ -120,12 +143,14 @@ def read_json(path: Path, purpose: str) -> Any:
     return _json(read_text(path, purpose), path)
 
 
-def json_value(content: bytes, path: Path) -> Any:
+def json_value(content: bytes, path: Path, repeated: list[str] | None = None) -> Any:
     """The JSON value of bytes that were read from a file; as strict as :func:`read_json`.
 
     Args:
         content: The file's bytes.
         path: Where they were read, for the message.
+        repeated: Takes the keys that an object has again, each as often; and NaN is then read as a number. By
+            default both are refused.
 
     Returns:
         The decoded value.
@@ -133,12 +158,20 @@ def json_value(content: bytes, path: Path) -> Any:
     Raises:
         DatasetError: They are not UTF-8, or not valid JSON.
     """
-    return _json(_decoded(content, path), path)
+    return _json(_decoded(content, path), path, repeated)
 
 
-def _json(text: str, path: Path) -> Any:
+def _json(text: str, path: Path, repeated: list[str] | None = None) -> Any:
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values and repeated is not None:
+                repeated.append(key)
+            values[key] = value
+        return values
+
     try:
-        return _parse(text)
+        return parse_json(text) if repeated is None else json.loads(text, object_pairs_hook=noted)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path) from error
 
@@ -420,7 +453,7 @@ class Row:
         where = f"{self.where}, {key}, entry"
         return [Row(self.file, f"{where} {n}", value) for n, value in enumerate(self._list(key, None))]
 
-    def known(self, key: str, image_id: str, ids: Container[str] | None, source: Path | str) -> str:
+    def known(self, key: str, image_id: str, ids: Collection[str] | None, source: Path | str) -> str:
         """``image_id``, checked to be among the known images.
 
         Args:
@@ -433,10 +466,14 @@ class Row:
             ``image_id`` itself.
 
         Raises:
-            DatasetError: The id is not among them.
+            DatasetError: The id is not among them; the message names the nearest one and how it differs.
         """
         if ids is not None and image_id not in ids:
-            raise self.error(f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}")
+            folder = source if isinstance(source, Path) else None
+            hint = meant(image_id, ids, folder)
+            raise self.error(
+                f"{key!r} names the unknown image {shown(image_id)}: it is not in {source}{hint}"
+            )
         return image_id
 
     def distinct(self, key: str, values: list[_T]) -> list[_T]:
@@ -541,7 +578,7 @@ def line_row(path: Path, where: str, line: str) -> Row:
         DatasetError: The line is not valid JSON, or not an object.
     """
     try:
-        value = _parse(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON: {error}", file=path, row=where) from error
     return Row(path, where, value)

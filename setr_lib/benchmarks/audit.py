@@ -22,6 +22,8 @@ from setr_lib.benchmarks.image_captions import CAPTIONS_FILE, captions_file
 from setr_lib.benchmarks.image_folders import FolderListing
 from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
+from setr_lib.benchmarks.near_ids import NearIds
+from setr_lib.benchmarks.roots import root_hint
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.benchmarks.source import DataSource, maker_of
 from setr_lib.errors import SetrError, told_as
@@ -171,7 +173,11 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     gallery, gallery_fault = _attempt(read_gallery, evaluation_set)
     states = [_file_state(file, official) for file in files]
     warnings, id_fault = _image_ids(evaluation_set, queries, gallery)
+    notes, note_fault = _told(
+        evaluation_set, "query_notes", lambda: benchmark.query_notes(evaluation_set), []
+    )
     faults = [query_fault, gallery_fault, id_fault, files_fault, source_fault, key_fault]
+    faults += [] if query_fault is not None else [note_fault]
     states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
     listings = _listings(evaluation_set)
@@ -179,10 +185,12 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     if images is not None:
         images = replace(images, is_whole=all(listing.is_whole for listing in listings))
     size, basis = _mean_size(looked, source)
-    captions, captioned = _captions(evaluation_set, gallery)
+    captions = _captions(evaluation_set, gallery)
+    elsewhere = _elsewhere(evaluation_set, states) if maker is None else []
     unlisted = [fault for listing in listings for fault in listing.faults]
     problems = [
-        *_file_problems(states, captions),
+        *elsewhere,
+        *_file_problems(states, captions.state),
         *loose,
         *_image_problems(images, source, states),
         *unlisted,
@@ -199,10 +207,10 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         source=source,
         bytes_each=size,
         basis=basis,
-        captions=captions,
-        captioned=captioned,
+        captions=captions.state,
+        captioned=captions.captioned,
         problems=tuple(dict.fromkeys(problems)),
-        warnings=(*warnings, *passed_over, *_thin_images(looked)),
+        warnings=(*notes, *warnings, *captions.warnings, *passed_over, *_thin_images(looked)),
     )
 
 
@@ -427,15 +435,23 @@ def _mean_size(looked: pl.DataFrame | None, source: ImageSource) -> tuple[float 
     return sum(sizes) / len(sizes), "the mean of images that are here"
 
 
-def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tuple[FileState | None, int]:
-    """The state of the gallery's captions file, if there is one, and how many gallery images it captions."""
+@dataclass(frozen=True)
+class _Captions:
+    """The gallery's captions file, if there is one; how many gallery images it captions; what is odd."""
+
+    state: FileState | None = None
+    captioned: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> _Captions:
     path = captions_file(evaluation_set)
     if path is None:
-        return None, 0
+        return _Captions()
     source = evaluation_set.benchmark.captions_source
     file = OfficialFile(path, "captions of gallery images", None, source)
     if not is_there(path):
-        return FileState(file, "missing"), 0
+        return _Captions(FileState(file, "missing"))
     try:
         rows, images = read_rows(path, file.what), Unique("image")
         captioned = {
@@ -444,9 +460,33 @@ def _captions(evaluation_set: EvaluationSet, gallery: pl.DataFrame | None) -> tu
         named = {image for image, captions in captioned.items() if any(map(str.strip, captions))}
     except DatasetError as error:
         detail = error.reason if error.row is None else f"{error.row}: {error.reason}"
-        return FileState(file, "broken", None, detail), 0
-    known = named if gallery is None else named & set(gallery["image_id"])
-    return FileState(file, "ok", len(rows)), len(known)
+        return _Captions(FileState(file, "broken", None, detail))
+    state = FileState(file, "ok", len(rows))
+    if gallery is None:
+        return _Captions(state, len(named))
+    listed = set(gallery["image_id"])
+    return _Captions(state, len(named & listed), _respelt(path, named, listed))
+
+
+def _respelt(path: Path, named: set[str], listed: set[str]) -> tuple[str, ...]:
+    """That captions are passed over because their image is spelt otherwise than the gallery's."""
+    index = NearIds(listed - named)
+    pairs = [(image, found) for image in sorted(named - listed) if (found := index.respelt(image))]
+    if not pairs:
+        return ()
+    image, found = pairs[0]
+    return (
+        f"{path}: {len(pairs):,} of its images are spelt otherwise than the gallery's and pass for images of "
+        f"another split, first {image!r}; did you mean {found.id!r}? ({found.reason})",
+    )
+
+
+def _elsewhere(evaluation_set: EvaluationSet, states: Sequence[FileState]) -> list[str]:
+    """That the root is one folder too high or too low, where files are missing and nearby."""
+    if not any(state.status == "missing" for state in states):
+        return []
+    hint = root_hint(evaluation_set).removeprefix("; ")
+    return [f"{evaluation_set.root}: {hint}"] if hint else []
 
 
 def _file_problems(states: Sequence[FileState], captions: FileState | None) -> list[str]:

@@ -265,6 +265,20 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         return []
 
+    def query_notes(self, evaluation_set: EvaluationSet) -> list[str]:
+        """What was assumed where the queries were read, and what of them is not read, for a person to check.
+
+        Args:
+            evaluation_set: The set whose queries are asked for.
+
+        Returns:
+            Sentences; none by default.
+
+        Raises:
+            DatasetError: As of :meth:`queries`.
+        """
+        return []
+
     def official_queries(self, split: str) -> int | None:
         """How many queries the official files of ``split`` hold; None where there is no such number.
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.benchmarks.annotations import Row, Unique, read_rows
+from setr_lib.benchmarks.annotations import Row, Unique, read_rows, shown
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.loading import read_gallery
+from setr_lib.benchmarks.near_ids import meant
 from setr_lib.benchmarks.sets import EvaluationSet
 
 CAPTIONS_FILE = "image_captions.json"
@@ -68,11 +69,13 @@ def read_image_captions(evaluation_set: EvaluationSet) -> pl.DataFrame | None:
         found[names.claim(row, row.text("candidate"))] = _captions(row)
     images = read_gallery(evaluation_set)["image_id"].to_list()
     rows = [(image, found[image]) for image in images if found.get(image)]
+    folder = evaluation_set.benchmark.image_folder(evaluation_set)
     if images and not rows:
         raise DatasetError(
             (
                 f"has a caption of none of the {len(images):,} images of {evaluation_set.key}: is it another "
-                "data set's?"
+                f"data set's? It names e.g. {shown(next(iter(found), ''))}"
+                f"{meant(next(iter(found), ''), images, folder)}"
             ),
             file=file,
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.near_ids import meant, near_ids
 from setr_lib.benchmarks.sets import EvaluationSet
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ _NAMED = {"reference_id": "references", "target_ids": "targets", "subset_ids": "
 """Columns of queries that name gallery images, and their words in messages."""
 _NEEDED = {"reference_id": "its reference", "target_ids": "any of its targets"}
 """Columns of which a gallery must have at least one image, and what a query then has there."""
-_COMPARED = 5_000
-"""How many ids of a gallery are compared letter by letter with an unknown one."""
 
 
 def check_image_ids(
@@ -45,6 +42,7 @@ def check_image_ids(
     if gallery.is_empty():
         return ()
     warnings: list[str] = []
+    benchmark = evaluation_set.benchmark
     for column, what in _NAMED.items():
         named = _named_images(queries, column)
         unknown = named.filter(~named["image_id"].is_in(gallery["image_id"].implode()))
@@ -53,9 +51,10 @@ def check_image_ids(
         if column in _NEEDED and unknown.height == named.height:
             raise DatasetError(_total_miss(evaluation_set, column, named, gallery))
         query, image = unknown.row(0)
+        hint = meant(image, gallery["image_id"].to_list(), benchmark.image_folder(evaluation_set))
         warnings.append(
             f"{unknown.height:,} of the {named.height:,} {what} of queries are not in the gallery, first "
-            f"{image!r} of query {query!r}"
+            f"{image!r} of query {query!r}{hint}"
         )
     return tuple(warnings)
 
@@ -101,8 +100,10 @@ def _total_miss(
     evaluation_set: EvaluationSet, column: str, named: pl.DataFrame, gallery: pl.DataFrame
 ) -> str:
     query, image = named.row(0)
-    similar = similar_id(image, gallery["image_id"].to_list())
+    known = gallery["image_id"].to_list()
     benchmark = evaluation_set.benchmark
+    found = near_ids(known).near(image, benchmark.image_folder(evaluation_set))
+    similar, why = (known[0], "") if found is None else (found.id, f" ({found.reason})")
     if type(benchmark).gallery is Benchmark.gallery:
         folder = benchmark.image_folder(evaluation_set)
         rule = f"an image's id is its path below image_root ({folder})"
@@ -111,7 +112,7 @@ def _total_miss(
     return (
         f"{evaluation_set.key}: none of its {named['query_id'].n_unique():,} queries has "
         f"{_NEEDED[column]} in the gallery: query {query!r} names {image!r}, and the gallery has e.g. "
-        f"{similar!r}; {rule}: name images so in the queries of [datasets.{evaluation_set.dataset}]"
+        f"{similar!r}{why}; {rule}: name images so in the queries of [datasets.{evaluation_set.dataset}]"
     )
 
 
@@ -123,11 +124,7 @@ def similar_id(image: str, known: Sequence[str]) -> str:
         known: The ids that there are, at least one.
 
     Returns:
-        The first with the same file name, else with the same name without its extension, else one with
-        nearly the same letters, else the first.
+        The nearest (:class:`setr_lib.benchmarks.near_ids.NearIds`), else the first.
     """
-    path = PurePosixPath(image.replace("\\", "/"))
-    for same in (lambda other: other.name == path.name, lambda other: other.stem == path.stem):
-        if found := next((other for other in known if same(PurePosixPath(other))), None):
-            return found
-    return next(iter(difflib.get_close_matches(image, known[:_COMPARED], n=1)), known[0])
+    found = near_ids(known).near(image)
+    return known[0] if found is None else found.id

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from setr_lib.benchmarks.annotations import is_there
 from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.records import LISTED_COLUMNS, record_frame
+from setr_lib.benchmarks.roots import root_hint
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.errors import SetrError
 from setr_lib.tables import GALLERY, QUERIES, TRIPLETS, conform
@@ -81,7 +83,9 @@ def _asked(
         if isinstance(found, pl.DataFrame):
             return conform(found, schema, whose)
         return record_frame(found, schema, whose)
-    except DatasetError:
+    except DatasetError as error:
+        if error.file is not None and not is_there(error.file) and (hint := root_hint(evaluation_set)):
+            raise DatasetError(error.reason + hint, file=error.file, row=error.row) from error
         raise
     except SetrError as error:
         raise DatasetError(str(error)) from error

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from setr_lib.benchmarks.annotations import Row, read_json_lines
+from setr_lib.benchmarks.annotations import Row, is_there, read_json_lines, shown
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.near_ids import meant
+from setr_lib.paths import expanded
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,9 +44,16 @@ class LabelFile:
 
         Returns:
             The file.
+
+        Raises:
+            DatasetError: The path names an environment variable that is not set.
         """
         found = None if Path(text).is_file() else _NAMED.fullmatch(text)
-        return cls(Path(text)) if found is None else cls(Path(found[2]), found[1])
+        path, label = (text, None) if found is None else (found[2], found[1])
+        try:
+            return cls(Path(path if is_there(Path(path)) else expanded(path)), label)
+        except ValueError as error:
+            raise DatasetError(f"--labels: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -82,16 +91,20 @@ def read_labels(files: Sequence[LabelFile], queries: pl.DataFrame) -> QueryLabel
     notes: list[str] = []
     for file in files:
         rows, unknown = 0, 0
+        hint = ""
         for row in _rows(file.path):
             label = _label(row) if file.label is None else file.label
             found = queries_of(row)
+            hint = hint or ("" if found else queries_of.hint(row))
             rows, unknown = rows + 1, unknown + (not found)
             pairs |= dict.fromkeys((query, label) for query in found)
         if rows == unknown:
             what = f"none of its {rows:,} rows is" if rows else "has no rows, so none is"
-            raise DatasetError(f"{what} a query of this data set and split", file=file.path)
+            raise DatasetError(f"{what} a query of this data set and split{hint}", file=file.path)
         if unknown:
-            notes.append(f"{file.path}: {unknown:,} of {rows:,} rows are no query of this data set and split")
+            notes.append(
+                f"{file.path}: {unknown:,} of {rows:,} rows are no query of this data set and split{hint}"
+            )
     frame = pl.DataFrame(list(pairs), schema=["query_id", "label"], orient="row")
     if bare := queries.height - frame["query_id"].n_unique():
         notes.append(f"{bare:,} of {queries.height:,} queries have no label")
@@ -103,6 +116,7 @@ class _Finder:
 
     def __init__(self, queries: pl.DataFrame) -> None:
         self._ids = set(queries["query_id"])
+        self._references = {_stem(reference) for reference in queries["reference_id"]}
         self._by_content: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         for query, reference, captions in queries.select("query_id", "reference_id", "captions").iter_rows():
             self._by_content.setdefault((_stem(reference), _words(" ".join(captions))), []).append(query)
@@ -115,6 +129,16 @@ class _Finder:
             raise row.error("has neither 'query_id' nor 'query_img_path' with 'query_txt'")
         key = _stem(row.text("query_img_path")), _words(row.text("query_txt", blank=True))
         return self._by_content.get(key, [])
+
+    def hint(self, row: Row) -> str:
+        """Where and how a row that means no query is spelt otherwise than one that there is."""
+        if "query_id" in row.values:
+            name = row.text("query_id")
+            near = meant(name, self._ids)
+        else:
+            name = _stem(row.text("query_img_path"))
+            near = meant(name, self._references)
+        return f", first {shown(name)} ({row.where}){near}"
 
 
 def _stem(image: str) -> str:

@@ -130,7 +130,7 @@ def image_names(folder: Path, dataset: str, rules: FolderRules | None = None) ->
     Args:
         folder: The image folder.
         dataset: The data set's name, for the message.
-        rules: What of the folder is listed, ``Benchmark.folder_rules`` of a set; by default links to folders
+        rules: What of the folder is listed, ``folder_rules`` of a set; by default links to folders
             may end in the folder only.
 
     Returns:

@@ -66,13 +66,15 @@ class Training:
     """The data set whose train split it is; None for files of one's own."""
     source: str = ""
     """Where images of the train split come from."""
+    hint: str = ""
+    """The first missing image, and which one of the folder is meant by it."""
 
     @property
     def problems(self) -> list[str]:
         remedy = f": they come from {self.source}" if self.source else ""
         counted = [
             f"training images: {count:,} of {self.images:,} are {state}"
-            for count, state in ((self.missing, f"missing{remedy}"), (self.broken, "broken"))
+            for count, state in ((self.missing, f"missing{self.hint}{remedy}"), (self.broken, "broken"))
             if count
         ]
         return [self.problem, *counted] if self.problem else counted
@@ -269,6 +271,7 @@ def _named(progress: Progress, name: str) -> Progress:
 
 def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     from setr_lib.datasets.images import find_images
+    from setr_lib.datasets.training import missing_image_hint
 
     if not settings.training.is_named:
         return Training(0, 0, 0, is_named=False)
@@ -282,6 +285,7 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     told = _named(progress, "training")
     found = find_images(images) if quick else inspect_training_images(images, told, training_pixels(settings))
     counts = dict(found["status"].value_counts().iter_rows())
+    missing = found.filter(status="missing")["image_id"].to_list()
     return Training(
         images.height,
         counts.get("missing", 0),
@@ -290,6 +294,7 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
         triplets=None if triplets is None else triplets.height,
         dataset=dataset,
         source=source,
+        hint=f", first {missing[0]!r}{missing_image_hint(settings, missing[0])}" if missing else "",
     )
 
 

@@ -14,11 +14,13 @@ from setr_lib.commands.exchange_texts import (
     Here,
     by_dataset,
     check_command,
+    is_export,
     nothing_yet,
     stored_table,
     tell,
     write_lines,
 )
+from setr_lib.commands.outputs import check_output_file
 from setr_lib.datasets import EvaluationSet, named_sets
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
@@ -48,6 +50,7 @@ def export_texts(settings: Settings, *, kind: str, name: str | None, output: Pat
     """
     from setr_lib.texts.exchange_files import text_line
 
+    check_output_file(output, is_export)
     context = pipeline_context(settings)
     found = _kind(context, kind)
     lines: list[str] = []

@@ -9,12 +9,14 @@ its table was written.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.outputs import check_output_file
 from setr_lib.datasets import (
     DatasetError,
     EvaluationSet,
@@ -51,6 +53,7 @@ def export_captions(settings: Settings, *, name: str | None, output: Path | None
     """
     from setr_lib.texts.exchange_files import caption_line
 
+    check_output_file(output, is_export)
     context = pipeline_context(settings)
     lines: list[str] = []
     for dataset, sets in by_dataset(named_sets(settings, name)).items():
@@ -78,6 +81,7 @@ def export_compositions(settings: Settings, *, name: str | None, output: Path | 
     """
     from setr_lib.texts.exchange_files import composition_line
 
+    check_output_file(output, is_export)
     context = pipeline_context(settings)
     lines: list[str] = []
     for evaluation_set in named_sets(settings, name):
@@ -470,6 +474,23 @@ def nothing_yet(what: str, name: str | None, asset: str) -> str:
         The message.
     """
     return f"there are no {what} of {name or 'any data set'} yet: materialize {asset!r}, or import some"
+
+
+def is_export(file: Path) -> bool:
+    """Whether a file was exported earlier: its first line is a row of an exchange file.
+
+    Args:
+        file: A file that is there.
+
+    Returns:
+        Whether it may be replaced by another export.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline(1_000_000))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and {"dataset", "model"} <= first.keys()
 
 
 def write_lines(lines: list[str], output: Path | None, what: str) -> None:

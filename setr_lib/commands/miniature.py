@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from setr_lib.commands.console import progress_on_terminal
+from setr_lib.commands.outputs import check_output_folder
 from setr_lib.miniature.source import Miniature
 from setr_lib.settings import Settings
 
@@ -48,6 +49,7 @@ def train(settings: Settings, *, output: Path | None, device: str | None, anew: 
     """
     from setr_lib.miniature.train import train_configured
 
+    check_output_folder(output)
     with progress_on_terminal() as progress:
         folder, trained = train_configured(settings, progress, output, device, anew)
     if trained:

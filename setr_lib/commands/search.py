@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
+from setr_lib.commands.outputs import check_output_file
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
-from setr_lib.pixels import PictureFile
+from setr_lib.pixels import PictureFile, UnreadableImageError, stored_notes
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from setr_lib.datasets import EvaluationSet
 
@@ -59,11 +61,13 @@ def run(
     """
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
+    check_output_file(output, _is_contact_sheet)
     quieten_libraries()
     context = pipeline_context(settings)
     if warning := context.prompts().unused_files_warning():
         print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(context, dataset)
+    _refuse_missing(image, context, searched.key)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     wanted = wanted_reranker(context, reranker or BEST)
     if wanted is not None and k > depth:
@@ -81,7 +85,8 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = PictureFile(str(image), None, searched.pixels.id)
     try:
-        _sheet(shown, text, found, k).save(path)
+        sheet = _sheet(shown, text, found, k)
+        sheet.save(path, pnginfo=_mark(), comment=_MARK)
     except (OSError, ValueError) as error:
         raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
     waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
@@ -93,6 +98,45 @@ def run(
     for line in [*cut_words(found.cut), *fault_lines(context, key, only=IMAGES)]:
         print(line)
     return 0
+
+
+_MARK = "SETR contact sheet"
+
+
+def _mark() -> PngInfo:
+    """What a PNG file says of its maker, so that it is known as one that may be replaced."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", _MARK)
+    return info
+
+
+def _is_contact_sheet(file: Path) -> bool:
+    try:
+        notes = stored_notes(file)
+    except UnreadableImageError:
+        return False
+    said = notes.get("Software"), notes.get("comment")
+    return _MARK in said or _MARK.encode() in said
+
+
+def _refuse_missing(image: Path, context: PipelineContext, key: str) -> None:
+    """Say which image is meant where there is no file: ids of the gallery are no paths from here."""
+    from setr_lib.benchmarks.annotations import is_there
+    from setr_lib.benchmarks.near_ids import near_ids
+    from setr_lib.tables import GALLERY
+
+    if is_there(image):
+        return
+    images = context.tables.read("gallery_images", GALLERY, key)
+    paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
+    name, hint = str(image), ""
+    if name in paths:
+        hint = f"; {name!r} is an id of {key}: write the path of its file, {paths[name]}"
+    elif (found := near_ids(paths).near(name)) is not None:
+        hint = f"; did you mean {paths[found.id]}, the image {found.id!r} of {key}? ({found.reason})"
+    raise SetrError(f"{image}: the reference image is missing: there is no such file{hint}")
 
 
 def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.outputs import check_output_folder
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
@@ -69,6 +70,7 @@ def run(
     from setr_lib.evaluation.submissions import write_submission
     from setr_lib.tables import RANKINGS
 
+    check_output_folder(output)
     context, submitted = pipeline_context(settings), submitted_set(settings, dataset, split)
     chosen = choose_ranking(context, submitted.key, reranker, method)
     rankings = context.tables.read(chosen.table, RANKINGS)

@@ -9,6 +9,8 @@ import polars as pl
 
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.loading import read_gallery, read_train_triplets
+from setr_lib.benchmarks.near_ids import meant
+from setr_lib.benchmarks.roots import root_hint
 from setr_lib.benchmarks.sets import EvaluationSet, train_set
 from setr_lib.settings import Settings
 
@@ -88,7 +90,7 @@ def train_split(settings: Settings, dataset: str) -> TrainSplit:
             if image not in paths:
                 raise DatasetError(
                     f"{train.key}: a triplet names the image {image!r}, which is not among the "
-                    f"{len(paths):,} images of the train split"
+                    f"{len(paths):,} images of the train split{meant(image, paths)}"
                 )
             images[image] = paths[image]
     return TrainSplit(dataset, train.kind, train.split, triplets, images)
@@ -100,6 +102,6 @@ def _require_files(train: EvaluationSet) -> None:
         if not file.path.exists():
             raise DatasetError(
                 f"there is no such file ({file.what} of {train.benchmark.name}'s train split): it comes from "
-                f"{file.source}",
+                f"{file.source}{root_hint(train)}",
                 file=file.path,
             )

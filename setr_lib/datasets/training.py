@@ -10,6 +10,8 @@ import polars as pl
 
 from setr_lib.benchmarks.annotations import Row, Unique, read_json_lines
 from setr_lib.benchmarks.errors import DatasetError
+from setr_lib.benchmarks.near_ids import meant
+from setr_lib.benchmarks.records import image_names
 from setr_lib.benchmarks.sets import train_set
 from setr_lib.datasets.train_splits import IMAGES, split_source, train_split
 from setr_lib.settings import Settings
@@ -79,6 +81,27 @@ def triplet_source(settings: Settings) -> str:
         return TRIPLET_FILE
     train = train_set(settings, settings.training.dataset)
     return split_source(train.kind, train.split)
+
+
+def missing_image_hint(settings: Settings, image_id: str) -> str:
+    """Which image of the training images' folder is meant by a name that no file has.
+
+    Args:
+        settings: The settings.
+        image_id: The name, as the captions or triplets have it.
+
+    Returns:
+        The end of a sentence; empty where nothing in the folder is like it, or the images are a data set's.
+    """
+    training = settings.training
+    named = training.triplets or training.captions
+    if training.dataset is not None or named is None:
+        return ""
+    folder = _image_folder(settings, settings.resolve(named))
+    try:
+        return meant(image_id, image_names(folder, "training"), folder)
+    except DatasetError:  # no such folder
+        return f"; there is no folder {folder}"
 
 
 def read_training_images(settings: Settings) -> pl.DataFrame:

@@ -79,7 +79,8 @@ def score_files(
         evaluation=found,
         caveats=[*caveats, *suspicious],
     )
-    notes = [*read.notes, *suspicious, *([] if labelled is None else labelled.notes)]
+    assumed = evaluation_set.benchmark.query_notes(evaluation_set)
+    notes = [*assumed, *read.notes, *suspicious, *([] if labelled is None else labelled.notes)]
     return ExternalScores(read, rows, [*notes, *left_out_sentences(found.left_out)])
 
 

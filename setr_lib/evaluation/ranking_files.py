@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -25,13 +25,18 @@ from setr_lib.benchmarks import (
 )
 from setr_lib.benchmarks.annotations import json_value, shown
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET
-from setr_lib.benchmarks.ranking_lists import named
+from setr_lib.benchmarks.near_ids import meant
+from setr_lib.benchmarks.ranking_lists import Fault, Kind, faults_error, named
 from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.evaluation.pools import pools_of
 
 __all__ = ["RankingFileError", "ReadRankings", "read_ranking_files"]
 
 _PARQUET_MAGIC = b"PAR1"
+_SCORES = ("score", "scores", "similarity", "cosine")
+"""How columns of scores are named, or end."""
+_SHOWN_UNKNOWN = 5
+"""Unknown queries whose nearest known one is looked up: as many as are shown."""
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.IGNORECASE)
 
 
@@ -57,6 +62,14 @@ class _Part:
     lists: dict[str, list[str]]
     submission: bool = False
     """Whether it is in the format of the benchmark's server."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Query -> entries of its list that are no image id."""
+    unsound: frozenset[str] = frozenset()
+    """Queries whose list could not be read."""
+
+    def length(self, query: str) -> int:
+        """Entries of a list, those that are no image id included."""
+        return len(self.lists[query]) + self.left_out.get(query, 0)
 
 
 @dataclass(frozen=True)
@@ -136,18 +149,30 @@ def read_ranking_files(
         The queries that they answer, the rankings, and notes.
 
     Raises:
-        RankingFileError: A file cannot be an answer; it names file, query and reason.
+        RankingFileError: A file cannot be an answer; it names file, query and reason. Of several faults it
+            counts all, and shows the first five of each kind.
     """
     task = _Task.of(evaluation_set, queries, gallery)
     notes = [] if gallery is not None else [_unlisted(evaluation_set)]
     parts: list[_Part] = []
+    faults: list[Fault] = []
+    whole = True
     for file in files:
-        for part in _read(file, task, notes):
-            _refuse_second_answers(part, parts, task)
+        try:
+            found = _read(file, task, notes, faults)
+        except RankingFileError as error:
+            faults += error.faults or [Fault(Kind.FILE, error.file, error.reason, error.query)]
+            whole = False  # what it would have answered is not known
+            continue
+        for part in found:
+            faults += _second_answers(part, parts, task)
             parts.append(part)
     for part in parts:
-        _check(part, task, notes)
-    _refuse_missing_queries(parts, task)
+        faults += _checked(part, task, notes)
+    if whole:
+        faults += _missing_queries(parts, task)
+    if faults:
+        raise faults_error(faults)
     answered = {query for part in parts for query in part.lists}
     return ReadRankings(_answered(queries, answered, task), _frame(parts), notes)
 
@@ -160,20 +185,21 @@ def _unlisted(evaluation_set: EvaluationSet) -> str:
 # Reading.
 
 
-def _read(file: Path, task: _Task, notes: list[str]) -> list[_Part]:
+def _read(file: Path, task: _Task, notes: list[str], faults: list[Fault]) -> list[_Part]:
     try:
         content = file.read_bytes()  # once: a pipe cannot be read again
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RankingFileError(f"cannot be read: {reason}", file=file) from error
     if content.startswith(_PARQUET_MAGIC):
-        return _parquet_lists(file, content, task)
-    return [_json_lists(file, content, task, notes)]
+        return _parquet_lists(file, content, task, faults)
+    return [_json_lists(file, content, task, notes, faults)]
 
 
-def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str]) -> _Part:
+def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str], faults: list[Fault]) -> _Part:
+    repeated: list[str] = []
     try:
-        content = json_value(raw, file)
+        content = json_value(raw, file, repeated)
     except DatasetError as error:
         raise RankingFileError(error.reason, file=file) from error
     wanted = task.benchmark.ranking_format
@@ -187,110 +213,168 @@ def _json_lists(file: Path, raw: bytes, task: _Task, notes: list[str]) -> _Part:
                 f"has the keys {shown_keys} of a submission to {other.name}: {task.key} takes {wanted}",
                 file=file,
             )
-    hidden = task.evaluation_set.hidden
-    found: RankingLists = task.benchmark.read_rankings(RankingFile(file, content, len(raw), hidden))
+    opened = RankingFile(file, content, len(raw), task.evaluation_set.hidden)
+    found: RankingLists = task.benchmark.read_rankings(opened)
+    faults += [
+        Fault(Kind.REPEATED_QUERY, file, f"the key {shown(key)} occurs {_times(count + 1)}", count=count)
+        for key, count in Counter(repeated).items()
+    ]
+    faults += opened.faults
     notes += found.notes
-    return _Part(file, found.pool, found.lists, found.submission)
+    unsound = frozenset(opened.without_list)
+    return _Part(file, found.pool, found.lists, found.submission, opened.left_out, unsound)
 
 
-def _parquet_lists(file: Path, content: bytes, task: _Task) -> list[_Part]:
-    frame = _parquet_frame(file, content, task)
+def _times(count: int) -> str:
+    return "twice" if count == 2 else f"{count:,} times"
+
+
+def _parquet_lists(file: Path, content: bytes, task: _Task, faults: list[Fault]) -> list[_Part]:
+    frame, has_gaps = _parquet_frame(file, content, task, faults)
     lists = frame.sort("rank").group_by("pool", "query_id", maintain_order=True).agg("rank", "image_id")
     pools: dict[str, dict[str, list[str]]] = {}
+    unsound: dict[str, set[str]] = {}
     for pool, query, ranks, images in lists.iter_rows():
-        if ranks != list(range(1, len(ranks) + 1)):
+        if not has_gaps and ranks != list(range(1, len(ranks) + 1)):
             wrong = next(place for place, rank in enumerate(ranks, start=1) if rank != place)
-            raise RankingFileError(
-                f"ranks must run 1, 2, 3 ... once each: rank {wrong} is not there once ({pool})",
-                file=file,
-                query=query,
-            )
+            reason = f"ranks must run 1, 2, 3 ... once each: rank {wrong} is not there once ({pool})"
+            faults.append(Fault(Kind.RANKS, file, reason, query))
+            unsound.setdefault(pool, set()).add(query)
         pools.setdefault(pool, {})[query] = images
-    return [_Part(file, pool, pools[pool]) for pool in sorted(pools)]
+    return [
+        _Part(file, pool, pools[pool], unsound=frozenset(unsound.get(pool, ()))) for pool in sorted(pools)
+    ]
 
 
-def _parquet_frame(file: Path, content: bytes, task: _Task) -> pl.DataFrame:
-    """``query_id``, ``pool``, ``rank``, ``image_id`` of a Parquet file; other columns are not looked at."""
+def _parquet_frame(file: Path, content: bytes, task: _Task, faults: list[Fault]) -> tuple[pl.DataFrame, bool]:
+    """``query_id``, ``pool``, ``rank``, ``image_id`` of a Parquet file, and whether rows of it are left out
+    for an empty cell; of other columns only scores are looked at.
+    """
     try:
         frame = pl.read_parquet(io.BytesIO(content), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise RankingFileError(f"not a readable Parquet file: {error}", file=file) from error
     if "pool" not in frame.columns:
         frame = frame.with_columns(pool=pl.lit("gallery"))
-    for name in ("query_id", "pool", "rank", "image_id"):
-        _check_column(file, frame, name)
+    needed = ("query_id", "pool", "rank", "image_id")
+    if wrong := [reason for name in needed if (reason := _column_fault(frame, name))]:
+        raise faults_error([Fault(Kind.FILE, file, reason) for reason in wrong])
     if frame.is_empty():
         raise RankingFileError("holds no ranking", file=file)
+    for name in needed:
+        if empty := frame[name].null_count():
+            reason = f"the column {name!r} is empty in {empty} row(s)"
+            faults.append(Fault(Kind.EMPTY_CELLS, file, reason, count=empty))
+    faults += _scores_that_are_none(file, frame)
+    rows, frame = frame.height, frame.drop_nulls(needed)
     pools = task.benchmark.pools
     if strange := sorted(set(frame["pool"].cast(pl.String).unique()) - set(pools)):
         raise RankingFileError(
             f"has the pool {shown(strange[0])}: {task.key} has {' and '.join(pools)} only", file=file
         )
     texts = [pl.col(name).cast(pl.String) for name in ("query_id", "pool", "image_id")]
-    return frame.select(*texts, pl.col("rank").cast(pl.Int64, strict=False).fill_null(0))
+    ranked = frame.select(*texts, pl.col("rank").cast(pl.Int64, strict=False).fill_null(0))
+    return ranked, frame.height < rows
 
 
-def _check_column(file: Path, frame: pl.DataFrame, name: str) -> None:
+def _column_fault(frame: pl.DataFrame, name: str) -> str | None:
+    """Why a column cannot be used; None where it can."""
     if name not in frame.columns:
-        raise RankingFileError(f"the column {name!r} is missing; there is {frame.columns}", file=file)
+        return f"the column {name!r} is missing; there is {frame.columns}"
     kind = frame.schema[name]
     texts = name != "rank" and isinstance(kind, pl.String | pl.Categorical | pl.Enum)
-    if not (texts or (kind.is_integer() and name != "pool")):
-        wanted = "whole numbers" if name == "rank" else "text"
-        raise RankingFileError(f"the column {name!r} must hold {wanted}, not {kind}", file=file)
-    if empty := frame[name].null_count():
-        raise RankingFileError(f"the column {name!r} is empty in {empty} row(s)", file=file)
+    if texts or (kind.is_integer() and name != "pool"):
+        return None
+    return f"the column {name!r} must hold {'whole numbers' if name == 'rank' else 'text'}, not {kind}"
+
+
+def _scores_that_are_none(file: Path, frame: pl.DataFrame) -> list[Fault]:
+    """A list that was sorted by NaN is in no order."""
+    faults: list[Fault] = []
+    for name in frame.columns:
+        if not frame.schema[name].is_float() or not name.lower().endswith(_SCORES):
+            continue
+        rows = frame.filter(pl.col(name).is_nan())
+        reason = f"{name!r} is NaN, so that the list is in no order"
+        queries = Counter(rows["query_id"].cast(pl.String).fill_null("").to_list())
+        faults += [
+            Fault(Kind.NO_NUMBER, file, f"{reason} ({count:,} row(s))", query, count)
+            for query, count in queries.items()
+        ]
+    return faults
 
 
 # Checking.
 
 
-def _refuse_second_answers(part: _Part, earlier: Iterable[_Part], task: _Task) -> None:
-    for other in earlier:
-        if other.pool == part.pool and (twice := next((q for q in part.lists if q in other.lists), None)):
-            hint = ": give one file per metric" if len(task.benchmark.pools) > 1 else ""
-            raise RankingFileError(
-                f"{other.file} has its {part.pool} ranking already{hint}", file=part.file, query=twice
-            )
+def _second_answers(part: _Part, earlier: Iterable[_Part], task: _Task) -> list[Fault]:
+    hint = ": give one file per metric" if len(task.benchmark.pools) > 1 else ""
+    return [
+        Fault(Kind.SECOND_ANSWER, part.file, f"{other.file} has its {part.pool} ranking already{hint}", query)
+        for other in earlier
+        if other.pool == part.pool
+        for query in part.lists
+        if query in other.lists
+    ]
 
 
-def _check(part: _Part, task: _Task, notes: list[str]) -> None:
-    _refuse_unknown_queries(part, task)
-    for query, images in part.lists.items():
-        if reason := _fault(images, part.pool, task, task.queries[query]):
-            raise RankingFileError(reason, file=part.file, query=query)
+def _checked(part: _Part, task: _Task, notes: list[str]) -> list[Fault]:
+    """All that is wrong with a file's lists."""
+    faults = _unknown_queries(part, task)
+    sound = {query: part.lists[query] for query in part.lists if query in task.queries}
+    hints = _Hints(_SHOWN_UNKNOWN)
+    for query, images in sound.items():
+        if query not in part.unsound:
+            found = _list_faults(part, query, images, task, hints)
+            faults += [Fault(kind, part.file, reason, query, count) for kind, reason, count in found]
     if part.submission and part.pool in task.benchmark.submitted_lengths:
-        _refuse_wrong_metric(part, task)
-        _check_lengths(part, task, notes)
+        if not faults and (wrong := _wrong_metric(part, task)):
+            return wrong
+        faults += _length_faults(part, {query: part.length(query) for query in sound}, task, notes)
+    return faults
 
 
-def _refuse_unknown_queries(part: _Part, task: _Task) -> None:
+def _unknown_queries(part: _Part, task: _Task) -> list[Fault]:
     unknown = [query for query in part.lists if query not in task.queries]
-    if not unknown:
-        return
-    more = f", nor {len(unknown) - 1:,} others of the file" if len(unknown) > 1 else ""
     hint = ": is it for another data set or split?" if len(unknown) == len(part.lists) else ""
-    raise RankingFileError(f"{task.key} has no such query{more}{hint}", file=part.file, query=unknown[0])
+    near = {query: "" if hint else meant(query, task.queries) for query in unknown[:_SHOWN_UNKNOWN]}
+    reason = f"{task.key} has no such query{hint}"
+    return [Fault(Kind.UNKNOWN_QUERY, part.file, reason + near.get(query, ""), query) for query in unknown]
 
 
-def _fault(images: list[str], pool: str, task: _Task, query: _Query) -> str | None:
-    """Why this list cannot be an answer to ``query``; None where it can."""
-    if not images:
-        return "the list is empty"
+@dataclass
+class _Hints:
+    """Which known image is meant by an unknown one: of as many as are shown, for looking takes a while."""
+
+    left: int
+
+    def of(self, image: str, known: frozenset[str]) -> str:
+        self.left -= 1
+        return meant(image, known) if self.left >= 0 else ""
+
+
+def _list_faults(
+    part: _Part, query_id: str, images: list[str], task: _Task, hints: _Hints
+) -> Iterator[tuple[Kind, str, int]]:
+    """Why this list cannot be an answer to its query: kind, reason, and how often."""
+    query, benchmark = task.queries[query_id], task.benchmark
+    if not images and not part.left_out.get(query_id):
+        yield Kind.LENGTH, "the list is empty", 1
     if len(set(images)) < len(images):
-        twice, count = Counter(images).most_common(1)[0]
-        return f"{shown(twice)} is ranked {'twice' if count == 2 else f'{count} times'}"
-    benchmark = task.benchmark
+        for image, count in Counter(images).items():
+            if count > 1:
+                yield Kind.TWICE, f"{shown(image)} is ranked {_times(count)}", count - 1
     if benchmark.removes_reference and query.reference in images:
-        return (
-            f"the reference {shown(query.reference)} is in the list: {benchmark.name} takes it out of "
-            "every ranking"
-        )
-    known = query.members if pool == SUBSET else task.known_images(query)
-    if known is None:
-        return next((fault for image in images if (fault := benchmark.image_id_fault(image))), None)
-    strange = next((image for image in images if image not in known), None)
-    return None if strange is None else _unknown_image(strange, known, pool, task, query)
+        reason = f"the reference {shown(query.reference)} is in the list: {benchmark.name} takes it out of"
+        yield Kind.REFERENCE, f"{reason} every ranking", 1
+    known = query.members if part.pool == SUBSET else task.known_images(query)
+    for image in dict.fromkeys(images):
+        if known is None:
+            if fault := benchmark.image_id_fault(image):
+                yield Kind.NO_ID, fault, 1
+        elif image not in known and not (benchmark.removes_reference and image == query.reference):
+            reason = _unknown_image(image, known, part.pool, task, query)
+            yield Kind.UNKNOWN_IMAGE, reason + hints.of(image, known), 1
 
 
 def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, query: _Query) -> str:
@@ -304,57 +388,66 @@ def _unknown_image(image: str, known: frozenset[str], pool: str, task: _Task, qu
     return f"the {name} of {task.key} has no image {shown(image)}{hint}"
 
 
-def _refuse_wrong_metric(part: _Part, task: _Task) -> None:
+def _wrong_metric(part: _Part, task: _Task) -> list[Fault]:
     """A ranking of subsets under the name of a gallery's would pass its hit rate off as recall."""
-    if SUBSET not in task.benchmark.pools or part.pool != GALLERY:
-        return
-    if all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
-        raise RankingFileError(
-            "should rank the gallery, but every list names members of its query's subset only: is it a "
-            "ranking of the subsets ('recall_subset')?",
-            file=part.file,
-        )
+    if SUBSET not in task.benchmark.pools or part.pool != GALLERY or not part.lists:
+        return []
+    if not all(set(images) <= task.queries[query].members for query, images in part.lists.items()):
+        return []
+    reason = (
+        "should rank the gallery, but every list names members of its query's subset only: is it a ranking "
+        "of the subsets ('recall_subset')?"
+    )
+    return [Fault(Kind.FILE, part.file, reason)]
 
 
-def _check_lengths(part: _Part, task: _Task, notes: list[str]) -> None:
+def _length_faults(part: _Part, lengths: Mapping[str, int], task: _Task, notes: list[str]) -> list[Fault]:
     """A submission's lists are as long as the server wants them; of a public split at least all of one
     length.
 
     A public split is not sent to a server, so a whole file of other lengths is scored as deep as it goes.
     """
-    wanted = {query: task.submitted_length(part.pool, task.queries[query]) for query in part.lists}
-    wrong = {query: images for query, images in part.lists.items() if len(images) != wanted[query]}
-    lengths = {len(images) for images in part.lists.values()}
-    if wrong and (task.evaluation_set.hidden or len(lengths) > 1):
-        query, images = next(iter(wrong.items()))
-        more = f" ({len(wrong) - 1:,} other lists are of a wrong length too)" if len(wrong) > 1 else ""
-        raise RankingFileError(
-            f"has {len(images)} images, and the format takes {wanted[query]}{more}",
-            file=part.file,
-            query=query,
-        )
-    if wrong:
-        notes.append(
-            f"{part.file}: every list has {lengths.pop()} images; a submission's have "
-            f"{task.benchmark.submitted_lengths[part.pool]}"
-        )
+    wanted = {query: task.submitted_length(part.pool, task.queries[query]) for query in lengths}
+    wrong = {
+        query: length
+        for query, length in lengths.items()
+        if length != wanted[query] and length and query not in part.unsound
+    }
+    if not wrong:
+        return []
+    if task.evaluation_set.hidden or len(set(lengths.values())) > 1:
+        return [
+            Fault(Kind.LENGTH, part.file, f"has {length} images, and the format takes {wanted[query]}", query)
+            for query, length in wrong.items()
+        ]
+    notes.append(
+        f"{part.file}: every list has {next(iter(wrong.values()))} images; a submission's have "
+        f"{task.benchmark.submitted_lengths[part.pool]}"
+    )
+    return []
 
 
-def _refuse_missing_queries(parts: Sequence[_Part], task: _Task) -> None:
+def _missing_queries(parts: Sequence[_Part], task: _Task) -> list[Fault]:
+    faults: list[Fault] = []
+    whole = "of its category" if task.benchmark.categories else f"of {task.key}"
     for pool in dict.fromkeys(part.pool for part in parts):
         chosen = [part for part in parts if part.pool == pool]
-        answered = {query for part in chosen for query in part.lists}
+        named_queries = {query for part in chosen for query in part.lists}
+        answered = named_queries & task.queries.keys()
+        if named_queries and not answered:
+            continue  # the file of another set: that is said
         galleries = {task.queries[query].gallery for query in answered}
-        wanted = [q for q, each in task.queries.items() if each.needed and _expected(each, galleries, task)]
-        missing = [query for query in wanted if query not in answered]
-        if missing:
-            more = f", and so are {len(missing) - 1:,} others" if len(missing) > 1 else ""
-            whole = "of its category" if task.benchmark.categories else f"of {task.key}"
-            raise RankingFileError(
-                f"is missing{more}: a ranking answers every query {whole}",
-                file=chosen[-1].file,
-                query=missing[0],
+        faults += [
+            Fault(
+                Kind.MISSING_QUERY,
+                chosen[-1].file,
+                f"is missing: a ranking answers every query {whole}",
+                query,
             )
+            for query, each in task.queries.items()
+            if each.needed and query not in answered and _expected(each, galleries, task)
+        ]
+    return faults
 
 
 def _expected(query: _Query, galleries: set[str], task: _Task) -> bool:

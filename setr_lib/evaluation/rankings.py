@@ -7,6 +7,7 @@ from __future__ import annotations
 import polars as pl
 
 from setr_lib.benchmarks import Benchmark, RankingError
+from setr_lib.benchmarks.near_ids import meant
 
 __all__ = ["RankingError", "check_rankings", "unranked_queries"]
 
@@ -74,9 +75,11 @@ def _check_gallery(queries: pl.DataFrame, rankings: pl.DataFrame, gallery: pl.Da
     placed = rankings.filter(pool="gallery").join(queries.select("query_id", "gallery"), on="query_id")
     strange = placed.join(images, on=["image_id", "gallery"], how="anti")
     if not strange.is_empty():
+        query, image, name = strange.select("query_id", "image_id", "gallery").row(0)
+        known = images.filter(pl.col("gallery") == name)["image_id"].to_list()
         raise RankingError(
-            f"the ranking of query {strange['query_id'][0]!r} holds {strange['image_id'][0]!r}, which is "
-            f"not in the gallery {strange['gallery'][0]!r} ({strange.height} such entries)"
+            f"the ranking of query {query!r} holds {image!r}, which is not in the gallery {name!r} "
+            f"({strange.height} such entries){meant(image, known)}"
         )
 
 
@@ -117,7 +120,8 @@ def check_rankings(
     _check_lists(rankings)
     unknown = rankings.join(queries, on="query_id", how="anti")["query_id"].unique().sort()
     if not unknown.is_empty():
-        raise RankingError(f"the ranking answers unknown queries: {_names(unknown)}")
+        hint = meant(unknown[0], queries["query_id"].to_list())
+        raise RankingError(f"the ranking answers unknown queries: {_names(unknown)}{hint}")
     _check_subsets(queries, rankings)
     if benchmark.removes_reference:
         _check_references(benchmark, queries, rankings)

@@ -6,6 +6,7 @@ there is one set of rules.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from setr_lib.benchmarks import Benchmark, EvaluationSet
+from setr_lib.benchmarks.annotations import is_there
 from setr_lib.benchmarks.metrics import GALLERY
 from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.errors import SetrError
@@ -58,14 +60,26 @@ def write_submission(
         SubmissionError: The server would not take them, with the reason; or there is no server.
     """
     contents = _contents(evaluation_set, queries, rankings, name)
+    made = [each for each in (folder, *folder.parents) if not is_there(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".submission-") as draft:
             return _write_checked(evaluation_set, queries, gallery, contents, Path(draft), folder)
+    except SubmissionError:
+        _remove_empty(made)
+        raise
     except OSError as error:
+        _remove_empty(made)
         raise SubmissionError(
             f"{folder}: cannot be written ({error.strerror}): make it writable, or name another"
         ) from error
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take folders away again that were made for nothing, the innermost first."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _write_checked(

@@ -118,7 +118,7 @@ def options_of(settings: Settings, method: Method) -> dict[str, Any]:
     said = section_of(settings.methods, method)
     for file in _files_of(every):
         if isinstance(named := said.get(file.option), str):
-            said[file.option] = str(settings.resolve(Path(named)))
+            said[file.option] = str(settings.resolve_text(named))
     return {**shared, **said}
 
 

@@ -75,7 +75,8 @@ def queries_of(context: PipelineContext, key: str) -> ReadQueries:
     from setr_lib.hashing import digest_strings
 
     every = load_queries(context.settings, key)
-    warnings = list(read_and_check_image_ids(evaluation_set(context.settings, key), queries=every))
+    read = evaluation_set(context.settings, key)
+    warnings = [*read.benchmark.query_notes(read), *read_and_check_image_ids(read, queries=every)]
     kept = take_queries(every, context.settings.evaluation.limit)
     digest = digest_strings([kept.write_json()])
     return ReadQueries(kept, QueriesRecord(of=every.height, kept=kept.height, digest=digest), warnings)

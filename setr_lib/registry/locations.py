@@ -191,22 +191,29 @@ def _told(changes: list[_Change], name: str) -> Relocation:
 
 
 def _changes(connection: sqlite3.Connection, database: Path, artifact_root: Path) -> list[_Change]:
+    present = f"{artifact_root.resolve().as_uri()}/"
     return [
         _Change(table, column, row, before, after.as_uri())
         for table, column in (_EXPERIMENTS, *_ARTIFACTS)
-        for row, before in _rows(connection, table, column)
+        for row, before in _rows(connection, table, column, present)
         if (after := _after((table, column), before, database, artifact_root)) is not None
     ] + _default_experiment(connection, artifact_root)
 
 
-def _rows(connection: sqlite3.Connection, table: str, column: str) -> list[tuple[int, str]]:
-    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    if column not in columns:
+def _rows(connection: sqlite3.Connection, table: str, column: str, but: str) -> list[tuple[int, str]]:
+    """Row numbers and locations of this machine, those that begin with ``but`` left out."""
+    if column not in _columns(connection, table):
         return []  # a schema of another MLflow
     only = "AND key = 'mlflow.artifactLocation'" if table == "trace_tags" else ""
     return connection.execute(
-        f"SELECT rowid, {column} FROM {table} WHERE ({column} LIKE 'file:%' OR {column} LIKE '/%') {only}"
+        f"SELECT rowid, {column} FROM {table} WHERE ({column} LIKE 'file:%' OR {column} LIKE '/%') "
+        f"AND substr({column}, 1, ?) <> ? {only}",
+        (len(but), but),
     ).fetchall()
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
 
 
 def _after(where: tuple[str, str], before: str, database: Path, artifact_root: Path) -> Path | None:
@@ -230,8 +237,8 @@ def _default_experiment(connection: sqlite3.Connection, artifact_root: Path) -> 
     """MLflow's own experiment, whose artifacts are in ``mlruns`` of the folder that MLflow was started in:
     while nothing is in it, it is given a folder below the artifact root.
     """
-    found = dict(_rows(connection, *_EXPERIMENTS))
-    before = found.get(_DEFAULT_EXPERIMENT)
+    below_root = f"{artifact_root.resolve().as_uri()}/"
+    before = dict(_rows(connection, *_EXPERIMENTS, below_root)).get(_DEFAULT_EXPERIMENT)
     if before is None or PurePosixPath(before).parts[-2:] != ("mlruns", "0"):
         return []
     for table in ("runs", "logged_models"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ import polars as pl
 
 from setr_lib.benchmarks import DatasetError
 from setr_lib.benchmarks.annotations import Row, Unique, line_row, numbered_lines, shown
+from setr_lib.benchmarks.near_ids import meant
 from setr_lib.errors import SetrError
 from setr_lib.tables import IMPORTED_CAPTIONS, IMPORTED_COMPOSITIONS
 from setr_lib.texts.answers import LISTS, AnswerError, Composition
@@ -37,7 +38,7 @@ _EVIDENCE = ("fingerprint", "made_at")
 _QUERY_EVIDENCE = ("split", "reference_id", "modification")
 _CLOCK_ERROR = timedelta(days=1)
 
-ImagesOf = Callable[[str], Container[str] | None]
+ImagesOf = Callable[[str], Collection[str] | None]
 """Data set -> its image ids; ``None`` where there is no such data set."""
 FingerprintOf = Callable[[str, str], str | None]
 """(data set, image id) -> fingerprint of the picture that is here; ``None`` where it is not."""
@@ -326,7 +327,8 @@ def _query_of(
         raise row.error(f"split {shown(split)} of data set {shown(dataset)} is not configured")
     query_id = row.text("query_id")
     if query_id not in known:
-        raise row.error(f"'query_id' {shown(query_id)} is not a query of {dataset} {split}")
+        hint = meant(query_id, known)
+        raise row.error(f"'query_id' {shown(query_id)} is not a query of {dataset} {split}{hint}")
     query = known[query_id]
     _check_query(row, query)
     return (dataset, split), query
@@ -341,8 +343,10 @@ def _split_of(row: Row, dataset: str, queries_of: QueriesOf, splits_of: SplitsOf
         raise row.error(
             f"'query_id' {shown(query_id)} is in {' and '.join(found)} of {dataset}: add the key 'split'"
         )
+    hints = (meant(query_id, queries_of(dataset, split)) for split in splits_of(dataset))
     raise row.error(
         f"'query_id' {shown(query_id)} is not a query of any configured split of {shown(dataset)}"
+        f"{next(filter(None, hints), '')}"
     )
 
 

@@ -64,8 +64,8 @@ def test_a_folder_without_queries_has_none(settings_for: Build, folder_root: Pat
     [
         ("", None, "is empty"),
         ("reference,modification\na.png\n", "line 2", "1 cells"),
-        ("reference,modification\n,red\n", "line 2", "the key 'reference' is missing"),
-        ("reference,modification\na.png,\n", "line 2", "the key 'modification' is missing"),
+        ("reference,modification\n,red\n", "line 2", "'reference' is empty"),
+        ("reference,modification\na.png,\n", "line 2", "'modification' is empty"),
         ("reference,modification\nz.png,red\n", "line 2", "unknown image 'z.png'"),
         ("reference,modification\n../a.png,red\n", "line 2", "leaves the data folder"),
         ("reference,modification,targets\na.png,red,a.png\n", "line 2", "among its own targets"),
@@ -91,7 +91,7 @@ def test_faulty_csv_is_refused(
     [
         ("q.jsonl", b'{"reference": "a.png"\n', "not valid JSON"),
         ("q.jsonl", b"[1]\n", "must be an object"),
-        ("q.jsonl", b'{"reference": "a.png", "modification": "x", "targets": "b"}', "must be a list"),
+        ("q.jsonl", b'{"reference": "a.png", "modification": "x", "targets": "b"}', "unknown image 'b'"),
         ("q.parquet", b"PAR1 but not really PAR1", "not a readable Parquet file"),
         ("q.txt", b"", "'.txt' files are not read"),
     ],

@@ -108,7 +108,7 @@ def refused_or_read(kind: str, path: Path, *, listed: bool) -> None:
     except RankingFileError as error:
         assert str(error).startswith(f"{path}: ")
         assert error.reason
-        assert "\n" not in error.reason or path.suffix == ".parquet"
+        assert "\n" not in error.reason or len(error.faults) > 1 or path.suffix == ".parquet"
         return
     lists = found.rankings.group_by("query_id", "pool").agg("image_id")
     assert lists["image_id"].list.n_unique().to_list() == lists["image_id"].list.len().to_list()
@@ -189,7 +189,7 @@ def test_ids_as_text_are_read_as_numbers_and_noted(tmp_path: Path) -> None:
 def test_a_submission_to_a_server_has_its_exact_length(tmp_path: Path, kind: str) -> None:
     assert read(kind, written(tmp_path, good(kind)), hidden=True).notes == []
     with pytest.raises(
-        RankingFileError, match=r"query '0': has 49 images, and the format takes 50 \(2 other"
+        RankingFileError, match=r"lists of a wrong length: 3\n    query '0': has 49 images, and"
     ):
         read(kind, written(tmp_path, good(kind, 49)), hidden=True)
     found = read(kind, written(tmp_path, good(kind, 49)))

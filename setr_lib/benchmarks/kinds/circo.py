@@ -19,7 +19,7 @@ from setr_lib.benchmarks.annotations import Row, Unique, plain_name, read_json, 
 from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, mean_average_precisions, recalls
-from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, named
+from setr_lib.benchmarks.ranking_lists import Kind, RankingFile, RankingLists, named
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ class CIRCO(Benchmark):
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
         """A submission: one list of COCO's numbers per query."""
-        lists = {
-            query: [_coco_id(file, query, entry) for entry in file.entries(query)] for query in file.content
-        }
+        lists = {query: _coco_ids(file, query) for query in file.content}
         as_text = any(isinstance(entry, str) for query in file.content for entry in file.entries(query))
         note = f"{file.path}: image ids are written as text; they are read as the numbers that CIRCO asks for"
         return RankingLists(lists, submission=True, notes=(note,) if as_text else ())
@@ -164,12 +162,16 @@ class CIRCO(Benchmark):
         return {f"{name}.json": {query: [int(image) for image in images] for query, images in ranked}}
 
 
-def _coco_id(file: RankingFile, query: str, entry: object) -> str:
-    """The id in decimal. Published submissions have it as text too, and the official code reads both."""
-    number = int(entry) if isinstance(entry, str) and _DECIMAL.fullmatch(entry) else entry
-    if type(number) is not int or not 1 <= number <= _LARGEST_ID:
-        raise file.error(_no_coco_id(entry), query)
-    return str(number)
+def _coco_ids(file: RankingFile, query: str) -> list[str]:
+    """The ids in decimal. Published submissions have them as text too, and the official code reads both."""
+    ids: list[str] = []
+    for entry in file.entries(query):
+        number = int(entry) if isinstance(entry, str) and _DECIMAL.fullmatch(entry) else entry
+        if type(number) is int and 1 <= number <= _LARGEST_ID:
+            ids.append(str(number))
+        else:
+            file.fault(Kind.NO_ID, _no_coco_id(entry), query)
+    return ids
 
 
 def _no_coco_id(entry: object) -> str:

@@ -26,7 +26,7 @@ from setr_lib.benchmarks.annotations import (
 from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Average, RecallAt, SubsetRecallAt, recalls
-from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, either, named
+from setr_lib.benchmarks.ranking_lists import Kind, RankingFile, RankingLists, either, faults_error, named
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord
 
 if TYPE_CHECKING:
@@ -128,23 +128,24 @@ class CIRR(Benchmark):
         return {"all": _IMAGES[split]}
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
-        """A submission: ``version``, ``metric``, and one list of image names per query.
+        """A submission: ``version``, ``metric``, and one list of image names per query. What is missing or
+        wrong, and a file that is larger than the server accepts, is noted.
 
         Raises:
-            RankingFileError: ``version`` or ``metric`` is missing or wrong, the file is larger than the
-                server accepts, or a list is not one of image names.
+            RankingFileError: ``metric`` is missing or wrong.
         """
         content = file.content
-        for key, allowed in (("version", [CIRR_VERSION]), ("metric", list(CIRR_METRICS))):
+        known = {"version": [CIRR_VERSION], "metric": list(CIRR_METRICS)}
+        for key, allowed in known.items():
             if key not in content:
-                raise file.error(f"the key {key!r} is missing: it must say {either(allowed)}")
-            if content[key] not in allowed:
-                raise file.error(f"{key!r} must be {either(allowed)}, not {named(content[key])}")
+                file.fault(Kind.FILE, f"the key {key!r} is missing: it must say {either(allowed)}")
+            elif content[key] not in allowed:
+                file.fault(Kind.FILE, f"{key!r} must be {either(allowed)}, not {named(content[key])}")
         if file.hidden and file.size > CIRR_FILE_LIMIT:
-            raise file.error(
-                f"has {file.size:,} bytes, and the server takes {CIRR_FILE_LIMIT:,}: write it without "
-                "indentation"
-            )
+            limit = f"{CIRR_FILE_LIMIT:,}: write it without indentation"
+            file.fault(Kind.FILE, f"has {file.size:,} bytes, and the server takes {limit}")
+        if content.get("metric") not in known["metric"]:  # what the lists rank is not known then
+            raise faults_error(file.faults)
         lists = {query: file.image_names(query) for query in content if query not in self.submission_keys}
         return RankingLists(lists, CIRR_METRICS[str(content["metric"])], submission=True)
 

@@ -19,6 +19,7 @@ from setr_lib.benchmarks.annotations import clean_text, numbered_lines, relative
 from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import TrapezoidalAveragePrecision, recalls
+from setr_lib.benchmarks.near_ids import meant
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
@@ -166,9 +167,12 @@ def _query(
         raise line.error("the text is empty")
     found = targets.get((line.instance, line.text))
     if not found:
+        texts = {text for instance, text in targets if instance == line.instance}
+        instances = {instance for instance, _ in targets}
+        hint = meant(line.text, texts) if texts else meant(line.instance, instances)
         raise line.error(
             f"no line of {database} has the instance {line.instance!r} and the text {line.text!r}: the query "
-            "has no right answer"
+            f"has no right answer{hint}"
         )
     if line.image in found:
         raise line.error(f"the reference {line.image!r} is among its own targets")

@@ -19,7 +19,7 @@ from setr_lib.benchmarks.annotations import Row, clean_text, read_json, read_row
 from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import recalls
-from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists, named
+from setr_lib.benchmarks.ranking_lists import Kind, RankingFile, RankingLists, named
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
@@ -120,19 +120,18 @@ class LaSCo(Benchmark):
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
         """One list of COCO's numbers per query, as numbers or as text."""
-        return RankingLists(
-            {
-                query: [_ranked_id(file, query, entry) for entry in file.entries(query)]
-                for query in file.content
-            }
-        )
+        return RankingLists({query: _ranked_ids(file, query) for query in file.content})
 
 
-def _ranked_id(file: RankingFile, query: str, entry: object) -> str:
-    image_id = str(entry) if type(entry) is int else entry
-    if not isinstance(image_id, str) or not _COCO_ID.fullmatch(image_id):
-        raise file.error(_no_coco_id(entry), query)
-    return image_id
+def _ranked_ids(file: RankingFile, query: str) -> list[str]:
+    ids: list[str] = []
+    for entry in file.entries(query):
+        image_id = str(entry) if type(entry) is int else entry
+        if isinstance(image_id, str) and _COCO_ID.fullmatch(image_id):
+            ids.append(image_id)
+        else:
+            file.fault(Kind.NO_ID, _no_coco_id(entry), query)
+    return ids
 
 
 def _no_coco_id(entry: object) -> str:
