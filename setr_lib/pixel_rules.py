@@ -4,6 +4,7 @@ to say it; ``pixels.py`` does it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PIXELS_VERSION = "2"
@@ -78,6 +79,19 @@ OFFICIAL = PixelRules()
 """What the benchmarks' own pipelines do: no EXIF turn, transparency dropped."""
 OWN_FOLDER = PixelRules(upright=True, background="#ffffff")
 """Images of one's own: upright, transparency on white."""
+
+
+def common_rules(rules_ids: Iterable[str]) -> str:
+    """How pictures that come alone are to be read, by how those of a training were.
+
+    Args:
+        rules_ids: :attr:`PixelRules.id` of each picture of the training.
+
+    Returns:
+        The id that they all have; where they differ, that of the benchmarks.
+    """
+    found = set(rules_ids)
+    return found.pop() if len(found) == 1 else OFFICIAL.id
 
 
 def picture_identity(fingerprint: str, rules_id: str) -> str:

@@ -313,6 +313,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     def record(self) -> SystemRecord:
         """What the bundle says of the training."""
+        from setr_lib.pixel_rules import common_rules
         from setr_lib.systems.bundle import SystemRecord
 
         return SystemRecord(
@@ -321,6 +322,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             encoder_id=self.encoder.id,
             preprocessing_id=self.encoder.preprocessing_id,
             run=self.digest(),
+            pixels=common_rules(self.data.images["pixels"]) if "pixels" in self.data.images.columns else "",
         )
 
     def _examples(self, result: SystemResult) -> Any:

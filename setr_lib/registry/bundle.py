@@ -21,6 +21,7 @@ import polars as pl
 from setr_lib.damage import damaged, told
 from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.models.multimodal import MultimodalModel, Picture
+from setr_lib.pixel_rules import common_rules
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place
 from setr_lib.reranking.held_out import judge_pair_frame
@@ -166,6 +167,7 @@ def write_bundle(
         "before": result.before.as_dict(),
         "after": result.after.as_dict(),
         "versions": result.versions,
+        "pixels": common_rules(picture.pixels for picture in pictures.values()),
     }
     (judge / _RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     return {ADAPTER: adapter, JUDGE: judge}

@@ -149,10 +149,12 @@ class RequestCells:
     Attributes:
         limits: How much is taken.
         roots: The folders whose files may be named; None for a model that takes no names.
+        pixels: How pictures are read, ``PixelRules.id``: as those that the model was trained on were.
     """
 
     limits: RequestLimits
     roots: ImageRoots | None = None
+    pixels: str = ""
 
     def content(self, value: object) -> bytes:
         """The bytes of a picture, which are not decoded yet.
@@ -179,7 +181,7 @@ class RequestCells:
         return content
 
     def picture(self, content: bytes) -> Image.Image:
-        """A picture's bytes, decoded by the rules of the benchmarks.
+        """A picture's bytes, decoded as those of the training were.
 
         Args:
             content: The bytes.
@@ -200,7 +202,7 @@ class RequestCells:
         if long > _MOST_RATIO * short:
             raise CellError(f"one side is more than {_MOST_RATIO} times as long as the other")
         try:
-            return decode_image(content, PixelRules(max_pixels=self.limits.max_image_pixels))
+            return decode_image(content, PixelRules.from_id(self.pixels, self.limits.max_image_pixels))
         except UnreadableImageError as error:
             raise CellError(reason_of(error).removeprefix("it ")) from None
 

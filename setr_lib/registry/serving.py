@@ -80,8 +80,9 @@ class PairScorer:
             PromptError: The stored prompt is malformed.
         """
         config = config_of(config, CONFIG_KEYS)
-        cells = RequestCells(RequestLimits.read(config), ImageRoots.read(config.get("image_roots")))
+        limits, roots = RequestLimits.read(config), ImageRoots.read(config.get("image_roots"))
         bundle = Bundle(Path(artifacts[ADAPTER]), Path(artifacts[JUDGE]))
+        cells = RequestCells(limits, roots, bundle.record.get("pixels", ""))
         judge = bundle.load_judge(config.get("base_model"), config.get("device", "auto"))
         scorer = cls(bundle, judge, cells)
         stored = bundle.record["versions"]
@@ -241,7 +242,7 @@ class _ReadPairs:
             except CellError as error:
                 self._faults[key] = str(error)
                 raise
-            self.pictures[key] = Picture(key, content)
+            self.pictures[key] = Picture(key, content, self._cells.pixels)
         return key
 
 

@@ -25,6 +25,7 @@ from setr_lib.registry.request_cells import (
     row_error,
 )
 from setr_lib.registry.system_bundle import ENCODER, SYSTEM, SystemBundle
+from setr_lib.systems.bundle import read_system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +72,10 @@ class QueryScorer:
             RegistryError: A key is unknown, or the encoder is not found, or is another one.
         """
         config = config_of(config, CONFIG_KEYS)
-        cells = RequestCells(RequestLimits.read(config))
+        limits = RequestLimits.read(config)
         bundle = SystemBundle(Path(artifacts[SYSTEM]), Path(artifacts[ENCODER]))
-        return cls(bundle, bundle.load(config.get("encoder"), config.get("device", "auto")), cells)
+        model = bundle.load(config.get("encoder"), config.get("device", "auto"))
+        return cls(bundle, model, RequestCells(limits, pixels=read_system(bundle.system).record.pixels))
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Encode queries.

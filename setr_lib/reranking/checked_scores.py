@@ -12,12 +12,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from setr_lib.errors import told_as
+from setr_lib.errors import SetrError, told_as
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.models.multimodal import Picture, PictureError, RefusedTextError
 from setr_lib.models.refusals import CONTROL_TEXT, control_image, may_be_a_refusal, reason_of
 from setr_lib.reranking.reranker import JudgedQuery, Reranker, RerankerError
 from setr_lib.reranking.scorer import ScoreError
+from setr_lib.texts.prompts import PromptTooLongError
 
 _LOG = logging.getLogger(__name__)
 _FINITE = "a re-ranker gives finite numbers"
@@ -43,7 +44,7 @@ def checked_scores(reranker: Reranker, queries: Sequence[JudgedQuery]) -> list[n
     except PictureError as error:
         if error.about([p for query in queries for p in (query.reference, *query.candidates)]):
             return _without(reranker, queries, error.refused)
-    except (RerankerError, RefusedTextError) as error:
+    except (RerankerError, RefusedTextError, PromptTooLongError) as error:
         refused = _refused_by(reranker, queries, error)
         if not refused.any:
             raise
@@ -97,7 +98,7 @@ class _Refused:
 
 
 def _refused_by(
-    reranker: Reranker, queries: Sequence[JudgedQuery], error: RerankerError | RefusedTextError
+    reranker: Reranker, queries: Sequence[JudgedQuery], error: RerankerError | SetrError
 ) -> _Refused:
     """What a re-ranker refuses, where its code raised an exception and does not for plain pictures and a
     plain text: each query is tried with a plain candidate, and each candidate with a plain query.
@@ -124,7 +125,7 @@ def _raised(reranker: Reranker, query: JudgedQuery) -> str | None:
     """What a re-ranker raises for one query; None where it scores it."""
     try:
         _scores(reranker, [query])
-    except (RerankerError, PictureError, RefusedTextError) as error:
+    except (RerankerError, PictureError, RefusedTextError, PromptTooLongError) as error:
         return reason_of(error.__cause__ or error)
     except ScoreError:
         return None

@@ -47,6 +47,8 @@ class SystemRecord(BaseModel):
     preprocessing_id: str
     run: str
     """Digest of the training."""
+    pixels: str = ""
+    """How the training's pictures were read, ``PixelRules.id``; a served model reads a request's so."""
 
 
 @dataclass(frozen=True)

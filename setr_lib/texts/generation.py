@@ -29,7 +29,7 @@ from setr_lib.progress import Progress, silent
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
 from setr_lib.texts.answers import AnswerError, Caption, Composition
 from setr_lib.texts.kind import DERIVED, FAILED, FALLBACK, OK, TextKind, TextKindError, empty_fields
-from setr_lib.texts.prompts import PromptSet, PromptTemplate
+from setr_lib.texts.prompts import PromptSet, PromptTemplate, PromptTooLongError
 
 CACHE_KIND = "composing"
 """The ``ContentCache`` kind of all generated texts."""
@@ -151,6 +151,8 @@ class _Asked:
     ) -> None:
         self.kind, self.rows = kind, rows.to_dicts()
         self.images = {row["image_id"]: row for row in images.to_dicts()}
+        self.too_long: dict[str, str] = {}
+        """Why the prompt of a row cannot be filled in, by the row's id."""
         self.texts: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {}
         for name, table in texts.items():
             if table is None:
@@ -216,6 +218,8 @@ class _Asked:
         return self.images.get(row["image_id" if self.kind.per == "image" else "reference_id"])
 
     def _cannot_ask(self, row: Mapping[str, Any]) -> str:
+        if row[self.kind.key] in self.too_long:
+            return self.too_long[row[self.kind.key]]
         if not self.kind.shows_picture:
             return f"there is no good text of {', '.join(self._lacking(row))} to ask about"
         if self.kind.per == "image":
@@ -237,7 +241,8 @@ class _Asked:
         wanted: dict[str, Request],
     ) -> str | None:
         """The cache key of the row's text, its request put into ``wanted``; None where its image cannot be
-        shown, or where no image is shown and a text that it is made from is missing.
+        shown, where no image is shown and a text that it is made from is missing, or where the prompt
+        is too long.
         """
         picture = None
         if self.kind.shows_picture:
@@ -252,7 +257,12 @@ class _Asked:
         key = text_key(model, template.hash, shown, self.kind, row, variables)
         if key not in wanted:
             slots = (IMAGE,) if self.kind.per == "image" else (REFERENCE, IMAGE)
-            wanted[key] = (template.render(**variables), dict.fromkeys(slots, picture) if picture else {})
+            try:
+                prompt = template.render(**variables)
+            except PromptTooLongError as error:
+                self.too_long[row[self.kind.key]] = str(error)
+                return None
+            wanted[key] = (prompt, dict.fromkeys(slots, picture) if picture else {})
         return key
 
     def _lacking(self, row: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,10 @@ class PromptError(SetrError):
     """A prompt file is missing or malformed; the message names the file and what to write."""
 
 
+class PromptTooLongError(PromptError):
+    """A prompt is too long once a query's text is filled in: other queries may be fine."""
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
     """One prompt file. ``hash`` identifies its text in every cache key and every table."""
@@ -132,7 +136,7 @@ class PromptTemplate:
 
         Raises:
             PromptError: The file is malformed, uses a variable that is not among them, or the filled-in
-                prompt has more than 20,000 characters.
+                prompt has more than 20,000 characters (a ``PromptTooLongError``).
         """
         clean = {name: _clean(value) for name, value in values.items()}
         system, user = self._compiled
@@ -150,7 +154,8 @@ class PromptTemplate:
             texts = {name: "".join(value) for name, value in values.items()}  # of a text: itself
             longest = max(texts, key=lambda name: len(texts[name]))
             whose = f" ({longest}: {len(texts[longest]):,}, {texts[longest][:40]!r}...)"
-        return PromptError(f"{self.path}{line}: {fault.reason}{whose}")
+        kind = PromptTooLongError if whose else PromptError
+        return kind(f"{self.path}{line}: {fault.reason}{whose}")
 
     def _located(self, fault: TemplateFault, values: Values) -> TemplateFault:
         """The same fault with its line in the file: what is rendered has no comments and no system text, so

@@ -157,13 +157,14 @@ def test_pairs_with_a_refused_picture_are_absent(judge: YesNoJudge, tmp_path: Pa
     assert scores == judge_pairs(wanted, queries_of(["i0", "i5"]), gallery, judge, cache)
 
 
+@pytest.mark.parametrize("text", [HALF, "red " * 6000], ids=["no Unicode", "too long for a prompt"])
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_text_that_the_tokenizer_refuses_costs_its_query(
-    judge: YesNoJudge, monkeypatch: pytest.MonkeyPatch, cached: bool
+def test_a_text_that_cannot_be_asked_costs_its_query(
+    judge: YesNoJudge, monkeypatch: pytest.MonkeyPatch, cached: bool, text: str
 ) -> None:
     monkeypatch.setattr(judge.model, "caches_are_exact", cached)
     good = JudgedQuery(GOOD[0], "make it red", tuple(GOOD[1:4]))
-    refused, scores = checked_scores(judge, [JudgedQuery(GOOD[1], HALF, tuple(GOOD)), good])
+    refused, scores = checked_scores(judge, [JudgedQuery(GOOD[1], text, tuple(GOOD)), good])
     assert np.isnan(refused).all() and len(refused) == len(GOOD)
     np.testing.assert_array_equal(scores, checked_scores(judge, [good])[0])
 
@@ -176,6 +177,18 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(
     long: Request = (RenderedPrompt((ImageSlot(IMAGE), "red " * 5000)), {IMAGE: GOOD[0]})
     with pytest.raises(RefusedTextError, match=r"5,0\d\d tokens, the model reads at most 4,096"):
         model.generate([long])
+
+
+def test_a_text_too_long_for_the_prompt_is_its_own_compositions_failure(
+    model: MultimodalModel, tmp_path: Path
+) -> None:
+    cache, prompts = ContentCache(tmp_path / "c.sqlite", CACHE_KIND), load_prompts("miniature")
+    queries = queries_of(["i0", "i1"])
+    long = pl.when(pl.col("query_id") == "q0").then(pl.lit("red " * 6000)).otherwise("modification")
+    made = compose_queries(model, prompts, queries.with_columns(modification=long), world(tmp_path), cache)
+    alone = compose_queries(model, prompts, queries.filter(query_id="q1"), world(tmp_path), cache)
+    assert "20,000 characters" in made["detail"][0] and made["status"][0] == "fallback"
+    assert made.filter(query_id="q1").equals(alone)
 
 
 def test_errors_of_the_model_and_of_memory_are_no_pictures_fault(

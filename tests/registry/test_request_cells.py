@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,20 @@ def test_any_cell_is_read_or_refused_in_words(value: Any) -> None:
         except CellError as error:
             words = request_cells.row_error("reference", error)
             assert 0 < len(words) <= 200 and "\n" not in words and "/usr" not in words
+
+
+@pytest.mark.parametrize(("rules", "seen"), [("", (0, 0, 0)), ("upright,#ffffff", (255, 255, 255))])
+def test_a_requests_picture_is_read_as_those_of_the_training_were(
+    trained: Trained, tmp_path: Path, rules: str, seen: tuple[int, int, int]
+) -> None:
+    pictures = {name: replace(picture, pixels=rules) for name, picture in worlds.pictures().items()}
+    bundle = write_bundle(
+        tmp_path / "bundle", trained.result, trained.reference, trained.judge.template, pictures
+    )
+    scorer = PairScorer.load({name: str(path) for name, path in bundle.items()})
+    transparent = hostile.encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0)))
+    plain = hostile.encoded(Image.new("RGB", (20, 20), seen))
+    scores = scorer.predict(frame_of([row(transparent), row(plain)]))["score"].tolist()
+    assert scores[0] == scores[1]
+    other = hostile.encoded(Image.new("RGB", (20, 20), (255, 255, 255) if seen[0] == 0 else (0, 0, 0)))
+    assert scorer.predict(frame_of([row(other)]))["score"].item() != scores[0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from encoders import miniature
+from PIL import Image
 from small_lessons import lesson_of, small_data
 
 import setr_lib
@@ -172,3 +174,19 @@ def test_through_mlflow_nulls_and_base64_are_rows_of_their_own(made: dict[str, P
     first, *wrong = json.loads(given.response)["predictions"]
     np.testing.assert_allclose(first["vector"], answer["vector"].iloc[0], atol=1e-6)
     assert first["error"] is None and all(line["vector"] is None and line["error"] for line in wrong)
+
+
+def test_a_requests_picture_is_read_as_those_of_the_training_were(
+    made: dict[str, Path], scorer: QueryScorer, tmp_path: Path
+) -> None:
+    system = tmp_path / "system"
+    shutil.copytree(made["system"], system)
+    record = json.loads((system / "system.json").read_text())
+    (system / "system.json").write_text(json.dumps(record | {"pixels": "upright,#ffffff"}))
+    on_white = QueryScorer.load({**{name: str(path) for name, path in made.items()}, "system": str(system)})
+    transparent = hostile.encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0)))
+    black, white = (hostile.encoded(Image.new("RGB", (20, 20), c)) for c in ((0, 0, 0), (255, 255, 255)))
+    rows = frame_of([row(each) for each in (transparent, black, white)])
+    hidden, shown = scorer.predict(rows)["vector"].tolist(), on_white.predict(rows)["vector"].tolist()
+    assert hidden[0] == pytest.approx(hidden[1], abs=1e-6) and hidden[0] != pytest.approx(hidden[2], abs=1e-3)
+    assert shown[0] == pytest.approx(shown[2], abs=1e-6)
