@@ -63,6 +63,8 @@ def file_fault(path: Path) -> str | None:
     try:
         if path.is_dir():
             return "is a folder where a file should be"
+        if (fault := link_fault(path)) is not None:
+            return fault
         if not path.exists():
             inside = next((each for each in path.parents if each.exists()), path.parent)
             return "is missing" if inside.is_dir() else f"cannot be there: {inside} is a file, not a folder"
@@ -73,6 +75,24 @@ def file_fault(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
     return None
+
+
+def link_fault(path: Path) -> str | None:
+    """What is wrong with a link.
+
+    Args:
+        path: The place; it need not be a link.
+
+    Returns:
+        The rest of a sentence; None where it is no link, or one that leads to something.
+    """
+    if not path.is_symlink() or path.exists():
+        return None
+    try:
+        to = path.readlink()
+    except OSError as error:
+        return f"is a link that cannot be read ({error.strerror})"
+    return f"is a link that leads nowhere ({to}): is its disk away?"
 
 
 def json_fault(path: Path) -> str | None:
