@@ -68,6 +68,8 @@ def file_fault(path: Path) -> str | None:
         if not path.exists():
             inside = next((each for each in path.parents if each.exists()), path.parent)
             return "is missing" if inside.is_dir() else f"cannot be there: {inside} is a file, not a folder"
+        if not path.is_file():
+            return "is a pipe, a socket or a device where a file should be"
         if path.stat().st_size == 0:
             return "is empty"
         if not os.access(path, os.R_OK):

@@ -94,7 +94,7 @@ def _instance_fault(path: Path) -> str | None:
 
 
 def _mended(path: Path, fault: str, aside: SetAside) -> Finding:
-    if path.is_dir():
+    if not path.is_file():
         aside.take(path)
         return Finding(path, fault, aside.verb, _AGAIN)
     refuse_in_use(path)
