@@ -1,5 +1,5 @@
-"""Links of the storage that lead nowhere or round in a circle, and pipes: whatever would write there fails, and
-who reads a pipe waits for ever.
+"""Links of the storage that lead nowhere or round in a circle, and pipes: whatever would write there fails,
+and who reads a pipe waits for ever.
 """
 
 from __future__ import annotations

@@ -56,8 +56,11 @@ def test_a_pipe_in_the_place_of_the_database_is_called_one(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("adapter/adapter_config.json", a_folder), ("adapter/adapter_model.safetensors", a_folder)]
-    + [("adapter", a_file)],
+    [
+        ("adapter/adapter_config.json", a_folder),
+        ("adapter/adapter_model.safetensors", a_folder),
+        ("adapter", a_file),
+    ],
     ids=name_of,
 )
 def test_what_stands_where_a_trainings_file_should_be_is_found(
