@@ -67,14 +67,28 @@ def dagster_home_fault(home: Path) -> tuple[Path, str] | None:
     """
     if not home.is_dir():
         return None
+    if (found := layout_fault(home)) is not None:
+        return found
+    for path in sorted(home.rglob("*.db")):
+        if (fault := sqlite_fault(path, "alembic_version")) is not None:
+            return path, fault
+    return None
+
+
+def layout_fault(home: Path) -> tuple[Path, str] | None:
+    """The first thing that is wrong with the folders and the settings below DAGSTER_HOME.
+
+    Args:
+        home: The folder.
+
+    Returns:
+        The file or folder, and what is wrong with it; None where nothing is.
+    """
     for name in _FOLDERS:
         if (home / name).exists() and not (home / name).is_dir():
             return home / name, "is a file where a folder should be"
     if (fault := _instance_fault(home / _INSTANCE)) is not None:
         return home / _INSTANCE, fault
-    for path in sorted(home.rglob("*.db")):
-        if (fault := sqlite_fault(path, "alembic_version")) is not None:
-            return path, fault
     return None
 
 
