@@ -55,8 +55,8 @@ def repeat_at_the_end(words: str) -> None:
 
 
 def explain_at_the_end(settings: Settings) -> None:
-    """Tell what ends a command of Dagster outside of any step, below its traceback, where it is damage on disk:
-    a database of Dagster's own, say.
+    """Tell what ends a command of Dagster outside of any step, below its traceback, where it is damage on
+    disk: a database of Dagster's own, say.
 
     Args:
         settings: They say where each part lies.

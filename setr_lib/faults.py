@@ -89,7 +89,9 @@ def file_fault(path: Path) -> str | None:
         if (fault := link_fault(path)) is not None:
             return fault
         if not path.exists():
-            inside = next((each for each in path.parents if each.exists()), path.parent)
+            inside = next((each for each in path.parents if os.path.lexists(each)), path.parent)
+            if (fault := link_fault(inside)) is not None:
+                return f"cannot be there: {inside} {fault}"
             return "is missing" if inside.is_dir() else f"cannot be there: {inside} is a file, not a folder"
         if not path.is_file():
             return "is a pipe, a socket or a device where a file should be"

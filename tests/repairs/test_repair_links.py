@@ -29,3 +29,14 @@ def test_a_dead_link_is_told_and_set_aside(
     ContentCache(cache, "captions").put_many({"a": "b"})
     assert mend(tmp_path, "cache") == 0
     assert "nothing is damaged" in capsys.readouterr().out
+
+
+def test_a_storage_root_that_leads_nowhere_is_for_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "var").symlink_to("/nowhere/at/all")
+    assert mend(tmp_path, "tables") == 1
+    assert "var: is a link that leads nowhere (/nowhere/at/all)" in capsys.readouterr().err
+    with pytest.raises(SetrError) as told:
+        ContentCache(tmp_path / "var/cache/model_calls.sqlite", "captions").put_many({"a": "b"})
+    assert_told(str(told.value), "cache", f"{tmp_path / 'var'} is a link that leads nowhere")
