@@ -78,9 +78,7 @@ def decode(content: bytes, *, windows: bool = False) -> Decoded:
 
 
 def _is_mixed(content: bytes) -> bool:
-    """Whether bytes that are not UTF-8 hold characters of UTF-8 all the same: Windows-1252 is then not the one
-    reading.
-    """
+    """Whether bytes that are not UTF-8 hold characters of UTF-8: Windows-1252 is then not the one reading."""
     return any(not character.isascii() for character in content.decode("utf-8", "ignore"))
 
 
