@@ -15,6 +15,7 @@ from setr_lib.settings import Settings
 
 _INSTANCE = "dagster.yaml"
 _FOLDERS = ("history", "history/runs", "schedules", "storage")
+_SETTINGS = "`setr env --write` writes SETR's own settings of it"
 _AGAIN = "the next run begins a new one; tables, vectors and reports do not depend on it"
 
 
@@ -36,7 +37,9 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
             left = "left: the variable DAGSTER_HOME names it; unset it, or name a folder"
             return 0, [Finding(home, "is a file where a folder should be", left, mended=False)]
         aside.take(home)
-        return 0, [Finding(home, "is a file where a folder should be", aside.verb, _AGAIN)]
+        if not aside.look_only:
+            home.mkdir()  # Dagster's commands refuse one that is not there
+        return 0, [Finding(home, "is a file where a folder should be", aside.verb, _SETTINGS)]
     findings = list[Finding]()
     for name in _FOLDERS:
         folder = home / name
@@ -45,7 +48,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
             findings.append(Finding(folder, "is a file where a folder should be", aside.verb, _AGAIN))
     if (fault := _instance_fault(home / _INSTANCE)) is not None:
         aside.take(home / _INSTANCE)
-        findings.append(Finding(home / _INSTANCE, fault, aside.verb, "`setr env --write` writes SETR's own"))
+        findings.append(Finding(home / _INSTANCE, fault, aside.verb, _SETTINGS))
     whole = 0
     for path in sorted(home.rglob("*.db")):
         fault = sqlite_fault(path, "alembic_version")

@@ -94,3 +94,14 @@ def test_a_pipe_within_a_vector_table_is_not_waited_for(
     assert mend(tmp_path, "vectors", "--look") == 1
     assert "1.manifest is a pipe" in capsys.readouterr().out
     assert mend(tmp_path, "vectors") == 0
+
+
+def test_a_file_in_the_place_of_dagsters_home_makes_room_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    home = tmp_path / "dagster_home"
+    home.write_text("x", encoding="utf-8")
+    assert mend(tmp_path, "dagster") == 0
+    assert "`setr env --write`" in capsys.readouterr().out
+    assert home.is_dir()
