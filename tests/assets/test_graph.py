@@ -151,6 +151,16 @@ def test_search_refuses_more_answers_than_are_judged(
     assert "reranking] top_k" in capsys.readouterr().err
 
 
+def test_search_without_a_number_shows_as_many_as_are_judged(
+    settings: Settings, first: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SETR_RERANKING__TOP_K", "4")
+    image = next((settings.base_dir / "data" / "circo").rglob("*.jpg"))
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "search", str(image), "make it red", "--dataset", "circo"]) == 0
+    assert re.findall(r"^ +(\d+) ", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3", "4"]
+
+
 def test_search_answers_with_a_table_and_a_sheet(
     settings: Settings, first: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
