@@ -65,6 +65,8 @@ class ImageState:
     """Of all of these, reference images that are in no gallery."""
     is_whole: bool = True
     """Whether the image folders could be listed to the end; True where annotation files list the images."""
+    links: int = 0
+    """Links to folders elsewhere that are not followed, by rule."""
 
     @property
     def total(self) -> int:
@@ -183,7 +185,8 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     listings = _listings(evaluation_set)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     if images is not None:
-        images = replace(images, is_whole=all(listing.is_whole for listing in listings))
+        links = sum(len(listing.outside) for listing in listings)
+        images = replace(images, is_whole=all(each.is_whole for each in listings), links=links)
     size, basis = _mean_size(looked, source)
     captions = _captions(evaluation_set, gallery)
     elsewhere = _elsewhere(evaluation_set, states) if maker is None else []
@@ -282,6 +285,11 @@ def _image_search(found: Examination) -> Capability:
     if not images.is_whole:
         return Capability(
             what, True, f"the {ranked:,} images that are listed{beside}; folders are not listed: see below"
+        )
+    if images.links:
+        many = "links to folders elsewhere are" if images.links > 1 else "link to a folder elsewhere is"
+        return Capability(
+            what, True, f"the {ranked:,} images that are listed{beside}; {images.links:,} {many} not followed"
         )
     return Capability(what, True, f"the whole gallery, {ranked:,} images{beside}")
 

@@ -67,6 +67,10 @@ def test_what_is_passed_over_is_a_warning(
     assert f"{project / 'disk'} -> {elsewhere}" in links and "[datasets.mine] outside_links = true" in links
     assert "1 file not read as images: 1 .mp4" in files
     assert page.count("1 .mp4") == page.count("outside_links") == 1
+    assert "the whole gallery" not in page
+    assert "the 2 images that are listed; 1 link to a folder elsewhere is not followed" in " ".join(
+        page.split()
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_a_problem_and_the_gallery_not_whole(
