@@ -182,7 +182,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     faults += [] if query_fault is not None else [note_fault]
     states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
-    listings = _listings(evaluation_set)
+    listings = image_listings(evaluation_set)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     if images is not None:
         links = sum(len(listing.outside) for listing in listings)
@@ -344,8 +344,15 @@ def _files(evaluation_set: EvaluationSet) -> list[OfficialFile]:
     return files
 
 
-def _listings(evaluation_set: EvaluationSet) -> list[FolderListing]:
-    """The folders that are listed for the gallery; none where they cannot be, which reading it tells."""
+def image_listings(evaluation_set: EvaluationSet) -> list[FolderListing]:
+    """The folders that are listed for a set's gallery.
+
+    Args:
+        evaluation_set: The set.
+
+    Returns:
+        Their listings; none of those that cannot be listed, which reading the gallery tells.
+    """
     found = [
         _told(evaluation_set, "image folders", lambda ask=ask: [ask(evaluation_set)], [None])[0]
         for ask in (gallery_listing, reference_listing)
