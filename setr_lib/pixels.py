@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.image_formats import readable_endings
+from setr_lib.image_formats import not_a_picture, readable_endings
 from setr_lib.pixel_rules import (
     MAX_PIXELS,
     OFFICIAL,
@@ -353,6 +353,8 @@ def _decoded(
             f"it has more than the {rules.max_pixels or MAX_PIXELS:,} pixels that are allowed"
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        if isinstance(error, UnidentifiedImageError) and (found := not_a_picture(content)):
+            raise UnreadableImageError(f"it {found}") from error
         # Pillow names its source by address, which would make two readings of one file differ.
         reason = str(error).split("<_io.BytesIO")[0].strip() or type(error).__name__
         raise UnreadableImageError(f"it cannot be read as a picture ({reason})") from error
@@ -389,7 +391,7 @@ def _loaded(
     least: Callable[[tuple[int, int]], tuple[int, int] | None],
 ) -> tuple[Image.Image, tuple[int, int]]:
     if not content:
-        raise UnreadableImageError("it is empty: it has 0 bytes")
+        raise UnreadableImageError("it cannot be read as a picture (it is empty, 0 bytes)")
     _allow(rules.max_pixels)
     with _opened(content, rules.max_pixels) as image:
         size = image.size

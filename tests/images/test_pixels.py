@@ -378,6 +378,21 @@ def test_an_empty_file_is_called_empty() -> None:
         decode_image(b"")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html></html>", "it is a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "it is an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"it is a \.heic file|cannot be read as a picture"),
+        (b"nothing of the kind", "cannot identify image file"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(content: bytes, words: str) -> None:
+    with pytest.raises(UnreadableImageError, match=words):
+        decode_image(content)
+
+
 def test_no_program_is_run_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A PostScript file, whatever it is called: Ghostscript would run what is in it."""
     from PIL import EpsImagePlugin
