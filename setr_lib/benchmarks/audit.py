@@ -185,7 +185,8 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     listings = image_listings(evaluation_set)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     if images is not None:
-        links = sum(len(listing.outside) for listing in listings)
+        root = evaluation_set.reference_root
+        links = sum(len(listing.outside) for listing in listings if listing.folder != root)
         images = replace(images, is_whole=all(each.is_whole for each in listings), links=links)
     size, basis = _mean_size(looked, source)
     captions = _captions(evaluation_set, gallery)
