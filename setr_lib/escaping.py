@@ -25,7 +25,7 @@ _SPACES = re.compile(r"\s+")
 
 _MARKDOWN = {character: f"&#{ord(character)};" for character in "\\`*[]~<>"} | {"&": "&amp;"}
 _MARKDOWN["|"] = "\\|"
-_MARKED = re.compile(r"[\\`*\[\]|~<>&]|(?<!\w)_|_(?!\w)")
+_MARKED = re.compile(r"[\\`*\[\]|~<>&]|(?<![^\W_])_|_(?![^\W_])")
 _BLOCK = re.compile(r"#{1,6}(?=\s|$)|[+-](?=[\s-]|$)|=+(?=\s*$)|\d{1,9}[.)](?=\s|$)")
 """What begins a heading, a list, a rule or an underline at the start of a line."""
 _JOINER = "\u2060"

@@ -62,10 +62,7 @@ def with_present_paths(frame: pl.DataFrame, settings: Settings) -> pl.DataFrame:
 def _named(settings: Settings) -> list[Path]:
     """The folders of images that settings name, and those of the files that they name."""
     sections: list[BaseModel] = [*settings.datasets.values(), settings.training, settings.storage]
-    paths = [
-        value for section in sections for name in type(section).model_fields
-        if isinstance(value := getattr(section, name), Path)
-    ]  # fmt: skip
+    paths = [value for section in sections for value in vars(section).values() if isinstance(value, Path)]
     return list(dict.fromkeys([*paths, *(path.parent for path in paths if path.suffix)]))
 
 

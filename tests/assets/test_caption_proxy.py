@@ -225,6 +225,7 @@ def test_images_and_captions_together_give_both_kinds_of_rows(tmp_path: Path) ->
     assert labels["sum"].startswith("zero-shot") and "captions" not in labels["random"]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not (REAL / "image_captions.json").is_file(), reason=f"the real files are not at {REAL}")
 def test_cirr_val_by_its_real_captions(tmp_path: Path) -> None:
     """Every query against every image; the intersection above the union, in the gallery and in the

@@ -299,7 +299,10 @@ def test_evaluation_alone_uses_the_version_it_is_pinned_to(settings: Settings, f
     assert "Traceback" not in run.failures["reranked_rankings"]
 
 
-@pytest.mark.parametrize(("judge", "encoder"), [("qwen3_vl", "ViT-B-32"), ("qwen2_5_vl", None)])
+@pytest.mark.parametrize(
+    ("judge", "encoder"),
+    [("qwen3_vl", "ViT-B-32"), pytest.param("qwen2_5_vl", None, marks=pytest.mark.soak)],
+)
 def test_graph_runs_with_the_architectures_of_real_models(
     tmp_path: Path, judge: str, encoder: str | None
 ) -> None:

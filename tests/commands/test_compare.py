@@ -227,10 +227,10 @@ def test_a_comparison_that_is_stopped_keeps_the_sets_that_are_done(
 
     whole = evaluating.evaluate
 
-    def until_circo(run: Any, key: str, *rest: Any) -> Any:
+    def until_circo(run: Any, key: str, *rest: Any, **named: Any) -> Any:
         if key == "circo-val":
             raise KeyboardInterrupt
-        return whole(run, key, *rest)
+        return whole(run, key, *rest, **named)
 
     arguments = ["--config", str(faulty), *COMPARED, *SETS, "--rerank", "none"]
     with monkeypatch.context() as stopped:

@@ -394,7 +394,7 @@ def test_sigkill_loses_at_most_a_batch(
     gallery.write_parquet(frame)
     table = store.table_name("g", encoder)
     moments, done_before = random.Random(3), 0
-    for batches_first in (1, 3, 5):
+    for batches_first in (1, 5):
         said = _run_and_kill(
             [store.uri, str(frame), encoder_name, str(batch), "0.02"], batches_first, moments.uniform(0, 0.05)
         )

@@ -172,22 +172,21 @@ def test_a_bundle_names_no_code_to_run(bundle: SystemBundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "read", "words"),
+    ("file", "read"),
     [
-        ("encoder/encoder.json", lambda bundle: bundle.reference, "not a readable reference to an encoder"),
-        ("encoder/examples.parquet", lambda bundle: bundle.examples, "not a readable table of a trained sys"),
-        ("system/held_out.parquet", lambda bundle: held_out_of(bundle.system), "not a readable table of a t"),
+        ("encoder/encoder.json", lambda bundle: bundle.reference),
+        ("encoder/examples.parquet", lambda bundle: bundle.examples),
+        ("system/held_out.parquet", lambda bundle: held_out_of(bundle.system)),
     ],
 )
 @pytest.mark.parametrize("is_gone", [True, False])
-def test_what_is_damaged_is_told_in_words(
-    bundle: SystemBundle, file: str, read: Any, words: str, is_gone: bool
-) -> None:
+def test_what_is_damaged_is_told_in_words(bundle: SystemBundle, file: str, read: Any, is_gone: bool) -> None:
     path = bundle.system.parent / file
     path.unlink() if is_gone else path.write_bytes(b"{ damaged")
-    with pytest.raises(RegistryError, match=words) as refused:
+    with pytest.raises(RegistryError) as refused:
         read(bundle)
-    assert str(path) in str(refused.value)
+    fault = "is missing" if is_gone else "is cut or overwritten"
+    assert str(refused.value).startswith(f"{path}: {fault}: run `setr repair registry`")
 
 
 def test_held_out_triplets_and_their_ranks_are_in_the_bundle(bundle: SystemBundle, made: Any) -> None:
