@@ -27,6 +27,7 @@ from setr_assets import (
 )
 from setr_assets.blueprints import OWNERS, Blueprint
 from setr_assets.code_versions import CodeVersions
+from setr_assets.failures import explain_at_the_end
 from setr_assets.partitions import evaluation_set_partitions
 from setr_assets.resources import context_resource
 from setr_lib.commands import env
@@ -111,4 +112,6 @@ def settings_of_this_checkout() -> Settings:
     return settings
 
 
-defs = build_definitions(settings_of_this_checkout())
+_settings = settings_of_this_checkout()
+explain_at_the_end(_settings)
+defs = build_definitions(_settings)

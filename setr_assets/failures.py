@@ -11,11 +11,12 @@ from pathlib import Path
 import dagster as dg
 
 from setr_assets.progress import say
-from setr_lib.damage import Notices, explained
+from setr_lib.damage import Notices, explain, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.storage import places_of
+from setr_lib.settings import Settings
 
 _COMMANDS = ("dagster", "dg")
 _last_words: dict[str, None] = {}
@@ -46,12 +47,33 @@ def repeat_at_the_end(words: str) -> None:
     Args:
         words: The error.
     """
-    program = Path(sys.argv[0])
-    if program.name not in _COMMANDS and program.parent.name not in _COMMANDS:
+    if not _is_command_of_dagster():
         return  # the demo and the tests print it themselves
     if not _last_words:
         atexit.register(_print_last_words)
     _last_words[words] = None
+
+
+def explain_at_the_end(settings: Settings) -> None:
+    """Tell what ends a command of Dagster outside of any step, below its traceback, where it is damage on
+    disk: a database of Dagster's own, say.
+
+    Args:
+        settings: They say where each part lies.
+    """
+    if _is_command_of_dagster():
+        atexit.register(_explain_last_error, settings)
+
+
+def _explain_last_error(settings: Settings) -> None:
+    error = getattr(sys, "last_value", None)  # what Python has printed the traceback of
+    if isinstance(error, Exception) and (found := explain(error, places_of(settings))) is not None:
+        print(f"setr: {visible(str(found))}", file=sys.stderr, flush=True)
+
+
+def _is_command_of_dagster() -> bool:
+    program = Path(sys.argv[0])
+    return program.name in _COMMANDS or program.parent.name in _COMMANDS
 
 
 def _print_last_words() -> None:

@@ -202,7 +202,7 @@ def _add_search(commands: Subparsers) -> None:
         help="one gallery only: FashionIQ's category, e.g. dress, i-CIR's instance, or the number of a "
         "GeneCIS query (default: all images as one)",
     )
-    search.add_argument("--k", type=_positive, default=10, help="images to show (default: 10)")
+    search.add_argument("--k", type=_positive, help="images to show (default: 10, or as many as are judged)")
     search.add_argument(
         "--output", type=_path, help="where to write the contact sheet (default: under the storage root)"
     )

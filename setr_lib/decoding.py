@@ -72,9 +72,14 @@ def decode(content: bytes, *, windows: bool = False) -> Decoded:
     try:
         return Decoded(_text(content, "utf-8", "UTF-8"), "UTF-8")
     except ValueError:
-        if not windows or b"\x00" in content:
+        if not windows or b"\x00" in content or _is_mixed(content):
             raise
     return Decoded(_text(content, "cp1252", "UTF-8, nor Windows-1252"), "Windows-1252")
+
+
+def _is_mixed(content: bytes) -> bool:
+    """Whether bytes that are not UTF-8 hold characters of UTF-8: Windows-1252 is then not the one reading."""
+    return any(not character.isascii() for character in content.decode("utf-8", "ignore"))
 
 
 def _text(content: bytes, codec: str, name: str) -> str:

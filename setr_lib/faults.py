@@ -10,6 +10,8 @@ from pathlib import Path
 
 _LANCE_END = b"LANC"
 """The last bytes of a whole data file or manifest of Lance."""
+LANCE_SIDE_FOLDERS = ("_transactions", "_refs", "_refs/tags")
+"""Folders of a table of Lance that hold no rows, and are made where they are missing."""
 _SQLITE_START = b"SQLite format 3\x00"
 
 
@@ -35,9 +37,30 @@ def lance_faults(table: Path) -> dict[Path, str]:
         files = data.glob("*.lance")
         found |= {path: fault for path in sorted(files) if (fault := _lance_fault(path))}
     for tag in sorted((table / "_refs" / "tags").glob("*.json")):
-        if (fault := json_fault(tag)) is not None:
+        if (fault := lance_tag_fault(tag)) is not None:
             found[tag] = fault
+    for name in LANCE_SIDE_FOLDERS:
+        if (table / name).is_file():
+            found[table / name] = "is a file where a folder should be"
     return found
+
+
+def lance_tag_fault(path: Path) -> str | None:
+    """What is wrong with a tag of a table of LanceDB: a file that gives a version a name.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rest of a sentence; None where it is whole.
+    """
+    if (fault := json_fault(path)) is not None:
+        return fault
+    try:
+        is_whole = type(json.loads(path.read_text(encoding="utf-8")).get("version")) is int
+    except (OSError, ValueError):
+        is_whole = False
+    return None if is_whole else "names no version"
 
 
 def _lance_fault(path: Path) -> str | None:
@@ -63,9 +86,15 @@ def file_fault(path: Path) -> str | None:
     try:
         if path.is_dir():
             return "is a folder where a file should be"
+        if (fault := link_fault(path)) is not None:
+            return fault
         if not path.exists():
-            inside = next((each for each in path.parents if each.exists()), path.parent)
+            inside = next((each for each in path.parents if os.path.lexists(each)), path.parent)
+            if (fault := link_fault(inside)) is not None:
+                return f"cannot be there: {inside} {fault}"
             return "is missing" if inside.is_dir() else f"cannot be there: {inside} is a file, not a folder"
+        if not path.is_file():
+            return "is a pipe, a socket or a device where a file should be"
         if path.stat().st_size == 0:
             return "is empty"
         if not os.access(path, os.R_OK):
@@ -73,6 +102,24 @@ def file_fault(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
     return None
+
+
+def link_fault(path: Path) -> str | None:
+    """What is wrong with a link.
+
+    Args:
+        path: The place; it need not be a link.
+
+    Returns:
+        The rest of a sentence; None where it is no link, or one that leads to something.
+    """
+    if not path.is_symlink() or path.exists():
+        return None
+    try:
+        to = path.readlink()
+    except OSError as error:
+        return f"is a link that cannot be read ({error.strerror})"
+    return f"is a link that leads nowhere ({to}): is its disk away?"
 
 
 def json_fault(path: Path) -> str | None:

@@ -30,7 +30,9 @@ def expanded(text: str) -> str:
     try:
         return str(Path(found).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"{error}: write the path out") from error
+        raise ValueError(
+            f"no home folder is known for {Path(found).parts[0]!r}: write the path out"
+        ) from error
 
 
 def _value(match: re.Match[str], text: str) -> str:

@@ -122,7 +122,8 @@ def read_bytes(path: Path, purpose: str) -> bytes:
             f"there is no such file ({purpose}); is the path in setr.toml right?", file=path
         ) from None
     except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot be read ({purpose}): {error}", file=path) from error
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"cannot be read ({purpose}): {reason}", file=path) from error
 
 
 def _check_regular(path: Path, purpose: str) -> None:

@@ -23,7 +23,7 @@ from setr_lib.benchmarks.image_folders import FolderListing
 from setr_lib.benchmarks.image_ids import check_image_ids
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.near_ids import NearIds
-from setr_lib.benchmarks.roots import root_hint
+from setr_lib.benchmarks.roots import image_root_hint, root_hint
 from setr_lib.benchmarks.sets import EvaluationSet
 from setr_lib.benchmarks.source import DataSource, maker_of
 from setr_lib.errors import SetrError, told_as
@@ -196,7 +196,7 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
         *elsewhere,
         *_file_problems(states, captions.state),
         *loose,
-        *_image_problems(images, source, states),
+        *_image_problems(evaluation_set, images, source, states),
         *unlisted,
     ]
     passed_over = [note for listing in listings for note in listing.notes]
@@ -520,7 +520,12 @@ def _file_problems(states: Sequence[FileState], captions: FileState | None) -> l
     return problems
 
 
-def _image_problems(images: ImageState | None, source: ImageSource, states: Sequence[FileState]) -> list[str]:
+def _image_problems(
+    evaluation_set: EvaluationSet,
+    images: ImageState | None,
+    source: ImageSource,
+    states: Sequence[FileState],
+) -> list[str]:
     if images is None:
         return []
     problems: list[str] = []
@@ -530,7 +535,8 @@ def _image_problems(images: ImageState | None, source: ImageSource, states: Sequ
         problems.append(f"{source.folder}: there is no image")
     if images.missing:
         counted = f"{images.missing:,} of {images.total:,} images are missing"
-        problems.append(f"{source.folder}: {counted}: {_where_from(source)}")
+        hint = image_root_hint(evaluation_set) if images.missing == images.total else ""
+        problems.append(f"{source.folder}: {counted}: {hint or _where_from(source)}")
     if images.broken:
         problems.append(f"{source.folder}: {images.broken:,} of {images.total:,} images are broken")
     return problems

@@ -4,6 +4,7 @@ targets in one cell taken apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ class _Reading:
             raise row.error(f"{key!r} {error}{hint}") from None
 
     def _targets(self, row: Row) -> list[str]:
-        named = [key for key in ("target", "targets") if row.values.get(key) not in (None, "", [])]
+        named = [key for key in ("target", "targets") if not _is_nothing(row.values.get(key))]
         if len(named) > 1:
             raise row.error("has both 'target' and 'targets': keep one")
         return [
@@ -117,7 +118,7 @@ class _Reading:
     def _names(self, row: Row, key: str, value: object) -> list[object]:
         """What a cell of targets names, each still to be looked up."""
         if isinstance(value, list):
-            there = [each for each in value if each not in (None, "")]
+            there = [each for each in value if not _is_nothing(each)]
             if len(there) < len(value):
                 self._say(f"empty entries of {key!r} are passed over")
             return there
@@ -151,6 +152,11 @@ class _Reading:
     def _say(self, words: str) -> None:
         if not any(each.split(",")[0] == words.split(",")[0] for each in self.assumed):
             self.assumed.append(words)
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a cell has nothing in it: NaN is how tables of numbers say so."""
+    return value in (None, "", []) or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_id(value: object) -> object:

@@ -48,6 +48,29 @@ def root_hint(evaluation_set: EvaluationSet) -> str:
     return _no_folder(root)
 
 
+def image_root_hint(evaluation_set: EvaluationSet) -> str:
+    """Which ``image_root`` to write where none of a set's images is where it should be, but one folder up or
+    down.
+
+    Args:
+        evaluation_set: A set of which every image is missing.
+
+    Returns:
+        A sentence without its full stop; empty where no folder nearby has an image of it, or several have.
+    """
+    folder = evaluation_set.image_root or evaluation_set.root
+    nearby = dict.fromkeys([evaluation_set.root, *_nearby(folder), *_nearby(evaluation_set.root)])
+    try:
+        fitting = [each for each in nearby if _has_image(replace(evaluation_set, image_root=each))]
+    except (SetrError, OSError):
+        return ""
+    if len(fitting) != 1:
+        return ""
+    return (
+        f'images are there with image_root = "{fitting[0]}": write it in [datasets.{evaluation_set.dataset}]'
+    )
+
+
 def _files(evaluation_set: EvaluationSet) -> list[OfficialFile]:
     """The files of the queries, or all where none is called so."""
     try:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from setr_lib.commands.setup_checks import Check
 from setr_lib.damage import Part, repair_command
-from setr_lib.faults import file_fault, lance_faults, sqlite_start_fault
-from setr_lib.pipeline.storage import TABLES
+from setr_lib.faults import file_fault, lance_faults, link_fault, sqlite_start_fault
+from setr_lib.pipeline.storage import TABLES, places_of
+from setr_lib.repairs.dagster_home import layout_fault
 from setr_lib.settings import Settings
 
+_DATABASES = (".db", ".sqlite")
 _ENDS = {".parquet": b"PAR1", ".json": b"}"}
 
 
@@ -28,6 +30,7 @@ def damage_checks(settings: Settings) -> list[Check]:
     """
     home = Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home")
     return [
+        *(check for part, place in places_of(settings) for check in _checks(part, list(_place(place)))),
         *_checks("vectors", list(_vectors(Path(settings.lancedb_uri)))),
         *_checks("tables", list(_tables(settings.storage_root / TABLES))),
         *_checks("cache", list(_database(settings.cache_path))),
@@ -63,7 +66,17 @@ def _database(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, fault
 
 
+def _place(place: Path) -> Iterator[tuple[Path, str]]:
+    """A place that is a dead link, or a file where a folder should be."""
+    if (fault := link_fault(place)) is not None:
+        yield place, fault
+    elif place.is_file() and place.suffix not in _DATABASES:
+        yield place, "is a file where a folder should be"
+
+
 def _dagster(home: Path) -> Iterator[tuple[Path, str]]:
+    if home.is_dir() and (found := layout_fault(home)) is not None:
+        yield found
     for path in sorted(home.rglob("*.db")) if home.is_dir() else []:
         yield from _database(path)
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from setr_lib.datasets import EvaluationSet
 
+_IMAGES = 10
+"""Images shown where nothing is said."""
+
 
 def run(
     settings: Settings,
@@ -37,7 +40,7 @@ def run(
     gallery: str | None,
     method: str | None,
     reranker: str | None,
-    k: int,
+    k: int | None,
     output: Path | None,
 ) -> int:
     """Print the first images as a table and write a contact sheet.
@@ -50,7 +53,7 @@ def run(
         gallery: One of its galleries, e.g. a category; by default all.
         method: The retrieval method; by default that of the settings.
         reranker: The re-ranker, or ``none`` for stage 1 alone; by default the best configured one.
-        k: Images shown.
+        k: Images shown; by default 10, or as many as are judged where these are fewer.
         output: The contact sheet's file; by default one under the report root.
 
     Returns:
@@ -70,6 +73,8 @@ def run(
     _refuse_missing(image, context, searched.key)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     wanted = wanted_reranker(context, reranker or BEST)
+    if k is None:
+        k = _IMAGES if wanted is None else min(_IMAGES, depth)
     if wanted is not None and k > depth:
         raise SetrError(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "

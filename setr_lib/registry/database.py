@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from setr_lib.damage import as_told, damaged
+from setr_lib.faults import file_fault
 from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.locations import is_own, moved, relocate_own
@@ -101,7 +102,7 @@ def look(database: Path) -> Found:
     if not os.path.lexists(database):
         return Found("absent")
     if not database.is_file():
-        raise damaged("registry", database, "is a folder where a file should be", RegistryError)
+        raise damaged("registry", database, file_fault(database) or "is no file", RegistryError)
     try:
         return _looked(database)
     except sqlite3.Error as error:

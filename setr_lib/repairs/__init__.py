@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 from setr_lib.damage import Part
+from setr_lib.faults import link_fault
 from setr_lib.pipeline.storage import places_of
-from setr_lib.repairs.aside import Finding, SetAside
+from setr_lib.repairs.aside import Finding, RepairError, SetAside
+from setr_lib.repairs.dead_ends import dead_ends
 from setr_lib.repairs.permissions import permitted
 from setr_lib.settings import Settings
 
@@ -64,12 +66,20 @@ def repair(settings: Settings, part: Part, *, look_only: bool = False) -> Repair
     Raises:
         SetrError: Another process uses it, or the disk is full.
     """
+    if (fault := link_fault(settings.storage_root)) is not None:
+        raise RepairError(
+            f"{settings.storage_root}: {fault}: bring it back, or remove the link and begin anew; "
+            "then run this again"
+        )
     aside = SetAside(settings.storage_root, part, look_only)
     places = [path for name, path in places_of(settings) if name == part and path != settings.storage_root]
+    ends = dead_ends(places, aside)
     denied = permitted(places, aside)
     if not all(finding.mended for finding in denied):
-        return Repaired(part, 0, denied, None)  # what cannot be read is not known to be damaged
+        return Repaired(part, 0, [*ends, *denied], None)  # what cannot be read is not known to be damaged
     work: Repair = import_module(f"{__name__}.{_MODULES[part]}").repair
+    if ends and look_only:
+        return Repaired(part, 0, [*ends, *denied], None)  # the rest shows when they are out of the way
     whole, findings = work(settings, aside)
-    findings = [*denied, *findings]
+    findings = [*ends, *denied, *findings]
     return Repaired(part, whole, findings, aside.folder if aside.used else None)

@@ -37,7 +37,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
     fault = _fault(path)
     if fault is None:
         return 1, []
-    if path.is_dir() or file_fault(path) == "is empty":
+    if not path.is_file() or file_fault(path) == "is empty":
         aside.take(path)
         return 0, [Finding(path, fault, aside.verb, again), *_logs_alone(path, aside)]
     refuse_in_use(path)

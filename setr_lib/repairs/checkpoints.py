@@ -88,14 +88,14 @@ def _fault(path: Path) -> str | None:
     if path.is_dir():
         if path.suffix in (".json", ".safetensors", ".parquet"):
             return "is a folder where a file should be"
-        faults = ((each, _fault(each)) for each in sorted(path.rglob("*")) if each.is_file())
+        faults = ((each, _fault(each)) for each in sorted(path.rglob("*")))
         found = next(((each, fault) for each, fault in faults if fault is not None), None)
         if found is not None:
             return f"holds {found[0].name}, which {found[1]}"
         needed = ("state.json", "weights.safetensors", "moments.safetensors")
         missing = [name for name in needed if path.name.startswith("step-") and not (path / name).is_file()]
         return f"lacks {missing[0]}" if missing else None
-    if path.name.startswith("step-"):
+    if path.name.startswith("step-") or (path.suffix == "" and not path.name.startswith(".")):
         return "is a file where a folder should be"
     if path.suffix == ".json":
         return json_fault(path) or _note_fault(path)

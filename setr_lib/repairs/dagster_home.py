@@ -15,6 +15,7 @@ from setr_lib.settings import Settings
 
 _INSTANCE = "dagster.yaml"
 _FOLDERS = ("history", "history/runs", "schedules", "storage")
+_SETTINGS = "`setr env --write` writes SETR's own settings of it"
 _AGAIN = "the next run begins a new one; tables, vectors and reports do not depend on it"
 
 
@@ -36,7 +37,9 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
             left = "left: the variable DAGSTER_HOME names it; unset it, or name a folder"
             return 0, [Finding(home, "is a file where a folder should be", left, mended=False)]
         aside.take(home)
-        return 0, [Finding(home, "is a file where a folder should be", aside.verb, _AGAIN)]
+        if not aside.look_only:
+            home.mkdir()  # Dagster's commands refuse one that is not there
+        return 0, [Finding(home, "is a file where a folder should be", aside.verb, _SETTINGS)]
     findings = list[Finding]()
     for name in _FOLDERS:
         folder = home / name
@@ -45,7 +48,7 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
             findings.append(Finding(folder, "is a file where a folder should be", aside.verb, _AGAIN))
     if (fault := _instance_fault(home / _INSTANCE)) is not None:
         aside.take(home / _INSTANCE)
-        findings.append(Finding(home / _INSTANCE, fault, aside.verb, "`setr env --write` writes SETR's own"))
+        findings.append(Finding(home / _INSTANCE, fault, aside.verb, _SETTINGS))
     whole = 0
     for path in sorted(home.rglob("*.db")):
         fault = sqlite_fault(path, "alembic_version")
@@ -67,14 +70,28 @@ def dagster_home_fault(home: Path) -> tuple[Path, str] | None:
     """
     if not home.is_dir():
         return None
+    if (found := layout_fault(home)) is not None:
+        return found
+    for path in sorted(home.rglob("*.db")):
+        if (fault := sqlite_fault(path, "alembic_version")) is not None:
+            return path, fault
+    return None
+
+
+def layout_fault(home: Path) -> tuple[Path, str] | None:
+    """The first thing that is wrong with the folders and the settings below DAGSTER_HOME.
+
+    Args:
+        home: The folder.
+
+    Returns:
+        The file or folder, and what is wrong with it; None where nothing is.
+    """
     for name in _FOLDERS:
         if (home / name).exists() and not (home / name).is_dir():
             return home / name, "is a file where a folder should be"
     if (fault := _instance_fault(home / _INSTANCE)) is not None:
         return home / _INSTANCE, fault
-    for path in sorted(home.rglob("*.db")):
-        if (fault := sqlite_fault(path, "alembic_version")) is not None:
-            return path, fault
     return None
 
 
@@ -94,7 +111,7 @@ def _instance_fault(path: Path) -> str | None:
 
 
 def _mended(path: Path, fault: str, aside: SetAside) -> Finding:
-    if path.is_dir():
+    if not path.is_file():
         aside.take(path)
         return Finding(path, fault, aside.verb, _AGAIN)
     refuse_in_use(path)

@@ -82,7 +82,7 @@ def _database(settings: Settings, path: Path, aside: SetAside) -> list[Finding]:
         fault = "has rows that cannot be read"
     if fault is None:
         return findings
-    if path.is_dir():
+    if not path.is_file():
         aside.take(path)
         return [*findings, Finding(path, fault, aside.verb, _again(settings))]
     refuse_in_use(path)

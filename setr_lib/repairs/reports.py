@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside
 from setr_lib.settings import Settings
 
+_END = 64
+"""Bytes at the end of a page that are looked at."""
 _FILES = {".html", ".jpg", ".jpeg", ".png", ".webp", ".svg", ".css", ".js", ".json", ".csv", ".parquet"}
 
 
@@ -40,6 +43,15 @@ def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
     return whole, findings
 
 
+def _page_fault(path: Path) -> str | None:
+    """What is wrong with a page, as far as its length and its end tell."""
+    if path.stat().st_size == 0:
+        return "is empty"
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _END), os.SEEK_END)
+        return None if file.read().rstrip().endswith(b"</html>") else "is cut or overwritten"
+
+
 def _in_the_way(path: Path, root: Path, aside: SetAside, again: str) -> Finding | None:
     fault = None
     if path.is_symlink() and not path.exists():
@@ -48,8 +60,10 @@ def _in_the_way(path: Path, root: Path, aside: SetAside, again: str) -> Finding 
         fault = "is a folder where a file should be"
     elif path.is_file() and path.parent == root and path.suffix not in _FILES:
         fault = "is a file where a folder should be"
-    elif path.is_file() and path.suffix == ".html" and path.stat().st_size == 0:
-        fault = "is empty"
+    elif path.exists() and not (path.is_file() or path.is_dir()):
+        fault = "is a pipe, a socket or a device where a file should be"
+    elif path.is_file() and path.suffix == ".html":
+        fault = _page_fault(path)
     if fault is None:
         return None
     aside.take(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from setr_lib.damage import lance_place
 from setr_lib.errors import SetrError
-from setr_lib.faults import file_fault, json_fault, lance_faults
+from setr_lib.faults import LANCE_SIDE_FOLDERS, file_fault, json_fault, lance_faults, lance_tag_fault
 from setr_lib.pipeline.storage import TABLES, or_run_everything
 from setr_lib.repairs.aside import Finding, SetAside
 from setr_lib.settings import Settings
@@ -135,11 +135,14 @@ class _Table:
     def _faults_of_names(self) -> list[Finding]:
         """Damaged hints and tags: names of versions, no data. They are set aside, and tags written anew."""
         findings = list[Finding]()
+        for path in [self.path / name for name in LANCE_SIDE_FOLDERS if self.path / name in self.faults]:
+            self.aside.take(path)
+            findings.append(Finding(path, self.faults.pop(path), f"{self.aside.verb}; the rows are whole"))
         hint = self.path / "_versions" / "latest_version_hint.json"
         names = [hint] if hint.exists() else []
         names += [path for path in self.faults if path.parent.name == "tags"]
         for path in names:
-            if (fault := json_fault(path)) is not None:
+            if (fault := json_fault(path) if path == hint else lance_tag_fault(path)) is not None:
                 self.aside.take(path)
                 done = f"{self.aside.verb}; the rows are whole"
                 if path != hint and not self.aside.look_only and self._tagged(path.stem):

@@ -10,6 +10,7 @@ number of times and a rendered text has a limited length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from types import TracebackType
 from typing import Any
 
@@ -49,6 +50,7 @@ _WORDS: dict[type[nodes.Node], str] = {
     nodes.Include: "include",
     nodes.Import: "import",
     nodes.FromImport: "import",
+    nodes.Scope: "autoescape",
     nodes.Dict: "a mapping",
     nodes.Tuple: "a tuple",
 }
@@ -219,7 +221,8 @@ def _check(node: nodes.Node, block: int, loop: int, depth: int) -> None:
     elif not isinstance(node, (*_PLAIN, nodes.If, nodes.Name)):
         words = next((words for kind, words in _WORDS.items() if isinstance(node, kind)), None)
         raise TemplateFault(
-            f"{words or type(node).__name__.lower()} is not allowed in a prompt: {_language()}", node.lineno
+            f"{words or type(node).__name__.lower()} is not allowed in a prompt: {_language()}",
+            node.lineno or next((below.lineno for below in node.find_all(nodes.Node) if below.lineno), 0),
         )
     # Of an if and its elifs, these are one block, however many.
     beside = list(node.elif_) if isinstance(node, nodes.If) else []
@@ -253,6 +256,20 @@ def _check_filter(node: nodes.Filter) -> None:
         )
     if node.dyn_args is not None or node.dyn_kwargs is not None:
         raise TemplateFault("* and ** are not allowed in a prompt", node.lineno)
+    taken = list(signature(FILTERS[node.name]).parameters.values())[1:]  # the first is what is filtered
+    names = [each.name for each in taken[len(node.args) :]]
+    given = [str(each.key) for each in node.kwargs]
+    needed = [each.name for each in taken[len(node.args) :] if each.default is each.empty]
+    if (
+        len(node.args) > len(taken)
+        or not set(given) <= set(names)
+        or not set(needed) <= set(given)
+        or len(set(given)) < len(given)
+    ):
+        words = ", ".join(each.name if each.default is each.empty else f"[{each.name}]" for each in taken)
+        raise TemplateFault(
+            f"the filter {node.name!r} takes {f'({words})' if words else 'nothing in brackets'}", node.lineno
+        )
 
 
 def _loop_words() -> str:

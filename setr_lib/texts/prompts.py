@@ -106,6 +106,9 @@ class PromptTemplate:
         if "\0" in text:
             line = text[: text.index("\0")].count("\n") + 1
             raise PromptError(f"{path}, line {line}: a null character: save the file as UTF-8, not UTF-16")
+        if (mark := _RESERVED.search(text)) is not None:
+            line = text[: mark.start()].count("\n") + 1
+            raise PromptError(f"{path}, line {line}: the character U+{ord(mark[0]):04X} is not allowed")
         return cls(path, text.replace("\r\n", "\n").replace("\r", "\n"))
 
     @property

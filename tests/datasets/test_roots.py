@@ -76,6 +76,25 @@ def test_images_that_lie_as_the_old_root_says_stay_there(settings_for: Build, ci
     assert load_gallery(mended, "cirr-val")["path"][0] == str(outer / "dev" / "dev-0-img0.png")
 
 
+@pytest.mark.parametrize("wrong", ["", "dev", "zzz"])
+def test_an_image_root_one_folder_too_high_or_too_low(
+    settings_for: Build, cirr_root: Path, tmp_path: Path, wrong: str
+) -> None:
+    images = tmp_path / "images"
+    for path in load_gallery(settings_for("cirr", cirr_root), "cirr-val")["path"]:
+        made = images / Path(path).relative_to(cirr_root)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(made)
+    (images / "zzz").mkdir()
+    given = images / wrong if wrong else images.parent
+    built = settings_for("cirr", cirr_root, image_root=given)
+    found = examine(evaluation_set(built, "cirr-val"), find_images)
+    assert any(f'images are there with image_root = "{images}"' in problem for problem in found.problems)
+    right = settings_for("cirr", cirr_root, image_root=images)
+    told = examine(evaluation_set(right, "cirr-val"), find_images).problems
+    assert not any("images are there" in problem for problem in told), told
+
+
 def test_several_folders_that_fit_are_all_named(settings_for: Build, tmp_path: Path) -> None:
     one, other = official(tmp_path / "data" / "a", "circo"), official(tmp_path / "data" / "b", "circo")
     with pytest.raises(DatasetError) as caught:

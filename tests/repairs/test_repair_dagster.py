@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -259,3 +261,22 @@ def test_doctor_names_damage(tmp_path: Path) -> None:
         "setr repair tables`",
         "setr repair cache`",
     ]
+
+
+def test_damage_that_ends_a_command_of_dagster_is_its_last_line(home: Path, tmp_path: Path) -> None:
+    garbage(home / "history" / "runs.db")
+    program = tmp_path / "dagster" / "__main__.py"
+    program.parent.mkdir()
+    program.write_text(
+        "import sqlite3\nfrom pathlib import Path\n"
+        "from setr_assets.failures import explain_at_the_end\nfrom setr_lib.settings import Settings\n"
+        f"explain_at_the_end(Settings(base_dir=Path({str(tmp_path)!r})))\n"
+        f"sqlite3.connect({str(home / 'history' / 'runs.db')!r}).execute('SELECT * FROM runs')\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert_told(done.stderr.splitlines()[-1], "dagster", home / "history" / "runs.db")

@@ -81,6 +81,8 @@ CASES: list[tuple[str, Damage, int]] = [
     # The version before the latest has one batch less, or lacks nothing that has a file.
     *((LATEST, damage, BATCH) for damage in (cut, emptied, garbage, a_folder, holed)),
     *(("_refs/tags/*.json", damage, 0) for damage in (cut, emptied, garbage, a_folder, text("[]"))),
+    *(("_refs/tags/*.json", damage, 0) for damage in (text("{}"), text('{"version": "1"}'))),
+    *((name, a_file, 0) for name in ("_refs", "_refs/tags")),
     (".", a_file, COUNT),
     ("_versions", gone, COUNT),
     ("data", a_file, COUNT),
@@ -153,3 +155,11 @@ def test_a_query_that_is_none_is_no_damage(table: Path) -> None:
     with pytest.raises((RuntimeError, ValueError)) as raised:
         handle.search().where("no_such_column = 1").to_arrow()
     assert "setr repair" not in str(raised.value)
+
+
+def test_a_file_in_the_place_of_the_folder_of_transactions_is_set_aside(table: Path, tmp_path: Path) -> None:
+    a_file(table / "_transactions")
+    assert mend(tmp_path, "vectors", "--look") == 1
+    assert mend(tmp_path, "vectors") == 0
+    assert not (table / "_transactions").exists()
+    assert len(GalleryStore(table.parent).read(TABLE)[0]) == COUNT

@@ -51,6 +51,12 @@ REFUSED = [
     ("{{ captions | upper }}", "takes a text, not a list"),
     ("{{ modification | length | upper }}", "takes a text, not a number"),
     ("{% if captions > 3 %}{% endif %}", "different kinds"),
+    ("{{ modification | trim('x') }}", "the filter 'trim' takes nothing in brackets"),
+    ("{{ captions | join(d=',', attribute='x') }}", "the filter 'join' takes ([d])"),
+    ("{{ modification | replace('a') }}", "the filter 'replace' takes (old, new)"),
+    ("{{ modification | replace('a', 'b', old='c') }}", "the filter 'replace' takes (old, new)"),
+    ("{% autoescape true %}{% endautoescape %}", "autoescape is not allowed"),
+    ("\ue000", "the character U+E000 is not allowed"),
     ("x" * 20_001, "longer than 20,000"),
 ]
 
