@@ -9,6 +9,9 @@ from functools import lru_cache
 _ALWAYS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _AVIF = ".avif"
 _HEIF = frozenset({".heic", ".heif", ".hif"})
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BRANDS: dict[bytes, str] = {**dict.fromkeys(_HEIF_BRANDS, ".heic"), b"avif": _AVIF, b"avis": _AVIF}
+"""Endings by the four letters with which such files say what they are."""
 _HEIF_PACKAGE = "pillow_heif"
 
 
@@ -38,6 +41,28 @@ def how_to_read() -> Mapping[str, str]:
     heif = dict.fromkeys(_HEIF, 'install the extra, `pip install "setr[heic]"`')
     ways = heif | {_AVIF: "install a Pillow that is built with AVIF"}
     return {ending: way for ending, way in ways.items() if ending not in readable}
+
+
+def not_a_picture(content: bytes) -> str:
+    """What a file that no decoder knows often is in truth.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        What it is and what to do, without a subject; empty where nothing is known.
+    """
+    if content.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the picture: fetch it with `git lfs pull`"
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not a picture: download it again"
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
+        return "is an SVG drawing, which is not read: save it as PNG"
+    ways, ending = how_to_read(), _BRANDS.get(content[8:12], "")
+    if content[4:8] == b"ftyp" and ending in ways:
+        return f"is a {ending} file, whatever its name: {ways[ending]}"
+    return ""
 
 
 def _registered_heif() -> bool:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from setr_lib.errors import SetrError
 from setr_lib.hashing import fingerprint_bytes
-from setr_lib.image_formats import readable_endings
+from setr_lib.image_formats import not_a_picture, readable_endings
 from setr_lib.pixel_rules import (
     MAX_PIXELS,
     OFFICIAL,
@@ -73,6 +73,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NEVER = frozenset({"EPS"})
+"""Formats of Pillow that are not read, whatever a file is called: Ghostscript would run what is in them."""
 _SHALLOW_GREY = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies a PNG's grey values of 2 and 4 bits by, and not the one that is transparent."""
 _KINDS = {
@@ -351,6 +353,8 @@ def _decoded(
             f"it has more than the {rules.max_pixels or MAX_PIXELS:,} pixels that are allowed"
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        if isinstance(error, UnidentifiedImageError) and (found := not_a_picture(content)):
+            raise UnreadableImageError(f"it {found}") from error
         # Pillow names its source by address, which would make two readings of one file differ.
         reason = str(error).split("<_io.BytesIO")[0].strip() or type(error).__name__
         raise UnreadableImageError(f"it cannot be read as a picture ({reason})") from error
@@ -386,6 +390,8 @@ def _loaded(
     rules: PixelRules,
     least: Callable[[tuple[int, int]], tuple[int, int] | None],
 ) -> tuple[Image.Image, tuple[int, int]]:
+    if not content:
+        raise UnreadableImageError("it cannot be read as a picture (it is empty, 0 bytes)")
     _allow(rules.max_pixels)
     with _opened(content, rules.max_pixels) as image:
         size = image.size
@@ -399,14 +405,16 @@ def _loaded(
 
 
 def _opened(content: bytes, max_pixels: int | None) -> Image.Image:
+    Image.init()
+    formats = [name for name in Image.ID if name not in _NEVER]
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError:
         if max_pixels is not None:
             raise
     # The settings of an earlier process allowed it, above Pillow's own limit, which is of the process.
     Image.MAX_IMAGE_PIXELS = None
-    return Image.open(io.BytesIO(content))
+    return Image.open(io.BytesIO(content), formats=formats)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -472,10 +480,14 @@ def _content(file: io.BufferedReader, path: str | Path) -> bytes:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of more than 8 bits as 8-bit ones, by the file's own range; all others as they are."""
+    """Grey images of more than 8 bits, or of signed ones, as 8-bit ones, by the file's own range; all others
+    as they are.
+    """
     if image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         low, high = _float_range(image, values)
+    elif image.mode == "L" and _is_signed(_tags(image)):
+        values, low, high = _signed_bytes(image)
     elif image.mode == "I" or image.mode.startswith("I;"):
         values, low, high = _integers(image)
     else:
@@ -498,7 +510,7 @@ def _with_alpha(grey: Image.Image, image: Image.Image, values: NDArray[np.float6
 def _integers(image: Image.Image) -> tuple[NDArray[np.float64], float, float]:
     """Values of an integer image, and the lowest and highest that its file can hold."""
     tags = _tags(image)
-    bits, is_signed = _first(tags.get(_BITS_PER_SAMPLE)), _first(tags.get(_SAMPLE_FORMAT)) == _SIGNED
+    bits, is_signed = _first(tags.get(_BITS_PER_SAMPLE)), _is_signed(tags)
     if image.mode != "I":
         return np.asarray(image, dtype=np.float64), 0, 2 ** (int(bits) if bits else 16) - 1
     if not tags:  # Pillow brings other formats to 16 bits
@@ -512,6 +524,17 @@ def _integers(image: Image.Image) -> tuple[NDArray[np.float64], float, float]:
     if declared is not None:
         return values.astype(np.float64), *declared
     return _not_negative(values.astype(np.float64)), 0, 2 ** (bits - 1) - 1
+
+
+def _signed_bytes(image: Image.Image) -> tuple[NDArray[np.float64], float, float]:
+    """Values of a TIFF of signed bytes, which Pillow takes for unsigned ones, and their range."""
+    values = np.asarray(image).view(np.int8).astype(np.float64)
+    declared = _declared_range(_tags(image))
+    return (values, *declared) if declared is not None else (_not_negative(values), 0, 127)
+
+
+def _is_signed(tags: Mapping[int, object]) -> bool:
+    return _first(tags.get(_SAMPLE_FORMAT)) == _SIGNED
 
 
 def _not_negative(values: NDArray[np.float64]) -> NDArray[np.float64]:

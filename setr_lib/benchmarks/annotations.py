@@ -6,6 +6,7 @@ Every check that is the same for all data sets belongs here; what a data set's f
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn, TypeVar
@@ -81,6 +82,9 @@ def is_there(path: Path) -> bool:
     return True
 
 
+_SHELLS_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+
+
 def read_text(path: Path, purpose: str) -> str:
     """The text of a UTF-8 file (or of another that begins with a byte-order mark), line ends as ``\\n``.
 
@@ -111,6 +115,7 @@ def read_bytes(path: Path, purpose: str) -> bytes:
         DatasetError: It is missing, or cannot be read.
     """
     try:
+        _check_regular(path, purpose)
         return path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(
@@ -119,6 +124,17 @@ def read_bytes(path: Path, purpose: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"cannot be read ({purpose}): {reason}", file=path) from error
+
+
+def _check_regular(path: Path, purpose: str) -> None:
+    """Refuse what is no regular file: to open a named pipe waits for ever, and a device has no end. A shell's
+    own pipes (``<(...)``, ``/dev/stdin``) are read.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and str(path).startswith(_SHELLS_PIPES))):
+        from setr_lib.pixels import kind_of_file
+
+        raise DatasetError(f"is {kind_of_file(mode)}, not a file ({purpose})", file=path)
 
 
 def _decoded(content: bytes, path: Path) -> str:

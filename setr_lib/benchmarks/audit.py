@@ -65,6 +65,8 @@ class ImageState:
     """Of all of these, reference images that are in no gallery."""
     is_whole: bool = True
     """Whether the image folders could be listed to the end; True where annotation files list the images."""
+    links: int = 0
+    """Links to folders elsewhere that are not followed, by rule."""
 
     @property
     def total(self) -> int:
@@ -180,10 +182,12 @@ def examine(evaluation_set: EvaluationSet, look: Look, sources: Sequence[DataSou
     faults += [] if query_fault is not None else [note_fault]
     states, loose = _blame(states, faults)
     looked = None if gallery is None else look(gallery)
-    listings = _listings(evaluation_set)
+    listings = image_listings(evaluation_set)
     images = None if looked is None else _image_state(evaluation_set, looked, official)
     if images is not None:
-        images = replace(images, is_whole=all(listing.is_whole for listing in listings))
+        root = evaluation_set.reference_root
+        links = sum(len(listing.outside) for listing in listings if listing.folder != root)
+        images = replace(images, is_whole=all(each.is_whole for each in listings), links=links)
     size, basis = _mean_size(looked, source)
     captions = _captions(evaluation_set, gallery)
     elsewhere = _elsewhere(evaluation_set, states) if maker is None else []
@@ -283,6 +287,11 @@ def _image_search(found: Examination) -> Capability:
         return Capability(
             what, True, f"the {ranked:,} images that are listed{beside}; folders are not listed: see below"
         )
+    if images.links:
+        many = "links to folders elsewhere are" if images.links > 1 else "link to a folder elsewhere is"
+        return Capability(
+            what, True, f"the {ranked:,} images that are listed{beside}; {images.links:,} {many} not followed"
+        )
     return Capability(what, True, f"the whole gallery, {ranked:,} images{beside}")
 
 
@@ -336,8 +345,15 @@ def _files(evaluation_set: EvaluationSet) -> list[OfficialFile]:
     return files
 
 
-def _listings(evaluation_set: EvaluationSet) -> list[FolderListing]:
-    """The folders that are listed for the gallery; none where they cannot be, which reading it tells."""
+def image_listings(evaluation_set: EvaluationSet) -> list[FolderListing]:
+    """The folders that are listed for a set's gallery.
+
+    Args:
+        evaluation_set: The set.
+
+    Returns:
+        Their listings; none of those that cannot be listed, which reading the gallery tells.
+    """
     found = [
         _told(evaluation_set, "image folders", lambda ask=ask: [ask(evaluation_set)], [None])[0]
         for ask in (gallery_listing, reference_listing)

@@ -263,7 +263,10 @@ class _Walk:
         if is_folder and entry.name.casefold() in TOOL_FOLDERS:
             return None
         if _escaped(entry.name) != entry.name:
-            self.misnamed.append(_escaped(name))
+            if is_folder or is_link or self._ending(entry.name) in self.readable:
+                self.misnamed.append(_escaped(name))
+            else:
+                self.endings[_escaped(self._ending(entry.name))] += 1
             return None
         if is_folder and self._ending(entry.name) in self.readable:
             self.names.append(

@@ -16,8 +16,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
+
+from setr_lib.image_formats import how_to_read, readable_endings
 
 _SHOWN = 80
 _MOST_PARTS = 1_000
@@ -327,14 +329,45 @@ def meant(unknown: object, known: Iterable[str] | None, folder: Path | None = No
         folder: The folder that image ids are paths below, where they are.
 
     Returns:
-        E.g. ``; did you mean 'dogs/rex.jpg'? (the two differ in upper and lower case)``; empty where no
-        known id is like it.
+        E.g. ``; did you mean 'dogs/rex.jpg'? (the two differ in upper and lower case)``, or that the very
+        file is there and is not read; empty where no known id is like it.
     """
     if known is None or not isinstance(unknown, str):
         return ""
+    if unread := unread_file(unknown, folder):
+        return unread
     found = near_ids(known).near(unknown, folder)
     if found is None:
         return ""
     name = repr(found.id)
     name = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     return f"; did you mean {name}? ({found.reason})"
+
+
+def unread_file(name: str, folder: Path | None) -> str:
+    """The end of a sentence about an unknown image: that a file of this very name is there, and not read.
+
+    Args:
+        name: The unknown id.
+        folder: The folder that image ids are paths below; None where they are no paths.
+
+    Returns:
+        Which file it is, and what would make it readable; empty where there is no such file.
+    """
+    parts = PurePosixPath(name)
+    if (
+        folder is None
+        or parts.is_absolute()
+        or ".." in parts.parts
+        or parts.suffix.lower() in readable_endings()
+    ):
+        return ""
+    try:
+        if not (folder / parts).is_file():
+            return ""
+    except (OSError, ValueError):  # no file can have this name
+        return ""
+    ending = parts.suffix.lower()
+    what = f"{ending} files" if ending else "files without an ending"
+    way = how_to_read().get(ending, "save it as PNG or JPEG")
+    return f"; the file {folder / parts} is there, and {what} are not read here: {way}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from setr_lib.benchmarks.query_tables import READ, SPREADSHEETS
 from setr_lib.decoding import EXPORT
 
 _NAMES = ("queries", "query")
+_ALSO = ("triplets", "triplet", "annotations", "annotation")
+"""What else people call files of queries; such a file is named, not read."""
+_CLOSE = 0.75
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
 _OTHER = (
     *(
@@ -154,10 +158,16 @@ def _elsewhere(root: Path, others: tuple[Path, ...], key: str) -> Iterator[str]:
                 yield f"no file of queries is in {root}, and {file} is not read: name it as {key} to use it"
 
 
+def _names_queries(words: list[str]) -> bool:
+    """Whether a file's name has a word for queries, or one that is spelt nearly so."""
+    known = any(word in _ALSO for word in words)
+    return known or any(difflib.get_close_matches(word, _NAMES, n=1, cutoff=_CLOSE) for word in words)
+
+
 def _maybe(root: Path, names: list[str], key: str) -> Iterator[str]:
     for name in names:
         words = _words(name)
-        is_table = "query" in words and _ending(name) in (*READ, *SPREADSHEETS)
+        is_table = _names_queries(words) and _ending(name) in (*READ, *SPREADSHEETS)
         is_other = "queries" in words and PurePath(name.lower()).suffix not in _PICTURES
         if is_table or is_other:
             yield f"no file of queries is in {root}, and {name} is not read: name it as {key} if it is one"

@@ -48,8 +48,10 @@ _MEANT = {
         "querytext change edit prompt description sentence condition"
     ),
     "targets": (
-        "targetid targetids targetimage targetimages targetimageid targetimg targetimgid targethard gt gtid "
-        "gtids gtimgids groundtruth groundtruths answer answers positive positives relevant"
+        "targetid targetids targetimage targetimages targetimageid targetimg targetimgid targethard "
+        "targetname targetnames targetfile targetfilename targetpath tgt tgtid tgtids tgtimage tgtimg "
+        "gt gtid gtids gtimage gtimages gtimageid gtimg gtimgids groundtruth groundtruths "
+        "answer answers positive positives relevant"
     ),
 }
 """Names that others give to columns, letters alone. They are named, not read: they may hold something else.

@@ -228,6 +228,7 @@ def _with_removals(
     settings: Settings, found: Examination, galleries: Mapping[str, pl.DataFrame]
 ) -> Examination:
     """The same, and whether a run would stop because so many of the images that have vectors are gone."""
+    from setr_lib.benchmarks.audit import image_listings
     from setr_lib.pipeline.removals import check_gallery, gallery_rule
     from setr_lib.spaces.removals import RemovalRefusedError
 
@@ -235,8 +236,10 @@ def _with_removals(
         return found
     context = pipeline_context(settings)
     rule = gallery_rule(context, found.evaluation_set, "gallery_images")
+    is_whole = found.images is None or found.images.is_whole
+    listings = [] if is_whole else image_listings(found.evaluation_set)
     try:
-        check_gallery(context, found.gallery_key, galleries[found.gallery_key], rule)
+        check_gallery(context, found.gallery_key, galleries[found.gallery_key], rule, listings)
     except RemovalRefusedError as refusal:
         told = str(refusal).removeprefix(f"{found.evaluation_set.key}: ")
         return replace(found, problems=(*found.problems, told))
@@ -286,16 +289,31 @@ def _training(settings: Settings, quick: bool, progress: Progress) -> Training:
     found = find_images(images) if quick else inspect_training_images(images, told, training_pixels(settings))
     counts = dict(found["status"].value_counts().iter_rows())
     missing = found.filter(status="missing")["image_id"].to_list()
+    unnamed = "" if images.height else "training: the file names no image"
     return Training(
         images.height,
         counts.get("missing", 0),
         counts.get("broken", 0),
-        "" if images.height else "training: the file names no image",
+        unnamed or _removal_of_training(settings, found),
         triplets=None if triplets is None else triplets.height,
         dataset=dataset,
         source=source,
         hint=f", first {missing[0]!r}{missing_image_hint(settings, missing[0])}" if missing else "",
     )
+
+
+def _removal_of_training(settings: Settings, found: pl.DataFrame) -> str:
+    """Why a run would stop because so many of the training images that have vectors are gone; else empty."""
+    from setr_lib.pipeline.embedding import TRAINING
+    from setr_lib.pipeline.removals import check_gallery, consent_of, training_rule
+    from setr_lib.spaces.removals import RemovalRefusedError
+
+    context = pipeline_context(settings)
+    try:
+        check_gallery(context, TRAINING, found, training_rule(context, consent_of("training_embeddings")))
+    except RemovalRefusedError as refusal:
+        return str(refusal)
+    return ""
 
 
 def _source_of_split(settings: Settings, dataset: str) -> str:

@@ -88,7 +88,8 @@ def run(
         )
     path = output or settings.report_root / "searches" / f"{_file_name(image, text, found, gallery)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown = PictureFile(str(image), None, searched.pixels.id)
+    # The bytes that were searched with, whatever lies there by now.
+    shown = PictureFile(str(image), found.reference, searched.pixels.id)
     try:
         sheet = _sheet(shown, text, found, k)
         sheet.save(path, pnginfo=_mark(), comment=_MARK)

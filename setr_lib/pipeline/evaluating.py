@@ -62,12 +62,14 @@ def evaluate(
         Rankings, metrics and comparisons, and what is left out; all tables are stored.
 
     Raises:
-        SetrError: A file of the set is missing or wrong, or every method fails for the same reason.
+        SetrError: A file of the set is missing or wrong, no query names a target, or every method fails for
+            the same reason.
     """
     from setr_lib.pipeline.evaluation import assess
     from setr_lib.tables import METRICS
 
     warnings = read_set(run.context, key, progress, accept_removals=accept_removals)
+    _check_scored(run.context, key, warnings)
     context, left_out = _prepared(
         run.context, key, lambda one: prepare(one, key, progress, versions, accept_removals=accept_removals)
     )
@@ -152,7 +154,7 @@ def read_set(
         accept_removals: As of :func:`evaluate`.
 
     Returns:
-        What of the image folders is not in the gallery, in sentences.
+        What was assumed of the queries, and what of the image folders is not in the gallery, in sentences.
 
     Raises:
         DatasetError: The files are missing or wrong.
@@ -171,7 +173,21 @@ def read_set(
     images = images_of(context, key, progress, accept_removals=accept_removals)
     context.tables.write("queries", queries.frame, QUERIES, key, made_by=queries.record)
     context.tables.write("gallery_images", images.frame, GALLERY, key, made_by=images.record)
-    return images.warnings
+    return [*queries.warnings, *images.warnings]
+
+
+def _check_scored(context: PipelineContext, key: str, warnings: list[str]) -> None:
+    """Raise ``SetrError`` where no query could be scored: models would run for nothing."""
+    from setr_lib.datasets import evaluation_set
+    from setr_lib.tables import QUERIES
+
+    queries = context.tables.read("queries", QUERIES, key)
+    if evaluation_set(context.settings, key).hidden or queries["target_ids"].list.len().sum():
+        return
+    what = "no query names a target" if queries.height else "it has no query"
+    is_said = any(what in sentence for sentence in warnings)
+    said = [*([] if is_said else [f"{what}, so nothing can be scored"]), *warnings]
+    raise SetrError(f"{'; '.join(said)}; see `setr doctor {key}`")
 
 
 def prepare(

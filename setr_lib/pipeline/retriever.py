@@ -80,6 +80,7 @@ class SearchResult:
         files: The file of each image of the gallery, by id, with its fingerprint and how it is read.
         stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
             its scores are those of the earlier one, and it was not scored now.
+        reference: The fingerprint of the reference image's bytes.
     """
 
     hits: list[Hit]
@@ -96,6 +97,7 @@ class SearchResult:
     cut: tuple[str, ...] = ()
     files: Mapping[str, PictureFile] = field(default_factory=dict)
     stale: Mapping[str, str] = field(default_factory=dict)
+    reference: str | None = None
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -291,6 +293,7 @@ class Retriever:
             cut=tuple(encoded.queries.encode.cut),
             files=self.gallery.files,
             stale=self.gallery.stale(space, coarse["image_id"].to_list()),
+            reference=query.fingerprint,
         )
 
     def _encoded(

@@ -192,7 +192,7 @@ def test_a_moved_project_is_the_same_gallery(world: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_that_cannot_be_listed_keeps_its_vectors_however_few(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, pictures = load_settings(world), world.parent / "pictures"
     draw(pictures / "nas", 2)
@@ -208,6 +208,9 @@ def test_a_folder_that_cannot_be_listed_keeps_its_vectors_however_few(
     (words,) = run(settings).failures.values()
     assert f"{pictures / 'nas'} (Transport endpoint is not connected)" in words
     assert "'nas/00.png', 'nas/01.png'" in words
+    main(["--config", str(world), "doctor", "mine", "--json"])
+    told = json.loads(capsys.readouterr().out)["evaluation_sets"][0]["problems"]
+    assert any("'nas/00.png', 'nas/01.png' there have vectors" in problem for problem in told)
     assert len(stored(settings)) == 32
     done = run(settings, config=CONSENT)
     assert done.success

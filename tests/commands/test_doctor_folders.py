@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from setr_lib.benchmarks import image_folders
 from setr_lib.cli import main
+from setr_lib.settings import load_settings
+from setr_lib.spaces.space import EmbeddingSpace
+from setr_lib.spaces.vector_store import GalleryStore
 
 SETTINGS = """
 [datasets.mine]
@@ -67,6 +71,10 @@ def test_what_is_passed_over_is_a_warning(
     assert f"{project / 'disk'} -> {elsewhere}" in links and "[datasets.mine] outside_links = true" in links
     assert "1 file not read as images: 1 .mp4" in files
     assert page.count("1 .mp4") == page.count("outside_links") == 1
+    assert "the whole gallery" not in page
+    assert "the 2 images that are listed; 1 link to a folder elsewhere is not followed" in " ".join(
+        page.split()
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_a_problem_and_the_gallery_not_whole(
@@ -100,3 +108,41 @@ def test_references_beside_the_gallery_are_counted(
     assert found["problems"] == []
     assert found["images"]["references_outside_of_the_gallery"] == 1
     assert "the whole gallery, 1 images, and 1 reference image outside of it" in page
+
+
+class Colours(EmbeddingSpace):
+    """An image's vector is its mean colour."""
+
+    id, dimension = "colours", 3
+
+    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+        rows = np.array([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) + 1 for image in images])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_training_images_that_are_gone_are_told_before_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from setr_lib.datasets import inspect_training_images, load_training_images
+
+    config, pictures = tmp_path / "setr.toml", tmp_path / "train"
+    pictures.mkdir()
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 9, 90)).save(pictures / f"{number}.png")
+    rows = [{"image": f"{number}.png", "caption": f"shape {number}"} for number in range(12)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config.write_text('[training]\ncaptions = "captions.jsonl"\nimage_root = "train"\n')
+    settings = load_settings(config)
+    images = inspect_training_images(load_training_images(settings))
+    store = GalleryStore(settings.lancedb_uri)
+    store.synchronise(store.table_name("training", Colours()), images, Colours())
+
+    def problem() -> str:
+        capsys.readouterr()
+        main(["--config", str(config), "doctor", "--json"])
+        return json.loads(capsys.readouterr().out)["training"]["problems"][0]
+
+    for number in range(11):
+        (pictures / f"{number}.png").unlink()
+    told = problem()
+    assert "11 of the 12 images" in told and "training_embeddings" in told and "accept_removals" in told

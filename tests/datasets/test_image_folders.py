@@ -183,6 +183,15 @@ class TestFoldersThatCannotBeListed:
         (fault,) = found.faults
         assert "caf\\udce9.png" in fault and "rename it" in fault
 
+    def test_a_name_that_is_no_utf_8_of_a_file_that_is_no_picture_is_counted(
+        self, settings_for: Build, tmp_path: Path
+    ) -> None:
+        draw(tmp_path / "mine/a.png")
+        for name in (b"/gr\xfc\xdfe.txt", b"/a.\xfc"):
+            Path(os.fsdecode(os.fsencode(tmp_path / "mine") + name)).write_bytes(b"x")
+        found = listed(settings_for("folder", tmp_path / "mine"))
+        assert (found.is_whole, found.endings) == (True, {".txt": 1, ".\\udcfc": 1})
+
 
 class TestOtherFiles:
     def test_endings_that_are_not_read_are_counted(self, settings_for: Build, tmp_path: Path) -> None:

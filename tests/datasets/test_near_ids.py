@@ -175,3 +175,22 @@ def test_official_files_texts_and_rankings_tell_it_too(
     assert any(
         "did you mean 'dev-2-img0'? (the two differ in the ending, which the id does" in p for p in problems
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.txt", "a.txt is there, and .txt files are not read here: save it as PNG"),
+        ("sub/b", "sub/b is there, and files without an ending are not read here"),
+        ("c.txt", ""),
+        ("../a.txt", ""),
+        ("nul\0.txt", ""),
+        ("x" * 300, ""),
+    ],
+)
+def test_a_file_that_is_there_and_is_not_read_is_told(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "pictures/sub").mkdir(parents=True)
+    for file in ("a.txt", "pictures/a.txt", "pictures/sub/b"):
+        (tmp_path / file).write_bytes(b"x")
+    told = meant(name, ["zzz.png"], tmp_path / "pictures")
+    assert words in told if words else told == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,8 @@ def test_doctor_tells_it_before_a_run(
             CSV,
             "query_log.csv is not read: name it as [datasets.mine] queries if it is",
         ),
+        ("pictures/quries.csv", CSV, "quries.csv is not read: name it as [datasets.mine] queries if it is"),
+        ("pictures/triplets.json", "[]", "triplets.json is not read: name it as [datasets.mine] queries if"),
     ],
 )
 def test_doctor_says_what_was_assumed_and_what_is_not_read(
@@ -175,3 +178,14 @@ def test_doctor_says_which_captions_are_spelt_otherwise(
     said = "image_captions.json: 1 of its images are spelt otherwise than the gallery's"
     (warning,) = [each for each in doctor()["warnings"] if said in each]
     assert "did you mean 'sub/b.JPG'? (the two differ in back-slashes in place of '/' and upper" in warning
+
+
+def test_a_named_pipe_or_a_folder_in_place_of_the_file_is_told_and_nothing_waits(
+    folder_root: Path, doctor: Callable[[], dict[str, Any]]
+) -> None:
+    file = folder_root / "queries.csv"
+    os.mkfifo(file)
+    assert f"{file}: is a named pipe, not a file" in " ".join(doctor()["problems"])
+    file.unlink()
+    file.mkdir()
+    assert f"{file}: is a folder, not a file" in " ".join(doctor()["problems"])

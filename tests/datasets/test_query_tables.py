@@ -205,6 +205,12 @@ def test_numbers_are_ids_and_nulls_no_targets(settings_for: Build, folder_root: 
             "line 1",
             "rename 'target_id' to 'targets'",
         ),
+        (
+            "q.csv",
+            "reference,modification,gt_image\na.png,red,b\n",
+            "line 1",
+            "rename 'gt_image' to 'targets'",
+        ),
         ("q.csv", "reference,modification,tragets\na.png,red,b\n", "line 1", "rename 'tragets' to 'targets'"),
         (
             "q.csv",

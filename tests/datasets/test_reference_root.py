@@ -102,3 +102,19 @@ def test_the_audit_counts_them_apart(settings_for: Build, root: Path) -> None:
     found = examine(evaluation_set(settings_of(settings_for, root), "folder"), inspect_gallery)
     assert found.images is not None and found.images.broken == 1
     assert any("1 of 4 images are broken" in problem for problem in found.problems)
+
+
+def test_links_beside_the_references_say_nothing_of_the_gallery(
+    settings_for: Build, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (root / "refs/elsewhere").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    found = examine(evaluation_set(settings_of(settings_for, root), "folder"), inspect_gallery)
+    assert capabilities(found)[-1].detail.startswith("the whole gallery, 2 images")
+    assert any("links" in warning or "link to" in warning for warning in found.warnings)
+
+
+def test_a_reference_that_is_there_and_not_read_is_told(settings_for: Build, root: Path) -> None:
+    (root / "refs/x.svg").write_bytes(b"<svg/>")
+    (root / "queries.csv").write_text(CSV.replace("x.png", "x.svg"))
+    with pytest.raises(DatasetError, match=r"refs/x\.svg is there, and \.svg files are not read here"):
+        load_queries(settings_of(settings_for, root), "folder")

@@ -135,6 +135,12 @@ def test_negative_integers_without_a_range_are_broken() -> None:
         decode_image(encoded(Image.fromarray(np.array([[-1, 5]], dtype=np.int32)), "TIFF"))
 
 
+def test_signed_bytes_are_scaled_by_their_own_range() -> None:
+    np.testing.assert_array_equal(grey(tiff(np.array([[0, 1, 127]], dtype="<i1"), 2))[0], [0, 2, 255])
+    with pytest.raises(UnreadableImageError, match="negative values"):
+        decode_image(tiff(np.array([[-1, 5]], dtype="<i1"), 2))
+
+
 def test_a_deep_photograph_is_what_its_8_bit_copy_is() -> None:
     values = np.random.default_rng(1).integers(0, 256, (40, 30), dtype=np.uint8)
     deep = encoded(Image.fromarray(values.astype(np.uint16) * 257), "PNG")
@@ -365,3 +371,36 @@ def test_bytes_that_are_handed_on_give_the_same_picture_without_rules(tmp_path: 
         handed = decode_image(shown.content_as_shown())
         np.testing.assert_array_equal(np.asarray(handed), np.asarray(shown.read()))
         assert PictureFile(str(file)).content_as_shown() == CLEAR[name][0]
+
+
+def test_an_empty_file_is_called_empty() -> None:
+    with pytest.raises(UnreadableImageError, match="it is empty"):
+        decode_image(b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html></html>", "it is a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "it is an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"it is a \.heic file|cannot be read as a picture"),
+        (b"nothing of the kind", "cannot identify image file"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(content: bytes, words: str) -> None:
+    with pytest.raises(UnreadableImageError, match=words):
+        decode_image(content)
+
+
+def test_no_program_is_run_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PostScript file, whatever it is called: Ghostscript would run what is in it."""
+    from PIL import EpsImagePlugin
+
+    ran: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: ran.append(arguments))
+    content = encoded(Image.new("RGB", (4, 4), "red"), "EPS")
+    for read in (decode_image, decode_for_inspection):
+        with pytest.raises(UnreadableImageError, match="cannot identify"):
+            read(content)
+    assert not ran

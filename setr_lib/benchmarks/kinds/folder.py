@@ -20,6 +20,7 @@ from setr_lib.benchmarks.folder_gallery import folder_rules, is_same_file, refer
 from setr_lib.benchmarks.folder_queries import ReadFolderQueries, read_folder_queries
 from setr_lib.benchmarks.image_folders import list_folder
 from setr_lib.benchmarks.metrics import MeanAveragePrecisionAt, recalls
+from setr_lib.benchmarks.near_ids import unread_file
 from setr_lib.benchmarks.query_files import FoundQueries, find_queries
 from setr_lib.benchmarks.query_tables import read_query_table
 from setr_lib.benchmarks.records import QueryRecord
@@ -134,7 +135,7 @@ class FolderImages:
                     f"references are called '{root.name}/{image_id}'"
                 )
             return image_id
-        where = f"{root} (reference_root), nor in {self.folder}"
+        where = f"{root} (reference_root), nor in {self.folder}{unread_file(image_id, root)}"
         return row.known("reference", image_id, self.references | self.gallery, where)
 
 

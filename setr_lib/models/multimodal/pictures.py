@@ -93,7 +93,8 @@ class Picture:
         try:
             if isinstance(self.source, Path):
                 return self._file(self.source).read()
-            return decode_image(self.source, PixelRules.from_id(self.pixels))
+            # Whoever took the bytes has decoded them within the limit on pixels that holds there.
+            return decode_image(self.source, PixelRules.from_id(self.pixels, None))
         except UnreadableImageError as error:
             where = f"{len(self.source):,} bytes: " if isinstance(self.source, bytes) else ""
             raise PictureError(f"{where}{error}") from error
