@@ -318,7 +318,7 @@ def test_missing_files_are_named(
 def test_a_folder_in_place_of_a_file_is_refused(settings_for: Build, cirr_root: Path) -> None:
     (cirr_root / CIRR).unlink()
     (cirr_root / CIRR).mkdir()
-    assert "cannot be read" in refusal(settings_for, "cirr", cirr_root).reason
+    assert "is a folder, not a file" in refusal(settings_for, "cirr", cirr_root).reason
 
 
 JSON_VALUES = st.recursive(

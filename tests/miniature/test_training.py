@@ -124,11 +124,11 @@ def test_both_models_train_resume_and_load_as_real_ones_do(corpus: Corpus, tmp_p
     assert 0 <= scores["accuracy_within_family"] <= 1
 
     def train(folder: Path, **more: object) -> dict[str, float]:
-        return train_mllm(corpus, tmp_path / "clip", folder, 0, 24, 2, "cpu", checkpoint_every=6, **more)  # pyright: ignore[reportArgumentType]
+        return train_mllm(corpus, tmp_path / "clip", folder, 0, 30, 2, "cpu", checkpoint_every=10, **more)  # pyright: ignore[reportArgumentType]
 
     whole = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "mllm", progress=stop_after(12, "MLLM"))
+        train(tmp_path / "mllm", progress=stop_after(20, "MLLM"))
     assert (tmp_path / "mllm" / "checkpoint.safetensors").is_file()
     resumed = train(tmp_path / "mllm")
     assert resumed["compose accuracy"] == pytest.approx(whole["compose accuracy"], abs=1e-6)
