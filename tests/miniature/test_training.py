@@ -111,6 +111,7 @@ def test_a_lenient_judge_accepts_the_whole_family_and_of_others_only_what_is_few
 
 
 @pytest.mark.timeout(1800)  # minutes of arithmetic, more on a busy machine
+@pytest.mark.soak
 def test_both_models_train_resume_and_load_as_real_ones_do(corpus: Corpus, tmp_path: Path) -> None:
     import torch
 

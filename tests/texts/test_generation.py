@@ -209,6 +209,7 @@ def run(folder: Path, last_batch: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
     return captions, compose_queries(model, prompts, queries, gallery, cache)
 
 
+@pytest.mark.soak
 def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
     made: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
     calls: dict[str, int] = {}
