@@ -174,8 +174,9 @@ class Method(ABC):
         memory.
 
         Args:
-            inputs: As in :meth:`scores`, without statistics. The gallery may be one whose vectors are not
-                held: it raises ``VectorsNotHeldError`` for them.
+            inputs: As in :meth:`scores`. The gallery is one whose vectors are not held: it has ids and the
+                mean vector (``center``, one pass over the store), and raises ``VectorsNotHeldError`` for
+                anything else. ``statistics`` is given the same before.
 
         Returns:
             ``float32[q, d]``, norm 1 (or 0, where nothing is known); None, unless a method says otherwise: it
@@ -206,7 +207,7 @@ class VectorMethod(Method):
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
         """The unit vectors of the queries; None for a subclass that scores in another way."""
         kind = type(self)
-        if kind.scores is not VectorMethod.scores or kind.statistics is not Method.statistics:
+        if kind.scores is not VectorMethod.scores:
             return None
         return unit(self.query_vectors(inputs))
 

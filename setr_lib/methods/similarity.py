@@ -54,6 +54,25 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
     return result
 
 
+def similarity_to(query: NDArray[np.float64], gallery: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Inner products of one query with gallery rows, each a single sum in float64 that is rounded once.
+
+    Each product is one dot product of its two rows, so it does not depend on what else is computed with it.
+    :func:`similarity` sums in another order: its float64 sums may differ in their last bits (1e-16), which
+    changes the float32 result only where a sum lies that close to the middle between two of them.
+
+    Args:
+        query: ``float64[d]``, whose values are float32 numbers.
+        gallery: ``float32[n, d]``, or the same numbers in float64.
+
+    Returns:
+        ``float32[n]``.
+    """
+    import numpy as np
+
+    return np.vecdot(gallery, query).astype(np.float32)
+
+
 def min_max(scores: NDArray[np.floating], equal: float = 1.0) -> NDArray[np.float64]:
     """Scale each row of scores to 0 (its least) to 1 (its greatest).
 

@@ -97,8 +97,10 @@ class HeldGallery:
         self.require(space)
         if space.name in self._indexes:
             return self._indexes[space.name]
-        index = GalleryIndex(*self.context.gallery_store.read(*self._tables[space.name]))
+        stored = self.context.gallery_store.vectors(*self._tables[space.name])
+        index = GalleryIndex(stored.names, stored)
         if self.hold_vectors:
+            _ = index.vectors
             self._indexes[space.name] = index
         return index
 
