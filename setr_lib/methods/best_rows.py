@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.methods.similarity import similarity_to
+from setr_lib.methods.similarity import pair_similarity, similarity_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,8 @@ _TILE = 512
 """Gallery rows held in float64 at a time where most pairs are scored exactly: 3 MB at 768 dimensions."""
 _DENSE = 8
 """One pair in so many: above it, rows are not gathered for each query."""
+_TURNS = 4
+"""Parts of the queries at least, so that one is scored exactly while the next is multiplied."""
 _GROUPS = 8
 """Columns of a group, whose best score bounds the k-th best of a block from below."""
 
@@ -50,12 +53,17 @@ class BestRows:
         queries: ``float32[q, d]``, finite.
         k: Rows kept of each.
         scores: Scores held at a time, as float32 numbers.
+        worker: One thread, which scores exactly while the next block is multiplied.
     """
 
-    def __init__(self, queries: NDArray[np.float32], k: int, scores: int) -> None:
-        self._queries, self._k, self._scores = np.ascontiguousarray(queries), k, scores
+    def __init__(
+        self, queries: NDArray[np.float32], k: int, scores: int, worker: ThreadPoolExecutor
+    ) -> None:
+        self._queries, self._k = np.ascontiguousarray(queries), k
+        self._scores, self._worker = scores, worker
+        self._pending: Future[None] | None = None
         self._keys = np.full((len(queries), k), _NOTHING)
-        norms = np.sqrt(np.vecdot(self._queries, self._queries, dtype=np.float64))
+        norms = np.sqrt(np.vecdot(self._queries, self._queries).astype(np.float64))
         dimension = queries.shape[1]
         # A little more than e: for the second-order terms, the last rounding, and numbers that underflow.
         self._slack = 1.01 * (dimension + 8) * 2.0**-24 * norms
@@ -68,14 +76,16 @@ class BestRows:
 
         Args:
             rows: Their numbers, ``int[n]``, in any order; each row is given once.
-            vectors: ``float32[n, d]``.
+            vectors: ``float32[n, d]``; read until the next call returns.
             norm: No vector is longer than this.
         """
         if not self._k or not len(rows):
             return
-        step = max(1, self._scores // len(rows))
+        step = max(1, min(self._scores // len(rows), max(_QUERIES, -(-len(self._queries) // _TURNS))))
         for start in range(0, len(self._queries), step):
-            self._add(start, min(start + step, len(self._queries)), rows, vectors, norm)
+            stop = min(start + step, len(self._queries))
+            near = self._near(start, stop, rows, vectors, norm)
+            self._pending = self._worker.submit(self._score, start, near, rows, vectors)
 
     def result(self) -> Best:
         """The best of all rows seen.
@@ -83,25 +93,50 @@ class BestRows:
         Returns:
             Fewer than ``k`` of a query where fewer rows were seen.
         """
+        self._wait()
         queries, places = np.nonzero(self._keys != _NOTHING)
         keys = self._keys[queries, places]
         return Best(queries, (keys & np.uint64(2**32 - 1)).astype(np.intp), _scores_of(keys))
 
-    def _add(
+    def _wait(self) -> None:
+        """Until all that was found near is scored."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _near(
         self, start: int, stop: int, rows: NDArray[np.intp], vectors: NDArray[np.float32], norm: float
-    ) -> None:
-        """One block of the gallery, for some of the queries."""
+    ) -> NDArray[np.bool_]:
+        """The pairs that may be among the best, ``bool[queries, rows]``."""
         size = (stop - start) * len(rows)
         if len(self._buffer) < size:
             self._buffer = np.empty(size, dtype=np.float32)
         rough = self._buffer[:size].reshape(stop - start, len(rows))
         np.matmul(self._queries[start:stop], vectors.T, out=rough)
-        near = self._near(start, stop, rough, norm)
+        self._wait()
+        slack = self._slack[start:stop] * norm + self._least_slack
+        last = self._keys[start:stop, -1]
+        known = np.where(last == _NOTHING, -np.inf, _scores_of(last).astype(np.float64))
+        limit = known - slack
+        enough = 4 * self._k * len(rough)
+        if size > enough and (last == _NOTHING).all():
+            near = None
+        else:
+            near = rough >= _below(limit)
+        if near is None or (self._k <= len(rows) and np.count_nonzero(near) > enough):
+            within = _kth_best_at_least(rough, self._k).astype(np.float64) - 2 * slack
+            near = rough >= _below(np.maximum(limit, within))
         silent = self._silent[(self._silent >= start) & (self._silent < stop)] - start
         if len(silent):  # all scores of a zero query are 0: the first rows are its best
             near[silent] = False
             first = np.argpartition(rows, self._k - 1)[: self._k] if self._k < len(rows) else slice(None)
             near[np.ix_(silent, np.arange(len(rows))[first])] = True
+        return near
+
+    def _score(
+        self, start: int, near: NDArray[np.bool_], rows: NDArray[np.intp], vectors: NDArray[np.float32]
+    ) -> None:
+        """Score the pairs exactly, and keep the best."""
         counts = np.count_nonzero(near, axis=1)
         for first, last in _parts(counts):
             count = int(counts[first:last].sum())
@@ -113,19 +148,6 @@ class BestRows:
                 continue
             self._merge(start + first, start + last, found)
 
-    def _near(self, start: int, stop: int, rough: NDArray[np.float32], norm: float) -> NDArray[np.bool_]:
-        """The pairs that may be among the best, ``bool[queries, rows]``."""
-        slack = self._slack[start:stop] * norm + self._least_slack
-        last = self._keys[start:stop, -1]
-        known = np.where(last == _NOTHING, -np.inf, _scores_of(last).astype(np.float64))
-        limit = known - slack
-        near = rough >= _below(limit)
-        enough = 4 * self._k * len(rough)
-        if self._k <= rough.shape[1] and np.count_nonzero(near) > enough:
-            within = _kth_best_at_least(rough, self._k).astype(np.float64) - 2 * slack
-            np.greater_equal(rough, _below(np.maximum(limit, within)), out=near)
-        return near
-
     def _some(
         self,
         start: int,
@@ -136,12 +158,8 @@ class BestRows:
     ) -> NDArray[np.uint64]:
         """The keys of the chosen pairs by their exact scores, ``[queries, most of a query]``."""
         columns = np.flatnonzero(near) % near.shape[1]
-        ends = np.cumsum(counts)
-        exact = np.empty(len(columns), dtype=np.float32)
-        queries = self._queries[start : start + len(near)].astype(np.float64)
-        for query, first, last in zip(queries, ends - counts, ends, strict=True):
-            if last > first:
-                exact[first:last] = similarity_to(query, vectors[columns[first:last]])
+        queries = self._queries[start : start + len(near)]
+        exact = pair_similarity(queries, vectors, counts, columns)
         found = np.full((len(near), int(counts.max())), _NOTHING)
         inside = np.arange(found.shape[1]) < counts[:, None]
         found[inside] = _keys(exact, rows[columns])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,20 @@ class _Running:
         order: The place of each image of the index in the order of ids.
         k: Images kept of each query.
         scores: Scores held at a time.
+        worker: A thread for exact scores.
     """
 
-    def __init__(self, search: LinearSearch, order: NDArray[np.intp], k: int, scores: int) -> None:
+    def __init__(
+        self,
+        search: LinearSearch,
+        order: NDArray[np.intp],
+        k: int,
+        scores: int,
+        worker: ThreadPoolExecutor,
+    ) -> None:
         self.search, self._order = search, order
         self.is_whole = len(search.images) == len(order)
-        self._best = BestRows(search.vectors, min(k, len(search.images)), scores)
+        self._best = BestRows(search.vectors, min(k, len(search.images)), scores, worker)
         self._subset_scores = np.zeros(len(search.subsets[0]), dtype=np.float32)
 
     def add(
@@ -112,26 +121,28 @@ def search_blocks(
     sorted_rows = index.names.arg_sort().to_numpy().astype(np.intp)
     order = np.empty_like(sorted_rows)
     order[sorted_rows] = np.arange(len(order))
-    running = [_Running(search, order, k, memory // _SHARE_OF_SCORES // 4) for search in searches]
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
-    for rows, vectors in index.blocks(rows_of_block):
-        norm = _longest(vectors)
-        if not np.isfinite(norm):
-            bad = rows[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-            raise MethodError(
-                f"the vector of the image {index.names[int(bad)]!r} is not finite: remove the table of its "
-                "vectors and materialise gallery_embeddings again"
-            )
-        place[rows] = np.arange(len(rows))
-        for one in running:
-            one.add(rows, vectors, norm, place)
-        place[rows] = -1
-        seen += len(rows)
-        passed(seen)
-    return [part for one in running for part in one.ranked(sorted_rows)]
+    with ThreadPoolExecutor(1, thread_name_prefix="setr-rank") as worker:
+        scores = memory // _SHARE_OF_SCORES // 4
+        running = [_Running(search, order, k, scores, worker) for search in searches]
+        for rows, vectors in index.blocks(rows_of_block):
+            norm = _longest(vectors)
+            if not np.isfinite(norm):
+                bad = rows[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+                raise MethodError(
+                    f"the vector of the image {index.names[int(bad)]!r} is not finite: remove the table of its "
+                    "vectors and materialise gallery_embeddings again"
+                )
+            place[rows] = np.arange(len(rows))
+            for one in running:
+                one.add(rows, vectors, norm, place)
+            place[rows] = -1
+            seen += len(rows)
+            passed(seen)
+        return [part for one in running for part in one.ranked(sorted_rows)]
 
 
-_SHARE_OF_VECTORS = 16
+_SHARE_OF_VECTORS = 20
 """One block in so many of the memory: LanceDB holds up to nine times as much while it reads one."""
 _SHARE_OF_SCORES = 8
 

@@ -180,12 +180,12 @@ def _linear_searches(
                         return None
                     if not np.isfinite(vectors).all():
                         return None
-                    blocks.append(vectors.astype(np.float32))
+                    blocks.append(vectors.astype(np.float32, copy=False))
         except VectorsNotHeldError:
             return None
         subsets = subset_pairs(queries.frame[rows], index.names)
         inside = np.isin(subsets[1], columns)
-        vectors = np.concatenate(blocks)
+        vectors = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         found.append(LinearSearch(rows, columns, vectors, (subsets[0][inside], subsets[1][inside])))
     return found
 

@@ -84,7 +84,8 @@ class VectorSource(Protocol):
             rows: Vectors of a block, at most.
 
         Yields:
-            The rows in :attr:`names`, ``int[n]``, and their vectors ``float32[n, d]``.
+            The rows in :attr:`names`, ``int[n]``, and their vectors ``float32[n, d]``, which may be
+            overwritten two blocks later.
         """
         ...
 

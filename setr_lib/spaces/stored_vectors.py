@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,21 +60,24 @@ class StoredVectors:
             rows: Vectors of a block, at most.
 
         Yields:
-            The rows in :attr:`names`, ``int[n]``, and their vectors ``float32[n, d]``.
+            The rows in :attr:`names`, ``int[n]``, and their vectors ``float32[n, d]``, which are overwritten
+            two blocks later.
 
         Raises:
             GalleryError: The table has changed on disk.
         """
         row_of = np.empty(len(self._scanned), dtype=np.intp)
         row_of[self._order] = np.arange(len(row_of))
+        # Of three blocks one is read, one is given, and one may still be in use.
+        shape = (min(rows, len(row_of)), self.dimension)
+        buffers = cycle([np.empty(shape, dtype=np.float32) for _ in range(min(3, -(-len(row_of) // rows)))])
         with ThreadPoolExecutor(1, thread_name_prefix="setr-read") as pool:
-            coming = [pool.submit(self._block, 0, rows)] if len(row_of) else []
+            coming = [pool.submit(self._block, 0, next(buffers))] if len(row_of) else []
             for start in range(0, len(row_of), rows):
                 vectors, stop = coming.pop().result(), start + rows
                 if stop < len(row_of):
-                    coming = [pool.submit(self._block, stop, rows)]
+                    coming = [pool.submit(self._block, stop, next(buffers))]
                 yield row_of[start:stop], vectors
-                del vectors  # before the block after the next is read
 
     def whole(self) -> NDArray[np.float32]:
         """All vectors, in the order of :attr:`names`: ``float32[n, d]``."""
@@ -108,10 +112,10 @@ class StoredVectors:
     def _read(self, start: int, rows: int, *columns: str) -> Any:
         return self._handle.search().select(list(columns)).offset(start).limit(max(rows, 1)).to_arrow()
 
-    def _block(self, start: int, rows: int) -> NDArray[np.float32]:
-        expected = self._scanned[start : start + rows]
-        block = np.empty((len(expected), self.dimension), dtype=np.float32)
-        search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(rows)
+    def _block(self, start: int, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
+        expected = self._scanned[start : start + len(buffer)]
+        block = buffer[: len(expected)]
+        search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(len(buffer))
         done = 0
         for batch in search.to_batches():
             vectors = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
