@@ -22,8 +22,9 @@ _TILE = 512
 """Gallery rows held in float64 at a time where most pairs are scored exactly: 3 MB at 768 dimensions."""
 _DENSE = 8
 """One pair in so many: above it, rows are not gathered for each query."""
-_TURNS = 4
-"""Parts of the queries at least, so that one is scored exactly while the next is multiplied."""
+_TURNS, _LEAST_TURN = 4, 1000
+"""Parts of many queries, so that one is scored exactly while the next is multiplied; and queries of a part:
+a product of fewer is slower."""
 _GROUPS = 8
 """Columns of a group, whose best score bounds the k-th best of a block from below."""
 
@@ -56,9 +57,7 @@ class BestRows:
         worker: One thread, which scores exactly while the next block is multiplied.
     """
 
-    def __init__(
-        self, queries: NDArray[np.float32], k: int, scores: int, worker: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, queries: NDArray[np.float32], k: int, scores: int, worker: ThreadPoolExecutor) -> None:
         self._queries, self._k = np.ascontiguousarray(queries), k
         self._scores, self._worker = scores, worker
         self._pending: Future[None] | None = None
@@ -81,7 +80,7 @@ class BestRows:
         """
         if not self._k or not len(rows):
             return
-        step = max(1, min(self._scores // len(rows), max(_QUERIES, -(-len(self._queries) // _TURNS))))
+        step = max(1, min(self._scores // len(rows), max(_LEAST_TURN, -(-len(self._queries) // _TURNS))))
         for start in range(0, len(self._queries), step):
             stop = min(start + step, len(self._queries))
             near = self._near(start, stop, rows, vectors, norm)
@@ -119,10 +118,7 @@ class BestRows:
         known = np.where(last == _NOTHING, -np.inf, _scores_of(last).astype(np.float64))
         limit = known - slack
         enough = 4 * self._k * len(rough)
-        if size > enough and (last == _NOTHING).all():
-            near = None
-        else:
-            near = rough >= _below(limit)
+        near = None if size > enough and (last == _NOTHING).all() else rough >= _below(limit)
         if near is None or (self._k <= len(rows) and np.count_nonzero(near) > enough):
             within = _kth_best_at_least(rough, self._k).astype(np.float64) - 2 * slack
             near = rough >= _below(np.maximum(limit, within))

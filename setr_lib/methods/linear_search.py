@@ -130,8 +130,8 @@ def search_blocks(
             if not np.isfinite(norm):
                 bad = rows[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
                 raise MethodError(
-                    f"the vector of the image {index.names[int(bad)]!r} is not finite: remove the table of its "
-                    "vectors and materialise gallery_embeddings again"
+                    f"the vector of the image {index.names[int(bad)]!r} is not finite: remove the table of "
+                    "its vectors and materialise gallery_embeddings again"
                 )
             place[rows] = np.arange(len(rows))
             for one in running:
@@ -142,8 +142,8 @@ def search_blocks(
         return [part for one in running for part in one.ranked(sorted_rows)]
 
 
-_SHARE_OF_VECTORS = 20
-"""One block in so many of the memory: LanceDB holds up to nine times as much while it reads one."""
+_SHARE_OF_VECTORS = 12
+"""One block in so many of the memory; there are three."""
 _SHARE_OF_SCORES = 8
 
 

@@ -168,10 +168,9 @@ class Method(ABC):
         """
 
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
-        """One vector for each query, where the method's scores are nothing but cosines with it.
+        """One vector for each query, where the method's scores are nothing but inner products with it.
 
-        A vector store can then rank a gallery in the method's place, and its vectors need not be held in
-        memory.
+        A gallery is then ranked block by block, and its vectors need not be held in memory.
 
         Args:
             inputs: As in :meth:`scores`. The gallery is one whose vectors are not held: it has ids and the
@@ -179,8 +178,8 @@ class Method(ABC):
                 anything else. ``statistics`` is given the same before.
 
         Returns:
-            ``float32[q, d]``, norm 1 (or 0, where nothing is known); None, unless a method says otherwise: it
-            needs the gallery's vectors.
+            ``float32[q, d]``, whose inner products with the images' vectors are the scores; 0 where nothing
+            is known. None, unless a method says otherwise: it needs the gallery's vectors.
         """
         return None
 

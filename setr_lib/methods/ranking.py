@@ -109,8 +109,8 @@ def rank(
             benchmark).
         options: The settings of this method.
         progress: Told how many queries are ranked.
-        memory: Bytes that blocks of vectors and scores may take while a method is ranked that is one vector of
-            a query (``search_vectors``): its gallery is not held in memory, unless it is small.
+        memory: Bytes that blocks of vectors and scores may take for a method that is one vector of a query
+            (``search_vectors``): the gallery is not held in memory, unless it is small.
         block_scores: Scores of any other method that are held in memory at a time.
 
     Returns:

@@ -14,11 +14,12 @@ import polars as pl
 from setr_lib.spaces.vector_store import GalleryError, check_unique
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 
-_READ_BYTES = 16 * 2**20
-"""Of the blocks by which a whole table is read; LanceDB needs about nine times as much while it reads one."""
+_READ_BYTES = 6 * 2**20
+"""Read at a time: LanceDB takes about nine times as much memory as it is asked for."""
 
 
 class StoredVectors:
@@ -82,7 +83,7 @@ class StoredVectors:
     def whole(self) -> NDArray[np.float32]:
         """All vectors, in the order of :attr:`names`: ``float32[n, d]``."""
         held = np.empty((len(self.names), self.dimension), dtype=np.float32)
-        for rows, vectors in self.blocks(max(1, _READ_BYTES // (4 * max(1, self.dimension)))):
+        for rows, vectors in self.blocks(self._rows_read):
             held[rows] = vectors
         return held
 
@@ -112,12 +113,22 @@ class StoredVectors:
     def _read(self, start: int, rows: int, *columns: str) -> Any:
         return self._handle.search().select(list(columns)).offset(start).limit(max(rows, 1)).to_arrow()
 
+    @property
+    def _rows_read(self) -> int:
+        return max(1, _READ_BYTES // (4 * max(1, self.dimension)))
+
+    def _batches(self, start: int, count: int) -> Iterator[pa.RecordBatch]:
+        for first in range(start, start + count, self._rows_read):
+            rows = min(self._rows_read, start + count - first)
+            yield from (
+                self._handle.search().select(["image_id", "vector"]).offset(first).limit(rows).to_batches()
+            )
+
     def _block(self, start: int, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
         expected = self._scanned[start : start + len(buffer)]
         block = buffer[: len(expected)]
-        search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(len(buffer))
         done = 0
-        for batch in search.to_batches():
+        for batch in self._batches(start, len(expected)):
             vectors = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
             names = pl.Series(batch.column("image_id"))
             if not names.equals(expected[done : done + len(names)]):

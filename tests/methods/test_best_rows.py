@@ -148,9 +148,11 @@ def test_pools_categories_and_references_are_as_with_all_scores(seed: int, remov
     gallery = pl.DataFrame({"image_id": IDS, "galleries": members})
     encoded = encode_queries(queries, TableEncoder(), IDS, VECTORS)
     index = GalleryIndex(IDS, VECTORS)
-    memory = int(random.choice([1, 20 * 4 * DIMENSION * 11, 2**28]))
+    memory = int(random.choice([1, 12 * 4 * DIMENSION * 11, 2**28]))
     whole: Any = rank(Scoring("m", _given), encoded, gallery, index, k, remove_reference=removes)
-    found = rank(VectorMethod("m", _given), encoded, gallery, index, k, remove_reference=removes, memory=memory)
+    found = rank(
+        VectorMethod("m", _given), encoded, gallery, index, k, remove_reference=removes, memory=memory
+    )
     assert found.equals(whole)
 
 
@@ -160,7 +162,9 @@ def test_a_vector_that_is_not_finite_is_named() -> None:
     encoded = encode_queries(queries_of(IDS[:3]), TableEncoder(), IDS, VECTORS)
     gallery = pl.DataFrame({"image_id": IDS, "galleries": [["all"]] * COUNT})
     with pytest.raises(MethodError, match=f"image '{IDS[7]}' is not finite"):
-        rank(VectorMethod("m", _given), encoded, gallery, GalleryIndex(IDS, vectors), 5, remove_reference=False)
+        rank(
+            VectorMethod("m", _given), encoded, gallery, GalleryIndex(IDS, vectors), 5, remove_reference=False
+        )
 
 
 class Centred(VectorMethod):
@@ -180,7 +184,9 @@ def test_a_first_pass_gives_the_mean_vector_of_each_gallery() -> None:
     members = [["all", "shirt"] if number % 3 else ["all"] for number in range(COUNT)]
     gallery = pl.DataFrame({"image_id": IDS, "galleries": members})
     encoded = encode_queries(queries_of(IDS[:4], ["all", "shirt"] * 2), TableEncoder(), IDS, VECTORS)
-    table = rank(Centred("m", centred), encoded, gallery, GalleryIndex(IDS, VECTORS), 3, remove_reference=False)
+    table = rank(
+        Centred("m", centred), encoded, gallery, GalleryIndex(IDS, VECTORS), 3, remove_reference=False
+    )
     inside = np.array([number % 3 > 0 for number in range(COUNT)])
     means = sorted((VECTORS.mean(axis=0).tolist(), VECTORS[inside].mean(axis=0).tolist()))
     np.testing.assert_allclose(sorted(mean.tolist() for mean in seen), means, atol=1e-6)

@@ -199,7 +199,7 @@ def test_progress_counts_queries() -> None:
     ranked("product", block_scores=COUNT * 10, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(10, 24), (20, 24), (24, 24)]
     seen.clear()
-    memory = 4 * VECTORS.shape[1] * 20 * 15  # blocks of 15 images
+    memory = 4 * VECTORS.shape[1] * 12 * 15  # blocks of 15 images
     ranked("sum", memory=memory, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(9, 24), (18, 24), (24, 24)]
 
@@ -318,6 +318,6 @@ def test_a_store_ranks_as_numpy_does(store: GalleryStore, name: str, k: int) -> 
         GalleryIndex(stored.names, stored),
         k,
         remove_reference=False,
-        memory=4 * VECTORS.shape[1] * 20 * 7,  # blocks of 7 vectors
+        memory=4 * VECTORS.shape[1] * 12 * 7,  # blocks of 7 vectors
     )
     assert found.equals(rank(method, queries, gallery, GalleryIndex(IDS, VECTORS), k, remove_reference=False))
