@@ -2,7 +2,7 @@
 
 Run it from the repository root: `.venv/bin/python -m benchmarks.vector_search`. Both give the same answer;
 they are measured in turns so that other work on the machine slows both alike, and the smallest time of each
-counts. `setr search` does the first.
+counts. `benchmarks.speed.search` measures how galleries are ranked.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def _run(folder: str, way: str, queries: int, rows: int, rounds: int, threads: i
         "faiss, re-scored": lambda: _by_faiss(store, table, asked, rescored=True),
         "bare faiss": lambda: _by_faiss(store, table, asked, rescored=False),
     }
-    seconds: list[float] = []
+    seconds, found = list[float](), pl.DataFrame()
     with _Peak() as peak:
         for _ in range(1 + rounds):
             begun = time.perf_counter()

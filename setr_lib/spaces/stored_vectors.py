@@ -40,16 +40,16 @@ class StoredVectors:
         check_unique(self.table, names)
         return names
 
-    @cached_property
+    @property
     def names(self) -> pl.Series:
         """The images that have a vector, sorted.
 
         Raises:
             GalleryError: An id is there twice.
         """
-        return self._scanned.gather(self._order).rename("image_id")
+        return self._sorted
 
-    @cached_property
+    @property
     def dimension(self) -> int:
         """Of the vectors."""
         return self._handle.schema.field("vector").type.list_size
@@ -104,6 +104,10 @@ class StoredVectors:
             found = found.take(pl.DataFrame({"id": wanted}).join(at, on="id", how="left")["at"].to_arrow())
         vectors = found["vector"].combine_chunks().flatten().to_numpy()
         return vectors.reshape(len(places), self.dimension)[inverse]
+
+    @cached_property
+    def _sorted(self) -> pl.Series:
+        return self._scanned.gather(self._order).rename("image_id")
 
     @cached_property
     def _order(self) -> NDArray[np.intp]:
