@@ -66,7 +66,7 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
 
 
 def _best(ways: Mapping[str, str]) -> dict[str, float]:
-    """The least processor seconds of each code, in turns so that other work on the machine slows all alike."""
+    """The least processor seconds of each code, in turns: other work on the machine slows all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, code in ways.items():

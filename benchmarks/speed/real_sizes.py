@@ -68,8 +68,8 @@ def _steps(name: str, material: RealSize, folder: Path) -> Figure:
     size = material.size
     return Figure(
         name,
-        f"{size.queries:,} queries, {size.images:,} images, lists of 100, K = {K}: everything after the ranking "
-        "of stage 1, with a re-ranker that gives random numbers",
+        f"{size.queries:,} queries, {size.images:,} images, lists of 100, K = {K}: everything after "
+        "the ranking of stage 1, with a re-ranker that gives random numbers",
         ours_s=sum(step.seconds for step in run.steps),
         alternative="",
         alternative_s=None,

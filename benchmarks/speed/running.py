@@ -43,6 +43,7 @@ MODULES = tuple(
         "orchestration",
         "imports",
         "search_start",
+        "one_query",
         "real_sizes",
     )
 )
