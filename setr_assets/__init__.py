@@ -3,3 +3,10 @@
 The work itself is in ``setr_lib``, which knows nothing of Dagster; the definitions are in
 ``setr_assets.definitions``. Importing this package costs nothing.
 """
+
+import gc
+
+import dagster  # noqa: F401 - whose half a million objects stay as long as the process
+
+# Else every full collection, of the import of the code location and of a whole run, walks through them again.
+gc.freeze()

@@ -60,7 +60,8 @@ _THREADS = (
     "LANCE_CPU_THREADS",
     "RAYON_NUM_THREADS",
 )
-_PERSONAL = ("SETR_", "DAGSTER_", "MLFLOW_")
+_PERSONAL = ("SETR_", "DAGSTER_", "MLFLOW_", "PYTHONDONTWRITEBYTECODE")
+"""How the variables begin that no measured process gets; without compiled modules, every import compiles."""
 
 
 @dataclass(frozen=True)

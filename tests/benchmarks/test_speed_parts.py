@@ -92,3 +92,4 @@ def test_the_help_of_setr_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(imports, "_TORCH", "import json")
     (figure,) = imports.figures(setting(tmp_path), ["help"])
     assert figure.ours_s > 0 and figure.met is False and figure.alternative == "`import torch`"
+    assert "json.decoder" in dict(imports._imported("import json"))
