@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed.__main__ import chosen, main
 from benchmarks.speed.figure import BenchSetting, Figure, Growth, Step
 from benchmarks.speed.machine import Machine
 from benchmarks.speed.page import page_of, write_page
@@ -151,6 +152,16 @@ def test_names_are_of_one_module(start: Start, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "fake_twice.py").write_text('NAMES = ("import",)\n', encoding="utf-8")
     with pytest.raises(SetrError, match="two modules measure import"):
         start("fake_speed", "fake_twice")
+
+
+def test_figures_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    modules = {"one": ("a", "b"), "two": ("c",)}
+    assert chosen(modules, None) == {"one": ["a", "b"], "two": ["c"]}
+    assert chosen(modules, ["b"]) == {"one": ["b"]}
+    assert main(["--only", "serch-small"]) == 1
+    assert "there is no figure serch-small; there are " in capsys.readouterr().err
+    assert main(["--list"]) == 0
+    assert "orchestration" in capsys.readouterr().out
 
 
 def test_fields_of_the_file(tmp_path: Path) -> None:
