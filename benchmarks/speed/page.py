@@ -19,11 +19,10 @@ SLOW_S, LARGE_BYTES = 10.0, 2 * 10**9
 INTRODUCTION = f"""# How fast SETR is
 
 Made by `python -m benchmarks.speed` (`make bench`, in less than 20 minutes on two cores; `make bench-full`
-with larger sizes, which goes on where it was stopped); not written by hand. Every figure is a ratio: SETR and
-a named alternative do the same work in the same run, with the same number of threads, in turns, both after a
-warm-up, and their outputs are compared before anything is timed. A *bound* is the least time that the counted
-work can take at rates that were measured in the same run. The numbers behind the page are in
-`var/bench.json`.
+with larger sizes, which goes on where it was stopped); not written by hand. Most figures are ratios: SETR and
+a named alternative do the same work in the same run, with the same number of threads, and their outputs are
+compared. A *bound* is the least time that the counted work can take at rates that were measured in the same
+run. The numbers behind the page are in `var/bench.json`.
 
 ![Achieved against the bound and against the alternatives]({PICTURE})"""
 
