@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from setr_lib.reranking import training
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
 from setr_lib.reranking.scorer import JudgedQuery
-from setr_lib.reranking.training import YesNoObjective, train_adapter
+from setr_lib.reranking.training import train_adapter
 from setr_lib.reranking.training_result import AdapterResult
+from setr_lib.reranking.training_step import LabelledQuery, YesNoObjective, groups_of
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.training.checkpoint import FolderBusyError, only_trainer
@@ -214,9 +214,9 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge,
     options = worlds.settings(dropout=0.0)
     train_pairs = worlds.pairs().filter(split="train")
     with lora_layers(base.model, options):
-        groups = training._groups_of(train_pairs, worlds.pictures())
+        groups = groups_of(train_pairs, worlds.pictures())
         job = YesNoObjective(base, groups, options)
-        assert job.caches_are_exact
+        assert job.shares_prefixes
         batch = job.batch_at(0)
         job._backward(batch, batch)
         shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
@@ -239,7 +239,7 @@ def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge,
 def test_a_batch_that_does_not_fit_is_taken_in_parts(base: YesNoJudge, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
     with lora_layers(base.model, options):
-        groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+        groups = groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
         job = YesNoObjective(base, groups, options)
         loss = job._accumulate(job.batch_at(0), 0)
         gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
@@ -266,7 +266,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
     picture = worlds.pictures()["i0"]
     train_pairs = worlds.pairs().filter(split="train")
     with lora_layers(base.model, AdapterSettings()):
-        groups = training._groups_of(train_pairs, worlds.pictures())
+        groups = groups_of(train_pairs, worlds.pictures())
         job = YesNoObjective(base, groups, worlds.settings())
 
     count = {label: train_pairs.filter(label=label).height for label in (True, False)}
@@ -279,7 +279,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
         scores = [torch.tensor([d for d, _ in each], requires_grad=True) for each in batch]
         made = [
             (
-                training._LabelledQuery(
+                LabelledQuery(
                     JudgedQuery(picture, str(number), (picture,) * len(group)),
                     tuple(label for _, label in group),
                 ),
@@ -304,7 +304,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
 
 
 def test_each_epoch_has_every_group_once_in_an_order_of_its_own(base: YesNoJudge, tmp_path: Path) -> None:
-    groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+    groups = groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
 
     def epochs(seed: int) -> list[list[int]]:
         """The places of the groups in the order of the first two epochs."""

@@ -27,6 +27,7 @@ from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, cac
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.generation import GreedyGeneration
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
+from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
@@ -58,7 +59,8 @@ class MultimodalModel:
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         prompts, rows: Prompts to token ids, and to token rows with their pictures.
-        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        vision, forward, plain, packed: The vision tower, the forward pass over token rows, the uncached one,
+            the one for training.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
@@ -86,6 +88,7 @@ class MultimodalModel:
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
+        self.packed = PackedPass(loaded, self.forward)
         self._generation = GreedyGeneration(loaded, self.forward)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
