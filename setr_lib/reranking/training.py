@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _BEFORE = "before.json"
 _FORMAT = (
-    1  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
+    2  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
 )
 
 

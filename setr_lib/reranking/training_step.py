@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -191,8 +191,8 @@ class YesNoObjective(Objective):
         sample = [query.query for group in self.groups[:8] for query in group]
         if not self.base.check_caches([self._request(query, query.candidates[0]) for query in sample]):
             return False  # the model has said why
-        few = sorted(sample, key=lambda query: len(query.modification))
-        few = [few[0], few[-1]]
+        ordered = sorted(sample, key=lambda query: len(query.modification))
+        few = [replace(query, candidates=query.candidates[:2]) for query in (ordered[0], ordered[-1])]
         with torch.no_grad():
             plain = self._plain_differences(few)
             try:

@@ -6,8 +6,7 @@ For training an adapter, the same pieces are differentiable in the language mode
     peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
     base.vision.precompute(pictures)                      # frozen vision tower: once, without gradient
     prefix, suffixes = base.judge_rows(prompt, reference, candidates)
-    prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
-    d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
+    d = base.packed.answer_differences([prefix], [suffixes])  # float32 [n], logit(Yes) - logit(No)
     loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
 
 This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the

@@ -264,8 +264,8 @@ def _merged_attention() -> Any:
             ctx.layout, ctx.scale = layout, scale
             prefixes = [layout.prefixes.padded(tensor) for tensor in (query, key, value)]
             suffixes = [layout.suffixes.padded(tensor) for tensor in (query, key, value)]
-            first = _causal(*prefixes, scale)
-            out, lse = _causal(*suffixes, scale)
+            first = _causal(*prefixes, scale=scale)
+            out, lse = _causal(*suffixes, scale=scale)
             for bucket in layout.buckets:
                 _merge(bucket, suffixes[0], prefixes[1], prefixes[2], out, lse, scale)
             ctx.save_for_backward(*prefixes, *suffixes, *first, out, lse)
@@ -276,8 +276,8 @@ def _merged_attention() -> Any:
             layout, saved = ctx.layout, ctx.saved_tensors
             prefixes, suffixes, (first, first_lse, out, lse) = saved[:3], saved[3:6], saved[6:]
             into_first, into = (rows.padded(gradients[0]) for rows in (layout.prefixes, layout.suffixes))
-            of_prefixes = _causal_backward(into_first, *prefixes, first, first_lse, ctx.scale)
-            of_suffixes = _causal_backward(into, *suffixes, out, lse, ctx.scale)
+            of_prefixes = _causal_backward(into_first, *prefixes, out=first, lse=first_lse, scale=ctx.scale)
+            of_suffixes = _causal_backward(into, *suffixes, out=out, lse=lse, scale=ctx.scale)
             for bucket in layout.buckets:
                 heads, longest = prefixes[1].shape[1], into.shape[2]
                 grad, query, output, sums = (

@@ -98,6 +98,8 @@ class PackedPass:
 
         AttentionInterface.register(_ATTENTION, _attention)
         config, batch = self._loaded.model.get_decoder().config, _Batch(layout)
+        if getattr(config, "attention_dropout", 0.0):
+            raise PackingError("attention with dropout")
         usual, token = config._attn_implementation, _batch.set(batch)
         config._attn_implementation = _ATTENTION
         try:
@@ -156,9 +158,7 @@ def _attention(
     """What transformers calls in each layer: [1, heads, tokens, size] to [1, tokens, heads, size]."""
     asked = [name for name in _UNKNOWN if more.get(name) is not None]
     if attention_mask is not None or dropout or asked:
-        raise PackingError(
-            f"attention with {', '.join(asked) or ('dropout' if dropout else 'a mask of its own')}"
-        )
+        raise PackingError(f"attention with {', '.join(asked) or 'dropout or a mask of its own'}")
     batch = _batch.get()
     batch.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
