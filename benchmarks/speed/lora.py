@@ -51,6 +51,7 @@ class Case:
         growth: Groups of a step at three sizes.
         learning_rate: The highest.
         rounds: How often each way is timed, after a run that is not.
+        hidden: Width of the random model; 0 where it is not random.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     growth: tuple[int, ...]
     learning_rate: float
     rounds: int
+    hidden: int = 0
 
 
 def cases(full: bool) -> dict[str, Case]:
@@ -73,7 +75,18 @@ def cases(full: bool) -> dict[str, Case]:
     small = Case(
         NAMES[0], "the miniature's model", 64, "miniature", 16, 50 if full else 8, (4, 8, 16), 1e-3, 2
     )
-    large = Case(NAMES[1], "a random Qwen3-VL", 256, "standard", 2, 50 if full else 3, (1, 2, 4), 1e-4, 1)
+    large = Case(
+        NAMES[1],
+        "a random Qwen3-VL",
+        256,
+        "standard",
+        2,
+        50 if full else 3,
+        (1, 2, 4),
+        1e-4,
+        1,
+        384 if full else 256,
+    )
     return {case.name: case for case in (small, large)}
 
 
@@ -225,11 +238,11 @@ class _Work:
                 self.folder,
             )
 
-    def a_step(self, dropout: float = 0.0, groups: int | None = None, steps: int = 2) -> float:
+    def a_step(self, dropout: float = 0.0, groups: int | None = None) -> float:
         """Seconds of a step, the images' features at hand."""
         with self.begun(SEEDS[0], dropout, groups) as begun:
             begun.trained(self, 1)
-            return begun.trained(self, steps)[1] / steps
+            return begun.trained(self, self.case.rounds)[1] / self.case.rounds
 
     def growth(self) -> Growth:
         """A step at several sizes."""
@@ -289,9 +302,9 @@ def _model_folder(case: Case, folder: Path, prompt: RenderedPrompt) -> Path:
     import setr_lib
     from benchmarks.speed.random_qwen import QwenSize, write_random_qwen
 
-    if case.name == NAMES[0]:
+    if not case.hidden:
         return Path(setr_lib.__file__).parent / "miniature" / "weights" / "mllm"
-    size = QwenSize(hidden=384, layers=8, side=case.side)
+    size = QwenSize(hidden=case.hidden, layers=8, side=case.side)
     words = " ".join([prompt.system, *(str(part) for part in prompt.parts), *COLOURS, *NOUNS, "make it"])
     return write_random_qwen(folder / f"qwen-{size.hidden}-{size.layers}-lora", size, words)
 
