@@ -211,10 +211,10 @@ class _Material:
         references = self._references
         rows, per_query = (self.queries, 1.0) if kind.per == "query" else (references, self._images_per_query)
         texts = self._tables
-        model = self.context.models.multimodal()
+        model = self.context.models.writer()
 
         def write(of: pl.DataFrame) -> object:
-            with tempfile.TemporaryDirectory() as folder, model.vision.separate_memory():
+            with tempfile.TemporaryDirectory() as folder, _forgetful(getattr(model, "vision", None)):
                 cache = ContentCache(Path(folder) / "texts.sqlite", CACHE_KIND)
                 generator = Generator(model, self.context.prompts(), cache, self.evaluated.kind)
                 return generate(kind, generator, of, references, texts)

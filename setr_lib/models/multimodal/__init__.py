@@ -17,10 +17,12 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``generation``      greedy answers over token rows
 ``plain_pass``      the same by transformers' own means: the reference, and for other architectures
 ``caching_check``   whether the cached passes and the plain one give the same scores
+``endpoint``        ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
 ``errors``          ``JudgeError``, ``RefusedTextError``
 ==================  ====================================================================================
 """
 
+from setr_lib.models.multimodal.endpoint import EndpointError, EndpointModel
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.model import MultimodalModel
 from setr_lib.models.multimodal.pictures import Picture, PictureError
@@ -34,10 +36,15 @@ from setr_lib.models.multimodal.prompt import (
 )
 from setr_lib.models.multimodal.token_rows import TokenRow
 
+TextModel = MultimodalModel | EndpointModel
+"""Who can be asked for generated texts."""
+
 __all__ = [
     "CANDIDATE",
     "IMAGE",
     "REFERENCE",
+    "EndpointError",
+    "EndpointModel",
     "ImageSlot",
     "JudgeError",
     "MultimodalModel",
@@ -46,5 +53,6 @@ __all__ = [
     "RefusedTextError",
     "RenderedPrompt",
     "Request",
+    "TextModel",
     "TokenRow",
 ]
