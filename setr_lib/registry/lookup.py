@@ -1,8 +1,8 @@
 """Look-ups in MLflow's SQLite file without importing MLflow, which takes seconds: a search needs no more.
 
 Only a file whose tables are of the revision that the installed MLflow makes is read so, and only for what is
-a plain look-up there. Wherever there is a doubt (another revision, a busy or damaged file, workspaces), nothing
-is answered, and the caller asks MLflow's client, which has the errors, too.
+a plain look-up there. Wherever there is a doubt (another revision, a busy or damaged file, workspaces),
+nothing is answered, and the caller asks MLflow's client, which has the errors, too.
 """
 
 from __future__ import annotations

@@ -150,18 +150,16 @@ class EndpointModel:
                 stop.now(EndpointError("interrupted"))
                 raise
         unclear = next((answer for answer in made if isinstance(answer, _UnclearError)), None)
-        if unclear is not None and not any(isinstance(answer, str) for answer in made):
-            if (broken := self._broken()) is not None:
-                fatal = EndpointError(f"{unclear}; {broken}")
-                return [fatal if isinstance(answer, _UnclearError) else answer for answer in made]
-        return made
+        is_answering = unclear is None or any(isinstance(answer, str) for answer in made)
+        if is_answering or (broken := self._broken()) is None:
+            return made
+        fatal = EndpointError(f"{unclear}; {broken}")
+        return [fatal if isinstance(answer, _UnclearError) else answer for answer in made]
 
     def _broken(self) -> str | None:
         """What is wrong with the server, where it does not answer to anything."""
         try:
             self._answer([{"role": "user", "content": "Say yes."}], 1)
-        except RefusedTextError as error:
-            return f"nor does it answer a plain text ({error})"
         except JudgeError as error:
             return f"nor does it answer a plain text ({error})"
         return None
@@ -197,13 +195,14 @@ class EndpointModel:
     def _text(self, response: Any) -> str:
         """The text of a response, which may be anything that a server sends."""
         choices = getattr(response, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(choice, "message", None)
         if message is None:
             raise _UnclearError(self._not_understood("it has no choices"))
         content = getattr(message, "content", None)
         if isinstance(content, str):
             return content.strip()
-        refusal = getattr(message, "refusal", None) or getattr(choices[0], "finish_reason", None)
+        refusal = getattr(message, "refusal", None) or getattr(choice, "finish_reason", None)
         raise RefusedTextError(
             f"the model {self.name} gave no text ({self._quoted(str(refusal or 'no reason given'))})"
         )
@@ -223,13 +222,13 @@ class EndpointModel:
             return EndpointError(f"{told}; {how}")
         if 300 <= status < 400:
             return EndpointError(
-                f"{self._where} redirects elsewhere ({status}), which is not followed: write the address that "
-                "answers itself into [models.judge.endpoint] url"
+                f"{self._where} redirects elsewhere ({status}), which is not followed: write the address "
+                "that answers itself into [models.judge.endpoint] url"
             )
         if status == 404:
             return EndpointError(
-                f"{told}; is its model called {self.name!r} ([models.judge.endpoint] model), and does url end "
-                "as the server says, with /v1?"
+                f"{told}; is its model called {self.name!r} ([models.judge.endpoint] model), and does url "
+                "end as the server says, with /v1?"
             )
         if status == 429:
             return EndpointError(
