@@ -99,8 +99,8 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
         "search-start",
         f"`setr search` in a new process, both stages, {K} candidates judged, the drawn world's models",
         ours,
-        "a plain script: imports of lancedb, open_clip, torch and transformers, both models loaded, one image "
-        "encoded and searched, nothing judged",
+        "a plain script: imports of lancedb, open_clip, torch and transformers, both models loaded, one "
+        "image encoded and searched, nothing judged",
         plain,
         equal=equal and len(_ids(first["ours"])) == K,
         checked="the script finds the reference itself nearest, by the vector that SETR has stored; every "

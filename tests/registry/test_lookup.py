@@ -21,7 +21,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> MlflowRegistry:
     client.create_registered_model("mine")
     for number in (1, 2, 3):
         tags = {"setr.label": f"it's {number}", "other": "x"}
-        client.create_model_version("mine", source=f"models:/m-{number}", tags=tags)
+        source = (root / "mlartifacts" / str(number)).as_uri()
+        client.create_model_version("mine", source=source, tags=tags)
     client.set_registered_model_alias("mine", "champion", "1")
     client.set_registered_model_alias("mine", "best", "1")
     client.set_registered_model_alias("mine", "challenger", "3")

@@ -16,9 +16,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from setr_lib.commands.setup_checks import Check, configured
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
 from setr_lib.models.multimodal import EndpointError, EndpointModel, PictureError, RefusedTextError
+from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import JudgeSettings, SettingsError, load_settings
 from setr_lib.tables import GALLERY
 from setr_lib.texts.generation import CACHE_KIND, describe_images
@@ -58,7 +60,7 @@ def gallery(tmp_path: Path) -> pl.DataFrame:
 
 def judge(server: StandIn | str, **keys: Any) -> JudgeSettings:
     url = server if isinstance(server, str) else server.url
-    fast = {"timeout": 5.0, "retries": 1, "concurrency": 2}
+    fast = {"timeout": 60.0, "retries": 1, "concurrency": 2}
     return JudgeSettings.model_validate({"endpoint": {"url": url, "model": "big", **fast, **keys}})
 
 
@@ -115,7 +117,7 @@ def test_pictures_are_sent_as_pixels_and_answers_kept_under_the_endpoints_model(
 def test_no_more_requests_are_under_way_than_settings_say(
     prompts: PromptSet, gallery: pl.DataFrame, tmp_path: Path
 ) -> None:
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=60)
 
     def answer(request: dict[str, Any]) -> Reply:
         if width_of(request) < 11:
@@ -123,7 +125,7 @@ def test_no_more_requests_are_under_way_than_settings_say(
         return said("a picture")
 
     with stand_in(answer) as server:
-        made = described(server, prompts, gallery, tmp_path, concurrency=3, timeout=30.0)
+        made = described(server, prompts, gallery, tmp_path, concurrency=3)
     assert set(made["status"]) == {"ok"}
     assert server.most == 3
 
@@ -344,3 +346,45 @@ def test_a_key_whose_variable_is_not_set_is_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(EndpointError, match="MY_KEY"):
         model_of("http://127.0.0.1:1/v1", key_variable="MY_KEY")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "words"),
+    [
+        ("https://example.org/v1", "warning", "pictures LEAVE THIS MACHINE, to example.org"),
+        ("http://127.0.0.1:8000/v1", "ok", "to 127.0.0.1:8000, on this machine"),
+    ],
+)
+def test_doctor_says_who_writes_texts_and_where_pictures_go(
+    url: str, status: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "setr.toml"
+    file.write_text(f'[models.judge.endpoint]\nurl = "{url}"\nmodel = "big"\nkey_variable = "MY_KEY"\n')
+    settings = load_settings(file)
+
+    def check() -> Check:
+        return next(check for check in configured(settings, set()) if check.what == "endpoint of texts")
+
+    monkeypatch.delenv("MY_KEY", raising=False)
+    assert check().status == "missing" and "MY_KEY" in check().detail
+    monkeypatch.setenv("MY_KEY", KEY)
+    assert check().status == status
+    assert words in check().detail and "'big'" in check().detail
+    assert pipeline_context(settings).models.writer().id == "openai-endpoint:big"
+
+
+def test_pictures_go_elsewhere_only_by_a_settings_file_that_nobody_else_could_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "setr.toml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SETR_CONFIG", raising=False)
+    for url, is_taken in (("https://example.org/v1", False), ("http://127.0.0.1:1/v1", True)):
+        file.write_text(f'[models.judge]\nendpoint = "{url}"\n')
+        file.chmod(0o666)
+        if is_taken:
+            assert load_settings().models.judge.endpoint.url == url
+        else:
+            with pytest.raises(SettingsError, match="would send pictures there"):
+                load_settings()
+        assert load_settings(file).models.judge.endpoint.url == url
