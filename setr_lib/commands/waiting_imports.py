@@ -2,7 +2,7 @@
 off until it is called after all.
 
 ``import lancedb`` builds the classes of a REST client; ``import torchvision`` brings torch's compiler in for
-one check; transformers' losses, SciPy. Together they are a fifth of the imports of a search. While
+one check (so does transformers, where the multimodal LLM is loaded); transformers' losses, SciPy. While
 :func:`waiting_imports` holds, such a module is a placeholder: the names that are known here import the real
 module when they are called, subclassed or asked for an attribute; any other name imports it at once. So what
 is computed is the same, whatever is used.
