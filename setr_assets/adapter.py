@@ -21,6 +21,7 @@ from setr_assets.code_versions import (
     search_of,
     texts_of,
     when,
+    written_with,
 )
 from setr_assets.composing import POOL
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
@@ -100,7 +101,9 @@ reranker_adapter, registered_reranker, promoted_reranker = trained_system_assets
         when(reranked_need("captions"), "prompts:describe", "models.judge.max_new_tokens"),
         when(reranked_need("compositions"), "prompts:compose", "models.judge.max_new_tokens"),
         when(reads_key("coarse.anchor_share", reranked=True), "coarse.anchor_share"),
-        texts_of(RERANKED_TEXTS),
+        written_with(reranked_need("captions")),
+        written_with(reranked_need("compositions")),
+        *texts_of(RERANKED_TEXTS),
         options_of(RERANKED_OPTIONS),
     ),
     kinds={"polars", "parquet"},

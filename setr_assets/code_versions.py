@@ -126,6 +126,11 @@ NOT_READ = {
     "models.judge.batch_size": _SPEED,
     "models.judge.pair_batch_size": _SPEED,
     "models.reranker.pair_batch_size": _SPEED,
+    "models.judge.endpoint.url": "where its model is asked; that it is asked at all is read by `when`",
+    "models.judge.endpoint.key_variable": "who asks, not what is answered",
+    "models.judge.endpoint.concurrency": _SPEED,
+    "models.judge.endpoint.timeout": _SPEED,
+    "models.judge.endpoint.retries": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
     "reranking.adapter.checkpoint_every": "how much a kill can cost",
     "registry.tracking_uri": _PLACE,
@@ -517,7 +522,22 @@ def reranked_spaces(settings: Settings) -> list[str]:
     return searched_spaces(settings, settings.reranked_methods)
 
 
-def texts_of(texts: str) -> When:
+def written_with(holds: Callable[[Settings], bool]) -> When:
+    """What generated texts are written with besides the local model: the endpoint's, where one is named.
+
+    Args:
+        holds: Whether any text is written.
+
+    Returns:
+        The conditional reads.
+    """
+    return when(
+        lambda settings: settings.models.judge.endpoint.url is not None and holds(settings),
+        "models.judge.endpoint.model",
+    )
+
+
+def texts_of(texts: str) -> tuple[When, When]:
     """What the generated texts that methods bring themselves are made with.
 
     Args:
@@ -530,7 +550,7 @@ def texts_of(texts: str) -> When:
     def holds(settings: Settings) -> bool:
         return any(_method_reads(settings, name).kinds for name in _bringing(settings, texts))
 
-    return when(holds, "model:judge", "models.judge.max_new_tokens", texts)
+    return when(holds, "model:judge", "models.judge.max_new_tokens", texts), written_with(holds)
 
 
 def _bringing(settings: Settings, texts: str) -> tuple[str, ...]:

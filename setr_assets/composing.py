@@ -8,7 +8,7 @@ import dagster as dg
 
 from setr_assets import previews
 from setr_assets.blueprints import evaluation_asset
-from setr_assets.code_versions import RANKED_TEXTS, text_needed, texts_of, when
+from setr_assets.code_versions import RANKED_TEXTS, text_needed, texts_of, when, written_with
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
 from setr_lib.pipeline.context import PipelineContext
@@ -29,7 +29,10 @@ UNFIT = "imported, but left aside: the picture or query has changed"
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=(when(text_needed("captions"), "model:judge", "models.judge.max_new_tokens", "prompts:describe"),),
+    reads=(
+        when(text_needed("captions"), "model:judge", "models.judge.max_new_tokens", "prompts:describe"),
+        written_with(text_needed("captions")),
+    ),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
     pool=POOL,
@@ -59,6 +62,7 @@ def reference_captions(
     number="1",
     reads=(
         when(text_needed("compositions"), "model:judge", "models.judge.max_new_tokens", "prompts:compose"),
+        written_with(text_needed("compositions")),
     ),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images"],
@@ -87,7 +91,7 @@ def query_compositions(
 @evaluation_asset(
     group=GROUP,
     number="1",
-    reads=(texts_of(RANKED_TEXTS),),
+    reads=texts_of(RANKED_TEXTS),
     kinds={"huggingface", "polars"},
     deps=["queries", "gallery_images", "reference_captions", "query_compositions"],
     pool=POOL,

@@ -67,6 +67,7 @@ def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> i
 
 
 def _run(options: argparse.Namespace) -> int:
+    from setr_lib.commands.waiting_imports import waiting_imports
     from setr_lib.pipeline.storage import places_of
 
     settings = load_settings(options.config)
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     command: Command = options.command
     if command not in (_env, _doctor):
         _look_at_place(settings)
-    with explained(places_of(settings)):
+    with explained(places_of(settings)), waiting_imports():
         return command(settings, options)
 
 

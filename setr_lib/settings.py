@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -409,6 +410,93 @@ class SpaceSettings(Section):
         return {**options, **paths}
 
 
+class EndpointSettings(Section):
+    """An OpenAI-compatible server (vLLM's, say) whose model writes the generated texts in place of the local
+    one; the judge stays local. Pictures are sent there.
+    """
+
+    url: str | None = None
+    """Where it is, e.g. ``http://127.0.0.1:8000/v1``; left out: texts are written locally. ``https``, or
+    ``http`` on this machine alone."""
+    model: str | None = None
+    """What the server calls its model; ``[models.judge] name`` by default. It is part of every cache key, the
+    address is not."""
+    key_variable: str | None = None
+    """The name of the environment variable that holds the API key; none by default. The key itself never
+    stands in a file."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Requests that are under way at once."""
+    timeout: float = Field(default=120.0, gt=0, le=3600)
+    """Seconds that a request may take, each try of it."""
+    retries: int = Field(default=3, ge=0, le=10)
+    """Tries after the first one, with growing pauses, where the server is busy or fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_key_in_a_file(cls, values: object) -> object:
+        names = {"key", "api_key", "apikey", "token", "secret", "password"}
+        if isinstance(values, Mapping) and (found := sorted(names.intersection(map(str, values)))):
+            raise ValueError(
+                f"{found[0]}: a key does not belong into settings: put it into an environment variable, and "
+                "name that variable in key_variable"
+            )
+        return values
+
+    @field_validator("url")
+    @classmethod
+    def _safe_address(cls, url: str | None) -> str | None:
+        return None if url is None else _endpoint_address(url)
+
+    @field_validator("key_variable")
+    @classmethod
+    def _name_of_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+            raise ValueError(  # what stands there may be a key: it is not repeated
+                "write the name of an environment variable (capitals, digits and '_'), not the key itself"
+            )
+        return name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server runs on this machine."""
+        return self.url is not None and _is_loopback(urlsplit(self.url).hostname or "")
+
+
+def _endpoint_address(url: str) -> str:
+    """The address of a server that pictures may be sent to.
+
+    Raises:
+        ValueError: It is none; the message does not repeat it, for it may hold a key.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("not an address: write e.g. http://127.0.0.1:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not host or any(character.isspace() for character in url):
+        raise ValueError("not an address: write e.g. http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "write the address alone, without a name, password, query or fragment; a key is put into an "
+            "environment variable that key_variable names"
+        )
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ValueError(
+            "plain http sends pictures and key readably: use https, or http on this machine alone "
+            "(127.0.0.1, ::1 or localhost; a tunnel by ssh -L is there, too)"
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class JudgeSettings(Section):
     """The multimodal LLM that describes, composes and judges: an image-text-to-text model of transformers."""
 
@@ -424,6 +512,13 @@ class JudgeSettings(Section):
     pair_batch_size: Count = 128
     """Candidates per forward pass of the judge."""
     max_new_tokens: Count = 256
+    endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
+    """Who writes the generated texts in place of this model; the address alone may be given, too."""
+
+    @field_validator("endpoint", mode="before")
+    @classmethod
+    def _address_alone(cls, endpoint: object) -> object:
+        return {"url": endpoint} if isinstance(endpoint, str) else endpoint
 
     @field_validator("prompts")
     @classmethod
@@ -798,6 +893,11 @@ class Settings(BaseSettings):
                 named.append("[models.judge] trust_remote_code = true")
             if named:
                 raise ValueError(f"{' and '.join(named)} would run code, {UNTRUSTED}")
+            endpoint = self.models.judge.endpoint
+            if endpoint.url is not None and not endpoint.is_local:
+                raise ValueError(
+                    f"[models.judge.endpoint] url = {endpoint.url!r} would send pictures there, {UNTRUSTED}"
+                )
         return self
 
     @classmethod

@@ -224,7 +224,8 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
     judged = _judging(context, queries, trains)
     devices = [getattr(space, "device", context.settings.models.device) for space in spaces.values()]
     of_space = devices[0] if devices else context.settings.models.device
-    device = str(context.models.multimodal().device if written or judged else of_space)
+    uses_local = judged or (written and not _endpoint_writes(context))
+    device = str(context.models.multimodal().device if uses_local else of_space)
 
     def embedded(name: str, files: Sequence[PictureFile]) -> object:
         space = spaces[name]
@@ -284,13 +285,17 @@ def _has_captions_only(context: PipelineContext, key: str, sample: int) -> bool:
 def _written(
     context: PipelineContext, key: str, pictures: Sequence[Picture], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Seconds per generated text that configured methods read, by kind; no model is loaded for none."""
+    """Seconds per generated text that configured methods read, by kind; no model is loaded for none. Of an
+    endpoint nothing is measured: pictures would be sent there, and its speed is none of this machine's.
+    """
     from setr_lib.datasets import evaluation_set
     from setr_lib.models.multimodal import IMAGE, REFERENCE, Request
     from setr_lib.texts.generation import answers_or_errors
 
     needed, kind = context.methods.texts_needed, evaluation_set(context.settings, key).kind
-    prompts, model = context.prompts(), context.models.multimodal
+    prompts, model = context.prompts(), context.models.writer
+    if _endpoint_writes(context):
+        return {}
 
     def described(items: Sequence[Picture]) -> object:
         template = prompts.get("describe", kind)
@@ -311,6 +316,10 @@ def _written(
         pairs = [(pictures[i % len(pictures)], text) for i, text in enumerate(texts)]
         found[COMPOSITIONS] = _seconds_each(composed, pairs)
     return found
+
+
+def _endpoint_writes(context: PipelineContext) -> bool:
+    return context.settings.models.judge.endpoint.url is not None
 
 
 def _judging(context: PipelineContext, queries: Sequence[JudgedQuery], trains: bool) -> float:
@@ -574,7 +583,19 @@ def _print_costs(
         "scores"
     )
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
+    if found.texts and _endpoint_writes(context):
+        console.print(_endpoint_words(context.settings, found.texts))
     console.print("kept results are not subtracted: a second run repeats none of them")
+
+
+def _endpoint_words(settings: Settings, texts: int) -> str:
+    from setr_lib.models.multimodal.endpoint import endpoint_host, endpoint_id
+
+    judge = settings.models.judge
+    return (
+        f"texts: {texts:,} requests with pictures to {endpoint_host(judge)} ({endpoint_id(judge)}), "
+        f"{judge.endpoint.concurrency} at once; their time is not measured and not in the time above"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
 from setr_lib.commands.outputs import check_output_file
 from setr_lib.errors import SetrError
+from setr_lib.models.read_ahead import read_ahead
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
@@ -80,6 +81,9 @@ def run(
             f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
             f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
         )
+    chosen = context.methods.get(method or settings.coarse.default)
+    asks = wanted is not None or bool(chosen.needs or chosen.texts)
+    read_ahead(settings, space=chosen.space, judge=asks)
     with progress_on_terminal() as progress:
         # One query is not worth holding the gallery's vectors for.
         retriever = Retriever.from_evaluation_set(key, settings, hold_vectors=False)

@@ -93,6 +93,7 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         _encoder(settings),
         *_spaces(settings),
         _judge(settings),
+        *_endpoint(settings),
         *_qwen_reranker(settings),
         _prompts(settings, kinds),
         _methods(settings),
@@ -224,6 +225,24 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
 
 def _judge(settings: Settings) -> Check:
     return _hub_model("multimodal LLM", settings.judge_name, settings.models.judge.revision)
+
+
+def _endpoint(settings: Settings) -> Iterator[Check]:
+    """The endpoint that writes texts, where one is named: which model, and where pictures go."""
+    from setr_lib.models.multimodal.endpoint import endpoint_host, endpoint_problem
+
+    judge, endpoint = settings.models.judge, settings.models.judge.endpoint
+    if endpoint.url is None:
+        return
+    what, host = "endpoint of texts", endpoint_host(judge)
+    if problem := endpoint_problem(judge):
+        yield Check(what, endpoint.url, "missing", f"[models.judge.endpoint] {problem}")
+        return
+    who = f"captions, compositions and other texts are written by {endpoint.model or judge.name!r} there"
+    if endpoint.is_local:
+        yield Check(what, endpoint.url, "ok", f"{who}; pictures are sent to {host}, on this machine")
+    else:
+        yield Check(what, endpoint.url, "warning", f"{who}: pictures LEAVE THIS MACHINE, to {host}")
 
 
 def _qwen_reranker(settings: Settings) -> Iterator[Check]:

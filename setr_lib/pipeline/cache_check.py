@@ -217,14 +217,14 @@ class _Answers:
 
     @property
     def model(self) -> MultimodalModel | None:
-        """The model whose memory of pictures must not answer."""
-        return self.context.models.multimodal()
+        """The model whose memory of pictures must not answer; an endpoint has none here."""
+        return None if self.context.settings.models.judge.endpoint.url else self.context.models.multimodal()
 
     def again(self, keys: list[str], scratch: ContentCache) -> dict[str, str]:
         from setr_lib.texts.generation import kept_answers
 
         requests = {key: self.keys[key] for key in keys}
-        return kept_answers(self.context.models.multimodal(), requests, scratch, silent, self.what)[0]
+        return kept_answers(self.context.models.writer(), requests, scratch, silent, self.what)[0]
 
     def difference(self, key: str, kept: str, made: str) -> str | None:
         if kept == made:
@@ -303,7 +303,7 @@ def _of_set(context: PipelineContext, evaluated: EvaluationSet) -> Iterator[_Sco
 def _generator(context: PipelineContext, dataset: str) -> Any:
     from setr_lib.texts.generation import CACHE_KIND, Generator
 
-    model, prompts = context.models.multimodal(), context.prompts()
+    model, prompts = context.models.writer(), context.prompts()
     return Generator(model, prompts, context.cache(CACHE_KIND), dataset)
 
 

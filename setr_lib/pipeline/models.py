@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
 if TYPE_CHECKING:
-    from setr_lib.models.multimodal import MultimodalModel
+    from setr_lib.models.multimodal import EndpointModel, MultimodalModel, TextModel
     from setr_lib.registry.bundle import Bundle
     from setr_lib.spaces.space import EmbeddingSpace
 
@@ -34,6 +34,7 @@ class Models:
         self._bundle_of = bundle_of
         self._spaces: dict[str, EmbeddingSpace] = {}
         self._multimodal: dict[str | None, MultimodalModel] = {}
+        self._endpoint: EndpointModel | None = None
 
     def space(self, name: str = DEFAULT_SPACE) -> EmbeddingSpace:
         """An embedding space that settings describe.
@@ -83,6 +84,24 @@ class Models:
                     model.share_vision(other)
                 self._multimodal[version] = model
             return self._multimodal[version]
+
+    def writer(self) -> TextModel:
+        """Who writes generated texts: the model of the endpoint that settings name, else the multimodal LLM.
+
+        Returns:
+            The model.
+
+        Raises:
+            JudgeError: It cannot be loaded, or something is missing to ask the endpoint.
+        """
+        if self.settings.models.judge.endpoint.url is None:
+            return self.multimodal()
+        from setr_lib.models.multimodal import EndpointModel
+
+        with self.lock:
+            if self._endpoint is None:
+                self._endpoint = EndpointModel.from_settings(self.settings.models.judge)
+            return self._endpoint
 
     def _adapted(self, version: str) -> MultimodalModel:
         from setr_lib.models.multimodal import JudgeError

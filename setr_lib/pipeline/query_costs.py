@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from setr_lib.evaluation.row import Row
     from setr_lib.methods.inputs import GalleryIndex, MethodInputs, SearchedGallery
+    from setr_lib.models.multimodal.vision import VisionTower
     from setr_lib.pipeline.query_set import QuerySet
     from setr_lib.pipeline.reranking import OpenReranker
     from setr_lib.pipeline.reranking_run import RerankingRun
@@ -215,10 +217,10 @@ class _Material:
         references = self._references
         rows, per_query = (self.queries, 1.0) if kind.per == "query" else (references, self._images_per_query)
         texts = self._tables
-        model = self.context.models.multimodal()
+        model = self.context.models.writer()
 
         def write(of: pl.DataFrame) -> object:
-            with tempfile.TemporaryDirectory() as folder, model.vision.separate_memory():
+            with tempfile.TemporaryDirectory() as folder, _forgetful(getattr(model, "vision", None)):
                 cache = ContentCache(Path(folder) / "texts.sqlite", CACHE_KIND)
                 generator = Generator(model, self.context.prompts(), cache, self.evaluated.kind)
                 return generate(kind, generator, of, references, texts)
@@ -296,10 +298,13 @@ class _Material:
         return replace(known, queries=plain_queries(self.queries, encoder))
 
 
+def _forgetful(vision: VisionTower | None) -> AbstractContextManager[None]:
+    """A block in which a model's pictures are seen anew; nothing for a model that remembers none here."""
+    return nullcontext() if vision is None else vision.separate_memory()
+
+
 def _per_query(reranker: OpenReranker, asked: list) -> Cost:
     """Scoring the candidates of queries, with every picture seen anew."""
-    from contextlib import nullcontext
-
     from setr_lib.reranking.checked_scores import checked_scores
 
     if not asked:
@@ -308,7 +313,7 @@ def _per_query(reranker: OpenReranker, asked: list) -> Cost:
     vision = getattr(model, "vision", None)
     pairs = sum(len(query.candidates) for query in asked)
     checked_scores(reranker.scorer, asked[:1])
-    with nullcontext() if vision is None else vision.separate_memory():
+    with _forgetful(vision):
         seconds = _seconds(lambda: checked_scores(reranker.scorer, asked))
     return Cost(1000 * seconds / len(asked), pairs / len(asked) if model is not None else 0.0)
 

@@ -108,7 +108,7 @@ def captions_of_references(context: PipelineContext, key: str, progress: Progres
     images = images.filter(images["image_id"].is_in(references.unique().implode()))
 
     def describe(rest: pl.DataFrame) -> pl.DataFrame:
-        model, cache = context.models.multimodal(), context.cache(CACHE_KIND)
+        model, cache = context.models.writer(), context.cache(CACHE_KIND)
         return describe_images(model, context.prompts(), rest, cache, calls, evaluated.kind)
 
     filled = describe_with(context.imported_captions(evaluated.dataset), images, describe)
@@ -149,7 +149,7 @@ def compositions_of_queries(context: PipelineContext, key: str, progress: Progre
     gallery = context.tables.read("gallery_images", GALLERY, key)
 
     def compose(rest: pl.DataFrame) -> pl.DataFrame:
-        model, cache = context.models.multimodal(), context.cache(CACHE_KIND)
+        model, cache = context.models.writer(), context.cache(CACHE_KIND)
         return compose_queries(model, context.prompts(), rest, gallery, cache, kind, calls)
 
     filled = compose_with(context.imported_compositions(key), queries, gallery, compose)

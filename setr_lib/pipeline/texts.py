@@ -118,7 +118,7 @@ def make_texts(
 
     def write(kind: TextKind, rows: pl.DataFrame) -> pl.DataFrame:
         generator = Generator(
-            context.models.multimodal(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
+            context.models.writer(), context.prompts(), context.cache(CACHE_KIND), dataset, progress
         )
         return generate(kind, generator, rows, references, {**texts, **frames})
 
@@ -167,7 +167,7 @@ def texts_for(
 
     methods = list(methods)
     kinds = text_kinds(methods)
-    model, prompts, cache = context.models.multimodal, context.prompts(), context.cache(CACHE_KIND)
+    model, prompts, cache = context.models.writer, context.prompts(), context.cache(CACHE_KIND)
     needed = written_texts(methods, prompts, dataset).union(also)
     texts: dict[str, pl.DataFrame] = {}
     if CAPTIONS in needed:

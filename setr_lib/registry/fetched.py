@@ -4,6 +4,7 @@ remote store it is fetched once, whole or not at all.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,8 +76,17 @@ def local_folder(registry: MlflowRegistry, info: VersionInfo) -> Path | None:
     """
     if not info.model_uri.startswith(_LOGGED_MODEL):
         return None
-    logged = registry.client.get_logged_model(info.model_uri.rpartition("/")[2])
-    return next(iter(artifact_folders(logged.artifact_location, registry.artifact_root)), None)
+    location = _location(registry, info.model_uri.rpartition("/")[2])
+    return next(iter(artifact_folders(location, registry.artifact_root)), None)
+
+
+def _location(registry: MlflowRegistry, model_id: str) -> str | None:
+    """Where MLflow says that the artifacts of a logged model are."""
+    try:
+        found = None if (quick := registry.quick()) is None else quick.location(model_id)
+    except sqlite3.Error:  # the client tries longer, and tells what is wrong
+        found = None
+    return found or registry.client.get_logged_model(model_id).artifact_location
 
 
 def whole(folder: Path, name: str, info: VersionInfo, names: Sequence[str]) -> dict[str, Path]:

@@ -6,10 +6,11 @@ and ``challenger`` for the newest that did not beat it.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.fetched import fetched, local_folder, whole
@@ -20,8 +21,10 @@ from setr_lib.registry.runs import RUN_TAG
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from setr_lib.registry.lookup import Lookup
     from setr_lib.registry.store import MlflowRegistry
 
+_Found = TypeVar("_Found")
 CHAMPION, CHALLENGER = "champion", "challenger"
 LABEL_TAG = "setr.label"
 """The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
@@ -106,6 +109,10 @@ class RegisteredModel:
         Raises:
             RegistryError: There is no such version; the message names those that there are.
         """
+        if (
+            stored := _looked_up(self._registry, lambda quick: quick.version(self.name, version))
+        ) is not None:
+            return VersionInfo(stored.version, stored.run_id, stored.aliases, stored.source, stored.tags)
         from mlflow.exceptions import MlflowException
 
         try:
@@ -248,6 +255,9 @@ class RegisteredModel:
     def _aliased(self, alias: str) -> str | None:
         if not self._registry.exists():
             return None
+        found = _looked_up(self._registry, lambda quick: (quick.aliased(self.name, alias),))
+        if found is not None:
+            return found[0]
         from mlflow.exceptions import MlflowException
 
         try:
@@ -325,6 +335,14 @@ def _promised(
     if measure is not None:
         measure.of(tags, model_uri)
     return {name: value for name, value in tags.items() if name.startswith("setr.") or name in needed}
+
+
+def _looked_up(registry: MlflowRegistry, ask: Callable[[Lookup], _Found | None]) -> _Found | None:
+    """What a look-up without MLflow finds; None where MLflow's client must be asked."""
+    try:
+        return None if (quick := registry.quick()) is None else ask(quick)
+    except sqlite3.Error:  # the client tries longer, and tells what is wrong
+        return None
 
 
 def _info(version: ModelVersion) -> VersionInfo:

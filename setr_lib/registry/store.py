@@ -22,6 +22,7 @@ from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
 from setr_lib.registry.locations import relocate_own
+from setr_lib.registry.lookup import Lookup, lookup_of
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.registry.runs import TrainingRuns
@@ -102,6 +103,19 @@ class MlflowRegistry:
                 raise
             self._client = client
         return self._client
+
+    def quick(self) -> Lookup | None:
+        """Look-ups that need no MLflow; None where the client must be asked, which was opened, say.
+
+        Raises:
+            RegistryError: The store's database is damaged.
+        """
+        if self._client is not None or self.database is None:
+            return None
+        self._refuse_damaged()
+        if (found := lookup_of(self.database)) is not None:
+            self._settle()
+        return found
 
     def exists(self) -> bool:
         """Whether there is a store to look into; never creates one."""

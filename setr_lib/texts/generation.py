@@ -19,11 +19,13 @@ from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import (
     IMAGE,
     REFERENCE,
-    MultimodalModel,
+    EndpointError,
+    EndpointModel,
     Picture,
     PictureError,
     RefusedTextError,
     Request,
+    TextModel,
 )
 from setr_lib.progress import Progress, silent
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, conform
@@ -61,7 +63,7 @@ class Generator:
     ``dataset`` (the kind of data set, e.g. ``fashioniq``) selects the prompt files of that kind.
     """
 
-    model: MultimodalModel
+    model: TextModel
     prompts: PromptSet
     cache: ContentCache
     dataset: str | None = None
@@ -236,7 +238,7 @@ class _Asked:
     def _request(
         self,
         row: Mapping[str, Any],
-        model: MultimodalModel,
+        model: TextModel,
         template: PromptTemplate,
         wanted: dict[str, Request],
     ) -> str | None:
@@ -283,7 +285,7 @@ class _Asked:
 
 
 def text_key(
-    model: MultimodalModel,
+    model: TextModel,
     prompt_hash: str,
     identity: str,
     kind: TextKind,
@@ -320,7 +322,7 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def describe_images(
-    model: MultimodalModel,
+    model: TextModel,
     prompts: PromptSet,
     images: pl.DataFrame,
     cache: ContentCache,
@@ -348,7 +350,7 @@ def describe_images(
 
 
 def compose_queries(
-    model: MultimodalModel,
+    model: TextModel,
     prompts: PromptSet,
     queries: pl.DataFrame,
     gallery: pl.DataFrame,
@@ -418,7 +420,7 @@ def composition_key(
 
 
 def kept_answers(
-    model: MultimodalModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
+    model: TextModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The model's answers, kept ones from a cache, new ones stored batch by batch.
 
@@ -431,6 +433,9 @@ def kept_answers(
 
     Returns:
         Answers by key, and the reasons of those that could not be had.
+
+    Raises:
+        EndpointError: The model is behind an endpoint that cannot be used; what was answered is kept.
     """
     answers = cache.get_many(wanted)
     missing = [key for key in wanted if key not in answers]
@@ -445,11 +450,13 @@ def kept_answers(
         )
         cache.put_many(fresh)
         answers.update(fresh)
+        if (stop := next((answer for answer in made if isinstance(answer, EndpointError)), None)) is not None:
+            raise stop
         progress(len(answers) + len(failures), len(wanted), what)
     return answers, failures
 
 
-def answers_or_errors(model: MultimodalModel, requests: Sequence[Request]) -> list[str | SetrError]:
+def answers_or_errors(model: TextModel, requests: Sequence[Request]) -> list[str | SetrError]:
     """The answers to requests, less those that cannot be asked; the others are answered together.
 
     Args:
@@ -458,8 +465,11 @@ def answers_or_errors(model: MultimodalModel, requests: Sequence[Request]) -> li
 
     Returns:
         An answer for each; the error in its place where a picture cannot be opened or is refused by the
-        model's processor, or the text by its tokenizer.
+        model's processor, or the text by its tokenizer. Of an endpoint, see
+        :meth:`EndpointModel.answers_or_errors`.
     """
+    if isinstance(model, EndpointModel):
+        return model.answers_or_errors(requests)
     try:
         return list(model.generate(requests))
     except (PictureError, RefusedTextError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,35 +162,38 @@ def test_search_without_a_number_shows_as_many_as_are_judged(
     assert re.findall(r"^ +(\d+) ", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3", "4"]
 
 
-def test_search_answers_with_a_table_and_a_sheet(
-    settings: Settings, first: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+SEARCH = """
+import sys
+from setr_lib.cli import main
+status = main(sys.argv[1:])
+print("imported:", *sorted(name for name in sys.modules if "." not in name))
+sys.exit(status)
+"""
+NOT_SEARCHED_WITH = {
+    *("alembic", "dagster", "fastapi", "matplotlib", "mlflow", "openai", "scipy", "sentence_transformers"),
+    *("sklearn", "sqlalchemy", "timm"),
+}
+"""What takes long to import, and no search needs."""
+
+
+def test_search_answers_with_a_table_and_a_sheet_and_imports_no_more_than_it_uses(
+    settings: Settings, first: Run, tmp_path: Path
 ) -> None:
     image = next((settings.base_dir / "data" / "circo").rglob("*.jpg"))
     sheet = tmp_path / "out" / "sheet.png"
     config = ["--config", str(settings.base_dir / "setr.toml")]
-    assert (
-        main(
-            [
-                *config,
-                "search",
-                str(image),
-                "make it red",
-                "--dataset",
-                "circo",
-                "--k",
-                "3",
-                "--output",
-                str(sheet),
-            ]
-        )
-        == 0
-    )
-    printed = capsys.readouterr().out
+    asked = ["search", str(image), "make it red", "--dataset", "circo", "--k", "3", "--output", str(sheet)]
+    command = [sys.executable, "-c", SEARCH, *config, *asked]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    printed, _, imported = ran.stdout.partition("imported:")
     assert "adapter v1" in printed
     table = printed.split("contact sheet")[0]
     assert re.search(r"^\s*1\s", table, re.MULTILINE), "a first answer"
     assert not re.search(rf"\b{int(image.stem)}\b", table), "the reference itself is no answer"
     assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert {"torch", "lancedb"} <= set(imported.split())
+    assert not NOT_SEARCHED_WITH.intersection(imported.split())
 
 
 @pytest.mark.parametrize(("is_cosine", "heading"), [(True, "cosine"), (False, "score")])

@@ -259,6 +259,7 @@ CHANGES: dict[str, object] = {
     "models.judge.dtype": "bfloat16",
     "models.judge.prompts": "standard",
     "models.judge.max_new_tokens": 9,
+    "models.judge.endpoint.model": "big",
     "models.reranker.name": "Qwen/Qwen3-VL-Reranker-8B",
     "models.reranker.revision": "abc",
     "models.reranker.dtype": "bfloat16",
@@ -341,8 +342,9 @@ def test_changed_setting_changes_the_code_versions_of_those_that_declare_it(worl
     after = changed(world.settings, key, CHANGES[key])
     readers = {asset for asset, keys in declared(world.settings, after).items() if general(key) in keys}
     assert differing(world.settings, after) == readers
-    # The last two are read where a method searches the space, and where that re-ranker is named.
-    assert readers or key in ("reranking.judge_weight", "spaces") or key.startswith("models.reranker.")
+    # The last are read where a method searches the space, that re-ranker is named, or an endpoint.
+    seldom = ("models.reranker.", "models.judge.endpoint.")
+    assert readers or key in ("reranking.judge_weight", "spaces") or key.startswith(seldom)
 
 
 def test_changes_of_a_key_that_nothing_reads_change_no_code_version(world: World) -> None:
@@ -372,6 +374,14 @@ def test_weight_counts_where_the_settings_choose_the_fusion(world: World) -> Non
 def test_the_rerankers_model_concerns_what_runs_it(world: World, key: str) -> None:
     named = changed(world.settings, "reranking.rerankers", ["base judge", "qwen3-vl-reranker"])
     assert differing(named, changed(named, key, CHANGES[key])) == {"reranked_rankings", "reranking_fusion"}
+
+
+def test_an_endpoint_concerns_what_reads_its_texts_and_its_address_nothing(world: World) -> None:
+    asked = changed(world.settings, "models.judge.endpoint.url", "http://127.0.0.1:1/v1")
+    texts = {"reference_captions", "query_compositions", "reranking_fusion"}
+    assert differing(world.settings, asked) == texts
+    assert differing(asked, changed(asked, "models.judge.endpoint.model", "big")) == texts
+    assert not differing(asked, changed(asked, "models.judge.endpoint.url", "https://example.org/v1"))
 
 
 def test_a_changed_space_concerns_what_searches_it(world: World) -> None:

@@ -18,10 +18,12 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``plain_pass``      the same by transformers' own means: the reference, and for other architectures
 ``packed_pass``     the language model for training: a batch in one sequence, shared prefixes once
 ``caching_check``   whether the cached passes and the plain one give the same scores
+``endpoint``        ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
 ``errors``          ``JudgeError``, ``RefusedTextError``
 ==================  ====================================================================================
 """
 
+from setr_lib.models.multimodal.endpoint import EndpointError, EndpointModel
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.model import MultimodalModel
 from setr_lib.models.multimodal.pictures import Picture, PictureError
@@ -35,10 +37,15 @@ from setr_lib.models.multimodal.prompt import (
 )
 from setr_lib.models.multimodal.token_rows import TokenRow
 
+TextModel = MultimodalModel | EndpointModel
+"""Who can be asked for generated texts."""
+
 __all__ = [
     "CANDIDATE",
     "IMAGE",
     "REFERENCE",
+    "EndpointError",
+    "EndpointModel",
     "ImageSlot",
     "JudgeError",
     "MultimodalModel",
@@ -47,5 +54,6 @@ __all__ = [
     "RefusedTextError",
     "RenderedPrompt",
     "Request",
+    "TextModel",
     "TokenRow",
 ]
