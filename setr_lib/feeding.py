@@ -1,10 +1,10 @@
-"""Items prepared by threads ahead of a model: in order, a bounded number at a time, each with its own error."""
+"""Items prepared by threads ahead of a model: in order, a bounded number at a time, each its own error."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -17,7 +17,7 @@ _MOST_THREADS = 16
 
 def prepared(
     items: Iterable[Item], prepare: Callable[[Item], Result], ahead: int, threads: int | None = None
-) -> Iterator[Future[Result]]:
+) -> Generator[Future[Result], None, None]:
     """Prepare items in threads, while whoever takes them works on earlier ones.
 
     Args:
