@@ -100,6 +100,7 @@ def _checked(preprocess: Any, scaling: Scaling | None) -> Scaling | None:
     noise = np.random.default_rng(0)
     for width, height in _PROBES:
         image = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        if not torch.equal(preprocess(image), scaling.scaled(scaling.pixels(image)[None])[0]):
+        pixels = np.array(scaling.pixels(image))[None]  # a copy that torch may write to
+        if not torch.equal(preprocess(image), scaling.scaled(pixels)[0]):
             return None
     return scaling

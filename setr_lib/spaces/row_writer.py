@@ -9,8 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-_EVERY = 1.0
-"""Seconds between two appends, at least: each is a commit, which costs as much as some hundred rows."""
+SHARE = 40
+"""How many times as long as the last append took passes until the next: a fortieth of the time is spent on
+appends of small models, each a commit, and every batch of a large one is appended at once."""
+_LONGEST = 2.0
+"""Seconds between two appends, at most."""
 _MOST_ROWS = 8192
 """Rows that wait for their append, at most; more are appended at once."""
 
@@ -19,16 +22,19 @@ class RowWriter:
     """Appends rows in the order in which they are added; each append is one commit.
 
     What was added is written when the block ends, however it ends. A kill loses what was added within the
-    last second or so.
+    last two seconds, at most.
 
     Args:
         handle: LanceDB's handle of the table; nothing else uses it meanwhile.
-        every: Seconds between two appends, at least.
+
+    Attributes:
+        done: The sum of what :meth:`add` was told, of all that is written.
     """
 
-    def __init__(self, handle: Any, every: float = _EVERY) -> None:
-        self._handle, self._every = handle, every
-        self._waiting: list[pa.Table] = []
+    def __init__(self, handle: Any) -> None:
+        self._handle, self.done = handle, 0
+        self._waiting: list[tuple[pa.Table, int]] = []
+        self._due = monotonic()
         self._changed, self._is_ended = Condition(), False
         self._error: BaseException | None = None
         self._thread = Thread(target=self._write, name="setr-rows", daemon=True)
@@ -47,11 +53,12 @@ class RowWriter:
         if self._error is not None and error is None:
             raise self._error
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, rows: pa.Table, count: int) -> None:
         """Have rows appended soon.
 
         Args:
-            rows: As the table has them.
+            rows: As the table has them; there may be none.
+            count: What ``done`` rises by once they are written.
 
         Raises:
             Exception: What an earlier append raised.
@@ -59,31 +66,34 @@ class RowWriter:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._waiting.append(rows)
+            self._waiting.append((rows, count))
             self._changed.notify()
 
     def _write(self) -> None:
-        last = monotonic()
-        while (rows := self._next(last)) is not None:
+        while added := self._next():
+            begun = monotonic()
             try:
-                self._handle.add(rows)
+                rows = pa.concat_tables(table for table, _ in added).combine_chunks()
+                if rows.num_rows:
+                    self._handle.add(rows)
             except BaseException as error:  # raised again where rows are added
                 with self._changed:
                     self._error = error
                 return
-            last = monotonic()
+            now = monotonic()
+            self._due = now + min(SHARE * (now - begun), _LONGEST)
+            self.done += sum(count for _, count in added)
 
-    def _next(self, last: float) -> pa.Table | None:
-        """All rows that wait, once it is time; None at the end."""
+    def _next(self) -> list[tuple[pa.Table, int]]:
+        """All that waits, once it is time; nothing at the end."""
         with self._changed:
-            while not self._is_due(last):
-                left = self._every - (monotonic() - last) if self._waiting else None
-                self._changed.wait(left)
-            rows, self._waiting = self._waiting, []
-        return pa.concat_tables(rows).combine_chunks() if rows else None
+            while not self._is_time():
+                self._changed.wait(self._due - monotonic() if self._waiting else None)
+            added, self._waiting = self._waiting, []
+        return added
 
-    def _is_due(self, last: float) -> bool:
+    def _is_time(self) -> bool:
         if self._is_ended:
             return True
-        waiting = sum(rows.num_rows for rows in self._waiting)
-        return waiting > 0 and (waiting >= _MOST_ROWS or monotonic() - last >= self._every)
+        rows = sum(table.num_rows for table, _ in self._waiting)
+        return bool(self._waiting) and (rows >= _MOST_ROWS or monotonic() >= self._due)

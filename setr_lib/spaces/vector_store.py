@@ -1,9 +1,9 @@
 """The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
 
 A synchronisation embeds only what is new or changed and removes what is gone, as far as a
-:class:`~setr_lib.spaces.removals.RemovalRule` allows it; every batch is one commit, so a kill costs at most
-the batch under way. Searches are exact, to the last digit of stage 1's cosines. Nothing
-here knows of methods or data sets.
+:class:`~setr_lib.spaces.removals.RemovalRule` allows it. Batches are committed while it goes on, so a kill
+costs at most the batch under way and two seconds' work. Searches are exact, to the last digit of stage 1's
+cosines. Nothing here knows of methods or data sets.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class GalleryStore:
     ) -> SyncReport:
         """Make a table hold exactly the readable pictures of a gallery, embedding no picture twice.
 
-        Each batch is committed when it is done, so after a kill the next call goes on from there. A picture
+        Batches are committed as they are done, so after a kill the next call goes on from there. A picture
         that does not decode, or that the space refuses, is reported in ``failed`` and is tried again next
         time.
 
@@ -396,7 +396,7 @@ def _embed(
     halved: list[tuple[int, int]],
 ) -> list[FailedImage]:
     """Append the vectors of ``todo``. While the model runs, the next batch is prepared and earlier rows are
-    written.
+    written; what ``progress`` is told is written.
     """
 
     def on_halve(too_large: int, next_size: int) -> None:
@@ -411,15 +411,19 @@ def _embed(
     with RowWriter(handle) as writer, closing(prepared_batches(todo, encoder, batch_size)) as batches:
         for batch in batches:
             failed.extend(batch.failed)
+            written, vectors = batch.rows[:0], np.zeros((0, encoder.dimension), np.float32)
             if batch.fine:
                 size = halved[-1][1] if halved else batch_size
                 ran = embed_what_is_taken(encoder, batch.items, size, on_halve)
                 failed.extend(_refused(batch, ran.refused, encoder))
                 if ran.results:
-                    embedded = batch.rows[[batch.fine[row] for row in ran.results]]
-                    writer.add(_arrow_rows(embedded, np.stack([*ran.results.values()]), schema))
-            done += len(batch.rows)
-            progress(done, len(todo), "images embedded")
+                    written = batch.rows[[batch.fine[row] for row in ran.results]]
+                    vectors = np.stack([*ran.results.values()])
+            writer.add(_arrow_rows(written, vectors, schema), len(batch.rows))
+            if done < (done := writer.done):
+                progress(done, len(todo), "images embedded")
+    if done < len(todo):
+        progress(len(todo), len(todo), "images embedded")
     return failed
 
 
