@@ -78,6 +78,7 @@ class PixelProcesses:
 
     def __init__(self, count: int) -> None:
         self.owner = os.getpid()
+        """The process that may use them; 0 once they are closed."""
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
             self._file = _memory_file()
@@ -89,6 +90,7 @@ class PixelProcesses:
             self._processes = [_started(given) for _ in range(count)]
             os.close(read_jobs)
             os.close(write_done)
+            atexit.register(self.close)
         except (OSError, ValueError) as error:
             raise LostProcessesError(f"processes that decode cannot be started ({error})") from error
 
@@ -130,9 +132,11 @@ class PixelProcesses:
                 self._wait(batch, finished)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; once."""
+        atexit.unregister(self.close)
         if self.owner != os.getpid():
             return
+        self.owner = 0
         for descriptor in (self._jobs, self._done):
             os.close(descriptor)
         for process in self._processes:
@@ -215,7 +219,6 @@ def take(start: bool) -> PixelProcesses | None:
     if held is None and start and not _SHARED.is_lost:
         try:
             held = _SHARED.processes = PixelProcesses(cores())
-            atexit.register(held.close)
         except LostProcessesError as error:
             _LOG.warning("%s: pictures are decoded by threads", error)
             _SHARED.is_lost = True
@@ -232,7 +235,6 @@ def give_back(lost: LostProcessesError | None = None) -> None:
     """
     if lost is not None and (held := _SHARED.processes) is not None:
         _LOG.warning("%s: pictures are decoded by threads", lost)
-        atexit.unregister(held.close)
         held.close()
         _SHARED.processes, _SHARED.is_lost = None, True
     _SHARED.lock.release()
