@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -174,7 +174,7 @@ def test_two_steps_give_the_digits_of_open_clips_transform(mode: str, interpolat
     import torch
     from open_clip.transform import image_transform
 
-    transform = image_transform(
+    transform: Any = image_transform(
         50, is_train=False, resize_mode=mode, interpolation=interpolation, mean=(0.4, 0.5, 0.6)
     )
     scaling, drawn = scaling_of(transform), random.Random(5)
