@@ -16,6 +16,7 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``forward``         the language model over token rows, continued from cached prefixes; Yes/No scores
 ``generation``      greedy answers over token rows
 ``plain_pass``      the same by transformers' own means: the reference, and for other architectures
+``packed_pass``     the language model for training: a batch in one sequence, shared prefixes once
 ``caching_check``   whether the cached passes and the plain one give the same scores
 ``errors``          ``JudgeError``, ``RefusedTextError``
 ==================  ====================================================================================
