@@ -75,7 +75,7 @@ class RowWriter:
             try:
                 rows = pa.concat_tables(table for table, _ in added).combine_chunks()
                 if rows.num_rows:
-                    self._handle.add(rows)
+                    self._append(rows)
             except BaseException as error:  # raised again where rows are added
                 with self._changed:
                     self._error = error
@@ -83,6 +83,14 @@ class RowWriter:
             now = monotonic()
             self._due = now + min(SHARE * (now - begun), _LONGEST)
             self.done += sum(count for _, count in added)
+
+    def _append(self, rows: pa.Table) -> None:
+        try:
+            self._handle.add(rows)
+        except ImportError:
+            # Before it appends, LanceDB looks once at each optional package that is imported, and fails on a
+            # folder of that name (`datasets`) in the package's place.
+            self._handle.add(rows)
 
     def _next(self) -> list[tuple[pa.Table, int]]:
         """All that waits, once it is time; nothing at the end."""
