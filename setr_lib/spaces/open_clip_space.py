@@ -18,6 +18,7 @@ import numpy as np
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
 from setr_lib.spaces.identity import digest_weights
+from setr_lib.spaces.open_clip_pixels import scaling_of
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.settings import EncoderSettings, Settings
+    from setr_lib.spaces.input_pixels import InputPixels
 
 _LOG = logging.getLogger(__name__)
 _LOCAL = "local-dir:"
@@ -182,6 +184,19 @@ class OpenClipSpace(EmbeddingSpace):
         """
         return self._preprocess(image)
 
+    @property
+    def input_pixels(self) -> InputPixels | None:
+        """Known for open_clip's transforms that squash, or resize the short side and cut out the middle."""
+        if type(self).preprocess is not OpenClipSpace.preprocess:
+            return None
+        scaling = scaling_of(self._preprocess)
+        return None if scaling is None else scaling.pixels
+
+    def from_input_pixels(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """By open_clip's mean and deviation, float32 [images, 3, height, width] on the CPU."""
+        scaling = scaling_of(self._preprocess)
+        return super().from_input_pixels(pixels) if scaling is None else scaling.scaled(pixels)
+
     def embed_images(
         self,
         images: Sequence[Image.Image | torch.Tensor],
@@ -316,8 +331,9 @@ class OpenClipSpace(EmbeddingSpace):
     def _image_vectors(self, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         import torch
 
+        stacked = pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
         with torch.inference_mode():
-            return _unit(self._model.encode_image(torch.stack(list(pixels)).to(self.device)))
+            return _unit(self._model.encode_image(stacked.to(self.device)))
 
     def _patch_tokens(self, pixels: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
         import torch

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from setr_lib.models.device import OnHalve
     from setr_lib.settings import Settings
+    from setr_lib.spaces.input_pixels import InputPixels
     from setr_lib.weights import Weights
 
 _NORM_ERROR = 0.01
@@ -104,6 +105,28 @@ class EmbeddingSpace(ABC):
             By default the image itself.
         """
         return image
+
+    @property
+    def input_pixels(self) -> InputPixels | None:
+        """How a picture is brought to the model's size, where that needs Pillow alone: pictures are then
+        decoded and resized in processes of their own, and a batch becomes inputs by
+        :meth:`from_input_pixels`. None, the default: by :meth:`preprocess`, in threads.
+        """
+        return None
+
+    def from_input_pixels(self, pixels: NDArray[np.uint8]) -> Any:
+        """Make inputs of the pixels of a batch, equal to the last digit to what :meth:`preprocess` gives.
+
+        Args:
+            pixels: uint8 [images, height, width, 3], as :attr:`input_pixels` gives them.
+
+        Returns:
+            A sequence for :meth:`embed_preprocessed`, one item per image.
+
+        Raises:
+            SpaceError: The space has no :attr:`input_pixels`.
+        """
+        raise SpaceError(f"the embedding space {self.id} does not say how pixels become its inputs")
 
     @abstractmethod
     def embed_images(self, images: Sequence[Any]) -> NDArray[np.float32]:

@@ -1,21 +1,19 @@
 """The LanceDB store of picture vectors: one table per gallery, encoder and preprocessing.
 
 A synchronisation embeds only what is new or changed and removes what is gone, as far as a
-:class:`~setr_lib.spaces.removals.RemovalRule` allows it; every batch is one commit, so a kill costs at most
-the batch under way. Searches are exact, to the last digit of stage 1's cosines. Nothing
-here knows of methods or data sets.
+:class:`~setr_lib.spaces.removals.RemovalRule` allows it. Batches are committed while it goes on, so a kill
+costs at most the batch under way and two seconds' work. Searches are exact, to the last digit of stage 1's
+cosines. Nothing here knows of methods or data sets.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +25,11 @@ from setr_lib.damage import damaged, guarded, lance_told, told
 from setr_lib.errors import SetrError
 from setr_lib.faults import lance_faults
 from setr_lib.hashing import digest_strings
-from setr_lib.models.refusals import refusing
-from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError, picture_identity
+from setr_lib.pixels import picture_identity
 from setr_lib.progress import Progress, silent
+from setr_lib.spaces.prepared_images import FailedImage, PreparedBatch, prepared_batches
 from setr_lib.spaces.removals import RemovalRule, origins_of, remember_origin
+from setr_lib.spaces.row_writer import RowWriter
 from setr_lib.spaces.taken_images import embed_what_is_taken
 
 if TYPE_CHECKING:
@@ -55,15 +54,6 @@ PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 
 class GalleryError(SetrError):
     """A gallery table is absent, damaged, or does not fit what is asked of it."""
-
-
-@dataclass(frozen=True)
-class FailedImage:
-    """A picture that could not be embedded, and why."""
-
-    image_id: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -131,7 +121,7 @@ class GalleryStore:
     ) -> SyncReport:
         """Make a table hold exactly the readable pictures of a gallery, embedding no picture twice.
 
-        Each batch is committed when it is done, so after a kill the next call goes on from there. A picture
+        Batches are committed as they are done, so after a kill the next call goes on from there. A picture
         that does not decode, or that the space refuses, is reported in ``failed`` and is tried again next
         time.
 
@@ -418,8 +408,8 @@ def _embed(
     progress: Progress,
     halved: list[tuple[int, int]],
 ) -> list[FailedImage]:
-    """Append the vectors of ``todo`` batch by batch, decoding the next batch while the model runs on this
-    one.
+    """Append the vectors of ``todo``. While the model runs, the next batch is prepared and earlier rows are
+    written; what ``progress`` is told is written.
     """
 
     def on_halve(too_large: int, next_size: int) -> None:
@@ -427,25 +417,36 @@ def _embed(
         _LOG.warning("%d pictures at a time did not fit in memory; going on with %d", too_large, next_size)
 
     failed: list[FailedImage] = []
+    if todo.is_empty():
+        return failed
     schema, done = _schema(encoder), 0
-    if len(todo):
-        progress(0, len(todo), "images embedded")
-    for rows, loaded in _loaded_batches(todo, encoder, batch_size):
-        failed.extend(item for item in loaded if isinstance(item, FailedImage))
-        fine = [i for i, item in enumerate(loaded) if not isinstance(item, FailedImage)]
-        if fine:
-            pixels: list[Any] = [loaded[i] for i in fine]
-            size = halved[-1][1] if halved else batch_size
-            ran = embed_what_is_taken(encoder, pixels, size, on_halve)
-            for row, reason in ran.refused.items():
-                image_id, path = rows.select("image_id", "path").row(fine[row])
-                failed.append(FailedImage(image_id, path, f"{path}: {encoder.id} refuses it ({reason})"))
-            if ran.results:
-                embedded = rows[[fine[row] for row in ran.results]]
-                handle.add(_arrow_rows(embedded, np.stack([*ran.results.values()]), schema))
-        done += len(rows)
-        progress(done, len(todo), "images embedded")
+    progress(0, len(todo), "images embedded")
+    with RowWriter(handle) as writer, closing(prepared_batches(todo, encoder, batch_size)) as batches:
+        for batch in batches:
+            failed.extend(batch.failed)
+            written, vectors = batch.rows[:0], np.zeros((0, encoder.dimension), np.float32)
+            if batch.fine:
+                size = halved[-1][1] if halved else batch_size
+                ran = embed_what_is_taken(encoder, batch.items, size, on_halve)
+                failed.extend(_refused(batch, ran.refused, encoder))
+                if ran.results:
+                    written = batch.rows[[batch.fine[row] for row in ran.results]]
+                    vectors = np.stack([*ran.results.values()])
+            writer.add(_arrow_rows(written, vectors, schema), len(batch.rows))
+            if done < (done := writer.done):
+                progress(done, len(todo), "images embedded")
+    if done < len(todo):
+        progress(len(todo), len(todo), "images embedded")
     return failed
+
+
+def _refused(
+    batch: PreparedBatch, reasons: Mapping[int, str], encoder: EmbeddingSpace
+) -> Iterator[FailedImage]:
+    """The images of a batch that the model itself has refused."""
+    for item, reason in reasons.items():
+        image_id, path = batch.rows.select("image_id", "path").row(batch.fine[item])
+        yield FailedImage(image_id, path, f"{path}: {encoder.id} refuses it ({reason})")
 
 
 def _schema(encoder: EmbeddingSpace) -> pa.Schema:
@@ -548,32 +549,6 @@ def _arrow_rows(rows: pl.DataFrame, vectors: NDArray[np.float32], schema: pa.Sch
         pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _loaded_batches(
-    todo: pl.DataFrame, encoder: EmbeddingSpace, batch_size: int
-) -> Iterator[tuple[pl.DataFrame, list[Any]]]:
-    """Batches of rows with their model inputs; one batch is decoded ahead, by a few threads, and no more."""
-    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    with ThreadPoolExecutor(min(16, cpu_count() or 1), thread_name_prefix="setr-decode") as pool:
-
-        def submit(rows: pl.DataFrame) -> list[Future[Any]]:
-            files = rows.select("image_id", "path", "fingerprint", "pixels").rows()
-            return [pool.submit(_load, encoder, image_id, PictureFile(*file)) for image_id, *file in files]
-
-        coming = submit(batches[0]) if batches else []
-        for rows, following in zip(batches, [*batches[1:], None], strict=False):
-            current, coming = coming, [] if following is None else submit(following)
-            yield rows, [future.result() for future in current]
-
-
-def _load(encoder: EmbeddingSpace, image_id: str, file: PictureFile) -> Any:
-    try:
-        return refusing(encoder.preprocess, file.read(), encoder.id)
-    except RefusedImageError as error:
-        return FailedImage(image_id, file.path, f"{file.path}: {error}")
-    except UnreadableImageError as error:
-        return FailedImage(image_id, file.path, str(error))
 
 
 def _nearest(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from setr_lib.spaces.input_pixels import InputPixels
     from setr_lib.systems.models.system_model import SystemModel
     from setr_lib.weights import Weights
 
@@ -73,6 +74,16 @@ class SystemSpace(EmbeddingSpace):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """As the encoder does: float32 [3, height, width] on the CPU."""
         return self.model.encoder.preprocess(image)
+
+    @property
+    def input_pixels(self) -> InputPixels | None:
+        """As the encoder's."""
+        overridden = type(self).preprocess is not SystemSpace.preprocess
+        return None if overridden else self.model.encoder.input_pixels
+
+    def from_input_pixels(self, pixels: NDArray[np.uint8]) -> Any:
+        """As the encoder does."""
+        return self.model.encoder.from_input_pixels(pixels)
 
     def embed_images(self, images: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         """By the system's image side, float32 [images, dimension]."""

@@ -10,12 +10,14 @@ import time
 import polars as pl
 
 from setr_lib.settings import EncoderSettings
+from setr_lib.spaces import row_writer
 from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.vector_store import GalleryStore
 
 
 def main() -> None:
     uri, frame, encoder_name, batch_size, pause = sys.argv[1:]
+    row_writer.SHARE = 0  # batches are appended at once, as those of large models are
     encoder = OpenClipSpace.load(EncoderSettings(name=encoder_name), "cpu")
 
     def say(done: int, total: int, what: str) -> None:
