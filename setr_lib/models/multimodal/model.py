@@ -86,7 +86,7 @@ class MultimodalModel:
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
-        self._generation = GreedyGeneration(loaded, self.forward)
+        self._generation = GreedyGeneration(loaded, self.forward, self.rows)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
 
@@ -255,9 +255,8 @@ class MultimodalModel:
         if not any(pictures for _, pictures in requests) or not self.check_caches(requests):
             size = min(self.batch_size, _PLAIN_BATCH)
             return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
-        return run_in_batches(
-            requests, lambda batch: self._generation.generate(self.rows.rows(batch), limit), self.batch_size
-        )
+        found = dict(self._generation.answers(requests, limit, self.batch_size))
+        return [found[place] for place in range(len(requests))]
 
     def check_caches(self, requests: Sequence[Request]) -> bool:
         """Whether caches reproduce the model's own forward pass; compared at the first call, then known.
