@@ -62,15 +62,17 @@ class GreedyGeneration:
         """
         passes = PromptPasses(self._forward, self._loaded.special_tokens.image_token_id)
         work = _Answers(self._loaded, self._forward, max_new_tokens, min(batch_size, len(requests)))
-        for begin in range(0, len(requests), batch_size):
+        order = _same_pictures_together(requests)
+        for begin in range(0, len(order), batch_size):
+            batch = order[begin : begin + batch_size]
             try:
-                rows = self._rows.rows(requests[begin : begin + batch_size])
+                rows = self._rows.rows([requests[place] for place in batch])
             except SetrError:
                 yield from work.run_down(0)
                 raise
             for places in passes.planned(rows, max(1, batch_size // _PARTS)):
                 yield from work.run_down(batch_size - len(places))
-                yield from work.begin(passes, {begin + place: rows[place] for place in places})
+                yield from work.begin(passes, {batch[place]: rows[place] for place in places})
         yield from work.run_down(0)
 
     def differences(self, requests: Sequence[Request]) -> list[float]:
@@ -97,6 +99,14 @@ class GreedyGeneration:
                 positions = [int(self._forward.positions.of_row(row)[..., -back].max()) for row in whole]
                 hidden = self._forward.run_next(tokens, positions, kept)
             return self._forward.answer_differences(hidden).tolist()
+
+
+def _same_pictures_together(requests: Sequence[Request]) -> list[int]:
+    """The places of requests, those of one first picture behind one another, else in their order."""
+    groups: dict[str, list[int]] = {}
+    for place, (_, pictures) in enumerate(requests):
+        groups.setdefault(next((each.identity for each in pictures.values()), ""), []).append(place)
+    return [place for group in groups.values() for place in group]
 
 
 @dataclass(eq=False)

@@ -16,14 +16,18 @@ same quantity from whole sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.models.device import run_in_batches
-from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
+from setr_lib.models.device import iterate_as_finished, iterate_in_batches, run_in_batches
+from setr_lib.models.multimodal.caching_check import (
+    accepts_vision_outputs,
+    attends_to_all_tokens,
+    caches_reproduce_plain_scores,
+)
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.generation import GreedyGeneration
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
@@ -47,7 +51,7 @@ class MultimodalModel:
 
     Args:
         loaded: The model, its processor and identity.
-        batch_size: Images, or requests to generate for, per forward pass.
+        batch_size: Images per forward pass of the vision tower, and answers that are generated side by side.
         pair_batch_size: Pairs to score per forward pass.
         max_new_tokens: Tokens at most in a generated answer.
         vision_cache_bytes: Memory for vision outputs.
@@ -62,6 +66,7 @@ class MultimodalModel:
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
+        answers_are_exact: The same of answers that are generated side by side, one token a pass.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class MultimodalModel:
         self._generation = GreedyGeneration(loaded, self.forward, self.rows)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
+        self.answers_are_exact: bool | None = None
 
     @classmethod
     def load(
@@ -241,22 +247,71 @@ class MultimodalModel:
         """Greedy answers; any number of requests.
 
         Args:
-            requests: Prompts with their pictures. Where none has any, the model's own forward pass answers:
-                there is no vision output to reuse, nor to find out by whether reuse is exact.
-            max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
+            requests: As of :meth:`answers`.
+            max_new_tokens: As of :meth:`answers`.
 
         Returns:
             One answer per request, special tokens removed.
 
         Raises:
-            PictureError, JudgeError, DeviceError: As in :meth:`answer_scores`.
+            PictureError, JudgeError, DeviceError: As in :meth:`answers`.
+        """
+        found = dict(self.answers(requests, max_new_tokens))
+        return [found[place] for place in range(len(requests))]
+
+    def answers(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Greedy answers to any number of requests, each as soon as it has ended, in any order.
+
+        Args:
+            requests: Prompts with their pictures. Where none has any, the model's own forward pass answers:
+                there is no vision output to reuse, nor to find out by whether reuse is exact.
+            max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
+
+        Yields:
+            The place of a request, and its answer without special tokens.
+
+        Raises:
+            PictureError: A picture cannot be read; answers that were begun come before.
+            JudgeError: A prompt shows a picture that was not given.
+            DeviceError: Not even one request fits in memory; with fewer at a time it is tried before.
         """
         limit = max_new_tokens or self.max_new_tokens
-        if not any(pictures for _, pictures in requests) or not self.check_caches(requests):
-            size = min(self.batch_size, _PLAIN_BATCH)
-            return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
-        found = dict(self._generation.answers(requests, limit, self.batch_size))
-        return [found[place] for place in range(len(requests))]
+        if any(pictures for _, pictures in requests) and self.check_answers(requests):
+            yield from iterate_as_finished(
+                requests,
+                lambda left, size: self._generation.answers(left, limit, size),
+                self.batch_size,
+            )
+            return
+        batches = iterate_in_batches(
+            requests, lambda batch: self.plain.generate(batch, limit), min(self.batch_size, _PLAIN_BATCH)
+        )
+        yield from enumerate(answer for _, answers in batches for answer in answers)
+
+    def check_answers(self, requests: Sequence[Request]) -> bool:
+        """Whether answers may be generated side by side over cached keys and values; else transformers'
+        ``generate`` makes them, and a warning says so. Compared at the first call, then known.
+
+        Args:
+            requests: Requests to compare on; where there are none, nothing is found out.
+
+        Returns:
+            ``answers_are_exact``; False where that is unknown, or the vision outputs cannot be reused.
+        """
+        if self.caches_are_exact is False:
+            return False
+        if self.answers_are_exact is None and requests:
+            self.answers_are_exact = attends_to_all_tokens(self._loaded) and caches_reproduce_plain_scores(
+                requests,
+                self._loaded,
+                self.vision,
+                self.plain_answer_scores,
+                self._generation.differences,
+                "answers",
+            )
+        return bool(self.answers_are_exact)
 
     def check_caches(self, requests: Sequence[Request]) -> bool:
         """Whether caches reproduce the model's own forward pass; compared at the first call, then known.

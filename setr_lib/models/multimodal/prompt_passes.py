@@ -46,7 +46,7 @@ class PromptPasses:
             The places of the prompts of a pass.
         """
         self._keep_start(prompts)
-        groups = _by_picture(prompts)
+        groups = _by_picture(prompts, self._image_token_id)
         groups.sort(key=lambda group: (len(group) > 1, max(len(prompts[place].ids) for place in group)))
         taken: list[int] = []
         alone = True
@@ -71,7 +71,7 @@ class PromptPasses:
             and values of the whole prompts.
         """
         start = self._start if self._start and _begins(prompts, self._start.rows[0]) else None
-        groups = _by_picture(prompts)
+        groups = _by_picture(prompts, self._image_token_id)
         if len(groups) == len(prompts):
             return self._continued(prompts, start, [0] * len(prompts))
         shared = [shared_beginning([prompts[n] for n in group], self._image_token_id) for group in groups]
@@ -120,12 +120,14 @@ def shared_beginning(rows: Sequence[TokenRow], image_token_id: int) -> TokenRow:
     return TokenRow(first.ids[:cut], first.images)
 
 
-def _by_picture(rows: Sequence[TokenRow]) -> list[list[int]]:
-    """The places of rows, those together that show the same picture first."""
-    groups: dict[int, list[int]] = {}
+def _by_picture(rows: Sequence[TokenRow], image_token_id: int) -> list[list[int]]:
+    """The places of rows, those together that begin with the same text and picture."""
+    groups: dict[object, list[int]] = {}
     for place, row in enumerate(rows):
-        # The outputs of one picture are one object, which the rows keep alive.
-        groups.setdefault(id(row.images[0] if row.images else row), []).append(place)
+        key: object = place
+        if row.images:  # the outputs of one picture are one object, which the rows keep alive
+            key = (id(row.images[0]), row.ids[: row.ids.index(image_token_id)])
+        groups.setdefault(key, []).append(place)
     return list(groups.values())
 
 
