@@ -178,8 +178,8 @@ def iterate_as_finished(
         run: Called with items and how many of them to work on at a time; gives the place of an item among
             them and its result, in any order.
         batch_size: How many at a time, at least 1.
-        on_halve: Called as ``on_halve(too_large, next_size)`` when memory was not enough; by default a warning
-            is logged.
+        on_halve: Called as ``on_halve(too_large, next_size)`` when memory was not enough; by default a
+            warning is logged.
 
     Yields:
         The place of an item, and its result.

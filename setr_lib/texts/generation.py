@@ -1,7 +1,7 @@
 """Texts from the multimodal LLM: one call per unique input, kept by content, resumable, failures counted.
 
-A kept entry is the model's raw answer, so that a better reading of it needs no new call. Answers are stored as
-they end, a few at a time: a killed run repeats those that were in work, and these few.
+A kept entry is the raw answer, so that a better reading of it needs no new call. Answers are stored as
+they end, a few at a time: a killed run repeats those that were in work and these few.
 """
 
 from __future__ import annotations
@@ -461,9 +461,7 @@ def kept_answers(
     return answers, failures
 
 
-def each_answer(
-    model: MultimodalModel, requests: Sequence[Request]
-) -> Iterator[tuple[int, str | SetrError]]:
+def each_answer(model: MultimodalModel, requests: Sequence[Request]) -> Iterator[tuple[int, str | SetrError]]:
     """The answers to requests, each as soon as it has ended, less those that cannot be asked.
 
     Args:

@@ -307,9 +307,7 @@ def test_a_kind_of_ones_own_is_asked_checked_and_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     red = json.dumps({"colour": "red", "words": ["a  b", ""]})
-    asked = answer_by(
-        model, monkeypatch, lambda prompt: red if "red" in str(prompt.parts[-1]) else "no JSON"
-    )
+    asked = answer_by(model, monkeypatch, lambda prompt: red if "red" in str(prompt.parts[-1]) else "no JSON")
     kind = colour_kind(prompt="<reference>{{ caption }} {{ modification }}")
     queries = queries_frame({"good": ("i0", "red"), "bad": ("i1", "blue"), "gone": ("gone", "red")})
     gallery, generator = gallery_frame(tmp_path), Generator(model, prompts, cache)

@@ -128,7 +128,7 @@ class AnswerRows:
 
 @lru_cache(maxsize=1)
 def _layer_class() -> type[Any]:
-    """One layer's keys and values as transformers knows them; made here, as transformers is slow to import."""
+    """One layer's keys and values as transformers knows them; transformers is imported only here."""
     from transformers.cache_utils import DynamicLayer
 
     class AnswerLayer(DynamicLayer):

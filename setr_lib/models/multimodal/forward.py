@@ -111,7 +111,9 @@ class LanguageModelPass:
         mask, cache = rows.next_token()
         if self._loaded.model.config.get_text_config()._attn_implementation == "eager":  # adds its mask
             dtype = self._loaded.model.dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
+            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(
+                ~mask, torch.finfo(dtype).min
+            )
         output = model(
             input_ids=torch.tensor(tokens, device=device)[:, None],
             attention_mask=mask,

@@ -1,7 +1,7 @@
 """Greedy generation: what prompts begin with is run once, answers that have ended make room for others.
 
-The scheduling is continuous batching (Yu et al., "Orca", OSDI 2022): each pass of the language model makes one
-token of every answer in work, and further prompts are taken in as answers end.
+The scheduling is continuous batching (Yu et al., "Orca", OSDI 2022): each pass of the language model makes
+one token of every answer in work, and further prompts are taken in as answers end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
 from setr_lib.models.multimodal.answer_rows import AnswerRows
-from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
+from setr_lib.models.multimodal.forward import LanguageModelPass
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.plain_pass import decode_answer
 from setr_lib.models.multimodal.prompt import Request
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PARTS = 4
-"""Prompts are taken in when a part of the answers in work has ended: few passes over prompts, few free places."""
+"""Prompts are taken in when such a part of the batch is free: few passes over prompts, few free places."""
 _CHECKED = 2
 """So many last tokens of a prompt are run one by one to see that this gives the same."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
@@ -108,7 +107,7 @@ def shared_beginning(rows: Sequence[TokenRow], image_token_id: int) -> TokenRow:
     Returns:
         The beginning; at least a token shorter than each row.
     """
-    cut = min(len(commonprefix([row.ids for row in rows])), min(len(row.ids) for row in rows) - 1)
+    cut = min(_common_length([row.ids for row in rows]), min(len(row.ids) for row in rows) - 1)
     first = rows[0]
     places = iter([place for place, token in enumerate(first.ids) if token == image_token_id])
     for number, image in enumerate(first.images):
@@ -118,6 +117,13 @@ def shared_beginning(rows: Sequence[TokenRow], image_token_id: int) -> TokenRow:
         if shown[-1] >= cut or any(row.images[number] is not image for row in rows):
             return TokenRow(first.ids[: shown[0]], first.images[:number])
     return TokenRow(first.ids[:cut], first.images)
+
+
+def _common_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens at the beginning are the same in all sequences."""
+    low, high = min(sequences), max(sequences)  # those between begin as these two do
+    different = (place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    return next(different, min(len(low), len(high)))
 
 
 def _by_picture(rows: Sequence[TokenRow], image_token_id: int) -> list[list[int]]:
