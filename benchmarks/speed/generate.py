@@ -48,7 +48,7 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
 
     torch.set_num_threads(setting.threads)
     if "generate" in names:
-        load = _Load(64, 64, QwenSize(1024, 16)) if setting.full else _Load(8, 32, QwenSize())
+        load = _Load(64, 64, QwenSize(1024, 16)) if setting.full else _Load(6, 32, QwenSize())
         yield _generate(setting, load)
 
 
@@ -95,7 +95,7 @@ def _generate(setting: BenchSetting, load: _Load) -> Figure:
             "miniature's model, compositions: one prompt a call, s": small["one"].seconds,
             "miniature's model, compositions: left-padded batches, s": small["padded"].seconds,
         },
-        profile=_profile(model, requests, load.tokens),
+        profile=_profile(model, requests, ours),
         growth=growth,
         note=(
             "With random weights no answer ends before the limit; the miniature's model ends its answers "
@@ -120,8 +120,8 @@ def _padded(model: MultimodalModel, requests: Sequence[Request], tokens: int) ->
 
 
 def _growth(model: MultimodalModel, load: _Load, seconds: float) -> Growth:
-    """Captions and compositions of a quarter, half and all of the pictures."""
-    sizes, found = [load.pictures // 4, load.pictures // 2], list[float]()
+    """Captions and compositions of a sixth, half and all of the pictures."""
+    sizes, found = [load.pictures // 6 or 1, load.pictures // 2], list[float]()
     for size in sizes:
         requests = _described_and_composed(_pictures(size))
         begun = perf_counter()
@@ -137,7 +137,7 @@ def _miniature(setting: BenchSetting) -> dict[str, Timing]:
     from setr_lib.texts.prompts import load_prompts
 
     model = MultimodalModel.load(JudgeSettings(name=str(_MINIATURE)), device=setting.device)
-    template, pictures = load_prompts("miniature").get("compose"), _pictures(48)
+    template, pictures = load_prompts("miniature").get("compose"), _pictures(32)
     requests: list[Request] = []
     for place, picture in enumerate(pictures):
         text = ("make it red", "make it larger", "two circles", "without the square")[place % 4]
@@ -182,17 +182,13 @@ def _flops_per_second(model: MultimodalModel) -> float:
     return 2 * side**3 / in_turns({"product": product}, rounds=5)["product"].seconds
 
 
-def _profile(model: MultimodalModel, requests: Sequence[Request], tokens: int) -> list[tuple[str, float]]:
-    """Seconds of prompts and of answers: all of it, less the same with one token each."""
+def _profile(model: MultimodalModel, requests: Sequence[Request], seconds: float) -> list[tuple[str, float]]:
+    """Seconds of pictures and prompts, which are those with one token each, and of the rest of all."""
     begun = perf_counter()
     _ours(model, requests, 1)
     prompts = perf_counter() - begun
-    begun = perf_counter()
-    _ours(model, requests, tokens)
-    answers = perf_counter() - begun - prompts
-    return sorted(
-        [("pictures and prompts", prompts), ("answers", max(0.0, answers))], key=lambda part: -part[1]
-    )
+    parts = [("pictures and prompts", prompts), ("answers", max(0.0, seconds - prompts))]
+    return sorted(parts, key=lambda part: -part[1])
 
 
 def _visual_tokens(load: _Load) -> int:
