@@ -6,8 +6,7 @@ For training an adapter, the same pieces are differentiable in the language mode
     peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
     base.vision.precompute(pictures)                      # frozen vision tower: once, without gradient
     prefix, suffixes = base.judge_rows(prompt, reference, candidates)
-    prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
-    d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
+    d = base.packed.answer_differences([prefix], [suffixes])  # float32 [n], logit(Yes) - logit(No)
     loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
 
 This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the
@@ -22,15 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setr_lib.models.device import iterate_as_finished, iterate_in_batches, run_in_batches
-from setr_lib.models.multimodal.caching_check import (
-    accepts_vision_outputs,
-    attends_to_all_tokens,
-    caches_reproduce_plain_scores,
-)
+from setr_lib.models.device import run_in_batches
+from setr_lib.models.multimodal.answering import Answering
+from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
-from setr_lib.models.multimodal.generation import GreedyGeneration
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
+from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
@@ -62,11 +58,12 @@ class MultimodalModel:
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         prompts, rows: Prompts to token ids, and to token rows with their pictures.
-        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        vision, forward, plain, packed: The vision tower, the forward pass over token rows, the uncached one,
+            the one for training.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
-        answers_are_exact: The same of answers that are generated side by side, one token a pass.
+        answering: Generates answers.
     """
 
     def __init__(
@@ -91,10 +88,10 @@ class MultimodalModel:
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
-        self._generation = GreedyGeneration(loaded, self.forward, self.rows)
+        self.packed = PackedPass(loaded, self.forward)
+        self.answering = Answering(loaded, self.forward, self.rows, self.plain, self.vision)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
-        self.answers_are_exact: bool | None = None
 
     @classmethod
     def load(
@@ -244,74 +241,25 @@ class MultimodalModel:
         return np.asarray(scores, dtype=np.float32)
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[str]:
-        """Greedy answers; any number of requests.
-
-        Args:
-            requests: As of :meth:`answers`.
-            max_new_tokens: As of :meth:`answers`.
-
-        Returns:
-            One answer per request, special tokens removed.
-
-        Raises:
-            PictureError, JudgeError, DeviceError: As in :meth:`answers`.
-        """
+        """One greedy answer per request, in order; see :meth:`answers`."""
         found = dict(self.answers(requests, max_new_tokens))
         return [found[place] for place in range(len(requests))]
 
     def answers(
         self, requests: Sequence[Request], max_new_tokens: int | None = None
     ) -> Iterator[tuple[int, str]]:
-        """Greedy answers to any number of requests, each as soon as it has ended, in any order.
+        """Greedy answers, each as soon as it has ended; see :meth:`Answering.answers`.
 
         Args:
-            requests: Prompts with their pictures. Where none has any, the model's own forward pass answers:
-                there is no vision output to reuse, nor to find out by whether reuse is exact.
+            requests: Prompts with their pictures; any number.
             max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
 
         Yields:
             The place of a request, and its answer without special tokens.
-
-        Raises:
-            PictureError: A picture cannot be read; answers that were begun come before.
-            JudgeError: A prompt shows a picture that was not given.
-            DeviceError: Not even one request fits in memory; with fewer at a time it is tried before.
         """
         limit = max_new_tokens or self.max_new_tokens
-        if any(pictures for _, pictures in requests) and self.check_answers(requests):
-            yield from iterate_as_finished(
-                requests,
-                lambda left, size: self._generation.answers(left, limit, size),
-                self.batch_size,
-            )
-            return
-        batches = iterate_in_batches(
-            requests, lambda batch: self.plain.generate(batch, limit), min(self.batch_size, _PLAIN_BATCH)
-        )
-        yield from enumerate(answer for _, answers in batches for answer in answers)
-
-    def check_answers(self, requests: Sequence[Request]) -> bool:
-        """Whether answers may be generated side by side over cached keys and values; else transformers'
-        ``generate`` makes them, and a warning says so. Compared at the first call, then known.
-
-        Args:
-            requests: Requests to compare on; where there are none, nothing is found out.
-
-        Returns:
-            ``answers_are_exact``; False where that is unknown, or the vision outputs cannot be reused.
-        """
-        if self.caches_are_exact is False:
-            return False
-        if self.answers_are_exact is None and requests:
-            self.answers_are_exact = attends_to_all_tokens(self._loaded) and caches_reproduce_plain_scores(
-                requests,
-                self._loaded,
-                self.vision,
-                self.plain_answer_scores,
-                self._generation.differences,
-                "answers",
-            )
-        return bool(self.answers_are_exact)
+        side_by_side = self.caches_are_exact is not False
+        yield from self.answering.answers(requests, limit, self.batch_size, side_by_side=side_by_side)
 
     def check_caches(self, requests: Sequence[Request]) -> bool:
         """Whether caches reproduce the model's own forward pass; compared at the first call, then known.

@@ -84,7 +84,7 @@ def one_by_one(model: MultimodalModel, asked: Sequence[Request], limit: int = LI
 def test_answers_are_those_of_transformers_generate(model: MultimodalModel) -> None:
     expected = one_by_one(model, requests())
     assert model.generate(requests()) == expected
-    assert model.answers_are_exact
+    assert model.answering.exact
     assert model.generate(requests()[::-1]) == expected[::-1]
     assert model.generate(requests()[:1]) == expected[:1]
     assert model.generate(requests(), 1) == one_by_one(model, requests(), 1)
@@ -181,14 +181,14 @@ def test_answers_that_come_out_otherwise_are_left_to_transformers(
     model: MultimodalModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected, run_next = one_by_one(model, requests()[:3]), model.forward.run_next
-    monkeypatch.setattr(model, "answers_are_exact", None)
-    monkeypatch.setattr(model._generation, "answers", pytest.fail)
+    monkeypatch.setattr(model.answering, "exact", None)
+    monkeypatch.setattr(model.answering.generation, "answers", pytest.fail)
     # Wrong positions stand for anything that may go wrong with an architecture.
     monkeypatch.setattr(
         model.forward, "run_next", lambda tokens, at, rows: run_next(tokens, [5] * len(at), rows)
     )
     assert model.generate(requests()[:3]) == expected
-    assert model.answers_are_exact is False and "nothing is cached for answers" in caplog.text
+    assert model.answering.exact is False and "nothing is cached for answers" in caplog.text
 
 
 @pytest.mark.parametrize(
