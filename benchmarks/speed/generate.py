@@ -48,7 +48,7 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
 
     torch.set_num_threads(setting.threads)
     if "generate" in names:
-        load = _Load(64, 64, QwenSize(1024, 16)) if setting.full else _Load(6, 32, QwenSize())
+        load = _Load(64, 64, QwenSize(1024, 16)) if setting.full else _Load(4, 32, QwenSize())
         yield _generate(setting, load)
 
 
@@ -120,8 +120,8 @@ def _padded(model: MultimodalModel, requests: Sequence[Request], tokens: int) ->
 
 
 def _growth(model: MultimodalModel, load: _Load, seconds: float) -> Growth:
-    """Captions and compositions of a sixth, half and all of the pictures."""
-    sizes, found = [load.pictures // 6 or 1, load.pictures // 2], list[float]()
+    """Captions and compositions of a quarter, half and all of the pictures."""
+    sizes, found = [load.pictures // 4, load.pictures // 2], list[float]()
     for size in sizes:
         requests = _described_and_composed(_pictures(size))
         begun = perf_counter()
