@@ -508,7 +508,7 @@ class JudgeSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
     batch_size: Count = 64
-    """Generations (describe, compose) per batch."""
+    """Answers (describe, compose) that are generated side by side; their keys and values are in memory."""
     pair_batch_size: Count = 128
     """Candidates per forward pass of the judge."""
     max_new_tokens: Count = 256

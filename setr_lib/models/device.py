@@ -28,6 +28,11 @@ _MEMORY_MESSAGE = re.compile(
     r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
 
+_NOT_EVEN_ONE = (
+    "not even one item (number {} of {}) fits in memory: {}; "
+    'use a smaller model, a device with more memory, or models.device = "cpu"'
+)
+
 
 class DeviceError(SetrError):
     """The configured device does not exist here, or not even one item fits in its memory."""
@@ -121,10 +126,7 @@ def iterate_in_batches(
         results, error = _attempt(run, batch)
         if results is None:
             if len(batch) == 1:
-                raise DeviceError(
-                    f"not even one item (number {start} of {len(items)}) fits in memory: {error}; "
-                    'use a smaller model, a device with more memory, or models.device = "cpu"'
-                )
+                raise DeviceError(_NOT_EVEN_ONE.format(start, len(items), error))
             size = len(batch) // 2
             (on_halve or _warn)(len(batch), size)
             continue
@@ -159,6 +161,55 @@ def run_in_batches(
     return [
         result for _, results in iterate_in_batches(items, run, batch_size, on_halve) for result in results
     ]
+
+
+def iterate_as_finished(
+    items: Sequence[Item],
+    run: Callable[[Sequence[Item], int], Iterator[tuple[int, Result]]],
+    batch_size: int,
+    on_halve: OnHalve | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """Run a function that works on several items at a time and gives each result as soon as it is there.
+
+    Where memory is not enough, those without a result are run again, half as many at a time.
+
+    Args:
+        items: What to process.
+        run: Called with items and how many of them to work on at a time; gives the place of an item among
+            them and its result, in any order.
+        batch_size: How many at a time, at least 1.
+        on_halve: Called as ``on_halve(too_large, next_size)`` when memory was not enough; by default a
+            warning is logged.
+
+    Yields:
+        The place of an item, and its result.
+
+    Raises:
+        DeviceError: A single item does not fit in memory.
+        ValueError: ``run`` gave no result for an item.
+    """
+    size, left = batch_size, list(range(len(items)))
+    while left:
+        size, done, message = min(size, len(left)), set[int](), ""
+        results = run([items[place] for place in left], size)
+        try:
+            for place, result in results:
+                done.add(left[place])
+                yield left[place], result
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            message = (str(error).splitlines() or ["out of memory"])[0]
+        del results
+        left = [place for place in left if place not in done]
+        if left and not message:
+            raise ValueError(f"{len(left)} of {len(items)} items gave no result")
+        if left:
+            release_memory()
+            if size == 1:
+                raise DeviceError(_NOT_EVEN_ONE.format(left[0], len(items), message))
+            (on_halve or _warn)(size, size // 2)
+            size //= 2
 
 
 def _attempt(

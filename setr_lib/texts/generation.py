@@ -1,12 +1,12 @@
 """Texts from the multimodal LLM: one call per unique input, kept by content, resumable, failures counted.
 
-A kept entry is the model's raw answer, so that a better reading of it needs no new call. Batches are stored
-as they come: a killed run repeats at most one.
+A kept entry is the raw answer, so that a better reading of it needs no new call. Answers are stored as
+they end, a few at a time: a killed run repeats those that were in work and these few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ from setr_lib.texts.prompts import PromptSet, PromptTemplate, PromptTooLongError
 
 CACHE_KIND = "composing"
 """The ``ContentCache`` kind of all generated texts."""
+
+_STORED_PARTS = 4
+"""Answers are stored when a part of a batch has ended."""
 
 CAPTION_TEXTS = TextKind(
     "captions",
@@ -422,7 +425,7 @@ def composition_key(
 def kept_answers(
     model: TextModel, wanted: Mapping[str, Request], cache: ContentCache, progress: Progress, what: str
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The model's answers, kept ones from a cache, new ones stored batch by batch.
+    """The model's answers, kept ones from a cache, new ones stored as they end.
 
     Args:
         model: The multimodal LLM.
@@ -440,47 +443,105 @@ def kept_answers(
     answers = cache.get_many(wanted)
     missing = [key for key in wanted if key not in answers]
     failures: dict[str, str] = {}
-    progress(len(answers), len(wanted), what)
-    for start in range(0, len(missing), model.batch_size):
-        batch = missing[start : start + model.batch_size]
-        made = answers_or_errors(model, [wanted[key] for key in batch])
-        fresh = {key: answer for key, answer in zip(batch, made, strict=True) if isinstance(answer, str)}
-        failures.update(
-            {key: str(answer) for key, answer in zip(batch, made, strict=True) if not isinstance(answer, str)}
-        )
+    fresh: dict[str, str] = {}
+
+    def store() -> None:
         cache.put_many(fresh)
         answers.update(fresh)
-        if (stop := next((answer for answer in made if isinstance(answer, EndpointError)), None)) is not None:
-            raise stop
+        fresh.clear()
         progress(len(answers) + len(failures), len(wanted), what)
+
+    progress(len(answers), len(wanted), what)
+    try:
+        for place, answer in each_answer(model, [wanted[key] for key in missing]):
+            if isinstance(answer, str):
+                fresh[missing[place]] = answer
+            else:
+                failures[missing[place]] = str(answer)
+            if len(fresh) >= max(1, model.batch_size // _STORED_PARTS):
+                store()
+    finally:  # a run that is stopped keeps what is answered
+        if missing:
+            store()
     return answers, failures
 
 
+def each_answer(model: TextModel, requests: Sequence[Request]) -> Iterator[tuple[int, str | SetrError]]:
+    """The answers to requests, each as soon as it has ended, less those that cannot be asked.
+
+    Args:
+        model: The multimodal LLM.
+        requests: Prompts with their pictures.
+
+    Yields:
+        The place of a request, and its answer; the error in its place where a picture cannot be opened or is
+        refused by the model's processor, or the text by its tokenizer.
+
+    Raises:
+        EndpointError: The model is behind an endpoint that cannot be used; what it had answered is yielded
+            before.
+    """
+    if isinstance(model, EndpointModel):
+        yield from _of_endpoint(model, requests)
+        return
+    left = list(range(len(requests)))
+    while left:
+        done: set[int] = set()
+        try:
+            for number, answer in model.answers([requests[place] for place in left]):
+                done.add(left[number])
+                yield left[number], answer
+            return
+        except (PictureError, RefusedTextError) as error:
+            left = [place for place in left if place not in done]
+            faults = {place: _fault(error, requests[place]) for place in left}
+            if not any(faults.values()):
+                yield from _alone(model, requests, left, error)
+                return
+        yield from ((place, fault) for place, fault in faults.items() if fault is not None)
+        left = [place for place in left if faults[place] is None]
+
+
+def _of_endpoint(model: EndpointModel, requests: Sequence[Request]) -> Iterator[tuple[int, str | SetrError]]:
+    for start in range(0, len(requests), model.batch_size):
+        made = model.answers_or_errors(requests[start : start + model.batch_size])
+        stops = [answer for answer in made if isinstance(answer, EndpointError)]
+        yield from (
+            (start + place, answer)
+            for place, answer in enumerate(made)
+            if not isinstance(answer, EndpointError)
+        )
+        if stops:
+            raise stops[0]
+
+
+def _alone(
+    model: TextModel, requests: Sequence[Request], left: Sequence[int], error: SetrError
+) -> Iterator[tuple[int, str | SetrError]]:
+    """The answers to requests asked one by one, where an error says not whose it is."""
+    if len(left) == 1:
+        yield left[0], error
+        return
+    for place in left:
+        for _, answer in each_answer(model, [requests[place]]):
+            yield place, answer
+
+
 def answers_or_errors(model: TextModel, requests: Sequence[Request]) -> list[str | SetrError]:
-    """The answers to requests, less those that cannot be asked; the others are answered together.
+    """The answers to requests in their order; see :func:`each_answer`.
 
     Args:
         model: The multimodal LLM.
         requests: Prompts with their pictures.
 
     Returns:
-        An answer for each; the error in its place where a picture cannot be opened or is refused by the
-        model's processor, or the text by its tokenizer. Of an endpoint, see
+        An answer for each, or the error in its place. Of an endpoint, see
         :meth:`EndpointModel.answers_or_errors`.
     """
     if isinstance(model, EndpointModel):
         return model.answers_or_errors(requests)
-    try:
-        return list(model.generate(requests))
-    except (PictureError, RefusedTextError) as error:
-        faults = [_fault(error, request) for request in requests]
-        if len(requests) == 1:
-            return [faults[0] or error]
-    if not any(faults):
-        return [answer for request in requests for answer in answers_or_errors(model, [request])]
-    rest = [request for request, fault in zip(requests, faults, strict=True) if fault is None]
-    made = iter(answers_or_errors(model, rest) if rest else ())
-    return [next(made) if fault is None else fault for fault in faults]
+    found = dict(each_answer(model, requests))
+    return [found[place] for place in range(len(requests))]
 
 
 def _fault(error: PictureError | RefusedTextError, request: Request) -> SetrError | None:

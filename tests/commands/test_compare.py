@@ -106,7 +106,7 @@ def test_a_second_comparison_asks_no_model_for_what_is_kept(
             return {}
 
     monkeypatch.setattr(query_costs, "QueryCosts", Free)
-    monkeypatch.setattr(MultimodalModel, "generate", refuse)
+    monkeypatch.setattr(MultimodalModel, "answers", refuse)
     limited = load_settings(compared)
     evaluation = limited.evaluation.model_copy(update={"limit": 3})
     limited = limited.model_copy(update={"evaluation": evaluation})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from setr_lib.models.device import (
     DeviceError,
     is_out_of_memory,
+    iterate_as_finished,
     iterate_in_batches,
     pick_device,
     run_in_batches,
@@ -63,6 +64,28 @@ def test_the_smaller_batch_holds_for_the_rest() -> None:
     batches = [list(batch) for batch, _ in iterate_in_batches(range(9), run, 8)]
     assert sizes == [8, 4, 2, 2, 2, 2, 1]
     assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+
+
+def test_what_has_no_result_yet_is_run_again_with_fewer_at_a_time() -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def run(items: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+        sizes.append((len(items), size))
+        for place in reversed(range(len(items))):
+            if size > 3 and len(items) - place > 2:
+                raise OutOfMemoryError("CUDA out of memory")
+            yield place, 10 * items[place]
+
+    found = list(iterate_as_finished([1, 2, 3, 4, 5, 6, 7, 8], run, 16))
+    assert sizes == [(8, 8), (6, 4), (4, 2)]
+    assert sorted(found) == [(place, 10 * (place + 1)) for place in range(8)]
+
+    def never(items: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+        raise MemoryError
+        yield  # a generator
+
+    with pytest.raises(DeviceError, match="not even one item"):
+        list(iterate_as_finished([1, 2], never, 2))
 
 
 def test_one_item_too_many_says_so() -> None:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
-from setr_lib.models.multimodal import MultimodalModel, Request
+from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt, Request
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, GALLERY, QUERIES
 from setr_lib.texts.answers import Answer, Phrases, Text
@@ -75,16 +77,32 @@ def cache(tmp_path: Path) -> ContentCache:
     return ContentCache(tmp_path / "cache.sqlite", CACHE_KIND)
 
 
-def count_calls(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    calls: list[int] = []
-    generate = model.generate
+def count_answers(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> list[RenderedPrompt]:
+    """The prompts that the model answers from now on."""
+    asked: list[RenderedPrompt] = []
+    answers = model.answers
 
-    def counted(requests: list[Request]) -> list[str]:
-        calls.append(len(requests))
-        return generate(requests)
+    def counted(requests: list[Request]) -> Iterator[tuple[int, str]]:
+        for place, answer in answers(requests):
+            asked.append(requests[place][0])
+            yield place, answer
 
-    monkeypatch.setattr(model, "generate", counted)
-    return calls
+    monkeypatch.setattr(model, "answers", counted)
+    return asked
+
+
+def answer_by(
+    model: MultimodalModel, monkeypatch: pytest.MonkeyPatch, answer: Callable[[RenderedPrompt], str]
+) -> list[Request]:
+    """Have the model answer as a function says; what it is asked."""
+    asked: list[Request] = []
+
+    def answers(requests: list[Request]) -> Iterator[tuple[int, str]]:
+        asked.extend(requests)
+        return enumerate(answer(prompt) for prompt, _ in requests)
+
+    monkeypatch.setattr(model, "answers", answers)
+    return asked
 
 
 def test_captions(
@@ -94,7 +112,7 @@ def test_captions(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gallery, calls = gallery_frame(tmp_path), count_calls(model, monkeypatch)
+    gallery, asked = gallery_frame(tmp_path), count_answers(model, monkeypatch)
     seen: list[tuple[int, int]] = []
     made = describe_images(
         model, prompts, gallery, cache, lambda done, total, what: seen.append((done, total))
@@ -105,10 +123,10 @@ def test_captions(
     assert captions["i5"] == captions["i0"] != ""
     gone = made.row(by_predicate=pl.col("image_id") == "gone", named=True)
     assert gone["status"] == "failed" and "no such file" in gone["detail"]
-    assert calls == [2, 2, 1], "five different pictures, in batches of two"
+    assert len(asked) == 5, "five different pictures"
     assert seen[-1] == (5, 5)
     assert describe_images(model, prompts, gallery, cache).equals(made)
-    assert calls == [2, 2, 1], "the second run asks the model nothing"
+    assert len(asked) == 5, "the second run asks the model nothing"
 
 
 def test_a_picture_that_breaks_between_stages_fails_alone(
@@ -145,13 +163,11 @@ def test_compositions_and_fallbacks(
             "unknown": ("?", "red"),
         }
     )
-    asked: list[Request] = []
-
-    def generate(requests: list[Request]) -> list[str]:
-        asked.extend(requests)
-        return [json.dumps(good) if "make it red" in str(prompt) else '{"keep": [' for prompt, _ in requests]
-
-    monkeypatch.setattr(model, "generate", generate)
+    asked = answer_by(
+        model,
+        monkeypatch,
+        lambda prompt: json.dumps(good) if "make it red" in str(prompt) else '{"keep": [',
+    )
     made = compose_queries(model, prompts, queries, gallery_frame(tmp_path), cache, "cirr")
     assert made.schema == COMPOSITIONS
     assert made["query_id"].to_list() == queries["query_id"].to_list()
@@ -169,7 +185,7 @@ def test_the_cache_knows_the_text_the_prompt_and_the_data_set(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gallery, calls = gallery_frame(tmp_path), count_calls(model, monkeypatch)
+    gallery, asked = gallery_frame(tmp_path), count_answers(model, monkeypatch)
     queries = queries_frame({"q": ("i0", "make it red")})
     other = tmp_path / "prompts"
     other.mkdir()
@@ -182,26 +198,24 @@ def test_the_cache_knows_the_text_the_prompt_and_the_data_set(
         (prompts, queries.with_columns(query_id=pl.lit("renamed"))),
     ):
         compose_queries(model, prompt_set, frame, gallery, cache)
-    assert calls == [1, 1, 1, 1]
+    assert len(asked) == 4, "the renamed query is the first again"
 
 
-def run(folder: Path, last_batch: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both tables of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is
-    stored.
-    """
+def run(folder: Path, last: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both tables of the world in ``folder``; SIGKILLs itself at answer ``last``, before that is stored."""
     settings = JudgeSettings(name=str(folder / "judge"), batch_size=4, max_new_tokens=4)
     model = MultimodalModel.load(settings, device="cpu")
-    generate, log = model.generate, folder / "log"
+    answers, log = model.answers, folder / "log"
 
-    def logged(requests: list[Request]) -> list[str]:
-        answers = generate(requests)
-        with log.open("a") as file:
-            file.write(f"{len(requests)}\n")
-        if len(log.read_text().split()) == last_batch:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answers
+    def logged(requests: list[Request]) -> Iterator[tuple[int, str]]:
+        for found in answers(requests):
+            with log.open("a") as file:
+                file.write("answer\n")
+            if len(log.read_text().split()) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield found
 
-    model.generate = logged  # pyright: ignore[reportAttributeAccessIssue]
+    model.answers = logged  # pyright: ignore[reportAttributeAccessIssue]
     cache = ContentCache(folder / "cache.sqlite", CACHE_KIND)
     prompts, gallery = load_prompts("miniature"), pl.read_parquet(folder / "gallery.parquet")
     queries = pl.read_parquet(folder / "queries.parquet")
@@ -210,7 +224,7 @@ def run(folder: Path, last_batch: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 @pytest.mark.soak
-def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
+def test_sigkill_repeats_what_was_not_stored_yet(tmp_path: Path) -> None:
     made: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
     calls: dict[str, int] = {}
     for name in ("whole", "killed"):
@@ -222,17 +236,40 @@ def test_sigkill_repeats_at_most_one_batch(tmp_path: Path) -> None:
             f"q{n}": (f"i{n % IMAGES}", f"make it {'red' if n % 2 else 'blue'} {n}") for n in range(10)
         }
         queries_frame(queries).write_parquet(folder / "queries.parquet")
-        if name == "killed":  # two batches of captions and one of compositions are stored by then
+        if name == "killed":  # all captions are stored by then, and seven compositions of ten
             code = (
                 "from pathlib import Path; from tests.texts.test_generation import run; "
-                f"run(Path({str(folder)!r}), 4)"
+                f"run(Path({str(folder)!r}), 5 + 8)"
             )
             child = subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY, env=ONE_THREAD)
             assert child.returncode == -signal.SIGKILL
         made[name] = run(folder)
-        calls[name] = sum(int(line) for line in (folder / "log").read_text().split())
+        calls[name] = len((folder / "log").read_text().split())
     assert made["killed"][0].equals(made["whole"][0]) and made["killed"][1].equals(made["whole"][1])
-    assert calls == {"whole": 5 + 10, "killed": 5 + 10 + 4}
+    assert calls == {"whole": 5 + 10, "killed": 5 + 10 + 1}
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has_answered(
+    model: MultimodalModel,
+    prompts: PromptSet,
+    cache: ContentCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gallery, answers = gallery_frame(tmp_path), model.answers
+    model.batch_size = 8  # two answers are stored at a time
+
+    def stopped(requests: list[Request]) -> Iterator[tuple[int, str]]:
+        yield from islice(answers(requests), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "answers", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            describe_images(model, prompts, gallery, cache)
+    asked = count_answers(model, monkeypatch)
+    describe_images(model, prompts, gallery, cache)
+    assert len(asked) == 5 - 3
 
 
 class Colour(Answer):
@@ -269,18 +306,8 @@ def test_a_kind_of_ones_own_is_asked_checked_and_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[Request] = []
-
-    def answer(requests: list[Request]) -> list[str]:
-        asked.extend(requests)
-        return [
-            json.dumps({"colour": "red", "words": ["a  b", ""]})
-            if "red" in str(prompt.parts[-1])
-            else "no JSON"
-            for prompt, _ in requests
-        ]
-
-    monkeypatch.setattr(model, "generate", answer)
+    red = json.dumps({"colour": "red", "words": ["a  b", ""]})
+    asked = answer_by(model, monkeypatch, lambda prompt: red if "red" in str(prompt.parts[-1]) else "no JSON")
     kind = colour_kind(prompt="<reference>{{ caption }} {{ modification }}")
     queries = queries_frame({"good": ("i0", "red"), "bad": ("i1", "blue"), "gone": ("gone", "red")})
     gallery, generator = gallery_frame(tmp_path), Generator(model, prompts, cache)
@@ -304,15 +331,15 @@ def test_a_text_may_be_asked_without_the_picture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    answered, red = model.answers, json.dumps({"colour": "red", "words": []})
     asked: list[Request] = []
-    answers = model.generate
 
-    def answer(requests: list[Request]) -> list[str]:
+    def answers(requests: list[Request]) -> Iterator[tuple[int, str]]:
         asked.extend(requests)
-        assert all(isinstance(text, str) for text in answers(requests)), "a real model answers"
-        return [json.dumps({"colour": "red", "words": []}) for _ in requests]
+        assert all(isinstance(text, str) for _, text in answered(requests)), "a real model answers"
+        return enumerate(red for _ in requests)
 
-    monkeypatch.setattr(model, "generate", answer)
+    monkeypatch.setattr(model, "answers", answers)
     kind = colour_kind(prompt="{{ caption }}: {{ modification }}", shows_picture=False)
     rows = {"good": "i0", "gone": "gone", "unknown": "?", "failed": "i2"}
     queries = queries_frame({name: (image, "red") for name, image in rows.items()})

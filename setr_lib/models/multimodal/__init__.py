@@ -14,7 +14,10 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``token_rows``      chat template, tokenising, image placeholders: prompts to ``TokenRow``
 ``vision``          the vision tower in batches, and the memory of its outputs
 ``forward``         the language model over token rows, continued from cached prefixes; Yes/No scores
-``generation``      greedy answers over token rows
+``answering``       answers: side by side, or by transformers' own ``generate``
+``generation``      greedy answers side by side: those that have ended make room for others
+``prompt_passes``   passes over prompts; what several begin with is run once
+``answer_rows``     keys and values of the answers in work, rows of lengths of their own
 ``plain_pass``      the same by transformers' own means: the reference, and for other architectures
 ``packed_pass``     the language model for training: a batch in one sequence, shared prefixes once
 ``caching_check``   whether the cached passes and the plain one give the same scores

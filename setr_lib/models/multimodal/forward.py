@@ -18,6 +18,8 @@ from setr_lib.models.multimodal.token_rows import TokenRow
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from setr_lib.models.multimodal.answer_rows import AnswerRows
+
 _POSITION_STRUCTURES = 20_000
 
 
@@ -90,6 +92,36 @@ class LanguageModelPass:
         hidden = output.last_hidden_state[torch.arange(len(rows), device=device), last]
         kept: Any = cache.layers
         return hidden, PrefixCache(tuple(whole), tuple((layer.keys, layer.values) for layer in kept), mask)
+
+    def run_next(self, tokens: Sequence[int], positions: Sequence[int], rows: AnswerRows) -> Tensor:
+        """One more token in each row of a key/value cache.
+
+        Args:
+            tokens: The token of each row; an image placeholder is a token like any other here.
+            positions: Its position; a text token has the same one in all dimensions of rotary positions.
+            rows: The cache; each of its rows has one more token afterwards.
+
+        Returns:
+            The hidden state of each token ([rows, hidden], the model's dtype).
+        """
+        import torch
+
+        model, device = backbone(self._loaded.model), self._loaded.device
+        place = torch.tensor(positions, device=device)[:, None]
+        mask, cache = rows.next_token()
+        if self._loaded.model.config.get_text_config()._attn_implementation == "eager":  # adds its mask
+            dtype = self._loaded.model.dtype
+            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(
+                ~mask, torch.finfo(dtype).min
+            )
+        output = model(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=mask,
+            position_ids=place.expand(3, *place.shape) if hasattr(model, "get_rope_index") else place,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]
 
     def answer_differences(self, hidden: Tensor) -> Tensor:
         """The judge's score: logit(Yes) - logit(No) of the next token.

@@ -15,16 +15,16 @@ same quantity from whole sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from setr_lib.models.device import run_in_batches
+from setr_lib.models.multimodal.answering import Answering
 from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
-from setr_lib.models.multimodal.generation import GreedyGeneration
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
@@ -47,7 +47,7 @@ class MultimodalModel:
 
     Args:
         loaded: The model, its processor and identity.
-        batch_size: Images, or requests to generate for, per forward pass.
+        batch_size: Images per forward pass of the vision tower, and answers that are generated side by side.
         pair_batch_size: Pairs to score per forward pass.
         max_new_tokens: Tokens at most in a generated answer.
         vision_cache_bytes: Memory for vision outputs.
@@ -63,6 +63,7 @@ class MultimodalModel:
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
+        answering: Generates answers.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class MultimodalModel:
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
         self.packed = PackedPass(loaded, self.forward)
-        self._generation = GreedyGeneration(loaded, self.forward)
+        self.answering = Answering(loaded, self.forward, self.rows, self.plain, self.vision)
         self._loaded = loaded
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
 
@@ -240,26 +241,25 @@ class MultimodalModel:
         return np.asarray(scores, dtype=np.float32)
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> list[str]:
-        """Greedy answers; any number of requests.
+        """One greedy answer per request, in order; see :meth:`answers`."""
+        found = dict(self.answers(requests, max_new_tokens))
+        return [found[place] for place in range(len(requests))]
+
+    def answers(
+        self, requests: Sequence[Request], max_new_tokens: int | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Greedy answers, each as soon as it has ended; see :meth:`Answering.answers`.
 
         Args:
-            requests: Prompts with their pictures. Where none has any, the model's own forward pass answers:
-                there is no vision output to reuse, nor to find out by whether reuse is exact.
+            requests: Prompts with their pictures; any number.
             max_new_tokens: Tokens at most in each answer, in place of the model's own limit.
 
-        Returns:
-            One answer per request, special tokens removed.
-
-        Raises:
-            PictureError, JudgeError, DeviceError: As in :meth:`answer_scores`.
+        Yields:
+            The place of a request, and its answer without special tokens.
         """
         limit = max_new_tokens or self.max_new_tokens
-        if not any(pictures for _, pictures in requests) or not self.check_caches(requests):
-            size = min(self.batch_size, _PLAIN_BATCH)
-            return run_in_batches(requests, lambda batch: self.plain.generate(batch, limit), size)
-        return run_in_batches(
-            requests, lambda batch: self._generation.generate(self.rows.rows(batch), limit), self.batch_size
-        )
+        side_by_side = self.caches_are_exact is not False
+        yield from self.answering.answers(requests, limit, self.batch_size, side_by_side=side_by_side)
 
     def check_caches(self, requests: Sequence[Request]) -> bool:
         """Whether caches reproduce the model's own forward pass; compared at the first call, then known.
