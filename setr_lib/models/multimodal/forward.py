@@ -78,12 +78,12 @@ class LanguageModelPass:
             cache = DynamicCache(
                 [(k.index_select(0, index), v.index_select(0, index)) for k, v in prefixes.layers]
             )
-        output = _backbone(self._loaded.model)(
+        output = backbone(self._loaded.model)(
             input_ids=ids.to(device),
             attention_mask=mask,
             position_ids=self.positions.of_batch(whole, cached_tokens, ids.shape[1]).to(device),
             past_key_values=cache,
-            mm_encoder_outputs=_vision_outputs(rows),
+            mm_encoder_outputs=vision_outputs(rows),
             use_cache=True,
         )
         last = torch.tensor([len(row.ids) - 1 for row in rows], device=device)
@@ -153,6 +153,30 @@ class PositionIds:
             columns.append(torch.nn.functional.pad(whole, (0, length - whole.shape[-1])))
         return torch.stack(columns, dim=-2)
 
+    def of_ends(self, rows: Sequence[TokenRow], starts: Sequence[TokenRow], owners: Sequence[int]) -> Tensor:
+        """Positions of the ends of rows, one behind the other.
+
+        Args:
+            rows: The ends.
+            starts: What is before them.
+            owners: For each end the index of its start.
+
+        Returns:
+            int64 [tokens of all ends], or [3, tokens] where images have positions of their own.
+        """
+        import torch
+
+        known: dict[Any, Tensor] = {}  # the ends of one start often differ in nothing but their images
+        for row, owner in zip(rows, owners, strict=True):
+            key = (owner, row.ids, *(image.grid for image in row.images))
+            if key not in known:
+                known[key] = self.of_row(starts[owner] + row)[..., len(starts[owner].ids) :]
+        keys = (
+            (owner, row.ids, *(image.grid for image in row.images))
+            for row, owner in zip(rows, owners, strict=True)
+        )
+        return torch.cat([known[key] for key in keys], -1)
+
     def of_row(self, row: TokenRow) -> Tensor:
         """Positions of one whole row.
 
@@ -164,7 +188,7 @@ class PositionIds:
         """
         import torch
 
-        if not hasattr(_backbone(self._loaded.model), "get_rope_index"):
+        if not hasattr(backbone(self._loaded.model), "get_rope_index"):
             return torch.arange(len(row.ids))
         # Positions depend on where images are and on their grids, not on words: few structures, many rows.
         image_token_id = self._loaded.special_tokens.image_token_id
@@ -183,27 +207,41 @@ class PositionIds:
         special = self._loaded.special_tokens
         kinds = torch.tensor([int(is_image) for is_image, length in runs for _ in range(length)])
         ids = torch.where(kinds == 1, special.image_token_id, special.pad_id)[None]
-        backbone = _backbone(self._loaded.model)
+        model = backbone(self._loaded.model)
         offers = {
             "input_ids": ids,
             "mm_token_type_ids": kinds[None],
             "image_grid_thw": torch.tensor(grids) if grids else None,
             "attention_mask": torch.ones_like(ids),
         }
-        accepted = inspect.signature(backbone.get_rope_index).parameters
-        positions, _ = backbone.get_rope_index(
+        accepted = inspect.signature(model.get_rope_index).parameters
+        positions, _ = model.get_rope_index(
             **{key: value for key, value in offers.items() if key in accepted}
         )
         return positions[:, 0]
 
 
-def _backbone(model: Any) -> Any:
-    """The model without its output head: the head runs on one position, not on all."""
+def backbone(model: Any) -> Any:
+    """The model without its output head: the head runs on one position, not on all.
+
+    Args:
+        model: The transformers model, with or without LoRA layers.
+
+    Returns:
+        The module that gives hidden states.
+    """
     return model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
 
 
-def _vision_outputs(rows: Sequence[TokenRow]) -> dict[str, Any] | None:
-    """The vision outputs of all images of a batch, in the form in which the model takes them."""
+def vision_outputs(rows: Sequence[TokenRow]) -> dict[str, Any] | None:
+    """The vision outputs of all images of a batch, in the form in which the model takes them.
+
+    Args:
+        rows: The rows of the batch.
+
+    Returns:
+        What to pass as ``mm_encoder_outputs``; None without images.
+    """
     images = [image for row in rows for image in row.images]
     if not images:
         return None

@@ -30,6 +30,7 @@ from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
+from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -86,8 +87,10 @@ class MultimodalModel:
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
+        self.shared = SharedPrefixPass(loaded, self.forward)
         self._generation = GreedyGeneration(loaded, self.forward)
         self._loaded = loaded
+        self.prefixes_are_shared = True
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
 
     @classmethod
@@ -180,7 +183,13 @@ class MultimodalModel:
         Returns:
             float32 [suffixes].
         """
-        return self.forward.answer_differences(self.forward.run(suffixes, prefixes, owners)[0])
+        import torch
+
+        if not torch.is_grad_enabled() and self.prefixes_are_shared:
+            hidden = self.shared.last_hidden(suffixes, prefixes, owners)
+        else:
+            hidden = self.forward.run(suffixes, prefixes, owners)[0]
+        return self.forward.answer_differences(hidden)
 
     def full_differences(self, rows: Sequence[TokenRow]) -> Tensor:
         """logit(Yes) - logit(No) after whole sequences; one batch, gradients flow if enabled.
