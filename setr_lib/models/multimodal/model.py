@@ -30,7 +30,7 @@ from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
-from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass
+from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass, check_shared_prefixes
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from setr_lib.settings import JudgeSettings
 
+_COMPARED = 4
+"""Of so many requests the scores with shared prefixes are compared."""
 _PLAIN_BATCH = 16
 """Requests per batch of the plain pass at most: each runs its images through the vision tower anew."""
 
@@ -59,10 +61,13 @@ class MultimodalModel:
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         prompts, rows: Prompts to token ids, and to token rows with their pictures.
-        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        vision, forward, plain, shared: The vision tower, the forward pass over token rows, the uncached one,
+            the one over rows that continue shared prefixes.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
+        prefixes_are_shared: Whether pairs read their query's keys and values in place, which the first
+            request finds out, too; where not, each pair has a copy of them.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class MultimodalModel:
         self.shared = SharedPrefixPass(loaded, self.forward)
         self._generation = GreedyGeneration(loaded, self.forward)
         self._loaded = loaded
-        self.prefixes_are_shared = True
+        self.prefixes_are_shared = False
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
 
     @classmethod
@@ -174,6 +179,9 @@ class MultimodalModel:
         self, prefixes: PrefixCache, owners: Sequence[int], suffixes: Sequence[TokenRow]
     ) -> Tensor:
         """logit(Yes) - logit(No) after prefix and suffix; one batch, gradients flow if enabled.
+
+        Without gradients a prefix's keys and values are read in place where ``prefixes_are_shared``; with
+        them each suffix has a copy, as the kernels' log-sum-exps are not differentiable.
 
         Args:
             prefixes: The cached prefixes.
@@ -281,6 +289,10 @@ class MultimodalModel:
             self.caches_are_exact = caches_reproduce_plain_scores(
                 requests, self._loaded, self.vision, self.plain_answer_scores, self._cached_scores
             )
+            if self.caches_are_exact:
+                with self.vision.separate_memory():
+                    rows = self.rows.rows(requests[:_COMPARED])
+                self.prefixes_are_shared = check_shared_prefixes(self.shared, rows)
         return bool(self.caches_are_exact)
 
     def _cached_scores(self, requests: Sequence[Request]) -> list[float]:

@@ -105,7 +105,7 @@ def attend(
 
 
 def _to_prefix(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Output [tokens, heads, size] and log-sum-exps [tokens, heads] of queries that all see a whole prefix."""
+    """Output [tokens, heads, size] and log-sum-exps [tokens, heads] of queries that see a whole prefix."""
     tokens, heads, size = query.shape
     shared = heads // key.shape[0]
     folded = query.unflatten(1, (key.shape[0], shared)).permute(2, 1, 0, 3)  # a view: no key is repeated
@@ -120,7 +120,8 @@ def attention_and_lse(
     """Softmax attention together with the logarithm of each softmax's denominator.
 
     By torch's flash kernels where the device has one for the dtype (the CPU; CUDA in half precision), else by
-    its memory-efficient kernel (CUDA in float32), else by matrix products.
+    its memory-efficient kernel (CUDA in float32), else by matrix products. The kernels of CUDA have not been
+    run by the tests; a model's first request compares the scores, and falls back where they are wrong.
 
     Args:
         query: [batch, heads, tokens, size].
@@ -136,20 +137,46 @@ def attention_and_lse(
 
     kernels = torch.ops.aten
     if query.device.type == "cpu":
-        return kernels._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    if query.device.type == "cuda" and query.dtype != torch.float32:
+        return kernels._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, scale=scale
+        )
+    if query.device.type != "cuda":
+        return by_products(query, key, value, scale, causal=causal)
+    key, value = _repeated(query, key), _repeated(query, value)
+    if query.dtype != torch.float32:
         made = kernels._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
         return made[0], made[1][..., : query.shape[2]]
-    if query.device.type == "cuda":
-        made = kernels._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, 0.0, causal, scale=scale
-        )
-        return made[0], made[1][..., : query.shape[2]]
+    made = kernels._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, 0.0, causal, scale=scale
+    )
+    return made[0], made[1][..., : query.shape[2]]
+
+
+def by_products(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`attention_and_lse` by matrix products, for devices without such a kernel.
+
+    Args:
+        query: As of :func:`attention_and_lse`.
+        key: As of :func:`attention_and_lse`.
+        value: As of :func:`attention_and_lse`.
+        scale: As of :func:`attention_and_lse`.
+        causal: As of :func:`attention_and_lse`.
+
+    Returns:
+        As of :func:`attention_and_lse`.
+    """
+    import torch
+
+    key, value = _repeated(query, key), _repeated(query, value)
     products = (query @ key.transpose(-1, -2)).float() * scale
     if causal:
         later = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
         products = products.masked_fill(later, float("-inf"))
     return products.softmax(-1).to(value.dtype) @ value, products.logsumexp(-1)
+
+
+def _repeated(query: Tensor, part: Tensor) -> Tensor:
+    repeats = query.shape[1] // part.shape[1]
+    return part if repeats == 1 else part.repeat_interleave(repeats, 1)

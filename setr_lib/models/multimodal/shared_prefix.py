@@ -7,6 +7,7 @@ is the same with them, over copies of the prefixes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
+from setr_lib.models.device import is_out_of_memory
+from setr_lib.models.multimodal.errors import first_line
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache, backbone, vision_outputs
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend
@@ -23,6 +26,7 @@ from setr_lib.models.multimodal.token_rows import TokenRow
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LOG = logging.getLogger(__name__)
 _ATTENTION = "setr_shared_prefix"
 """What transformers calls the attention to shared prefixes."""
 _UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
@@ -56,8 +60,8 @@ class SharedPrefixPass:
     """
 
     def __init__(self, loaded: LoadedModel, forward: LanguageModelPass) -> None:
-        self._loaded = loaded
-        self._forward = forward
+        self.loaded = loaded
+        self.forward = forward
 
     def last_hidden(self, rows: Sequence[TokenRow], prefixes: PrefixCache, owners: Sequence[int]) -> Tensor:
         """Hidden states of the rows' last tokens.
@@ -86,12 +90,12 @@ class SharedPrefixPass:
             self._run([rows[n] for n in part], prefixes.rows, layers, [owners[n] for n in part])
             for part in self._parts(order, lengths)
         ]
-        places = torch.tensor(order, device=self._loaded.device)
+        places = torch.tensor(order, device=self.loaded.device)
         hidden = torch.cat(made)
         return torch.empty_like(hidden).index_copy_(0, places, hidden)
 
     def _parts(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        most = tokens_of_a_part(self._loaded)
+        most = tokens_of_a_part(self.loaded)
         part: list[int] = []
         taken = 0
         for row in order:
@@ -111,12 +115,12 @@ class SharedPrefixPass:
     ) -> Tensor:
         import torch
 
-        device = self._loaded.device
-        positions = self._forward.positions.of_ends(rows, starts, owners)
+        device = self.loaded.device
+        positions = self.forward.positions.of_ends(rows, starts, owners)
         part = _Part(layers, RowRuns.of([len(row.ids) for row in rows], owners))
         last = torch.tensor(part.runs.last, device=device)
         with self._attending(part, last):
-            output = backbone(self._loaded.model)(
+            output = backbone(self.loaded.model)(
                 input_ids=torch.tensor([[token for row in rows for token in row.ids]], device=device),
                 position_ids=positions.unsqueeze(-2).to(device),
                 mm_encoder_outputs=vision_outputs(rows),
@@ -132,7 +136,7 @@ class SharedPrefixPass:
         from transformers import AttentionInterface
 
         AttentionInterface.register(_ATTENTION, _attention)
-        decoder = self._loaded.model.get_decoder()
+        decoder = self.loaded.model.get_decoder()
         usual, token = decoder.config._attn_implementation, _part.set(part)
         decoder.config._attn_implementation = _ATTENTION
         try:
@@ -159,21 +163,54 @@ def tokens_of_a_part(loaded: LoadedModel) -> int | None:
     return max(64, ACTIVATION_BYTES // (widest * loaded.model.dtype.itemsize))
 
 
-def attends_in_the_usual_way(loaded: LoadedModel) -> str | None:
-    """Whether every layer of the language model attends to all tokens before; what it computes is compared
-    separately.
+def check_shared_prefixes(shared: SharedPrefixPass, rows: Sequence[TokenRow]) -> bool:
+    """Whether rows cut in two, at their last picture, give the same scores as in one piece.
+
+    In one piece they are run by transformers' own attention. Where the scores differ, or a layer attends in
+    a way that shared prefixes do not know, a warning is logged.
 
     Args:
-        loaded: The model.
+        shared: The pass to check.
+        rows: Whole prompts; prompts of several lengths try more.
 
     Returns:
-        What stands against shared prefixes; None for nothing known.
+        Whether the scores agree, within what rounding explains.
     """
-    config = loaded.model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds:
-        return f"layers with {', '.join(sorted(kinds))}"
-    return None
+    import torch
+
+    loaded, forward = shared.loaded, shared.forward
+    kinds = set(getattr(loaded.model.config.get_text_config(), "layer_types", None) or ())
+    try:
+        if other := kinds - {"full_attention"}:
+            raise SharedPrefixError(f"layers with {', '.join(sorted(other))}")
+        parts = [_cut(row, loaded.special_tokens.image_token_id) for row in rows]
+        owners = [n for n in range(len(rows)) for _ in range(2)]
+        with torch.inference_mode():
+            whole = forward.answer_differences(forward.run(rows)[0])
+            cache = forward.run([start for start, _ in parts])[1]
+            hidden = shared.last_hidden([parts[n][1] for n in owners], cache, owners)
+            cut = forward.answer_differences(hidden)
+        close = 1e-3 if loaded.model.dtype == torch.float32 else 0.5
+        if torch.allclose(cut, whole[owners], atol=close, rtol=close / 10):
+            return True
+        reason = f"scores {cut.tolist()} differ from {whole[owners].tolist()}"
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    _LOG.warning("%s: each pair copies its query's keys and values (%s); slower", loaded.id, reason)
+    return False
+
+
+def _cut(row: TokenRow, image_token_id: int) -> tuple[TokenRow, TokenRow]:
+    """A row in two parts: the second begins with the last picture, or is the last token where that is all."""
+    last = len(row.images) - 1
+    tokens = row.images[last].placeholder.count(image_token_id) if row.images else 0
+    places = [place for place, token in enumerate(row.ids) if token == image_token_id]
+    cut = places[-tokens] if tokens else 0
+    if cut == 0:
+        cut, last = len(row.ids) - 1, len(row.images)
+    return TokenRow(row.ids[:cut], row.images[:last]), TokenRow(row.ids[cut:], row.images[last:])
 
 
 @contextmanager
@@ -223,5 +260,5 @@ def _attention(
     part = _part.get()
     part.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    packed = (each[0].transpose(0, 1) for each in (query, key, value))
-    return attend(*packed, part.prefixes[module.layer_idx], part.runs, scale)[None], None
+    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
+    return attend(q, k, v, part.prefixes[module.layer_idx], part.runs, scale)[None], None
