@@ -422,7 +422,7 @@ class JudgeSettings(Section):
     batch_size: Count = 64
     """Generations (describe, compose) per batch."""
     pair_batch_size: Count = 128
-    """Candidates per forward pass of the judge."""
+    """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold."""
     max_new_tokens: Count = 256
 
     @field_validator("prompts")
