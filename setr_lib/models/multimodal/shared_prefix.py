@@ -94,17 +94,15 @@ class SharedPrefixPass:
         hidden = torch.cat(made)
         return torch.empty_like(hidden).index_copy_(0, places, hidden)
 
-    def _parts(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        most = tokens_of_a_part(self.loaded)
-        part: list[int] = []
+    def _parts(self, order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Rows in order, in as few parts as fit, of about as many tokens each."""
+        total, most = sum(lengths), tokens_of_a_part(self.loaded)
+        parts: list[list[int]] = [[] for _ in range(1 if most is None else -(-total // most))]
         taken = 0
         for row in order:
-            if part and most is not None and taken + lengths[row] > most:
-                yield part
-                part, taken = [], 0
-            part.append(row)
+            parts[taken * len(parts) // total].append(row)
             taken += lengths[row]
-        yield part
+        return [part for part in parts if part]
 
     def _run(
         self,
