@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo compare compare-trained test dev check soak mutants clean
+.PHONY: help install setup demo compare compare-trained bench bench-full test dev check soak mutants clean
 
 help: ## list these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ compare: setup ## after a demo: every method that can run on the miniature side 
 
 compare-trained: setup ## after a demo: the trained systems and their papers' claims, into docs/compare.md (within an hour)
 	@$(BIN)/python -m benchmarks.compare_trained setr.trained.toml $(ARGS)
+
+bench: setup ## how fast SETR is against named alternatives, into docs/performance.md (less than 20 minutes)
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-full: setup ## the same with larger sizes, in the background; it goes on where it was stopped (var/bench.log)
+	@mkdir -p var; nohup $(BIN)/python -m benchmarks.speed --full --resume $(ARGS) > var/bench.log 2>&1 & \
+	echo "measuring in the background (process $$!); it prints to var/bench.log"
 
 test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

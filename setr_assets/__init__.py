@@ -1,5 +1,12 @@
 """Dagster's side of SETR, and nothing else: what exists, what depends on what, when it runs.
 
 The work itself is in ``setr_lib``, which knows nothing of Dagster; the definitions are in
-``setr_assets.definitions``. Importing this package costs nothing.
+``setr_assets.definitions``. Importing this package imports Dagster alone.
 """
+
+import gc
+
+import dagster  # noqa: F401 - whose half a million objects stay as long as the process
+
+# Else every full collection, of the import of the code location and of a whole run, walks through them again.
+gc.freeze()

@@ -89,7 +89,7 @@ def no_lost_or_doubled_images(
     """
     from collections import Counter
 
-    stored = Counter(setr.gallery_store.read(report.table, report.version)[0])
+    stored = Counter(setr.gallery_store.ids(report.table, report.version))
     expected = set(images.filter(status="ok")["image_id"]) - {failed.image_id for failed in report.failed}
     twice = sorted(image_id for image_id, count in stored.items() if count > 1)
     missing, unexpected = sorted(expected - set(stored)), sorted(set(stored) - expected)

@@ -473,6 +473,10 @@ class CoarseSettings(Section):
     """The method whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
     top_k: Count = 50
     """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
+    memory_mb: int = Field(default=256, ge=16, le=2**24)
+    """Megabytes that blocks of vectors and scores may take while a gallery is ranked by a method that is one
+    vector of a query. A gallery of up to half of that is held in memory; a larger one is read from the store
+    in blocks, once for each method. Any other method holds the whole gallery, whatever this says."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the reference image's vector in ``intersection_anchor``."""
     caption_strategies: list[MethodName] = ["captions_text", "captions_union", "captions_intersection"]

@@ -32,6 +32,24 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One of several steps that a figure consists of.
+
+    Attributes:
+        name: What is done, in words.
+        seconds: How long it took.
+        peak_bytes: Most memory of the process during the step, above what it held before; None where that is
+            not measured.
+        note: Why it takes what it takes, where that is worth saying.
+    """
+
+    name: str
+    seconds: float
+    peak_bytes: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Figure:
     """One benchmark's result.
 
@@ -39,8 +57,8 @@ class Figure:
         name: Of the benchmark, e.g. "search-small".
         work: What was done, with its sizes, in a sentence.
         ours_s: Seconds that SETR took.
-        alternative: What it is compared with, in words.
-        alternative_s: Seconds that the alternative took for the same work.
+        alternative: What it is compared with, in words; empty where there is nothing to compare with.
+        alternative_s: Seconds that the alternative took for the same work; None where there is none.
         equal: Whether both gave the same output, by the tolerance that ``checked`` names.
         checked: What was compared, and how nearly equal it had to be.
         target: What is aimed at, in words, e.g. "at most 1.1 x the alternative"; empty for none.
@@ -52,6 +70,7 @@ class Figure:
         profile: (part, seconds) of where the time went, longest first; said on the page where a target is
             missed.
         growth: The same work at several sizes.
+        steps: The steps that ``ours_s`` is the sum of, in their order, where each is of interest.
         note: Anything a reader has to know; plain text.
     """
 
@@ -59,7 +78,7 @@ class Figure:
     work: str
     ours_s: float
     alternative: str
-    alternative_s: float
+    alternative_s: float | None
     equal: bool
     checked: str
     target: str = ""
@@ -70,6 +89,7 @@ class Figure:
     also: Mapping[str, float] = field(default_factory=dict)
     profile: Sequence[tuple[str, float]] = ()
     growth: Growth | None = None
+    steps: Sequence[Step] = ()
     note: str = ""
 
 

@@ -1,4 +1,4 @@
-"""A Qwen3-VL with random weights, of a size between the miniature's model and a real one, in a local folder."""
+"""A Qwen3-VL with random weights, between the miniature's model and a real one in size, in a local folder."""
 
 from __future__ import annotations
 
@@ -68,7 +68,12 @@ def write_random_qwen(folder: Path, size: QwenSize, words: str) -> Path:
     tokenizer = _tokenizer(words)
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in (("image", _IMAGE), ("video", _VIDEO), ("vision_start", _START), ("vision_end", _END))
+        for name, token in (
+            ("image", _IMAGE),
+            ("video", _VIDEO),
+            ("vision_start", _START),
+            ("vision_end", _END),
+        )
     }
     config = hf.Qwen3VLConfig(
         text_config=_text_config(size, tokenizer), vision_config=_vision_config(size), **ids

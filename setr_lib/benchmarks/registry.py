@@ -59,6 +59,13 @@ def _load_built_in() -> dict[str, Benchmark]:
     return {benchmark.kind: benchmark for benchmark in found}
 
 
+def _built_in_called(kind: str) -> Benchmark | None:
+    """The built-in benchmark of a kind, which names its module: no other is imported."""
+    if kind not in modules_of(kinds):
+        return None
+    return _made(_class_in(f"{kinds.__name__}.{kind}"), kind)
+
+
 def _class_in(module: str) -> type[Benchmark]:
     """The benchmark that a module defines."""
     own = [
@@ -117,4 +124,6 @@ def _contradiction(made: Benchmark) -> str | None:
     return None
 
 
-CATALOGUE: Catalogue[Benchmark] = Catalogue("benchmark", (ENTRY_POINTS,), _made, DatasetError, _load_built_in)
+CATALOGUE: Catalogue[Benchmark] = Catalogue(
+    "benchmark", (ENTRY_POINTS,), _made, DatasetError, _load_built_in, _built_in_called
+)

@@ -24,12 +24,14 @@ from setr_lib.methods.needs import (
     MethodError,
     made_by,
 )
+from setr_lib.methods.ranked_rows import rows_of
 from setr_lib.methods.searched_gallery import (
     CaptionSearch,
     GalleryIndex,
     SearchedGallery,
     UnheldGallery,
     VectorsNotHeldError,
+    VectorSource,
 )
 from setr_lib.methods.similarity import mean_vector
 from setr_lib.models.refusals import CONTROL_TEXT, run_without_refused
@@ -63,6 +65,7 @@ __all__ = [
     "TextVectors",
     "TextsOf",
     "UnheldGallery",
+    "VectorSource",
     "VectorsNotHeldError",
     "encode_queries",
     "made_by",
@@ -441,8 +444,8 @@ class _NoEncoder:
 def encode_queries(
     queries: pl.DataFrame,
     encoder: TextEncoder,
-    ids: Sequence[str],
-    vectors: NDArray[np.float32],
+    ids: Sequence[str] | pl.Series,
+    vectors: NDArray[np.float32] | VectorSource,
     *,
     texts: Mapping[str, pl.DataFrame] | None = None,
     center_texts: Sequence[str] | None = None,
@@ -458,7 +461,8 @@ def encode_queries(
         encoder: The embedding space that the gallery lies in. One without a text side
             (``embeds_texts`` is False) is asked for no text.
         ids: The gallery's images, as ``GalleryStore.read`` gives them.
-        vectors: Their vectors, ``float32[n, d]``, norm 1; references are looked up here.
+        vectors: Their vectors, ``float32[n, d]``, norm 1, or what reads them from a store; references are
+            looked up here.
         texts: Generated texts by kind: tables with a ``query_id``, or with an ``image_id`` for texts of
             references. A reference without a good caption leaves the modification text alone; compositions
             have a row for every query, and an empty ``target_caption`` falls back to the modification text.
@@ -522,13 +526,17 @@ def union_text(caption: str, modification: str) -> str:
 
 
 def _references(
-    queries: pl.DataFrame, ids: Sequence[str], vectors: NDArray[np.float32], dimension: int
+    queries: pl.DataFrame,
+    ids: Sequence[str] | pl.Series,
+    vectors: NDArray[np.float32] | VectorSource,
+    dimension: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Each query's reference vector, zero where there is none, and which there are."""
-    row_of = {image_id: row for row, image_id in enumerate(ids)}
-    rows = np.array([row_of.get(reference, -1) for reference in queries["reference_id"]], dtype=np.intp)
+    index = GalleryIndex(ids, vectors)
+    rows = rows_of(queries["reference_id"], index.names)
     references = np.zeros((len(queries), dimension), dtype=np.float32)
-    references[rows >= 0] = vectors[rows[rows >= 0]]
+    if (rows >= 0).any():
+        references[rows >= 0] = index.take(rows[rows >= 0])
     return references, rows >= 0
 
 

@@ -168,18 +168,18 @@ class Method(ABC):
         """
 
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
-        """One vector for each query, where the method's scores are nothing but cosines with it.
+        """One vector for each query, where the method's scores are nothing but inner products with it.
 
-        A vector store can then rank a gallery in the method's place, and its vectors need not be held in
-        memory.
+        A gallery is then ranked block by block, and its vectors need not be held in memory.
 
         Args:
-            inputs: As in :meth:`scores`, without statistics. The gallery may be one whose vectors are not
-                held: it raises ``VectorsNotHeldError`` for them.
+            inputs: As in :meth:`scores`. The gallery is one whose vectors are not held: it has ids and the
+                mean vector (``center``, one pass over the store), and raises ``VectorsNotHeldError`` for
+                anything else. ``statistics`` is given the same before.
 
         Returns:
-            ``float32[q, d]``, norm 1 (or 0, where nothing is known); None, unless a method says otherwise: it
-            needs the gallery's vectors.
+            ``float32[q, d]``, whose inner products with the images' vectors are the scores; 0 where nothing
+            is known. None, unless a method says otherwise: it needs the gallery's vectors.
         """
         return None
 
@@ -206,7 +206,7 @@ class VectorMethod(Method):
     def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
         """The unit vectors of the queries; None for a subclass that scores in another way."""
         kind = type(self)
-        if kind.scores is not VectorMethod.scores or kind.statistics is not Method.statistics:
+        if kind.scores is not VectorMethod.scores:
             return None
         return unit(self.query_vectors(inputs))
 
@@ -318,9 +318,6 @@ def _methods_in(package: ModuleType, modules: Iterable[str]) -> dict[str, Method
     return found
 
 
-_BUILT_IN_MODULE = re.compile(r"^METHODS\b", re.MULTILINE)
-
-
 @cache
 def _sources(*folders: str) -> dict[str, str]:
     """The modules with methods of a package's folders, and their text; none is imported."""
@@ -329,7 +326,7 @@ def _sources(*folders: str) -> dict[str, str]:
         for folder in folders
         for path in sorted(Path(folder).glob("*.py"))
     }
-    return {module: text for module, text in texts.items() if _BUILT_IN_MODULE.search(text)}
+    return {module: text for module, text in texts.items() if "\nMETHODS" in text}
 
 
 def _built_in_called(name: str) -> Method | None:
@@ -339,7 +336,12 @@ def _built_in_called(name: str) -> Method | None:
     import setr_lib.methods as package
 
     named = re.compile(rf"(\bname\b[^=\n]*=|\b[A-Z]\w*\()\s*[\"']{re.escape(name)}[\"']")
-    modules = [module for module, text in _sources(*package.__path__).items() if named.search(text)]
+    quoted = (f'"{name}"', f"'{name}'")
+    modules = [
+        module
+        for module, text in _sources(*package.__path__).items()
+        if any(word in text for word in quoted) and named.search(text)  # the search alone takes milliseconds
+    ]
     return _methods_in(package, modules).get(name)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,20 +24,27 @@ from setr_lib.methods.inputs import (
     VectorsNotHeldError,
     made_by,
 )
+from setr_lib.methods.linear_search import LinearSearch, search_blocks
 from setr_lib.methods.method import Method, check_files
+from setr_lib.methods.ranked_rows import (
+    GALLERY,
+    SUBSET,
+    RankedRows,
+    rankings_of,
+    rows_of,
+    subset_pairs,
+)
 from setr_lib.methods.references import OF_PICTURES, check_space_gives
+from setr_lib.methods.similarity import mean_vector
 from setr_lib.progress import Progress, silent
-from setr_lib.tables import RANKINGS, conform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VectorSearch = Callable[["NDArray[np.float32]", int, Sequence[str]], pl.DataFrame]
-"""(unit vectors ``[q, d]``, ``k``, the ids searched) to the ``k`` nearest of each, as ``GalleryStore.search``
-gives them.
-"""
 _BLOCK_PICTURES = 256
 """Queries of a block where a method looks at their reference pictures, which are held in memory for it."""
+_CENTER_ROWS = 4096
+"""Vectors of a block where their mean is made."""
 _BLOCK_SCORES = 8 * 2**20
 """Scores held at a time; about a dozen matrices of this size exist while a block is scored and sorted."""
 
@@ -80,6 +89,7 @@ def rank(
     remove_reference: bool,
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
+    memory: int = 256 * 2**20,
     block_scores: int = _BLOCK_SCORES,
 ) -> pl.DataFrame:
     """Rank the gallery for every query by one method: exact, ties by image id.
@@ -99,7 +109,9 @@ def rank(
             benchmark).
         options: The settings of this method.
         progress: Told how many queries are ranked.
-        block_scores: Scores held in memory at a time.
+        memory: Bytes that blocks of vectors and scores may take for a method that is one vector of a query
+            (``search_vectors``): the gallery is not held in memory, unless it is small.
+        block_scores: Scores of any other method that are held in memory at a time.
 
     Returns:
         A RANKINGS frame, in the order of the queries, pool and rank. Queries with ``subset_ids`` (CIRR) get a
@@ -112,74 +124,112 @@ def rank(
     of_captions = {IMAGE_CAPTIONS: index.captions, CAPTION_VECTORS: index.caption_vectors}
     there = {need for need, found in of_captions.items() if found is not None}
     _check_needs(method, queries, there, options or {})
-    parts: list[pl.DataFrame] = []
-    done = 0
-    for rows, columns in _searches(queries.frame, gallery, index.ids):
-        names = np.array([index.ids[column] for column in columns], dtype=object)
-        whole = len(columns) == len(index.vectors) and bool((np.diff(columns) == 1).all())
+    searches = list(_searches(queries.frame, gallery, index.names))
+    own = rows_of(queries.frame["reference_id"], index.names) if remove_reference else None
+    linear = _linear_searches(method, queries, index, searches, options or {}, memory)
+    if linear is not None:
+        ranked, count = f"queries ranked by {method.name}", len(queries.frame)
+
+        def passed(rows: int) -> None:
+            progress(count * rows // len(index.names), count, ranked)
+
+        with told_as(MethodError, f"retrieval method {method.name!r}"):
+            # One more than wanted, where one may be taken out.
+            found = search_blocks(linear, index, k + (own is not None), memory, passed)
+        parts = [part.without(own, k) if part.pool == GALLERY else part for part in found]
+        return rankings_of(parts, queries.frame, index.names)
+    scored = _ScoredSearch(method, queries, index, options or {}, block_scores)
+    parts, done = [], 0
+    for rows, columns in searches:
+        for block, scores in scored.blocks(rows, columns):
+            parts.extend(_pools(queries.frame, block, index.names, columns, scores, k, own))
+            done += len(block)
+            progress(done, len(queries.frame), f"queries ranked by {method.name}")
+    return rankings_of(parts, queries.frame, index.names)
+
+
+def _linear_searches(
+    method: Method,
+    queries: EncodedQueries,
+    index: GalleryIndex,
+    searches: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    options: Mapping[str, Any],
+    memory: int,
+) -> list[LinearSearch] | None:
+    """The queries' vectors, where the method's scores are nothing but cosines with them; else None."""
+    if type(method).search_vectors is Method.search_vectors:
+        return None
+    if not index.is_held and 4 * len(index.names) * index.dimension <= memory // 2:
+        _ = index.vectors  # small: read once for all methods
+    found: list[LinearSearch] = []
+    pictures = bool((OF_PICTURES - {QUERY_VECTORS}).intersection(method.needs))
+    for rows, columns in searches:
+        searched = UnheldGallery(index.names.gather(columns), partial(_center, index, columns))
+        blocks: list[NDArray[np.float32]] = []
+        try:
+            with told_as(MethodError, f"retrieval method {method.name!r}"):
+                statistics = method.statistics(searched)
+                step = _BLOCK_PICTURES if pictures else len(rows)
+                for start in range(0, len(rows), step):
+                    inputs = MethodInputs(
+                        queries.rows(rows[start : start + step]), searched, options, statistics
+                    )
+                    vectors = method.search_vectors(inputs)
+                    # What is not a finite vector for each query is refused in words when it is scored.
+                    if vectors is None or vectors.shape != (len(inputs.queries.frame), index.dimension):
+                        return None
+                    if not np.isfinite(vectors).all():
+                        return None
+                    blocks.append(vectors.astype(np.float32, copy=False))
+        except VectorsNotHeldError:
+            return None
+        subsets = subset_pairs(queries.frame[rows], index.names)
+        inside = np.isin(subsets[1], columns)
+        vectors = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        found.append(LinearSearch(rows, columns, vectors, (subsets[0][inside], subsets[1][inside])))
+    return found
+
+
+def _center(index: GalleryIndex, columns: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The mean vector of some images, in one pass over the vectors."""
+    if index.is_held:
+        return mean_vector(index.vectors if len(columns) == len(index.names) else index.vectors[columns])
+    inside = np.zeros(len(index.names), dtype=bool)
+    inside[columns] = True
+    total = np.zeros(index.dimension)
+    for rows, vectors in index.blocks(_CENTER_ROWS):
+        total += vectors[inside[rows]].sum(axis=0, dtype=np.float64)
+    return (total / max(1, len(columns))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _ScoredSearch:
+    """A method that scores every image: block by block of queries, over a gallery that is held in memory."""
+
+    method: Method
+    queries: EncodedQueries
+    index: GalleryIndex
+    options: Mapping[str, Any]
+    block_scores: int
+
+    def blocks(
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Rows of the queries, and their scores of the images ``columns``."""
+        method, index = self.method, self.index
+        whole = len(columns) == len(index.names) and bool((np.diff(columns) == 1).all())
         vectors = index.vectors if whole else index.vectors[columns]
-        searched = SearchedGallery(vectors, names.tolist(), index.captions, index.caption_vectors)
+        names = index.names.gather(columns)
+        searched = SearchedGallery(vectors, names, index.captions, index.caption_vectors)
         with told_as(MethodError, f"retrieval method {method.name!r}"):
             statistics = method.statistics(searched)
-        size = max(1, block_scores // len(columns))
+        size = max(1, self.block_scores // len(columns))
         if (OF_PICTURES - {QUERY_VECTORS}).intersection(method.needs):
             size = min(size, _BLOCK_PICTURES)
         for start in range(0, len(rows), size):
-            block = queries.rows(rows[start : start + size])
-            inputs = MethodInputs(block, searched, options or {}, statistics)
-            scores = _checked_scores(method, inputs)
-            parts.extend(_tables(block.frame, names, scores, k, remove_reference))
-            done += len(block.frame)
-            progress(done, len(queries.frame), f"queries ranked by {method.name}")
-    return _in_query_order(parts, queries.frame)
-
-
-def rank_by_search(
-    method: Method,
-    queries: EncodedQueries,
-    gallery: pl.DataFrame,
-    ids: Sequence[str],
-    search: VectorSearch,
-    k: int,
-    *,
-    excluded: Collection[str] = (),
-    options: Mapping[str, Any] | None = None,
-) -> pl.DataFrame | None:
-    """Rank the gallery for queries without subsets by a vector store's own search, as :func:`rank` would.
-
-    Args:
-        method: The retrieval method.
-        queries: The encoded queries.
-        gallery: As in :func:`rank`.
-        ids: The images that have a vector.
-        search: The store's exact search.
-        k: Images kept for each query.
-        excluded: Images that are in no ranking.
-        options: The settings of this method.
-
-    Returns:
-        A RANKINGS frame; None where the method needs the gallery's vectors, so that only :func:`rank` can
-        rank by it.
-
-    Raises:
-        MethodError: The gallery is empty, or a need is not there.
-    """
-    _check_needs(method, queries, (), options or {})
-    parts: list[pl.DataFrame] = []
-    for rows, columns in _searches(queries.frame, gallery, ids):
-        names, block = [ids[int(column)] for column in columns], queries.rows(rows)
-        try:
-            with told_as(MethodError, f"retrieval method {method.name!r}"):
-                vectors = method.search_vectors(MethodInputs(block, UnheldGallery(names), options or {}))
-        except VectorsNotHeldError:
-            return None
-        # What is not a finite vector for each query is refused by ``rank``, in words.
-        if vectors is None or len(vectors) != len(rows) or not np.isfinite(vectors).all():
-            return None
-        hits = search(vectors, k, [name for name in names if name not in excluded])
-        found = hits["query"].to_numpy().astype(np.intp), hits["image_id"].to_list(), hits["score"].to_numpy()
-        parts.append(_ranked(block.frame, "gallery", *found))
-    return _in_query_order(parts, queries.frame)
+            block = rows[start : start + size]
+            inputs = MethodInputs(self.queries.rows(block), searched, self.options, statistics)
+            yield block, _checked_scores(method, inputs)
 
 
 def _check_needs(
@@ -213,20 +263,25 @@ def _check_needs(
 
 
 def _searches(
-    queries: pl.DataFrame, gallery: pl.DataFrame, ids: Sequence[str]
+    queries: pl.DataFrame, gallery: pl.DataFrame, names: pl.Series
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """(rows of ``queries``, rows of ``ids``) of each gallery searched; ids in order, queries in order of id.
+    """(rows of ``queries``, rows of ``names``) of each gallery searched; images and queries in order of id.
 
     The canonical order makes means and blocks, and so the last digit of every score, independent of the
     caller's.
     """
     numbered = queries.select("query_id", "gallery").with_row_index("row").sort("query_id")
-    table = pl.DataFrame({"image_id": list(ids)}, schema={"image_id": pl.String()}).with_row_index("column")
-    members = gallery.select("image_id", pl.col("galleries").alias("gallery")).explode("gallery").unique()
+    table = pl.DataFrame({"image_id": names}).with_row_index("column").sort("image_id")
+    wanted = queries["gallery"].unique()
+    members = (
+        gallery.select("image_id", pl.col("galleries").alias("gallery"))
+        .explode("gallery")
+        .filter(pl.col("gallery").is_in(wanted.implode()))
+        .unique()
+    )
     for (name,), group in numbered.group_by("gallery", maintain_order=True):
-        inside = table.join(members.filter(pl.col("gallery") == name), on="image_id", how="semi").sort(
-            "image_id"
-        )
+        searched = members.filter(pl.col("gallery") == name)
+        inside = table.join(searched, on="image_id", how="semi", maintain_order="left")
         if not len(inside):
             raise MethodError(
                 f"gallery {name!r} has no embedded picture, but {len(group)} queries search it, e.g. "
@@ -254,62 +309,29 @@ def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]
     return scores
 
 
-def _tables(
+def _pools(
     queries: pl.DataFrame,
-    names: NDArray[Any],
+    block: NDArray[np.intp],
+    names: pl.Series,
+    columns: NDArray[np.intp],
     scores: NDArray[np.float32],
     k: int,
-    remove_reference: bool,
-) -> Iterator[pl.DataFrame]:
-    """The two pools of a block of queries."""
-    column_of = {name: column for column, name in enumerate(names)}
-    excluded = np.zeros(scores.shape, dtype=bool) if remove_reference else None
-    if excluded is not None:
-        own = np.array([column_of.get(name, -1) for name in queries["reference_id"]], dtype=np.intp)
-        excluded[np.flatnonzero(own >= 0), own[own >= 0]] = True
-    rows, columns = top_k(scores, k, excluded)
-    yield _ranked(queries, "gallery", rows, names[columns].tolist(), scores[rows, columns])
-    subsets = queries["subset_ids"].to_list()
-    if any(subsets):
-        members = np.zeros(scores.shape, dtype=bool)
-        for row, subset in enumerate(subsets):
-            members[row, [column_of[name] for name in subset or [] if name in column_of]] = True
-        rows, columns = top_k(scores, scores.shape[1], ~members)
-        yield _ranked(queries, "subset", rows, names[columns].tolist(), scores[rows, columns])
-
-
-def _ranked(
-    queries: pl.DataFrame,
-    pool: str,
-    rows: NDArray[np.intp],
-    images: Sequence[str],
-    scores: NDArray[np.floating],
-) -> pl.DataFrame:
-    """RANKINGS of one pool; ``rows`` of ``queries``, images and scores are ordered by row, then rank."""
-    first = np.searchsorted(rows, np.arange(len(queries)))
-    values = scores.astype(np.float64)
-    frame = pl.DataFrame(
-        {
-            "query_id": queries["query_id"].gather(rows),
-            "pool": [pool] * len(rows),
-            "rank": (np.arange(len(rows)) - first[rows] + 1).astype(np.int32),
-            "image_id": pl.Series(images, dtype=pl.String()),
-            "score": values,
-            "coarse_score": values,
-            "judge_score": pl.Series([None] * len(rows), dtype=pl.Float64()),
-        },
-        schema_overrides={"pool": pl.String()},
-    )
-    return conform(frame, RANKINGS, f"rankings ({pool})")
-
-
-def _in_query_order(parts: list[pl.DataFrame], queries: pl.DataFrame) -> pl.DataFrame:
-    if not parts:
-        return RANKINGS.to_frame()
-    order = queries.select("query_id").with_row_index("position")
-    return (
-        pl.concat(parts)
-        .join(order, on="query_id", how="left")
-        .sort("position", "pool", "rank")
-        .select(list(RANKINGS))
-    )
+    own: NDArray[np.intp] | None,
+) -> Iterator[RankedRows]:
+    """The two pools of a block of queries, from their scores of the images ``columns``."""
+    place = np.full(len(names), -1, dtype=np.intp)
+    place[columns] = np.arange(len(columns))
+    excluded = None
+    if own is not None:
+        excluded = np.zeros(scores.shape, dtype=bool)
+        taken = np.where(own[block] >= 0, place[own[block]], -1)
+        excluded[np.flatnonzero(taken >= 0), taken[taken >= 0]] = True
+    found, best = top_k(scores, k, excluded)
+    yield RankedRows(GALLERY, block[found], columns[best], scores[found, best])
+    asked, members = subset_pairs(queries[block], names)
+    asked, members = asked[place[members] >= 0], place[members[place[members] >= 0]]
+    if len(asked):
+        inside = np.zeros(scores.shape, dtype=bool)
+        inside[asked, members] = True
+        found, best = top_k(scores, scores.shape[1], ~inside)
+        yield RankedRows(SUBSET, block[found], columns[best], scores[found, best])

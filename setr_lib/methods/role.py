@@ -86,6 +86,12 @@ class RoleMethod(Method):
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The weighted sum over a query's active roles."""
+        return similarity(self.search_vectors(inputs), inputs.gallery.vectors)
+
+    def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32]:
+        """The weighted sum of the roles' vectors, not scaled to norm 1: every role is linear in an image's
+        vector.
+        """
         queries = inputs.queries
         weights = {option.name: option.of(inputs.options) for option in OPTIONS}
         vectors = {
@@ -105,7 +111,7 @@ class RoleMethod(Method):
         query = (signs * shares * np.array([vectors[role] for role in WEIGHTS])).sum(axis=0) / shares.sum(
             axis=0
         )
-        return similarity(query.astype(np.float32), inputs.gallery.vectors)
+        return query.astype(np.float32)
 
 
 METHODS = (RoleMethod(),)

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_FEW = 8  # pairs of a query, on average, below which queries are gathered, too
+_PAIRS = 64
 _ROWS = 16_384  # gallery rows held in float64 at a time: 100 MB at 768 dimensions
 
 
@@ -52,6 +54,59 @@ def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> ND
         stop = start + _ROWS
         result[:, start:stop] = left @ gallery[start:stop].astype(np.float64).T
     return result
+
+
+def pair_similarity(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    counts: NDArray[np.intp],
+    columns: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """Inner products of chosen pairs, as :func:`similarity_to` gives them.
+
+    Args:
+        queries: ``float32[q, d]``.
+        gallery: ``float32[g, d]``.
+        counts: How many gallery rows of each query, ``int[q]``.
+        columns: These gallery rows, query after query.
+
+    Returns:
+        ``float32[columns]``.
+    """
+    import numpy as np
+
+    sums, exact = np.empty(len(columns)), queries.astype(np.float64)
+    if len(columns) < _FEW * len(queries):  # more calls than work: several queries at a time
+        asked = np.repeat(np.arange(len(queries)), counts)
+        for start in range(0, len(columns), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            np.vecdot(gallery[columns[part]].astype(np.float64), exact[asked[part]], out=sums[part])
+        return sums.astype(np.float32)
+    stop = 0
+    for query, count in zip(exact, counts.tolist(), strict=True):
+        start, stop = stop, stop + count
+        if count:
+            np.vecdot(gallery[columns[start:stop]], query, out=sums[start:stop])
+    return sums.astype(np.float32)
+
+
+def similarity_to(query: NDArray[np.float64], gallery: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Inner products of one query with gallery rows, each a single sum in float64 that is rounded once.
+
+    Each product is one dot product of its two rows, so it does not depend on what else is computed with it.
+    :func:`similarity` sums in another order: its float64 sums may differ in their last bits (1e-16), which
+    changes the float32 result only where a sum lies that close to the middle between two of them.
+
+    Args:
+        query: ``float64[d]``, whose values are float32 numbers.
+        gallery: ``float32[n, d]``, or the same numbers in float64.
+
+    Returns:
+        ``float32[n]``.
+    """
+    import numpy as np
+
+    return np.vecdot(gallery, query).astype(np.float32)
 
 
 def min_max(scores: NDArray[np.floating], equal: float = 1.0) -> NDArray[np.float64]:

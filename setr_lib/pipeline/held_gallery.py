@@ -10,15 +10,14 @@ from setr_lib.pixels import picture_files
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
-    from numpy.typing import NDArray
 
     from setr_lib.datasets import EvaluationSet
     from setr_lib.methods.inputs import GalleryIndex
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.trained_weights import OpenSpace
     from setr_lib.spaces.removals import RemovalRule
+    from setr_lib.spaces.stored_vectors import StoredVectors
 
 _NAMED = 20
 """Galleries that a message names at most: some data sets have one for each query."""
@@ -55,7 +54,7 @@ class HeldGallery:
         """Its path, by id."""
         self._embedded_by: dict[str, str] = {}
         self._tables: dict[str, tuple[str, int]] = {}
-        self._ids: dict[str, list[str]] = {}
+        self._stored: dict[str, StoredVectors] = {}
         self._indexes: dict[str, GalleryIndex] = {}
 
     def require(self, space: OpenSpace) -> None:
@@ -80,7 +79,8 @@ class HeldGallery:
             self._found(space, stored.table, stored.version)
 
     def index(self, space: OpenSpace) -> GalleryIndex:
-        """The ids and vectors in one embedding space; read once, where vectors are held.
+        """The ids and vectors in one embedding space; vectors are read here, and once, where they are held,
+        else when they are asked for.
 
         Args:
             space: The space.
@@ -97,27 +97,14 @@ class HeldGallery:
         self.require(space)
         if space.name in self._indexes:
             return self._indexes[space.name]
-        index = GalleryIndex(*self.context.gallery_store.read(*self._tables[space.name]))
+        if space.name not in self._stored:
+            self._stored[space.name] = self.context.gallery_store.vectors(*self._tables[space.name])
+        stored = self._stored[space.name]
+        index = GalleryIndex(stored.names, stored)
         if self.hold_vectors:
+            _ = index.vectors
             self._indexes[space.name] = index
         return index
-
-    def ids(self, space: OpenSpace) -> list[str]:
-        """The images that have a vector in one embedding space, sorted; read once.
-
-        Args:
-            space: The space.
-
-        Returns:
-            Image ids.
-
-        Raises:
-            NotMadeYetError: As of :meth:`require`.
-        """
-        self.require(space)
-        if space.name not in self._ids:
-            self._ids[space.name] = self.context.gallery_store.ids(*self._tables[space.name])
-        return self._ids[space.name]
 
     def stale(self, space: OpenSpace, images: Sequence[str]) -> dict[str, str]:
         """The images that are not any more what the gallery was made of; files are read, not decoded.
@@ -144,28 +131,6 @@ class HeldGallery:
                 found[image] = "gallery_images was made again, and gallery_embeddings was not"
         return found
 
-    def nearest(
-        self, space: OpenSpace, vectors: NDArray[np.float32], k: int, allowed: Sequence[str]
-    ) -> pl.DataFrame:
-        """The vector store's own exact search; no vectors are held.
-
-        Args:
-            space: The space.
-            vectors: ``float32[q, d]``, norm 1.
-            k: Images for each query.
-            allowed: The images that are searched; all of them have a vector.
-
-        Returns:
-            As of ``GalleryStore.search``.
-        """
-        inside = set(allowed)
-        others = [image_id for image_id in self.ids(space) if image_id not in inside]
-        table, version = self._tables[space.name]
-        search = self.context.gallery_store.search
-        if len(others) < len(allowed):  # the shorter list makes the shorter filter
-            return search(table, vectors, k, version=version, excluded=others)
-        return search(table, vectors, k, allowed, version)
-
     def embed(self, space: OpenSpace, progress: Progress = silent) -> None:
         """Embed what is new or changed since last time in one embedding space.
 
@@ -181,7 +146,7 @@ class HeldGallery:
 
     def _found(self, space: OpenSpace, table: str, version: int) -> None:
         """Remember where vectors are; what was read of another version of the space is forgotten."""
-        self._ids.pop(space.name, None)
+        self._stored.pop(space.name, None)
         self._indexes.pop(space.name, None)
         self._tables[space.name] = table, version
         self._embedded_by[space.name] = space.model.id

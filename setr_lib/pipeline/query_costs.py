@@ -93,22 +93,26 @@ class _Prepared(Method):
         self._method = method
         self.name, self.space, self.needs, self.texts = method.name, method.space, method.needs, method.texts
         self.files, self.option_keys = method.files, method.option_keys
-        self._galleries: dict[tuple[str, ...], tuple[SearchedGallery, Any]] = {}
+        self._galleries: dict[tuple[type, tuple[str, ...]], tuple[SearchedGallery, Any]] = {}
         self._gallery: SearchedGallery | None = None
         self.seconds = self._begun = 0.0
 
     def statistics(self, gallery: SearchedGallery) -> Any:
         """Those of the first time; the clock goes on when they are there."""
-        ids = tuple(gallery.ids)
-        if ids not in self._galleries:
-            self._galleries[ids] = gallery, self._method.statistics(gallery)
-        self._gallery, found = self._galleries[ids]
+        kind = type(gallery), tuple(gallery.ids)
+        if kind not in self._galleries:
+            self._galleries[kind] = gallery, self._method.statistics(gallery)
+        self._gallery, found = self._galleries[kind]
         self._begun = time.perf_counter()
         return found
 
     def scores(self, inputs: MethodInputs) -> NDArray[np.float32]:
         """The method's own, over the gallery that is prepared."""
         return self._method.scores(replace(inputs, gallery=self._gallery or inputs.gallery))
+
+    def search_vectors(self, inputs: MethodInputs) -> NDArray[np.float32] | None:
+        """The method's own."""
+        return self._method.search_vectors(replace(inputs, gallery=self._gallery or inputs.gallery))
 
     def block_done(self, done: int, total: int, what: str) -> None:
         """Told after each block of queries: the clock counts until here."""
@@ -265,12 +269,14 @@ class _Material:
 
     def _vectors_of_references(self, space: str, index: GalleryIndex) -> GalleryIndex:
         """Of a gallery's vectors those of the sample's references."""
+        import numpy as np
+
         from setr_lib.methods.inputs import GalleryIndex
 
         if space not in self._indices:
             wanted = set(self._references["image_id"])
             rows = [row for row, image_id in enumerate(index.ids) if image_id in wanted]
-            self._indices[space] = GalleryIndex([index.ids[row] for row in rows], index.vectors[rows])
+            self._indices[space] = GalleryIndex([index.ids[row] for row in rows], index.take(np.array(rows)))
         return self._indices[space]
 
     @cached_property

@@ -67,6 +67,7 @@ class QuerySet:
             remove_reference=self.removes_reference,
             options=self.context.methods.options(method),
             progress=progress,
+            memory=self.context.settings.coarse.memory_mb * 2**20,
         )
 
 
@@ -111,8 +112,8 @@ def encode(
     encoded = encode_queries(
         queries,
         space,
-        index.ids,
-        index.vectors,
+        index.names,
+        index.source,
         texts=texts,
         center_texts=center_texts,
         reference_vectors=reference_vectors,

@@ -203,7 +203,8 @@ def stored_vectors(
         space: The embedding space.
 
     Returns:
-        The table, its version, and what made it; and its ids and vectors.
+        The table, its version, and what made it; and its ids and vectors, which are read when they are asked
+        for.
 
     Raises:
         NotMadeYetError: As of :func:`vectors_of`.
@@ -212,7 +213,8 @@ def stored_vectors(
     from setr_lib.methods.inputs import GalleryIndex
 
     stored = vectors_of(context, asset, what, key, space.name, space.versions)
-    return stored, GalleryIndex(*context.gallery_store.read(stored.table, stored.version))
+    vectors = context.gallery_store.vectors(stored.table, stored.version)
+    return stored, GalleryIndex(vectors.names, vectors)
 
 
 def vectors_of(

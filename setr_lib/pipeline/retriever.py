@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -109,10 +108,10 @@ class Retriever:
     Make it by :meth:`from_folder` or :meth:`from_evaluation_set`. Several threads may search at once; their
     models compute one after the other.
 
-    With ``hold_vectors``, the gallery's vectors are held, too, and NumPy ranks them. Without, LanceDB's exact
-    search answers a method that is one query vector and a cosine (a ``VectorMethod`` whose query vector needs
-    nothing of the gallery); any other method needs the vectors, which are then read anew for each search. The
-    answers are the same.
+    With ``hold_vectors``, the gallery's vectors are held, too. Without, they are read from the store for each
+    search: in blocks of bounded memory (``[coarse] memory_mb``) for a method that is one query vector and a
+    cosine (a ``VectorMethod`` whose query vector needs no more of the gallery than its mean), as a whole for
+    any other. The answers are the same.
 
     Args:
         gallery: The gallery, and with it settings, stores and models.
@@ -504,15 +503,6 @@ def _coarse(
     gallery: HeldGallery, space: OpenSpace, encoded: QuerySet, method: Method, own: set[str], depth: int
 ) -> pl.DataFrame:
     """Stage 1's first ``depth`` images; ``own``, the reference and its copies, are not among them."""
-    from setr_lib.methods.ranking import rank_by_search
-
-    options = gallery.context.methods.options(method)
-    queries, searched = encoded.queries, encoded.images
-    if not gallery.hold_vectors:
-        search, ids = partial(gallery.nearest, space), gallery.ids(space)
-        found = rank_by_search(method, queries, searched, ids, search, depth, excluded=own, options=options)
-        if found is not None:
-            return found
     # A larger cut only appends: what is left after the reference is taken out is the first ``depth``.
     found = replace(encoded, index=gallery.index(space)).ranked(method, depth + len(own))
     return _without(found, own, depth)

@@ -10,9 +10,7 @@ checkpoint to the same end.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,18 +19,15 @@ import polars as pl
 
 from setr_lib.files import write_json
 from setr_lib.hashing import digest_json, digest_strings
-from setr_lib.models.device import is_out_of_memory, release_memory
-from setr_lib.models.multimodal import CANDIDATE, REFERENCE, Picture, TokenRow
+from setr_lib.models.multimodal import Picture
 from setr_lib.progress import Progress, silent
 from setr_lib.reranking.held_out import judge_pair_frame, measure, require_pictures
 from setr_lib.reranking.lora import (
     AdapterError,
     lora_layers,
     save_adapter,
-    trainable_parameters,
 )
 from setr_lib.reranking.pairs import pairs_digest
-from setr_lib.reranking.scorer import JudgedQuery
 from setr_lib.reranking.training_result import (
     ADAPTER_FOLDER,
     AdapterResult,
@@ -41,26 +36,24 @@ from setr_lib.reranking.training_result import (
     load_result,
     store_result,
 )
+from setr_lib.reranking.training_step import YesNoObjective, groups_of
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.training.checkpoint import only_trainer
 from setr_lib.training.loop import (
-    Objective,
     OnMetrics,
     TrainingLoop,
-    begin_step,
-    indices_at,
     replay,
 )
 from setr_lib.training.notes import is_numbers, read_note
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 _LOG = logging.getLogger(__name__)
 _BEFORE = "before.json"
 _FORMAT = (
-    1  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
+    2  # part of a run's digest: raise it when the training changes, so that old checkpoints are not continued
 )
 
 
@@ -125,7 +118,7 @@ def _train(
         needed = {*train["reference_id"], *train["candidate_id"]}
         refused = base.vision.precompute([pictures[name] for name in sorted(needed)], progress)
         train, left_out = _without_refused(train, pictures, refused)
-        objective = YesNoObjective(judge, _groups_of(train, pictures), settings)
+        objective = YesNoObjective(judge, groups_of(train, pictures), settings)
         before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)
         judged = ~np.isnan(before)
         held_out, before = held_out.filter(pl.Series(judged)), before[judged]
@@ -208,178 +201,6 @@ def training_run_digest(
     named = sorted({*pairs["reference_id"], *pairs["candidate_id"]})
     shown = digest_strings(part for name in named for part in (name, pictures[name].identity))
     return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), shown, options])
-
-
-@dataclass(frozen=True)
-class _LabelledQuery:
-    query: JudgedQuery
-    labels: tuple[bool, ...]
-
-
-_Group = tuple[_LabelledQuery, ...]
-"""All pairs of one group: its own query, and those with a shuffled text."""
-
-
-def _groups_of(pairs: pl.DataFrame, pictures: Mapping[str, Picture]) -> list[_Group]:
-    found: dict[str, dict[tuple[str, str], list[tuple[str, bool]]]] = {}
-    columns = pairs.select("group", "reference_id", "modification", "candidate_id", "label")
-    for group, reference, text, candidate, label in columns.iter_rows():
-        found.setdefault(group, {}).setdefault((reference, text), []).append((candidate, label))
-    return [
-        tuple(
-            _LabelledQuery(
-                JudgedQuery(pictures[reference], text, tuple(pictures[name] for name, _ in members)),
-                tuple(label for _, label in members),
-            )
-            for (reference, text), members in queries.items()
-        )
-        for queries in found.values()
-    ]
-
-
-class YesNoObjective(Objective):
-    """What the adapter's training optimises: the LoRA weights of a judge, on groups of Yes/No pairs.
-
-    Args:
-        judge: The judge; its model has LoRA layers.
-        groups: The training pairs.
-        settings: The adapter's settings.
-    """
-
-    what = "adapter training steps"
-
-    def __init__(self, judge: YesNoJudge, groups: list[_Group], settings: AdapterSettings) -> None:
-        base = judge.model
-        self.judge, self.base, self.groups, self.settings = judge, base, groups, settings
-        self.parameters, self.device = trainable_parameters(base.model), base.device
-        self.total_steps = max(1, math.ceil(settings.epochs * len(groups) / settings.groups_per_batch))
-        labels = [label for group in groups for query in group for label in query.labels]
-        # Five No to one Yes: unweighted, d = 0 would not be the border between them.
-        share = max(sum(labels), 1) / len(labels)
-        self.weights = {True: 0.5 / share, False: 0.5 / max(1 - share, 1 / len(labels))}
-        self.micro_batch = settings.groups_per_batch
-        self.caches_are_exact = self._check_caches()
-
-    def gradients(self, step: int) -> float:
-        """Leave the gradients of a step's groups of pairs; the mean loss."""
-        self.base.model.train()
-        return self._accumulate(self.batch_at(step), step)
-
-    def diverged(self, step: int, loss: float) -> AdapterError:
-        """What to change where the loss is not finite."""
-        return AdapterError(
-            f"the loss at step {step + 1} is {loss}: lower reranking.adapter.learning_rate "
-            f"(now {self.settings.learning_rate}) or set models.judge.dtype to bfloat16 or float32"
-        )
-
-    def batch_at(self, step: int) -> list[_Group]:
-        """The groups of a step.
-
-        Args:
-            step: The step, from 0.
-
-        Returns:
-            The groups.
-        """
-        size, count = self.settings.groups_per_batch, len(self.groups)
-        return [self.groups[index] for index in indices_at(step, size, count, self.settings.seed)]
-
-    def _accumulate(self, batch: list[_Group], step: int) -> float:
-        """Gradients of the whole batch, in parts that fit in memory; the mean loss."""
-        while True:
-            begin_step(self.parameters, self.settings.seed, step)
-            parts = [
-                batch[start : start + self.micro_batch] for start in range(0, len(batch), self.micro_batch)
-            ]
-            try:
-                return sum(self._backward(part, batch) for part in parts)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-            self._halve()  # outside the handler: the exception's frames would keep the tensors alive
-
-    def _halve(self) -> None:
-        if self.micro_batch == 1:
-            raise AdapterError(
-                "not even one group of pairs fits in memory for training; use a smaller model, bfloat16, or "
-                "smaller images"
-            )
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        self.micro_batch //= 2
-        release_memory()
-        _LOG.warning(
-            "a batch did not fit in memory: training goes on with %d groups at a time; the result is the "
-            "same",
-            self.micro_batch,
-        )
-
-    def _backward(self, part: list[_Group], batch: list[_Group]) -> float:
-        queries = [query for group in part for query in group]
-        labels = [label for query in queries for label in query.labels]
-        whole = sum(self.weights[label] for group in batch for query in group for label in query.labels)
-        difference = self._differences([query.query for query in queries])
-        losses = yes_no_loss(difference, labels, self.weights)
-        loss = losses / whole
-        loss.backward()
-        return float(loss.detach())
-
-    def _differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
-        """float32 [pairs]: d of all candidates of ``queries``, in order, with gradients."""
-        if not self.caches_are_exact:
-            return self._plain_differences(queries)
-        prefixes: list[TokenRow] = []
-        owners: list[int] = []
-        suffixes: list[TokenRow] = []
-        for owner, query in enumerate(queries):
-            prefix, rows = self.base.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
-            prefixes.append(prefix)
-            owners += [owner] * len(rows)
-            suffixes += rows
-        # One prefix serves all of a query's candidates: half the tokens of whole sequences, and gradients
-        # flow through.
-        return self.base.answer_differences(self.base.encode_prefixes(prefixes), owners, suffixes)
-
-    def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
-        requests = [
-            (self.judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
-            for query in queries
-            for candidate in query.candidates
-        ]
-        return self.base.plain_answer_differences(requests)
-
-    def _check_caches(self) -> bool:
-        self.base.model.eval()
-        sample = [
-            (
-                self.judge.prompt(query.query),
-                {REFERENCE: query.query.reference, CANDIDATE: query.query.candidates[0]},
-            )
-            for group in self.groups[:8]
-            for query in group
-        ]
-        return self.base.check_caches(sample)
-
-
-def yes_no_loss(differences: Tensor, labels: Sequence[bool], weights: Mapping[bool, float]) -> Tensor:
-    """Binary cross-entropy on d = logit(Yes) - logit(No), each label with its weight.
-
-    Args:
-        differences: float32 [pairs], d of each pair.
-        labels: Whether each pair is a Yes.
-        weights: The weight of each label.
-
-    Returns:
-        The sum over the pairs, a scalar: parts of a batch add up to the whole.
-    """
-    import torch
-
-    return torch.nn.functional.binary_cross_entropy_with_logits(
-        differences,
-        torch.tensor(labels, dtype=torch.float32, device=differences.device),
-        weight=torch.tensor([weights[label] for label in labels], device=differences.device),
-        reduction="sum",
-    )
 
 
 def _scores_before(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.spaces.space import EmbeddingSpace
+    from setr_lib.spaces.stored_vectors import StoredVectors
 
 _LOG = logging.getLogger(__name__)
 
@@ -190,11 +191,25 @@ class GalleryStore:
         Raises:
             GalleryError: There is no such table or version, or an id is there twice.
         """
-        data = self.open(table, version).to_arrow().select(["image_id", "vector"]).sort_by("image_id")
-        ids = _unique(table, data["image_id"].to_pylist())
-        dimension = data.schema.field("vector").type.list_size
-        vectors = data["vector"].combine_chunks().flatten().to_numpy()
-        return ids, vectors.reshape(len(ids), dimension)
+        stored = self.vectors(table, version)
+        return stored.names.to_list(), stored.whole()
+
+    def vectors(self, table: str, version: int | None = None) -> StoredVectors:
+        """The vectors of a table, to be read in blocks; none is read yet.
+
+        Args:
+            table: The table's name.
+            version: Its version, by default the latest.
+
+        Returns:
+            What reads them.
+
+        Raises:
+            GalleryError: There is no such table or version.
+        """
+        from setr_lib.spaces.stored_vectors import StoredVectors
+
+        return StoredVectors(table, self.open(table, version))
 
     def ids(self, table: str, version: int | None = None) -> list[str]:
         """The ids that :meth:`read` gives, without reading the vectors.
@@ -209,9 +224,7 @@ class GalleryStore:
         Raises:
             GalleryError: As for :meth:`read`.
         """
-        handle = self.open(table, version)
-        rows = handle.search().select(["image_id"]).limit(handle.count_rows() + 1).to_arrow()
-        return _unique(table, sorted(rows["image_id"].to_pylist()))
+        return self.vectors(table, version).names.to_list()
 
     def identities(self, table: str, images: Sequence[str], version: int | None = None) -> dict[str, str]:
         """What pictures were embedded: the bytes of each, and how they were read (``picture_identity``).
@@ -501,10 +514,18 @@ def _check_no_duplicates(what: str, frame: pl.DataFrame) -> int:
     return len(frame)
 
 
-def _unique(table: str, ids: list[str]) -> list[str]:
-    if len(set(ids)) != len(ids):
+def check_unique(table: str, ids: pl.Series) -> None:
+    """Refuse a table with an id in several rows.
+
+    Args:
+        table: The table's name, for the message.
+        ids: The ids of all rows.
+
+    Raises:
+        GalleryError: An id is there twice; the message names it.
+    """
+    if ids.n_unique() != len(ids):
         _check_no_duplicates(table, pl.DataFrame({"image_id": ids}))
-    return ids
 
 
 def _filter(allowed: Sequence[str] | None, excluded: Sequence[str]) -> str | None:

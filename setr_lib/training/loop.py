@@ -69,11 +69,13 @@ class Objective(ABC):
         parameters: The trained tensors by name; the names are those of the checkpoints.
         device: Where the model is.
         what: What a progress display counts.
+        fused: AdamW moves all parameters in one operation; rounded differently from one after the other.
     """
 
     parameters: Mapping[str, torch.nn.Parameter]
     device: torch.device
     what: str = "training steps"
+    fused: bool = False
 
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
@@ -141,7 +143,10 @@ class TrainingLoop:
         self.objective, self.settings, self.steps = objective, settings, steps
         self.folder, self.run = folder, run
         self.optimiser = torch.optim.AdamW(
-            list(objective.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            list(objective.parameters.values()),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=objective.fused or None,
         )
 
     def train(self, progress: Progress, on_metrics: OnMetrics | None) -> LoopResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from setr_lib.methods.inputs import (
     encode_queries,
 )
 from setr_lib.methods.method import VectorMethod, as_method, get_method
-from setr_lib.methods.ranking import rank, rank_by_search, top_k
+from setr_lib.methods.ranking import rank, top_k
 from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.tables import RANKINGS
 from tests.methods.worlds import (
@@ -197,8 +196,12 @@ def test_no_queries_no_rows() -> None:
 
 def test_progress_counts_queries() -> None:
     seen: list[tuple[int, int]] = []
-    ranked(block_scores=COUNT * 10, progress=lambda done, total, _: seen.append((done, total)))
+    ranked("product", block_scores=COUNT * 10, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(10, 24), (20, 24), (24, 24)]
+    seen.clear()
+    memory = 4 * VECTORS.shape[1] * 12 * 15  # blocks of 15 images
+    ranked("sum", memory=memory, progress=lambda done, total, _: seen.append((done, total)))
+    assert seen == [(9, 24), (18, 24), (24, 24)]
 
 
 class Misbehaving:
@@ -251,10 +254,10 @@ def test_what_a_method_raises_is_told_with_its_name_and_line(where: str) -> None
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_what_a_method_raises_before_a_search_in_the_store_is_told() -> None:
+def test_what_a_method_raises_while_it_makes_vectors_is_told() -> None:
     method = VectorMethod("raising", lambda inputs: inputs.options["y"])
     with pytest.raises(MethodError, match="retrieval method 'raising' raised KeyError: 'y'"):
-        rank_by_search(method, ENCODED, gallery_frame(), IDS, lambda *_: pl.DataFrame(), 5)
+        rank(method, ENCODED, gallery_frame(), GalleryIndex(IDS, VECTORS), 5, remove_reference=False)
 
 
 class Sized:
@@ -307,25 +310,14 @@ def test_a_store_ranks_as_numpy_does(store: GalleryStore, name: str, k: int) -> 
     members = {image: ["all", "odd"] if number % 2 else ["all"] for number, image in enumerate(IDS)}
     gallery, method = gallery_frame(members), get_method(name)
     queries = encoded(queries_of(QUERIES["reference_id"].to_list(), ["all", "odd", "odd"] * 8))
-    found = rank_by_search(method, queries, gallery, IDS, partial(store.search, "t"), k)
-    expected = rank(method, queries, gallery, GalleryIndex(IDS, VECTORS), k, remove_reference=False)
-    assert found is not None and found.schema == expected.schema
-    assert found.drop("score", "coarse_score").equals(expected.drop("score", "coarse_score"))
-    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
-    without = rank_by_search(
-        method, queries, gallery, IDS, partial(store.search, "t"), k, excluded=set(IDS[15:25])
+    stored = store.vectors("t")
+    found = rank(
+        method,
+        queries,
+        gallery,
+        GalleryIndex(stored.names, stored),
+        k,
+        remove_reference=False,
+        memory=4 * VECTORS.shape[1] * 12 * 7,  # blocks of 7 vectors
     )
-    assert without is not None and not set(without["image_id"]) & set(IDS[15:25])
-    rest = gallery.filter(~pl.col("image_id").is_in(IDS[15:25]))
-    again = rank(method, queries, rest, GalleryIndex(IDS, VECTORS), k, remove_reference=False)
-    assert without["image_id"].to_list() == again["image_id"].to_list()
-
-
-def test_a_store_refuses_to_rank_what_needs_vectors_and_what_is_not_there(store: GalleryStore) -> None:
-    search = partial(store.search, "t")
-    assert rank_by_search(get_method("product"), ENCODED, gallery_frame(), IDS, search, 5) is None
-    with pytest.raises(MethodError, match="no embedded picture"):
-        rank_by_search(get_method("sum"), ENCODED, gallery_frame().clear(), IDS, search, 5)
-    bare = encode_queries(QUERIES, TableEncoder(), IDS, VECTORS)
-    with pytest.raises(MethodError, match="query_compositions"):
-        rank_by_search(get_method("intersection"), bare, gallery_frame(), IDS, search, 5)
+    assert found.equals(rank(method, queries, gallery, GalleryIndex(IDS, VECTORS), k, remove_reference=False))

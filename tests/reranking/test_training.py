@@ -21,17 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from setr_lib.reranking import training
+from setr_lib.models.multimodal import Picture
 from setr_lib.reranking.held_out import HeldOutError, judge_pair_frame
 from setr_lib.reranking.lora import AdapterError, lora_layers, lora_targets, trainable_parameters
 from setr_lib.reranking.scorer import JudgedQuery
-from setr_lib.reranking.training import YesNoObjective, train_adapter
+from setr_lib.reranking.training import train_adapter
 from setr_lib.reranking.training_result import AdapterResult
+from setr_lib.reranking.training_step import LabelledQuery, YesNoObjective, groups_of
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.training.checkpoint import FolderBusyError, only_trainer
 from setr_lib.training.loop import begin_step, learning_rate_at
 from tests.reranking import judge_worlds as worlds
+from tests.tiny_judges import tiny_picture
 
 REPOSITORY = Path(__file__).parents[2]
 torch.set_num_threads(1)
@@ -210,36 +212,60 @@ def test_unknown_target_modules_are_refused_by_name(base: YesNoJudge) -> None:
         lora_targets(base.model.model, ["qkv"])
 
 
-def test_shared_prefixes_give_the_gradients_of_whole_sequences(base: YesNoJudge, tmp_path: Path) -> None:
-    options = worlds.settings(dropout=0.0)
-    train_pairs = worlds.pairs().filter(split="train")
-    with lora_layers(base.model, options):
-        groups = training._groups_of(train_pairs, worlds.pictures())
-        job = YesNoObjective(base, groups, options)
-        assert job.caches_are_exact
+@pytest.mark.parametrize("kind", ["llava", "llava_qwen2", "qwen3_vl", "qwen2_5_vl"])
+def test_shared_prefixes_give_the_gradients_of_whole_sequences(kind: str, tmp_path: Path) -> None:
+    base = worlds.load_tiny_judge(tmp_path, kind)
+    pictures = worlds.pictures()
+    if kind.startswith("qwen"):  # two numbers of tokens in one batch
+        pictures |= {
+            f"i{number}": Picture(f"p{number}", tiny_picture(number, (64, 48))) for number in range(20)
+        }
+    with lora_layers(base.model, worlds.settings(dropout=0.0)):
+        groups = groups_of(worlds.pairs().filter(split="train"), pictures)
+        job = YesNoObjective(base, groups, worlds.settings(dropout=0.0))
+        assert job.shares_prefixes
+        torch.manual_seed(0)
+        for name, parameter in job.parameters.items():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
         batch = job.batch_at(0)
-        job._backward(batch, batch)
+        base.model.model.train()
+        losses = [job._backward(batch, batch)]
         shared = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
+        begin_step(job.parameters, 0, 0)
+        job._differences = job._plain_differences
+        losses.append(job._backward(batch, batch))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in shared.values())
+    for name, parameter in job.parameters.items():
+        assert parameter.grad is not None
+        assert float((parameter.grad - shared[name]).abs().max()) < 1e-5 * largest, name
 
-        def whole(queries):
-            rows = []
-            for query in queries:
-                prefix, ends = base.model.judge_rows(base.prompt(query), query.reference, query.candidates)
-                rows += [prefix + end for end in ends]
-            return base.model.full_differences(rows)
 
-        for differences in (whole, job._plain_differences):
-            begin_step(job.parameters, 0, 0)
-            job._differences = differences
-            job._backward(batch, batch)
-            for name, parameter in job.parameters.items():
-                torch.testing.assert_close(parameter.grad, shared[name], atol=1e-5, rtol=1e-3)
+def test_where_prefixes_cannot_be_shared_pairs_are_trained_one_by_one(
+    base: YesNoJudge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+    config = base.model.model.get_decoder().config
+    usual = config._attn_implementation
+    with lora_layers(base.model, worlds.settings()):
+        config.attention_dropout = 0.1
+        job = YesNoObjective(base, groups, worlds.settings())
+        assert not job.shares_prefixes
+        assert "one by one (attention with dropout)" in caplog.text
+        assert torch.isfinite(torch.tensor(job.gradients(0)))
+        config.attention_dropout = 0.0
+        shared = base.model.packed.answer_differences
+        monkeypatch.setattr(base.model.packed, "answer_differences", lambda *rows: shared(*rows) + 0.01)
+        assert not YesNoObjective(base, groups, worlds.settings()).shares_prefixes
+        assert "differ from those of its own pass" in caplog.text
+    assert config._attn_implementation == usual
 
 
 def test_a_batch_that_does_not_fit_is_taken_in_parts(base: YesNoJudge, tmp_path: Path) -> None:
     options = worlds.settings(dropout=0.0)
     with lora_layers(base.model, options):
-        groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+        groups = groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
         job = YesNoObjective(base, groups, options)
         loss = job._accumulate(job.batch_at(0), 0)
         gradients = {name: parameter.grad.clone() for name, parameter in job.parameters.items()}  # pyright: ignore[reportOptionalMemberAccess]
@@ -266,7 +292,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
     picture = worlds.pictures()["i0"]
     train_pairs = worlds.pairs().filter(split="train")
     with lora_layers(base.model, AdapterSettings()):
-        groups = training._groups_of(train_pairs, worlds.pictures())
+        groups = groups_of(train_pairs, worlds.pictures())
         job = YesNoObjective(base, groups, worlds.settings())
 
     count = {label: train_pairs.filter(label=label).height for label in (True, False)}
@@ -279,7 +305,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
         scores = [torch.tensor([d for d, _ in each], requires_grad=True) for each in batch]
         made = [
             (
-                training._LabelledQuery(
+                LabelledQuery(
                     JudgedQuery(picture, str(number), (picture,) * len(group)),
                     tuple(label for _, label in group),
                 ),
@@ -304,7 +330,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(base: YesNoJudge, tm
 
 
 def test_each_epoch_has_every_group_once_in_an_order_of_its_own(base: YesNoJudge, tmp_path: Path) -> None:
-    groups = training._groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
+    groups = groups_of(worlds.pairs().filter(split="train"), worlds.pictures())
 
     def epochs(seed: int) -> list[list[int]]:
         """The places of the groups in the order of the first two epochs."""

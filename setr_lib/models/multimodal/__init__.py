@@ -5,23 +5,7 @@ transformers. It keeps the vision outputs of images and the attention keys and v
 beginnings, so that nothing is computed twice. What a prompt says, and what is done with an answer, belongs to
 ``composing`` and ``reranking``.
 
-===================  ====================================================================================
-``model``            ``MultimodalModel``: loads a model and puts the parts below together
-``loading``          transformers' processor and model, a PEFT adapter, the identity of the weights
-``special_tokens``   token ids by role: image placeholder, padding, end of text, Yes and No
-``pictures``         ``Picture``: an image file or its bytes
-``prompt``           ``RenderedPrompt``: texts and picture slots
-``token_rows``       chat template, tokenising, image placeholders: prompts to ``TokenRow``
-``vision``           the vision tower in batches, and the memory of its outputs
-``forward``          the language model over token rows, continued from cached prefixes; Yes/No scores
-``shared_prefix``    the same for the judge's pairs, over prefixes that are read in place
-``prefix_attention`` attention of packed rows to shared prefixes and to themselves
-``generation``       greedy answers over token rows
-``plain_pass``       the same by transformers' own means: the reference, and for other architectures
-``caching_check``    whether the cached passes and the plain one give the same scores
-``errors``           ``JudgeError``, ``RefusedTextError``
-===================  ====================================================================================
-"""
+===================  ============================================================================="""
 
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.model import MultimodalModel

@@ -6,8 +6,7 @@ For training an adapter, the same pieces are differentiable in the language mode
     peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
     base.vision.precompute(pictures)                      # frozen vision tower: once, without gradient
     prefix, suffixes = base.judge_rows(prompt, reference, candidates)
-    prefixes = base.encode_prefixes([prefix, ...])        # gradients flow into the cached keys and values
-    d = base.answer_differences(prefixes, owners, suffixes)   # float32 [n], logit(Yes) - logit(No)
+    d = base.packed.answer_differences([prefix], [suffixes])  # float32 [n], logit(Yes) - logit(No)
     loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
 
 This costs one prefix per (reference, modification text) instead of one per pair; ``full_differences`` is the
@@ -27,6 +26,7 @@ from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, cac
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.generation import GreedyGeneration
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
+from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
@@ -61,8 +61,8 @@ class MultimodalModel:
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         prompts, rows: Prompts to token ids, and to token rows with their pictures.
-        vision, forward, plain, shared: The vision tower, the forward pass over token rows, the uncached one,
-            the one over rows that continue shared prefixes.
+        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        shared, packed: The pass over rows that continue shared prefixes, and the one for training.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
@@ -93,6 +93,7 @@ class MultimodalModel:
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
         self.shared = SharedPrefixPass(loaded, self.forward)
+        self.packed = PackedPass(loaded, self.forward)
         self._generation = GreedyGeneration(loaded, self.forward)
         self._loaded = loaded
         self.prefixes_are_shared = False
