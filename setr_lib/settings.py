@@ -510,7 +510,7 @@ class JudgeSettings(Section):
     batch_size: Count = 64
     """Answers (describe, compose) that are generated side by side; their keys and values are in memory."""
     pair_batch_size: Count = 128
-    """Candidates per forward pass of the judge."""
+    """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold."""
     max_new_tokens: Count = 256
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     """Who writes the generated texts in place of this model; the address alone may be given, too."""

@@ -185,6 +185,30 @@ class PositionIds:
             columns.append(torch.nn.functional.pad(whole, (0, length - whole.shape[-1])))
         return torch.stack(columns, dim=-2)
 
+    def of_ends(self, rows: Sequence[TokenRow], starts: Sequence[TokenRow], owners: Sequence[int]) -> Tensor:
+        """Positions of the ends of rows, one behind the other.
+
+        Args:
+            rows: The ends.
+            starts: What is before them.
+            owners: For each end the index of its start.
+
+        Returns:
+            int64 [tokens of all ends], or [3, tokens] where images have positions of their own.
+        """
+        import torch
+
+        known: dict[Any, Tensor] = {}  # the ends of one start often differ in nothing but their images
+        for row, owner in zip(rows, owners, strict=True):
+            key = (owner, row.ids, *(image.grid for image in row.images))
+            if key not in known:
+                known[key] = self.of_row(starts[owner] + row)[..., len(starts[owner].ids) :]
+        keys = (
+            (owner, row.ids, *(image.grid for image in row.images))
+            for row, owner in zip(rows, owners, strict=True)
+        )
+        return torch.cat([known[key] for key in keys], -1)
+
     def of_row(self, row: TokenRow) -> Tensor:
         """Positions of one whole row.
 

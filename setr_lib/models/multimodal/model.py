@@ -30,6 +30,7 @@ from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
+from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass, check_shared_prefixes
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from setr_lib.settings import JudgeSettings
 
+_COMPARED = 4
+"""Of so many requests the scores with shared prefixes are compared."""
 _PLAIN_BATCH = 16
 """Requests per batch of the plain pass at most: each runs its images through the vision tower anew."""
 
@@ -58,12 +61,14 @@ class MultimodalModel:
             ``id`` is part of every cache key.
         image_token, image_token_id, pad_id, eos_ids, yes_id, no_id: Special tokens.
         prompts, rows: Prompts to token ids, and to token rows with their pictures.
-        vision, forward, plain, packed: The vision tower, the forward pass over token rows, the uncached one,
-            the one for training.
+        vision, forward, plain: The vision tower, the forward pass over token rows, the uncached one.
+        shared, packed: The pass over rows that continue shared prefixes, and the one for training.
         caches_are_exact: Whether cached vision outputs and prefixes reproduce this architecture's own forward
             pass; ``None`` until the first request, which finds it out. Where not, every request is a plain
             forward pass: slower, the same answer.
         answering: Generates answers.
+        prefixes_are_shared: Whether pairs read their query's keys and values in place, which the first
+            request finds out, too; where not, each pair has a copy of them.
     """
 
     def __init__(
@@ -88,9 +93,11 @@ class MultimodalModel:
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
         self.plain = PlainPass(loaded, self.prompts)
+        self.shared = SharedPrefixPass(loaded, self.forward)
         self.packed = PackedPass(loaded, self.forward)
         self.answering = Answering(loaded, self.forward, self.rows, self.plain, self.vision)
         self._loaded = loaded
+        self.prefixes_are_shared = False
         self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
 
     @classmethod
@@ -175,6 +182,9 @@ class MultimodalModel:
     ) -> Tensor:
         """logit(Yes) - logit(No) after prefix and suffix; one batch, gradients flow if enabled.
 
+        Without gradients a prefix's keys and values are read in place where ``prefixes_are_shared``; with
+        them each suffix has a copy, as the kernels' log-sum-exps are not differentiable.
+
         Args:
             prefixes: The cached prefixes.
             owners: For each suffix, the index of its prefix.
@@ -183,7 +193,13 @@ class MultimodalModel:
         Returns:
             float32 [suffixes].
         """
-        return self.forward.answer_differences(self.forward.run(suffixes, prefixes, owners)[0])
+        import torch
+
+        if not torch.is_grad_enabled() and self.prefixes_are_shared:
+            hidden = self.shared.last_hidden(suffixes, prefixes, owners)
+        else:
+            hidden = self.forward.run(suffixes, prefixes, owners)[0]
+        return self.forward.answer_differences(hidden)
 
     def full_differences(self, rows: Sequence[TokenRow]) -> Tensor:
         """logit(Yes) - logit(No) after whole sequences; one batch, gradients flow if enabled.
@@ -274,6 +290,10 @@ class MultimodalModel:
             self.caches_are_exact = caches_reproduce_plain_scores(
                 requests, self._loaded, self.vision, self.plain_answer_scores, self._cached_scores
             )
+            if self.caches_are_exact:
+                with self.vision.separate_memory():
+                    rows = self.rows.rows(requests[:_COMPARED])
+                self.prefixes_are_shared = check_shared_prefixes(self.shared, rows)
         return bool(self.caches_are_exact)
 
     def _cached_scores(self, requests: Sequence[Request]) -> list[float]:

@@ -1,0 +1,182 @@
+"""Attention of rows that continue shared prefixes, over keys and values that are never copied.
+
+All rows stand behind one another in one sequence, without padding. The rows of one prefix attend to it as one
+long sequence of queries (the heads that share keys folded into a batch of views), each row attends to itself
+causally, and the two parts are merged by their log-sum-exps; after Hydragen (arXiv 2402.05099), a
+reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowRuns:
+    """Where the rows of a packed sequence are: neighbours of one length, and of one prefix.
+
+    Attributes:
+        lengths: (first token, end, tokens of each row) of neighbouring rows of one length.
+        owners: (first token, end, index of the prefix), within one run of ``lengths`` each.
+        last: The place of each row's last token.
+    """
+
+    lengths: tuple[tuple[int, int, int], ...]
+    owners: tuple[tuple[int, int, int], ...]
+    last: tuple[int, ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], owners: Sequence[int]) -> RowRuns:
+        """The runs of rows in order.
+
+        Args:
+            lengths: Tokens of each row.
+            owners: The index of each row's prefix.
+
+        Returns:
+            The runs; the fewer, the better the rows are sorted by length and prefix.
+        """
+        ends = [0]
+        for length in lengths:
+            ends.append(ends[-1] + length)
+
+        def runs(keys: Sequence[tuple[int, ...]]) -> tuple[tuple[int, int, int], ...]:
+            found = []
+            for key, members in groupby(range(len(keys)), lambda row: keys[row]):
+                rows = list(members)
+                found.append((ends[rows[0]], ends[rows[-1] + 1], key[-1]))
+            return tuple(found)
+
+        return cls(
+            runs([(length,) for length in lengths]),
+            runs(list(zip(lengths, owners, strict=True))),
+            tuple(end - 1 for end in ends[1:]),
+        )
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefixes: Sequence[tuple[Tensor, Tensor]],
+    runs: RowRuns,
+    scale: float,
+) -> Tensor:
+    """Attention of packed rows to their prefixes and, causally, to themselves.
+
+    It has no gradient: the log-sum-exps of torch's kernels are not differentiable. Training has a pass of its
+    own.
+
+    Args:
+        query: [tokens, heads, size].
+        key: [tokens, key heads, size]; each serves ``heads / key heads`` neighbouring heads.
+        value: As ``key``.
+        prefixes: Keys and values of each prefix, [key heads, length, size].
+        runs: Where the rows are.
+        scale: What the products of queries and keys are multiplied by.
+
+    Returns:
+        [tokens, heads, size], in the queries' dtype.
+    """
+    made = query.new_empty(query.shape)
+    own, own_lse = [], []
+    for begin, end, length in runs.lengths:
+        q, k, v = (part[begin:end].unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
+        out, lse = attention_and_lse(q, k, v, scale, causal=True)
+        own.append(out.transpose(1, 2).flatten(0, 1))
+        own_lse.append(lse.transpose(1, 2).flatten(0, 1))
+    place = 0
+    for begin, end, owner in runs.owners:
+        while end > runs.lengths[place][1]:
+            place += 1
+        start = runs.lengths[place][0]
+        of_prefix, lse = _to_prefix(query[begin:end], *prefixes[owner], scale)
+        of_row, row_lse = own[place][begin - start : end - start], own_lse[place][begin - start : end - start]
+        # exp(a) / (exp(a) + exp(b)) is the share of the prefix in the whole softmax.
+        share = (lse - row_lse).sigmoid_()[..., None].to(query.dtype)
+        made[begin:end] = of_row.lerp(of_prefix, share)
+    return made
+
+
+def _to_prefix(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output [tokens, heads, size] and log-sum-exps [tokens, heads] of queries that see a whole prefix."""
+    tokens, heads, size = query.shape
+    shared = heads // key.shape[0]
+    folded = query.unflatten(1, (key.shape[0], shared)).permute(2, 1, 0, 3)  # a view: no key is repeated
+    keys, values = (part.expand(shared, *part.shape) for part in (key, value))
+    out, lse = attention_and_lse(folded, keys, values, scale, causal=False)
+    return out.permute(2, 1, 0, 3).reshape(tokens, heads, size), lse.permute(2, 1, 0).reshape(tokens, heads)
+
+
+def attention_and_lse(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention together with the logarithm of each softmax's denominator.
+
+    By torch's flash kernels where the device has one for the dtype (the CPU; CUDA in half precision), else by
+    its memory-efficient kernel (CUDA in float32), else by matrix products. The kernels of CUDA have not been
+    run by the tests; a model's first request compares the scores, and falls back where they are wrong.
+
+    Args:
+        query: [batch, heads, tokens, size].
+        key: [batch, key heads, keys, size].
+        value: As ``key``.
+        scale: What the products of queries and keys are multiplied by.
+        causal: Whether query i sees the keys up to i only; there are as many keys as queries then.
+
+    Returns:
+        Output [batch, heads, tokens, size] and log-sum-exps float32 [batch, heads, tokens].
+    """
+    import torch
+
+    kernels = torch.ops.aten
+    if query.device.type == "cpu":
+        return kernels._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, scale=scale
+        )
+    if query.device.type != "cuda":
+        return by_products(query, key, value, scale, causal=causal)
+    key, value = _repeated(query, key), _repeated(query, value)
+    if query.dtype != torch.float32:
+        made = kernels._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
+        return made[0], made[1][..., : query.shape[2]]
+    made = kernels._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, 0.0, causal, scale=scale
+    )
+    return made[0], made[1][..., : query.shape[2]]
+
+
+def by_products(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`attention_and_lse` by matrix products, for devices without such a kernel.
+
+    Args:
+        query: As of :func:`attention_and_lse`.
+        key: As of :func:`attention_and_lse`.
+        value: As of :func:`attention_and_lse`.
+        scale: As of :func:`attention_and_lse`.
+        causal: As of :func:`attention_and_lse`.
+
+    Returns:
+        As of :func:`attention_and_lse`.
+    """
+    import torch
+
+    key, value = _repeated(query, key), _repeated(query, value)
+    products = (query @ key.transpose(-1, -2)).float() * scale
+    if causal:
+        later = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        products = products.masked_fill(later, float("-inf"))
+    return products.softmax(-1).to(value.dtype) @ value, products.logsumexp(-1)
+
+
+def _repeated(query: Tensor, part: Tensor) -> Tensor:
+    repeats = query.shape[1] // part.shape[1]
+    return part if repeats == 1 else part.repeat_interleave(repeats, 1)
