@@ -159,10 +159,10 @@ def _bound(model: MultimodalModel, requests: Sequence[Request], load: _Load) -> 
     """Seconds of the counted multiplications at the rate of one large product, and what is counted."""
     rate = _flops_per_second(model)
     rows = model.rows.rows(requests)
-    prompts = sum(len(row.ids) for row in rows)
-    again = sum(row.ids.index(model.image_token_id) + row.images[0].embeds.shape[0] for row in rows[1::2])
+    prompts, second = sum(len(row.ids) for row in rows), rows[load.pictures + 1 :: 2]
+    again = sum(row.ids.index(model.image_token_id) + row.images[0].embeds.shape[0] for row in second)
     made = len(requests) * load.tokens
-    flops = 2 * (prompts - again // 2 + made) * load.size.weights + 2 * made * load.size.head
+    flops = 2 * (prompts - again + made) * load.size.weights + 2 * made * load.size.head
     return flops / rate, (
         f"multiplications of the layers with {prompts:,} tokens of prompts, a picture of two compositions "
         f"once, and {made:,} tokens of answers, and of the output head, at the rate of a product of 4096 x "
