@@ -5,8 +5,30 @@ transformers. It keeps the vision outputs of images and the attention keys and v
 beginnings, so that nothing is computed twice. What a prompt says, and what is done with an answer, belongs to
 ``composing`` and ``reranking``.
 
-====================  ======================================================================================
-====================  ======================================================================================
+====================  ================================================================================
+``model``             ``MultimodalModel``: loads a model and puts the parts below together
+``loading``           transformers' processor and model, a PEFT adapter, the identity of the weights
+``special_tokens``    token ids by role: image placeholder, padding, end of text, Yes and No
+``pictures``          ``Picture``: an image file or its bytes
+``prompt``            ``RenderedPrompt``: texts and picture slots
+``token_rows``        chat template, tokenising, image placeholders: prompts to ``TokenRow``
+``vision``            the vision tower in batches, and the memory of its outputs
+``forward``           the language model over token rows, continued from cached prefixes; Yes/No scores
+``shared_prefix``     the same for the judge's pairs, over prefixes that are read in place
+``prefix_attention``  attention of packed rows to shared prefixes and to themselves
+``answering``         answers: side by side, or by transformers' own ``generate``
+``generation``        greedy answers side by side: those that have ended make room for others
+``prompt_passes``     passes over prompts; what several begin with is run once
+``answer_rows``       keys and values of the answers in work, rows of lengths of their own
+``plain_pass``        the same by transformers' own means: the reference, and for other architectures
+``packed_pass``       the language model for training: a batch in one sequence, shared prefixes once
+``packed_attention``  its attention, with gradients through the shared prefixes
+``caching_check``     whether the cached passes and the plain one give the same scores
+``endpoint``          ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
+``errors``            ``JudgeError``, ``RefusedTextError``
+====================  ================================================================================
+"""
+
 from setr_lib.models.multimodal.endpoint import EndpointError, EndpointModel
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.model import MultimodalModel
