@@ -121,6 +121,7 @@ NOT_READ = {
     "datasets.*.outside_links": _DATA_SET,
     "datasets.*.options": _DATA_SET,
     "datasets.*.image_captions": _DATA_SET,
+    "coarse.memory_mb": _SPEED,
     "models.device": _SPEED,
     "models.encoder.batch_size": _SPEED,
     "models.judge.batch_size": _SPEED,

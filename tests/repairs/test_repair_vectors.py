@@ -62,7 +62,8 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
 @pytest.fixture
 def table(tmp_path: Path, gallery: pl.DataFrame) -> Path:
     """The folder of a table of four fragments, and of as many versions."""
-    synchronised(tmp_path, gallery)
+    for rows in range(BATCH, COUNT + 1, BATCH):
+        synchronised(tmp_path, gallery[:rows])
     return tmp_path / "var" / "lancedb" / f"{TABLE}.lance"
 
 
