@@ -111,9 +111,9 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
         The figures.
     """
     if "search-small" in names:
-        yield _figure(setting, "search-small", SMALL, rounds=5, growth=(574, 1_148))
+        yield _figure(setting, "search-small", SMALL, rounds=4, growth=(574, 1_148))
     if "search-large" in names:
-        yield _figure(setting, "search-large", LARGE, rounds=3, growth=(30_851, 61_702))
+        yield _figure(setting, "search-large", LARGE, rounds=2, growth=(30_851, 61_702))
 
 
 def _figure(
@@ -121,7 +121,7 @@ def _figure(
 ) -> Figure:
     queries, rows = size
     setting.progress(0, 1, f"{name}: {queries:,} queries x {rows:,} vectors")
-    ways = {way: _measured(setting, way, size, rounds) for way in ("ours", "faiss, re-scored", "bare faiss")}
+    ways = _in_turns(setting, size, rounds)
     ours, other, bare = ways.values()
     differing, equal = _compared(ours, bare)
     _, same = _compared(ours, other)
@@ -159,8 +159,18 @@ def _figure(
         met=ours.seconds <= 1.1 * other.seconds and within,
         also=also,
         growth=Growth("gallery images", (*growth, rows), (*steps, ours.seconds)),
-        note="Every way in a process of its own; the least of its runs after the first.",
+        note="Every way in a process of its own; the least of its runs after the first, of two processes.",
     )
+
+
+def _in_turns(setting: BenchSetting, size: tuple[int, int], rounds: int) -> dict[str, _Measured]:
+    """Each way in two processes, in turns, so that other work on the machine slows all alike; the quicker."""
+    found = dict[str, _Measured]()
+    for _ in range(2):
+        for way in ("ours", "faiss, re-scored", "bare faiss"):
+            measured = _measured(setting, way, size, rounds)
+            found[way] = min(measured, found.get(way, measured), key=lambda each: each.seconds)
+    return found
 
 
 def _compared(ours: _Measured, other: _Measured) -> tuple[int, bool]:

@@ -23,7 +23,7 @@ LIMIT = 1.25
 """At most this many times the plain script."""
 SIZES = {False: 0.1, True: 1.0}
 """Of the drawn world, by whether the run is a full one."""
-ROUNDS = 4
+ROUNDS = 2
 _REPOSITORY = Path(__file__).parents[2]
 _WEIGHTS = _REPOSITORY / "setr_lib" / "miniature" / "weights"
 _SETTINGS = """
