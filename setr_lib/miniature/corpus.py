@@ -7,7 +7,6 @@ worlds come from other seeds.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +18,7 @@ from setr_lib.miniature.drawing import SIDE, draw_with_layout
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.garments import CATEGORIES, LENGTHS, NECKS, SLEEVES, Garment
 from setr_lib.miniature.pictures import BACKGROUNDS, COLOURS, PATTERNS
+from setr_lib.miniature.processes import drawing_processes
 from setr_lib.miniature.scenes import SHAPES, SIZES
 from setr_lib.progress import Progress, silent
 
@@ -72,8 +72,8 @@ def build_corpus(families: int, seed: int, progress: Progress = silent, processe
     pictures: list[AnyPicture] = []
     pixels = np.empty((families * FAMILY_SIZE, IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
     labels = np.empty((families * FAMILY_SIZE, GRID * GRID, len(PATCH_LABELS)), np.int8)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for index, (members, drawn, told) in enumerate(pool.imap(_draw_family, jobs, chunksize=32)):
+    with drawing_processes(processes) as pool:
+        for index, (members, drawn, told) in enumerate(pool.map(_draw_family, jobs, chunksize=32)):
             rows = slice(index * FAMILY_SIZE, (index + 1) * FAMILY_SIZE)
             pictures += members
             pixels[rows], labels[rows] = drawn, told

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from setr_lib.miniature.drawing import SIDE, draw_picture
 from setr_lib.miniature.families import AnyPicture, make_family
 from setr_lib.miniature.garments import CATEGORIES, Garment, random_garment
 from setr_lib.miniature.pictures import Modification, describe_modification, pick_background
+from setr_lib.miniature.processes import drawing_processes
 from setr_lib.miniature.scenes import Scene, random_scene
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from multiprocessing.pool import Pool
+    from concurrent.futures import ProcessPoolExecutor
 
 WORLD_VERSION = 8
 """Raised by any change that alters a byte of what is written."""
@@ -193,7 +193,7 @@ def write_worlds(worlds: Iterable[World], progress: Progress = silent, processes
     outdated = [world for world in worlds if _read_stamp(world.folder) != world.stamp]
     if not outdated:
         return False
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with drawing_processes(processes) as pool:
         for world in outdated:
             plan = world.plan()
             shutil.rmtree(world.folder, ignore_errors=True)
@@ -202,9 +202,6 @@ def write_worlds(worlds: Iterable[World], progress: Progress = silent, processes
                 world.finish()
             # Last: half a data set has no stamp and is written again.
             _write(world.folder / _STAMP, dict(world.stamp))
-        # Workers end by themselves: to terminate one that holds a lock may wait for ever.
-        pool.close()
-        pool.join()
     return True
 
 
@@ -256,12 +253,12 @@ def _read_stamp(folder: Path) -> object:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _carry_out(plan: Plan, pool: Pool, progress: Progress) -> None:
+def _carry_out(plan: Plan, pool: ProcessPoolExecutor, progress: Progress) -> None:
     for folder in {drawing.path.parent for drawing in plan.drawings}:
         folder.mkdir(parents=True, exist_ok=True)
     for path, document in plan.documents.items():
         _write(path, document)
-    for done, _ in enumerate(pool.imap_unordered(_draw, plan.drawings, chunksize=32), start=1):
+    for done, _ in enumerate(pool.map(_draw, plan.drawings, chunksize=32), start=1):
         if done % 100 == 0 or done == len(plan.drawings):
             progress(done, len(plan.drawings), f"{plan.name} pictures drawn")
 
