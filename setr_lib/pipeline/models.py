@@ -132,5 +132,9 @@ class Models:
 
         settings = self.settings
         return MultimodalModel.load(
-            settings.models.judge, adapter=adapter, device=settings.models.device, name=settings.judge_name
+            settings.models.judge,
+            adapter=adapter,
+            device=settings.models.device,
+            name=settings.judge_name,
+            features=settings.features_root,
         )

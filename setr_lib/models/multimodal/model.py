@@ -25,6 +25,7 @@ from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.answering import Answering
 from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
+from setr_lib.models.multimodal.kept_features import FeaturesFolder
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
@@ -54,6 +55,7 @@ class MultimodalModel:
         pair_batch_size: Pairs to score per forward pass.
         max_new_tokens: Tokens at most in a generated answer.
         vision_cache_bytes: Memory for vision outputs.
+        features: Where vision outputs are kept on disk; None for nowhere.
 
     Attributes:
         model, processor, tokenizer, device: Those of transformers and torch.
@@ -79,6 +81,7 @@ class MultimodalModel:
         pair_batch_size: int = 128,
         max_new_tokens: int = 256,
         vision_cache_bytes: int = VISION_CACHE_BYTES,
+        features: FeaturesFolder | None = None,
     ) -> None:
         special = loaded.special_tokens
         self.model, self.processor, self.tokenizer = loaded.model, loaded.processor, loaded.tokenizer
@@ -88,7 +91,7 @@ class MultimodalModel:
         self.yes_id, self.no_id = special.yes_id, special.no_id
         self.batch_size, self.pair_batch_size = batch_size, pair_batch_size
         self.max_new_tokens = max_new_tokens
-        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes)
+        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features)
         self.forward = LanguageModelPass(loaded)
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
@@ -109,6 +112,7 @@ class MultimodalModel:
         device: str = "auto",
         name: str | None = None,
         merge_adapter: bool = True,
+        features: Path | None = None,
     ) -> MultimodalModel:
         """Load a model and, if given, a LoRA adapter.
 
@@ -120,6 +124,7 @@ class MultimodalModel:
             name: A local folder or a hub id, in place of ``judge.name``.
             merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in
                 float32 only, as half precision would round it away.
+            features: The folder for vision outputs, up to ``judge.features_mb``; None for nowhere.
 
         Returns:
             The model in evaluation mode.
@@ -134,6 +139,7 @@ class MultimodalModel:
             batch_size=judge.batch_size,
             pair_batch_size=judge.pair_batch_size,
             max_new_tokens=judge.max_new_tokens,
+            features=FeaturesFolder.of(features, judge.features_mb),
         )
 
     # --- prompts, pictures, token rows

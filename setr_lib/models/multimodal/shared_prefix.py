@@ -8,17 +8,17 @@ is the same with them, over copies of the prefixes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
 from setr_lib.models.device import is_out_of_memory
 from setr_lib.models.multimodal.errors import first_line
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache, backbone, vision_outputs
+from setr_lib.models.multimodal.last_layer import only_where_read
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend
 from setr_lib.models.multimodal.token_rows import TokenRow
@@ -138,7 +138,7 @@ class SharedPrefixPass:
         usual, token = decoder.config._attn_implementation, _part.set(part)
         decoder.config._attn_implementation = _ATTENTION
         try:
-            with _only_where_read(decoder, last):
+            with only_where_read(decoder, last):
                 yield
         finally:
             decoder.config._attn_implementation = usual
@@ -209,34 +209,6 @@ def _cut(row: TokenRow, image_token_id: int) -> tuple[TokenRow, TokenRow]:
     if cut == 0:
         cut, last = len(row.ids) - 1, len(row.images)
     return TokenRow(row.ids[:cut], row.images[:last]), TokenRow(row.ids[cut:], row.images[last:])
-
-
-@contextmanager
-def _only_where_read(decoder: Any, places: Tensor) -> Iterator[None]:
-    """The last layer works only for the tokens whose hidden states are read, inside a ``with`` block.
-
-    Its queries, its output projection and its MLP serve each token alone; keys and values serve others, too.
-    Elsewhere these modules give zeros. An architecture with other names of them does the whole work.
-    """
-    last = decoder.layers[-1]
-    named = [(getattr(last, "self_attn", None), "q_proj"), (getattr(last, "self_attn", None), "o_proj")]
-    found = [getattr(owner, name) for owner, name in [*named, (last, "mlp")] if hasattr(owner, name)]
-    before = [(module, vars(module).get("forward")) for module in found]
-    for module in found:
-        module.forward = partial(_at, module.forward, places)
-    try:
-        yield
-    finally:
-        for module, forward in before:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-
-
-def _at(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
-    """What ``forward`` makes of some tokens of [1, tokens, features], and zeros for the others."""
-    made = forward(x.index_select(1, places))
-    return made.new_zeros(1, x.shape[1], made.shape[-1]).index_copy(1, places, made)
 
 
 def _attention(
