@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.held_out import pictures_of
 from setr_lib.reranking.list_scores import CandidateList, score_lists
 from setr_lib.reranking.reranker import JudgedQuery, Reranker
-from setr_lib.reranking.scorer import ScoreError, batches_of_queries
+from setr_lib.reranking.scorer import ScoreError, batches_of_queries, pictures_of_queries
 from setr_lib.tables import RANKINGS, conform
 
 CACHE_KIND = "judge_scores"
@@ -233,17 +234,19 @@ def _score_missing(
     names = iter(keys_of.values())
     done, total = sum(key in kept for key in keys.values()), len(keys)
     progress(done, total, _SCORED)
-    for batch in plan:
+    named = [[(query, next(names)) for query in batch] for batch in plan]
+    for batch, coming in zip_longest(named, named[1:], fillvalue=[]):
         open_keys: list[str] = []
         open_batch: list[JudgedQuery] = []
-        for query in batch:
-            pairs = [pair for pair in zip(next(names), query.candidates, strict=True) if pair[0] not in kept]
+        for query, its_keys in batch:
+            pairs = [pair for pair in zip(its_keys, query.candidates, strict=True) if pair[0] not in kept]
             if pairs:
                 open_keys += [key for key, _ in pairs]
                 open_batch.append(replace(query, candidates=tuple(picture for _, picture in pairs)))
         if not open_batch:
             continue
         images.prepare(reranker, open_batch)
+        images.announce(reranker, [query for query, its_keys in coming if not kept.keys() >= {*its_keys}])
         try:
             made = np.concatenate(checked_scores(reranker, open_batch))
         except ScoreError as error:
@@ -263,22 +266,29 @@ class _ImagePlan:
         self._group_of: dict[str, int] = {}
         self._groups: list[list[Picture]] = []
         for batch in plan:
-            fresh = [picture for picture in _shown(batch) if picture.identity not in self._group_of]
+            fresh = [
+                picture for picture in pictures_of_queries(batch) if picture.identity not in self._group_of
+            ]
             self._group_of |= {picture.identity: len(self._groups) for picture in fresh}
             self._groups.append(list({picture.identity: picture for picture in fresh}.values()))
 
     def prepare(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
         """Show the re-ranker the images of ``batch``; unreadable ones are left for ``score`` to report."""
-        wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
-        for group in sorted({self._group_of[picture.identity] for picture in wanted}):
+        for group in self._unseen(reranker, batch):
             try:
-                reranker.see(self._groups[group])
+                reranker.see(group)
             except PictureError:
                 continue
 
+    def announce(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
+        """Tell the re-ranker which images of the next ``batch`` it will be shown first."""
+        if unseen := self._unseen(reranker, batch):
+            reranker.announce(unseen[0])
 
-def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:
-    return [picture for query in batch for picture in (query.reference, *query.candidates)]
+    def _unseen(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> list[list[Picture]]:
+        """The groups that hold an image which the re-ranker has not seen."""
+        wanted = [picture for picture in pictures_of_queries(batch) if not reranker.has_seen(picture)]
+        return [self._groups[n] for n in sorted({self._group_of[picture.identity] for picture in wanted})]
 
 
 def _pools(rankings: pl.DataFrame) -> dict[tuple[str, str], tuple[list[str], np.ndarray]]:

@@ -164,7 +164,7 @@ class KeptFeatures:
     def _made_anew(self, path: Path, error: Exception) -> None:
         if not self._told:
             _LOG.warning(
-                "%s: damaged vision features are made anew (%s: %s)", path, type(error).__name__, error
+                "%s: unusable vision features are made anew (%s: %s)", path, type(error).__name__, error
             )
         self._told = True
 

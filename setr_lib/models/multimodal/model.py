@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _COMPARED = 4
 """Of so many requests the scores with shared prefixes are compared."""
+_SPREAD_OVER = 2 * 10**8
+"""Parameters of the layers times passes whose prefixes are run in one batch."""
+_MOST_PASSES = 8
 _PLAIN_BATCH = 16
 """Requests per batch of the plain pass at most: each runs its images through the vision tower anew."""
 
@@ -169,6 +172,26 @@ class MultimodalModel:
             Whether the memory is shared now; see :meth:`VisionTower.share_memory`.
         """
         return self.vision.share_memory(other.vision)
+
+    # --- how much is run together
+
+    @property
+    def pairs_per_pass(self) -> int:
+        """Pairs per forward pass at most. Where prefixes are read in place on a CPU, as many as there are:
+        such a pass is run in parts whose size does not depend on it.
+        """
+        in_parts = self.prefixes_are_shared and self.device.type == "cpu"
+        return max(self.pair_batch_size, self.pairs_in_work) if in_parts else self.pair_batch_size
+
+    @property
+    def pairs_in_work(self) -> int:
+        """Pairs whose queries' prefixes are run in one batch: the smaller the model, the more of them.
+
+        What a pass costs whatever its size is spread over them; in a model of a billion parameters it does
+        not count, and a run that is killed loses the scores of as few pairs as its passes have.
+        """
+        weights = sum(weight.numel() for weight in self.model.get_decoder().layers.parameters())
+        return self.pair_batch_size * min(_MOST_PASSES, max(1, _SPREAD_OVER // max(1, weights)))
 
     # --- differentiable forward passes
 

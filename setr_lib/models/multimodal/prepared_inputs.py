@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -25,8 +24,8 @@ class PreparedInputs(Generic[Inputs]):
     def __init__(self, prepare: Callable[[Sequence[Picture]], Inputs]) -> None:
         self._prepare = prepare
         self._thread: ThreadPoolExecutor | None = None
-        self._coming: deque[Sequence[Picture]] = deque()
-        self._begun: OrderedDict[tuple[str, ...], Future[Inputs]] = OrderedDict()
+        self._coming: dict[tuple[str, ...], Sequence[Picture]] = {}
+        self._begun: dict[tuple[str, ...], Future[Inputs]] = {}
 
     def announce(self, batches: Iterable[Sequence[Picture]]) -> None:
         """Say which batches come next, in place of those announced before.
@@ -34,10 +33,21 @@ class PreparedInputs(Generic[Inputs]):
         Args:
             batches: Pictures, in the order in which :meth:`take` will ask for them.
         """
-        coming = {_key(batch): batch for batch in batches}
-        for key in [key for key in self._begun if key not in coming]:
+        self._coming = {_key(batch): batch for batch in batches}
+        for key in [key for key in self._begun if self._coming.pop(key, None) is None]:
             self._begun.pop(key).cancel()
-        self._coming = deque(batch for key, batch in coming.items() if key not in self._begun)
+        self._go_on()
+
+    def announce_first(self, batches: Iterable[Sequence[Picture]]) -> None:
+        """Say which batches come before those announced already.
+
+        Args:
+            batches: As of :meth:`announce`.
+        """
+        first = {_key(batch): batch for batch in batches}
+        self._coming = {key: batch for key, batch in first.items() if key not in self._begun} | {
+            key: batch for key, batch in self._coming.items() if key not in first
+        }
         self._go_on()
 
     def take(self, batch: Sequence[Picture]) -> Inputs:
@@ -52,20 +62,22 @@ class PreparedInputs(Generic[Inputs]):
         Raises:
             Exception: What ``prepare`` raises for this batch.
         """
-        begun = self._begun.get(_key(batch))
-        if begun is None:
+        key = _key(batch)
+        self._coming.pop(key, None)
+        if key not in self._begun:
             return self._prepare(batch)
         try:
-            return begun.result()
+            return self._begun[key].result()
         finally:
-            del self._begun[_key(batch)]
+            del self._begun[key]
             self._go_on()
 
     def _go_on(self) -> None:
         while self._coming and len(self._begun) < _AHEAD:
-            batch = self._coming.popleft()
+            key = next(iter(self._coming))
+            batch = self._coming.pop(key)
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="setr-see")
-            self._begun[_key(batch)] = self._thread.submit(self._prepare, batch)
+            self._begun[key] = self._thread.submit(self._prepare, batch)
 
 
 def _key(batch: Sequence[Picture]) -> tuple[str, ...]:

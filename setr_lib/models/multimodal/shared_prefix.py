@@ -19,6 +19,7 @@ from setr_lib.models.device import is_out_of_memory
 from setr_lib.models.multimodal.errors import first_line
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache, backbone, vision_outputs
 from setr_lib.models.multimodal.last_layer import only_where_read
+from setr_lib.models.multimodal.lean_layers import lean_layers
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend
 from setr_lib.models.multimodal.token_rows import TokenRow
@@ -138,7 +139,7 @@ class SharedPrefixPass:
         usual, token = decoder.config._attn_implementation, _part.set(part)
         decoder.config._attn_implementation = _ATTENTION
         try:
-            with only_where_read(decoder, last):
+            with lean_layers(decoder), only_where_read(decoder, last):
                 yield
         finally:
             decoder.config._attn_implementation = usual

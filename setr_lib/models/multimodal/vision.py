@@ -82,21 +82,23 @@ class VisionTower:
             raise PictureError(refused=refused)
         return [found[picture.identity] for picture in pictures]
 
-    def announce(self, pictures: Iterable[Picture]) -> None:
-        """Begin to read, decode and process images whose outputs will be asked for next, in one call.
+    def announce(self, groups: Iterable[Iterable[Picture]]) -> None:
+        """Begin to read, decode and process images whose outputs will be asked for next.
 
         One batch at most is prepared ahead. What is wrong with an image is said when it is asked for.
 
         Args:
-            pictures: Images, the same one any number of times.
+            groups: Images of one call of :meth:`features` each, in the order of the calls; they replace what
+                was announced before.
         """
-        missing = {
-            picture.identity: picture
-            for picture in pictures
-            if picture.identity not in self.memory
-            and (self._kept is None or picture.identity not in self._kept)
-        }
-        self._inputs.announce(self._batches(list(missing.values())))
+        batches = []
+        for group in groups:
+            wanted = {picture.identity: picture for picture in group}
+            batches += self._batches([picture for key, picture in wanted.items() if not self._is_kept(key)])
+        self._inputs.announce(batches)
+
+    def _is_kept(self, identity: str) -> bool:
+        return identity in self.memory or (self._kept is not None and identity in self._kept)
 
     def _batches(self, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
         size = self._batch_size
@@ -107,7 +109,7 @@ class VisionTower:
         refused: dict[str, str] = {}
         while True:
             left = [picture for picture in missing if picture.identity not in refused]
-            self._inputs.announce(self._batches(left))
+            self._inputs.announce_first(self._batches(left))
             try:
                 made = run_in_batches(left, self.run, self._batch_size)
             except PictureError as error:
@@ -130,8 +132,9 @@ class VisionTower:
         refused: dict[str, str] = {}
         wanted = {picture.identity: picture for picture in pictures}
         missing = [picture for key, picture in wanted.items() if key not in self.memory]
-        done = 0
-        for batch in self._batches(missing):
+        done, batches = 0, self._batches(missing)
+        self.announce(batches)
+        for batch in batches:
             try:
                 self.features(batch)
             except PictureError as error:
