@@ -284,7 +284,7 @@ def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
     """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is
     stored.
     """
-    model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=24), device="cpu")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=3), device="cpu")
     judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
     score, log = YesNoJudge.score, folder / "log"
 

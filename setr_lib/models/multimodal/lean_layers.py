@@ -6,6 +6,7 @@ them to memory.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,20 +16,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ROTARY = "apply_rotary_pos_emb"
+"""What transformers calls the function that rotates queries and keys, in the module of each architecture."""
+_is_usual: dict[Any, bool] = {}
+"""By such a function whether it rotates as most do: the first half of a head's components with the second."""
+
+
 @contextmanager
 def lean_layers(decoder: Any) -> Iterator[None]:
-    """Normalisations and gated MLPs write less to memory inside a ``with`` block; sums may round otherwise.
+    """A language model writes less to memory inside a ``with`` block; its sums may round otherwise.
 
-    Modules of other names or with other parts do their work as usual.
+    Normalisations, gated MLPs and rotary positions of the usual kinds in float32 on a CPU; all else is as
+    before.
 
     Args:
-        decoder: The language model.
+        decoder: The language model. No other model of its architecture may run meanwhile.
     """
     import torch
 
     changed = []
     for module in decoder.modules():
-        if vars(module).get("forward") is not None:
+        if "forward" in vars(module):
             continue
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = partial(_normalised, module, module.forward)
@@ -37,11 +45,17 @@ def lean_layers(decoder: Any) -> Iterator[None]:
         else:
             continue
         changed.append(module)
+    of_architecture: Any = sys.modules[type(decoder).__module__]
+    rotate = getattr(of_architecture, _ROTARY, None)
+    if rotate is not None:
+        setattr(of_architecture, _ROTARY, partial(_rotated, rotate))
     try:
         yield
     finally:
         for module in changed:
             del module.forward
+        if rotate is not None:
+            setattr(of_architecture, _ROTARY, rotate)
 
 
 def _is_gated(module: Any, silu: type) -> bool:
@@ -69,3 +83,33 @@ def _gated(module: Any, x: Tensor) -> Tensor:
 
     gate = torch.nn.functional.silu(module.gate_proj(x), inplace=True)
     return module.down_proj(gate.mul_(module.up_proj(x)))
+
+
+def _rotated(usual: Callable[..., Any], *tensors: Tensor, **more: Any) -> Any:
+    """Queries and keys of [1, heads, tokens, size], rotated by cosines and sines of [1, tokens, size]."""
+    import torch
+
+    fits = len(tensors) == 4 and not more and all(each.dtype == torch.float32 for each in tensors)
+    if not fits or tensors[0].device.type != "cpu" or _is_usual.get(usual) is False:
+        return usual(*tensors, **more)
+    query, key, cosines, sines = tensors
+    if usual not in _is_usual:
+        expected = usual(*tensors)
+        try:
+            made = [_halves_rotated(each, cosines, sines) for each in (query, key)]
+        except RuntimeError:  # other shapes
+            made = []
+        _is_usual[usual] = len(made) == 2 and all(
+            torch.allclose(a, b, atol=1e-5) for a, b in zip(made, expected, strict=True)
+        )
+        return expected
+    return _halves_rotated(query, cosines, sines), _halves_rotated(key, cosines, sines)
+
+
+def _halves_rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    cosines, sines = cosines[:, None], sines[:, None]
+    made = x * cosines
+    made[..., :half].addcmul_(x[..., half:], sines[..., :half], value=-1)
+    made[..., half:].addcmul_(x[..., :half], sines[..., half:])
+    return made
