@@ -32,9 +32,9 @@ _ATTENTION = "setr_shared_prefix"
 """What transformers calls the attention to shared prefixes."""
 _UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What an attention layer may ask for beside the usual; shared prefixes have none of it."""
-ACTIVATION_BYTES = 4 * 2**20
-"""Of a part's widest activation on a CPU: what is written by one operation is read by the next from its
-caches. On other devices a part is the whole batch."""
+ACTIVATION_BYTES = 16 * 2**20
+"""Of a part's widest activation on a CPU: what is written by one operation is read by the next from its last
+cache, and products are large enough for their full rate. On other devices a part is the whole batch."""
 
 
 class SharedPrefixError(SetrError):
@@ -81,7 +81,7 @@ class SharedPrefixPass:
         import torch
 
         lengths = [len(row.ids) for row in rows]
-        order = sorted(range(len(rows)), key=lambda row: (lengths[row], owners[row]))
+        order = sorted(range(len(rows)), key=lambda row: (owners[row], lengths[row]))
         ends = [len(row.ids) for row in prefixes.rows]
         layers = [
             [(keys[n, :, :end], values[n, :, :end]) for n, end in enumerate(ends)]
@@ -116,7 +116,7 @@ class SharedPrefixPass:
 
         device = self.loaded.device
         positions = self.forward.positions.of_ends(rows, starts, owners)
-        part = _Part(layers, RowRuns.of([len(row.ids) for row in rows], owners))
+        part = _Part(layers, RowRuns.of([len(row.ids) for row in rows], owners, device))
         last = torch.tensor(part.runs.last, device=device)
         with self._attending(part, last):
             output = backbone(self.loaded.model)(
