@@ -252,7 +252,7 @@ def _container(name: str, model: object) -> type[Any]:
         _UnusableError: It has none of that name.
     """
     from transformers import modeling_outputs
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
     modules = [sys.modules.get(of.__module__) for of in type(model).__mro__]
     for module in (*modules, modeling_outputs):

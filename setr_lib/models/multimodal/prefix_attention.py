@@ -152,7 +152,8 @@ def attend(
     made = query.new_empty(query.shape)
     found = []
     for rows in runs.batches:
-        out, lse = attention_and_lse(*(rows.batch(part) for part in (query, key, value)), scale, causal=True)
+        q, k, v = (rows.batch(part) for part in (query, key, value))
+        out, lse = attention_and_lse(q, k, v, scale, causal=True)
         found.append((rows.packed(out), rows.packed(lse)))
     own, own_lse = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
     for begin, end, owner in runs.owners:
