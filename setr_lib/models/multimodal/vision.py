@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.device import run_in_batches
@@ -46,7 +47,7 @@ class VisionTower:
         self.memory = VisionMemory(cache_bytes)
         self._loaded = loaded
         self._batch_size = batch_size
-        self._inputs = PreparedInputs(self._processed)
+        self._inputs = PreparedInputs(partial(_processed, loaded))
         weights = {} if folder is None else _weights_outside_the_language_model(loaded.model)
         self._kept = None if folder is None else KeptFeatures(folder, loaded, weights)
 
@@ -183,15 +184,6 @@ class VisionTower:
             for index, embeds in enumerate(output.pooler_output)
         ]
 
-    def _processed(self, pictures: Sequence[Picture]) -> Any:
-        """The model's inputs of a batch of images, on the CPU."""
-        processor = self._loaded.processor
-
-        def process(images: list[Image.Image]) -> Any:
-            return processor.image_processor(images=images, return_tensors="pt")
-
-        return processed(pictures, process, lambda image: process([image]))
-
     def share_memory(self, other: VisionTower) -> bool:
         """Use the memory of another tower, where both give the same outputs.
 
@@ -238,6 +230,15 @@ class VisionTower:
                 "the processor and the model do not belong together"
             )
         return ids
+
+
+def _processed(loaded: LoadedModel, pictures: Sequence[Picture]) -> Any:
+    """The model's inputs of a batch of images, on the CPU."""
+
+    def process(images: list[Image.Image]) -> Any:
+        return loaded.processor.image_processor(images=images, return_tensors="pt")
+
+    return processed(pictures, process, lambda image: process([image]))
 
 
 def _weights_outside_the_language_model(model: Any) -> dict[str, Tensor]:
