@@ -23,7 +23,7 @@ from setr_lib.reranking.fusion import Fusion, fuse
 from setr_lib.reranking.held_out import pictures_of
 from setr_lib.reranking.list_scores import CandidateList, score_lists
 from setr_lib.reranking.reranker import JudgedQuery, Reranker
-from setr_lib.reranking.scorer import ScoreError, batches_of_queries, pictures_of_queries
+from setr_lib.reranking.scorer import ScoreError, batches_of_queries
 from setr_lib.tables import RANKINGS, conform
 
 CACHE_KIND = "judge_scores"
@@ -266,9 +266,7 @@ class _ImagePlan:
         self._group_of: dict[str, int] = {}
         self._groups: list[list[Picture]] = []
         for batch in plan:
-            fresh = [
-                picture for picture in pictures_of_queries(batch) if picture.identity not in self._group_of
-            ]
+            fresh = [picture for picture in _shown(batch) if picture.identity not in self._group_of]
             self._group_of |= {picture.identity: len(self._groups) for picture in fresh}
             self._groups.append(list({picture.identity: picture for picture in fresh}.values()))
 
@@ -287,8 +285,12 @@ class _ImagePlan:
 
     def _unseen(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> list[list[Picture]]:
         """The groups that hold an image which the re-ranker has not seen."""
-        wanted = [picture for picture in pictures_of_queries(batch) if not reranker.has_seen(picture)]
+        wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
         return [self._groups[n] for n in sorted({self._group_of[picture.identity] for picture in wanted})]
+
+
+def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:
+    return [picture for query in batch for picture in (query.reference, *query.candidates)]
 
 
 def _pools(rankings: pl.DataFrame) -> dict[tuple[str, str], tuple[list[str], np.ndarray]]:

@@ -135,15 +135,7 @@ def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[l
         yield batch
 
 
-def pictures_of_queries(queries: Iterable[JudgedQuery]) -> list[Picture]:
-    """All pictures that queries show, in order.
-
-    Args:
-        queries: The queries.
-
-    Returns:
-        References and candidates; the same one as often as it is shown.
-    """
+def _shown(queries: Iterable[JudgedQuery]) -> list[Picture]:
     return [picture for query in queries for picture in (query.reference, *query.candidates)]
 
 
@@ -154,9 +146,9 @@ def _score_batch(
 
     model = judge.model
     # One vision batch for all pictures, before the rows ask for them query by query.
-    model.vision.features(pictures_of_queries(queries))
+    model.vision.features(_shown(queries))
     if coming:  # read and decoded while the language model works
-        model.vision.announce([pictures_of_queries(coming)])
+        model.vision.announce([_shown(coming)])
     if not any(query.candidates for query in queries):
         return [np.zeros(0, dtype=np.float32) for _ in queries]
     prefixes: list[TokenRow] = []
