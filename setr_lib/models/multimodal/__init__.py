@@ -27,6 +27,7 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``packed_pass``       the language model for training: a batch in one sequence, shared prefixes once
 ``packed_attention``  its attention, with gradients through the shared prefixes
 ``last_layer``        the last layer, only for the tokens that are read
+``lean_layers``       normalisations, MLPs and rotary positions with fewer passes over memory
 ``caching_check``     whether the cached passes and the plain one give the same scores
 ``endpoint``          ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
 ``errors``            ``JudgeError``, ``RefusedTextError``

@@ -7,6 +7,7 @@ one of its tensors: what is torn, or is another's, is made anew. Several process
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -106,7 +107,8 @@ class KeptFeatures:
             path = self._path(identity)
             try:
                 found[identity] = self._read(path.read_bytes(), path.stem)
-                os.utime(path)
+                with contextlib.suppress(OSError):  # a folder that may only be read
+                    os.utime(path)
             except FileNotFoundError:
                 continue
             except Exception as error:  # whatever a damaged file leads to
