@@ -31,7 +31,11 @@ from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
-from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass, check_shared_prefixes
+from setr_lib.models.multimodal.shared_prefix import (
+    SharedPrefixPass,
+    check_shared_prefixes,
+    pairs_run_together,
+)
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -42,9 +46,6 @@ if TYPE_CHECKING:
 
 _COMPARED = 4
 """Of so many requests the scores with shared prefixes are compared."""
-_SPREAD_OVER = 2 * 10**8
-"""Parameters of the layers times passes whose prefixes are run in one batch."""
-_MOST_PASSES = 8
 _PLAIN_BATCH = 16
 """Requests per batch of the plain pass at most: each runs its images through the vision tower anew."""
 
@@ -162,36 +163,16 @@ class MultimodalModel:
         """
         return self.rows.judge_rows(prompt, reference, candidates)
 
-    def share_vision(self, other: MultimodalModel) -> bool:
-        """Use one memory of vision outputs with another model, where both make the same ones.
-
-        Args:
-            other: A model; typically the same one with another adapter.
-
-        Returns:
-            Whether the memory is shared now; see :meth:`VisionTower.share_memory`.
-        """
-        return self.vision.share_memory(other.vision)
-
-    # --- how much is run together
+    @property
+    def pairs_in_work(self) -> int:
+        """Pairs whose queries' prefixes are run in one batch; see :func:`pairs_run_together`."""
+        return pairs_run_together(self._loaded, self.pair_batch_size)
 
     @property
     def pairs_per_pass(self) -> int:
-        """Pairs per forward pass at most. Where prefixes are read in place on a CPU, as many as there are:
-        such a pass is run in parts whose size does not depend on it.
-        """
+        """Pairs per forward pass at most; a pass over prefixes in place is run in parts on a CPU."""
         in_parts = self.prefixes_are_shared and self.device.type == "cpu"
-        return max(self.pair_batch_size, self.pairs_in_work) if in_parts else self.pair_batch_size
-
-    @property
-    def pairs_in_work(self) -> int:
-        """Pairs whose queries' prefixes are run in one batch: the smaller the model, the more of them.
-
-        What a pass costs whatever its size is spread over them; in a model of a billion parameters it does
-        not count, and a run that is killed loses the scores of as few pairs as its passes have.
-        """
-        weights = sum(weight.numel() for weight in self.model.get_decoder().layers.parameters())
-        return self.pair_batch_size * min(_MOST_PASSES, max(1, _SPREAD_OVER // max(1, weights)))
+        return self.pairs_in_work if in_parts else self.pair_batch_size
 
     # --- differentiable forward passes
 
@@ -240,17 +221,6 @@ class MultimodalModel:
             float32 [rows].
         """
         return self.forward.answer_differences(self.forward.run(rows)[0])
-
-    def plain_answer_differences(self, requests: Sequence[Request]) -> Tensor:
-        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`.
-
-        Args:
-            requests: Prompts with their pictures.
-
-        Returns:
-            float32 [requests].
-        """
-        return self.plain.answer_differences(requests)
 
     # --- scores and answers
 

@@ -36,6 +36,10 @@ ACTIVATION_BYTES = 16 * 2**20
 """Of a part's widest activation on a CPU: what is written by one operation is read by the next from its last
 cache, and products are large enough for their full rate. On other devices a part is the whole batch."""
 
+_SPREAD_OVER = 2 * 10**8
+"""Parameters of the layers times passes whose prefixes are run in one batch."""
+_MOST_PASSES = 8
+
 
 class SharedPrefixError(SetrError):
     """A language model attends in a way that shared prefixes do not know; the message says which."""
@@ -160,6 +164,23 @@ def tokens_of_a_part(loaded: LoadedModel) -> int | None:
     config = loaded.model.config.get_text_config()
     widest = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
     return max(64, ACTIVATION_BYTES // (widest * loaded.model.dtype.itemsize))
+
+
+def pairs_run_together(loaded: LoadedModel, pairs: int) -> int:
+    """Of how many pairs the queries' prefixes are run in one batch: the smaller the model, the more.
+
+    What a pass costs whatever its size is spread over them; in a model of a billion parameters it does not
+    count, and a run that is killed loses the scores of as few pairs as its passes have.
+
+    Args:
+        loaded: The model.
+        pairs: Of a pass, as settings have it.
+
+    Returns:
+        Pairs, at least ``pairs``.
+    """
+    weights = sum(weight.numel() for weight in loaded.model.get_decoder().layers.parameters())
+    return pairs * min(_MOST_PASSES, max(1, _SPREAD_OVER // max(1, weights)))
 
 
 def check_shared_prefixes(shared: SharedPrefixPass, rows: Sequence[TokenRow]) -> bool:
