@@ -288,9 +288,9 @@ def kept_figure(setting: BenchSetting, case: Case) -> Figure:
     return Figure(
         name=case.name,
         work=(
-            f"{work.pairs} pairs, {_K} candidates a query, by a Qwen3-VL of random {size.dtype}, "
-            f"{size.weights / 1e6:,.0f} M parameters in its layers, {(size.side // 32) ** 2} visual tokens, "
-            "vision features in memory"
+            f"{work.pairs} pairs, {_K} candidates a query, by a Qwen3-VL, random weights in "
+            f"{size.dtype}, {size.weights / 1e6:,.0f} M parameters in its layers, "
+            f"{(size.side // 32) ** 2} visual tokens, vision features in memory"
         ),
         ours_s=ours,
         alternative=f"plain batches of {_PLAIN_BATCH} of transformers; timed on {work.looked_at} pairs",
