@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from benchmarks.speed.figure import BenchSetting, Figure
 
 NAMES = ("import", "help")
-ROUNDS = 7
+ROUNDS = 5
 LOCATION_LIMIT, HELP_LIMIT = 1.25, 0.25
 """At most this many times `import dagster`, and `import torch`."""
 _LOCATION, _DAGSTER = "import setr_assets.definitions", "import dagster"

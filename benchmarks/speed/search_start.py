@@ -108,7 +108,7 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
         target=f"at most {LIMIT} x the plain script, which judges nothing",
         met=ours <= LIMIT * plain,
         also={"stage 1 alone (--reranker none), s": found["stage 1"].seconds},
-        profile=_imports(environment, asked),
+        profile=() if ours <= LIMIT * plain else _imports(environment, asked),
     )
 
 

@@ -115,9 +115,14 @@ def test_other_modules_go_on_where_one_fails(start: Start, tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         patch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parent}")
-        run, faults = start("fake_broken", "fake_speed", "not_there_yet")
+        run, faults = start("fake_broken", "fake_speed")
     assert [each.name for each in run.results if not each.failed] == ["import", "fake-second"]
     assert any(fault.startswith("fake-broken: fake_broken ended with status 1") for fault in faults)
+
+
+def test_a_module_that_is_not_there_is_an_error_and_no_shorter_run(start: Start) -> None:
+    with pytest.raises(SetrError, match="there is no module not_there, whose figures a run has"):
+        start("fake_speed", "not_there")
 
 
 def test_a_module_that_never_ends_is_ended(start: Start, tmp_path: Path) -> None:
