@@ -5,10 +5,15 @@ file and the page.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.speed.__main__ import chosen, main
@@ -118,6 +123,59 @@ def test_other_modules_go_on_where_one_fails(start: Start, tmp_path: Path) -> No
         run, faults = start("fake_broken", "fake_speed")
     assert [each.name for each in run.results if not each.failed] == ["import", "fake-second"]
     assert any(fault.startswith("fake-broken: fake_broken ended with status 1") for fault in faults)
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from benchmarks.speed.figure import Figure
+NAMES = ("fake-first", "fake-last")
+def figures(setting, names):
+    for name in names:
+        if name == "fake-last" and "FAKE_WAITS" in os.environ:
+            (setting.folder / "unfinished.txt").write_text(str(os.getpid()))
+            (setting.folder / "unfinished.txt").rename(setting.folder / "waiting.txt")
+            time.sleep(600)
+        (setting.folder / f"{name}-{time.monotonic_ns()}").touch()
+        yield Figure(name, "adding up", 0.5, "", None, equal=True, checked="")
+"""
+HARNESS = """
+import sys
+from pathlib import Path
+from test_speed import BenchSetting, MACHINE, Place, Run, measure, run_digest
+folder = Path(sys.argv[1])
+setting = BenchSetting(folder, full=False, threads=3)
+run = Run(setting, Place(folder / "bench.json", folder), MACHINE, run_digest(setting, MACHINE, "tree"), 60.0)
+measure(run, {"fake_slow": ["fake-first", "fake-last"]}, again=False)
+"""
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_with_what_it_had_not_finished(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake_slow.py").write_text(SLOW, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    here = Path(__file__)
+    paths = os.pathsep.join(map(str, (here.parents[2], here.parent, tmp_path)))
+    monkeypatch.setenv("PYTHONPATH", paths)
+    environment = {**os.environ, "FAKE_WAITS": "1"}
+    harness = subprocess.Popen([sys.executable, "-c", HARNESS, str(tmp_path)], env=environment)
+    try:
+        assert _soon((tmp_path / "waiting.txt").is_file)
+    finally:
+        harness.kill()
+        harness.wait()
+    module = int((tmp_path / "waiting.txt").read_text())
+    assert _soon(lambda: not psutil.pid_exists(module) or psutil.Process(module).status() == "zombie")
+    assert [each.name for each in read_results(tmp_path / "bench.json")] == ["fake-first"]
+    run, faults = start("fake_slow")
+    assert faults == [] and [each.name for each in run.results] == ["fake-first", "fake-last"]
+    assert len([*tmp_path.glob("fake-first-*")]) == len([*tmp_path.glob("fake-last-*")]) == 1
+
+
+def _soon(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold within half a minute."""
+    return any(holds() or time.sleep(0.05) for _ in range(600))
 
 
 def test_a_module_that_is_not_there_is_an_error_and_no_shorter_run(start: Start) -> None:
