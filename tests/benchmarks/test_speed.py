@@ -38,7 +38,7 @@ FIGURE = Figure(
     bound_s=0.4,
     bound="operations at the rate",
     whole_s=5.0,
-    also={"bare, s": 0.125},
+    also={"bare, s": 0.125, "of them": 6.0},
     profile=(("reading", 0.3), ("sorting", 0.1)),
     growth=Growth("images", [10, 100, 1000], [0.01, 1.0, 100.0]),
     steps=(),
@@ -259,7 +259,7 @@ def test_a_file_that_lacks_fields_is_read_or_told(tmp_path: Path) -> None:
     path.write_text(json.dumps([entry]), encoding="utf-8")
     (found,) = read_results(path)
     assert found.figure == Figure("import", "w", 2.0, "a", 1.0, True, "c", profile=(), steps=())
-    assert "| import | 2.00 | a | 1.00 | 2.00 | 0.500 |" in page_of([found])
+    assert "| import | 2.00 | a | 1.00 | 2.00 x slower |" in page_of([found])
     del entry["ours_s"]
     path.write_text(json.dumps([entry]), encoding="utf-8")
     with pytest.raises(SetrError, match=r"bench\.json, import: there is no 'ours_s'.*make bench"):
@@ -274,12 +274,13 @@ def test_the_page_says_what_was_measured_missed_and_left_out() -> None:
     text = page_of(
         [measured(FIGURE), replace(measured(FIGURE), name="import", figure=None, failed="no luck")]
     )
-    cells = "search-small | 0.500 | a \\| loop | 0.250 | 2.00 | 0.500 | 80 % | at most 1.1 x the loop"
+    cells = "search-small | 0.500 | a \\| loop | 0.250 | 2.00 x slower | 80 % | at most 1.1 x the loop"
     assert f"| {cells} | **missed** |" in text
     assert (
         f"Not measured: {', '.join(name for name in NAMED if name not in ('search-small', 'import'))}."
         in text
     )
+    assert "- Measured besides: bare: 0.125 s; of them: 6." in text
     assert "**import could not be measured**: no luck." in text
     assert "| reading | 0.300 | 60 % |" in text and "2026-01-02" in text and "300 GFLOP/s" in text
     assert "| search-small | images | 10 / 100 / 1,000 | 0.0100 / 1.00 / 100 | 2.00 |" in text
