@@ -48,8 +48,8 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
             checked="no output is compared: the code location defines every asset, or the import fails",
             target=f"at most {LOCATION_LIMIT} x `import dagster`",
             met=best["ours"] <= LOCATION_LIMIT * best["dagster"],
-            note="the code location imports Dagster, too, and collects no garbage meanwhile; by itself, Dagster "
-            "is imported with the usual collections",
+            note="the code location imports Dagster, too, and collects no garbage meanwhile; by itself, "
+            "Dagster is imported with the usual collections",
             profile=_slowest() if best["ours"] > LOCATION_LIMIT * best["dagster"] else (),
         )
     if "help" in names:
