@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
+from setr_lib.models.cpu_passes import run_side_by_side
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
 from setr_lib.spaces.identity import digest_weights
 from setr_lib.spaces.open_clip_pixels import scaling_of
@@ -53,7 +54,7 @@ class OpenClipSpace(EmbeddingSpace):
         tokenizer: Its tokenizer: texts to token ids.
         name: The model's name without this machine's folders.
         device: Where the model is.
-        batch_size: Images or texts per forward pass.
+        batch_size: Images or texts at a time; on a processor its cores share them out.
         architecture: open_clip's configuration of the model, as JSON values; part of the identity.
 
     Attributes:
@@ -331,9 +332,13 @@ class OpenClipSpace(EmbeddingSpace):
     def _image_vectors(self, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         import torch
 
-        stacked = pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
-        with torch.inference_mode():
-            return _unit(self._model.encode_image(stacked.to(self.device)))
+        def vectors(part: slice) -> NDArray[np.float32]:
+            images = pixels[part]
+            stacked = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+            with torch.inference_mode():
+                return _unit(self._model.encode_image(stacked.to(self.device)))
+
+        return np.concatenate(run_side_by_side(pixels, vectors, self.device))
 
     def _patch_tokens(self, pixels: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
         import torch

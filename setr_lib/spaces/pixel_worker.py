@@ -86,7 +86,7 @@ class SharedSlots:
         Returns:
             False where it is too large for a slot: nothing is written then.
         """
-        content = json.dumps(asdict(job)).encode()
+        content = json.dumps({"files": job.files, "prepare": asdict(job.prepare)}).encode()
         if len(content) > MOST_JOB or len(job.files) > MOST_PICTURES:
             return False
         begin = self._begin(slot)

@@ -430,7 +430,9 @@ def _embed(
                 ran = embed_what_is_taken(encoder, batch.items, size, on_halve)
                 failed.extend(_refused(batch, ran.refused, encoder))
                 if ran.results:
-                    written = batch.rows[[batch.fine[row] for row in ran.results]]
+                    written = batch.rows
+                    if len(ran.results) < len(written):
+                        written = written[[batch.fine[row] for row in ran.results]]
                     vectors = np.stack([*ran.results.values()])
             writer.add(_arrow_rows(written, vectors, schema), len(batch.rows))
             if done < (done := writer.done):
