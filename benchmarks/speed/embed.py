@@ -205,7 +205,7 @@ def decode_bound(bench: Embedding) -> Figure:
     Args:
         bench: The gallery.
     """
-    work = f"{len(bench.gallery):,} JPEGs of 192 x 192 pixels by the miniature's CLIP into LanceDB"
+    work = f"{len(bench.gallery):,} JPEGs of 192 x 192 pixels by the miniature's CLIP into LanceDB, its batch size found by trying"
     growth = []
     figure = _figure(bench, "embed-decode-bound", work, rounds=3, at_least=1.3, share=0.90)
     for size in (len(bench.gallery) // 4, len(bench.gallery) // 2):
@@ -224,7 +224,9 @@ def model_bound(bench: Embedding) -> Figure:
         bench: The gallery.
     """
     origin = "photographs" if bench.setting.photos else "drawn JPEGs of 800 x 600 pixels"
-    work = f"{len(bench.gallery):,} {origin} by a random ViT-B-32 into LanceDB"
+    work = (
+        f"{len(bench.gallery):,} {origin} by a random ViT-B-32 into LanceDB, its batch size found by trying"
+    )
     rounds = 1 if bench.setting.full else 3
     return _figure(bench, "embed-model-bound", work, rounds=rounds, at_least=1.0, share=0.92)
 
@@ -362,7 +364,7 @@ def _least(work: Callable[[], Any], rounds: int = 3) -> tuple[Any, float]:
 def _space(name: str, setting: BenchSetting) -> OpenClipSpace:
     from setr_lib.spaces.open_clip_space import OpenClipSpace
 
-    return OpenClipSpace.load(EncoderSettings(name=name), setting.device)
+    return OpenClipSpace.load(EncoderSettings(name=name, batch_size="auto"), setting.device)
 
 
 def _inspected(files: Sequence[Path]) -> pl.DataFrame:

@@ -23,7 +23,7 @@ _MOST_PASSES = 4
 """Passes side by side, at most: more of them get several threads each."""
 _FEWEST_ITEMS = 8
 """Items of a pass, where a batch is divided."""
-_SPARE = 0.15
+_SPARE = 0.25
 """A core that is needed for less than this share of the time is not taken: what it costs is more."""
 _ALONE = 7 / 8
 """Where a model needs this share of all cores, one pass on all threads is fastest."""

@@ -212,7 +212,12 @@ class OpenClipSpace(EmbeddingSpace):
     def from_input_pixels(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """By open_clip's mean and deviation, float32 [images, 3, height, width] on the CPU."""
         scaling = scaling_of(self._preprocess)
-        return super().from_input_pixels(pixels) if scaling is None else scaling.scaled(pixels)
+        if scaling is None:
+            return super().from_input_pixels(pixels)
+        import torch
+
+        parts = run_side_by_side(pixels, lambda part: scaling.scaled(pixels[part]), torch.device("cpu"))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def embed_images(
         self,
