@@ -37,6 +37,7 @@ _CLIP = Path(__file__).resolve().parents[2] / "setr_lib" / "miniature" / "weight
 _TABLE, _PLAIN_BATCH, _TOLERANCE = "bench", 32, 1e-5
 _SAMPLE = 320
 """Pictures that the parts of the bound are measured on."""
+_FOUND = ", the batch size found by trying"
 _STORED_SHARE = f"{_STORED:,} rows, +1 %, share of the whole at the rate measured"
 _MOST_SHARE = 0.03
 _SHARE_BEFORE, _UNCHANGED_BEFORE, _WHOLE_BEFORE = 0.017, 0.01, 670 / 560
@@ -205,7 +206,7 @@ def decode_bound(bench: Embedding) -> Figure:
     Args:
         bench: The gallery.
     """
-    work = f"{len(bench.gallery):,} JPEGs of 192 x 192 pixels by the miniature's CLIP into LanceDB, its batch size found by trying"
+    work = f"{len(bench.gallery):,} JPEGs of 192 x 192 pixels by the miniature's CLIP into LanceDB{_FOUND}"
     growth = []
     figure = _figure(bench, "embed-decode-bound", work, rounds=3, at_least=1.3, share=0.90)
     for size in (len(bench.gallery) // 4, len(bench.gallery) // 2):
@@ -224,9 +225,7 @@ def model_bound(bench: Embedding) -> Figure:
         bench: The gallery.
     """
     origin = "photographs" if bench.setting.photos else "drawn JPEGs of 800 x 600 pixels"
-    work = (
-        f"{len(bench.gallery):,} {origin} by a random ViT-B-32 into LanceDB, its batch size found by trying"
-    )
+    work = f"{len(bench.gallery):,} {origin} by a random ViT-B-32 into LanceDB{_FOUND}"
     rounds = 1 if bench.setting.full else 3
     return _figure(bench, "embed-model-bound", work, rounds=rounds, at_least=1.0, share=0.92)
 

@@ -67,7 +67,7 @@ def run_side_by_side(
 ) -> list[Result]:
     """Run a function over a batch: at once, or in parts side by side on the cores of a :class:`CoreShare`.
 
-    The number of torch's threads is that of each pass; nobody else's changes.
+    The number of torch's threads is that of each pass meanwhile; it is restored for the caller.
 
     Args:
         items: The batch.
@@ -85,6 +85,8 @@ def run_side_by_side(
         return [run(slice(0, len(items)))]
     with _PASSES.lock:
         threads = _shared_out(cores, max(1, min(_MOST_PASSES, cores, len(items) // _FEWEST_ITEMS)))
+        if len(threads) == 1:  # handing a batch to another thread and back takes longer beside decoders
+            return [_with_threads(threads[0], run, slice(0, len(items)))]
         pools = _PASSES.of(threads)
         waited = [
             pool.submit(run, part) for pool, part in zip(pools, _parts(len(items), threads), strict=True)
@@ -131,6 +133,17 @@ def _pool_with(threads: int) -> ThreadPoolExecutor:
     finally:
         torch.set_num_threads(before)  # the number that threads begun later start with
     return pool
+
+
+def _with_threads(threads: int, run: Callable[[slice], Result], part: slice) -> Result:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return run(part)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _threads() -> int:
