@@ -12,14 +12,13 @@ import numpy as np
 from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.needs import MethodError
 from setr_lib.methods.ranked_rows import GALLERY, SUBSET, RankedRows
+from setr_lib.methods.score_buffers import ScoreBuffers
 from setr_lib.methods.similarity import similarity_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.searched_gallery import GalleryIndex
-
-_MOST_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class _Running:
         search: The search.
         order: The place of each image of the index in the order of ids.
         k: Images kept of each query.
-        scores: Scores held at a time.
-        worker: A thread for exact scores.
+        buffers: For scores.
     """
 
     def __init__(
@@ -52,12 +50,11 @@ class _Running:
         search: LinearSearch,
         order: NDArray[np.intp],
         k: int,
-        scores: int,
-        worker: ThreadPoolExecutor,
+        buffers: ScoreBuffers,
     ) -> None:
         self.search, self._order = search, order
         self.is_whole = len(search.images) == len(order)
-        self._best = BestRows(search.vectors, min(k, len(search.images)), scores, worker)
+        self._best = BestRows(search.vectors, min(k, len(search.images)), buffers)
         self._subset_scores = np.zeros(len(search.subsets[0]), dtype=np.float32)
 
     def add(
@@ -117,14 +114,14 @@ def search_blocks(
         MethodError: A vector of the gallery is not finite.
     """
     dimension = max(1, index.dimension)
-    rows_of_block = min(_MOST_ROWS, max(1, memory // _SHARE_OF_VECTORS // (4 * dimension)))
+    rows_of_block = max(1, min(_MOST_BYTES, memory // _SHARE_OF_VECTORS) // (4 * dimension))
     sorted_rows = index.names.arg_sort().to_numpy().astype(np.intp)
     order = np.empty_like(sorted_rows)
     order[sorted_rows] = np.arange(len(order))
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
     with ThreadPoolExecutor(1, thread_name_prefix="setr-rank") as worker:
-        scores = memory // _SHARE_OF_SCORES // 4
-        running = [_Running(search, order, k, scores, worker) for search in searches]
+        buffers = ScoreBuffers(min(_MOST_BYTES_OF_SCORES, memory // _SHARE_OF_SCORES), worker)
+        running = [_Running(search, order, k, buffers) for search in searches]
         for rows, vectors in index.blocks(rows_of_block):
             norm = _longest(vectors)
             if not np.isfinite(norm):
@@ -142,9 +139,13 @@ def search_blocks(
         return [part for one in running for part in one.ranked(sorted_rows)]
 
 
-_SHARE_OF_VECTORS = 12
-"""One block in so many of the memory; there are three."""
+_SHARE_OF_VECTORS = 32
+"""The memory over that of a block of vectors: three are held at a time, LanceDB takes about nine times what it
+reads, and a block is multiplied in float64 where its numbers do not settle the order."""
+_MOST_BYTES = 8 * 2**20
+"""Of a block of vectors: larger ones gain nothing, and memory that is touched for the first time is slow."""
 _SHARE_OF_SCORES = 8
+_MOST_BYTES_OF_SCORES = 32 * 2**20
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

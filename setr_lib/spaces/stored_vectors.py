@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +13,10 @@ import polars as pl
 from setr_lib.spaces.vector_store import GalleryError, check_unique
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 
-_READ_BYTES = 6 * 2**20
+_READ_BYTES = 8 * 2**20
 """Read at a time: LanceDB takes about nine times as much memory as it is asked for."""
 
 
@@ -69,15 +67,13 @@ class StoredVectors:
         """
         row_of = np.empty(len(self._scanned), dtype=np.intp)
         row_of[self._order] = np.arange(len(row_of))
-        # Of three blocks one is read, one is given, and one may still be in use.
-        shape = (min(rows, len(row_of)), self.dimension)
-        buffers = cycle([np.empty(shape, dtype=np.float32) for _ in range(min(3, -(-len(row_of) // rows)))])
+        rows = min(rows, self._rows_read)
         with ThreadPoolExecutor(1, thread_name_prefix="setr-read") as pool:
-            coming = [pool.submit(self._block, 0, next(buffers))] if len(row_of) else []
+            coming = [pool.submit(self._block, 0, rows)] if len(row_of) else []
             for start in range(0, len(row_of), rows):
                 vectors, stop = coming.pop().result(), start + rows
                 if stop < len(row_of):
-                    coming = [pool.submit(self._block, stop, next(buffers))]
+                    coming = [pool.submit(self._block, stop, rows)]
                 yield row_of[start:stop], vectors
 
     def whole(self) -> NDArray[np.float32]:
@@ -121,27 +117,19 @@ class StoredVectors:
     def _rows_read(self) -> int:
         return max(1, _READ_BYTES // (4 * max(1, self.dimension)))
 
-    def _batches(self, start: int, count: int) -> Iterator[pa.RecordBatch]:
-        for first in range(start, start + count, self._rows_read):
-            rows = min(self._rows_read, start + count - first)
-            yield from (
-                self._handle.search().select(["image_id", "vector"]).offset(first).limit(rows).to_batches()
-            )
-
-    def _block(self, start: int, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
-        expected = self._scanned[start : start + len(buffer)]
-        block = buffer[: len(expected)]
-        done = 0
-        for batch in self._batches(start, len(expected)):
-            vectors = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
+    def _block(self, start: int, rows: int) -> NDArray[np.float32]:
+        expected = self._scanned[start : start + rows]
+        parts, done = list[Any](), 0
+        search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(len(expected))
+        for batch in search.to_batches(batch_size=len(expected)):
             names = pl.Series(batch.column("image_id"))
             if not names.equals(expected[done : done + len(names)]):
                 break
-            block[done : done + len(vectors)] = vectors
-            done += len(vectors)
+            parts.append(batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension))
+            done += len(names)
         if done != len(expected):
             raise GalleryError(
                 f"table {self.table}: its rows are not those that were listed a moment ago, from row "
                 f"{start + done} on: it was changed on disk in between; run it again"
             )
-        return block
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

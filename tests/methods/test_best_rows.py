@@ -15,6 +15,7 @@ from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, encode_queries
 from setr_lib.methods.method import VectorMethod
 from setr_lib.methods.ranking import rank
+from setr_lib.methods.score_buffers import ScoreBuffers
 from setr_lib.methods.similarity import unit
 from tests.methods.worlds import TableEncoder, queries_of
 
@@ -33,7 +34,7 @@ def found_in(
     queries: np.ndarray, gallery: np.ndarray, k: int, blocks: list[np.ndarray], scores: int = 10**6
 ) -> tuple[np.ndarray, np.ndarray]:
     with ThreadPoolExecutor(1) as worker:
-        return _found_in(BestRows(queries, k, scores, worker), queries, gallery, k, blocks)
+        return _found_in(BestRows(queries, k, ScoreBuffers(16 * scores, worker)), queries, gallery, k, blocks)
 
 
 def _found_in(
@@ -96,7 +97,7 @@ def test_a_gallery_of_one_picture_keeps_k_rows_of_each_query() -> None:
     gallery = np.repeat(unit(random.normal(size=(1, 48))), 3000, axis=0)
     queries = unit(random.normal(size=(5, 48)))
     with ThreadPoolExecutor(1) as worker:
-        best = BestRows(queries, 10, 10**6, worker)
+        best = BestRows(queries, 10, ScoreBuffers(2**24, worker))
         for rows in np.array_split(random.permutation(3000), 9):
             best.add(rows, gallery[rows], 1.0)
             assert best.result().rows.size <= 50
