@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +14,19 @@ from setr_lib.methods.similarity import pair_similarity
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from setr_lib.methods.score_buffers import ScoreBuffers
+    from setr_lib.methods.search_threads import SearchThreads
 
 _NOTHING = np.uint64(2**64 - 1)
 """The key of a place that no row has taken yet: it sorts after every other."""
-_PART = 2**19
-"""Scores that are selected from at a time: 2 MB, which a core's cache holds from one pass to the next."""
+_PRODUCT, _PART = 2**20, 2**19
+"""Scores that are multiplied at a time; and of these, those that are selected from: 2 MB, which a core's cache
+holds from one pass to the next."""
 _DENSE = 48
 """Pairs that a float64 product scores in about the time in which one is gathered and scored alone."""
 _FEW = 64
 """Queries below which vectors are not made float64 to be multiplied as a whole."""
+_LEAST_SHARE = 16
+"""Queries of a thread, at least."""
 _GROUPS = 8
 """Columns of a group, whose best score bounds the k-th best of a block from below."""
 
@@ -64,11 +68,15 @@ class BestRows:
     Args:
         queries: ``float32[q, d]``, finite.
         k: Rows kept of each.
-        buffers: For scores; several searches of the same blocks may share them.
+        threads: What searches; several searches of the same blocks may share them.
+        scores: Scores that a thread holds at a time.
     """
 
-    def __init__(self, queries: NDArray[np.float32], k: int, buffers: ScoreBuffers) -> None:
-        self._queries, self._k, self._buffers = np.ascontiguousarray(queries), k, buffers
+    def __init__(
+        self, queries: NDArray[np.float32], k: int, threads: SearchThreads, scores: int = _PRODUCT
+    ) -> None:
+        self._queries, self._k, self._threads = np.ascontiguousarray(queries), k, threads
+        self._scores = min(scores, _PRODUCT)
         self._keys = np.full((len(queries), k), _NOTHING)
         self._norms = np.sqrt(np.vecdot(self._queries, self._queries).astype(np.float64))
         self._silent = np.flatnonzero(self._norms == 0)
@@ -79,23 +87,19 @@ class BestRows:
 
         Args:
             rows: Their numbers, ``int[n]``, in any order; each row is given once.
-            vectors: ``float32[n, d]``; read until the next call for these buffers returns.
+            vectors: ``float32[n, d]``; read by the threads.
             norm: No vector is longer than this.
         """
         if not self._k or not len(rows):
             return
         self._seen += len(rows)
-        block = _Block(rows, vectors, norm)
         exact = len(self._queries) >= _FEW and self._seen <= _DENSE * self._k
-        kind = np.float64 if exact else np.float32
-        right = vectors.astype(kind, copy=False).T
-        turns = -(-len(self._queries) // self._buffers.queries(len(rows), kind))
-        step = -(-len(self._queries) // max(1, turns))
-        for start in range(0, len(self._queries), step):
-            left = self._queries[start : start + step].astype(kind, copy=False)
-            products = self._buffers.next((len(left), len(rows)), kind)
-            np.matmul(left, right, out=products)
-            self._buffers.read(partial(self._select, start, products, block))
+        right = vectors.astype(np.float64) if exact else vectors
+        block, count = _Block(rows, vectors, norm), len(self._queries)
+        shares = max(1, min(len(self._threads), count // _LEAST_SHARE))
+        bounds = [count * share // shares for share in range(shares + 1)]
+        for thread, (start, stop) in enumerate(pairwise(bounds)):
+            self._threads.submit(thread, partial(self._look, thread, start, stop, right, block))
 
     def result(self) -> Best:
         """The best of all rows seen.
@@ -103,13 +107,22 @@ class BestRows:
         Returns:
             Fewer than ``k`` of a query where fewer rows were seen.
         """
-        self._buffers.wait()
+        self._threads.wait()
         queries, places = np.nonzero(self._keys != _NOTHING)
         keys = self._keys[queries, places]
         return Best(queries, (keys & np.uint64(2**32 - 1)).astype(np.intp), _scores_of(keys))
 
+    def _look(self, thread: int, start: int, stop: int, right: NDArray[Any], block: _Block) -> None:
+        """Keep the best of the queries from ``start`` to ``stop``."""
+        step = max(1, self._scores // len(right))
+        for first in range(start, stop, step):
+            left = self._queries[first : min(first + step, stop)].astype(right.dtype, copy=False)
+            products = self._threads.scratch(thread, (len(left), len(right)), right.dtype)
+            np.matmul(left, right.T, out=products)
+            self._select(first, products, block)
+
     def _select(self, start: int, products: NDArray[Any], block: _Block) -> None:
-        """Keep the best of the queries from ``start`` on."""
+        """Keep the best of the queries from ``start`` on, whose rough or exact products are there."""
         size = max(1, _PART // len(block.rows))
         for first in range(0, len(products), size):
             part = products[first : first + size]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.needs import MethodError
 from setr_lib.methods.ranked_rows import GALLERY, SUBSET, RankedRows
-from setr_lib.methods.score_buffers import ScoreBuffers
+from setr_lib.methods.search_threads import SearchThreads, search_threads
 from setr_lib.methods.similarity import similarity_to
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ class _Running:
         search: The search.
         order: The place of each image of the index in the order of ids.
         k: Images kept of each query.
-        buffers: For scores.
+        threads: What searches.
+        scores: Scores that each of them holds at a time.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class _Running:
         search: LinearSearch,
         order: NDArray[np.intp],
         k: int,
-        buffers: ScoreBuffers,
+        threads: SearchThreads,
+        scores: int,
     ) -> None:
         self.search, self._order = search, order
         self.is_whole = len(search.images) == len(order)
-        self._best = BestRows(search.vectors, min(k, len(search.images)), buffers)
+        self._best = BestRows(search.vectors, min(k, len(search.images)), threads, scores)
         self._subset_scores = np.zeros(len(search.subsets[0]), dtype=np.float32)
 
     def add(
@@ -119,9 +120,9 @@ def search_blocks(
     order = np.empty_like(sorted_rows)
     order[sorted_rows] = np.arange(len(order))
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
-    with ThreadPoolExecutor(1, thread_name_prefix="setr-rank") as worker:
-        buffers = ScoreBuffers(min(_MOST_BYTES_OF_SCORES, memory // _SHARE_OF_SCORES), worker)
-        running = [_Running(search, order, k, buffers) for search in searches]
+    with search_threads() as threads:
+        scores = memory // _SHARE_OF_SCORES // len(threads) // 8
+        running = [_Running(search, order, k, threads, scores) for search in searches]
         for rows, vectors in index.blocks(rows_of_block):
             norm = _longest(vectors)
             if not np.isfinite(norm):
@@ -133,6 +134,7 @@ def search_blocks(
             place[rows] = np.arange(len(rows))
             for one in running:
                 one.add(rows, vectors, norm, place)
+            threads.next_block()
             place[rows] = -1
             seen += len(rows)
             passed(seen)
@@ -144,8 +146,7 @@ _SHARE_OF_VECTORS = 32
 reads, and a block is multiplied in float64 where its numbers do not settle the order."""
 _MOST_BYTES = 8 * 2**20
 """Of a block of vectors: larger ones gain nothing, and memory that is touched for the first time is slow."""
-_SHARE_OF_SCORES = 8
-_MOST_BYTES_OF_SCORES = 32 * 2**20
+_SHARE_OF_SCORES = 16
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, encode_queries
 from setr_lib.methods.method import VectorMethod
 from setr_lib.methods.ranking import rank
-from setr_lib.methods.score_buffers import ScoreBuffers
+from setr_lib.methods.search_threads import search_threads
 from setr_lib.methods.similarity import unit
 from tests.methods.worlds import TableEncoder, queries_of
 
@@ -33,8 +32,8 @@ def by_float64(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.nda
 def found_in(
     queries: np.ndarray, gallery: np.ndarray, k: int, blocks: list[np.ndarray], scores: int = 10**6
 ) -> tuple[np.ndarray, np.ndarray]:
-    with ThreadPoolExecutor(1) as worker:
-        return _found_in(BestRows(queries, k, ScoreBuffers(16 * scores, worker)), queries, gallery, k, blocks)
+    with search_threads() as threads:
+        return _found_in(BestRows(queries, k, threads, scores), queries, gallery, k, blocks)
 
 
 def _found_in(
@@ -96,8 +95,8 @@ def test_a_gallery_of_one_picture_keeps_k_rows_of_each_query() -> None:
     random = np.random.default_rng(1)
     gallery = np.repeat(unit(random.normal(size=(1, 48))), 3000, axis=0)
     queries = unit(random.normal(size=(5, 48)))
-    with ThreadPoolExecutor(1) as worker:
-        best = BestRows(queries, 10, ScoreBuffers(2**24, worker))
+    with search_threads() as threads:
+        best = BestRows(queries, 10, threads)
         for rows in np.array_split(random.permutation(3000), 9):
             best.add(rows, gallery[rows], 1.0)
             assert best.result().rows.size <= 50
