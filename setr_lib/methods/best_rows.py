@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NOTHING = np.uint64(2**64 - 1)
 """The key of a place that no row has taken yet: it sorts after every other."""
-_PRODUCT, _PART = 2**20, 2**19
+_PRODUCT, _PART = 2**21, 2**19
 """Scores that are multiplied at a time; and of these, those that are selected from: 2 MB, which a core's cache
 holds from one pass to the next."""
 _DENSE = 48
@@ -114,7 +114,8 @@ class BestRows:
 
     def _look(self, thread: int, start: int, stop: int, right: NDArray[Any], block: _Block) -> None:
         """Keep the best of the queries from ``start`` to ``stop``."""
-        step = max(1, self._scores // len(right))
+        turns = -(-(stop - start) * len(right) // self._scores)
+        step = -(-(stop - start) // turns)
         for first in range(start, stop, step):
             left = self._queries[first : min(first + step, stop)].astype(right.dtype, copy=False)
             products = self._threads.scratch(thread, (len(left), len(right)), right.dtype)

@@ -121,7 +121,7 @@ def search_blocks(
     order[sorted_rows] = np.arange(len(order))
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
     with search_threads() as threads:
-        scores = memory // _SHARE_OF_SCORES // len(threads) // 8
+        scores = max(1, memory // _SHARE_OF_SCORES // len(threads) // 8)
         running = [_Running(search, order, k, threads, scores) for search in searches]
         for rows, vectors in index.blocks(rows_of_block):
             norm = _longest(vectors)
@@ -146,7 +146,7 @@ _SHARE_OF_VECTORS = 32
 reads, and a block is multiplied in float64 where its numbers do not settle the order."""
 _MOST_BYTES = 8 * 2**20
 """Of a block of vectors: larger ones gain nothing, and memory that is touched for the first time is slow."""
-_SHARE_OF_SCORES = 16
+_SHARE_OF_SCORES = 8
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

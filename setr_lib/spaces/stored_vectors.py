@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,12 +69,15 @@ class StoredVectors:
         row_of = np.empty(len(self._scanned), dtype=np.intp)
         row_of[self._order] = np.arange(len(row_of))
         rows = min(rows, self._rows_read)
+        # Of three blocks one is read, one is given, and one may still be in use.
+        shape, count = (min(rows, len(row_of)), self.dimension), min(3, -(-len(row_of) // rows))
+        buffers = cycle([np.empty(shape, dtype=np.float32) for _ in range(count)])
         with ThreadPoolExecutor(1, thread_name_prefix="setr-read") as pool:
-            coming = [pool.submit(self._block, 0, rows)] if len(row_of) else []
+            coming = [pool.submit(self._block, 0, next(buffers))] if len(row_of) else []
             for start in range(0, len(row_of), rows):
                 vectors, stop = coming.pop().result(), start + rows
                 if stop < len(row_of):
-                    coming = [pool.submit(self._block, stop, rows)]
+                    coming = [pool.submit(self._block, stop, next(buffers))]
                 yield row_of[start:stop], vectors
 
     def whole(self) -> NDArray[np.float32]:
@@ -117,19 +121,20 @@ class StoredVectors:
     def _rows_read(self) -> int:
         return max(1, _READ_BYTES // (4 * max(1, self.dimension)))
 
-    def _block(self, start: int, rows: int) -> NDArray[np.float32]:
-        expected = self._scanned[start : start + rows]
-        parts, done = list[Any](), 0
+    def _block(self, start: int, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
+        expected = self._scanned[start : start + len(buffer)]
+        block, done = buffer[: len(expected)], 0
         search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(len(expected))
-        for batch in search.to_batches(batch_size=len(expected)):
+        for batch in search.to_batches():
+            vectors = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
             names = pl.Series(batch.column("image_id"))
             if not names.equals(expected[done : done + len(names)]):
                 break
-            parts.append(batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension))
-            done += len(names)
+            block[done : done + len(vectors)] = vectors
+            done += len(vectors)
         if done != len(expected):
             raise GalleryError(
                 f"table {self.table}: its rows are not those that were listed a moment ago, from row "
                 f"{start + done} on: it was changed on disk in between; run it again"
             )
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return block
