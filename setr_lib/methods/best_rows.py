@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _NOTHING = np.uint64(2**64 - 1)
 """The key of a place that no row has taken yet: it sorts after every other."""
 _PRODUCT, _PART = 2**21, 2**19
-"""Scores that are multiplied at a time; and of these, those that are selected from: 2 MB, which a core's cache
-holds from one pass to the next."""
+"""Scores that are multiplied at a time; and of these, those that are selected from: 2 MB, which a core's
+cache holds from one pass to the next."""
 _DENSE = 48
 """Pairs that a float64 product scores in about the time in which one is gathered and scored alone."""
 _FEW = 64

@@ -142,8 +142,8 @@ def search_blocks(
 
 
 _SHARE_OF_VECTORS = 32
-"""The memory over that of a block of vectors: three are held at a time, LanceDB takes about nine times what it
-reads, and a block is multiplied in float64 where its numbers do not settle the order."""
+"""The memory over that of a block of vectors: four are held at a time, LanceDB takes about nine times what it
+reads, and the first ones are multiplied in float64."""
 _MOST_BYTES = 8 * 2**20
 """Of a block of vectors: larger ones gain nothing, and memory that is touched for the first time is slow."""
 _SHARE_OF_SCORES = 8
