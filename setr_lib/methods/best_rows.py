@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _NOTHING = np.uint64(2**64 - 1)
 """The key of a place that no row has taken yet: it sorts after every other."""
-_PRODUCT, _PART = 2**21, 2**19
-"""Scores that are multiplied at a time; and of these, those that are selected from: 2 MB, which a core's
-cache holds from one pass to the next."""
+_PRODUCT, _PART = 2**20, 2**19
+"""Scores that are multiplied at a time, in float64 (twice as many in float32); and of these, those that are
+selected from: 2 MB in float32, which a core's cache holds from one pass to the next."""
 _DENSE = 48
 """Pairs that a float64 product scores in about the time in which one is gathered and scored alone."""
 _FEW = 64
@@ -69,7 +69,7 @@ class BestRows:
         queries: ``float32[q, d]``, finite.
         k: Rows kept of each.
         threads: What searches; several searches of the same blocks may share them.
-        scores: Scores that a thread holds at a time.
+        scores: Scores that a thread holds at a time, as float64 numbers.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class BestRows:
 
     def _look(self, thread: int, start: int, stop: int, right: NDArray[Any], block: _Block) -> None:
         """Keep the best of the queries from ``start`` to ``stop``."""
-        turns = -(-(stop - start) * len(right) // self._scores)
+        turns = -(-(stop - start) * len(right) * right.itemsize // (8 * self._scores))
         step = -(-(stop - start) // turns)
         for first in range(start, stop, step):
             left = self._queries[first : min(first + step, stop)].astype(right.dtype, copy=False)

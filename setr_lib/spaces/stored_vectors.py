@@ -52,9 +52,13 @@ class StoredVectors:
         """
         return self._sorted
 
-    @cached_property
+    @property
     def dimension(self) -> int:
         """Of the vectors."""
+        return self._dimension
+
+    @cached_property
+    def _dimension(self) -> int:
         return self._handle.schema.field("vector").type.list_size
 
     def blocks(self, rows: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:

@@ -116,6 +116,40 @@ def test_what_float32_orders_wrongly_is_ordered_rightly() -> None:
     assert rows.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("kind", ["random", "clustered", "orthogonal", "tied"])
+@pytest.mark.parametrize("rows", [150, 2500])
+def test_many_queries_get_the_scores_that_each_pair_has_alone(kind: str, rows: int) -> None:
+    """Blocks that are multiplied in float64, and rows that many queries are near, among them."""
+    random = np.random.default_rng(rows)
+    gallery = random.normal(size=(rows, 24))
+    queries = random.normal(size=(130, 24))
+    if kind == "clustered":
+        gallery = gallery[:3][random.integers(0, 3, rows)] + 1e-6 * gallery
+    elif kind == "orthogonal":  # sums of exactly 0, which no bound of an error settles
+        gallery[:, :12], queries[:, 12:] = 0, 0
+    elif kind == "tied":
+        gallery[random.permutation(rows)[: rows // 2]] = gallery[0]
+    gallery, queries = unit(gallery), unit(queries)
+    blocks = np.array_split(random.permutation(rows), 4)
+    found = found_in(queries, gallery, 11, blocks, scores=5000)
+    for mine, expected in zip(found, by_float64(queries, gallery, 11), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_blas_has_its_threads_again_after_searches_side_by_side() -> None:
+    from threadpoolctl import threadpool_info
+
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = threads()
+    with search_threads():
+        with pytest.raises(ValueError, match="stopped"), search_threads():
+            raise ValueError("stopped")
+        assert set(threads()) == {1}
+    assert threads() == before
+
+
 COUNT = 90
 IDS = [f"i{(37 * number) % COUNT:02d}" for number in range(COUNT)]  # not in order
 VECTORS = unit(np.random.default_rng(3).normal(size=(COUNT, DIMENSION)))
