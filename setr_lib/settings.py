@@ -511,6 +511,10 @@ class JudgeSettings(Section):
     """Answers (describe, compose) that are generated side by side; their keys and values are in memory."""
     pair_batch_size: Count = 128
     """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold."""
+    features_mb: int = Field(default=0, ge=0, le=2**24)
+    """Megabytes of vision features kept on disk, in the storage's folder ``features``, for the next run: 4 MB
+    an image of Qwen3-VL-2B at 256 tokens in bfloat16. Those not used for the longest time give way. 0 keeps
+    none. The folder can be deleted at any time."""
     max_new_tokens: Count = 256
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     """Who writes the generated texts in place of this model; the address alone may be given, too."""
@@ -957,6 +961,11 @@ class Settings(BaseSettings):
     @property
     def cache_path(self) -> Path:
         return self.storage_root / "cache" / "model_calls.sqlite"
+
+    @property
+    def features_root(self) -> Path:
+        """Vision features of the judge's images."""
+        return self.storage_root / "features"
 
     @property
     def checkpoint_root(self) -> Path:

@@ -9,7 +9,6 @@ from typing import Any
 
 _PAD, _EOS, _UNK = "<pad>", "<|im_end|>", "<unk>"
 _START, _END, _IMAGE, _VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
-_VOCABULARY = 32_768
 _TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ' : ' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -20,17 +19,29 @@ _TEMPLATE = (
 
 @dataclass(frozen=True)
 class QwenSize:
-    """The size of the language model.
+    """The sizes of a model.
 
     Attributes:
-        hidden: Width of the hidden states; a multiple of 128.
+        hidden: Width of the hidden states; a multiple of twice ``head_size``.
         layers: Decoder layers.
         side: Width and height of pictures in pixels after preprocessing; a token has 32 x 32 of them.
+        head_size: Components of an attention head; a multiple of 64.
+        vocabulary: Tokens.
+        vision_hidden: Width of the vision tower; a multiple of 64.
+        vision_layers: Its layers.
+        deepstack: Those whose outputs enter the language model, too.
+        dtype: Number format of the weights that are written.
     """
 
     hidden: int = 640
     layers: int = 10
     side: int = 256
+    head_size: int = 64
+    vocabulary: int = 32_768
+    vision_hidden: int = 384
+    vision_layers: int = 6
+    deepstack: tuple[int, ...] = (1, 3, 5)
+    dtype: str = "float32"
 
     @property
     def weights(self) -> int:
@@ -46,7 +57,21 @@ class QwenSize:
     @property
     def head(self) -> int:
         """Parameters of the output head."""
-        return _VOCABULARY * self.hidden
+        return self.vocabulary * self.hidden
+
+
+QWEN3_VL_2B = QwenSize(
+    hidden=2048,
+    layers=28,
+    side=512,
+    head_size=128,
+    vocabulary=151_936,
+    vision_hidden=1024,
+    vision_layers=24,
+    deepstack=(5, 11, 17),
+    dtype="bfloat16",
+)
+"""As Qwen/Qwen3-VL-2B-Instruct's published configuration has them; pictures of 512 x 512 pixels."""
 
 
 def write_random_qwen(folder: Path, size: QwenSize, words: str) -> Path:
@@ -65,7 +90,7 @@ def write_random_qwen(folder: Path, size: QwenSize, words: str) -> Path:
 
     if (folder / "written").is_file():
         return folder
-    tokenizer = _tokenizer(words)
+    tokenizer = _tokenizer(words, size.vocabulary)
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
         for name, token in (
@@ -80,7 +105,7 @@ def write_random_qwen(folder: Path, size: QwenSize, words: str) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: Any = hf.Qwen3VLForConditionalGeneration(config)
+        model: Any = hf.Qwen3VLForConditionalGeneration(config).to(getattr(torch, size.dtype))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     processor = hf.Qwen3VLProcessor(
@@ -103,19 +128,19 @@ def write_random_qwen(folder: Path, size: QwenSize, words: str) -> Path:
 
 def _text_config(size: QwenSize, tokenizer: Any) -> dict[str, Any]:
     return {
-        "vocab_size": _VOCABULARY,
+        "vocab_size": size.vocabulary,
         "hidden_size": size.hidden,
         "intermediate_size": size.intermediate,
         "num_hidden_layers": size.layers,
-        "num_attention_heads": size.hidden // 64,
-        "num_key_value_heads": size.hidden // 128,
-        "head_dim": 64,
+        "num_attention_heads": size.hidden // size.head_size,
+        "num_key_value_heads": size.hidden // (2 * size.head_size),
+        "head_dim": size.head_size,
         "max_position_embeddings": 8192,
         "initializer_range": 0.05,  # large enough for answers to differ from picture to picture
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 5e6,
-            "mrope_section": [12, 10, 10],
+            "mrope_section": [part * size.head_size // 64 for part in (12, 10, 10)],
             "mrope_interleaved": True,
         },
         "pad_token_id": tokenizer.pad_token_id,
@@ -125,28 +150,28 @@ def _text_config(size: QwenSize, tokenizer: Any) -> dict[str, Any]:
 
 def _vision_config(size: QwenSize) -> dict[str, Any]:
     return {
-        "depth": 6,
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_heads": 6,
+        "depth": size.vision_layers,
+        "hidden_size": size.vision_hidden,
+        "intermediate_size": 4 * size.vision_hidden,
+        "num_heads": size.vision_hidden // 64,
         "patch_size": 16,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "out_hidden_size": size.hidden,
-        "deepstack_visual_indexes": [1, 3, 5],
+        "deepstack_visual_indexes": list(size.deepstack),
         "num_position_embeddings": 2304,
         "initializer_range": 0.05,
     }
 
 
-def _tokenizer(words: str) -> Any:
+def _tokenizer(words: str, vocabulary: int) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     specials = [_PAD, _EOS, _UNK, _START, _END, _IMAGE, _VIDEO]
     known = ["Yes", "No", *re.findall(r"\w+|[^\w\s]+", f"{words} user system assistant :")]
     tokens = list(dict.fromkeys([*specials, *known]))
-    tokens += [f"word{number}" for number in range(_VOCABULARY - len(tokens))]
+    tokens += [f"word{number}" for number in range(vocabulary - len(tokens))]
     raw = Tokenizer(models.WordLevel({token: place for place, token in enumerate(tokens)}, unk_token=_UNK))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.add_special_tokens(specials)

@@ -255,6 +255,7 @@ def measure(run: Run, modules: Mapping[str, Sequence[str]], *, again: bool) -> l
     Returns:
         What failed, in sentences.
     """
+    modules = {module: _measurable(run, module, names) for module, names in modules.items()}
     asked = {name for names in modules.values() for name in names}
     broken: list[str] = []
     # A figure of an earlier run does not stand for one that is asked for and may now fail.
@@ -271,6 +272,15 @@ def measure(run: Run, modules: Mapping[str, Sequence[str]], *, again: bool) -> l
             broken.append(fault)
     write_results(run.place.results, run.results)
     return [*broken, *faults_of([each for each in run.results if each.name in asked])]
+
+
+def _measurable(run: Run, module: str, names: Sequence[str]) -> list[str]:
+    """Those that this device can measure; the others are told. A module says what its figures need."""
+    needs, device = getattr(importlib.import_module(module), "NEEDS", {}), run.setting.device
+    for name in names:
+        if needs.get(name, device) != device:
+            _tell(f"{name}: skipped: it needs --device {needs[name]}")
+    return [name for name in names if needs.get(name, device) == device]
 
 
 def faults_of(results: Sequence[Measured]) -> list[str]:

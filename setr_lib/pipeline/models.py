@@ -81,7 +81,7 @@ class Models:
                     del self._multimodal[other]
                 model = self.fresh_multimodal() if version is None else self._adapted(version)
                 for other in self._multimodal.values():  # the same images: the vision tower sees them once
-                    model.share_vision(other)
+                    model.vision.share_memory(other.vision)
                 self._multimodal[version] = model
             return self._multimodal[version]
 
@@ -132,5 +132,9 @@ class Models:
 
         settings = self.settings
         return MultimodalModel.load(
-            settings.models.judge, adapter=adapter, device=settings.models.device, name=settings.judge_name
+            settings.models.judge,
+            adapter=adapter,
+            device=settings.models.device,
+            name=settings.judge_name,
+            features=settings.features_root,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -233,17 +234,19 @@ def _score_missing(
     names = iter(keys_of.values())
     done, total = sum(key in kept for key in keys.values()), len(keys)
     progress(done, total, _SCORED)
-    for batch in plan:
+    named = [[(query, next(names)) for query in batch] for batch in plan]
+    for batch, coming in zip_longest(named, named[1:], fillvalue=[]):
         open_keys: list[str] = []
         open_batch: list[JudgedQuery] = []
-        for query in batch:
-            pairs = [pair for pair in zip(next(names), query.candidates, strict=True) if pair[0] not in kept]
+        for query, its_keys in batch:
+            pairs = [pair for pair in zip(its_keys, query.candidates, strict=True) if pair[0] not in kept]
             if pairs:
                 open_keys += [key for key, _ in pairs]
                 open_batch.append(replace(query, candidates=tuple(picture for _, picture in pairs)))
         if not open_batch:
             continue
         images.prepare(reranker, open_batch)
+        images.announce(reranker, [query for query, its_keys in coming if not kept.keys() >= {*its_keys}])
         try:
             made = np.concatenate(checked_scores(reranker, open_batch))
         except ScoreError as error:
@@ -269,12 +272,21 @@ class _ImagePlan:
 
     def prepare(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
         """Show the re-ranker the images of ``batch``; unreadable ones are left for ``score`` to report."""
-        wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
-        for group in sorted({self._group_of[picture.identity] for picture in wanted}):
+        for group in self._unseen(reranker, batch):
             try:
-                reranker.see(self._groups[group])
+                reranker.see(group)
             except PictureError:
                 continue
+
+    def announce(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
+        """Tell the re-ranker which images of the next ``batch`` it will be shown first."""
+        if unseen := self._unseen(reranker, batch):
+            reranker.announce(unseen[0])
+
+    def _unseen(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> list[list[Picture]]:
+        """The groups that hold an image which the re-ranker has not seen."""
+        wanted = [picture for picture in _shown(batch) if not reranker.has_seen(picture)]
+        return [self._groups[n] for n in sorted({self._group_of[picture.identity] for picture in wanted})]
 
 
 def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:

@@ -174,6 +174,13 @@ class Reranker(ABC):
             PictureError: An image cannot be opened.
         """
 
+    def announce(self, pictures: Sequence[Picture]) -> None:  # noqa: B027 - most have nothing to do here
+        """Begin, in the background, what :meth:`see` will need next, e.g. reading and decoding.
+
+        Args:
+            pictures: The images of one call of :meth:`see` to come. What is wrong with one is said there.
+        """
+
 
 class _Adopted(Reranker):
     """An object with ``name`` and ``score`` (or ``open``) that does not derive from :class:`Reranker`."""

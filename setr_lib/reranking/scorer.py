@@ -7,7 +7,8 @@ This module decides which pairs go into one forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,8 +93,9 @@ def score_queries(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.
         )
     score = _score_what_fits if caches_are_exact else _score_plainly
     scores: list[np.ndarray] = []
-    for batch in batches_of_queries(queries, model.pair_batch_size):
-        scores += score(judge, batch)
+    batches = list(batches_of_queries(queries, model.pairs_in_work))
+    for batch, coming in zip_longest(batches, batches[1:], fillvalue=[]):
+        scores += score(judge, batch, coming)
         _check_finite(batch, scores[-len(batch) :])
     return scores
 
@@ -104,9 +106,11 @@ def _check_finite(queries: Sequence[JudgedQuery], scores: Sequence[np.ndarray]) 
             raise ScoreError(query, int(index), float(made[index]))
 
 
-def _score_what_fits(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+def _score_what_fits(
+    judge: YesNoJudge, queries: Sequence[JudgedQuery], coming: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
     """The queries' prefixes in one batch, or in as many as memory asks for."""
-    return run_in_batches(queries, lambda batch: _score_batch(judge, batch), max(1, len(queries)))
+    return run_in_batches(queries, lambda batch: _score_batch(judge, batch, coming), max(1, len(queries)))
 
 
 def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[list[JudgedQuery]]:
@@ -131,12 +135,20 @@ def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[l
         yield batch
 
 
-def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+def _shown(queries: Iterable[JudgedQuery]) -> list[Picture]:
+    return [picture for query in queries for picture in (query.reference, *query.candidates)]
+
+
+def _score_batch(
+    judge: YesNoJudge, queries: Sequence[JudgedQuery], coming: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
     import torch
 
     model = judge.model
     # One vision batch for all pictures, before the rows ask for them query by query.
-    model.vision.features([picture for query in queries for picture in (query.reference, *query.candidates)])
+    model.vision.features(_shown(queries))
+    if coming:  # read and decoded while the language model works
+        model.vision.announce([_shown(coming)])
     if not any(query.candidates for query in queries):
         return [np.zeros(0, dtype=np.float32) for _ in queries]
     prefixes: list[TokenRow] = []
@@ -154,13 +166,15 @@ def _score_batch(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.n
             owners = [owner for owner, _ in batch]
             return model.answer_differences(cache, owners, [suffix for _, suffix in batch]).tolist()
 
-        made = run_in_batches([pairs[index] for index in order], run, model.pair_batch_size)
+        made = run_in_batches([pairs[index] for index in order], run, model.pairs_per_pass)
     flat = np.empty(len(pairs), dtype=np.float32)
     flat[order] = made
     return _per_query(flat, queries)
 
 
-def _score_plainly(judge: YesNoJudge, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+def _score_plainly(
+    judge: YesNoJudge, queries: Sequence[JudgedQuery], coming: Sequence[JudgedQuery]
+) -> list[np.ndarray]:
     requests = [
         (judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate})
         for query in queries

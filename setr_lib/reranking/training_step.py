@@ -178,7 +178,7 @@ class YesNoObjective(Objective):
     def _plain_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         """The same by the model's own pass, pair by pair, with its vision tower."""
         requests = [self._request(query, picture) for query in queries for picture in query.candidates]
-        return self.base.plain_answer_differences(requests)
+        return self.base.plain.answer_differences(requests)
 
     def _request(self, query: JudgedQuery, candidate: Picture) -> Request:
         return self.judge.prompt(query), {REFERENCE: query.reference, CANDIDATE: candidate}

@@ -53,8 +53,8 @@ class YesNoJudge(Reranker):
 
     @property
     def pairs_per_batch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Candidates per forward pass, as the settings say."""
-        return self.model.pair_batch_size
+        """Candidates whose queries' prefixes are run together."""
+        return self.model.pairs_in_work
 
     def prompt(self, query: JudgedQuery) -> RenderedPrompt:
         """The prompt of a query; the same for all its candidates.
@@ -77,7 +77,7 @@ class YesNoJudge(Reranker):
 
         Args:
             queries: Queries with the pictures to judge. Several small ones share a forward pass of up to
-                ``model.pair_batch_size`` pairs; a larger one takes several. Batches halve when memory is
+                ``model.pairs_in_work`` pairs; a larger one takes several. Batches halve when memory is
                 short.
 
         Returns:
@@ -108,6 +108,10 @@ class YesNoJudge(Reranker):
     def see(self, pictures: Sequence[Picture]) -> None:
         """Compute the images' vision features."""
         self.model.vision.features(pictures)
+
+    def announce(self, pictures: Sequence[Picture]) -> None:
+        """Begin to read, decode and process the images."""
+        self.model.vision.announce([pictures])
 
 
 class BaseJudge(Reranker):

@@ -178,7 +178,7 @@ def test_vision_outputs_are_shared_with_an_adapter_of_the_language_model_only(
     expected = judge.answer_scores(judge_requests(*QUERIES[0]))
     judge = load(folder, tmp_path, merge_adapter=merge)
     model.vision.precompute(PICTURES)
-    assert judge.share_vision(model) == (adapted == "language_model")
+    assert judge.vision.share_memory(model.vision) == (adapted == "language_model")
     assert all(picture in judge.vision for picture in PICTURES) == (adapted == "language_model")
     judge.caches_are_exact = True  # the question would run the tower
     if adapted == "language_model":
@@ -188,7 +188,7 @@ def test_vision_outputs_are_shared_with_an_adapter_of_the_language_model_only(
 
 def test_another_models_vision_outputs_are_not_shared(model: MultimodalModel, tmp_path: Path) -> None:
     other = load(write_tiny_judge("llava", tmp_path / "other", seed=5))
-    assert not other.share_vision(model) and not model.share_vision(other)
+    assert not other.vision.share_memory(model.vision) and not model.vision.share_memory(other.vision)
 
 
 def test_a_corrected_card_makes_no_other_model(model: MultimodalModel, tmp_path: Path) -> None:

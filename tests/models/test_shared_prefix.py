@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from setr_lib.models.multimodal import (
     prefix_attention,
     shared_prefix,
 )
+from setr_lib.models.multimodal import lean_layers as lean_layers_module
 from setr_lib.models.multimodal.forward import LanguageModelPass
+from setr_lib.models.multimodal.lean_layers import lean_layers
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend, attention_and_lse
 from setr_lib.settings import JudgeSettings
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -122,7 +125,7 @@ def test_layers_with_sliding_windows_fall_back(tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize("shared_heads", [1, 3])
 def test_merged_attention_is_attention_to_prefix_and_row_together(shared_heads: int) -> None:
     torch.manual_seed(0)
-    heads, size, lengths, owners = 2, 8, [3, 3, 5, 5, 5], [1, 0, 0, 1, 1]
+    heads, size, lengths, owners = 2, 8, [3, 4, 5, 5, 9], [1, 0, 0, 1, 1]
     prefixes = [(torch.randn(heads, n, size), torch.randn(heads, n, size)) for n in (7, 4)]
     tokens = sum(lengths)
     query = torch.randn(tokens, heads * shared_heads, size)
@@ -147,3 +150,57 @@ def test_matrix_products_give_what_the_kernel_gives(causal: bool) -> None:
     kernel = attention_and_lse(query, key, value, 0.3, causal=causal)
     plain = prefix_attention.by_products(query, key, value, 0.3, causal=causal)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(kernel, plain, strict=True))
+
+
+def test_lean_layers_give_what_the_usual_ones_give_and_leave_nothing_behind(model: MultimodalModel) -> None:
+    decoder = model.model.get_decoder()
+    architecture = sys.modules[type(decoder).__module__]
+    rotate, tokens = architecture.apply_rotary_pos_emb, torch.arange(10, 40)[None]
+    usual: dict[str, Any] = {}
+    with torch.inference_mode():
+        expected = decoder(tokens, use_cache=False).last_hidden_state
+        with lean_layers(decoder):
+            changed = {name for name, module in decoder.named_modules() if "forward" in vars(module)}
+            assert {"norm", "layers.0.input_layernorm", "layers.0.mlp"} <= changed
+            assert architecture.apply_rotary_pos_emb is not rotate
+            for _ in range(2):  # the first time it is found out whether positions are rotated as usual
+                made = decoder(tokens, use_cache=False).last_hidden_state
+                assert torch.allclose(made, expected, atol=1e-5)
+        usual = {name: module for name, module in decoder.named_modules() if "forward" in vars(module)}
+    assert not usual
+    assert architecture.apply_rotary_pos_emb is rotate
+
+
+def test_positions_that_are_rotated_otherwise_are_left_as_they_are() -> None:
+    def neighbours_rotated(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+        def rotated(x: Any) -> Any:
+            turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+            return x * cos[:, None] + turned * sin[:, None]
+
+        return rotated(q), rotated(k)
+
+    torch.manual_seed(0)
+    q, k, cos, sin = (
+        torch.randn(1, 4, 6, 8),
+        torch.randn(1, 2, 6, 8),
+        torch.randn(1, 6, 8),
+        torch.randn(1, 6, 8),
+    )
+    for _ in range(2):
+        made = lean_layers_module._rotated(neighbours_rotated, q, k, cos, sin)
+        expected = neighbours_rotated(q, k, cos, sin)
+        assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+
+
+def test_rows_of_many_lengths_attend_in_few_batches() -> None:
+    lengths = [9, 10, 10, 11, 40, 42, 9, 9]
+    runs = RowRuns.of(lengths, [0, 0, 0, 0, 0, 0, 1, 1])
+    assert [(rows.begin, rows.end, rows.longest) for rows in runs.batches] == [
+        (0, 40, 11),
+        (40, 122, 42),
+        (122, 140, 9),
+    ]
+    assert runs.owners == ((0, 122, 0), (122, 140, 1))
+    packed = torch.randn(140, 3, 2)
+    for rows in runs.batches:
+        assert torch.equal(rows.packed(rows.batch(packed)), packed[rows.begin : rows.end])

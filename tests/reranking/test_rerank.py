@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.pixel_rules import picture_identity
 from setr_lib.reranking.fusion import Fusion
 from setr_lib.reranking.rerank import CACHE_KIND, judge_pairs, rerank
+from setr_lib.reranking.reranker import Reranker
 from setr_lib.reranking.scorer import JudgedQuery, ScoreError
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
@@ -219,6 +221,47 @@ def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_t
     assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
 
 
+class Looking(Reranker):
+    """Scores by nothing; writes down what it is shown, and what is announced."""
+
+    name, id, pairs_per_batch = "looking", "looking-1", 4
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, set[str]]] = []
+        self.seen: set[str] = set()
+
+    def has_seen(self, picture: Picture) -> bool:
+        return picture.identity in self.seen
+
+    def see(self, pictures: Sequence[Picture]) -> None:
+        self.log.append(("seen", {picture.identity for picture in pictures}))
+        self.seen |= self.log[-1][1]
+
+    def announce(self, pictures: Sequence[Picture]) -> None:
+        self.log.append(("announced", {picture.identity for picture in pictures}))
+
+    def score(self, queries: Sequence[JudgedQuery]) -> list[np.ndarray]:
+        self.log.append(("scored", set()))
+        return [np.zeros(len(query.candidates)) for query in queries]
+
+
+def test_the_next_batchs_pictures_are_announced_before_this_one_is_scored(
+    cache: ContentCache, tmp_path: Path
+) -> None:
+    gallery, queries, coarse = write_world(tmp_path)
+    looking, again = Looking(), Looking()
+    rerank(coarse, queries, gallery, looking, cache, k=3)
+    announced = [place for place, (what, _) in enumerate(looking.log) if what == "announced"]
+    assert announced
+    for place in announced:
+        assert [what for what, _ in looking.log[place + 1 : place + 3]] == ["scored", "seen"]
+        assert looking.log[place + 2][1] == looking.log[place][1]
+    shown = [images for what, images in looking.log if what == "seen"]
+    assert sum(map(len, shown)) == len(set.union(*shown)), "each once"
+    rerank(coarse, queries, gallery, again, cache, k=3)
+    assert not again.log, "what is kept is neither scored nor looked at"
+
+
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "not a number", ""])
 def test_a_kept_score_that_is_no_number_is_judged_anew_and_said_once(
     judge: YesNoJudge,
@@ -284,7 +327,7 @@ def run(folder: Path, last_batch: int = 0) -> pl.DataFrame:
     """The re-ranked table of the world in ``folder``; SIGKILLs itself in batch ``last_batch``, before that is
     stored.
     """
-    model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=24), device="cpu")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder / "judge"), pair_batch_size=3), device="cpu")
     judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
     score, log = YesNoJudge.score, folder / "log"
 

@@ -12,7 +12,10 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``pictures``          ``Picture``: an image file or its bytes
 ``prompt``            ``RenderedPrompt``: texts and picture slots
 ``token_rows``        chat template, tokenising, image placeholders: prompts to ``TokenRow``
-``vision``            the vision tower in batches, and the memory of its outputs
+``vision``            the vision tower in batches
+``features``          its outputs, and the memory of them
+``kept_features``     the same on disk: bounded, a file per image
+``prepared_inputs``   pictures decoded and processed ahead of it
 ``forward``           the language model over token rows, continued from cached prefixes; Yes/No scores
 ``shared_prefix``     the same for the judge's pairs, over prefixes that are read in place
 ``prefix_attention``  attention of packed rows to shared prefixes and to themselves
@@ -23,6 +26,8 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``plain_pass``        the same by transformers' own means: the reference, and for other architectures
 ``packed_pass``       the language model for training: a batch in one sequence, shared prefixes once
 ``packed_attention``  its attention, with gradients through the shared prefixes
+``last_layer``        the last layer, only for the tokens that are read
+``lean_layers``       normalisations, MLPs and rotary positions with fewer passes over memory
 ``caching_check``     whether the cached passes and the plain one give the same scores
 ``endpoint``          ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
 ``errors``            ``JudgeError``, ``RefusedTextError``

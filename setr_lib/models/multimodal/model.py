@@ -25,12 +25,17 @@ from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.answering import Answering
 from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
+from setr_lib.models.multimodal.kept_features import FeaturesFolder
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.packed_pass import PackedPass
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
 from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
-from setr_lib.models.multimodal.shared_prefix import SharedPrefixPass, check_shared_prefixes
+from setr_lib.models.multimodal.shared_prefix import (
+    SharedPrefixPass,
+    check_shared_prefixes,
+    pairs_run_together,
+)
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
 from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
 
@@ -54,6 +59,7 @@ class MultimodalModel:
         pair_batch_size: Pairs to score per forward pass.
         max_new_tokens: Tokens at most in a generated answer.
         vision_cache_bytes: Memory for vision outputs.
+        features: Where vision outputs are kept on disk; None for nowhere.
 
     Attributes:
         model, processor, tokenizer, device: Those of transformers and torch.
@@ -79,6 +85,7 @@ class MultimodalModel:
         pair_batch_size: int = 128,
         max_new_tokens: int = 256,
         vision_cache_bytes: int = VISION_CACHE_BYTES,
+        features: FeaturesFolder | None = None,
     ) -> None:
         special = loaded.special_tokens
         self.model, self.processor, self.tokenizer = loaded.model, loaded.processor, loaded.tokenizer
@@ -88,7 +95,7 @@ class MultimodalModel:
         self.yes_id, self.no_id = special.yes_id, special.no_id
         self.batch_size, self.pair_batch_size = batch_size, pair_batch_size
         self.max_new_tokens = max_new_tokens
-        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes)
+        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features)
         self.forward = LanguageModelPass(loaded)
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
@@ -109,6 +116,7 @@ class MultimodalModel:
         device: str = "auto",
         name: str | None = None,
         merge_adapter: bool = True,
+        features: Path | None = None,
     ) -> MultimodalModel:
         """Load a model and, if given, a LoRA adapter.
 
@@ -120,6 +128,7 @@ class MultimodalModel:
             name: A local folder or a hub id, in place of ``judge.name``.
             merge_adapter: Add the adapter to the model's weights, so that it costs nothing at inference; in
                 float32 only, as half precision would round it away.
+            features: The folder for vision outputs, up to ``judge.features_mb``; None for nowhere.
 
         Returns:
             The model in evaluation mode.
@@ -134,6 +143,7 @@ class MultimodalModel:
             batch_size=judge.batch_size,
             pair_batch_size=judge.pair_batch_size,
             max_new_tokens=judge.max_new_tokens,
+            features=FeaturesFolder.of(features, judge.features_mb),
         )
 
     # --- prompts, pictures, token rows
@@ -153,16 +163,16 @@ class MultimodalModel:
         """
         return self.rows.judge_rows(prompt, reference, candidates)
 
-    def share_vision(self, other: MultimodalModel) -> bool:
-        """Use one memory of vision outputs with another model, where both make the same ones.
+    @property
+    def pairs_in_work(self) -> int:
+        """Pairs whose queries' prefixes are run in one batch; see :func:`pairs_run_together`."""
+        return pairs_run_together(self._loaded, self.pair_batch_size)
 
-        Args:
-            other: A model; typically the same one with another adapter.
-
-        Returns:
-            Whether the memory is shared now; see :meth:`VisionTower.share_memory`.
-        """
-        return self.vision.share_memory(other.vision)
+    @property
+    def pairs_per_pass(self) -> int:
+        """Pairs per forward pass at most; a pass over prefixes in place is run in parts on a CPU."""
+        in_parts = self.prefixes_are_shared and self.device.type == "cpu"
+        return self.pairs_in_work if in_parts else self.pair_batch_size
 
     # --- differentiable forward passes
 
@@ -211,17 +221,6 @@ class MultimodalModel:
             float32 [rows].
         """
         return self.forward.answer_differences(self.forward.run(rows)[0])
-
-    def plain_answer_differences(self, requests: Sequence[Request]) -> Tensor:
-        """logit(Yes) - logit(No) by the model's own pass; see :meth:`PlainPass.answer_differences`.
-
-        Args:
-            requests: Prompts with their pictures.
-
-        Returns:
-            float32 [requests].
-        """
-        return self.plain.answer_differences(requests)
 
     # --- scores and answers
 

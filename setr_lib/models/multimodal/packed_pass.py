@@ -7,15 +7,15 @@ which row (:mod:`setr_lib.models.multimodal.packed_attention`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
 from setr_lib.models.multimodal.forward import LanguageModelPass, backbone, vision_outputs
+from setr_lib.models.multimodal.last_layer import only_where_read
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.packed_attention import PackedLayout, attend
 from setr_lib.models.multimodal.token_rows import TokenRow
@@ -103,46 +103,13 @@ class PackedPass:
         usual, token = config._attn_implementation, _batch.set(batch)
         config._attn_implementation = _ATTENTION
         try:
-            with _only_where_read(self._loaded.model.get_decoder(), layout.last):
+            with only_where_read(self._loaded.model.get_decoder(), layout.last):
                 yield
         finally:
             config._attn_implementation = usual
             _batch.reset(token)
         if batch.layers != config.num_hidden_layers:
             raise PackingError(f"{batch.layers} of {config.num_hidden_layers} layers attend to packed rows")
-
-
-@contextmanager
-def _only_where_read(decoder: Any, places: Tensor) -> Iterator[None]:
-    """The last layer works only for the tokens whose hidden states are read, inside a ``with`` block.
-
-    Its queries, its output projection and its MLP serve each token alone; keys and values serve others, too.
-    Elsewhere these modules give zeros. An architecture with other names of them does the whole work.
-
-    Args:
-        decoder: The language model.
-        places: int64, places of those tokens in the packed sequence.
-    """
-    last = decoder.layers[-1]
-    attention = getattr(last, "self_attn", None)
-    named = [(attention, "q_proj"), (attention, "o_proj"), (last, "mlp")]
-    found = [getattr(owner, name) for owner, name in named if hasattr(owner, name)]
-    before = [(module, vars(module).get("forward")) for module in found]
-    for module in found:
-        module.forward = partial(_at, module.forward, places)
-    try:
-        yield
-    finally:
-        for module, forward in before:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-
-
-def _at(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
-    """What ``forward`` makes of some tokens of [1, tokens, features], and zeros for the others."""
-    made = forward(x.index_select(1, places))
-    return made.new_zeros(1, x.shape[1], made.shape[-1]).index_copy(1, places, made)
 
 
 def _attention(

@@ -10,54 +10,117 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class RowRuns:
-    """Where the rows of a packed sequence are: neighbours of one length, and of one prefix.
+_PADDED = 1.25
+"""Neighbouring rows attend to themselves in one batch where padding them to the longest adds a quarter at
+most."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowBatch:
+    """Neighbouring rows of a packed sequence that attend to themselves in one call.
 
     Attributes:
-        lengths: (first token, end, tokens of each row) of neighbouring rows of one length.
-        owners: (first token, end, index of the prefix), within one run of ``lengths`` each.
+        begin, end: Places of their tokens.
+        longest: Tokens of the longest.
+        padded: int64 [rows * longest], the token (counted from ``begin``) at each place of the padded batch;
+            behind a row's end any. None where all are of one length.
+        real: int64 [tokens], where each token is in the padded batch.
+    """
+
+    begin: int
+    end: int
+    longest: int
+    padded: Tensor | None = None
+    real: Tensor | None = None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], begin: int, device: torch.device | None) -> RowBatch:
+        """Rows of given lengths.
+
+        Args:
+            lengths: Tokens of each row.
+            begin: The place of the first token.
+            device: Where the model is.
+
+        Returns:
+            The batch.
+        """
+        import torch
+
+        longest, end = max(lengths), begin + sum(lengths)
+        if min(lengths) == longest:
+            return cls(begin, end, longest)
+        each = torch.tensor(list(lengths))[:, None]
+        columns = torch.arange(longest)
+        first = each.cumsum(0) - each
+        padded = first + columns.minimum(each - 1)
+        return cls(
+            begin,
+            end,
+            longest,
+            padded.flatten().to(device),
+            (columns < each).flatten().nonzero()[:, 0].to(device),
+        )
+
+    def batch(self, packed: Tensor) -> Tensor:
+        """The rows of [all tokens, heads, size] as [rows, heads, longest, size]."""
+        tokens = packed[self.begin : self.end]
+        if self.padded is not None:
+            tokens = tokens.index_select(0, self.padded)
+        return tokens.unflatten(0, (-1, self.longest)).transpose(1, 2)
+
+    def packed(self, batch: Tensor) -> Tensor:
+        """The tokens of [rows, heads, longest, ...], one behind the other: [tokens, heads, ...]."""
+        flat = batch.transpose(1, 2).flatten(0, 1)
+        return flat if self.real is None else flat.index_select(0, self.real)
+
+
+@dataclass(frozen=True, eq=False)
+class RowRuns:
+    """Where the rows of a packed sequence are: neighbours of similar lengths, and of one prefix.
+
+    Attributes:
+        batches: The rows, in batches that attend to themselves.
+        owners: (first token, end, index of the prefix) of neighbouring rows of one prefix.
         last: The place of each row's last token.
     """
 
-    lengths: tuple[tuple[int, int, int], ...]
+    batches: tuple[RowBatch, ...]
     owners: tuple[tuple[int, int, int], ...]
     last: tuple[int, ...]
 
     @classmethod
-    def of(cls, lengths: Sequence[int], owners: Sequence[int]) -> RowRuns:
+    def of(cls, lengths: Sequence[int], owners: Sequence[int], device: torch.device | None = None) -> RowRuns:
         """The runs of rows in order.
 
         Args:
             lengths: Tokens of each row.
             owners: The index of each row's prefix.
+            device: Where the model is.
 
         Returns:
-            The runs; the fewer, the better the rows are sorted by length and prefix.
+            The runs; the fewer, the better the rows are sorted by prefix and length.
         """
-        ends = [0]
-        for length in lengths:
-            ends.append(ends[-1] + length)
-
-        def runs(keys: Sequence[tuple[int, ...]]) -> tuple[tuple[int, int, int], ...]:
-            found = []
-            for key, members in groupby(range(len(keys)), lambda row: keys[row]):
-                rows = list(members)
-                found.append((ends[rows[0]], ends[rows[-1] + 1], key[-1]))
-            return tuple(found)
-
-        return cls(
-            runs([(length,) for length in lengths]),
-            runs(list(zip(lengths, owners, strict=True))),
-            tuple(end - 1 for end in ends[1:]),
-        )
+        ends = [0, *accumulate(lengths)]
+        batches, begin = [], 0
+        for row in range(1, len(lengths) + 1):
+            members = lengths[begin : row + 1]
+            if row == len(lengths) or max(members) * len(members) > _PADDED * sum(members):
+                batches.append(RowBatch.of(lengths[begin:row], ends[begin], device))
+                begin = row
+        runs = []
+        for owner, members in groupby(range(len(owners)), lambda row: owners[row]):
+            rows = list(members)
+            runs.append((ends[rows[0]], ends[rows[-1] + 1], owner))
+        return cls(tuple(batches), tuple(runs), tuple(end - 1 for end in ends[1:]))
 
 
 def attend(
@@ -84,23 +147,20 @@ def attend(
     Returns:
         [tokens, heads, size], in the queries' dtype.
     """
+    import torch
+
     made = query.new_empty(query.shape)
-    own, own_lse = [], []
-    for begin, end, length in runs.lengths:
-        q, k, v = (part[begin:end].unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
+    found = []
+    for rows in runs.batches:
+        q, k, v = (rows.batch(part) for part in (query, key, value))
         out, lse = attention_and_lse(q, k, v, scale, causal=True)
-        own.append(out.transpose(1, 2).flatten(0, 1))
-        own_lse.append(lse.transpose(1, 2).flatten(0, 1))
-    place = 0
+        found.append((rows.packed(out), rows.packed(lse)))
+    own, own_lse = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
     for begin, end, owner in runs.owners:
-        while end > runs.lengths[place][1]:
-            place += 1
-        start = runs.lengths[place][0]
         of_prefix, lse = _to_prefix(query[begin:end], *prefixes[owner], scale)
-        of_row, row_lse = own[place][begin - start : end - start], own_lse[place][begin - start : end - start]
         # exp(a) / (exp(a) + exp(b)) is the share of the prefix in the whole softmax.
-        share = (lse - row_lse).sigmoid_()[..., None].to(query.dtype)
-        made[begin:end] = of_row.lerp(of_prefix, share)
+        share = (lse - own_lse[begin:end]).sigmoid_()[..., None].to(query.dtype)
+        made[begin:end] = own[begin:end].lerp(of_prefix, share)
     return made
 
 

@@ -8,17 +8,18 @@ is the same with them, over copies of the prefixes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
 from setr_lib.models.device import is_out_of_memory
 from setr_lib.models.multimodal.errors import first_line
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache, backbone, vision_outputs
+from setr_lib.models.multimodal.last_layer import only_where_read
+from setr_lib.models.multimodal.lean_layers import lean_layers
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend
 from setr_lib.models.multimodal.token_rows import TokenRow
@@ -31,9 +32,13 @@ _ATTENTION = "setr_shared_prefix"
 """What transformers calls the attention to shared prefixes."""
 _UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What an attention layer may ask for beside the usual; shared prefixes have none of it."""
-ACTIVATION_BYTES = 4 * 2**20
-"""Of a part's widest activation on a CPU: what is written by one operation is read by the next from its
-caches. On other devices a part is the whole batch."""
+ACTIVATION_BYTES = 16 * 2**20
+"""Of a part's widest activation on a CPU: what is written by one operation is read by the next from its last
+cache, and products are large enough for their full rate. On other devices a part is the whole batch."""
+
+_SPREAD_OVER = 2 * 10**8
+"""Parameters of the layers times passes whose prefixes are run in one batch."""
+_MOST_PASSES = 8
 
 
 class SharedPrefixError(SetrError):
@@ -80,7 +85,7 @@ class SharedPrefixPass:
         import torch
 
         lengths = [len(row.ids) for row in rows]
-        order = sorted(range(len(rows)), key=lambda row: (lengths[row], owners[row]))
+        order = sorted(range(len(rows)), key=lambda row: (owners[row], lengths[row]))
         ends = [len(row.ids) for row in prefixes.rows]
         layers = [
             [(keys[n, :, :end], values[n, :, :end]) for n, end in enumerate(ends)]
@@ -115,7 +120,7 @@ class SharedPrefixPass:
 
         device = self.loaded.device
         positions = self.forward.positions.of_ends(rows, starts, owners)
-        part = _Part(layers, RowRuns.of([len(row.ids) for row in rows], owners))
+        part = _Part(layers, RowRuns.of([len(row.ids) for row in rows], owners, device))
         last = torch.tensor(part.runs.last, device=device)
         with self._attending(part, last):
             output = backbone(self.loaded.model)(
@@ -138,7 +143,7 @@ class SharedPrefixPass:
         usual, token = decoder.config._attn_implementation, _part.set(part)
         decoder.config._attn_implementation = _ATTENTION
         try:
-            with _only_where_read(decoder, last):
+            with lean_layers(decoder), only_where_read(decoder, last):
                 yield
         finally:
             decoder.config._attn_implementation = usual
@@ -159,6 +164,23 @@ def tokens_of_a_part(loaded: LoadedModel) -> int | None:
     config = loaded.model.config.get_text_config()
     widest = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
     return max(64, ACTIVATION_BYTES // (widest * loaded.model.dtype.itemsize))
+
+
+def pairs_run_together(loaded: LoadedModel, pairs: int) -> int:
+    """Of how many pairs the queries' prefixes are run in one batch: the smaller the model, the more.
+
+    What a pass costs whatever its size is spread over them; in a model of a billion parameters it does not
+    count, and a run that is killed loses the scores of as few pairs as its passes have.
+
+    Args:
+        loaded: The model.
+        pairs: Of a pass, as settings have it.
+
+    Returns:
+        Pairs, at least ``pairs``.
+    """
+    weights = sum(weight.numel() for weight in loaded.model.get_decoder().layers.parameters())
+    return pairs * min(_MOST_PASSES, max(1, _SPREAD_OVER // max(1, weights)))
 
 
 def check_shared_prefixes(shared: SharedPrefixPass, rows: Sequence[TokenRow]) -> bool:
@@ -209,34 +231,6 @@ def _cut(row: TokenRow, image_token_id: int) -> tuple[TokenRow, TokenRow]:
     if cut == 0:
         cut, last = len(row.ids) - 1, len(row.images)
     return TokenRow(row.ids[:cut], row.images[:last]), TokenRow(row.ids[cut:], row.images[last:])
-
-
-@contextmanager
-def _only_where_read(decoder: Any, places: Tensor) -> Iterator[None]:
-    """The last layer works only for the tokens whose hidden states are read, inside a ``with`` block.
-
-    Its queries, its output projection and its MLP serve each token alone; keys and values serve others, too.
-    Elsewhere these modules give zeros. An architecture with other names of them does the whole work.
-    """
-    last = decoder.layers[-1]
-    named = [(getattr(last, "self_attn", None), "q_proj"), (getattr(last, "self_attn", None), "o_proj")]
-    found = [getattr(owner, name) for owner, name in [*named, (last, "mlp")] if hasattr(owner, name)]
-    before = [(module, vars(module).get("forward")) for module in found]
-    for module in found:
-        module.forward = partial(_at, module.forward, places)
-    try:
-        yield
-    finally:
-        for module, forward in before:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-
-
-def _at(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
-    """What ``forward`` makes of some tokens of [1, tokens, features], and zeros for the others."""
-    made = forward(x.index_select(1, places))
-    return made.new_zeros(1, x.shape[1], made.shape[-1]).index_copy(1, places, made)
 
 
 def _attention(

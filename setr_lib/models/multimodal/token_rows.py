@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
+from setr_lib.models.multimodal.features import VisionFeatures
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.prompt import CANDIDATE, ImageSlot, RenderedPrompt, Request
-from setr_lib.models.multimodal.vision import VisionFeatures, VisionTower
+from setr_lib.models.multimodal.vision import VisionTower
 from setr_lib.models.refusals import CONTROL_TEXT, may_be_a_refusal, reason_of
 
 _TOKENISED_PROMPTS = 20_000

@@ -1,17 +1,19 @@
-"""Outputs of the frozen vision tower and projector: made in batches, kept in memory by image."""
+"""The vision tower in batches; its outputs are kept in memory, and on disk where settings say so."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory
+from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
 from setr_lib.models.multimodal.pictures import Picture, PictureError, processed
+from setr_lib.models.multimodal.prepared_inputs import PreparedInputs
 from setr_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -22,91 +24,38 @@ VISION_CACHE_BYTES = 6 * 2**30
 """Memory for vision outputs: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
 
-@dataclass(frozen=True, eq=False)
-class VisionFeatures:
-    """Output of the vision tower and projector for one image; tensors in the model's dtype, on its device.
-
-    Attributes:
-        embeds: [tokens, hidden], what takes the place of the image's placeholder tokens.
-        deepstack: [tokens, hidden] for each language layer that adds vision features of its own (Qwen3-VL).
-        grid: (time, height, width) in patches, where positions depend on it; else ``None``.
-        placeholder: The token ids that stand for the image in a sequence; ``tokens`` of them are the image
-            token.
-        container: The transformers class in which the model expects such tensors.
-    """
-
-    embeds: Tensor
-    deepstack: tuple[Tensor, ...]
-    grid: tuple[int, int, int] | None
-    placeholder: tuple[int, ...]
-    container: type[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in (self.embeds, *self.deepstack))
-
-
-class VisionMemory:
-    """Least-recently-used cache of vision outputs, by the identity of images.
-
-    Args:
-        limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
-            dropped.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._taken = 0
-        self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
-
-    def __contains__(self, identity: str) -> bool:
-        return identity in self._kept
-
-    def __getitem__(self, identity: str) -> VisionFeatures:
-        return self._kept[identity]
-
-    def keep(self, found: Mapping[str, VisionFeatures]) -> None:
-        """Store outputs as the most recently used; all of them, even where they alone exceed the limit.
-
-        Args:
-            found: Outputs by identity, stored already or new.
-        """
-        for key, features in found.items():
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            else:
-                self._kept[key] = features
-                self._taken += features.nbytes
-        while self._taken > self.limit and len(self._kept) > len(found):
-            _, oldest = self._kept.popitem(last=False)
-            self._taken -= oldest.nbytes
-
-    def clear(self) -> None:
-        """Drop all outputs."""
-        self._kept.clear()
-        self._taken = 0
-
-
 class VisionTower:
     """The frozen vision part of a model, with a memory of its outputs.
+
+    Pictures of the next batch are read, decoded and processed by a thread while the model works on this one:
+    those of one call, and those that :meth:`announce` names.
 
     Args:
         loaded: The model.
         batch_size: Images per forward pass.
         cache_bytes: Limit of the memory.
+        folder: Where outputs are kept on disk; None for nowhere.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_size: int, cache_bytes: int = VISION_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batch_size: int,
+        cache_bytes: int = VISION_CACHE_BYTES,
+        folder: FeaturesFolder | None = None,
+    ) -> None:
         self.memory = VisionMemory(cache_bytes)
         self._loaded = loaded
         self._batch_size = batch_size
+        self._inputs = PreparedInputs(partial(_processed, loaded))
+        weights = {} if folder is None else _weights_outside_the_language_model(loaded.model)
+        self._kept = None if folder is None else KeptFeatures(folder, loaded, weights)
 
     def __contains__(self, picture: Picture) -> bool:
         return picture.identity in self.memory
 
     def features(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
-        """Vision outputs, each image run at most once while it stays in memory; no gradient.
+        """Vision outputs, each image run at most once while it stays in memory or on disk; no gradient.
 
         Args:
             pictures: Images, the same one any number of times.
@@ -122,19 +71,46 @@ class VisionTower:
         """
         wanted = {picture.identity: picture for picture in pictures}
         found = {key: self.memory[key] for key in wanted if key in self.memory}
+        if self._kept is not None and len(found) < len(wanted):
+            found |= self._kept.get([key for key in wanted if key not in found])
         missing = [picture for key, picture in wanted.items() if key not in found]
-        made, refused = self._made(missing)
+        made, refused = self._made(missing) if missing else ({}, {})
+        if self._kept is not None:
+            self._kept.put(made)
         found.update(made)
         self.memory.keep(found)
         if refused:
             raise PictureError(refused=refused)
         return [found[picture.identity] for picture in pictures]
 
+    def announce(self, groups: Iterable[Iterable[Picture]]) -> None:
+        """Begin to read, decode and process images whose outputs will be asked for next.
+
+        One batch at most is prepared ahead. What is wrong with an image is said when it is asked for.
+
+        Args:
+            groups: Images of one call of :meth:`features` each, in the order of the calls; they replace what
+                was announced before.
+        """
+        batches = []
+        for group in groups:
+            wanted = {picture.identity: picture for picture in group}
+            batches += self._batches([picture for key, picture in wanted.items() if not self._is_kept(key)])
+        self._inputs.announce(batches)
+
+    def _is_kept(self, identity: str) -> bool:
+        return identity in self.memory or (self._kept is not None and identity in self._kept)
+
+    def _batches(self, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
+        size = self._batch_size
+        return [pictures[start : start + size] for start in range(0, len(pictures), size)]
+
     def _made(self, missing: list[Picture]) -> tuple[dict[str, VisionFeatures], dict[str, str]]:
         """Outputs by identity, and what is wrong with the images that have none."""
         refused: dict[str, str] = {}
         while True:
             left = [picture for picture in missing if picture.identity not in refused]
+            self._inputs.announce_first(self._batches(left))
             try:
                 made = run_in_batches(left, self.run, self._batch_size)
             except PictureError as error:
@@ -157,14 +133,17 @@ class VisionTower:
         refused: dict[str, str] = {}
         wanted = {picture.identity: picture for picture in pictures}
         missing = [picture for key, picture in wanted.items() if key not in self.memory]
-        for start in range(0, len(missing), self._batch_size):
+        done, batches = 0, self._batches(missing)
+        self.announce(batches)
+        for batch in batches:
             try:
-                self.features(missing[start : start + self._batch_size])
+                self.features(batch)
             except PictureError as error:
                 if not error.refused:
                     raise
                 refused |= error.refused
-            progress(min(start + self._batch_size, len(missing)), len(missing), "images seen by the judge")
+            done += len(batch)
+            progress(done, len(missing), "images seen by the judge")
         return refused
 
     def run(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
@@ -183,11 +162,7 @@ class VisionTower:
         import torch
 
         model, processor = self._loaded.model, self._loaded.processor
-
-        def process(images: list[Image.Image]) -> Any:
-            return processor.image_processor(images=images, return_tensors="pt")
-
-        inputs = processed(pictures, process, lambda image: process([image]))
+        inputs = self._inputs.take(pictures)
         placeholders = [
             processor.replace_image_token(inputs, image_idx=index) for index in range(len(pictures))
         ]
@@ -237,12 +212,13 @@ class VisionTower:
 
     @contextmanager
     def separate_memory(self) -> Iterator[None]:
-        """Use an empty memory inside a ``with`` block, and the former one again after it."""
-        kept, self.memory = self.memory, VisionMemory(VISION_CACHE_BYTES)
+        """Use an empty memory and no folder inside a ``with`` block, and the former ones again after it."""
+        memory, self.memory = self.memory, VisionMemory(VISION_CACHE_BYTES)
+        kept, self._kept = self._kept, None
         try:
             yield
         finally:
-            self.memory = kept
+            self.memory, self._kept = memory, kept
 
     def _placeholder_ids(self, placeholder: str, tokens: int) -> tuple[int, ...]:
         """Token ids of the text that stands for an image, of which ``tokens`` must be the image token."""
@@ -254,6 +230,15 @@ class VisionTower:
                 "the processor and the model do not belong together"
             )
         return ids
+
+
+def _processed(loaded: LoadedModel, pictures: Sequence[Picture]) -> Any:
+    """The model's inputs of a batch of images, on the CPU."""
+
+    def process(images: list[Image.Image]) -> Any:
+        return loaded.processor.image_processor(images=images, return_tensors="pt")
+
+    return processed(pictures, process, lambda image: process([image]))
 
 
 def _weights_outside_the_language_model(model: Any) -> dict[str, Tensor]:

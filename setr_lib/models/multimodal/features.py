@@ -1,0 +1,77 @@
+"""Outputs of the vision tower and projector for one image, and the memory of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class VisionFeatures:
+    """Output of the vision tower and projector for one image; tensors in the model's dtype, on its device.
+
+    Attributes:
+        embeds: [tokens, hidden], what takes the place of the image's placeholder tokens.
+        deepstack: [tokens, hidden] for each language layer that adds vision features of its own (Qwen3-VL).
+        grid: (time, height, width) in patches, where positions depend on it; else ``None``.
+        placeholder: The token ids that stand for the image in a sequence; ``tokens`` of them are the image
+            token.
+        container: The transformers class in which the model expects such tensors.
+    """
+
+    embeds: Tensor
+    deepstack: tuple[Tensor, ...]
+    grid: tuple[int, int, int] | None
+    placeholder: tuple[int, ...]
+    container: type[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (self.embeds, *self.deepstack))
+
+
+class VisionMemory:
+    """Least-recently-used cache of vision outputs, by the identity of images.
+
+    Args:
+        limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
+            dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._kept
+
+    def __getitem__(self, identity: str) -> VisionFeatures:
+        return self._kept[identity]
+
+    def keep(self, found: Mapping[str, VisionFeatures]) -> None:
+        """Store outputs as the most recently used; all of them, even where they alone exceed the limit.
+
+        Args:
+            found: Outputs by identity, stored already or new.
+        """
+        for key, features in found.items():
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = features
+                self._taken += features.nbytes
+        while self._taken > self.limit and len(self._kept) > len(found):
+            _, oldest = self._kept.popitem(last=False)
+            self._taken -= oldest.nbytes
+
+    def clear(self) -> None:
+        """Drop all outputs."""
+        self._kept.clear()
+        self._taken = 0

@@ -1,0 +1,84 @@
+"""Pictures read, decoded and processed by a thread ahead of the vision tower, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from setr_lib.models.multimodal.pictures import Picture
+
+Inputs = TypeVar("Inputs")
+
+_AHEAD = 1
+"""Batches that are being prepared or lie ready, besides the one in work."""
+
+
+class PreparedInputs(Generic[Inputs]):
+    """A model's inputs of batches of pictures; announced ones are prepared while other work is done.
+
+    Args:
+        prepare: Makes the inputs of a batch. It runs in a thread, on one batch at a time.
+    """
+
+    def __init__(self, prepare: Callable[[Sequence[Picture]], Inputs]) -> None:
+        self._prepare = prepare
+        self._thread: ThreadPoolExecutor | None = None
+        self._coming: dict[tuple[str, ...], Sequence[Picture]] = {}
+        self._begun: dict[tuple[str, ...], Future[Inputs]] = {}
+
+    def announce(self, batches: Iterable[Sequence[Picture]]) -> None:
+        """Say which batches come next, in place of those announced before.
+
+        Args:
+            batches: Pictures, in the order in which :meth:`take` will ask for them.
+        """
+        self._coming = {_key(batch): batch for batch in batches}
+        for key in [key for key in self._begun if self._coming.pop(key, None) is None]:
+            self._begun.pop(key).cancel()
+        self._go_on()
+
+    def announce_first(self, batches: Iterable[Sequence[Picture]]) -> None:
+        """Say which batches come before those announced already.
+
+        Args:
+            batches: As of :meth:`announce`.
+        """
+        first = {_key(batch): batch for batch in batches}
+        self._coming = {key: batch for key, batch in first.items() if key not in self._begun} | {
+            key: batch for key, batch in self._coming.items() if key not in first
+        }
+        self._go_on()
+
+    def take(self, batch: Sequence[Picture]) -> Inputs:
+        """The inputs of a batch; they are made now where it was not announced.
+
+        Args:
+            batch: The pictures.
+
+        Returns:
+            What ``prepare`` gives.
+
+        Raises:
+            Exception: What ``prepare`` raises for this batch.
+        """
+        key = _key(batch)
+        self._coming.pop(key, None)
+        if key not in self._begun:
+            return self._prepare(batch)
+        try:
+            return self._begun[key].result()
+        finally:
+            del self._begun[key]
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._coming and len(self._begun) < _AHEAD:
+            key = next(iter(self._coming))
+            batch = self._coming.pop(key)
+            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="setr-see")
+            self._begun[key] = self._thread.submit(self._prepare, batch)
+
+
+def _key(batch: Sequence[Picture]) -> tuple[str, ...]:
+    return tuple(picture.identity for picture in batch)
