@@ -182,7 +182,7 @@ def test_pools_categories_and_references_are_as_with_all_scores(seed: int, remov
     gallery = pl.DataFrame({"image_id": IDS, "galleries": members})
     encoded = encode_queries(queries, TableEncoder(), IDS, VECTORS)
     index = GalleryIndex(IDS, VECTORS)
-    memory = int(random.choice([1, 12 * 4 * DIMENSION * 11, 2**28]))
+    memory = int(random.choice([1, 32 * 4 * DIMENSION * 11, 2**28]))
     whole: Any = rank(Scoring("m", _given), encoded, gallery, index, k, remove_reference=removes)
     found = rank(
         VectorMethod("m", _given), encoded, gallery, index, k, remove_reference=removes, memory=memory
