@@ -8,7 +8,7 @@ nobody.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from threading import Lock
@@ -63,7 +63,7 @@ def _cores_of_model(share: float, cores: int) -> int | None:
 
 
 def run_side_by_side(
-    items: Sequence[object], run: Callable[[slice], Result], device: torch.device
+    items: Sized, run: Callable[[slice], Result], device: torch.device
 ) -> list[Result]:
     """Run a function over a batch: at once, or in parts side by side on the cores of a :class:`CoreShare`.
 
