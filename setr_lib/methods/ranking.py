@@ -137,7 +137,7 @@ def rank(
             # One more than wanted, where one may be taken out.
             found = search_blocks(linear, index, k + (own is not None), memory, passed)
         for part in found:
-            _check_finite(method, queries.frame["query_id"].gather(part.queries), np.isfinite(part.scores))
+            _check_finite(method, queries.frame["query_id"].gather(part.queries), part.scores[:, None])
         parts = [part.without(own, k) if part.pool == GALLERY else part for part in found]
         return rankings_of(parts, queries.frame, index.names)
     scored = _ScoredSearch(method, queries, index, options or {}, block_scores)
@@ -301,12 +301,13 @@ def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]
         raise MethodError(
             f"retrieval method {method.name!r} gave scores of shape {scores.shape}, not {expected}"
         )
-    _check_finite(method, inputs.queries.frame["query_id"], np.isfinite(scores).all(axis=1))
+    _check_finite(method, inputs.queries.frame["query_id"], scores)
     return scores
 
 
-def _check_finite(method: Method, query_ids: pl.Series, fine: NDArray[np.bool_]) -> None:
-    """Refuse scores that are not finite; each entry of ``fine`` is about the query beside it."""
+def _check_finite(method: Method, query_ids: pl.Series, scores: NDArray[np.float32]) -> None:
+    """Refuse scores that are not finite; each row of ``scores`` is of the query beside it."""
+    fine = np.isfinite(scores).all(axis=1)
     if not fine.all():
         bad = query_ids.filter(~pl.Series(fine))
         raise MethodError(
