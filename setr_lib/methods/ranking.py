@@ -307,9 +307,9 @@ def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]
 
 def _check_finite(method: Method, query_ids: pl.Series, scores: NDArray[np.float32]) -> None:
     """Refuse scores that are not finite; each row of ``scores`` is of the query beside it."""
-    fine = np.isfinite(scores).all(axis=1)
-    if not fine.all():
-        bad = query_ids.filter(~pl.Series(fine))
+    wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(wrong):
+        bad = query_ids.gather(wrong)
         raise MethodError(
             f"retrieval method {method.name!r} gave scores that are not finite for {bad.n_unique()} "
             f"queries, e.g. {bad[0]}"
