@@ -81,7 +81,7 @@ class BestRows:
         self._scores = min(scores, _PRODUCT)
         self._keys = np.full((len(queries), k), _NOTHING)
         self._norms = np.sqrt(np.vecdot(self._queries, self._queries, dtype=np.float64))
-        self._silent = np.flatnonzero(self._norms == 0)
+        self._zeros = np.flatnonzero(self._norms == 0)
         self._seen = 0
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32], norm: float) -> None:
@@ -162,11 +162,11 @@ class BestRows:
             near = rough >= _below(np.maximum(limit, within))
         if near is None:
             near = np.ones(rough.shape, dtype=bool)
-        silent = self._silent[(self._silent >= part.start) & (self._silent < part.stop)] - start
-        if len(silent):  # all scores of a zero query are 0: the first rows are its best
-            near[silent] = False
+        zeros = self._zeros[(self._zeros >= part.start) & (self._zeros < part.stop)] - start
+        if len(zeros):  # all scores of a zero query are 0: the first rows are its best
+            near[zeros] = False
             first = np.argpartition(rows, self._k - 1)[: self._k] if self._k < len(rows) else slice(None)
-            near[np.ix_(silent, np.arange(len(rows))[first])] = True
+            near[np.ix_(zeros, np.arange(len(rows))[first])] = True
         return near
 
     def _scored(
