@@ -1,7 +1,7 @@
 """The batch size at which a model is fastest, found on its first batches, whose results are kept, and stored.
 
 Sizes are tried on real work: no item is run twice. On a processor the time that its cores spend is compared,
-not the clock's, which other work on the machine moves.
+not the clock's, which other work on the machine moves more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class BatchSizes:
         model: Identity of the model.
         pictures: Identity of its preprocessing, which says how large its input is.
         device: Where it is.
-        file: Where what was found is stored, and read again; None: nowhere.
+        file: Where what was found is stored, and read again; None: nowhere. What shortage of memory decided
+            is not stored.
 
     Attributes:
         largest: Items that whoever prepares batches should prepare at a time: what was found, or as long as
