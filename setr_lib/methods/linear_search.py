@@ -116,9 +116,11 @@ def search_blocks(
     """
     dimension = max(1, index.dimension)
     rows_of_block = max(1, min(_MOST_BYTES, memory // _SHARE_OF_VECTORS) // (4 * dimension))
-    sorted_rows = index.names.arg_sort().to_numpy().astype(np.intp)
-    order = np.empty_like(sorted_rows)
-    order[sorted_rows] = np.arange(len(order))
+    sorted_rows = order = np.arange(len(index.names))
+    if not index.names.is_sorted():  # a store's names are
+        sorted_rows = index.names.arg_sort().to_numpy().astype(np.intp)
+        order = np.empty_like(sorted_rows)
+        order[sorted_rows] = np.arange(len(order))
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
     with search_threads() as threads:
         scores = max(1, memory // _SHARE_OF_SCORES // len(threads) // 8)

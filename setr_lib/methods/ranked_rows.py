@@ -28,7 +28,9 @@ def rows_of(wanted: pl.Series, names: pl.Series) -> NDArray[np.intp]:
     Returns:
         The row in ``names`` of each, ``int[wanted]``; -1 for one that is not there.
     """
+    # A table for the join is made of the right side: of few names, where few are wanted of a large gallery.
     there = pl.DataFrame({"name": names}).with_row_index("row")
+    there = there.filter(pl.col("name").is_in(wanted.unique().implode()))
     found = pl.DataFrame({"name": wanted}).join(there, on="name", how="left", maintain_order="left")
     return found["row"].cast(pl.Int64()).fill_null(-1).to_numpy().astype(np.intp)
 

@@ -276,13 +276,14 @@ def _searches(
     table = pl.DataFrame({"image_id": names}).with_row_index("column").sort("image_id")
     wanted = queries["gallery"].unique()
     members = (
-        gallery.select("image_id", pl.col("galleries").alias("gallery"))
+        gallery.lazy()
+        .select("image_id", pl.col("galleries").alias("gallery"))
         .explode("gallery")
         .filter(pl.col("gallery").is_in(wanted.implode()))
-        .unique()
+        .collect()
     )
     for (name,), group in numbered.group_by("gallery", maintain_order=True):
-        searched = members.filter(pl.col("gallery") == name)
+        searched = members if len(wanted) == 1 else members.filter(pl.col("gallery") == name)
         inside = table.join(searched, on="image_id", how="semi", maintain_order="left")
         if not len(inside):
             raise MethodError(
