@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.models.device import is_out_of_memory, run_in_batches
+from setr_lib.models.device import is_out_of_memory, iterate_in_batches
 from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
 from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
@@ -107,18 +107,18 @@ class VisionTower:
 
     def _made(self, missing: list[Picture]) -> tuple[dict[str, VisionFeatures], dict[str, str]]:
         """Outputs by identity, and what is wrong with the images that have none."""
+        made: dict[str, VisionFeatures] = {}
         refused: dict[str, str] = {}
-        while True:
-            left = [picture for picture in missing if picture.identity not in refused]
+        while left := [p for p in missing if p.identity not in made and p.identity not in refused]:
             self._inputs.announce_first(self._batches(left))
             try:
-                made = run_in_batches(left, self.run, self._batch_size)
+                for batch, outputs in iterate_in_batches(left, self.run, self._batch_size):
+                    made |= zip((picture.identity for picture in batch), outputs, strict=True)
             except PictureError as error:
                 if error.about(left) is None:
                     raise
                 refused |= error.refused
-                continue
-            return {p.identity: features for p, features in zip(left, made, strict=True)}, refused
+        return made, refused
 
     def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> dict[str, str]:
         """Run the tower for every picture that is not in memory, in full batches.
