@@ -60,7 +60,7 @@ def requests() -> list[Any]:
 def shared_scores(model: MultimodalModel) -> np.ndarray:
     prefixes, suffixes, owners = [], [], []
     for owner, (reference, text, candidates) in enumerate(QUERIES):
-        prefix, ends = model.judge_rows(prompt(text), reference, candidates)
+        prefix, ends = model.rows.judge_rows(prompt(text), reference, candidates)
         prefixes.append(prefix)
         suffixes += ends
         owners += [owner] * len(ends)
