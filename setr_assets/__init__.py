@@ -6,7 +6,12 @@ The work itself is in ``setr_lib``, which knows nothing of Dagster; the definiti
 
 import gc
 
-import dagster  # noqa: F401 - whose half a million objects stay as long as the process
-
-# Else every full collection, of the import of the code location and of a whole run, walks through them again.
-gc.freeze()
+_collecting = gc.isenabled()
+gc.disable()  # the import makes half a million objects that stay as long as the process: nothing to collect
+try:
+    import dagster  # noqa: F401
+finally:
+    # Else every full collection, of the import of the code location and of a whole run, walks through them.
+    gc.freeze()
+    if _collecting:
+        gc.enable()

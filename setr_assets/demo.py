@@ -24,6 +24,7 @@ from setr_assets.removals import consent
 from setr_assets.watching import Watcher, watcher
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries, terminal
+from setr_lib.commands.ending import end_process
 from setr_lib.damage import COMMAND, damaged, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible
@@ -243,4 +244,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -3,6 +3,7 @@
 All run in one process. A job over evaluation sets takes one of them, or a range of them as a single run.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,6 @@ from setr_assets.code_versions import needed_systems
 from setr_assets.miniature import miniature_job
 from setr_assets.systems import systems_in_use
 from setr_assets.trained import PROMOTION, STEP_TAG
-from setr_lib.pipeline.retrieval_system import known_system
 from setr_lib.settings import Settings
 
 FULL_PIPELINE = "full_pipeline"
@@ -38,18 +38,6 @@ def build_jobs(settings: Settings) -> list[Any]:
     every_training = trained | dg.AssetSelection.tag(STEP_TAG, PROMOTION).upstream()
     observed = dg.AssetSelection.assets(CHAMPION, FUSION, *sources_of(needed_systems)(settings))
     everything = dg.AssetSelection.all() | observed
-    promotions = [known_system(name).promoted_by for name in systems_in_use(settings)]
-    systems = [
-        dg.define_asset_job(
-            SYSTEMS_TRAINING,
-            dg.AssetSelection.assets(*promotions).upstream(),
-            description=(
-                "Train the retrieval systems that settings name, register each, promote those that are "
-                "better: all that they learn from is made, too. What MLflow has is not trained again."
-            ),
-            tags=TRAINING_MAX_RUNTIME,
-        )
-    ]
     return [
         dg.define_asset_job(
             FULL_PIPELINE,
@@ -71,6 +59,25 @@ def build_jobs(settings: Settings) -> list[Any]:
             description="Synthesise pairs, train an adapter, register it, promote it if it is better.",
             tags=TRAINING_MAX_RUNTIME,
         ),
-        *(systems if promotions else ()),
+        *_systems_jobs(systems_in_use(settings)),
         miniature_job(),
+    ]
+
+
+def _systems_jobs(names: Sequence[str]) -> list[Any]:
+    """The job that trains the retrieval systems of these names; none where there are none."""
+    if not names:
+        return []
+    from setr_lib.pipeline.retrieval_system import known_system
+
+    return [
+        dg.define_asset_job(
+            SYSTEMS_TRAINING,
+            dg.AssetSelection.assets(*(known_system(name).promoted_by for name in names)).upstream(),
+            description=(
+                "Train the retrieval systems that settings name, register each, promote those that are "
+                "better: all that they learn from is made, too. What MLflow has is not trained again."
+            ),
+            tags=TRAINING_MAX_RUNTIME,
+        )
     ]

@@ -8,7 +8,6 @@ What belongs here: what Dagster's UI shows of the miniature, and nothing else th
 import dagster as dg
 
 from setr_assets.progress import throttled
-from setr_lib.miniature.source import Miniature
 from setr_lib.pipeline.context import PipelineContext
 
 MINIATURE = "miniature_rebuild"
@@ -22,6 +21,8 @@ MINIATURE = "miniature_rebuild"
 )
 def write_miniature_data(context: dg.OpExecutionContext, setr: dg.ResourceParam[PipelineContext]) -> None:
     """Draw the miniature's data sets."""
+    from setr_lib.miniature.source import Miniature
+
     Miniature(setr.settings).prepare(throttled(context.log.info))
 
 

@@ -14,13 +14,8 @@ from setr_assets.code_versions import SYSTEM, needed_systems
 from setr_assets.progress import reporter, say
 from setr_assets.trained import Inputs, Names, trained_system_assets
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.retrieval_system import known_system
-from setr_lib.pipeline.system_checks import check_systems, named_systems, system_options
-from setr_lib.pipeline.system_data import ASSET, make_triplets
 from setr_lib.records import content_digest
 from setr_lib.settings import Settings
-from setr_lib.systems.options import SYNTHESISED
-from setr_lib.systems.recipe import RECIPES
 
 if TYPE_CHECKING:
     from setr_lib.systems.training import SystemResult
@@ -40,7 +35,12 @@ def systems_in_use(settings: Settings) -> list[str]:
     Returns:
         Their names; one that another builds on comes before it.
     """
-    return named_systems(settings, needed_systems(settings))
+    needed = needed_systems(settings)
+    if not needed and not settings.systems:
+        return []  # what trains them takes its time to import
+    from setr_lib.pipeline.system_checks import named_systems
+
+    return named_systems(settings, needed)
 
 
 def sources_in_use(settings: Settings) -> list[str]:
@@ -55,7 +55,12 @@ def sources_in_use(settings: Settings) -> list[str]:
     Raises:
         SettingsError: The settings of a system are at fault.
     """
-    found = [system_options(settings, name).triplets for name in systems_in_use(settings)]
+    names = systems_in_use(settings)
+    if not names:
+        return []
+    from setr_lib.pipeline.system_checks import system_options
+
+    found = [system_options(settings, name).triplets for name in names]
     return [*dict.fromkeys(found)]
 
 
@@ -73,6 +78,8 @@ def system_blueprints(settings: Settings) -> list[Blueprint]:
     """
     names = systems_in_use(settings)
     if names or settings.systems:
+        from setr_lib.pipeline.system_checks import check_systems
+
         check_systems(settings)  # a graph that cannot be run is not shown
     if not names:
         return []
@@ -80,6 +87,8 @@ def system_blueprints(settings: Settings) -> list[Blueprint]:
 
 
 def _triplets(settings: Settings, names: list[str]) -> Blueprint:
+    from setr_lib.systems.options import SYNTHESISED
+
     sources = sources_in_use(settings)
     declare = single_asset(
         group=GROUP,
@@ -104,6 +113,8 @@ def training_triplets(
     """The triplets that trained retrieval systems learn from, one table for each source: synthesised ones
     (the groups behind the re-ranker's pairs), or a data set's train split. Held-out triplets share no image
     with the training ones."""
+    from setr_lib.pipeline.system_data import make_triplets
+
     digests: list[str] = []
     lines: list[tuple[str, int, int, int]] = []
     for source in sources_in_use(setr.settings):
@@ -123,6 +134,10 @@ def training_triplets(
 
 
 def _assets(name: str) -> tuple[Blueprint, Blueprint, Blueprint]:
+    from setr_lib.pipeline.retrieval_system import known_system
+    from setr_lib.pipeline.system_data import ASSET
+    from setr_lib.systems.recipe import RECIPES
+
     recipe = RECIPES[name]
     below = [] if recipe.builds_on is None else [known_system(recipe.builds_on).promoted_by]
     return trained_system_assets(

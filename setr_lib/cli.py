@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
+from setr_lib.commands.ending import end_process
 from setr_lib.damage import PARTS, explained
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible_output
@@ -24,6 +25,11 @@ Command = Callable[[Settings, argparse.Namespace], int]
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _LISTED = ("methods", "rerankers", "systems", "benchmarks", "spaces", "texts")
 """What ``setr list`` takes."""
+
+
+def program() -> NoReturn:
+    """The ``setr`` program: run the command of the process's command line, and end the process."""
+    end_process(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -567,4 +573,4 @@ def _miniature_train(settings: Settings, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -13,13 +13,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from setr_lib.damage import damaged, told
-from setr_lib.hashing import digest_strings
+from setr_lib.hashing import digest_strings, digests_with_last
 from setr_lib.pixel_rules import PIXELS_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ KEY_VERSION = PIXELS_VERSION
 """The version of the keys that are written now. Keys of an earlier one named pictures otherwise, and are not
 found any more; those of results without a picture stayed as they were."""
 _LOOKUP_CHUNK = 500  # below SQLite's limit of bound variables
+_LOG_PAGES = 8192  # of 4 KiB, in SQLite's log before they are written back to the file: 32 MiB
 COLUMNS = ["key", "value", "made_at", "key_version"]
 """Of the table of each kind; tables of an earlier version of SETR lack the last."""
 
@@ -70,6 +71,19 @@ class ContentCache:
             The digest.
         """
         return digest_strings(parts)
+
+    @staticmethod
+    def keys_of(parts: Sequence[str], last: Iterable[str]) -> list[str]:
+        """The keys of results that differ in their last part alone.
+
+        Args:
+            parts: What all have, as of :meth:`key_of`.
+            last: The last part of each.
+
+        Returns:
+            ``key_of(*parts, each)`` for each of ``last``.
+        """
+        return digests_with_last(parts, last)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
         """The stored values among ``keys``; absent keys are absent from the answer.
@@ -200,4 +214,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A killed process loses nothing, a power cut the last batches; waiting for the disk at every batch is
     # slow.
     connection.execute("PRAGMA synchronous=NORMAL")
+    # Keys are digests: every batch changes pages all over the file, which would be written back again and
+    # again.
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     return connection

@@ -81,12 +81,37 @@ def digest_strings(strings: Iterable[str]) -> str:
     Returns:
         32 hexadecimal digits.
     """
+    return _hasher_of(strings).hexdigest()
+
+
+def digests_with_last(first: Iterable[str], last: Iterable[str]) -> list[str]:
+    """For each of some strings, the digest of the same strings before it and of it: what many digests have in
+    common is hashed once.
+
+    Args:
+        first: What all begin with.
+        last: How each ends.
+
+    Returns:
+        ``digest_strings([*first, each])`` for each of ``last``.
+    """
+    common = _hasher_of(first)
+    digests: list[str] = []
+    for string in last:
+        hasher = common.copy()
+        encoded = string.encode()
+        hasher.update(len(encoded).to_bytes(8, "little") + encoded)
+        digests.append(hasher.hexdigest())
+    return digests
+
+
+def _hasher_of(strings: Iterable[str]) -> xxhash.xxh3_128:
     hasher = xxhash.xxh3_128()
     for string in strings:
         encoded = string.encode()
         hasher.update(len(encoded).to_bytes(8, "little"))
         hasher.update(encoded)
-    return hasher.hexdigest()
+    return hasher
 
 
 def digest_json(value: object) -> str:

@@ -77,6 +77,8 @@ _NEVER = frozenset({"EPS"})
 """Formats of Pillow that are not read, whatever a file is called: Ghostscript would run what is in them."""
 _SHALLOW_GREY = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies a PNG's grey values of 2 and 4 bits by, and not the one that is transparent."""
+_BEGINNINGS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+"""The first bytes of formats that no other begins with."""
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -208,8 +210,9 @@ def read_file(path: str | Path) -> bytes:
         _check_regular(Path(path).stat(), path)  # before it is opened: opening a device may do something
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         with os.fdopen(descriptor, "rb") as file:
-            _check_regular(os.fstat(descriptor), path)
-            return _content(file, path)
+            found = os.fstat(descriptor)
+            _check_regular(found, path)
+            return _content(file, path, found.st_size)
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path}: there is no such file") from error
     except OSError as error:
@@ -406,7 +409,9 @@ def _loaded(
 
 def _opened(content: bytes, max_pixels: int | None) -> Image.Image:
     Image.init()
-    formats = [name for name in Image.ID if name not in _NEVER]
+    # Pillow tries formats in turn, some by reading on: what the first bytes say is tried first.
+    likely = [name for name, begins in _BEGINNINGS.items() if content.startswith(begins) and name in Image.ID]
+    formats = likely + [name for name in Image.ID if name not in _NEVER and name not in likely]
     try:
         return Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError:
@@ -472,8 +477,10 @@ def kind_of_file(mode: int) -> str:
     return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "no regular file")
 
 
-def _content(file: io.BufferedReader, path: str | Path) -> bytes:
-    content = file.read(MAX_BYTES + 1)
+def _content(file: io.BufferedReader, path: str | Path, size: int) -> bytes:
+    content = file.read(min(size, MAX_BYTES) + 1)
+    if size < len(content) <= MAX_BYTES:  # it has grown, or the system does not know its size
+        content += file.read(MAX_BYTES + 1 - len(content))
     if len(content) > MAX_BYTES:
         raise UnreadableImageError(f"{path}: has more than {MAX_BYTES >> 20:,} MB")
     return content

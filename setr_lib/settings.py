@@ -370,7 +370,9 @@ class EncoderSettings(Section):
     pretrained: PathOrName | None = None
     """The tag or file of an architecture's weights. By default those of the default ``name``; none with any
     other ``name``, which brings its own weights or gets random ones."""
-    batch_size: Count = 64
+    batch_size: Count | Literal["auto"] = 32
+    """Images or texts per forward pass. ``auto``: some sizes are timed on the first pictures of a gallery,
+    and the fastest is used and kept in the storage root for the next run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -957,6 +959,11 @@ class Settings(BaseSettings):
     @property
     def lancedb_uri(self) -> str:
         return str(self.storage_root / "lancedb")
+
+    @property
+    def batch_sizes(self) -> Path:
+        """Where batch sizes that were found by trying are kept."""
+        return self.storage_root / "batch_sizes.json"
 
     @property
     def cache_path(self) -> Path:

@@ -65,3 +65,10 @@ def test_what_is_kept_and_no_finite_number_is_absent(
     cache.put_many({"bad": text, "good": "0.25"})
     assert cache.get_numbers(["bad", "good", "none"]) == {"good": 0.25}
     assert "1 kept scores are not finite numbers" in caplog.text
+
+
+@given(strategies.lists(strategies.text(), max_size=4), strategies.lists(strategies.text(), max_size=6))
+def test_keys_that_share_their_first_parts_are_those_that_are_made_one_by_one(
+    parts: list[str], last: list[str]
+) -> None:
+    assert ContentCache.keys_of(parts, last) == [ContentCache.key_of(*parts, each) for each in last]

@@ -554,3 +554,14 @@ def test_a_module_that_fails_is_told_in_words(tmp_path: Path, clean_path: None) 
 def test_data_set_settings_are_a_section_of_their_own() -> None:
     with pytest.raises(ValueError, match="named twice"):
         DatasetSettings.model_validate({"kind": "cirr", "root": "c", "splits": ["val", "val"]})
+
+
+def test_a_batch_size_is_a_number_or_found_by_trying(tmp_path: Path) -> None:
+    config = tmp_path / "setr.toml"
+    config.write_text('[models.encoder]\nbatch_size = "auto"\n', encoding="utf-8")
+    found = load_settings(config)
+    assert found.models.encoder.batch_size == "auto"
+    assert found.batch_sizes == found.storage_root / "batch_sizes.json"
+    config.write_text('[models.encoder]\nbatch_size = "large"\n', encoding="utf-8")
+    with pytest.raises(SettingsError, match="batch_size"):
+        load_settings(config)

@@ -85,7 +85,7 @@ def cases(full: bool) -> dict[str, Case]:
         (1, 2, 4),
         1e-4,
         1,
-        384 if full else 256,
+        256,
     )
     return {case.name: case for case in (small, large)}
 

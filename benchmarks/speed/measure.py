@@ -10,9 +10,11 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, TextIO, cast
 
 from benchmarks.speed.figure import BenchSetting
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=options.device,
         progress=ProgressLines(sys.stderr),
     )
+    if os.getsid(0) == os.getpid():
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     benchmark = cast("Benchmark", importlib.import_module(options.module))
     begun = monotonic()
     for figure in benchmark.figures(setting, options.names):
@@ -53,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(line), file=out, flush=True)
         begun = monotonic()
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """End this process and those that it has started when the run that measures is killed."""
+    while os.getppid() == parent:
+        sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _only_for_figures() -> TextIO:

@@ -13,6 +13,12 @@ from setr_lib.files import write_text
 PICTURE = "figures/performance.svg"
 """Below the page's folder."""
 NONE = "–"
+UNITS = ("s", "s a step", "MB", "pictures/s", "pairs/s", "GFLOP/s")
+"""What stands after a comma in the names of numbers that are measured besides."""
+READING = """Seconds are wall-clock time of the whole work, but for `import` and `help`: processor seconds.
+*Of the bound* is the least possible time over SETR's."""
+PROFILES = """Where the time goes. Parts that were measured alone, that overlap, or that use several cores at
+once (core-seconds) can add up to more than the whole."""
 SLOW_S, LARGE_BYTES = 10.0, 2 * 10**9
 """A step of real sizes that takes more is explained, or said not to be."""
 
@@ -58,7 +64,7 @@ def page_of(measured: Sequence[Measured]) -> str:
         _section("The machine", machines(measured)),
         _section("Against the alternatives", overview(compared)),
         _section("What was done", map(described, compared)),
-        _section("Targets that are missed", map(missed, filter(is_missed, figures))),
+        _section("Targets that are missed", missed_ones(figures)),
         _section("How cost grows", growth(figures)),
         _section("Real sizes, without a model", map(steps_of, (each for each in figures if each.steps))),
     ]
@@ -167,8 +173,7 @@ def overview(figures: Sequence[Figure]) -> Iterator[str]:
         "SETR, s",
         "alternative",
         "its s",
-        "SETR / it",
-        "speed-up",
+        "SETR is",
         "of the bound",
         "target",
         "",
@@ -179,15 +184,32 @@ def overview(figures: Sequence[Figure]) -> Iterator[str]:
             number(figure.ours_s),
             plain(figure.alternative) or NONE,
             number(figure.alternative_s),
-            number(ratio(figure.ours_s, figure.alternative_s)),
-            number(ratio(figure.alternative_s, figure.ours_s)),
+            compared_to(figure.ours_s, figure.alternative_s),
             percent(ratio(figure.bound_s, figure.ours_s)),
             plain(figure.target) or NONE,
             {True: "reached", False: "**missed**", None: ""}[figure.met],
         ]
         for figure in figures
     ]
-    yield table(head, rows, right=(1, 3, 4, 5, 6))
+    yield READING
+    yield table(head, rows, right=(1, 3, 4, 5))
+
+
+def compared_to(ours_s: float, alternative_s: float | None) -> str:
+    """How fast SETR is against an alternative.
+
+    Args:
+        ours_s: Seconds of SETR.
+        alternative_s: Those of the alternative; None where there is none.
+
+    Returns:
+        E.g. ``10.8 x faster``, ``1.55 x slower``.
+    """
+    if alternative_s is None:
+        return NONE
+    faster = ours_s <= alternative_s
+    times = alternative_s / ours_s if faster else ours_s / alternative_s
+    return f"{number(times)} x {'faster' if faster else 'slower'}"
 
 
 def described(figure: Figure) -> str:
@@ -199,7 +221,8 @@ def described(figure: Figure) -> str:
     Returns:
         Markdown.
     """
-    lines = [f"**{figure.name}**: {_sentence(figure.work)}"]
+    head = f"**{figure.name}**: {_sentence(figure.work)}"
+    lines: list[str] = []
     if figure.alternative:
         lines.append(f"Against: {_sentence(figure.alternative)}")
     if figure.checked:
@@ -210,11 +233,27 @@ def described(figure: Figure) -> str:
         share = percent(ratio(figure.ours_s, figure.whole_s))
         lines.append(f"The whole takes {number(figure.whole_s)} s; this is {share} of it.")
     if figure.also:
-        also = (f"{plain(name)}: {number(value)}" for name, value in figure.also.items())
-        lines.append(f"Also: {'; '.join(also)}.")
+        also = (with_unit(plain(name), value) for name, value in figure.also.items())
+        lines.append(f"Measured besides: {'; '.join(also)}.")
     if figure.note:
         lines.append(_sentence(figure.note))
-    return "\n".join(lines)
+    return "\n\n".join([head, "\n".join(f"- {line}" for line in lines)]) if lines else head
+
+
+def with_unit(name: str, value: float) -> str:
+    """A number that was measured besides, its unit behind it.
+
+    Args:
+        name: What it is, with its unit at the end where it has one: ``bare faiss, s``.
+        value: The number.
+
+    Returns:
+        E.g. ``bare faiss: 0.118 s``.
+    """
+    what, _, unit = name.rpartition(", ")
+    if unit in UNITS:
+        return f"{what}: {number(value)} {unit}"
+    return f"{name}: {value:,.0f}" if value == int(value) else f"{name}: {number(value)}"
 
 
 def is_missed(figure: Figure) -> bool:
@@ -229,6 +268,21 @@ def is_missed(figure: Figure) -> bool:
     return figure.met is False
 
 
+def missed_ones(figures: Sequence[Figure]) -> Iterator[str]:
+    """The figures that miss their targets, each with where its time goes.
+
+    Args:
+        figures: All figures.
+
+    Yields:
+        How to read it, then each figure.
+    """
+    found = [missed(figure) for figure in figures if is_missed(figure)]
+    if found:
+        yield PROFILES
+    yield from found
+
+
 def missed(figure: Figure) -> str:
     """Where the time went of a figure that misses its target.
 
@@ -240,7 +294,7 @@ def missed(figure: Figure) -> str:
     """
     first = f"**{figure.name}**: {_sentence(figure.target)}"
     if not figure.profile:
-        return f"{first} There is no profile of it."
+        return f"{first} **There is no profile of it.**"
     rows = [
         [plain(part), number(seconds), percent(seconds / figure.ours_s)] for part, seconds in figure.profile
     ]

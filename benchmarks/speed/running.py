@@ -143,16 +143,14 @@ def names_by_module(modules: Sequence[str]) -> dict[str, tuple[str, ...]]:
         modules: Names of modules.
 
     Returns:
-        Module -> figures; a module that is not there is left out.
+        Module -> figures.
 
     Raises:
-        SetrError: Two modules measure a figure of the same name.
+        SetrError: A module is not there, or two measure a figure of the same name.
     """
-    found = {
-        module: tuple(importlib.import_module(module).NAMES)
-        for module in modules
-        if importlib.util.find_spec(module) is not None
-    }
+    if absent := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise SetrError(f"there is no module {', '.join(absent)}, whose figures a run has")
+    found = {module: tuple(importlib.import_module(module).NAMES) for module in modules}
     names = [name for each in found.values() for name in each]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SetrError(f"two modules measure {', '.join(twice)}")

@@ -573,7 +573,8 @@ def _print_costs(
         table.add_column(column, justify="right")
     for what, items, seconds in (line for line in found.lines if line[1] or trains):
         rate = f"{1 / max(seconds, 1e-9):,.1f}" if seconds else "-"
-        table.add_row(what, f"{items:,}", rate, _duration(items * seconds))
+        takes = _duration(items * seconds) if seconds or not items else "-"  # an endpoint's time is not known
+        table.add_row(what, f"{items:,}", rate, takes)
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
     kept = found.scores * _BYTES_PER_KEPT_SCORE + found.texts * _BYTES_PER_KEPT_TEXT
     console = terminal()

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setr_lib.methods.similarity import pair_similarity, similarity_to
+from setr_lib.methods.similarity import pair_similarity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from setr_lib.methods.search_threads import SearchThreads
+
 _NOTHING = np.uint64(2**64 - 1)
 """The key of a place that no row has taken yet: it sorts after every other."""
-_QUERIES, _PAIRS = 512, 2**18
-"""Queries, and pairs of a query and a row, that are scored exactly at a time."""
-_TILE = 512
-"""Gallery rows held in float64 at a time where most pairs are scored exactly: 3 MB at 768 dimensions."""
-_DENSE = 8
-"""One pair in so many: above it, rows are not gathered for each query."""
-_TURNS, _LEAST_TURN = 4, 1000
-"""Parts of many queries, so that one is scored exactly while the next is multiplied; and queries of a part:
-a product of fewer is slower."""
+_PRODUCT, _PART = 2**20, 2**19
+"""Scores that are multiplied at a time, in float64 (twice as many in float32); and of these, those that are
+selected from: 2 MB in float32, which a core's cache holds from one pass to the next."""
+_DENSE = 48
+"""Pairs that a float64 product scores in about the time in which one is gathered and scored alone."""
+_FEW = 64
+"""Queries below which vectors are not made float64 to be multiplied as a whole."""
+_LEAST_SHARE = 16
+"""Queries of a thread, at least."""
 _GROUPS = 8
 """Columns of a group, whose best score bounds the k-th best of a block from below."""
 
@@ -39,52 +41,65 @@ class Best:
     scores: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Some gallery rows: their numbers, their vectors, and what no vector is longer than."""
+
+    rows: NDArray[np.intp]
+    vectors: NDArray[np.float32]
+    norm: float
+
+
 class BestRows:
     """The ``k`` gallery rows with the greatest inner product with each query; equal scores by row number.
 
     Blocks are multiplied in float32. A float32 sum of ``d`` products is at most ``e = d 2^-24 |q| |x|`` from
     the exact one, whatever its order; so every row within ``2 e`` of the k-th best float32 score of its block
     (or within ``e`` of the k-th best exact score so far) is scored again in float64, and no other can be
-    among the best. Scores, order and ties are those of float64 sums rounded once to float32, independent of
-    the order and the sizes of blocks.
+    among the best. Where one row in :data:`_DENSE` or more would be scored again, a whole product in float64
+    takes the place of both.
+
+    Scores, order and ties are those of float64 sums, each pair's in one order, rounded once to float32;
+    independent of the order and the sizes of blocks. A product in float64 sums in another order, at most
+    ``2 d 2^-53 |q| |x|`` off; where that could change the float32 number, the pair is scored alone.
 
     What is kept of a query is its ``k`` best rows, however many rows tie with the last of them.
 
     Args:
         queries: ``float32[q, d]``, finite.
         k: Rows kept of each.
-        scores: Scores held at a time, as float32 numbers.
-        worker: One thread, which scores exactly while the next block is multiplied.
+        threads: What searches; several searches of the same blocks may share them.
+        scores: Scores that a thread holds at a time, as float64 numbers.
     """
 
-    def __init__(self, queries: NDArray[np.float32], k: int, scores: int, worker: ThreadPoolExecutor) -> None:
-        self._queries, self._k = np.ascontiguousarray(queries), k
-        self._scores, self._worker = scores, worker
-        self._pending: Future[None] | None = None
+    def __init__(
+        self, queries: NDArray[np.float32], k: int, threads: SearchThreads, scores: int = _PRODUCT
+    ) -> None:
+        self._queries, self._k, self._threads = np.ascontiguousarray(queries), k, threads
+        self._scores = min(scores, _PRODUCT)
         self._keys = np.full((len(queries), k), _NOTHING)
-        norms = np.sqrt(np.vecdot(self._queries, self._queries).astype(np.float64))
-        dimension = queries.shape[1]
-        # A little more than e: for the second-order terms, the last rounding, and numbers that underflow.
-        self._slack = 1.01 * (dimension + 8) * 2.0**-24 * norms
-        self._least_slack = dimension * 2.0**-125
-        self._silent = np.flatnonzero(norms == 0)
-        self._buffer = np.empty(0, dtype=np.float32)
+        self._norms = np.sqrt(np.vecdot(self._queries, self._queries).astype(np.float64))
+        self._silent = np.flatnonzero(self._norms == 0)
+        self._seen = 0
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32], norm: float) -> None:
         """Look at more rows of the gallery.
 
         Args:
             rows: Their numbers, ``int[n]``, in any order; each row is given once.
-            vectors: ``float32[n, d]``; read until the next call returns.
+            vectors: ``float32[n, d]``; read by the threads.
             norm: No vector is longer than this.
         """
         if not self._k or not len(rows):
             return
-        step = max(1, min(self._scores // len(rows), max(_LEAST_TURN, -(-len(self._queries) // _TURNS))))
-        for start in range(0, len(self._queries), step):
-            stop = min(start + step, len(self._queries))
-            near = self._near(start, stop, rows, vectors, norm)
-            self._pending = self._worker.submit(self._score, start, near, rows, vectors)
+        self._seen += len(rows)
+        exact = len(self._queries) >= _FEW and self._seen <= _DENSE * self._k
+        right = vectors.astype(np.float64) if exact else vectors
+        block, count = _Block(rows, vectors, norm), len(self._queries)
+        shares = max(1, min(len(self._threads), count // _LEAST_SHARE))
+        bounds = [count * share // shares for share in range(shares + 1)]
+        for thread, (start, stop) in enumerate(pairwise(bounds)):
+            self._threads.submit(thread, partial(self._look, thread, start, stop, right, block))
 
     def result(self) -> Best:
         """The best of all rows seen.
@@ -92,106 +107,120 @@ class BestRows:
         Returns:
             Fewer than ``k`` of a query where fewer rows were seen.
         """
-        self._wait()
+        self._threads.wait()
         queries, places = np.nonzero(self._keys != _NOTHING)
         keys = self._keys[queries, places]
         return Best(queries, (keys & np.uint64(2**32 - 1)).astype(np.intp), _scores_of(keys))
 
-    def _wait(self) -> None:
-        """Until all that was found near is scored."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+    def _look(self, thread: int, start: int, stop: int, right: NDArray[Any], block: _Block) -> None:
+        """Keep the best of the queries from ``start`` to ``stop``."""
+        turns = -(-(stop - start) * len(right) * right.itemsize // (8 * self._scores))
+        step = -(-(stop - start) // turns)
+        for first in range(start, stop, step):
+            left = self._queries[first : min(first + step, stop)].astype(right.dtype, copy=False)
+            products = self._threads.scratch(thread, (len(left), len(right)), right.dtype)
+            np.matmul(left, right.T, out=products)
+            self._select(first, products, block)
+
+    def _select(self, start: int, products: NDArray[Any], block: _Block) -> None:
+        """Keep the best of the queries from ``start`` on, whose rough or exact products are there."""
+        size = max(1, _PART // len(block.rows))
+        for first in range(0, len(products), size):
+            part = products[first : first + size]
+            rough = part.astype(np.float32, copy=False)
+            near = self._near(start + first, rough, rough is not part, block)
+            flat = np.flatnonzero(near)
+            if not len(flat):
+                continue
+            places, columns = np.divmod(flat, len(block.rows))
+            if rough is not part:
+                sums = part.reshape(-1)[flat]
+                scores = self._rounded(start + first, places, columns, sums, block)
+            else:
+                scores = self._scored(start + first, near, places, columns, block)
+            self._merge(start + first, places, _keys(scores, block.rows[columns]))
 
     def _near(
-        self, start: int, stop: int, rows: NDArray[np.intp], vectors: NDArray[np.float32], norm: float
+        self, start: int, rough: NDArray[np.float32], is_exact: bool, block: _Block
     ) -> NDArray[np.bool_]:
         """The pairs that may be among the best, ``bool[queries, rows]``."""
-        size = (stop - start) * len(rows)
-        if len(self._buffer) < size:
-            self._buffer = np.empty(size, dtype=np.float32)
-        rough = self._buffer[:size].reshape(stop - start, len(rows))
-        np.matmul(self._queries[start:stop], vectors.T, out=rough)
-        self._wait()
-        slack = self._slack[start:stop] * norm + self._least_slack
-        last = self._keys[start:stop, -1]
+        part, rows = slice(start, start + len(rough)), block.rows
+        # A little more than e: for the second-order terms, the last rounding, and numbers that underflow.
+        dimension = self._queries.shape[1]
+        terms = 4 if is_exact else 1.01 * (dimension + 8)
+        slack = terms * 2.0**-24 * self._norms[part] * block.norm + dimension * 2.0**-125
+        last = self._keys[part, -1]
         known = np.where(last == _NOTHING, -np.inf, _scores_of(last).astype(np.float64))
-        limit = known - slack
-        enough = 4 * self._k * len(rough)
-        near = None if size > enough and (last == _NOTHING).all() else rough >= _below(limit)
-        if near is None or (self._k <= len(rows) and np.count_nonzero(near) > enough):
+        limit, enough = known - slack, 4 * self._k * len(rough)
+        near = None if (last == _NOTHING).all() else rough >= _below(limit)
+        if self._k <= len(rows) and (near is None or np.count_nonzero(near) > enough):
             within = _kth_best_at_least(rough, self._k).astype(np.float64) - 2 * slack
             near = rough >= _below(np.maximum(limit, within))
-        silent = self._silent[(self._silent >= start) & (self._silent < stop)] - start
+        if near is None:
+            near = np.ones(rough.shape, dtype=bool)
+        silent = self._silent[(self._silent >= part.start) & (self._silent < part.stop)] - start
         if len(silent):  # all scores of a zero query are 0: the first rows are its best
             near[silent] = False
             first = np.argpartition(rows, self._k - 1)[: self._k] if self._k < len(rows) else slice(None)
             near[np.ix_(silent, np.arange(len(rows))[first])] = True
         return near
 
-    def _score(
-        self, start: int, near: NDArray[np.bool_], rows: NDArray[np.intp], vectors: NDArray[np.float32]
-    ) -> None:
-        """Score the pairs exactly, and keep the best."""
-        counts = np.count_nonzero(near, axis=1)
-        for first, last in _parts(counts):
-            count = int(counts[first:last].sum())
-            if count * _DENSE > (last - first) * len(rows):
-                found = self._all(start + first, start + last, rows, vectors)
-            elif count:
-                found = self._some(start + first, near[first:last], counts[first:last], rows, vectors)
-            else:
-                continue
-            self._merge(start + first, start + last, found)
-
-    def _some(
+    def _scored(
         self,
         start: int,
         near: NDArray[np.bool_],
-        counts: NDArray[np.intp],
-        rows: NDArray[np.intp],
-        vectors: NDArray[np.float32],
-    ) -> NDArray[np.uint64]:
-        """The keys of the chosen pairs by their exact scores, ``[queries, most of a query]``."""
-        columns = np.flatnonzero(near) % near.shape[1]
-        queries = self._queries[start : start + len(near)]
-        exact = pair_similarity(queries, vectors, counts, columns)
-        found = np.full((len(near), int(counts.max())), _NOTHING)
-        inside = np.arange(found.shape[1]) < counts[:, None]
-        found[inside] = _keys(exact, rows[columns])
-        return found
+        places: NDArray[np.intp],
+        columns: NDArray[np.intp],
+        block: _Block,
+    ) -> NDArray[np.float32]:
+        """The exact scores of the pairs that are near."""
+        count = len(near)
+        if count >= _FEW and len(places) >= count:
+            used = np.flatnonzero(near.any(axis=0))
+            if len(places) * _DENSE > count * len(used):  # many queries are near the same rows
+                right = block.vectors[used].astype(np.float64)
+                products = self._queries[start : start + count].astype(np.float64) @ right.T
+                sums = products[places, np.searchsorted(used, columns)]
+                return self._rounded(start, places, columns, sums, block)
+        return self._alone(start, places, columns, block)
 
-    def _all(
-        self, start: int, stop: int, rows: NDArray[np.intp], vectors: NDArray[np.float32]
-    ) -> NDArray[np.uint64]:
-        """The keys of all pairs by their exact scores, ``[queries, rows]``."""
-        found = np.empty((stop - start, len(rows)), dtype=np.uint64)
-        queries = self._queries[start:stop].astype(np.float64)
-        for first in range(0, len(rows), _TILE):
-            tile = slice(first, first + _TILE)
-            exact = vectors[tile].astype(np.float64)
-            for number, query in enumerate(queries):
-                found[number, tile] = _keys(similarity_to(query, exact), rows[tile])
-        return found
+    def _rounded(
+        self,
+        start: int,
+        places: NDArray[np.intp],
+        columns: NDArray[np.intp],
+        sums: NDArray[np.float64],
+        block: _Block,
+    ) -> NDArray[np.float32]:
+        """The exact scores of pairs, whose float64 sums were made in some order."""
+        off = 2.02 * self._queries.shape[1] * 2.0**-53 * block.norm * self._norms[start + places]
+        scores = (sums - off).astype(np.float32)
+        open_ = np.flatnonzero(scores != (sums + off).astype(np.float32))
+        if len(open_):
+            scores[open_] = self._alone(start, places[open_], columns[open_], block)
+        return scores
 
-    def _merge(self, start: int, stop: int, found: NDArray[np.uint64]) -> None:
-        """Keep the best of what was kept and of what was found."""
-        keys = np.concatenate([self._keys[start:stop], found], axis=1)
-        keys.partition(self._k - 1, axis=1)
-        best = keys[:, : self._k]
+    def _alone(
+        self, start: int, places: NDArray[np.intp], columns: NDArray[np.intp], block: _Block
+    ) -> NDArray[np.float32]:
+        """The exact scores of pairs, each a sum of its own."""
+        first, last = int(places[0]), int(places[-1]) + 1
+        counts = np.bincount(places - first, minlength=last - first)
+        return pair_similarity(self._queries[start + first : start + last], block.vectors, counts, columns)
+
+    def _merge(self, start: int, places: NDArray[np.intp], keys: NDArray[np.uint64]) -> None:
+        """Keep the best of what was kept and of what was found, ordered by query."""
+        counts = np.bincount(places)
+        asked = np.flatnonzero(counts)
+        ends = np.cumsum(counts)
+        within = np.arange(len(places)) - (ends - counts)[places]
+        table = np.full((len(asked), self._k + int(counts.max())), _NOTHING)
+        table[:, : self._k] = self._keys[start + asked]
+        table[np.searchsorted(asked, places), self._k + within] = keys
+        table.partition(self._k - 1, axis=1)
+        best = table[:, : self._k]
         best.sort(axis=1)
-        self._keys[start:stop] = best
-
-
-def _parts(counts: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Ranges of queries whose pairs are scored exactly together."""
-    start, ends = 0, np.cumsum(counts)
-    while start < len(counts):
-        before = ends[start] - counts[start]
-        stop = int(np.searchsorted(ends, before + _PAIRS, side="right"))
-        stop = min(max(stop, start + 1), start + _QUERIES, len(counts))
-        yield start, stop
-        start = stop
+        self._keys[start + asked] = best
 
 
 def _below(limits: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,13 @@ import numpy as np
 from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.needs import MethodError
 from setr_lib.methods.ranked_rows import GALLERY, SUBSET, RankedRows
+from setr_lib.methods.search_threads import SearchThreads, search_threads
 from setr_lib.methods.similarity import similarity_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from setr_lib.methods.searched_gallery import GalleryIndex
-
-_MOST_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class _Running:
         search: The search.
         order: The place of each image of the index in the order of ids.
         k: Images kept of each query.
-        scores: Scores held at a time.
-        worker: A thread for exact scores.
+        threads: What searches.
+        scores: Scores that each of them holds at a time.
     """
 
     def __init__(
@@ -52,12 +50,12 @@ class _Running:
         search: LinearSearch,
         order: NDArray[np.intp],
         k: int,
+        threads: SearchThreads,
         scores: int,
-        worker: ThreadPoolExecutor,
     ) -> None:
         self.search, self._order = search, order
         self.is_whole = len(search.images) == len(order)
-        self._best = BestRows(search.vectors, min(k, len(search.images)), scores, worker)
+        self._best = BestRows(search.vectors, min(k, len(search.images)), threads, scores)
         self._subset_scores = np.zeros(len(search.subsets[0]), dtype=np.float32)
 
     def add(
@@ -117,14 +115,14 @@ def search_blocks(
         MethodError: A vector of the gallery is not finite.
     """
     dimension = max(1, index.dimension)
-    rows_of_block = min(_MOST_ROWS, max(1, memory // _SHARE_OF_VECTORS // (4 * dimension)))
+    rows_of_block = max(1, min(_MOST_BYTES, memory // _SHARE_OF_VECTORS) // (4 * dimension))
     sorted_rows = index.names.arg_sort().to_numpy().astype(np.intp)
     order = np.empty_like(sorted_rows)
     order[sorted_rows] = np.arange(len(order))
     place, seen = np.full(len(order), -1, dtype=np.intp), 0
-    with ThreadPoolExecutor(1, thread_name_prefix="setr-rank") as worker:
-        scores = memory // _SHARE_OF_SCORES // 4
-        running = [_Running(search, order, k, scores, worker) for search in searches]
+    with search_threads() as threads:
+        scores = max(1, memory // _SHARE_OF_SCORES // len(threads) // 8)
+        running = [_Running(search, order, k, threads, scores) for search in searches]
         for rows, vectors in index.blocks(rows_of_block):
             norm = _longest(vectors)
             if not np.isfinite(norm):
@@ -136,14 +134,18 @@ def search_blocks(
             place[rows] = np.arange(len(rows))
             for one in running:
                 one.add(rows, vectors, norm, place)
+            threads.next_block()
             place[rows] = -1
             seen += len(rows)
             passed(seen)
         return [part for one in running for part in one.ranked(sorted_rows)]
 
 
-_SHARE_OF_VECTORS = 12
-"""One block in so many of the memory; there are three."""
+_SHARE_OF_VECTORS = 32
+"""The memory over that of a block of vectors: four are held at a time, LanceDB takes about nine times what it
+reads, and the first ones are multiplied in float64."""
+_MOST_BYTES = 8 * 2**20
+"""Of a block of vectors: larger ones gain nothing, and memory that is touched for the first time is slow."""
 _SHARE_OF_SCORES = 8
 
 

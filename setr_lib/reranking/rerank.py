@@ -91,8 +91,11 @@ def rerank(
         columns["rank"] += range(1, len(ids) + 1)
         columns["image_id"] += [ids[index] for index in order]
         columns["coarse_score"] += coarse[order].tolist()
-        columns["judge_score"] += [None if np.isnan(judged[index]) else judged[index] for index in order]
-        columns["score"] += [coarse[index] if np.isnan(fused[index]) else fused[index] for index in order]
+        unjudged = np.isnan(judged[order]).tolist()
+        columns["judge_score"] += [
+            None if none else score for none, score in zip(unjudged, judged[order].tolist(), strict=True)
+        ]
+        columns["score"] += np.where(np.isnan(fused), coarse, fused)[order].tolist()
     return conform(pl.DataFrame(columns, schema=RANKINGS), RANKINGS, "re-ranked rankings")
 
 
@@ -183,6 +186,7 @@ def pair_keys(
         SetrError: ``wanted`` names an unknown query.
     """
     pictures, known = pictures_of(gallery), _query_rows(queries)
+    identities = {image: picture.identity for image, picture in pictures.items()}
     keys: dict[tuple[str, str], str] = {}
     open_queries: dict[str, JudgedQuery] = {}
     for query_id, images in wanted.items():
@@ -194,7 +198,8 @@ def pair_keys(
         images = [image for image in dict.fromkeys(images) if image in pictures]
         seen = tuple(pictures[image] for image in images)
         open_queries[query_id] = JudgedQuery(reference, row["modification"], seen)
-        keys |= {(query_id, image): ContentCache.key_of(*head, pictures[image].identity) for image in images}
+        made = ContentCache.keys_of(head, map(identities.__getitem__, images))
+        keys |= {(query_id, image): key for image, key in zip(images, made, strict=True)}
     return keys, open_queries
 
 
@@ -266,9 +271,10 @@ class _ImagePlan:
         self._group_of: dict[str, int] = {}
         self._groups: list[list[Picture]] = []
         for batch in plan:
-            fresh = [picture for picture in _shown(batch) if picture.identity not in self._group_of]
-            self._group_of |= {picture.identity: len(self._groups) for picture in fresh}
-            self._groups.append(list({picture.identity: picture for picture in fresh}.values()))
+            shown = {picture.identity: picture for picture in _shown(batch)}
+            fresh = {identity: each for identity, each in shown.items() if identity not in self._group_of}
+            self._group_of |= dict.fromkeys(fresh, len(self._groups))
+            self._groups.append(list(fresh.values()))
 
     def prepare(self, reranker: Reranker, batch: Sequence[JudgedQuery]) -> None:
         """Show the re-ranker the images of ``batch``; unreadable ones are left for ``score`` to report."""
@@ -295,17 +301,17 @@ def _shown(batch: Sequence[JudgedQuery]) -> list[Picture]:
 
 def _pools(rankings: pl.DataFrame) -> dict[tuple[str, str], tuple[list[str], np.ndarray]]:
     """(query_id, pool) -> ids and coarse scores in rank order, queries in the order of the frame."""
-    found: dict[tuple[str, str], tuple[list[str], list[float]]] = {}
-    ordered = rankings.sort("rank", maintain_order=True)
-    for name in rankings.select("query_id", "pool").unique(maintain_order=True).iter_rows():
-        found[name] = ([], [])
-    for query_id, pool, image, score in ordered.select(
-        "query_id", "pool", "image_id", "coarse_score"
-    ).iter_rows():
-        ids, scores = found[query_id, pool]
-        ids.append(image)
-        scores.append(score)
-    return {name: (ids, np.array(scores, dtype=np.float64)) for name, (ids, scores) in found.items()}
+    names = rankings.select("query_id", "pool").unique(maintain_order=True)
+    lists = (
+        rankings.sort("rank", maintain_order=True)
+        .group_by("query_id", "pool", maintain_order=True)
+        .agg("image_id", "coarse_score")
+    )
+    found = {(query_id, pool): (ids, scores) for query_id, pool, ids, scores in lists.iter_rows()}
+    return {
+        (query_id, pool): (found[query_id, pool][0], np.array(found[query_id, pool][1], dtype=np.float64))
+        for query_id, pool in names.iter_rows()
+    }
 
 
 def _wanted(pools: Pools, k: int) -> dict[str, list[str]]:

@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
+from setr_lib.models.batch_sizes import AUTO, BatchSizes
+from setr_lib.models.cpu_passes import run_side_by_side
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
 from setr_lib.spaces.identity import digest_weights
 from setr_lib.spaces.open_clip_pixels import scaling_of
@@ -53,8 +55,10 @@ class OpenClipSpace(EmbeddingSpace):
         tokenizer: Its tokenizer: texts to token ids.
         name: The model's name without this machine's folders.
         device: Where the model is.
-        batch_size: Images or texts per forward pass.
+        batch_size: Images or texts per forward pass. ``auto``: the size at which images are fastest is found
+            by trying.
         architecture: open_clip's configuration of the model, as JSON values; part of the identity.
+        sizes_file: Where the batch sizes that were found are kept, for ``auto``.
 
     Attributes:
         id: Identity of weights, architecture and tokenizer: ``name@digest``.
@@ -69,16 +73,21 @@ class OpenClipSpace(EmbeddingSpace):
         tokenizer: Any,
         name: str,
         device: torch.device,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 32,
         architecture: object = None,
+        sizes_file: Path | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         self.device = device
-        self.batch_size = batch_size
         self.id = f"{name}@{_weights_digest(model, tokenizer, architecture)[:16]}"
         self.preprocessing_id = _preprocessing_id(model)
+        self._sizes: BatchSizes | None = None
+        if batch_size == AUTO:
+            self._sizes = BatchSizes(self.id, self.preprocessing_id, device, sizes_file)
+            batch_size = self._sizes.largest
+        self.batch_size = batch_size
         self.dimension = self._measure_dimension()
 
     @classmethod
@@ -95,11 +104,17 @@ class OpenClipSpace(EmbeddingSpace):
             EncoderError: The model, its weights or its tokenizer cannot be loaded.
             DeviceError: The device does not exist on this machine.
         """
-        return cls.load(settings.models.encoder, settings.models.device, name=settings.encoder_name)
+        models, file = settings.models, settings.batch_sizes
+        return cls.load(models.encoder, models.device, name=settings.encoder_name, sizes_file=file)
 
     @classmethod
     def load(
-        cls, settings: EncoderSettings, device: str | torch.device = "auto", *, name: str | None = None
+        cls,
+        settings: EncoderSettings,
+        device: str | torch.device = "auto",
+        *,
+        name: str | None = None,
+        sizes_file: Path | None = None,
     ) -> OpenClipSpace:
         """Load an encoder through open_clip.
 
@@ -110,6 +125,7 @@ class OpenClipSpace(EmbeddingSpace):
             settings: The settings section ``models.encoder``.
             device: A torch device, or ``auto``: CUDA, then MPS, then CPU.
             name: The model's name with paths resolved, in place of ``settings.name``.
+            sizes_file: Where batch sizes that are found by trying are kept; only for this object by default.
 
         Returns:
             The encoder.
@@ -156,6 +172,7 @@ class OpenClipSpace(EmbeddingSpace):
             torch_device,
             settings.batch_size,
             architecture,
+            sizes_file,
         )
 
     @property
@@ -195,7 +212,12 @@ class OpenClipSpace(EmbeddingSpace):
     def from_input_pixels(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """By open_clip's mean and deviation, float32 [images, 3, height, width] on the CPU."""
         scaling = scaling_of(self._preprocess)
-        return super().from_input_pixels(pixels) if scaling is None else scaling.scaled(pixels)
+        if scaling is None:
+            return super().from_input_pixels(pixels)
+        import torch
+
+        parts = run_side_by_side(pixels, lambda part: scaling.scaled(pixels[part]), torch.device("cpu"))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def embed_images(
         self,
@@ -222,7 +244,7 @@ class OpenClipSpace(EmbeddingSpace):
             lambda batch: self._image_vectors(
                 [i if hasattr(i, "shape") else self.preprocess(i) for i in batch]
             ),
-            batch_size,
+            batch_size or self.batch_size,
             on_halve,
         )
 
@@ -246,7 +268,13 @@ class OpenClipSpace(EmbeddingSpace):
             EncoderError: A vector is not finite.
             DeviceError: Not even one image fits in memory.
         """
-        return self._collect(items, self._image_vectors, batch_size, on_halve)
+        if batch_size is None and self._sizes is not None:
+            vectors = self._checked(
+                self._sizes.run(items, lambda batch: [*self._image_vectors(batch)], on_halve)
+            )
+            self.batch_size = self._sizes.largest
+            return vectors
+        return self._collect(items, self._image_vectors, batch_size or self.batch_size, on_halve)
 
     def embed_patches(
         self,
@@ -292,7 +320,7 @@ class OpenClipSpace(EmbeddingSpace):
             EncoderError: A vector is not finite.
             DeviceError: Not even one text fits in memory.
         """
-        return self._collect(texts, self._text_vectors, batch_size, on_halve)
+        return self._collect(texts, self._text_vectors, batch_size or self.batch_size, on_halve)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Count the texts that are longer than the model's context (mostly 77 tokens) and lose their end.
@@ -316,9 +344,11 @@ class OpenClipSpace(EmbeddingSpace):
         return int(cut.sum())
 
     def _collect(
-        self, items: Sequence[Any], run: Any, batch_size: int | None, on_halve: OnHalve | None
+        self, items: Sequence[Any], run: Any, batch_size: int, on_halve: OnHalve | None
     ) -> NDArray[np.float32]:
-        rows = run_in_batches(items, run, batch_size or self.batch_size, on_halve)
+        return self._checked(run_in_batches(items, run, batch_size, on_halve))
+
+    def _checked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         if not rows:
             return np.zeros((0, self.dimension), dtype=np.float32)
         vectors = np.stack(rows)
@@ -331,9 +361,13 @@ class OpenClipSpace(EmbeddingSpace):
     def _image_vectors(self, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         import torch
 
-        stacked = pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
-        with torch.inference_mode():
-            return _unit(self._model.encode_image(stacked.to(self.device)))
+        def vectors(part: slice) -> NDArray[np.float32]:
+            images = pixels[part]
+            stacked = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+            with torch.inference_mode():
+                return _unit(self._model.encode_image(stacked.to(self.device)))
+
+        return np.concatenate(run_side_by_side(pixels, vectors, self.device))
 
     def _patch_tokens(self, pixels: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
         import torch
@@ -358,7 +392,12 @@ class OpenClipSpace(EmbeddingSpace):
 
 
 def load_space(
-    *, device: str = "auto", name: str, pretrained: str | None = None, batch_size: int = 64
+    *,
+    device: str = "auto",
+    name: str,
+    pretrained: str | None = None,
+    batch_size: int | Literal["auto"] = 32,
+    sizes_file: Path | None = None,
 ) -> OpenClipSpace:
     """The open_clip model ``name`` as an embedding space: what ``[spaces.NAME] kind = "open_clip"`` makes.
 
@@ -366,7 +405,8 @@ def load_space(
         device: A torch device, or ``auto``.
         name: Any name that open_clip knows, ``hf-hub:...`` or ``local-dir:...``.
         pretrained: The tag or file of its weights.
-        batch_size: Images or texts per forward pass.
+        batch_size: Images or texts at a time, or ``auto``.
+        sizes_file: Where batch sizes that are found by trying are kept.
 
     Returns:
         The space.
@@ -378,7 +418,9 @@ def load_space(
     from setr_lib.settings import EncoderSettings
 
     return OpenClipSpace.load(
-        EncoderSettings(name=name, pretrained=pretrained, batch_size=batch_size), device
+        EncoderSettings(name=name, pretrained=pretrained, batch_size=batch_size),
+        device,
+        sizes_file=sizes_file,
     )
 
 

@@ -60,10 +60,12 @@ class DecodedBatch:
     Attributes:
         fine: bool [pictures]: which are there.
         pixels: uint8 [pictures, height, width, 3]; undefined where not ``fine``.
+        core_seconds: Of the processes, for these pictures.
     """
 
     fine: NDArray[np.bool_]
     pixels: NDArray[np.uint8]
+    core_seconds: float
 
 
 class PixelProcesses:
@@ -171,7 +173,10 @@ class PixelProcesses:
             np.zeros_like(there) if slot in batch.too_large else there
             for (slot, _), (there, _) in zip(batch.slots, views, strict=True)
         ]
-        return DecodedBatch(np.concatenate(fine), np.concatenate([pixels for _, pixels in views]))
+        seconds = sum(self._slots.seconds(slot)[0] for slot, _ in batch.slots if slot not in batch.too_large)
+        return DecodedBatch(
+            np.concatenate(fine), np.concatenate([pixels for _, pixels in views]), float(seconds)
+        )
 
     def _wait(self, batch: _Batch, finished: set[int]) -> None:
         """Wait until every slot of a batch is done, and forget that it is."""

@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 START = 4096
 """Where the first slot begins; before it lies the distance between slots, as 8 bytes."""
 HEADER = 1 << 16
-"""Bytes of a slot before its pixels: the length of the job, the job, and at its end a byte per picture."""
+"""Bytes of a slot before its pixels: the length of the job, the job, and at its end the core-seconds that it
+took, and a byte per picture."""
 MOST_PICTURES = 256
 """Pictures of a slot."""
-MOST_JOB = HEADER - MOST_PICTURES - 4
+MOST_JOB = HEADER - MOST_PICTURES - 12
 """Bytes of a job as JSON."""
 _NICENESS = 10
 
@@ -86,7 +88,7 @@ class SharedSlots:
         Returns:
             False where it is too large for a slot: nothing is written then.
         """
-        content = json.dumps(asdict(job)).encode()
+        content = json.dumps({"files": job.files, "prepare": asdict(job.prepare)}).encode()
         if len(content) > MOST_JOB or len(job.files) > MOST_PICTURES:
             return False
         begin = self._begin(slot)
@@ -124,6 +126,14 @@ class SharedSlots:
         flat = np.frombuffer(self._memory, np.uint8, int(np.prod(shape)), begin + HEADER)
         return fine, flat.reshape(shape)
 
+    def seconds(self, slot: int) -> NDArray[np.float64]:
+        """A view of a slot's core-seconds, float64 [1].
+
+        Args:
+            slot: The slot's number.
+        """
+        return np.frombuffer(self._memory, np.float64, 1, self._begin(slot) + HEADER - MOST_PICTURES - 8)
+
     def _begin(self, slot: int) -> int:
         (stride,) = struct.unpack("<q", self._memory[:8])
         begin = START + slot * stride
@@ -140,7 +150,7 @@ def do_job(slots: SharedSlots, slot: int) -> None:
         slots: The shared slots.
         slot: The slot's number.
     """
-    job = slots.job(slot)
+    begun, job = process_time(), slots.job(slot)
     fine, pixels = slots.pixels(slot, len(job.files), job.prepare)
     for row, file in enumerate(job.files):
         try:
@@ -150,6 +160,7 @@ def do_job(slots: SharedSlots, slot: int) -> None:
             fine[row] = True
         except Exception:
             fine[row] = False
+    slots.seconds(slot)[0] = process_time() - begun
 
 
 def main(jobs: int, done: int, memory: int) -> None:

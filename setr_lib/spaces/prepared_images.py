@@ -8,15 +8,17 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from setr_lib.feeding import prepared
+from setr_lib.models.cpu_passes import CoreShare
 from setr_lib.models.refusals import check_sides, refusing
 from setr_lib.pixels import PictureFile, RefusedImageError, UnreadableImageError
 from setr_lib.spaces import pixel_processes
-from setr_lib.spaces.pixel_processes import LostProcessesError, PixelProcesses
+from setr_lib.spaces.pixel_processes import DecodedBatch, LostProcessesError, PixelProcesses
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,18 +94,23 @@ def _by_processes(
     batches: Sequence[pl.DataFrame], space: EmbeddingSpace, how: InputPixels, processes: PixelProcesses
 ) -> Generator[PreparedBatch, None, None]:
     files = [[file for _, file in _files(rows)] for rows in batches]
-    with closing(processes.batches(files, how)) as source:
+    with closing(processes.batches(files, how)) as source, CoreShare() as share:
         for rows, decoded in zip(batches, source, strict=True):
-            if decoded.fine.all():
-                yield PreparedBatch(rows, range(len(rows)), space.from_input_pixels(decoded.pixels), ())
-                continue
-            # What failed there is read here, by the way that says what is wrong.
-            loaded = [
-                decoded.pixels[row] if decoded.fine[row] else _load(space, None, image_id, file)
-                for row, (image_id, file) in enumerate(_files(rows))
-            ]
-            batch = _gathered(rows, loaded)
-            yield _as_inputs(batch, space) if batch.fine else batch
+            begun = process_time()
+            yield _decoded_here(rows, decoded, space)
+            share.note(process_time() - begun, decoded.core_seconds)
+
+
+def _decoded_here(rows: pl.DataFrame, decoded: DecodedBatch, space: EmbeddingSpace) -> PreparedBatch:
+    if decoded.fine.all():
+        return PreparedBatch(rows, range(len(rows)), space.from_input_pixels(decoded.pixels), ())
+    # What failed there is read here, by the way that says what is wrong.
+    loaded = [
+        decoded.pixels[row] if decoded.fine[row] else _load(space, None, image_id, file)
+        for row, (image_id, file) in enumerate(_files(rows))
+    ]
+    batch = _gathered(rows, loaded)
+    return _as_inputs(batch, space) if batch.fine else batch
 
 
 def _by_threads(

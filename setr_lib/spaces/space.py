@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
+from setr_lib.models.batch_sizes import AUTO
 from setr_lib.plugins import load_object
 from setr_lib.settings import (
     BLIP2,
@@ -345,6 +346,11 @@ def make_space(name: str, settings: Settings, weights: Weights | None = None) ->
     described = settings.spaces[name]
     where = f"[spaces.{name}] kind = {described.kind!r}"
     factory, options = CATALOGUE.get(described.kind, settings), settings.space_options(name)
+    if options.get("batch_size") == AUTO:
+        encoder = options.get("kind", OPEN_CLIP) if described.kind in TRAINED_SPACES else described.kind
+        if encoder != OPEN_CLIP:
+            raise SpaceError(f'{where}: batch_size = "auto" is for open_clip\'s models; write a number')
+        options["sizes_file"] = settings.batch_sizes
     if weights is None and (system := trained_by(name, settings)) is not None:
         raise SpaceError(f"{where} is trained by {system!r}: it is opened with a version of its weights")
     try:

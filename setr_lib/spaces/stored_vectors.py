@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -14,12 +15,14 @@ import polars as pl
 from setr_lib.spaces.vector_store import GalleryError, check_unique
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 
-_READ_BYTES = 6 * 2**20
+_READ_BYTES = 8 * 2**20
 """Read at a time: LanceDB takes about nine times as much memory as it is asked for."""
+_AHEAD = 2
+"""Blocks that are read at a time. LanceDB hands each from thread to thread, and each of these waits for a
+core where all are busy: one read alone would be slower than what is done with it."""
 
 
 class StoredVectors:
@@ -52,6 +55,10 @@ class StoredVectors:
     @property
     def dimension(self) -> int:
         """Of the vectors."""
+        return self._dimension
+
+    @cached_property
+    def _dimension(self) -> int:
         return self._handle.schema.field("vector").type.list_size
 
     def blocks(self, rows: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
@@ -69,16 +76,18 @@ class StoredVectors:
         """
         row_of = np.empty(len(self._scanned), dtype=np.intp)
         row_of[self._order] = np.arange(len(row_of))
-        # Of three blocks one is read, one is given, and one may still be in use.
-        shape = (min(rows, len(row_of)), self.dimension)
-        buffers = cycle([np.empty(shape, dtype=np.float32) for _ in range(min(3, -(-len(row_of) // rows)))])
-        with ThreadPoolExecutor(1, thread_name_prefix="setr-read") as pool:
-            coming = [pool.submit(self._block, 0, next(buffers))] if len(row_of) else []
-            for start in range(0, len(row_of), rows):
-                vectors, stop = coming.pop().result(), start + rows
-                if stop < len(row_of):
-                    coming = [pool.submit(self._block, stop, next(buffers))]
-                yield row_of[start:stop], vectors
+        rows = min(rows, self._rows_read)
+        starts = range(0, len(row_of), rows)
+        # Besides those that are read, one is given, and one may still be in use.
+        shape, count = (min(rows, len(row_of)), self.dimension), min(_AHEAD + 2, len(starts))
+        buffers = cycle([np.empty(shape, dtype=np.float32) for _ in range(count)])
+        with ThreadPoolExecutor(_AHEAD, thread_name_prefix="setr-read") as pool:
+            coming = deque(pool.submit(self._block, start, next(buffers)) for start in starts[:_AHEAD])
+            for number, start in enumerate(starts):
+                vectors = coming.popleft().result()
+                for following in starts[number + _AHEAD : number + _AHEAD + 1]:
+                    coming.append(pool.submit(self._block, following, next(buffers)))
+                yield row_of[start : start + rows], vectors
 
     def whole(self) -> NDArray[np.float32]:
         """All vectors, in the order of :attr:`names`: ``float32[n, d]``."""
@@ -112,6 +121,8 @@ class StoredVectors:
     @cached_property
     def _order(self) -> NDArray[np.intp]:
         """The place in the table of each row of :attr:`names`."""
+        if self._scanned.is_sorted():
+            return np.arange(len(self._scanned))
         return self._scanned.arg_sort().to_numpy().astype(np.intp)
 
     def _read(self, start: int, rows: int, *columns: str) -> Any:
@@ -121,18 +132,11 @@ class StoredVectors:
     def _rows_read(self) -> int:
         return max(1, _READ_BYTES // (4 * max(1, self.dimension)))
 
-    def _batches(self, start: int, count: int) -> Iterator[pa.RecordBatch]:
-        for first in range(start, start + count, self._rows_read):
-            rows = min(self._rows_read, start + count - first)
-            yield from (
-                self._handle.search().select(["image_id", "vector"]).offset(first).limit(rows).to_batches()
-            )
-
     def _block(self, start: int, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
         expected = self._scanned[start : start + len(buffer)]
-        block = buffer[: len(expected)]
-        done = 0
-        for batch in self._batches(start, len(expected)):
+        block, done = buffer[: len(expected)], 0
+        search = self._handle.search().select(["image_id", "vector"]).offset(start).limit(len(expected))
+        for batch in search.to_batches():
             vectors = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
             names = pl.Series(batch.column("image_id"))
             if not names.equals(expected[done : done + len(names)]):

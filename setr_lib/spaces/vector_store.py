@@ -152,7 +152,7 @@ class GalleryStore:
             for start in range(0, len(plan.stale), _DELETE_CHUNK):
                 handle.delete(f"image_id IN ({_sql_list(plan.stale[start : start + _DELETE_CHUNK])})")
             halved: list[tuple[int, int]] = []
-            failed = _embed(handle, plan.todo, encoder, batch_size or encoder.batch_size, progress, halved)
+            failed = _embed(handle, plan.todo, encoder, batch_size, progress, halved)
             self._compact(handle)
             rows = _check_no_duplicates(table, stored_rows(handle))
             version = self.tag(handle)
@@ -404,7 +404,7 @@ def _embed(
     handle: Any,
     todo: pl.DataFrame,
     encoder: EmbeddingSpace,
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress,
     halved: list[tuple[int, int]],
 ) -> list[FailedImage]:
@@ -421,7 +421,8 @@ def _embed(
         return failed
     schema, done = _schema(encoder), 0
     progress(0, len(todo), "images embedded")
-    with RowWriter(handle) as writer, closing(prepared_batches(todo, encoder, batch_size)) as batches:
+    prepared = prepared_batches(todo, encoder, batch_size or encoder.batch_size)
+    with RowWriter(handle) as writer, closing(prepared) as batches:
         for batch in batches:
             failed.extend(batch.failed)
             written, vectors = batch.rows[:0], np.zeros((0, encoder.dimension), np.float32)
@@ -430,7 +431,9 @@ def _embed(
                 ran = embed_what_is_taken(encoder, batch.items, size, on_halve)
                 failed.extend(_refused(batch, ran.refused, encoder))
                 if ran.results:
-                    written = batch.rows[[batch.fine[row] for row in ran.results]]
+                    written = batch.rows
+                    if len(ran.results) < len(written):
+                        written = written[[batch.fine[row] for row in ran.results]]
                     vectors = np.stack([*ran.results.values()])
             writer.add(_arrow_rows(written, vectors, schema), len(batch.rows))
             if done < (done := writer.done):

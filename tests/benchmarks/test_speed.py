@@ -5,10 +5,15 @@ file and the page.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.speed.__main__ import chosen, main
@@ -33,7 +38,7 @@ FIGURE = Figure(
     bound_s=0.4,
     bound="operations at the rate",
     whole_s=5.0,
-    also={"bare, s": 0.125},
+    also={"bare, s": 0.125, "of them": 6.0},
     profile=(("reading", 0.3), ("sorting", 0.1)),
     growth=Growth("images", [10, 100, 1000], [0.01, 1.0, 100.0]),
     steps=(),
@@ -115,9 +120,67 @@ def test_other_modules_go_on_where_one_fails(start: Start, tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         patch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parent}")
-        run, faults = start("fake_broken", "fake_speed", "not_there_yet")
+        run, faults = start("fake_broken", "fake_speed")
     assert [each.name for each in run.results if not each.failed] == ["import", "fake-second"]
     assert any(fault.startswith("fake-broken: fake_broken ended with status 1") for fault in faults)
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from benchmarks.speed.figure import Figure
+NAMES = ("fake-first", "fake-last")
+def figures(setting, names):
+    for name in names:
+        if name == "fake-last" and "FAKE_WAITS" in os.environ:
+            (setting.folder / "unfinished.txt").write_text(str(os.getpid()))
+            (setting.folder / "unfinished.txt").rename(setting.folder / "waiting.txt")
+            time.sleep(600)
+        (setting.folder / f"{name}-{time.monotonic_ns()}").touch()
+        yield Figure(name, "adding up", 0.5, "", None, equal=True, checked="")
+"""
+HARNESS = """
+import sys
+from pathlib import Path
+from test_speed import BenchSetting, MACHINE, Place, Run, measure, run_digest
+folder = Path(sys.argv[1])
+setting = BenchSetting(folder, full=False, threads=3)
+run = Run(setting, Place(folder / "bench.json", folder), MACHINE, run_digest(setting, MACHINE, "tree"), 60.0)
+measure(run, {"fake_slow": ["fake-first", "fake-last"]}, again=False)
+"""
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_with_what_it_had_not_finished(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake_slow.py").write_text(SLOW, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    here = Path(__file__)
+    paths = os.pathsep.join(map(str, (here.parents[2], here.parent, tmp_path)))
+    monkeypatch.setenv("PYTHONPATH", paths)
+    environment = {**os.environ, "FAKE_WAITS": "1"}
+    harness = subprocess.Popen([sys.executable, "-c", HARNESS, str(tmp_path)], env=environment)
+    try:
+        assert _soon((tmp_path / "waiting.txt").is_file)
+    finally:
+        harness.kill()
+        harness.wait()
+    module = int((tmp_path / "waiting.txt").read_text())
+    assert _soon(lambda: not psutil.pid_exists(module) or psutil.Process(module).status() == "zombie")
+    assert [each.name for each in read_results(tmp_path / "bench.json")] == ["fake-first"]
+    run, faults = start("fake_slow")
+    assert faults == [] and [each.name for each in run.results] == ["fake-first", "fake-last"]
+    assert len([*tmp_path.glob("fake-first-*")]) == len([*tmp_path.glob("fake-last-*")]) == 1
+
+
+def _soon(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold within half a minute."""
+    return any(holds() or time.sleep(0.05) for _ in range(600))
+
+
+def test_a_module_that_is_not_there_is_an_error_and_no_shorter_run(start: Start) -> None:
+    with pytest.raises(SetrError, match="there is no module not_there, whose figures a run has"):
+        start("fake_speed", "not_there")
 
 
 def test_a_module_that_never_ends_is_ended(start: Start, tmp_path: Path) -> None:
@@ -196,7 +259,7 @@ def test_a_file_that_lacks_fields_is_read_or_told(tmp_path: Path) -> None:
     path.write_text(json.dumps([entry]), encoding="utf-8")
     (found,) = read_results(path)
     assert found.figure == Figure("import", "w", 2.0, "a", 1.0, True, "c", profile=(), steps=())
-    assert "| import | 2.00 | a | 1.00 | 2.00 | 0.500 |" in page_of([found])
+    assert "| import | 2.00 | a | 1.00 | 2.00 x slower |" in page_of([found])
     del entry["ours_s"]
     path.write_text(json.dumps([entry]), encoding="utf-8")
     with pytest.raises(SetrError, match=r"bench\.json, import: there is no 'ours_s'.*make bench"):
@@ -211,12 +274,13 @@ def test_the_page_says_what_was_measured_missed_and_left_out() -> None:
     text = page_of(
         [measured(FIGURE), replace(measured(FIGURE), name="import", figure=None, failed="no luck")]
     )
-    cells = "search-small | 0.500 | a \\| loop | 0.250 | 2.00 | 0.500 | 80 % | at most 1.1 x the loop"
+    cells = "search-small | 0.500 | a \\| loop | 0.250 | 2.00 x slower | 80 % | at most 1.1 x the loop"
     assert f"| {cells} | **missed** |" in text
     assert (
         f"Not measured: {', '.join(name for name in NAMED if name not in ('search-small', 'import'))}."
         in text
     )
+    assert "- Measured besides: bare: 0.125 s; of them: 6." in text
     assert "**import could not be measured**: no luck." in text
     assert "| reading | 0.300 | 60 % |" in text and "2026-01-02" in text and "300 GFLOP/s" in text
     assert "| search-small | images | 10 / 100 / 1,000 | 0.0100 / 1.00 / 100 | 2.00 |" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -404,3 +405,15 @@ def test_no_program_is_run_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(UnreadableImageError, match="cannot identify"):
             read(content)
     assert not ran
+
+
+@pytest.mark.parametrize("size", [0, 3, 10])
+def test_a_file_is_read_to_its_end_whatever_size_the_system_names(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may grow, and files of a system's own have a size of 0."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    monkeypatch.setattr(
+        "setr_lib.pixels.os.fstat", lambda of: os.stat_result((stat.S_IFREG, *[0] * 5, size, *[0] * 3))
+    )
+    assert read_file(tmp_path / "file") == b"0123456789"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, encode_queries
 from setr_lib.methods.method import VectorMethod
 from setr_lib.methods.ranking import rank
+from setr_lib.methods.search_threads import search_threads
 from setr_lib.methods.similarity import unit
 from tests.methods.worlds import TableEncoder, queries_of
 
@@ -32,8 +32,8 @@ def by_float64(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.nda
 def found_in(
     queries: np.ndarray, gallery: np.ndarray, k: int, blocks: list[np.ndarray], scores: int = 10**6
 ) -> tuple[np.ndarray, np.ndarray]:
-    with ThreadPoolExecutor(1) as worker:
-        return _found_in(BestRows(queries, k, scores, worker), queries, gallery, k, blocks)
+    with search_threads() as threads:
+        return _found_in(BestRows(queries, k, threads, scores), queries, gallery, k, blocks)
 
 
 def _found_in(
@@ -95,8 +95,8 @@ def test_a_gallery_of_one_picture_keeps_k_rows_of_each_query() -> None:
     random = np.random.default_rng(1)
     gallery = np.repeat(unit(random.normal(size=(1, 48))), 3000, axis=0)
     queries = unit(random.normal(size=(5, 48)))
-    with ThreadPoolExecutor(1) as worker:
-        best = BestRows(queries, 10, 10**6, worker)
+    with search_threads() as threads:
+        best = BestRows(queries, 10, threads)
         for rows in np.array_split(random.permutation(3000), 9):
             best.add(rows, gallery[rows], 1.0)
             assert best.result().rows.size <= 50
@@ -114,6 +114,40 @@ def test_what_float32_orders_wrongly_is_ordered_rightly() -> None:
     expected, _ = by_float64(queries, gallery, 25)
     assert rough.tolist() != expected[0].tolist()
     assert rows.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "orthogonal", "tied"])
+@pytest.mark.parametrize("rows", [150, 2500])
+def test_many_queries_get_the_scores_that_each_pair_has_alone(kind: str, rows: int) -> None:
+    """Blocks that are multiplied in float64, and rows that many queries are near, among them."""
+    random = np.random.default_rng(rows)
+    gallery = random.normal(size=(rows, 24))
+    queries = random.normal(size=(130, 24))
+    if kind == "clustered":
+        gallery = gallery[:3][random.integers(0, 3, rows)] + 1e-6 * gallery
+    elif kind == "orthogonal":  # sums of exactly 0, which no bound of an error settles
+        gallery[:, :12], queries[:, 12:] = 0, 0
+    elif kind == "tied":
+        gallery[random.permutation(rows)[: rows // 2]] = gallery[0]
+    gallery, queries = unit(gallery), unit(queries)
+    blocks = np.array_split(random.permutation(rows), 4)
+    found = found_in(queries, gallery, 11, blocks, scores=5000)
+    for mine, expected in zip(found, by_float64(queries, gallery, 11), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_blas_has_its_threads_again_after_searches_side_by_side() -> None:
+    from threadpoolctl import threadpool_info
+
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = threads()
+    with search_threads():
+        with pytest.raises(ValueError, match="stopped"), search_threads():
+            raise ValueError("stopped")
+        assert set(threads()) == {1}
+    assert threads() == before
 
 
 COUNT = 90
@@ -148,7 +182,7 @@ def test_pools_categories_and_references_are_as_with_all_scores(seed: int, remov
     gallery = pl.DataFrame({"image_id": IDS, "galleries": members})
     encoded = encode_queries(queries, TableEncoder(), IDS, VECTORS)
     index = GalleryIndex(IDS, VECTORS)
-    memory = int(random.choice([1, 12 * 4 * DIMENSION * 11, 2**28]))
+    memory = int(random.choice([1, 32 * 4 * DIMENSION * 11, 2**28]))
     whole: Any = rank(Scoring("m", _given), encoded, gallery, index, k, remove_reference=removes)
     found = rank(
         VectorMethod("m", _given), encoded, gallery, index, k, remove_reference=removes, memory=memory

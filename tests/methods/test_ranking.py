@@ -199,7 +199,7 @@ def test_progress_counts_queries() -> None:
     ranked("product", block_scores=COUNT * 10, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(10, 24), (20, 24), (24, 24)]
     seen.clear()
-    memory = 4 * VECTORS.shape[1] * 12 * 15  # blocks of 15 images
+    memory = 4 * VECTORS.shape[1] * 32 * 15  # blocks of 15 images
     ranked("sum", memory=memory, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(9, 24), (18, 24), (24, 24)]
 

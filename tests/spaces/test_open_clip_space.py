@@ -124,3 +124,19 @@ def test_loading_leaves_logging_as_it_was(folder: Path) -> None:
     before = (root.level, list(root.handlers))
     OpenClipSpace.load(EncoderSettings(name=f"local-dir:{folder}"), "cpu")
     assert (root.level, list(root.handlers)) == before
+
+
+def test_a_size_that_is_found_serves_the_next_run_and_moves_no_vector(tmp_path: Path, folder: Path) -> None:
+    encoder = EncoderSettings(name=f"local-dir:{folder}", batch_size="auto")
+    settings = Settings(base_dir=tmp_path, models=ModelSettings(device="cpu", encoder=encoder))
+    space = OpenClipSpace.from_settings(settings)
+    pixels = [space.preprocess(image) for image in pictures(40)]
+    expected = space.embed_preprocessed(pixels, batch_size=8)
+    found = expected[:0]
+    for _ in range(12):
+        found = space.embed_preprocessed(pixels * 4)
+    np.testing.assert_allclose(found, np.concatenate([expected] * 4), atol=1e-6)
+    assert settings.batch_sizes.is_file()
+    again = OpenClipSpace.from_settings(settings)
+    assert (again.id, again.batch_size) == (space.id, space.batch_size)
+    assert again.batch_size in (16, 32, 64, 128)

@@ -1,0 +1,29 @@
+"""How a long command ends: what is registered for the end runs, and memory is left to the system."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import NoReturn
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process as ``sys.exit`` does, but without Python's last collection of garbage.
+
+    That walks through millions of objects of loaded libraries, for seconds, to free memory that the system
+    takes back at once. Threads are waited for, exit functions run and output is flushed, in this order: what
+    Python's own ``multiprocessing`` does at the end of its processes.
+
+    Args:
+        status: The exit status.
+    """
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more, or it is closed
+            status = status or 1
+    os._exit(status)

@@ -1,0 +1,38 @@
+"""A long command ends at once, and nothing that is registered for its end is left out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import atexit, sys, tempfile, threading, time, weakref
+from pathlib import Path
+from setr_lib.commands.ending import end_process
+
+folder = tempfile.TemporaryDirectory(dir=sys.argv[1])
+atexit.register(lambda: print("at the end"))
+
+def late():
+    time.sleep(0.2)
+    Path(sys.argv[1], "by a thread").touch()
+
+class Freed:
+    def __del__(self):
+        print("freed")
+
+freed = Freed()
+freed.itself = freed  # only a collection frees it
+threading.Thread(target=late).start()
+sys.stdout.write("before, ")
+end_process(3)
+"""
+
+
+def test_exit_functions_run_threads_end_and_only_memory_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 3
+    assert done.stdout == "before, at the end\n"
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["by a thread"]
