@@ -62,9 +62,7 @@ def _cores_of_model(share: float, cores: int) -> int | None:
     return None if share >= _ALONE else max(1, ceil(cores * share - _SPARE))
 
 
-def run_side_by_side(
-    items: Sized, run: Callable[[slice], Result], device: torch.device
-) -> list[Result]:
+def run_side_by_side(items: Sized, run: Callable[[slice], Result], device: torch.device) -> list[Result]:
     """Run a function over a batch: at once, or in parts side by side on the cores of a :class:`CoreShare`.
 
     The number of torch's threads is that of each pass meanwhile; it is restored for the caller.

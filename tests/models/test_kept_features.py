@@ -68,7 +68,6 @@ def test_a_later_run_gives_the_same_scores_without_the_vision_tower(
     assert not files(tmp_path)
     first = scores(load())
     later = load()
-    later.check_caches([])
     later.caches_are_exact = later.prefixes_are_shared = (
         True  # what is compared at a first request runs the tower
     )
@@ -98,7 +97,6 @@ def test_a_damaged_file_is_made_anew_and_said_once(
         found = [features.embeds for features in model.vision.features(PICTURES)]
     assert len(seen) == 2
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
-    assert [record.getMessage() for record in caplog.records if "made anew" in record.getMessage()] != []
     assert len([record for record in caplog.records if "made anew" in record.getMessage()]) == 1
     again = load()
     seen = forward_passes(again, monkeypatch)
