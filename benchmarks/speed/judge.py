@@ -310,6 +310,7 @@ def kept_figure(setting: BenchSetting, case: Case) -> Figure:
             "plain batches, pairs/s": work.pairs / alternative,
             "ours, GFLOP/s": flops / ours / 1e9,
             "largest difference of a logit": apart,
+            "standard deviation of the logits": float(plain.std()),
         },
         profile=_profile(work.kept),
     )
