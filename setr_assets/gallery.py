@@ -212,6 +212,7 @@ def _of_space(made: EmbeddedImages, space: str) -> dict[str, Any]:
         "removed": report.removed,
         "failed": len(report.failed),
         "device": str(getattr(model, "device", made.context.settings.models.device)),
+        "batch size": model.batch_size,
     }
     if report.failed:
         metadata["failed images"] = previews.table(

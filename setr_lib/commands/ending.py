@@ -19,11 +19,15 @@ def end_process(status: int) -> NoReturn:
     Args:
         status: The exit status.
     """
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    except KeyboardInterrupt:  # no longer than the user likes
+        status = 1  # as for an interrupted command
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:  # it was closed when the process began
+                stream.flush()
         except (OSError, ValueError):  # nobody reads it any more, or it is closed
             status = status or 1
     os._exit(status)

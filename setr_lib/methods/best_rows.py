@@ -27,6 +27,8 @@ _FEW = 64
 """Queries below which vectors are not made float64 to be multiplied as a whole."""
 _LEAST_SHARE = 16
 """Queries of a thread, at least."""
+_LARGE = 2.0**126
+"""Products of norms from which sums in float32 may overflow."""
 _GROUPS = 8
 """Columns of a group, whose best score bounds the k-th best of a block from below."""
 
@@ -78,8 +80,8 @@ class BestRows:
         self._queries, self._k, self._threads = np.ascontiguousarray(queries), k, threads
         self._scores = min(scores, _PRODUCT)
         self._keys = np.full((len(queries), k), _NOTHING)
-        self._norms = np.sqrt(np.vecdot(self._queries, self._queries).astype(np.float64))
-        self._silent = np.flatnonzero(self._norms == 0)
+        self._norms = np.sqrt(np.vecdot(self._queries, self._queries, dtype=np.float64))
+        self._zeros = np.flatnonzero(self._norms == 0)
         self._seen = 0
 
     def add(self, rows: NDArray[np.intp], vectors: NDArray[np.float32], norm: float) -> None:
@@ -94,6 +96,7 @@ class BestRows:
             return
         self._seen += len(rows)
         exact = len(self._queries) >= _FEW and self._seen <= _DENSE * self._k
+        exact = exact or self._norms.max(initial=0) * norm >= _LARGE
         right = vectors.astype(np.float64) if exact else vectors
         block, count = _Block(rows, vectors, norm), len(self._queries)
         shares = max(1, min(len(self._threads), count // _LEAST_SHARE))
@@ -120,7 +123,8 @@ class BestRows:
             left = self._queries[first : min(first + step, stop)].astype(right.dtype, copy=False)
             products = self._threads.scratch(thread, (len(left), len(right)), right.dtype)
             np.matmul(left, right.T, out=products)
-            self._select(first, products, block)
+            with np.errstate(over="ignore"):  # a score above all float32 numbers is infinite
+                self._select(first, products, block)
 
     def _select(self, start: int, products: NDArray[Any], block: _Block) -> None:
         """Keep the best of the queries from ``start`` on, whose rough or exact products are there."""
@@ -158,11 +162,11 @@ class BestRows:
             near = rough >= _below(np.maximum(limit, within))
         if near is None:
             near = np.ones(rough.shape, dtype=bool)
-        silent = self._silent[(self._silent >= part.start) & (self._silent < part.stop)] - start
-        if len(silent):  # all scores of a zero query are 0: the first rows are its best
-            near[silent] = False
+        zeros = self._zeros[(self._zeros >= part.start) & (self._zeros < part.stop)] - start
+        if len(zeros):  # all scores of a zero query are 0: the first rows are its best
+            near[zeros] = False
             first = np.argpartition(rows, self._k - 1)[: self._k] if self._k < len(rows) else slice(None)
-            near[np.ix_(silent, np.arange(len(rows))[first])] = True
+            near[np.ix_(zeros, np.arange(len(rows))[first])] = True
         return near
 
     def _scored(

@@ -149,6 +149,14 @@ _MOST_BYTES = 8 * 2**20
 _SHARE_OF_SCORES = 8
 
 
+_SQUARES = (2.0**-60, 2.0**120)
+"""Between these the squares of float32 numbers are summed in float32 without loss."""
+
+
 def _longest(vectors: NDArray[np.float32]) -> float:
     """The greatest norm of the rows."""
-    return float(np.sqrt(np.vecdot(vectors, vectors).max(initial=0)))
+    with np.errstate(over="ignore"):
+        square = float(np.vecdot(vectors, vectors).max(initial=0))
+    if not _SQUARES[0] < square < _SQUARES[1]:
+        square = float(np.vecdot(vectors, vectors, dtype=np.float64).max(initial=0))
+    return float(np.sqrt(square))

@@ -136,6 +136,8 @@ def rank(
         with told_as(MethodError, f"retrieval method {method.name!r}"):
             # One more than wanted, where one may be taken out.
             found = search_blocks(linear, index, k + (own is not None), memory, passed)
+        for part in found:
+            _check_finite(method, queries.frame["query_id"].gather(part.queries), part.scores[:, None])
         parts = [part.without(own, k) if part.pool == GALLERY else part for part in found]
         return rankings_of(parts, queries.frame, index.names)
     scored = _ScoredSearch(method, queries, index, options or {}, block_scores)
@@ -299,14 +301,19 @@ def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]
         raise MethodError(
             f"retrieval method {method.name!r} gave scores of shape {scores.shape}, not {expected}"
         )
-    bad = ~np.isfinite(scores).all(axis=1)
-    if bad.any():
-        query = inputs.queries.frame["query_id"][int(np.flatnonzero(bad)[0])]
-        raise MethodError(
-            f"retrieval method {method.name!r} gave scores that are not finite for {int(bad.sum())} "
-            f"queries, e.g. {query}"
-        )
+    _check_finite(method, inputs.queries.frame["query_id"], scores)
     return scores
+
+
+def _check_finite(method: Method, query_ids: pl.Series, scores: NDArray[np.float32]) -> None:
+    """Refuse scores that are not finite; each row of ``scores`` is of the query beside it."""
+    wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(wrong):
+        bad = query_ids.gather(wrong)
+        raise MethodError(
+            f"retrieval method {method.name!r} gave scores that are not finite for {bad.n_unique()} "
+            f"queries, e.g. {bad[0]}"
+        )
 
 
 def _pools(

@@ -1,7 +1,7 @@
 """The batch size at which a model is fastest, found on its first batches, whose results are kept, and stored.
 
 Sizes are tried on real work: no item is run twice. On a processor the time that its cores spend is compared,
-not the clock's, which other work on the machine moves.
+not the clock's, which other work on the machine moves more.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 AUTO = "auto"
 """The setting ``batch_size`` of an encoder whose size is found by trying."""
 _ON_PROCESSOR, _ON_DEVICE = (64, 32, 128, 16), (32, 64, 128, 256, 512)
+_KNOWN = frozenset({*_ON_PROCESSOR, *_ON_DEVICE})
 _GAIN = 0.03
 """A larger batch takes more memory: it is worth it where an item takes so much less time."""
 _ENOUGH_S, _MOST_TRIES = 0.2, 3
@@ -42,7 +43,8 @@ class BatchSizes:
         model: Identity of the model.
         pictures: Identity of its preprocessing, which says how large its input is.
         device: Where it is.
-        file: Where what was found is stored, and read again; None: nowhere.
+        file: Where what was found is stored, and read again; None: nowhere. What shortage of memory decided
+            is not stored.
 
     Attributes:
         largest: Items that whoever prepares batches should prepare at a time: what was found, or as long as
@@ -55,7 +57,7 @@ class BatchSizes:
         self._is_processor = device.type == "cpu"
         self._sizes = list(_ON_PROCESSOR if self._is_processor else _ON_DEVICE)
         self._tried: dict[int, list[float]] = {size: [] for size in self._sizes}
-        self._is_warm, self._file = False, file
+        self._is_warm, self._is_short, self._file = False, False, file
         self.found: int | None = None
         if file is not None:
             self.found = _stored(file).get(self._key)
@@ -141,7 +143,7 @@ class BatchSizes:
         """No size above one that fits in memory is tried or used any more."""
         if self.found is not None:
             return
-        self._is_warm = True
+        self._is_warm = self._is_short = True
         self._sizes = [known for known in self._sizes if known <= size] or [size]
         self._tried.setdefault(size, [])
         self.largest = max(self._sizes)
@@ -160,12 +162,12 @@ class BatchSizes:
         self.found = self.largest = self._best() or self._sizes[0]
         times = {str(size): min(self._tried[size]) for size in sorted(self._sizes) if self._tried[size]}
         said = ", ".join(f"{size}: {1000 * seconds:.3g} ms" for size, seconds in times.items())
-        kept = f"; kept in {self._file}" if self._file is not None else ""
-        _LOG.warning(
-            "batch_size = %r: %d images at a time are fastest for %s on %s (an image takes, by size, %s)%s",
-            AUTO, self.found, self._depends_on["model"], self._depends_on["device"], said or "-", kept,
+        _LOG.info(
+            "batch_size = %r: %d images at a time for %s on %s (an image takes, by size, %s)%s",
+            AUTO, self.found, self._depends_on["model"], self._depends_on["device"], said or "-",
+            "; more do not fit in memory" if self._is_short else "",
         )  # fmt: skip
-        if self._file is not None:
+        if self._file is not None and not self._is_short:  # other programs may have had the memory
             self._store(self._file, times)
 
     def _store(self, file: Path, times: Mapping[str, float]) -> None:
@@ -195,4 +197,4 @@ def _stored(file: Path) -> dict[str, int]:
         for key, entry in (read_json(file) or {}).items()
         if isinstance(entry, dict)
     }
-    return {key: size for key, size in sizes.items() if isinstance(size, int) and size >= 1}
+    return {key: size for key, size in sizes.items() if type(size) is int and size in _KNOWN}

@@ -137,8 +137,10 @@ def _with_threads(threads: int, run: Callable[[slice], Result], part: slice) -> 
     import torch
 
     before = torch.get_num_threads()
+    (other,) = _PASSES.of([before])
     torch.set_num_threads(threads)
     try:
+        other.submit(torch.set_num_threads, before).result()  # what threads begun meanwhile start with
         return run(part)
     finally:
         torch.set_num_threads(before)

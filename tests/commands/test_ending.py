@@ -36,3 +36,33 @@ def test_exit_functions_run_threads_end_and_only_memory_is_left(tmp_path: Path) 
     assert done.stdout == "before, at the end\n"
     assert done.stderr == ""
     assert [path.name for path in tmp_path.iterdir()] == ["by a thread"]
+
+
+INTERRUPTED = """
+import atexit, os, signal, threading, time
+from setr_lib.commands.ending import end_process
+
+main = threading.main_thread()
+
+def slow():
+    time.sleep(0.2)
+    signal.pthread_kill(main.ident, signal.SIGINT)
+    time.sleep(60)
+
+atexit.register(lambda: print("at the end"))
+threading.Thread(target=slow).start()
+end_process(0)
+"""
+
+
+def test_an_interruption_at_the_end_ends_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "at the end\n", "")
+
+
+def test_output_that_was_closed_from_the_beginning() -> None:
+    program = (
+        "import sys; sys.stdout = None; from setr_lib.commands.ending import end_process; end_process(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from setr_lib.methods.best_rows import BestRows
 from setr_lib.methods.inputs import GalleryIndex, MethodError, MethodInputs, encode_queries
+from setr_lib.methods.linear_search import LinearSearch, search_blocks
 from setr_lib.methods.method import VectorMethod
 from setr_lib.methods.ranking import rank
 from setr_lib.methods.search_threads import search_threads
@@ -225,3 +226,36 @@ def test_a_first_pass_gives_the_mean_vector_of_each_gallery() -> None:
     means = sorted((VECTORS.mean(axis=0).tolist(), VECTORS[inside].mean(axis=0).tolist()))
     np.testing.assert_allclose(sorted(mean.tolist() for mean in seen), means, atol=1e-6)
     assert table.height == 12
+
+
+@pytest.mark.parametrize(
+    ("of_queries", "of_rows"), [(1e-30, 1), (1e-42, 1), (1, 1e-30), (1, 1e30), (1e25, 1e12)]
+)
+@pytest.mark.parametrize("count", [1, 70])
+def test_vectors_whose_squares_float32_does_not_hold(of_queries: float, of_rows: float, count: int) -> None:
+    random = np.random.default_rng(3)
+    rows = unit(random.normal(size=(900, 24))) * np.float32(of_rows)
+    searching = unit(random.normal(size=(count, 24))) * np.float32(of_queries)
+    names = [f"{number:03d}" for number in range(len(rows))]
+    numbers, none = np.arange(len(rows)), np.zeros(0, dtype=np.intp)
+    search = LinearSearch(np.arange(count), numbers, searching, (none, none))
+    (found,) = search_blocks([search], GalleryIndex(names, rows), 5, 2**28)
+    expected, scores = by_float64(searching, rows, 5)
+    np.testing.assert_array_equal(found.images.reshape(count, 5), expected)
+    np.testing.assert_array_equal(found.scores.reshape(count, 5), scores)
+
+
+class Long(VectorMethod):
+    """Queries of a norm that is not 1."""
+
+    def search_vectors(self, inputs: MethodInputs) -> np.ndarray:
+        return self.query_vectors(inputs)
+
+
+def test_scores_above_all_float32_numbers_are_refused() -> None:
+    encoded = encode_queries(queries_of(IDS[:3]), TableEncoder(), IDS, VECTORS)
+    gallery = pl.DataFrame({"image_id": IDS, "galleries": [["all"]] * COUNT})
+    long = Long("long", lambda inputs: inputs.queries.reference_vectors * np.float32(1e30))
+    index = GalleryIndex(IDS, VECTORS * np.float32(1e30))
+    with pytest.raises(MethodError, match="'long' gave scores that are not finite for 3 queries"):
+        rank(long, encoded, gallery, index, 5, remove_reference=False)

@@ -67,25 +67,34 @@ def test_what_was_found_is_read_by_the_next_run_with_the_same_model(
 ) -> None:
     file = tmp_path / "state" / "sizes.json"
     worker = Worker(lambda size: abs(size - 32) + 1)
-    sizes_for(worker, monkeypatch, file).run(range(2000), worker)
-    assert "32 images at a time" in caplog.text and str(file) in caplog.text
+    with caplog.at_level("INFO"):
+        sizes_for(worker, monkeypatch, file).run(range(2000), worker)
+    assert "32 images at a time" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     again = Worker(lambda size: 1 / size)
     sizes = sizes_for(again, monkeypatch, file)
     assert sizes.found == 32
     sizes.run(range(100), again)
     assert again.batches == [32, 32, 32, 4]
     assert sizes_for(again, monkeypatch, file, model="another").found is None
+    kept = file.read_text()
+    for wrong in ("true", "-3", "1000000000", '"64"', "[64]"):
+        file.write_text(kept.replace('"batch_size": 32', f'"batch_size": {wrong}'))
+        assert file.read_text() != kept
+        assert sizes_for(again, monkeypatch, file).found is None
     file.write_text("{ damaged")
     assert sizes_for(again, monkeypatch, file).found is None
 
 
-def test_a_size_that_does_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_does_not_fit_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, told = Worker(lambda size: 1 / size, most=40), list[tuple[int, int]]()
-    sizes = sizes_for(worker, monkeypatch, None)
+    file = tmp_path / "sizes.json"
+    sizes = sizes_for(worker, monkeypatch, file)
     made = sizes.run(range(1000), worker, lambda *halved: told.append(halved))
     assert made == [2 * number for number in range(1000)]
     assert told == [(64, 32)]
     assert sizes.found == 32 and sizes.largest == 32
+    assert not file.exists()  # the next run may have more memory
 
 
 def test_few_items_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

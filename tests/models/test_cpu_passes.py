@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,3 +86,16 @@ def test_vectors_of_a_model_do_not_depend_on_the_share(processor: torch.device) 
         parts = run_side_by_side(range(96), embedded, processor)
     assert len(parts) == 2
     torch.testing.assert_close(torch.cat(parts), whole[0], rtol=1e-6, atol=1e-6)
+
+
+def test_threads_begun_during_a_pass_have_the_callers_number(processor: torch.device) -> None:
+    import torch
+
+    def number_of_another(_: slice) -> tuple[int, int]:
+        with ThreadPoolExecutor(1) as other:
+            return torch.get_num_threads(), other.submit(torch.get_num_threads).result()
+
+    with CoreShare() as share:
+        share.note(1, 3)
+        assert run_side_by_side(range(64), number_of_another, processor) == [(1, 4)]
+    assert torch.get_num_threads() == 4
