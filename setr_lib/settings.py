@@ -512,7 +512,8 @@ class JudgeSettings(Section):
     batch_size: Count = 64
     """Answers (describe, compose) that are generated side by side; their keys and values are in memory."""
     pair_batch_size: Count = 128
-    """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold."""
+    """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold. Scores
+    are stored after so many; after up to eight times as many where a model is small."""
     features_mb: int = Field(default=0, ge=0, le=2**24)
     """Megabytes of vision features kept on disk, in the storage's folder ``features``, for the next run: 4 MB
     an image of Qwen3-VL-2B at 256 tokens in bfloat16. Those not used for the longest time give way. 0 keeps

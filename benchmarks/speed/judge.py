@@ -310,6 +310,7 @@ def kept_figure(setting: BenchSetting, case: Case) -> Figure:
             "plain batches, pairs/s": work.pairs / alternative,
             "ours, GFLOP/s": flops / ours / 1e9,
             "largest difference of a logit": apart,
+            "standard deviation of the logits": float(plain.std()),
         },
         profile=_profile(work.kept),
     )
@@ -319,7 +320,9 @@ def _flops(work: _Work, size: QwenSize) -> float:
     """Multiplications and additions that the language model's layers do."""
     total, layer = 0.0, size.weights / size.layers
     for query in work.queries:
-        prefix, suffixes = work.model.judge_rows(work.judge.prompt(query), query.reference, query.candidates)
+        prefix, suffixes = work.model.rows.judge_rows(
+            work.judge.prompt(query), query.reference, query.candidates
+        )
         first, rest = len(prefix.ids), sum(len(suffix.ids) for suffix in suffixes)
         read = len(suffixes)
         keys = size.hidden * size.hidden  # of keys and values, which have half as many heads

@@ -263,7 +263,9 @@ class _Work:
     def tokens(self) -> tuple[int, int]:
         """Tokens of a pair, and how many of them stand before the candidate's."""
         query = self.material[0][0].query
-        start, ends = self.judge.model.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
+        start, ends = self.judge.model.rows.judge_rows(
+            self.judge.prompt(query), query.reference, query.candidates
+        )
         return len(start.ids) + len(ends[0].ids), len(start.ids)
 
 

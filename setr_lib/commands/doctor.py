@@ -89,6 +89,8 @@ class Disk:
     """Data sets whose missing images nobody can size."""
     vectors: int
     answers: int
+    features: int
+    """What vision features may take at most, by settings; a run goes on without room for them."""
     free: int | None
     embedded: dict[str, int]
     """By embedding space that a configured method searches, the images of the galleries: each is embedded
@@ -344,6 +346,7 @@ def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
         unknown=tuple(key for key, found in galleries.items() if found.bytes_to_come is None),
         vectors=total * per_image,
         answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
+        features=settings.models.judge.features_mb * 2**20,
         free=_free(settings.storage_root),
         embedded=dict.fromkeys(spaces, total),
     )
@@ -400,6 +403,7 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
             "missing_images_of_unknown_size": list(disk.unknown),
             "vectors_bytes": disk.vectors,
             "answers_bytes": disk.answers,
+            "vision_features_at_most_bytes": disk.features,
             "free_bytes": disk.free,
         },
     }

@@ -141,11 +141,17 @@ def _print_disk(console: Console, disk: Disk) -> None:
         f"images {size_words(disk.images)}, vectors {size_words(disk.vectors)}, kept answers "
         f"{size_words(disk.answers)}"
     )
+    features = f"; vision features, up to {size_words(disk.features)} more" if disk.features else ""
     unknown = f"; images of unknown size: {', '.join(disk.unknown)}" if disk.unknown else ""
     free = "" if disk.free is None else f"; free: {size_words(disk.free)}"
     images = ", ".join(f"{count:,} images in {space}" for space, count in disk.embedded.items())
     _line(console, "embedding spaces", f"{images}: each image is embedded once in a space", indent=0)
-    _line(console, "disk needed", f"about {size_words(disk.needed)} ({parts}){unknown}{free}", indent=0)
+    _line(
+        console,
+        "disk needed",
+        f"about {size_words(disk.needed)} ({parts}){features}{unknown}{free}",
+        indent=0,
+    )
 
 
 def _print_verdict(console: Console, found: Diagnosis) -> None:

@@ -109,8 +109,9 @@ def _check_finite(queries: Sequence[JudgedQuery], scores: Sequence[np.ndarray]) 
 def _score_what_fits(
     judge: YesNoJudge, queries: Sequence[JudgedQuery], coming: Sequence[JudgedQuery]
 ) -> list[np.ndarray]:
-    """The queries' prefixes in one batch, or in as many as memory asks for."""
-    return run_in_batches(queries, lambda batch: _score_batch(judge, batch, coming), max(1, len(queries)))
+    """The queries' prefixes in batches of as many as a pass has pairs; of fewer where memory is short."""
+    most = judge.model.pair_batch_size
+    return run_in_batches(queries, lambda batch: _score_batch(judge, batch, coming), most)
 
 
 def batches_of_queries(queries: Sequence[JudgedQuery], pairs: int) -> Iterator[list[JudgedQuery]]:
@@ -154,7 +155,7 @@ def _score_batch(
     prefixes: list[TokenRow] = []
     pairs: list[tuple[int, TokenRow]] = []
     for owner, query in enumerate(queries):
-        prefix, suffixes = model.judge_rows(judge.prompt(query), query.reference, query.candidates)
+        prefix, suffixes = model.rows.judge_rows(judge.prompt(query), query.reference, query.candidates)
         prefixes.append(prefix)
         pairs += [(owner, suffix) for suffix in suffixes]
     # Suffixes differ in length only where images differ in shape: sorted, they waste little padding.

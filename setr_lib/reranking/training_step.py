@@ -170,7 +170,7 @@ class YesNoObjective(Objective):
 
     def _packed_differences(self, queries: Sequence[JudgedQuery]) -> Tensor:
         rows = [
-            self.base.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
+            self.base.rows.judge_rows(self.judge.prompt(query), query.reference, query.candidates)
             for query in queries
         ]
         return self.base.packed.answer_differences([start for start, _ in rows], [ends for _, ends in rows])

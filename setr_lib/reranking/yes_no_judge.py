@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from setr_lib.hashing import digest_strings
-from setr_lib.models.multimodal import MultimodalModel, Picture, RenderedPrompt
+from setr_lib.models.multimodal import MultimodalModel, Picture, RenderedPrompt, VisionOutputsError
 from setr_lib.reranking.reranker import ZERO_SHOT, JudgedQuery, ModelSource, Reranker, RerankerError
 from setr_lib.reranking.scorer import score_queries
 from setr_lib.settings import ADAPTER, BASE_JUDGE
@@ -102,12 +103,13 @@ class YesNoJudge(Reranker):
         return (self.model.id, self.prompt_hash, reference.identity, text)
 
     def has_seen(self, picture: Picture) -> bool:
-        """Whether the image's vision features are kept."""
-        return picture in self.model.vision
+        """Whether the image's vision features are kept, or of no use: the model runs over whole prompts."""
+        return self.model.caches_are_exact is False or picture in self.model.vision
 
     def see(self, pictures: Sequence[Picture]) -> None:
-        """Compute the images' vision features."""
-        self.model.vision.features(pictures)
+        """Compute the images' vision features, where the model gives them; the first score finds that out."""
+        with suppress(VisionOutputsError):
+            self.model.vision.features(pictures)
 
     def announce(self, pictures: Sequence[Picture]) -> None:
         """Begin to read, decode and process the images."""

@@ -98,6 +98,17 @@ def test_all_is_well(doctor: Callable[..., Any]) -> None:
     }
     assert found["disk"]["missing_images_bytes"] == 0
     assert found["disk"]["vectors_bytes"] == 2 * (4 * 32 + 200)
+    assert found["disk"]["vision_features_at_most_bytes"] == 0
+
+
+def test_kept_vision_features_are_told_beside_what_is_needed(
+    doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, without = doctor()
+    monkeypatch.setenv("SETR_MODELS__JUDGE__FEATURES_MB", "5")
+    _, found = doctor()
+    assert found["disk"]["vision_features_at_most_bytes"] == 5 * 2**20
+    assert found["disk"]["needed_bytes"] == without["disk"]["needed_bytes"]
 
 
 def test_a_judge_prompt_that_is_not_used_is_a_warning_and_no_fault(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ import pytest
 import torch  # noqa: TID253
 
 from setr_lib.models.multimodal import MultimodalModel, Picture
-from setr_lib.models.multimodal.features import VisionFeatures
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.reranking.reranker import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -67,7 +68,6 @@ def test_a_later_run_gives_the_same_scores_without_the_vision_tower(
     assert not files(tmp_path)
     first = scores(load())
     later = load()
-    later.check_caches([])
     later.caches_are_exact = later.prefixes_are_shared = (
         True  # what is compared at a first request runs the tower
     )
@@ -79,7 +79,7 @@ def test_a_later_run_gives_the_same_scores_without_the_vision_tower(
     assert not seen
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "other", "flipped"])
+@pytest.mark.parametrize("damage", ["torn", "empty", "other", "flipped", "retold"])
 def test_a_damaged_file_is_made_anew_and_said_once(
     load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +89,7 @@ def test_a_damaged_file_is_made_anew_and_said_once(
     for path, whole in zip(broken, content, strict=False):
         flipped = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
         kinds = {"torn": whole[: len(whole) // 2], "empty": b"", "other": content[-1], "flipped": flipped}
+        kinds["retold"] = _with_another_grid(whole)
         path.write_bytes(kinds[damage])
     model = load()
     seen = forward_passes(model, monkeypatch)
@@ -96,12 +97,21 @@ def test_a_damaged_file_is_made_anew_and_said_once(
         found = [features.embeds for features in model.vision.features(PICTURES)]
     assert len(seen) == 2
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
-    assert [record.getMessage() for record in caplog.records if "made anew" in record.getMessage()] != []
     assert len([record for record in caplog.records if "made anew" in record.getMessage()]) == 1
     again = load()
     seen = forward_passes(again, monkeypatch)
     again.vision.features(PICTURES)
     assert not seen, "the file was mended"
+
+
+def _with_another_grid(content: bytes) -> bytes:
+    """A file that says other rows and columns of patches, or any where there are none."""
+    found = re.search(rb'"grid":"(null|\[1, (\d+), (\d+)\])"', content)
+    assert found is not None
+    grid = b"[1,2]" if found[1] == b"null" else b"[1, %s, %s]" % (found[3], found[2])
+    if grid == found[1]:
+        grid = grid.replace(b"[1, ", b"[2, ")
+    return content[: found.start(1)] + grid.ljust(len(found[1]))[: len(found[1])] + content[found.end(1) :]
 
 
 def test_another_models_features_are_not_used(
@@ -155,6 +165,46 @@ def test_the_bound_holds_and_the_longest_unused_give_way(load: Load, tmp_path: P
     assert not [*folder.path.rglob("*.part")]
 
 
+def test_a_bound_that_was_lowered_holds_though_nothing_is_written(load: Load, tmp_path: Path) -> None:
+    model = load()
+    model.vision.features(PICTURES)
+    sizes = [path.stat().st_size for path in files(tmp_path)]
+    folder = FeaturesFolder(tmp_path / "features", sum(sizes) // 2)
+    found = KeptFeatures(folder, model._loaded, {}).get(["nothing"])
+    assert not found
+    assert 0 < sum(path.stat().st_size for path in files(tmp_path)) <= folder.limit
+
+
+def test_what_takes_nearly_the_whole_bound_drives_nothing_out(load: Load, tmp_path: Path) -> None:
+    model = load()
+    features = model.vision.features(PICTURES[:1])[0]
+    large = replace(features, embeds=features.embeds.repeat(20, 1))
+    KeptFeatures(FeaturesFolder(tmp_path / "all", 2**23), model._loaded, {}).put({"large": large})
+    size = next((tmp_path / "all").rglob("*.safetensors")).stat().st_size
+    kept = KeptFeatures(FeaturesFolder(tmp_path / "few", int(size / 0.95)), model._loaded, {})
+    for name, made in (("small", features), ("large", large), ("other", features)):
+        kept.put({name: made})
+    assert [name in kept for name in ("small", "large", "other")] == [True, False, True]
+
+
+@pytest.mark.parametrize("told", [b"", b"many", b"\xff\xfe", b"9" * 5000])
+def test_what_killed_writers_leave_is_cleared_away_and_counted(
+    load: Load, tmp_path: Path, told: bytes
+) -> None:
+    model = load()
+    model.vision.features(PICTURES)
+    size = max(path.stat().st_size for path in files(tmp_path))
+    for path in files(tmp_path):
+        path.with_name(f".{path.name}.abcd.part").write_bytes(b"0" * size)
+    (tmp_path / "features" / ".bytes").write_bytes(told)
+    kept = KeptFeatures(FeaturesFolder(tmp_path / "features", 4 * size), model._loaded, {})
+    kept.put({"new": model.vision.features(PICTURES[:1])[0]})
+    assert "new" in kept
+    assert not [*(tmp_path / "features").rglob("*.part")]
+    taken = sum(path.stat().st_size for path in files(tmp_path))
+    assert taken == int((tmp_path / "features" / ".bytes").read_text()) <= 4 * size
+
+
 def _older(folder: Path, seconds: float) -> None:
     """Everything that is new becomes so many seconds old."""
     import os
@@ -166,11 +216,15 @@ def _older(folder: Path, seconds: float) -> None:
             os.utime(path, (now - seconds, now - seconds))
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_the_files(
-    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["features", "x" * 300])
+def test_a_folder_that_cannot_be_used_costs_nothing_but_the_files(
+    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     (tmp_path / "features").write_text("a file in the folder's place")
+    model = load()
+    folder = FeaturesFolder(tmp_path / name, 2**23)
+    model.vision._kept = KeptFeatures(folder, model._loaded, {})
     with caplog.at_level(logging.WARNING):
-        found: list[VisionFeatures] = load().vision.features(PICTURES)
-    assert len(found) == len(PICTURES)
+        assert not model.vision.precompute(PICTURES)
+    assert all(picture in model.vision for picture in PICTURES)
     assert len([record for record in caplog.records if "no more vision features" in record.getMessage()]) == 1

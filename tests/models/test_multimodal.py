@@ -68,7 +68,7 @@ def test_cached_images_give_the_plain_scores(model: MultimodalModel) -> None:
 def test_shared_prefixes_of_several_queries_give_the_plain_scores(model: MultimodalModel) -> None:
     prefixes, suffixes, owners = [], [], []
     for owner, (reference, modification) in enumerate(QUERIES):
-        prefix, tails = model.judge_rows(judge_prompt(modification), reference, PICTURES)
+        prefix, tails = model.rows.judge_rows(judge_prompt(modification), reference, PICTURES)
         prefixes.append(prefix)
         suffixes += tails
         owners += [owner] * len(tails)
@@ -85,7 +85,7 @@ def test_shared_prefixes_of_several_queries_give_the_plain_scores(model: Multimo
 
 def test_prefix_and_suffix_are_the_whole_prompt(model: MultimodalModel) -> None:
     prompt = judge_prompt("make it red")
-    prefix, (suffix,) = model.judge_rows(prompt, PICTURES[0], PICTURES[1:2])
+    prefix, (suffix,) = model.rows.judge_rows(prompt, PICTURES[0], PICTURES[1:2])
     whole = model.rows.expand(
         model.prompts.tokenise(prompt), {REFERENCE: PICTURES[0], CANDIDATE: PICTURES[1]}
     )
@@ -119,7 +119,7 @@ def test_an_image_runs_through_the_tower_once(
     )
     model.vision.memory.clear()
     model.vision.precompute(PICTURES)
-    model.judge_rows(judge_prompt("red"), PICTURES[0], PICTURES)
+    model.rows.judge_rows(judge_prompt("red"), PICTURES[0], PICTURES)
     model.answer_scores(judge_requests(PICTURES[0], "red"))
     assert sorted(seen) == sorted(picture.fingerprint for picture in PICTURES)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch  # noqa: TID253
 
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.models.multimodal import MultimodalModel, Picture, PictureError
+from setr_lib.models.multimodal.features import VisionFeatures
 from setr_lib.models.multimodal.prepared_inputs import PreparedInputs
 from setr_lib.settings import JudgeSettings
 from tests.tiny_judges import tiny_picture, write_tiny_judge
@@ -75,3 +77,41 @@ def test_an_announced_picture_that_cannot_be_read_is_named_where_it_is_asked_for
         torch.equal(a.embeds, b.embeds) for a, b in zip(announced, model.vision.features(good), strict=True)
     )
     assert list(model.vision.precompute(pictures)) == [pictures[6].identity]
+
+
+def test_pictures_that_cannot_be_read_cost_no_batch_again_and_no_decoding_ahead(tmp_path: Path) -> None:
+    folder = write_tiny_judge("qwen3_vl", tmp_path / "judge")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), batch_size=4), device="cpu")
+    bad = {5, 13}
+    pictures = [
+        Picture(f"q{seed}", b"no picture" if seed in bad else tiny_picture(seed, (32, 40)))
+        for seed in range(24)
+    ]
+    run, seen = model.vision.run, list[str]()
+    prepare, threads = model.vision._inputs._prepare, list[str]()
+
+    def running(pictures: Sequence[Picture]) -> list[VisionFeatures]:
+        made = run(pictures)
+        seen.extend(picture.fingerprint for picture in pictures)
+        return made
+
+    def preparing(batch: Sequence[Picture]) -> Any:
+        threads.append(threading.current_thread().name)
+        return prepare(batch)
+
+    model.vision.run, model.vision._inputs._prepare = running, preparing
+    with pytest.raises(PictureError) as raised:
+        model.vision.features(pictures)
+    assert len(raised.value.refused) == 2
+    assert seen == [picture.fingerprint for seed, picture in enumerate(pictures) if seed not in bad]
+    assert threading.main_thread().name not in threads
+
+
+def test_batches_that_are_halved_are_let_go_and_the_next_is_prepared() -> None:
+    begun = {batch[0].fingerprint: threading.Event() for batch in BATCHES}
+    inputs = PreparedInputs(lambda batch: begun[batch[0].fingerprint].set())
+    inputs.announce(BATCHES[:2])
+    inputs.announce_first(BATCHES[:1])
+    assert begun[BATCHES[0][0].fingerprint].wait(10)
+    inputs.take(BATCHES[0][:1])
+    assert begun[BATCHES[1][0].fingerprint].wait(10)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ from setr_lib.models.multimodal import (
     prefix_attention,
     shared_prefix,
 )
-from setr_lib.models.multimodal import lean_layers as lean_layers_module
 from setr_lib.models.multimodal.forward import LanguageModelPass
 from setr_lib.models.multimodal.lean_layers import lean_layers
 from setr_lib.models.multimodal.prefix_attention import RowRuns, attend, attention_and_lse
@@ -59,7 +60,7 @@ def requests() -> list[Any]:
 def shared_scores(model: MultimodalModel) -> np.ndarray:
     prefixes, suffixes, owners = [], [], []
     for owner, (reference, text, candidates) in enumerate(QUERIES):
-        prefix, ends = model.judge_rows(prompt(text), reference, candidates)
+        prefix, ends = model.rows.judge_rows(prompt(text), reference, candidates)
         prefixes.append(prefix)
         suffixes += ends
         owners += [owner] * len(ends)
@@ -163,33 +164,93 @@ def test_lean_layers_give_what_the_usual_ones_give_and_leave_nothing_behind(mode
             changed = {name for name, module in decoder.named_modules() if "forward" in vars(module)}
             assert {"norm", "layers.0.input_layernorm", "layers.0.mlp"} <= changed
             assert architecture.apply_rotary_pos_emb is not rotate
-            for _ in range(2):  # the first time it is found out whether positions are rotated as usual
-                made = decoder(tokens, use_cache=False).last_hidden_state
-                assert torch.allclose(made, expected, atol=1e-5)
+            made = decoder(tokens, use_cache=False).last_hidden_state
+            assert torch.allclose(made, expected, atol=1e-5)
         usual = {name: module for name, module in decoder.named_modules() if "forward" in vars(module)}
     assert not usual
     assert architecture.apply_rotary_pos_emb is rotate
 
 
-def test_positions_that_are_rotated_otherwise_are_left_as_they_are() -> None:
-    def neighbours_rotated(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
-        def rotated(x: Any) -> Any:
-            turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
-            return x * cos[:, None] + turned * sin[:, None]
+def _neighbours_rotated(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
 
-        return rotated(q), rotated(k)
+    def rotated(x: Any) -> Any:
+        return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * sin
 
-    torch.manual_seed(0)
-    q, k, cos, sin = (
-        torch.randn(1, 4, 6, 8),
-        torch.randn(1, 2, 6, 8),
-        torch.randn(1, 6, 8),
-        torch.randn(1, 6, 8),
-    )
-    for _ in range(2):
-        made = lean_layers_module._rotated(neighbours_rotated, q, k, cos, sin)
-        expected = neighbours_rotated(q, k, cos, sin)
-        assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+    return rotated(q), rotated(k)
+
+
+def test_positions_that_are_rotated_otherwise_are_left_as_they_are(
+    model: MultimodalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, tokens = model.model.get_decoder(), torch.arange(10, 40)[None]
+    architecture = sys.modules[type(decoder).__module__]
+    with torch.inference_mode():
+        usual = decoder(tokens, use_cache=False).last_hidden_state
+        monkeypatch.setattr(architecture, "apply_rotary_pos_emb", _neighbours_rotated)
+        expected = decoder(tokens, use_cache=False).last_hidden_state
+        with lean_layers(decoder):
+            made = decoder(tokens, use_cache=False).last_hidden_state
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert not torch.allclose(expected, usual, atol=1e-2), "the other rotation shows"
+
+
+def test_layers_that_clamp_or_scale_keep_their_own_pass(model: MultimodalModel) -> None:
+    """Some gated MLPs clamp what is large: the first scores may agree, and later ones would not."""
+    decoder, tokens = model.model.get_decoder(), torch.arange(10, 40)[None]
+    mlp, norm = type(decoder.layers[0].mlp), type(decoder.norm)
+
+    class ClampingMLP(mlp):
+        def forward(self, x: Any) -> Any:
+            return self.down_proj((self.act_fn(self.gate_proj(x)) * self.up_proj(x)).clamp(-0.1, 0.1))
+
+    class OffsetRMSNorm(norm):
+        def forward(self, hidden_states: Any) -> Any:
+            return super().forward(hidden_states) + hidden_states.sign()
+
+    for kind, other in ((mlp, ClampingMLP), (norm, OffsetRMSNorm)):
+        changed = [module for module in decoder.modules() if type(module) is kind]
+        with torch.inference_mode():
+            usual = decoder(tokens, use_cache=False).last_hidden_state
+            for module in changed:
+                module.__class__ = other
+            expected = decoder(tokens, use_cache=False).last_hidden_state
+            with lean_layers(decoder):
+                made = decoder(tokens, use_cache=False).last_hidden_state
+        for module in changed:
+            module.__class__ = kind
+        assert torch.allclose(made, expected, atol=1e-5)
+        assert not torch.allclose(expected, usual, atol=1e-2), "the other layers show"
+
+
+def test_lean_layers_of_two_threads_that_overlap_leave_nothing_behind(model: MultimodalModel) -> None:
+    decoder = model.model.get_decoder()
+    architecture, other = sys.modules[type(decoder).__module__], copy.deepcopy(decoder)
+    rotate, first_in, second_in = architecture.apply_rotary_pos_emb, threading.Event(), threading.Event()
+
+    def first() -> None:
+        with lean_layers(decoder):
+            first_in.set()
+            assert second_in.wait(10)
+
+    def second() -> None:
+        assert first_in.wait(10)
+        with lean_layers(other):
+            second_in.set()
+            thread.join(10)
+
+    thread, last = threading.Thread(target=first), threading.Thread(target=second)
+    thread.start()
+    last.start()
+    assert second_in.wait(10)
+    tensors = [torch.randn(1, 2, 4, 8) for _ in range(2)]
+    cos, sin = torch.randn(1, 4, 8), torch.randn(1, 4, 8)
+    made = architecture.apply_rotary_pos_emb(*tensors, cos, sin)
+    outside = [torch.equal(a, b) for a, b in zip(made, rotate(*tensors, cos, sin), strict=True)]
+    thread.join()
+    last.join()
+    assert all(outside), "a thread that is outside of it gets what it always got"
+    assert architecture.apply_rotary_pos_emb is rotate
 
 
 def test_rows_of_many_lengths_attend_in_few_batches() -> None:

@@ -21,9 +21,10 @@ import torch  # noqa: TID253
 from setr_lib.content_cache import ContentCache
 from setr_lib.errors import SetrError
 from setr_lib.hashing import digest_strings, fingerprint_file
-from setr_lib.models.multimodal import MultimodalModel, Picture
+from setr_lib.models.multimodal import CANDIDATE, REFERENCE, MultimodalModel, Picture
 from setr_lib.pixel_rules import picture_identity
 from setr_lib.reranking.fusion import Fusion
+from setr_lib.reranking.held_out import pictures_of
 from setr_lib.reranking.rerank import CACHE_KIND, judge_pairs, rerank
 from setr_lib.reranking.reranker import Reranker
 from setr_lib.reranking.scorer import JudgedQuery, ScoreError
@@ -219,6 +220,29 @@ def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_t
     assert ids(made, "q1", "gallery")[3:5] == [lost, broken]
     assert made.filter(query_id="q1", pool="gallery")["judge_score"].is_null().sum() == 4 + 2
     assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
+
+
+def test_a_model_without_vision_outputs_of_single_images_is_run_plainly(
+    cache: ContentCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_tiny_judge("idefics3", tmp_path / "idefics3")
+    model = MultimodalModel.load(JudgeSettings(name=str(folder), batch_size=4), device="cpu")
+    judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
+    gallery, queries, coarse = write_world(tmp_path)
+    made = rerank(coarse, queries, gallery, judge, cache, k=3).drop_nulls("judge_score")
+    assert "no vision outputs of single images" in caplog.text
+    texts = dict(queries.select("query_id", "modification").iter_rows())
+    references = dict(queries.select("query_id", "reference_id").iter_rows())
+    pictures = pictures_of(gallery)
+    scores = []
+    for query_id, image in made.select("query_id", "image_id").iter_rows():
+        query = JudgedQuery(pictures[references[query_id]], texts[query_id], (pictures[image],))
+        shown = {REFERENCE: query.reference, CANDIDATE: pictures[image]}
+        scores.append(float(model.plain_answer_scores([(judge.prompt(query), shown)])[0]))
+    assert np.std(scores) > 1e-2
+    assert np.allclose(made["judge_score"], scores, atol=1e-4)
+    bad = Picture("bad", b"no picture")
+    assert [*model.vision.precompute([*pictures.values(), bad])] == [bad.identity]
 
 
 class Looking(Reranker):

@@ -66,6 +66,25 @@ def test_one_query(folder: Path) -> None:
     assert judge.score([]) == []
 
 
+def test_queries_of_one_candidate_each_share_no_larger_batches_than_settings_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = load(folder, 3)
+    assert judge.model.pairs_in_work > 20, "a small model"
+    queries = [
+        JudgedQuery(PICTURES[n % 5], "red" if n % 2 else "a blue dress", (PICTURES[-n % 5],))
+        for n in range(20)
+    ]
+    encode, sizes = judge.model.encode_prefixes, list[int]()
+    monkeypatch.setattr(
+        judge.model, "encode_prefixes", lambda prefixes: sizes.append(len(prefixes)) or encode(prefixes)
+    )
+    together = np.concatenate(judge.score(queries))
+    assert sum(sizes) == 20
+    assert max(sizes) <= 3
+    assert np.allclose(together, [judge.score([query])[0][0] for query in queries], atol=1e-5)
+
+
 def test_the_same_model_under_another_prompt_is_another_reranker(folder: Path) -> None:
     judge, other = load(folder, 4), load(folder, 4, "standard")
     assert judge.model.id == other.model.id

@@ -30,12 +30,12 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ``lean_layers``       normalisations, MLPs and rotary positions with fewer passes over memory
 ``caching_check``     whether the cached passes and the plain one give the same scores
 ``endpoint``          ``EndpointModel``: texts by a model behind an OpenAI-compatible endpoint
-``errors``            ``JudgeError``, ``RefusedTextError``
+``errors``            ``JudgeError``, ``RefusedTextError``, ``VisionOutputsError``
 ====================  ================================================================================
 """
 
 from setr_lib.models.multimodal.endpoint import EndpointError, EndpointModel
-from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
+from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError, VisionOutputsError
 from setr_lib.models.multimodal.model import MultimodalModel
 from setr_lib.models.multimodal.pictures import Picture, PictureError
 from setr_lib.models.multimodal.prompt import (
@@ -67,4 +67,5 @@ __all__ = [
     "Request",
     "TextModel",
     "TokenRow",
+    "VisionOutputsError",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from setr_lib.errors import SetrError
 from setr_lib.models.device import is_out_of_memory
-from setr_lib.models.multimodal.errors import first_line
+from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
 from setr_lib.models.multimodal.loading import LoadedModel
 from setr_lib.models.multimodal.prompt import Request
 from setr_lib.models.multimodal.vision import VisionTower
@@ -98,7 +98,9 @@ def caches_reproduce_plain_scores(
         with vision.separate_memory():
             cached = np.asarray(cached_scores(sample), dtype=np.float32)
     except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, SetrError):
+        if is_out_of_memory(error) or (
+            isinstance(error, SetrError) and not isinstance(error, VisionOutputsError)
+        ):
             raise
         reason = first_line(error)
         _LOG.warning("%s: vision outputs cannot be reused for %s (%s); slower", loaded.id, what, reason)

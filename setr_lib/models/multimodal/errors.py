@@ -25,6 +25,10 @@ class RefusedTextError(JudgeError):
         super().__init__(message)
 
 
+class VisionOutputsError(JudgeError):
+    """A model gives no vision outputs of one image each, to be reused; its own forward pass may work."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, to be quoted in another message.
 

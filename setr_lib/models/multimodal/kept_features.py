@@ -2,21 +2,22 @@
 
 A file is named by a digest of all that its content depends on: the image, how it is read, the weights of the
 vision part, the processor, the number format and the libraries that computed. It also holds that digest, and
-one of its tensors: what is torn, or is another's, is made anew. Several processes may use one folder.
+one of its content: what is torn, or is another's, is made anew. Several processes may use one folder; one
+writes at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
 from setr_lib.files import replacing
@@ -29,15 +30,13 @@ if TYPE_CHECKING:
     from setr_lib.models.multimodal.loading import LoadedModel
 
 _LOG = logging.getLogger(__name__)
-_FORM = "1"
+_FORM = "2"
 """Of the files; files of another form are never found."""
 _SUFFIX = ".safetensors"
 _LEFT = 0.9
-"""Share of the bound that is left once files were removed."""
-_LOOK_AFTER = 0.05
-"""Share of the bound that is written before the folder is looked at again, for what others have written."""
-_ABANDONED_S = 3600.0
-"""Age of a half-written file whose process cannot be alive any more."""
+"""Share of the bound that is left once files were removed; a file may take as much."""
+_TAKEN = ".bytes"
+"""The file that says how many bytes all files take, or more; whoever writes holds its lock."""
 
 
 class _UnusableError(Exception):
@@ -86,12 +85,14 @@ class KeptFeatures:
         self._folder = folder
         self._loaded = loaded
         self._model = _identity(loaded, weights)
-        self._unseen: int | None = None
-        self._writes = True
+        self._writes, self._looked = True, False
         self._told = False
 
     def __contains__(self, identity: str) -> bool:
-        return self._path(identity).is_file()
+        try:
+            return self._path(identity).is_file()
+        except OSError:  # a folder that may not be read: what is wrong is said where features are asked for
+            return False
 
     def get(self, identities: Sequence[str]) -> dict[str, VisionFeatures]:
         """The kept features among those of some images; they count as used now.
@@ -103,6 +104,7 @@ class KeptFeatures:
             Features by identity.
         """
         found = {}
+        self._shrink_once()
         for identity in identities:
             path = self._path(identity)
             try:
@@ -121,20 +123,20 @@ class KeptFeatures:
         Args:
             made: Features by the identity of images.
         """
-        for identity, features in made.items():
-            if not self._writes:
-                return
-            path = self._path(identity)
-            try:
-                content = _content(features, path.stem)
-                if len(content) > self._folder.limit:
-                    continue
-                with replacing(path) as partial:
-                    partial.write_bytes(content)
-                self._keep_within(len(content))
-            except (OSError, SetrError) as error:
-                self._writes = False
-                _LOG.warning("%s: no more vision features are kept: %s", self._folder.path, error)
+        if not made or not self._writes:
+            return
+        try:
+            with self._alone() as taken:
+                for identity, features in made.items():
+                    path = self._path(identity)
+                    content = _content(features, path.stem)
+                    if len(content) <= self._folder.limit * _LEFT:
+                        self._make_room(taken, len(content))
+                        with replacing(path) as partial:
+                            partial.write_bytes(content)
+        except (OSError, SetrError) as error:
+            self._writes = False
+            _LOG.warning("%s: no more vision features are kept: %s", self._folder.path, error)
 
     def _path(self, identity: str) -> Path:
         key = digest_strings([self._model, identity])
@@ -151,7 +153,7 @@ class KeptFeatures:
         length = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + length])["__metadata__"]
         tensors = load(content)
-        if told["key"] != key or told["digest"] != _digest(tensors):
+        if told["key"] != key or told["digest"] != _digest(tensors, told["grid"], told["container"]):
             raise _UnusableError("its content is not what its name says")
         device, grid = self._loaded.device, json.loads(told["grid"])
         levels = len(tensors) - 2
@@ -170,35 +172,59 @@ class KeptFeatures:
             )
         self._told = True
 
-    def _keep_within(self, written: int) -> None:
-        """Remove the files that were not used for the longest time, where all are beyond the bound."""
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[IO[str]]:
+        """The file that says how many bytes all files take, while no other process writes."""
+        folder = self._folder.path
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _TAKEN).open("a+", encoding="ascii", errors="replace") as taken:
+            fcntl.flock(taken, fcntl.LOCK_EX)
+            yield taken
+
+    def _shrink_once(self) -> None:
+        """Keep the bound, which another run may have had higher, though nothing be written."""
+        if self._looked:
+            return
+        self._looked = True
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            if self._folder.path.is_dir():
+                with self._alone() as taken:
+                    self._make_room(taken, 0)
+
+    def _make_room(self, taken: IO[str], size: int) -> None:
+        """Count ``size`` bytes more; where all are beyond the bound, remove what was not used for longest.
+
+        They are counted before they are written: after a kill the number is too high, never too low.
+        """
         limit = self._folder.limit
-        self._unseen = None if self._unseen is None else self._unseen + written
-        if self._unseen is not None and self._unseen < limit * _LOOK_AFTER:
-            return
-        files = sorted(_files(self._folder.path))
-        total = sum(size for _, size, _ in files)
-        self._unseen = 0
-        if total <= limit * (1 - _LOOK_AFTER):
-            return
-        for _, size, path in files:
-            if total <= limit * _LEFT:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+        taken.seek(0)
+        known = taken.read(20)
+        total = int(known) if known.isdecimal() else None
+        if total is None or total + size > limit:
+            files = sorted(_files(self._folder.path))
+            total = sum(size for _, size, _ in files)
+            if total + size > limit:
+                for _, removed, path in files:
+                    if total + size <= limit * _LEFT:
+                        break
+                    path.unlink(missing_ok=True)
+                    total -= removed
+        taken.truncate(0)
+        taken.write(str(total + size))
+        taken.flush()
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """(last use, bytes, file) of all files; what a killed process has half written is removed."""
+    """(last use, bytes, file) of all files; what a killed process has half written is removed.
+
+    Nobody else may write meanwhile.
+    """
     for path in folder.glob("*/*"):
-        try:
+        if path.name.endswith(".part"):
+            path.unlink(missing_ok=True)
+        elif path.suffix == _SUFFIX:
             stat = path.stat()
-            if path.name.endswith(".part") and time.time() - stat.st_mtime > _ABANDONED_S:
-                path.unlink(missing_ok=True)
-            elif path.suffix == _SUFFIX:
-                yield stat.st_mtime, stat.st_size, path
-        except FileNotFoundError:  # another process was faster
-            continue
+            yield stat.st_mtime, stat.st_size, path
 
 
 def _content(features: VisionFeatures, key: str) -> bytes:
@@ -211,20 +237,16 @@ def _content(features: VisionFeatures, key: str) -> bytes:
         **{f"deepstack_{level}": tensor for level, tensor in enumerate(features.deepstack)},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = {
-        "key": key,
-        "digest": _digest(tensors),
-        "grid": json.dumps(features.grid),
-        "container": features.container.__name__,
-    }
-    return save(tensors, told)
+    grid, container = json.dumps(features.grid), features.container.__name__
+    digest = _digest(tensors, grid, container)
+    return save(tensors, {"key": key, "digest": digest, "grid": grid, "container": container})
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, shapes, number formats and content."""
+def _digest(tensors: Mapping[str, Tensor], grid: str, container: str) -> str:
+    """Of all that a file says: names, shapes, number formats and content of its tensors, and the rest."""
     parts = ((name, str(tensor.dtype), str(tuple(tensor.shape)), _bytes_digest(tensor))
              for name, tensor in sorted(tensors.items()))  # fmt: skip
-    return digest_strings(part for of_one in parts for part in of_one)
+    return digest_strings([grid, container, *(part for of_one in parts for part in of_one)])
 
 
 def _bytes_digest(tensor: Tensor) -> str:
@@ -240,7 +262,9 @@ def _identity(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> str:
     import transformers
 
     processor = json.dumps(loaded.processor.image_processor.to_dict(), sort_keys=True, default=str)
-    parts = [_FORM, loaded.base_id, processor, str(loaded.model.dtype), loaded.device.type]
+    # How much a LoRA layer that is not merged adds is not in its weights.
+    model = loaded.id if any("lora_" in name for name in weights) else loaded.base_id
+    parts = [_FORM, model, processor, str(loaded.model.dtype), loaded.device.type]
     parts += [torch.__version__, transformers.__version__]
     for name, weight in sorted(weights.items()):
         parts += [name, _bytes_digest(weight)]

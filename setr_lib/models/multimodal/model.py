@@ -5,7 +5,7 @@ For training an adapter, the same pieces are differentiable in the language mode
     base = MultimodalModel.load(settings.models.judge, name=settings.judge_name)
     peft_model = get_peft_model(base.model, config)       # LoRA layers are injected in place
     base.vision.precompute(pictures)                      # frozen vision tower: once, without gradient
-    prefix, suffixes = base.judge_rows(prompt, reference, candidates)
+    prefix, suffixes = base.rows.judge_rows(prompt, reference, candidates)
     d = base.packed.answer_differences([prefix], [suffixes])  # float32 [n], logit(Yes) - logit(No)
     loss = binary_cross_entropy_with_logits(d, labels)    # the cross-entropy over the two answer tokens
 
@@ -28,9 +28,8 @@ from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.kept_features import FeaturesFolder
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
 from setr_lib.models.multimodal.packed_pass import PackedPass
-from setr_lib.models.multimodal.pictures import Picture
 from setr_lib.models.multimodal.plain_pass import PlainPass
-from setr_lib.models.multimodal.prompt import RenderedPrompt, Request
+from setr_lib.models.multimodal.prompt import Request
 from setr_lib.models.multimodal.shared_prefix import (
     SharedPrefixPass,
     check_shared_prefixes,
@@ -145,23 +144,6 @@ class MultimodalModel:
             max_new_tokens=judge.max_new_tokens,
             features=FeaturesFolder.of(features, judge.features_mb),
         )
-
-    # --- prompts, pictures, token rows
-
-    def judge_rows(
-        self, prompt: RenderedPrompt, reference: Picture, candidates: Sequence[Picture]
-    ) -> tuple[TokenRow, list[TokenRow]]:
-        """A judge prompt as one prefix and a suffix per candidate; see :meth:`RowBuilder.judge_rows`.
-
-        Args:
-            prompt: A prompt with one candidate slot, which is its last picture.
-            reference: The picture for all other slots.
-            candidates: The candidates' pictures.
-
-        Returns:
-            The prefix, and one suffix per candidate in order.
-        """
-        return self.rows.judge_rows(prompt, reference, candidates)
 
     @property
     def pairs_in_work(self) -> int:

@@ -24,7 +24,8 @@ class PreparedInputs(Generic[Inputs]):
     def __init__(self, prepare: Callable[[Sequence[Picture]], Inputs]) -> None:
         self._prepare = prepare
         self._thread: ThreadPoolExecutor | None = None
-        self._coming: dict[tuple[str, ...], Sequence[Picture]] = {}
+        self._first: dict[tuple[str, ...], Sequence[Picture]] = {}
+        self._later: dict[tuple[str, ...], Sequence[Picture]] = {}
         self._begun: dict[tuple[str, ...], Future[Inputs]] = {}
 
     def announce(self, batches: Iterable[Sequence[Picture]]) -> None:
@@ -33,25 +34,23 @@ class PreparedInputs(Generic[Inputs]):
         Args:
             batches: Pictures, in the order in which :meth:`take` will ask for them.
         """
-        self._coming = {_key(batch): batch for batch in batches}
-        for key in [key for key in self._begun if self._coming.pop(key, None) is None]:
-            self._begun.pop(key).cancel()
+        self._first, self._later = {}, {_key(batch): batch for batch in batches}
         self._go_on()
 
     def announce_first(self, batches: Iterable[Sequence[Picture]]) -> None:
-        """Say which batches come before those announced already.
+        """Say which batches come before those of :meth:`announce`, in place of those that were to come first.
 
         Args:
             batches: As of :meth:`announce`.
         """
-        first = {_key(batch): batch for batch in batches}
-        self._coming = {key: batch for key, batch in first.items() if key not in self._begun} | {
-            key: batch for key, batch in self._coming.items() if key not in first
-        }
+        self._first = {_key(batch): batch for batch in batches}
         self._go_on()
 
     def take(self, batch: Sequence[Picture]) -> Inputs:
         """The inputs of a batch; they are made now where it was not announced.
+
+        Where it was not, the plan no longer holds (memory was short, and batches are halved, say): what was
+        to come first is not prepared ahead, nor is any other batch of these pictures.
 
         Args:
             batch: The pictures.
@@ -63,21 +62,26 @@ class PreparedInputs(Generic[Inputs]):
             Exception: What ``prepare`` raises for this batch.
         """
         key = _key(batch)
-        self._coming.pop(key, None)
-        if key not in self._begun:
-            return self._prepare(batch)
+        if key not in self._first:
+            self._first = {}
+        self._first.pop(key, None)
+        self._later = {other: later for other, later in self._later.items() if not {*other} & {*key}}
+        begun = self._begun.pop(key, None)
         try:
-            return self._begun[key].result()
+            return self._prepare(batch) if begun is None else begun.result()
         finally:
-            del self._begun[key]
             self._go_on()
 
     def _go_on(self) -> None:
-        while self._coming and len(self._begun) < _AHEAD:
-            key = next(iter(self._coming))
-            batch = self._coming.pop(key)
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="setr-see")
-            self._begun[key] = self._thread.submit(self._prepare, batch)
+        coming = {**self._first, **self._later}
+        for key in [key for key in self._begun if key not in coming]:
+            self._begun.pop(key).cancel()
+        for key, batch in coming.items():
+            if len(self._begun) >= _AHEAD:
+                return
+            if key not in self._begun:
+                self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="setr-see")
+                self._begun[key] = self._thread.submit(self._prepare, batch)
 
 
 def _key(batch: Sequence[Picture]) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from setr_lib.models.device import run_in_batches
-from setr_lib.models.multimodal.errors import JudgeError
+from setr_lib.models.device import is_out_of_memory, iterate_in_batches
+from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
 from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
@@ -66,7 +66,7 @@ class VisionTower:
         Raises:
             PictureError: Images that are not in memory cannot be read, or the processor refuses them. The
                 outputs of the others are in memory then.
-            JudgeError: Processor and model do not fit together.
+            VisionOutputsError: The model gives no outputs of one image each.
             DeviceError: Not even one image fits in memory.
         """
         wanted = {picture.identity: picture for picture in pictures}
@@ -107,21 +107,24 @@ class VisionTower:
 
     def _made(self, missing: list[Picture]) -> tuple[dict[str, VisionFeatures], dict[str, str]]:
         """Outputs by identity, and what is wrong with the images that have none."""
+        made: dict[str, VisionFeatures] = {}
         refused: dict[str, str] = {}
-        while True:
-            left = [picture for picture in missing if picture.identity not in refused]
+        while left := [p for p in missing if p.identity not in made and p.identity not in refused]:
             self._inputs.announce_first(self._batches(left))
             try:
-                made = run_in_batches(left, self.run, self._batch_size)
+                for batch, outputs in iterate_in_batches(left, self.run, self._batch_size):
+                    made |= zip((picture.identity for picture in batch), outputs, strict=True)
             except PictureError as error:
                 if error.about(left) is None:
                     raise
                 refused |= error.refused
-                continue
-            return {p.identity: features for p, features in zip(left, made, strict=True)}, refused
+        return made, refused
 
     def precompute(self, pictures: Iterable[Picture], progress: Progress = silent) -> dict[str, str]:
         """Run the tower for every picture that is not in memory, in full batches.
+
+        A model that gives no outputs of single images runs over whole prompts later; its processor alone
+        says here which images it refuses.
 
         Args:
             pictures: Images, the same one any number of times.
@@ -137,7 +140,7 @@ class VisionTower:
         self.announce(batches)
         for batch in batches:
             try:
-                self.features(batch)
+                self._features_or_inputs(batch)
             except PictureError as error:
                 if not error.refused:
                     raise
@@ -145,6 +148,12 @@ class VisionTower:
             done += len(batch)
             progress(done, len(missing), "images seen by the judge")
         return refused
+
+    def _features_or_inputs(self, batch: Sequence[Picture]) -> None:
+        try:
+            self.features(batch)
+        except VisionOutputsError:
+            self._inputs.take(batch)
 
     def run(self, pictures: Sequence[Picture]) -> list[VisionFeatures]:
         """One forward pass of the tower, whatever is in memory; nothing is stored there.
@@ -157,19 +166,17 @@ class VisionTower:
 
         Raises:
             PictureError: Images cannot be read, or the processor refuses them.
-            JudgeError: The processor announces another number of image tokens than the model makes.
+            VisionOutputsError: The model gives no outputs of one image each, or another number of them than
+                the processor announces image tokens.
         """
         import torch
 
-        model, processor = self._loaded.model, self._loaded.processor
-        inputs = self._inputs.take(pictures)
-        placeholders = [
-            processor.replace_image_token(inputs, image_idx=index) for index in range(len(pictures))
-        ]
+        model = self._loaded.model
+        inputs, placeholders = self._on_device(self._inputs.take(pictures), len(pictures))
         training = model.training
         model.eval()
         with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
-            output = model.get_image_features(**inputs.to(self._loaded.device), return_dict=True)
+            output = model.get_image_features(**inputs, return_dict=True)
         model.train(training)
         deepstack = getattr(output, "deepstack_features", None) or ()
         grids = inputs.get("image_grid_thw")
@@ -183,6 +190,20 @@ class VisionTower:
             )
             for index, embeds in enumerate(output.pooler_output)
         ]
+
+    def _on_device(self, inputs: Any, count: int) -> tuple[Any, list[str]]:
+        """Inputs on the model's device, and the text that stands for each image."""
+        replace = self._loaded.processor.replace_image_token
+        try:
+            placeholders = [replace(inputs, image_idx=index) for index in range(count)]
+            return inputs.to(self._loaded.device), placeholders
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise VisionOutputsError(
+                f"{self._loaded.id} gives no vision outputs of single images ({reason})"
+            ) from error
 
     def share_memory(self, other: VisionTower) -> bool:
         """Use the memory of another tower, where both give the same outputs.
@@ -225,7 +246,7 @@ class VisionTower:
         ids = tuple(self._loaded.tokenizer(placeholder, add_special_tokens=False)["input_ids"])
         announced = ids.count(self._loaded.special_tokens.image_token_id)
         if announced != tokens:
-            raise JudgeError(
+            raise VisionOutputsError(
                 f"{self._loaded.id}: {announced} image tokens for {tokens} vision outputs; "
                 "the processor and the model do not belong together"
             )
