@@ -154,7 +154,7 @@ class GalleryStore:
             halved: list[tuple[int, int]] = []
             failed = _embed(handle, plan.todo, encoder, batch_size, progress, halved)
             self._compact(handle)
-            rows = _check_no_duplicates(table, stored_rows(handle))
+            rows = _rows_now(table, handle, plan.kept + len(plan.todo) - len(failed))
             version = self.tag(handle)
             remember_origin(handle, version, rule.origin)
         return SyncReport(
@@ -493,6 +493,14 @@ def stored_rows(handle: Any) -> pl.DataFrame:
     handle.checkout_latest()
     rows = handle.search().select(["image_id", "fingerprint"]).limit(handle.count_rows() + 1).to_arrow()
     return pl.DataFrame(pl.from_arrow(rows)).rename({"fingerprint": "identity"})
+
+
+def _rows_now(table: str, handle: Any, expected: int) -> int:
+    """The number of rows. Where it is another than expected, somebody else has written: raises
+    ``GalleryError`` where an id is there twice."""
+    handle.checkout_latest()
+    rows = handle.count_rows()
+    return rows if rows == expected else _check_no_duplicates(table, stored_rows(handle))
 
 
 def _plan(wanted: pl.DataFrame, stored: pl.DataFrame) -> _Plan:
