@@ -38,6 +38,10 @@ SMALL, LARGE, MILLION = (4_181, 2_297), (800, 123_403), (800, 1_000_000)
 TOLERANCE = 1e-6
 _MEMORY_MB = 256
 _PRODUCT = "the product in float32, all threads"
+_REST = (
+    "beyond the bound: selecting in every block, scoring in float64 what later blocks push out again, and "
+    "reading beside the product"
+)
 _DRAWN = 20_000  # vectors drawn at a time
 
 
@@ -134,6 +138,7 @@ def _figure(
     allowed = _MEMORY_MB + 200e-6 * rows + 200e-6 * queries * K
     parts = _asked(setting, "parts", size, rounds)
     alone = {part: seconds for part, seconds in parts.items() if part != _PRODUCT}
+    bound_s = parts[_PRODUCT] + sum(alone.values()) / setting.threads
     also = {
         "bare faiss, s": bare.seconds,
         "first run in its process, s": ours.first_seconds,
@@ -165,11 +170,11 @@ def _figure(
         target="at most 1.1 x the alternative; peak memory at most the block setting + 200 bytes a row "
         "+ the result",
         met=ours.seconds <= 1.1 * other.seconds and within,
-        bound_s=parts[_PRODUCT] + sum(alone.values()) / setting.threads,
+        bound_s=bound_s,
         bound="the product of all queries and vectors in float32 by all threads, and seconds of the rest "
         f"over the number of cores: {', '.join(alone)}; each measured alone in this run",
         also=also,
-        profile=sorted(parts.items(), key=lambda part: -part[1]),
+        profile=sorted({**parts, _REST: ours.seconds - bound_s}.items(), key=lambda part: -part[1]),
         growth=Growth("gallery images", (*growth, rows), (*steps, ours.seconds)),
         note="Every way in a process of its own, in turns; the least of its runs after the first, of two "
         "processes. Memory that a process touches for the first time is slow, where a virtual machine has to "
