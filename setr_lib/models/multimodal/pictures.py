@@ -5,11 +5,12 @@ they are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from setr_lib.feeding import prepared
 from setr_lib.models.multimodal.errors import JudgeError
 from setr_lib.models.refusals import check_sides, control_image, may_be_a_refusal, reason_of
 from setr_lib.pixel_rules import PixelRules, picture_identity
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
     from setr_lib.pixels import PictureFile
 
-_THREADS = 4
 _FEW = 8
 """Fewer pictures than this are opened one after the other: threads would cost more than they save."""
-
 
 Processed = TypeVar("Processed")
 
@@ -137,8 +136,8 @@ def open_pictures(pictures: Sequence[Picture]) -> list[Image.Image]:
     """
     if len(pictures) < _FEW:
         return [picture.open() for picture in pictures]
-    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-        return list(pool.map(Picture.open, pictures))
+    with closing(prepared(pictures, Picture.open, len(pictures))) as opened:
+        return [picture.result() for picture in opened]
 
 
 def processed(
