@@ -1,10 +1,7 @@
-"""The one typed settings object, read from ``setr.toml`` and the environment (which always wins).
+"""The sections of ``setr.toml``, and ``Settings``, the one object that holds them all.
 
-Environment names are ``SETR_`` + section + ``__`` + key, e.g. ``SETR_DATASETS__CIRR__ROOT`` or
-``SETR_MINIATURE__SEED``. Relative paths are relative to the folder of ``setr.toml``; ``~``, ``$NAME`` and
-``${NAME}`` are expanded in paths. Everything is checked
-here, once: single values by the types below, what does not go together by the validators of a section or of
-``Settings``. This module imports nothing heavy: the code location reads it on every start.
+Single values are checked by their types, what does not go together by the validators of a section or of
+``Settings``. A key's docstring is what ``docs/settings.md`` says about it.
 """
 
 from __future__ import annotations
@@ -12,259 +9,72 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
-import tomllib
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError as SourceError
 
-from setr_lib.decoding import decode
-from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_address, sqlite_path
 from setr_lib.paths import expanded
-from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
+from setr_lib.pixel_rules import MAX_PIXELS
+from setr_lib.settings.names import (
+    ADAPTER,
+    BASE_JUDGE,
+    BLIP2,
+    BUILT_IN_SPACES,
+    DEFAULT_ENCODER,
+    DEFAULT_PRETRAINED,
+    DEFAULT_SPACE,
+    DELIMITER,
+    LOCAL_FOLDER,
+    METHOD_ENTRY_POINTS,
+    NAMES_OF_KINDS,
+    OPEN_CLIP,
+    PREFIX,
+    RERANKER_ENTRY_POINTS,
+    RERANKERS,
+    SENTENCE_TRANSFORMERS,
+    TRAINED_SPACES,
+    UNTRUSTED,
+)
+from setr_lib.settings.values import (
+    URL,
+    Background,
+    Count,
+    DeviceName,
+    LocalPath,
+    MethodName,
+    ModuleName,
+    PathOrName,
+    RerankerName,
+    Section,
+    Seed,
+    SettingsError,
+    SpaceKind,
+    StoreAddress,
+    StoredName,
+    endpoint_address,
+    is_loopback,
+    local_path,
+    nearest,
+    path_or_name,
+)
 
-SETTINGS_FILE = "setr.toml"
-CONFIG_VARIABLE = "SETR_CONFIG"
-OTHER_VARIABLES = (
-    CONFIG_VARIABLE,
-    "SETR_BASE_MODEL",
-    "SETR_ENCODER",
-    "SETR_IMAGE_ROOTS",
-    "SETR_MAX_ROWS",
-    "SETR_MAX_IMAGE_BYTES",
-    "SETR_MAX_IMAGE_PIXELS",
-    "SETR_MAX_CHARACTERS",
-)
-"""``SETR_...`` variables that are not settings: the settings file itself, and what served models read."""
-NAMES_OF_KINDS = frozenset(
-    module.stem for module in (Path(__file__).parent / "benchmarks" / "kinds").glob("[a-z]*.py")
-)
-"""A data set of such a name is of that kind unless it says otherwise, so that one variable with a root will
-do."""
 _MODEL_PATHS = ("name", "model", "pretrained")
 """Options of embedding spaces that may be paths."""
+_SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 NegativeKind = Literal[
     "coarse_negative", "reference_negative", "text_only_negative", "shuffled_text_negative"
 ]
-_SET_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
-LOCAL_FOLDER = "local-dir:"
-"""What open_clip's name of a model in a folder begins with."""
-DEFAULT_SPACE = "clip"
-"""The embedding space that ``[models.encoder]`` describes: that of every method that names none."""
-OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2 = "open_clip", "sentence_transformers", "blip2"
-BUILT_IN_SPACES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, BLIP2)
-"""The kinds of embedding space that come with the package; none of them is trained here."""
-TRAINED_SPACES = {
-    "retrieval_dpo_fused": "setr_lib.systems.trained_space:FusedSpace",
-    "qformer": "setr_lib.systems.trained_space:QformerSpace",
-}
-"""The kinds of embedding space that come with the package and are trained, each by the trained system of its
-name, and their classes. Their options name the encoder: those of its ``kind`` (``open_clip`` by default), and
-the kind itself. Without them it is that of ``[systems.NAME] encoder``."""
-BASE_JUDGE, ADAPTER = "base judge", "adapter"
-"""The re-rankers that come with the package: the multimodal LLM as it is, and with the champion adapter."""
-QWEN_RERANKER = "qwen3-vl-reranker"
-"""The re-ranker that is a model of its own, ``[models.reranker]``, under its own prompt."""
-RERANKERS = {BASE_JUDGE, ADAPTER, QWEN_RERANKER}
-"""Names of re-rankers that this process knows; ``setr_lib.reranking.reranker.register`` adds to them. Those
-of installed packages are looked up."""
-RERANKER_ENTRY_POINTS = "setr.rerankers"
-METHOD_ENTRY_POINTS = ("setr.methods", "setr.strategies")
-"""The groups of installed retrieval methods; the second is the earlier name of the first."""
-DEFAULT_ENCODER, DEFAULT_PRETRAINED = "ViT-L-14", "laion2b_s32b_b82k"
-"""Architecture and weights of the encoder where settings name none."""
-_PREFIX, _DELIMITER = "SETR_", "__"
-_NOT_KEYS = ("base_dir", "trusted")
-_FILE_STORES = ("sqlite:///", "file:///", "file:")
-"""What comes before the path in the address of an MLflow store on this machine."""
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-UNTRUSTED = (
-    "and the settings file was found by looking upwards from here, in a place where another person can "
-    f"write: name it by --config or {CONFIG_VARIABLE} if you trust it, or let file and folder belong to you "
-    "and be writable by you alone"
-)
-"""Why code is not run, as the end of a sentence."""
-
-
-class SettingsError(SetrError):
-    """``setr.toml`` or a ``SETR_...`` variable cannot be read; the message names the file and the key."""
-
-
-def _local_path(value: object) -> object:
-    """A path on this machine, ``~`` and environment variables expanded.
-
-    Raises:
-        ValueError: It is a URL, or a variable is not set.
-    """
-    if not isinstance(value, str | Path):
-        return value
-    if _URL.match(str(value)):
-        raise ValueError("a folder or file of this machine is needed, not a URL: write its path")
-    return Path(expanded(str(value)))
-
-
-def _path_or_name(value: object) -> object:
-    """A name, or a path on this machine with ``~`` and environment variables expanded.
-
-    Raises:
-        ValueError: A variable is not set.
-    """
-    if not isinstance(value, str) or value.startswith(("http://", "https://")):
-        return value
-    before = next((start for start in (LOCAL_FOLDER, *_FILE_STORES) if value.startswith(start)), "")
-    return before + expanded(value.removeprefix(before))
-
-
-PathOrName = Annotated[str, BeforeValidator(_path_or_name)]
-LocalPath = Annotated[Path, BeforeValidator(_local_path)]
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""A seed that NumPy, PyTorch and Python all take."""
-
-
-def _named(pattern: str, words: str) -> Any:
-    """A text that matches ``pattern`` as a whole; ``words`` tell a person what it may be."""
-    compiled = re.compile(pattern)
-
-    def check(name: str) -> str:
-        if not compiled.fullmatch(name):
-            raise ValueError(f"{name!r} will not do: {words}")
-        return name
-
-    return AfterValidator(check)
-
-
-_IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
-_PLAIN_WORDS = "letters, digits, '.', '-' and '_' only, a letter or digit first, 100 at most"
-StoredName = Annotated[str, _named(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", f"use {_PLAIN_WORDS}")]
-"""A name that becomes a folder, an MLflow name and part of an MLflow query."""
-MethodName = Annotated[
-    str,
-    _named(
-        rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write a method's name ({_PLAIN_WORDS}) or package.module:NAME",
-    ),
-]
-SpaceKind = Annotated[
-    str,
-    _named(
-        rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write 'open_clip', 'sentence_transformers', the name of an installed kind of embedding space "
-        f"({_PLAIN_WORDS}) or package.module:NAME",
-    ),
-]
-RerankerName = Annotated[
-    str,
-    _named(
-        rf"[A-Za-z0-9][A-Za-z0-9_. -]{{0,99}}|{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
-        f"write a re-ranker's name ({_PLAIN_WORDS}; spaces, too) or package.module:NAME",
-    ),
-]
-ModuleName = Annotated[
-    str, _named(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}", "write the name of a layer, e.g. 'q_proj'")
-]
-_DEVICES = "cpu|cuda|mps|xpu|hpu|npu|mlu|mtia|xla"
-DeviceName = Annotated[
-    str,
-    _named(rf"auto|({_DEVICES})(:[0-9]{{1,4}})?", "write 'auto' or a torch device such as 'cpu' or 'cuda:1'"),
-]
-_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc")
-
-
-def _store_address(address: str) -> str:
-    scheme = address.partition(":")[0].partition("+")[0]
-    if ":" in address and scheme not in _STORES:
-        raise ValueError(f"{address!r} is not a store that MLflow knows: begin with {', '.join(_STORES)}")
-    if ":" not in address and any(character.isspace() for character in address):
-        raise ValueError(
-            f"{address!r} holds a blank and does not say which kind of store: begin with sqlite:///"
-        )
-    return address
-
-
-StoreAddress = Annotated[str, BeforeValidator(_path_or_name), AfterValidator(_store_address)]
-"""The address of an MLflow store."""
-
-
-_COLOUR = "#[0-9A-Fa-f]{6}"
-Background = Annotated[
-    str,
-    _named(
-        f"{_COLOUR}|{NO_BACKGROUND}",
-        f"write a colour as '#rrggbb', e.g. '#ffffff' for white, or '{NO_BACKGROUND}' to drop transparency",
-    ),
-]
-"""What is behind transparent pixels."""
-
-
-class Section(BaseModel):
-    """A section of ``setr.toml``: unknown keys are refused, so a typing error never passes silently."""
-
-    # Built on first use: importing the code location stays fast.
-    model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse what no key can mean: empty texts, control characters, repetitions, a truth value for a
-        number.
-        """
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return value  # looks at its own keys
-        for text in _texts(value):
-            if not text.strip():
-                raise ValueError("an empty text means nothing: leave the key out, or name something")
-            if _CONTROL.search(text):
-                raise ValueError(f"{text!r} holds a control character: remove it")
-            if not isinstance(value, Mapping) and _is_too_long(text):
-                raise ValueError(f"{text[:40]!r}... is too long for a path or a name: shorten it")
-        if isinstance(value, list):
-            twice = sorted({str(item) for item in value if value.count(item) > 1})
-            if twice:
-                raise ValueError(f"named twice: {', '.join(twice)}")
-        if isinstance(value, bool) and kind not in (bool, bool | None):
-            raise ValueError("true and false are no answer here: write a number or a text")
-        return value
-
-
-def _is_too_long(text: str) -> bool:
-    """Whether no file system takes ``text`` as a path."""
-    return len(text) > 4096 or any(len(part.encode()) > 255 for part in text.split("/"))
-
-
-def _texts(value: object) -> Iterator[str]:
-    """``value``'s own text, or those in a list or a table."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(name)
-            yield from _texts(item)
 
 
 class StorageSettings(Section):
@@ -386,7 +196,7 @@ class EncoderSettings(Section):
     @classmethod
     def _local_folder(cls, name: str) -> str:
         folder = name.removeprefix(LOCAL_FOLDER)
-        if name.startswith(LOCAL_FOLDER) and (not folder.strip() or _URL.match(folder)):
+        if name.startswith(LOCAL_FOLDER) and (not folder.strip() or URL.match(folder)):
             raise ValueError(f"after {LOCAL_FOLDER} comes the path of a folder on this machine")
         return name
 
@@ -408,7 +218,7 @@ class SpaceSettings(Section):
     def _device_is_that_of_all(cls, options: dict[str, Any]) -> dict[str, Any]:
         if "device" in options:
             raise ValueError("the device is that of all models: leave it out here, and set [models] device")
-        paths = {key: _path_or_name(options[key]) for key in _MODEL_PATHS if key in options}
+        paths = {key: path_or_name(options[key]) for key in _MODEL_PATHS if key in options}
         return {**options, **paths}
 
 
@@ -447,7 +257,7 @@ class EndpointSettings(Section):
     @field_validator("url")
     @classmethod
     def _safe_address(cls, url: str | None) -> str | None:
-        return None if url is None else _endpoint_address(url)
+        return None if url is None else endpoint_address(url)
 
     @field_validator("key_variable")
     @classmethod
@@ -461,42 +271,7 @@ class EndpointSettings(Section):
     @property
     def is_local(self) -> bool:
         """Whether the server runs on this machine."""
-        return self.url is not None and _is_loopback(urlsplit(self.url).hostname or "")
-
-
-def _endpoint_address(url: str) -> str:
-    """The address of a server that pictures may be sent to.
-
-    Raises:
-        ValueError: It is none; the message does not repeat it, for it may hold a key.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError("not an address: write e.g. http://127.0.0.1:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not host or any(character.isspace() for character in url):
-        raise ValueError("not an address: write e.g. http://127.0.0.1:8000/v1")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ValueError(
-            "write the address alone, without a name, password, query or fragment; a key is put into an "
-            "environment variable that key_variable names"
-        )
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError(
-            "plain http sends pictures and key readably: use https, or http on this machine alone "
-            "(127.0.0.1, ::1 or localhost; a tunnel by ssh -L is there, too)"
-        )
-    return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    from ipaddress import ip_address
-
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return self.url is not None and is_loopback(urlsplit(self.url).hostname or "")
 
 
 class JudgeSettings(Section):
@@ -530,7 +305,7 @@ class JudgeSettings(Section):
     @field_validator("prompts")
     @classmethod
     def _set_or_folder(cls, prompts: str) -> str:
-        _local_path(prompts)
+        local_path(prompts)
         return prompts
 
 
@@ -562,15 +337,9 @@ class ModelSettings(Section):
 class CoarseSettings(Section):
     """Stage 1: the retrieval methods, and how many images each keeps for a query."""
 
-    strategies: list[MethodName] = [
-        "image",
-        "text",
-        "sum",
-        "product",
-        "union_text",
-        "intersection",
-        "intersection_anchor",
-    ]
+    strategies: list[MethodName] = Field(
+        default=["image", "text", "sum", "product", "union_text", "intersection", "intersection_anchor"]
+    )
     default: MethodName = "intersection"
     """The method whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
     top_k: Count = 50
@@ -581,7 +350,9 @@ class CoarseSettings(Section):
     in blocks, once for each method. Any other method holds the whole gallery, whatever this says."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the reference image's vector in ``intersection_anchor``."""
-    caption_strategies: list[MethodName] = ["captions_text", "captions_union", "captions_intersection"]
+    caption_strategies: list[MethodName] = Field(
+        default=["captions_text", "captions_union", "captions_intersection"]
+    )
     """Ranked besides ``strategies`` where a gallery has captions; alone where it has no image at all."""
     caption_default: MethodName = "captions_intersection"
     """What takes the place of ``default`` where a gallery has captions and no image at all."""
@@ -609,12 +380,14 @@ class PairSettings(Section):
     groups: int = Field(default=1500, ge=2, le=10_000_000)
     """(reference, modification) groups to synthesise, held-out ones included."""
     held_out_share: float = Field(default=0.2, gt=0, lt=1)
-    negatives_per_group: dict[NegativeKind, Annotated[int, Field(ge=0, le=30)]] = {
-        "coarse_negative": 2,
-        "reference_negative": 1,
-        "text_only_negative": 1,
-        "shuffled_text_negative": 1,
-    }
+    negatives_per_group: dict[NegativeKind, Annotated[int, Field(ge=0, le=30)]] = Field(
+        default={
+            "coarse_negative": 2,
+            "reference_negative": 1,
+            "text_only_negative": 1,
+            "shuffled_text_negative": 1,
+        }
+    )
     near_duplicate_cosine: float = Field(default=0.98, gt=0, le=1)
     """A mined negative closer to the target than this is taken for an unlabelled positive and left out."""
     writer: Literal["templates", "model"] = "templates"
@@ -660,7 +433,7 @@ class RerankingSettings(Section):
     methods: Annotated[list[MethodName], Field(min_length=1)] | None = None
     """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
     where none is named."""
-    rerankers: list[RerankerName] = [BASE_JUDGE, ADAPTER]
+    rerankers: list[RerankerName] = Field(default=[BASE_JUDGE, ADAPTER])
     """Who re-ranks, in this order: each one's rows are compared with those before it. ``adapter`` is left out
     until one is promoted; an empty list re-ranks nothing."""
     top_k: Count = 50
@@ -718,9 +491,9 @@ class EvaluationSettings(Section):
     seed: Seed = 5
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
     """Best and worst cases shown in a report, each."""
-    baselines: list[MethodName] = ["sum", "union_text"]
+    baselines: list[MethodName] = Field(default=["sum", "union_text"])
     """Methods over which the default method's margin is shown, where they are ranked."""
-    caption_baselines: list[MethodName] = ["captions_union", "captions_text"]
+    caption_baselines: list[MethodName] = Field(default=["captions_union", "captions_text"])
     """The same where captions are ranked: margins of ``[coarse] caption_default``."""
     shown: list[MethodName] | None = None
     """The methods whose rows a report shows at once, the default one always; the others are folded. Left
@@ -768,7 +541,7 @@ class Settings(BaseSettings):
     """All of SETR's settings. Build it with :func:`load_settings`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER, extra="forbid", validate_default=True
+        env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", validate_default=True
     )
 
     storage: StorageSettings = Field(default_factory=StorageSettings)
@@ -849,7 +622,7 @@ class Settings(BaseSettings):
         wrapped = [value for options in methods.values() for value in options.values()]  # soft's base, say
         for name in methods:
             if name not in ranked and name not in wrapped:
-                raise ValueError(f"no configured method is called {name!r}{_nearest(name, list(ranked))}")
+                raise ValueError(f"no configured method is called {name!r}{nearest(name, list(ranked))}")
         return methods
 
     @field_validator("systems")
@@ -1103,169 +876,3 @@ def _open_clip_name(settings: Settings, name: str) -> str:
 def _folder_or_hub_id(settings: Settings, name: str) -> str:
     folder = settings.resolve(Path(name))
     return str(folder) if folder.is_dir() else name
-
-
-def find_settings_file(start: Path | None = None) -> Path | None:
-    """Find the settings file: ``$SETR_CONFIG``, else the nearest ``setr.toml`` in a folder or above it.
-
-    Args:
-        start: The folder; by default the current one.
-
-    Returns:
-        The file, or None.
-
-    Raises:
-        SettingsError: ``$SETR_CONFIG`` names a variable that is not set.
-    """
-    if named := os.environ.get(CONFIG_VARIABLE):
-        try:
-            return Path(expanded(named))
-        except ValueError as error:
-            raise SettingsError(f"{CONFIG_VARIABLE}: {error}") from error
-    here = (start or Path.cwd()).resolve()
-    return next(
-        (folder / SETTINGS_FILE for folder in (here, *here.parents) if (folder / SETTINGS_FILE).is_file()),
-        None,
-    )
-
-
-def load_settings(path: Path | None = None, *, else_from: Path | None = None) -> Settings:
-    """Read settings from a file and the environment, checked as a whole.
-
-    A file that was named (``path``, ``$SETR_CONFIG``) may name code to run (a method
-    ``package.module:NAME``, a model's own code); one that was found may only where it and its folder belong
-    to this user or root and nobody else can write to them.
-
-    Args:
-        path: The file; by default the one that :func:`find_settings_file` finds from here.
-        else_from: The folder to look from where none is found from here.
-
-    Returns:
-        The settings.
-
-    Raises:
-        SettingsError: They cannot be read or are at fault; the message names the file and each key.
-    """
-    source = path or find_settings_file() or (find_settings_file(else_from) if else_from else None)
-    named = path is not None or bool(os.environ.get(CONFIG_VARIABLE))
-    values: dict[str, Any] = {}
-    base_dir, trusted = Path.cwd(), True
-    if source is not None:
-        values = _read(source)
-        base_dir = source.resolve().parent
-        trusted = named or _only_mine(source)
-    where = f"{source} and {_PREFIX}... variables" if source else f"{_PREFIX}... variables"
-    problems = [*_unknown_variables(), *(_unknown_key((name,)) for name in _NOT_KEYS if name in values)]
-    if problems:
-        raise SettingsError(_told(where, problems))
-    try:
-        return Settings(**{**values, "base_dir": base_dir, "trusted": trusted})
-    except ValidationError as error:
-        raise SettingsError(_told(where, [_in_words(fault) for fault in error.errors()])) from error
-    except SourceError as error:
-        raise SettingsError(
-            f"{_PREFIX}... variables: {error}: give a section as JSON, or name its key"
-        ) from error
-
-
-def _read(source: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(decode(source.read_bytes()).text)
-    except FileNotFoundError:
-        raise SettingsError(f"{source}: there is no such settings file") from None
-    except ValueError as error:  # tomllib's, too
-        raise SettingsError(f"{source}: not valid TOML: {error}") from error
-    except OSError as error:
-        raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
-
-
-def _only_mine(file: Path) -> bool:
-    """Whether nobody but this user and root could have written ``file``, as far as it and its folder tell."""
-    if not hasattr(os, "geteuid"):
-        return True  # no such owners on this system
-    others = stat.S_IWGRP | stat.S_IWOTH
-    found = [path.stat() for path in (file, file.resolve(), file.parent, file.resolve().parent)]
-    return all(status.st_uid in (0, os.geteuid()) and not status.st_mode & others for status in found)
-
-
-# ------------------------------------------------------------------------------------------ what is wrong
-
-
-def _told(where: str, problems: list[str]) -> str:
-    return f"{where}: {len(problems)} setting(s) at fault:\n" + "\n".join(
-        f"  {problem}" for problem in problems
-    )
-
-
-def _in_words(error: Any) -> str:
-    """One of pydantic's errors as a line: the key, what is wrong, the value, and the variable that it
-    came from.
-    """
-    path = tuple(str(part) for part in error["loc"] if part != "[key]")
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(path)
-    message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    if error["type"] != "value_error" and isinstance(value, str | int | float):
-        message += f" (it is {value!r})"
-    variable = _PREFIX + _DELIMITER.join(path).upper()
-    if path and variable in {name.upper() for name in os.environ}:
-        message += f" [{variable}]"
-    return f"{'.'.join(path)}: {message}" if path else message
-
-
-def _unknown_key(path: tuple[str, ...]) -> str:
-    section: Any = Settings
-    for part in path[:-1]:
-        if section in _TABLES_OF.values():  # the part is a table's name
-            section = next(kind for kind, tables in _TABLES_OF.items() if tables == section)
-        elif part in getattr(section, "model_fields", {}):
-            section = section.model_fields[part].annotation
-        else:
-            section = None
-        if section is None:
-            return f"{'.'.join(path)}: there is no such key"
-    if not hasattr(section, "model_fields"):
-        return f"{'.'.join(path)}: there is no such key"
-    known = [name for name in section.model_fields if name not in _NOT_KEYS]
-    return f"{'.'.join(path)}: there is no such key{_nearest(path[-1], known)}"
-
-
-_TABLES_OF: dict[Any, Any] = {
-    DatasetSettings: dict[str, DatasetSettings],
-    SpaceSettings: dict[str, SpaceSettings],
-}
-"""The sections of which there are several, each under a name of its own, and how their table is typed."""
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}"
-
-
-def _unknown_variables() -> Iterator[str]:
-    """Variables that begin with ``SETR_`` and that nothing reads: pydantic passes them over in silence."""
-    sections = [name.upper() for name in Settings.model_fields if name not in _NOT_KEYS]
-    known = [*(_PREFIX + name for name in sections), *OTHER_VARIABLES]
-    for name in sorted(os.environ):
-        if name.upper().startswith(_PREFIX) and name.upper().split(_DELIMITER)[0] not in known:
-            yield f"{name}: there is no such variable{_nearest_variable(name.upper(), known)}"
-
-
-def _nearest_variable(name: str, known: list[str]) -> str:
-    every = [*known, *(_PREFIX + _DELIMITER.join(path).upper() for path in _keys(Settings))]
-    close = get_close_matches(name, every, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; settings are {_PREFIX}SECTION{_DELIMITER}KEY"
-
-
-def _keys(section: Any) -> Iterator[tuple[str, ...]]:
-    """The path of every key with a value: ``("models", "encoder", "name")``; those of data sets and of
-    embedding spaces are left out.
-    """
-    for name, info in section.model_fields.items():
-        if name in _NOT_KEYS or info.annotation in _TABLES_OF.values():
-            continue
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from ((name, *rest) for rest in _keys(info.annotation))
-        else:
-            yield (name,)
