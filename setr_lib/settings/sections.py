@@ -81,55 +81,66 @@ class StorageSettings(Section):
     """Where everything that SETR makes lives."""
 
     root: LocalPath = Path("var")
+    """The folder of everything that runs make: tables, vectors, generated texts, MLflow's store, checkpoints
+    and reports."""
     removable_share: float = Field(default=0.2, ge=0, le=1)
-    """The share of a gallery's stored vectors that a run may remove because their images are gone; where
-    more would go, and 10 at least, it stops and asks for ``--accept-removals``. 1: nothing is asked."""
+    """The share of a gallery's stored vectors that a run may remove because their images are gone. Where more
+    would go, and 10 at least, the run stops and asks for ``--accept-removals``. 1: it never asks."""
 
 
 class DatasetSettings(Section):
     """One data set in its official layout, or a folder of one's own."""
 
     kind: str
-    """``cirr``, ``fashioniq``, ``circo``, ``genecis``, ``icir``, ``lasco``, ``folder``, an installed
-    benchmark, or ``package.module:NAME`` of one."""
+    """What the data set is: ``cirr``, ``fashioniq``, ``circo``, ``genecis``, ``icir``, ``lasco`` (a benchmark
+    in its official layout), ``folder`` (pictures of your own), the name of an installed benchmark, or
+    ``package.module:NAME`` of one. A section with the name of a kind may leave it out."""
     root: LocalPath
+    """The folder of the data set: its annotation files and, where ``image_root`` names no other, its
+    images."""
     image_root: LocalPath | None = None
-    """Where the images are, when not in the official place under ``root``."""
+    """The folder of the images, where they are not in the official place under ``root``."""
     train_root: LocalPath | None = None
     """The folder of the train split's files and images, laid out as ``root``, when they are not there;
     ``image_root`` is then for the other splits."""
     splits: list[str] = Field(default_factory=list)
+    """Which splits are evaluated; each is an evaluation set, ``NAME-SPLIT``. Left out: ``val``; of a
+    benchmark of your own, every split whose targets are known. A split without targets (``test1`` of CIRR)
+    may be named: it is ranked for ``setr submit`` and not scored."""
     gallery: str | None = None
-    """The protocol that chooses the gallery, the benchmark's usual one by default. Of FashionIQ: the whole
-    split (``original``, what zero-shot papers report) or references and targets only (``val``)."""
+    """How the gallery is chosen, by default as the benchmark usually does. Of FashionIQ: ``original``, all
+    images of the split (what zero-shot papers report), or ``val``, references and targets only."""
     queries: LocalPath | None = None
-    """``folder``: CSV, JSON Lines or Parquet of reference, modification text and targets."""
+    """Of ``kind = "folder"``: the file of queries (CSV, TSV, JSON, JSON Lines or Parquet), where it is not
+    ``queries.csv`` (``.tsv``, ``.jsonl``, ``.json``, ``.parquet``) under ``root``."""
     reference_root: LocalPath | None = None
-    """``folder``: a folder of reference images that are no part of the gallery; queries name them by their
-    paths from there."""
+    """Of ``kind = "folder"``: a folder of reference images that are not in the gallery. Queries name them by
+    their paths from there."""
     outside_links: bool = False
-    """Follow links to folders that end outside of ``root``, ``image_root`` and ``reference_root``, too."""
+    """Whether links to folders are followed that end outside of ``root``, ``image_root`` and
+    ``reference_root``."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What only a benchmark of one's own understands."""
+    """Options of a benchmark of your own; what they mean is up to it. Built-in kinds have none."""
     image_captions: LocalPath | None = None
-    """Captions of the gallery's images, to be searched as text; ``image_captions.json`` under ``root`` by
-    default."""
+    """A file with captions of the gallery's images, which are then searched as text, too. Left out:
+    ``image_captions.json`` under ``root``, where there is one."""
     rerank_top_k: Count | None = None
-    """How many of stage 1's candidates the judge re-orders here; ``[reranking] top_k`` by default."""
+    """How many of stage 1's candidates per query a re-ranker re-orders in this data set. Left out:
+    ``[reranking] top_k``."""
     background: Background | None = None
-    """The colour behind transparent pixels, as ``#rrggbb``; ``none`` drops transparency and keeps the colours
-    that it hid. By default as the benchmark's own pipeline does (``none``), and white for ``folder``."""
+    """The colour behind transparent pixels, as ``#rrggbb``; ``none`` drops transparency and shows the colours
+    that it hid. Left out: ``none`` for benchmarks, as their own pipelines do; white for ``folder``."""
     upright: bool | None = None
-    """Whether a picture is turned as its EXIF data say. By default not for benchmarks, whose own pipelines do
-    not, and for ``folder``."""
+    """Whether a picture is turned as its EXIF data say. Left out: no for benchmarks, as their own pipelines
+    do; yes for ``folder``."""
 
 
 class ImageSettings(Section):
     """What holds for the image files of all data sets."""
 
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=2**33)
-    """Pixels of a picture, width times height; a larger one counts as broken. Decoding takes up to four bytes
-    for each."""
+    """The largest picture that is read, in pixels (width times height). A larger one counts as broken.
+    Decoding takes up to four bytes for each pixel."""
 
 
 class TrainingSettings(Section):
@@ -138,20 +149,23 @@ class TrainingSettings(Section):
     """
 
     captions: LocalPath | None = None
-    """JSON Lines of ``{"image": "relative/name.png", "caption": "one sentence"}``."""
+    """A file of captioned images: JSON Lines of ``{"image": "folder/name.png", "caption": "one sentence"}``.
+    Not read where ``triplets`` is named. Without ``captions``, ``triplets`` and ``dataset`` no adapter is
+    trained."""
     image_root: LocalPath | None = None
-    """The folder that image names are relative to; the captions file's (or triplet file's) own folder by
-    default."""
+    """The folder that image names in ``captions`` or ``triplets`` start from. Left out: that file's own
+    folder."""
     triplets: LocalPath | None = None
-    """JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, image names as above."""
+    """A file of triplets: JSON Lines of ``{"reference": ..., "modification": ..., "target": ...}``, images by
+    name as above."""
     dataset: str | None = None
-    """A data set of ``[datasets]`` whose train split is used, e.g. ``cirr``, in place of files of one's
-    own; what it trains is labelled as supervised."""
+    """A data set of ``[datasets]`` whose train split is trained on (``cirr``, ``fashioniq``, ``lasco``), in
+    place of files of your own. What learns from it is labelled *supervised*, not zero-shot."""
     background: Background | None = None
-    """The colour behind transparent pixels of one's own images, white by default; see ``[datasets.NAME]``. A
-    data set's images are read as its section says."""
+    """The colour behind transparent pixels of your own training images, as ``#rrggbb``, or ``none``. Left
+    out: white. A data set's images are read as its own section says."""
     upright: bool | None = None
-    """Whether one's own images are turned as their EXIF data say; they are by default."""
+    """Whether your own training images are turned as their EXIF data say. Left out: yes."""
 
     @property
     def is_named(self) -> bool:
@@ -176,13 +190,15 @@ class EncoderSettings(Section):
     """
 
     name: PathOrName = DEFAULT_ENCODER
-    """An architecture of open_clip, ``hf-hub:...``, or ``local-dir:`` and a folder."""
+    """The model: the name of an architecture of open_clip, ``hf-hub:`` and a hub id, or ``local-dir:`` and a
+    folder on this machine."""
     pretrained: PathOrName | None = None
-    """The tag or file of an architecture's weights. By default those of the default ``name``; none with any
-    other ``name``, which brings its own weights or gets random ones."""
+    """Which weights an architecture gets: one of open_clip's tags, or a file. Left out:
+    ``laion2b_s32b_b82k`` with the default ``name``. With any other architecture its weights are then random;
+    ``hf-hub:`` and ``local-dir:`` bring their own."""
     batch_size: Count | Literal["auto"] = 32
-    """Images or texts per forward pass. ``auto``: some sizes are timed on the first pictures of a gallery,
-    and the fastest is used and kept in the storage root for the next run."""
+    """Images or texts per forward pass. ``auto``: some sizes are timed on the first pictures of a gallery;
+    the smallest that is within 3 % of the fastest is used, and kept in the storage root for the next run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -207,11 +223,12 @@ class SpaceSettings(Section):
     """
 
     kind: SpaceKind
-    """``open_clip``, ``sentence_transformers``, a trained system with galleries of its own
-    (``retrieval_dpo_fused``, ``qformer``), an entry point of the group ``setr.spaces``, or
-    ``package.module:NAME`` of a class (or function) that makes the space."""
+    """What makes the vectors: ``open_clip``, ``sentence_transformers``, ``blip2``, a trained system with
+    galleries of its own (``retrieval_dpo_fused``, ``qformer``), the name of an installed kind (entry points
+    ``setr.spaces``), or ``package.module:NAME`` of a class or function of your own."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What the class is called with, besides the device of ``[models]``."""
+    """The options of that kind, in ``[spaces.NAME.options]``. The device is not among them: it is that of
+    ``[models]``."""
 
     @field_validator("options")
     @classmethod
@@ -228,20 +245,20 @@ class EndpointSettings(Section):
     """
 
     url: str | None = None
-    """Where it is, e.g. ``http://127.0.0.1:8000/v1``; left out: texts are written locally. ``https``, or
-    ``http`` on this machine alone."""
+    """The server's address: ``https``, or ``http`` on this machine alone. Left out: texts are written by
+    ``[models.judge]`` here."""
     model: str | None = None
-    """What the server calls its model; ``[models.judge] name`` by default. It is part of every cache key, the
-    address is not."""
+    """What the server calls its model. Left out: ``[models.judge] name``. Kept texts are found again by this
+    name, not by the address."""
     key_variable: str | None = None
-    """The name of the environment variable that holds the API key; none by default. The key itself never
-    stands in a file."""
+    """The name of the environment variable that holds the API key. The key itself never stands in a file.
+    Left out: no key is sent."""
     concurrency: int = Field(default=8, ge=1, le=256)
-    """Requests that are under way at once."""
+    """How many requests are under way at once."""
     timeout: float = Field(default=120.0, gt=0, le=3600)
-    """Seconds that a request may take, each try of it."""
+    """How long one try of a request may take, in seconds."""
     retries: int = Field(default=3, ge=0, le=10)
-    """Tries after the first one, with growing pauses, where the server is busy or fails."""
+    """How many more tries a request gets, with growing pauses, where the server is busy or fails."""
 
     @model_validator(mode="before")
     @classmethod
@@ -278,24 +295,34 @@ class JudgeSettings(Section):
     """The multimodal LLM that describes, composes and judges: an image-text-to-text model of transformers."""
 
     name: PathOrName = "Qwen/Qwen3-VL-2B-Instruct"
-    """A local folder or a hub id."""
+    """The model: a folder on this machine, or a hub id."""
     revision: str | None = None
+    """A commit, branch or tag of the hub's model. Left out: its main branch, as it is in the cache or on the
+    hub at the time."""
     prompts: PathOrName = "standard"
-    """``standard``, ``miniature`` (for the miniature's model only), or a folder of your own prompt files."""
+    """Which prompts it is asked by: ``standard``, ``miniature`` (for the miniature's model only), or a folder
+    of your own prompt files."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The number format of its weights. ``auto``: as the checkpoint stores them (bfloat16 for Qwen3-VL), and
+    float32 on a CPU. Four bytes a parameter in float32, two in the others."""
     trust_remote_code: bool = False
+    """Whether code that comes with the model's files may be run: only for a model whose code you know."""
     batch_size: Count = 64
-    """Answers (describe, compose) that are generated side by side; their keys and values are in memory."""
+    """How many answers (captions, compositions) are generated side by side, and how many pictures are decoded
+    at a time. Lower it where memory is short: the answers' keys and values are in the device's memory."""
     pair_batch_size: Count = 128
-    """Candidates per forward pass of the judge at most; on a CPU fewer, as many as its caches hold. Scores
-    are stored after so many; after up to eight times as many where a model is small."""
+    """How many candidates the judge sees per forward pass, at most; on a CPU as many as its caches hold.
+    Lower it where memory is short. Scores are stored after so many pairs (up to eight times as many where
+    the model has fewer than 10^8 parameters in its layers)."""
     features_mb: int = Field(default=0, ge=0, le=2**24)
-    """Megabytes of vision features kept on disk, in the storage's folder ``features``, for the next run: 4 MB
-    an image of Qwen3-VL-2B at 256 tokens in bfloat16. Those not used for the longest time give way. 0 keeps
-    none. The folder can be deleted at any time."""
+    """How many megabytes of vision features may be kept on disk for the next run, in the storage's folder
+    ``features``; about 4 MB an image for Qwen3-VL-2B at 256 tokens in bfloat16. Those not used for the
+    longest time give way. 0: none are kept. The folder can be deleted at any time."""
     max_new_tokens: Count = 256
+    """The longest answer that is generated, in tokens."""
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
-    """Who writes the generated texts in place of this model; the address alone may be given, too."""
+    """A server that writes the generated texts in place of this model. ``endpoint = "ADDRESS"`` is short for
+    a section with the address alone."""
 
     @field_validator("endpoint", mode="before")
     @classmethod
@@ -315,20 +342,23 @@ class RerankerModelSettings(Section):
     """
 
     name: PathOrName = "Qwen/Qwen3-VL-Reranker-2B"
-    """A local folder or a hub id."""
+    """The model: a folder on this machine, or a hub id."""
     revision: str | None = None
+    """A commit, branch or tag of the hub's model. Left out: its main branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The number format of its weights; ``auto``: as the checkpoint stores them, and float32 on a CPU."""
     instruction: str = "Retrieve the image that shows the reference image changed as the text says."
-    """What its prompt says of the task. This one is ours: the model's own speaks of search queries."""
+    """What its prompt says of the task. The default is this project's: the model's own speaks of search
+    queries."""
     pair_batch_size: Count = 128
-    """Candidates per forward pass."""
+    """How many candidates it sees per forward pass. Lower it where memory is short."""
 
 
 class ModelSettings(Section):
     """The models: encoder, multimodal LLM, and the device that they run on."""
 
     device: DeviceName = "auto"
-    """``auto`` (CUDA, then MPS, then CPU), or a torch device such as ``cuda:1``."""
+    """Where the models run: ``auto`` (CUDA, else MPS, else CPU), or a torch device such as ``cuda:1``."""
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     reranker: RerankerModelSettings = Field(default_factory=RerankerModelSettings)
@@ -340,22 +370,28 @@ class CoarseSettings(Section):
     strategies: list[MethodName] = Field(
         default=["image", "text", "sum", "product", "union_text", "intersection", "intersection_anchor"]
     )
+    """The retrieval methods that are ranked, by name (``setr list methods``), or ``package.module:NAME`` of
+    one of your own. (The key kept its earlier name.)"""
     default: MethodName = "intersection"
-    """The method whose candidates are re-ranked, unless ``[reranking] methods`` names others."""
+    """The method that ``setr search`` uses, and whose candidates are re-ranked unless ``[reranking] methods``
+    names others. One of ``strategies``."""
     top_k: Count = 50
-    """How many are kept for each query. Metrics of a greater depth are left out, and said so."""
+    """How many images each method keeps for a query. Metrics of a greater depth (R@100, say) are left out,
+    and a run says so."""
     memory_mb: int = Field(default=256, ge=16, le=2**24)
-    """Megabytes that blocks of vectors and scores may take while a gallery is ranked by a method that is one
-    vector of a query. A gallery of up to half of that is held in memory; a larger one is read from the store
-    in blocks, once for each method. Any other method holds the whole gallery, whatever this says."""
+    """How many megabytes blocks of vectors and scores may take while a gallery is ranked. A gallery of up to
+    half of that is held in memory; a larger one is read from the store in blocks, once for each method. It
+    holds for methods that search with one vector for each query; any other holds the whole gallery."""
     anchor_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the reference image's vector in ``intersection_anchor``."""
+    """The share of the reference image's vector in the query of ``intersection_anchor``."""
     caption_strategies: list[MethodName] = Field(
         default=["captions_text", "captions_union", "captions_intersection"]
     )
-    """Ranked besides ``strategies`` where a gallery has captions; alone where it has no image at all."""
+    """The methods that are ranked besides ``strategies`` where a gallery's images have captions
+    (``image_captions``), and alone where none of its images is here."""
     caption_default: MethodName = "captions_intersection"
-    """What takes the place of ``default`` where a gallery has captions and no image at all."""
+    """What takes the place of ``default`` where a gallery has captions and no image. One of
+    ``caption_strategies``."""
 
     @model_validator(mode="after")
     def _defaults_are_ranked(self) -> CoarseSettings:
@@ -378,8 +414,11 @@ class PairSettings(Section):
     """The Yes/No pairs that the judge's adapter learns from."""
 
     groups: int = Field(default=1500, ge=2, le=10_000_000)
-    """(reference, modification) groups to synthesise, held-out ones included."""
+    """How many (reference, modification) groups are made, held-out ones included. Each brings one positive
+    pair and its negatives."""
     held_out_share: float = Field(default=0.2, gt=0, lt=1)
+    """The share of the groups that training never sees, by which an adapter is measured and a fusion is
+    chosen."""
     negatives_per_group: dict[NegativeKind, Annotated[int, Field(ge=0, le=30)]] = Field(
         default={
             "coarse_negative": 2,
@@ -388,10 +427,17 @@ class PairSettings(Section):
             "shuffled_text_negative": 1,
         }
     )
+    """How many No pairs of each kind a group gets: images that stage 1 ranks high (``coarse_negative``), the
+    reference itself (``reference_negative``, 0 or 1), an image that satisfies the text alone
+    (``text_only_negative``), the pair under another group's text (``shuffled_text_negative``)."""
     near_duplicate_cosine: float = Field(default=0.98, gt=0, le=1)
-    """A mined negative closer to the target than this is taken for an unlabelled positive and left out."""
+    """A mined negative whose cosine with the target is above this is taken for a right answer that nobody
+    has labelled, and left out."""
     writer: Literal["templates", "model"] = "templates"
+    """Who writes the modification texts between two captioned images: sentences with blanks to fill
+    (``templates``), or the local multimodal LLM (``model``)."""
     seed: Seed = 7
+    """Of every draw in the making of pairs."""
 
     @field_validator("negatives_per_group")
     @classmethod
@@ -409,41 +455,53 @@ class AdapterSettings(Section):
     """The training of the judge's LoRA adapter."""
 
     rank: int = Field(default=16, ge=1, le=4096)
+    """The rank of LoRA's matrices."""
     alpha: int = Field(default=32, ge=1, le=65_536)
+    """LoRA's update is multiplied by ``alpha / rank``."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """The share of LoRA's inputs that are dropped in training."""
     target_modules: list[ModuleName] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
+    """The linear layers of the language model that are adapted, by the last part of their names."""
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
-    """The highest rate, after the warm-up. The default is a usual one for LoRA, chosen by this project; no
-    paper's."""
+    """The highest learning rate, after the warm-up. The default is a usual one for LoRA, chosen by this
+    project, not a paper's."""
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    """The share of the steps in which the learning rate rises from 0; afterwards it falls along a cosine."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """The weight decay of AdamW."""
     epochs: float = Field(default=2.0, gt=0, le=10_000)
+    """How often every training group is seen."""
     groups_per_batch: Count = 16
-    """(reference, modification) groups per optimiser step; each brings its positive and its negatives."""
+    """(reference, modification) groups per optimiser step; each brings its positive and its negatives. Lower
+    it where memory is short."""
     checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
     seed: Seed = 11
+    """Of LoRA's first weights, the order of the groups, and dropout."""
 
 
 class RerankingSettings(Section):
     """Stage 2: the re-rankers, whose candidates they re-order, and how scores are fused."""
 
     methods: Annotated[list[MethodName], Field(min_length=1)] | None = None
-    """The methods whose candidates are re-ranked, each of ``[coarse] strategies``; the default method only
-    where none is named."""
+    """The methods whose candidates are re-ranked, each one of ``[coarse] strategies``. Left out: ``[coarse]
+    default`` alone."""
     rerankers: list[RerankerName] = Field(default=[BASE_JUDGE, ADAPTER])
     """Who re-ranks, in this order: each one's rows are compared with those before it. ``adapter`` is left out
-    until one is promoted; an empty list re-ranks nothing."""
+    until a version is promoted. An empty list re-ranks nothing."""
     top_k: Count = 50
-    """How many of stage 1's candidates a re-ranker re-orders: all of them, where ``[coarse] top_k`` keeps
-    fewer."""
+    """How many of stage 1's candidates per query a re-ranker re-orders; all of them, where ``[coarse] top_k``
+    keeps fewer. ``rerank_top_k`` of a data set wins."""
     fusion: Literal["auto", "judge", "cosine_judge", "reciprocal_rank"] = "auto"
-    """``auto``: for each method and re-ranker, the one that orders held-out synthesised queries best (asset
-    ``reranking_fusion``). ``judge`` is the re-ranker's score alone."""
+    """How stage 1's score and the re-ranker's become one order: the re-ranker's alone (``judge``),
+    ``cosine + judge_weight * P(Yes)`` (``cosine_judge``), or 1 / (60 + rank) added up (``reciprocal_rank``).
+    ``auto``: for each method and re-ranker, whichever orders held-out synthesised queries best (asset
+    ``reranking_fusion``); without ``[training]`` ``cosine_judge``, or ``reciprocal_rank`` where there is no
+    cosine or no P(Yes)."""
     judge_weight: float = Field(default=1.0, ge=0, le=1000)
-    """w of ``cosine + w * P(Yes)``; ``auto`` chooses it too."""
+    """The weight of P(Yes) in ``cosine_judge``. Under ``auto`` it is chosen, too."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
 
@@ -488,27 +546,33 @@ class EvaluationSettings(Section):
     """Metrics, intervals, comparisons and reports."""
 
     bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
+    """How many bootstrap samples of the queries a 95 % interval is made of."""
     seed: Seed = 5
+    """Of the bootstrap samples."""
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
-    """Best and worst cases shown in a report, each."""
+    """How many best cases a report shows with their pictures, and how many worst."""
     baselines: list[MethodName] = Field(default=["sum", "union_text"])
-    """Methods over which the default method's margin is shown, where they are ranked."""
+    """The methods over which the default method's margin is shown, where they are ranked."""
     caption_baselines: list[MethodName] = Field(default=["captions_union", "captions_text"])
     """The same where captions are ranked: margins of ``[coarse] caption_default``."""
     shown: list[MethodName] | None = None
     """The methods whose rows a report shows at once, the default one always; the others are folded. Left
     out: all."""
     limit: Count | None = None
-    """Only the first N queries of each set (a trial run); such rows are marked not comparable."""
+    """Only the first so many queries of each set are evaluated (a trial); such rows are marked not
+    comparable. Left out: all."""
 
 
 class RegistrySettings(Section):
     """The MLflow store of trainings and registered models."""
 
     tracking_uri: StoreAddress | None = None
-    """MLflow's tracking and registry URI; a SQLite file under the storage root by default."""
+    """The address of MLflow's store (tracking and registry): ``sqlite:///FILE``, another database's, or a
+    server's. Left out: ``mlflow.db`` under the storage root."""
     experiment: StoredName = "setr"
+    """The MLflow experiment that trainings belong to."""
     model: StoredName = "setr-reranker"
+    """The name of the registered model whose versions are the judge's adapters."""
 
 
 class MiniatureSettings(Section):
@@ -519,22 +583,25 @@ class MiniatureSettings(Section):
     """
 
     seed: Seed = 0
+    """Of everything that is drawn: another seed is another world of the same kind."""
     size: float = Field(default=1.0, gt=0, le=1000)
     """Scales the numbers of images and queries; 1.0 is the documented size."""
     models_seed: Seed = 0
+    """Of the training of the two small models, by ``setr miniature train``; the committed ones are of 0."""
     training_images: int = Field(default=1600, ge=16, le=10_000_000)
+    """How many captioned training images are drawn."""
     objects_per_scene: float = Field(default=1.6, ge=1, le=2)
-    """CIRR and CIRCO: different objects in a query's reference, on average; a query's target may show one
-    more or one less."""
+    """How many different objects a query's reference shows in CIRR and CIRCO, on average; its target may show
+    one more or one less."""
     near_misses: float = Field(default=1.0, ge=0, le=4)
     """Scales the number of near misses per query (pictures one respect away from its target or reference);
     1.0 is the documented number. Below, random pictures take their place; above, they replace random ones,
     then are added."""
     background_correlation: float | None = Field(default=None, ge=0, le=1)
-    """The chance that a distractor is put on its query's reference's background; else its background is
-    random, while the target never shares the reference's. The documented world has no single value: 0.7 for
-    CIRR and CIRCO; in FashionIQ a chance of 0.5 to share *some* query's reference's background. None keeps
-    that."""
+    """The chance that a distractor is put on the background of its query's reference; else its background is
+    random, while the target never shares the reference's. Left out: the documented world, which has no single
+    value: 0.7 in CIRR and CIRCO; in FashionIQ a chance of 0.5 to share *some* query's reference's
+    background."""
 
 
 class Settings(BaseSettings):
