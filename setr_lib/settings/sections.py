@@ -78,7 +78,7 @@ NegativeKind = Literal[
 
 
 class StorageSettings(Section):
-    """Where everything that SETR makes lives."""
+    """The folder of everything that SETR makes."""
 
     root: LocalPath = Path("var")
     """The folder of everything that runs make: tables, vectors, generated texts, MLflow's store, checkpoints
@@ -89,7 +89,7 @@ class StorageSettings(Section):
 
 
 class DatasetSettings(Section):
-    """One data set in its official layout, or a folder of one's own."""
+    """A data set, by a name that you choose: a benchmark in its official layout, or a folder of your own."""
 
     kind: str
     """What the data set is: ``cirr``, ``fashioniq``, ``circo``, ``genecis``, ``icir``, ``lasco`` (a benchmark
@@ -619,12 +619,12 @@ class Settings(BaseSettings):
     spaces: dict[str, SpaceSettings] = Field(default_factory=dict)
     coarse: CoarseSettings = Field(default_factory=CoarseSettings)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """``[methods.NAME]``: what the method that calls itself NAME finds as ``inputs.options``: texts, numbers,
-    true or false, and lists of these; held against what the method declares (``Method.options``) when it is
-    loaded. (``SETR_METHODS__NAME__OPTION`` gives a text; ``SETR_METHODS`` is JSON.)"""
+    """The options of the retrieval method NAME (``inputs.options`` in its code): texts, numbers, true or
+    false, and lists of these. One that the method does not have (``Method.options``) is refused when it is
+    loaded. ``SETR_METHODS__NAME__OPTION`` gives a text; for numbers write all of ``SETR_METHODS`` as JSON."""
     systems: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """``[systems.NAME]``: the settings of the trained retrieval system NAME (``setr_lib/systems``). The
-    section makes its assets, even where it is empty."""
+    """The options of the trained retrieval system NAME (``setr list systems``). A system is trained only
+    where its section is there, be it empty."""
     reranking: RerankingSettings = Field(default_factory=RerankingSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)
