@@ -1,4 +1,4 @@
-"""What a reader has at a point of a page that the page cannot make: ``python -m tests.docs.given WHAT PLACE``.
+"""What a reader has and the page cannot make, at a point of it: ``python -m tests.docs.given WHAT PLACE``.
 
 The pictures and models are the miniature's, which a checkout has after ``make demo``.
 """
@@ -57,6 +57,21 @@ def small_models(settings: Path) -> None:
     settings.write_text(text, encoding="utf-8")
 
 
+def cirr(project: Path) -> None:
+    """Put CIRR where a project expects it, with pictures in ``img_raw``: the miniature's.
+
+    Args:
+        project: The folder of the project.
+    """
+    root = project / "data" / "cirr"
+    (root / "img_raw").mkdir(parents=True)
+    made = REPOSITORY / "var" / "miniature" / "cirr"
+    for name in ("captions", "image_splits"):
+        (root / name).symlink_to(made / name)
+    for name in ("dev", "test1"):
+        (root / "img_raw" / name).symlink_to(made / name)
+
+
 if __name__ == "__main__":
     what, place = sys.argv[1:]
-    {"photos": photos, "queries": queries, "small-models": small_models}[what](Path(place))
+    {"photos": photos, "queries": queries, "cirr": cirr, "small-models": small_models}[what](Path(place))
