@@ -10,7 +10,7 @@ is about, fenced or indented::
 Behind ``run`` stand words ``KEY=VALUE``, in quotes where there are blanks. ``exit=1``: the exit status;
 ``shows=TEXT``: what must be in the output; ``minutes=3``: how long it takes, about;
 ``serves=http://127.0.0.1:3000``: the command is a server, which is ended as soon as that address answers. In
-a block of several commands, ``KEY:WORD=VALUE`` is about the one that has WORD in it.
+a block of several commands, ``KEY:WORD=VALUE`` is about the one that is WORD, or else has it in it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def _marked(steps: list[Step], words: str, where: str) -> list[Step]:
         name, _, about = key.partition(":")
         if name not in _KEYS or not is_given:
             raise PageError(f"{where}: {key!r} is none of {', '.join(f'{each}=' for each in _KEYS)}")
-        chosen = [step for step in steps if about in step.text]
+        exact = [step for step in steps if about and step.text.strip() == about]
+        chosen = exact or [step for step in steps if about in step.text]
         if len(chosen) != 1 and (about or name in ("serves", "minutes")):
             raise PageError(f"{where}: {key!r} is about {len(chosen)} commands of the block: name one")
         steps = [_with(step, name, value) if step in chosen else step for step in steps]

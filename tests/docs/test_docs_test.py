@@ -82,6 +82,8 @@ def test_marked_blocks_are_steps_in_their_order() -> None:
     assert [step.status for step in found[:2]] == [0, 1]
     assert [step.shows for step in found[:2]] == [("a b",), ()]
     assert found[2].name == "mine/setr.toml" and found[4].minutes == 2.5
+    (plain, _) = steps_of("<!-- run exit:ls=2 -->\n\n    ls\n    ls -l\n", "page.md")
+    assert plain.status == 2
     assert [step.serves for step in found[-2:]] == ["http://127.0.0.1:3000", ""]
     rows = PAGE.splitlines()
     assert [rows[step.line - 1].strip() for step in found if step.kind == "command"] == [
