@@ -23,6 +23,8 @@ from tests.docs.steps import PageError, Step, steps_of
 REPOSITORY = Path(__file__).parents[2]
 FIRST = ("README.md", "docs/datasets/folder.md", "docs/real-data.md", "docs/scaling.md")
 """The pages in the order in which a newcomer reads them; others come behind, by name."""
+_BEFORE = Step("before all pages", 0, "given", "make demo", minutes=10)
+"""What pages build on that no page among those that are run makes."""
 _OF_PROJECTS = ("SETR_", "DAGSTER_", "MLFLOW_", "MAKE", "PYTEST_", "VIRTUAL_ENV")
 """What variables of another project begin with: no newcomer has them."""
 
@@ -48,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{step.page}:{step.line}: {_shown(step)}")
         return 0
     demo = None if options.anew else _finished_demo(options.demo)
+    if demo is None and not any(step.text.startswith("make demo") for step in steps):
+        pages = {_BEFORE.page: [_BEFORE], **pages}
+        steps = [_BEFORE, *steps]
+    begun = time.monotonic()
     print(f"{len(steps)} steps of {len(pages)} pages, about {_minutes(steps, demo):.0f} minutes")
     with tempfile.TemporaryDirectory(prefix="setr-docs-") as name:
         outcomes = _run(pages, Path(name), demo)
     wrong = [outcome for outcome in outcomes if outcome.problem]
-    print(f"\n{len(outcomes) - len(wrong)} of {len(steps)} steps do what their pages promise")
+    told = f"{len(outcomes) - len(wrong)} of {len(steps)} steps do what their pages promise"
+    print(f"\n{told}, after {(time.monotonic() - begun) / 60:.1f} minutes")
     for outcome in wrong:
         print(f"  {outcome.step.page}:{outcome.step.line}: {outcome.problem}")
     return 1 if wrong else 0
@@ -166,7 +173,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    begun = time.monotonic()
-    status = main()
-    print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
-    sys.exit(status)
+    sys.exit(main())
