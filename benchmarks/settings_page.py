@@ -186,7 +186,8 @@ def _key(path: tuple[str, ...], field: FieldInfo, kind: Any, words: str) -> str:
     else:
         told = f"{_default(default)}; {allowed(kind, field)}"
     anchor = "-".join(path).replace("NAME-", "")
-    shown = f"`{path[-1]} = {as_toml(example)}`<br>`{variable_of(path)}={as_variable(example)}`"
+    assigned = as_variable({"url": example} if _is_short(path) else example)
+    shown = f"`{path[-1]} = {as_toml(example)}`<br>`{variable_of(path)}={assigned}`"
     return f'<a id="{anchor}"></a>\n**`{path[-1]}`** ({told})<br>\n{_ended(_plain(words))}<br>\n{shown}'
 
 
