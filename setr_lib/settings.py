@@ -38,6 +38,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_address, sqlite_path
+from setr_lib.near_names import did_you_mean, near_name
 from setr_lib.paths import expanded
 from setr_lib.pixel_rules import MAX_PIXELS, NO_BACKGROUND
 
@@ -681,10 +682,11 @@ class RerankingSettings(Section):
             if any(map(_is_path, (name, *names))) or name in RERANKERS:
                 continue  # a path's object may have any name, which is judged where it is loaded
             if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
-                known = ", ".join(sorted({*RERANKERS, *installed}))
+                known = sorted({*RERANKERS, *installed})
+                near = did_you_mean(name, known) or "."
                 raise ValueError(
-                    f"there is no re-ranker {name!r}; known: {known}. One in a file of yours is named by its "
-                    f"path, package.module:NAME; an installed one is an entry point of "
+                    f"there is no re-ranker {name!r}; known: {', '.join(known)}{near} One in a file of yours "
+                    f"is named by its path, package.module:NAME; an installed one is an entry point of "
                     f"{RERANKER_ENTRY_POINTS!r}"
                 )
         return names
@@ -1172,7 +1174,8 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(decode(source.read_bytes()).text)
     except FileNotFoundError:
-        raise SettingsError(f"{source}: there is no such settings file") from None
+        named = f" ({CONFIG_VARIABLE} names it)" if os.environ.get(CONFIG_VARIABLE) == str(source) else ""
+        raise SettingsError(f"{source}: there is no such settings file{named}") from None
     except ValueError as error:  # tomllib's, too
         raise SettingsError(f"{source}: not valid TOML: {error}") from error
     except OSError as error:
@@ -1203,15 +1206,19 @@ def _in_words(error: Any) -> str:
     """
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(path) + _from_variable(path)
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
     if error["type"] != "value_error" and isinstance(value, str | int | float):
         message += f" (it is {value!r})"
-    variable = _PREFIX + _DELIMITER.join(path).upper()
-    if path and variable in {name.upper() for name in os.environ}:
-        message += f" [{variable}]"
+    message += _from_variable(path)
     return f"{'.'.join(path)}: {message}" if path else message
+
+
+def _from_variable(path: tuple[str, ...]) -> str:
+    """The variable that a key came from, in brackets; empty where it came from the file."""
+    variable = _PREFIX + _DELIMITER.join(path).upper()
+    return f" [{variable}]" if path and variable in {name.upper() for name in os.environ} else ""
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:
@@ -1239,8 +1246,8 @@ _TABLES_OF: dict[Any, Any] = {
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}"
+    near = near_name(name, known)
+    return f"; did you mean {near}?" if near else f"; there is {', '.join(known)}"
 
 
 def _unknown_variables() -> Iterator[str]:
