@@ -27,6 +27,7 @@ from setr_lib.datasets import (
 )
 from setr_lib.errors import SetrError
 from setr_lib.files import write_text
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings
 
@@ -202,7 +203,7 @@ def check_command(file: Path, dataset: str | None, here: Here) -> None:
     if not file.exists():
         raise SetrError(f"{file}: there is no such file")
     if dataset is not None and dataset not in here.sets:
-        known = ", ".join(sorted(here.sets)) or "none"
+        known = f"{', '.join(sorted(here.sets)) or 'none'}{did_you_mean(dataset, here.sets)}"
         raise SetrError(f"--dataset {dataset!r}: there is no such data set in the settings, only {known}")
 
 

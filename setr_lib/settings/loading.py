@@ -94,7 +94,8 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(decode(source.read_bytes()).text)
     except FileNotFoundError:
-        raise SettingsError(f"{source}: there is no such settings file") from None
+        named = f" ({CONFIG_VARIABLE} names it)" if os.environ.get(CONFIG_VARIABLE) == str(source) else ""
+        raise SettingsError(f"{source}: there is no such settings file{named}") from None
     except ValueError as error:  # tomllib's, too
         raise SettingsError(f"{source}: not valid TOML: {error}") from error
     except OSError as error:
@@ -125,15 +126,19 @@ def _in_words(error: Any) -> str:
     """
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(path) + _from_variable(path)
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
     if error["type"] != "value_error" and isinstance(value, str | int | float):
         message += f" (it is {value!r})"
-    variable = PREFIX + DELIMITER.join(path).upper()
-    if path and variable in {name.upper() for name in os.environ}:
-        message += f" [{variable}]"
+    message += _from_variable(path)
     return f"{'.'.join(path)}: {message}" if path else message
+
+
+def _from_variable(path: tuple[str, ...]) -> str:
+    """The variable that a key came from, in brackets; empty where it came from the file."""
+    variable = PREFIX + DELIMITER.join(path).upper()
+    return f" [{variable}]" if path and variable in {name.upper() for name in os.environ} else ""
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:

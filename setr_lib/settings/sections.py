@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from setr_lib.files import sqlite_address, sqlite_path
+from setr_lib.near_names import did_you_mean
 from setr_lib.paths import expanded
 from setr_lib.pixel_rules import MAX_PIXELS
 from setr_lib.settings.names import (
@@ -512,10 +513,11 @@ class RerankingSettings(Section):
             if any(map(_is_path, (name, *names))) or name in RERANKERS:
                 continue  # a path's object may have any name, which is judged where it is loaded
             if name not in (installed := _installed(RERANKER_ENTRY_POINTS)):
-                known = ", ".join(sorted({*RERANKERS, *installed}))
+                known = sorted({*RERANKERS, *installed})
+                near = did_you_mean(name, known) or "."
                 raise ValueError(
-                    f"there is no re-ranker {name!r}; known: {known}. One in a file of yours is named by its "
-                    f"path, package.module:NAME; an installed one is an entry point of "
+                    f"there is no re-ranker {name!r}; known: {', '.join(known)}{near} One in a file of yours "
+                    f"is named by its path, package.module:NAME; an installed one is an entry point of "
                     f"{RERANKER_ENTRY_POINTS!r}"
                 )
         return names

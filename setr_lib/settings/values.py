@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from setr_lib.errors import SetrError
+from setr_lib.near_names import near_name
 from setr_lib.paths import expanded
 from setr_lib.pixel_rules import NO_BACKGROUND
 from setr_lib.settings.names import LOCAL_FOLDER
@@ -226,5 +226,11 @@ def is_loopback(host: str) -> bool:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}"
+    """What may have been meant by a name that is not known, as the end of a sentence.
+
+    Args:
+        name: The name.
+        known: The known ones.
+    """
+    near = near_name(name, known)
+    return f"; did you mean {near}?" if near else f"; there is {', '.join(known)}"
