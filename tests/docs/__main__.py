@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     print(f"{len(steps)} steps of {len(pages)} pages, about {_minutes(steps, demo):.0f} minutes")
     with tempfile.TemporaryDirectory(prefix="setr-docs-") as name:
-        outcomes = _run(pages, Path(name), demo)
+        outcomes = _run(pages, Path(name), demo, shows=options.show)
     wrong = [outcome for outcome in outcomes if outcome.problem]
     told = f"{len(outcomes) - len(wrong)} of {len(steps)} steps do what their pages promise"
     print(f"\n{told}, after {(time.monotonic() - begun) / 60:.1f} minutes")
@@ -86,7 +86,7 @@ def pages_with_steps(names: Sequence[str] | None = None) -> dict[str, list[Step]
     return {name: steps for name, steps in found.items() if steps}
 
 
-def _run(pages: dict[str, list[Step]], work: Path, demo: Path | None) -> list[Outcome]:
+def _run(pages: dict[str, list[Step]], work: Path, demo: Path | None, *, shows: bool) -> list[Outcome]:
     clone = work / "setr"
     _clone(clone, demo)
     outcomes: list[Outcome] = []
@@ -98,7 +98,7 @@ def _run(pages: dict[str, list[Step]], work: Path, demo: Path | None) -> list[Ou
         for step in steps:
             outcome = session.carry_out(step)
             outcomes.append(outcome)
-            _tell(outcome)
+            _tell(outcome, shows=shows)
             if outcome.problem:
                 break  # what follows on the page builds on it
     return outcomes
@@ -138,11 +138,12 @@ def _minutes(steps: Sequence[Step], demo: Path | None) -> float:
     return sum(step.minutes for step in steps if step not in makes) + 0.2 * len(steps)
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: Outcome, *, shows: bool) -> None:
     step = outcome.step
     print(f"  {'FAILED' if outcome.problem else 'ok':6} {outcome.seconds:6.1f} s  {_shown(step)}", flush=True)
     if outcome.problem:
         print(f"         line {step.line}: {outcome.problem}; its output ends in")
+    if outcome.problem or shows:
         print("\n".join(f"         | {line}" for line in outcome.output.splitlines()[-40:]), flush=True)
 
 
@@ -161,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("pages", nargs="*", help="some pages, e.g. README.md; by default all")
     parser.add_argument("--list", action="store_true", help="print the steps; run nothing")
+    parser.add_argument("--show", action="store_true", help="print the end of every command's output")
     parser.add_argument(
         "--demo",
         type=Path,
