@@ -143,7 +143,7 @@ def _tell(outcome: Outcome, *, shows: bool) -> None:
     print(f"  {'FAILED' if outcome.problem else 'ok':6} {outcome.seconds:6.1f} s  {_shown(step)}", flush=True)
     if outcome.problem:
         print(f"         line {step.line}: {outcome.problem}; its output ends in")
-    if outcome.problem or shows:
+    if outcome.output and (outcome.problem or shows):
         print("\n".join(f"         | {line}" for line in outcome.output.splitlines()[-40:]), flush=True)
 
 
