@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import maker_of
-from setr_lib.commands.console import progress_on_terminal
+from setr_lib.commands.console import progress_on_terminal, say_error
 from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
 from setr_lib.commands.system_setup import system_setup
 from setr_lib.datasets import (
@@ -174,7 +173,7 @@ def unreadable(error: SetrError, *, as_json: bool) -> int:
     Returns:
         The exit status 2.
     """
-    print(f"setr: {error}", file=sys.stderr)
+    say_error(error)
     if as_json:
         print(json.dumps({"status": "settings unreadable", "problems": [str(error)]}, indent=1))
     return UNREADABLE

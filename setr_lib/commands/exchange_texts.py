@@ -10,12 +10,12 @@ its table was written.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import talk
 from setr_lib.commands.outputs import check_output_file
 from setr_lib.datasets import (
     DatasetError,
@@ -513,7 +513,7 @@ def write_lines(lines: list[str], output: Path | None, what: str) -> None:
             write_text(output, "".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise SetrError(f"{output}: cannot be written ({error.strerror})") from error
-    print(f"setr: {len(lines):,} {what} exported{f' to {output}' if output else ''}", file=sys.stderr)
+    talk(f"{len(lines):,} {what} exported{f' to {output}' if output else ''}")
 
 
 def tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:

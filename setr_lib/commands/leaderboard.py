@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from setr_lib.commands.console import say_error, terminal
+from setr_lib.commands.console import talk, terminal
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
 
@@ -45,7 +45,5 @@ def run(settings: Settings, *, dataset: str | None, form: str | None) -> int:
             print(line)
     if frame.is_empty():
         of = "" if dataset is None else f" of {dataset}"
-        say_error(
-            f"nothing{of} is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}"
-        )
+        talk(f"nothing{of} is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}")
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import talk
 from setr_lib.commands.outputs import check_output_folder
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
@@ -82,7 +82,7 @@ def run(
     folder = output or settings.storage_root / "submissions"
     written = write_submission(submitted, queries, rankings, listed_gallery(submitted), folder, name)
     for note in [*written.notes, *_warnings(context, submitted, queries)]:
-        print(f"setr: {note}", file=sys.stderr)
+        talk(note)
     _print(submitted, chosen, queries.height, written.files)
     return 0
 
@@ -147,7 +147,7 @@ def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> R
     except NotMadeYetError:
         if required:
             raise
-        print(f"setr: {key} is not re-ranked yet: its coarse ranking is taken", file=sys.stderr)
+        talk(f"{key} is not re-ranked yet: its coarse ranking is taken")
         return None
 
 
