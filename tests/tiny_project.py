@@ -1,5 +1,5 @@
-"""A small project, evaluated without Dagster: a folder of plain pictures with five broken ones, three queries of
-which one text is longer than the encoder reads; stage 1 alone, with a tiny random encoder. Seconds.
+"""A small project, evaluated without Dagster: a folder of plain pictures with five broken ones, three queries
+of which one text is longer than the encoder reads; stage 1 alone, with a tiny random encoder.
 """
 
 from __future__ import annotations

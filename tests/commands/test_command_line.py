@@ -1,5 +1,5 @@
-"""What holds for every ``setr`` command: help with true examples, nearest names, the project that it works on,
-what goes to which stream, and the exit status.
+"""What holds for every ``setr`` command: help with true examples, nearest names, the project that it works
+on, what goes to which stream, and the exit status.
 """
 
 from __future__ import annotations
@@ -33,15 +33,13 @@ def examples_of(text: str | None) -> list[list[str]]:
 COMMANDS = {leaf.prog.removeprefix("setr "): examples_of(leaf.epilog) for leaf in leaves(parser())}
 
 
-def program(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run ``setr`` as a process; ``shell`` is what follows it on the line of a shell."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    environment.update(options.pop("variables", {}))  # type: ignore[arg-type]
-    shell = str(options.pop("shell", ""))
-    command = f"{shlex.join([sys.executable, '-m', 'setr_lib.cli', *arguments])} {shell}"
+def program(
+    *arguments: str, after: str = "", variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``setr`` as a process; ``after`` is what follows it on the line of a shell."""
     return subprocess.run(
-        ["bash", "-c", command],
-        env=environment,
+        ["bash", "-c", f"{shlex.join([sys.executable, '-m', 'setr_lib.cli', *arguments])} {after}"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(variables or {})},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -228,19 +226,19 @@ def test_errors_are_told_where_quiet_is_asked_for(config: Path, capsys: pytest.C
 )
 @pytest.mark.parametrize("command", ["list benchmarks", "completion bash", "--version"])
 def test_output_that_cannot_be_written_ends_in_words(command: str, shell: str, words: str) -> None:
-    done = program(*command.split(), shell=shell)
+    done = program(*command.split(), after=shell)
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
-    done = program("list", shell="| true; exit ${PIPESTATUS[0]}")
+    done = program("list", after="| true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_closed_and_full_standard_error_never_mixes_with_results(config: Path) -> None:
     for shell in ("2>&-", "2>/dev/full"):
-        done = program("--config", str(config), "leaderboard", "--json", shell=shell)
+        done = program("--config", str(config), "leaderboard", "--json", after=shell)
         assert (done.returncode, done.stdout) == (0, "[]\n")
 
 

@@ -60,6 +60,11 @@ def test_the_report_tells_them(config: Path) -> None:
 def test_the_command_lists_all(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(config), "faults", "mine"]) == 0
     printed = capsys.readouterr().out
+    assert all(f"  {name}: " in printed for name in BROKEN) and LONG in printed
+    assert f"[{config.parent / 'pictures' / BROKEN[4]}]" in printed and "[query 0, " in printed
+    assert main(["--config", str(config), "faults", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["item"] for row in rows if row["kind"] == "gallery images broken"} == set(BROKEN)
     assert all(row["set"] == "mine" for row in rows)
     broken = next(row for row in rows if row["item"] == BROKEN[4])
     assert broken["file"] == str(config.parent / "pictures" / BROKEN[4]) and broken["row"] is None
