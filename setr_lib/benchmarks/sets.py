@@ -111,7 +111,7 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
         if split not in benchmark.splits:
             raise DatasetError(
                 f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
-                f"use {' or '.join(benchmark.splits)}"
+                f"use {' or '.join(benchmark.splits)}{did_you_mean(split, benchmark.splits)}"
             )
     return splits
 
@@ -256,7 +256,8 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         )
     if gallery is not None and gallery not in benchmark.galleries:
         known = " or ".join(benchmark.galleries)
-        only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
+        near = did_you_mean(gallery, benchmark.galleries)
+        only = f"use {known}{near}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
         raise DatasetError(f"{gallery!r} is not a gallery of {dataset}: {only}")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
