@@ -94,8 +94,12 @@ def _forget_output() -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    reader = parser()
     try:
-        options = parser().parse_args(arguments)
+        if not (sys.argv[1:] if arguments is None else arguments):
+            reader.print_help(sys.stderr)
+            raise SystemExit(2)
+        options = reader.parse_args(arguments)
     except SystemExit:
         sys.stdout.flush()  # of --help, --version: a full disk is an error, too
         raise

@@ -241,5 +241,7 @@ def progress_on_terminal() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=terminal(stderr=True)) as bars:
+    # What is printed meanwhile goes above the bars, unless standard output is a file: then it goes there.
+    apart = not sys.stdout.isatty()
+    with Bars(*columns, console=terminal(stderr=True), redirect_stdout=not apart) as bars:
         yield ProgressBars(bars)

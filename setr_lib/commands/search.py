@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from setr_lib.commands.console import (
     progress_on_terminal,
@@ -24,10 +26,8 @@ from setr_lib.pipeline.answer_document import answer_document
 from setr_lib.pipeline.asked_queries import AskedQuery, FaultyRow, read_asked_queries, reference_file
 from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.retriever import Retriever, SearchResult
+from setr_lib.progress import Progress, silent
 from setr_lib.settings import Settings
-
-if TYPE_CHECKING:
-    from setr_lib.progress import Progress
 
 
 def run(
@@ -98,7 +98,8 @@ def run_many(settings: Settings, file: Path, wanted: Wanted, *, as_json: bool, o
     with results_alone():
         retriever = Retriever.from_evaluation_set(search.searched.key, settings)
     page = _Page(search, file, as_json=as_json, sheets=output)
-    with progress_on_terminal() as progress:
+    # On a terminal the answers themselves show how far the search is.
+    with nullcontext(silent) if sys.stdout.isatty() else progress_on_terminal() as progress:
         for number, (row, answer) in enumerate(_answers(retriever, search, file, rows), start=1):
             if isinstance(answer, str):
                 page.fault(row, answer)
@@ -166,8 +167,6 @@ def _answers(
     retriever: Retriever, search: Search, file: Path, rows: list[AskedQuery | FaultyRow]
 ) -> Iterator[tuple[AskedQuery | FaultyRow, Answer | str]]:
     """Each row with its answer, or with why it has none."""
-    from setr_lib.progress import silent
-
     paths, before = search.paths(), ""
     for row in rows:
         if isinstance(row, FaultyRow):

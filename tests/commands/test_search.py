@@ -4,6 +4,7 @@ that each cosine can be computed again here.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from setr_lib.cli import main
+from setr_lib.commands.console import progress_on_terminal
 from setr_lib.pipeline.asked_queries import (
     AskedQuery,
     FaultyRow,
@@ -201,6 +203,27 @@ def test_stage_1_alone_says_that_its_method_asks_the_llm_and_which_do_not(
 def test_a_long_text_is_told_as_cut(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search(config, str(config.parent / "pictures" / "5.png"), LONG, "--json") == 0
     assert json.loads(capsys.readouterr().out)["cut_texts"] == [LONG]
+
+
+class Terminal(io.StringIO):
+    """A text stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_printed_beside_a_progress_bar_stays_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, err = io.StringIO(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    with progress_on_terminal() as progress:
+        progress(1, 2, "queries searched")
+        print('{"line": 1}')
+        progress(2, 2, "queries searched")
+    assert out.getvalue() == '{"line": 1}\n'
+    assert "queries searched" in err.getvalue()
 
 
 # The file of queries.
