@@ -127,7 +127,7 @@ def test_what_is_not_known_on_the_command_line_is_answered_with_the_nearest(
         ("score cir --split val x.json", "did you mean 'cirr'?"),
         (
             "score cirr --split vals x.json",
-            "'vals' is not a split of cirr: use val or test1; did you mean 'val'?",
+            "use train or val or test1; did you mean 'val'?",
         ),
         ("submit cir", "did you mean 'cirr'?"),
         ("search a.png x --dataset cir-val", "did you mean 'cirr-val'?"),
