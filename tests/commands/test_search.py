@@ -150,9 +150,9 @@ def test_a_fault_that_is_not_a_row_s_ends_the_search(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--queries", "w.csv", "a.png", "red"], "not both"),
-        (["a.png"], "IMAGE TEXT, or --queries FILE"),
-        ([], "IMAGE TEXT, or --queries FILE"),
+        (["--queries", "w.csv", "a.png", "red"], "--queries FILE alone"),
+        (["a.png"], "IMAGE TEXT; or --queries FILE"),
+        ([], "IMAGE TEXT; or --queries FILE"),
         (["a.png", "red", "--coarse-only", "--reranker", "none"], "not allowed with"),
     ],
 )

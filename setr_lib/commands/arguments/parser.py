@@ -14,7 +14,9 @@ from setr_lib.near_names import did_you_mean
 class Parser(argparse.ArgumentParser):
     """A parser that answers unknown commands, values and options with the nearest known one."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """As argparse's, but what is not known ends the program here: the usage that is shown is that of the
         command.
         """

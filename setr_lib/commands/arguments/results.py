@@ -280,13 +280,13 @@ def _search(settings: Settings, options: argparse.Namespace) -> int:
         reranker=STAGE_1_ALONE[0] if options.coarse_only else options.reranker,
         k=options.k,
     )
-    if options.queries is not None:
-        if options.image is not None:
-            options.refuse("IMAGE and TEXT, or --queries FILE: not both")
-        return run_many(settings, options.queries, wanted, as_json=options.json, output=options.output)
-    if options.image is None or options.text is None:
-        options.refuse("name the reference image and say what should differ: IMAGE TEXT, or --queries FILE")
-    return run(settings, options.image, options.text, wanted, as_json=options.json, output=options.output)
+    image, text, output = options.image, options.text, options.output
+    if options.queries is not None and image is None:
+        return run_many(settings, options.queries, wanted, as_json=options.json, output=output)
+    if options.queries is None and image is not None and text is not None:
+        return run(settings, image, text, wanted, as_json=options.json, output=output)
+    options.refuse("name the reference image and say what should differ: IMAGE TEXT; or --queries FILE alone")
+    return 2
 
 
 def _compare(settings: Settings, options: argparse.Namespace) -> int:
