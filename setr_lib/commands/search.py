@@ -25,7 +25,7 @@ from setr_lib.errors import SetrError
 from setr_lib.pipeline.answer_document import answer_document
 from setr_lib.pipeline.asked_queries import AskedQuery, FaultyRow, read_asked_queries, reference_file
 from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
-from setr_lib.pipeline.retriever import Retriever, SearchResult
+from setr_lib.pipeline.retriever import Retriever, SearchResult, reference_row
 from setr_lib.progress import Progress, silent
 from setr_lib.settings import Settings
 
@@ -88,8 +88,7 @@ def run_many(settings: Settings, file: Path, wanted: Wanted, *, as_json: bool, o
         0, or 1 where a row could not be searched.
 
     Raises:
-        SetrError: The file, or what the search needs, is at fault; or two queries one after the other fail
-            for the same reason, so that it is not theirs.
+        SetrError: The file, or what the search needs, is at fault.
     """
     check_output_folder(output)
     rows = read_asked_queries(file)
@@ -167,21 +166,26 @@ def _answers(
     retriever: Retriever, search: Search, file: Path, rows: list[AskedQuery | FaultyRow]
 ) -> Iterator[tuple[AskedQuery | FaultyRow, Answer | str]]:
     """Each row with its answer, or with why it has none."""
-    paths, before = search.paths(), ""
+    paths, folder, is_answered = search.paths(), file.absolute().parent, False
     for row in rows:
         if isinstance(row, FaultyRow):
             yield row, row.reason
             continue
         try:
-            image = reference_file(row, file.parent, paths)
+            image = reference_file(row, folder, paths)
+            reference_row(image, search.searched.pixels)
+        except SetrError as error:
+            yield row, str(error)
+            continue
+        try:
             with results_alone():
                 found = _found(retriever, search, image, row.text, silent)
         except SetrError as error:
-            if str(error) == before:
-                raise
-            before = str(error)
-            yield row, before
+            if not is_answered:
+                raise  # a model that is not there, say: no row's fault
+            yield row, str(error)
         else:
+            is_answered = True
             yield row, (image, row.text, found)
 
 

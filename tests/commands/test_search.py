@@ -140,11 +140,12 @@ def test_a_fault_that_is_not_a_row_s_ends_the_search(
     config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "wishes.csv"
-    file.write_text("reference,text\n" + "1.png,greener\n" * 9, encoding="utf-8")
+    file.write_text("reference,text\nnone.png,greener\n" + "1.png,greener\n" * 9, encoding="utf-8")
     assert search(config, "--queries", str(file), "--gallery", "nowhere", "--json") == 1
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 1, "the second that fails for the same reason is the last"
-    assert "there is no gallery 'nowhere'" in printed.err
+    (answer,) = map(json.loads, printed.out.splitlines())
+    assert answer["line"] == 2 and "none.png" in answer["error"]
+    assert printed.err.count("there is no gallery 'nowhere'") == 1
 
 
 @pytest.mark.parametrize(
