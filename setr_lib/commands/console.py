@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+LEAST_WIDTH = 72
+"""Columns for which tables are laid out at least: a narrower terminal breaks their lines, and nothing of them
+is left out."""
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of one job, where there is no terminal."""
 
@@ -117,7 +120,10 @@ def terminal(**options: Any) -> Console:
                 # A segment with a control code is rich's own, a movement of the cursor.
                 yield part if part.control else Segment(visible(part.text), part.style)
 
-    return Terminal(markup=False, emoji=False, **options)
+    made = Terminal(markup=False, emoji=False, **options)
+    if not options.get("stderr") and "width" not in options:
+        made.width = max(made.width, LEAST_WIDTH)
+    return made
 
 
 def size_words(count: float) -> str:

@@ -17,8 +17,11 @@ import pytest
 
 from setr_lib.cli import main, parser
 from setr_lib.commands.arguments.parser import leaves, subparsers_of
+from setr_lib.commands.console import terminal
 from setr_lib.commands.streams import GuardedOutput, OutputError, escaped
+from setr_lib.evaluation.leaderboard import leaderboard_table
 from setr_lib.settings import load_settings
+from tests.evaluation.report_data import metric_rows
 
 REPOSITORY = Path(__file__).parents[2]
 ANYWHERE = ("list", "doctor", "completion", "init")
@@ -271,6 +274,14 @@ def test_a_program_in_a_locale_without_utf_8_prints_its_tables() -> None:
     done = program("list", "benchmarks", variables=variables)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert "circo" in done.stdout
+
+
+def test_a_narrow_terminal_cuts_nothing_of_a_leaderboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = io.StringIO()
+    terminal(file=out).print(leaderboard_table(metric_rows(), {"cirr": ("R@1",)}))
+    rows = [line.split()[:3] for line in out.getvalue().splitlines()]
+    assert ["intersection", "base", "judge"] in rows and "…" not in out.getvalue()
 
 
 def test_a_closed_stream_says_so_and_an_empty_text_is_no_exception() -> None:
