@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from setr_lib.commands.arguments import checks, project, results, texts
+from setr_lib.commands.arguments import checks, project, results, running, texts
 from setr_lib.commands.arguments.shared import Command, Subparsers, path
 from setr_lib.commands.ending import end_process
 from setr_lib.damage import explained
@@ -23,7 +23,8 @@ from setr_lib.escaping import visible_output
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 _GROUPS = {
-    "prepare": (checks.add_doctor, checks.add_plan),
+    "prepare": (running.add_init, checks.add_doctor, checks.add_plan),
+    "run": (running.add_run, running.add_status),
     "look at results": (
         results.add_leaderboard,
         results.add_search,
@@ -92,6 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     from setr_lib.commands.waiting_imports import waiting_imports
     from setr_lib.pipeline.storage import places_of
 
+    if (immediate := getattr(options, "immediate", None)) is not None:
+        return immediate(options)
     settings = load_settings(options.config)
     if (limit := getattr(options, "limit", None)) is not None:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
@@ -118,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="setr",
         usage="setr [--config FILE] [--quiet] COMMAND ...",
-        description="Two-stage composed image retrieval: look at it, plan it, try it. `make demo` runs it.",
+        description="Two-stage composed image retrieval: look at it, plan it, try it. `setr run` runs it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(parser)

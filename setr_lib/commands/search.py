@@ -182,7 +182,7 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
             return candidate
     raise NotMadeYetError(
         f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
-        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key)}"
+        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key, 'gallery_embeddings')}"
     )
 
 
@@ -192,7 +192,7 @@ def _stale_words(settings: Settings, key: str, found: SearchResult) -> str:
     return (
         f"the gallery of {key} is stale: {len(found.stale)} of {found.coarse.height} candidates are not the "
         f"pictures that it was made of, the first is {first} ({why}); materialize gallery_images and "
-        f"gallery_embeddings, {or_run_everything(settings, key)}"
+        f"gallery_embeddings, {or_run_everything(settings, key, 'gallery_embeddings')}"
     )
 
 

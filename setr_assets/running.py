@@ -1,0 +1,226 @@
+"""``setr run``: the pipeline on evaluation sets, as runs of the persistent Dagster instance, then its scores.
+
+Dagster's UI shows such a run afterwards. A second run finds its work done: vectors, captions, compositions,
+judgements and trainings are kept by content. Sets that are no range of the partitions take several runs, one
+after another; what is made once for all sets is made by the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from setr_assets.course import Course
+from setr_assets.instance import (
+    INTERRUPTED,
+    LIMIT,
+    OURS,
+    PROCESS,
+    RUN_BY,
+    SETS,
+    earlier_seconds,
+    end_lost_runs,
+    persistent_instance,
+    process_tag,
+    reason_of,
+)
+from setr_assets.jobs import FULL_PIPELINE
+from setr_assets.partitions import range_tags
+from setr_assets.progress import listening
+from setr_assets.removals import STEPS, consent
+from setr_assets.selection import LEADERBOARD, Selection, named_evaluation_sets, ranges, selected
+from setr_assets.watching import Watcher, watcher
+from setr_assets.where_next import tell_what_failed, tell_where_next
+from setr_lib.commands import env
+from setr_lib.commands.console import quieten_libraries
+from setr_lib.pipeline.toy_models import toy_models_note
+from setr_lib.sources import sources_in_use
+from setr_lib.typed import typed
+
+if TYPE_CHECKING:
+    from setr_lib.benchmarks import EvaluationSet
+    from setr_lib.benchmarks.source import DataSource
+    from setr_lib.runners import ProjectState, RunRequest
+    from setr_lib.settings import Settings
+
+
+class DagsterRunner:
+    """Carries out runs with Dagster, and reads what they have left there."""
+
+    def __call__(self, request: RunRequest) -> int:
+        """Prepare the data, run the steps, print the scores; or print the steps."""
+        selection = selected(request.settings, request.until)
+        if request.steps:
+            _print_steps(selection)
+            return 0
+        return _carry_out(request, selection)
+
+    def state(self, settings: Settings) -> ProjectState:
+        """What Dagster has noted of earlier runs."""
+        from setr_assets.state import project_state
+
+        return project_state(settings)
+
+
+run = DagsterRunner()
+"""The entry point ``dagster`` of the group ``setr.runners``."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    ids: list[str] = field(default_factory=list)
+    """Dagster's names of its runs."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why steps failed, by step."""
+    seconds: float = 0.0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a person stopped it."""
+        return INTERRUPTED in self.reasons.values()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a run that is one run of Dagster."""
+
+    keys: list[str]
+    """Evaluation sets, a range of the partitions."""
+    steps: list[str]
+
+
+def _carry_out(request: RunRequest, selection: Selection) -> int:
+    settings = request.settings
+    sets = named_evaluation_sets(settings, request.sets)
+    wrote = _environment(settings)
+    quieten_libraries()
+    parts = list(_parts(settings, [each.key for each in sets], selection))
+    course, begun = Course([part.steps for part in parts]), time.monotonic()
+    with watcher(course, quiet=request.quiet) as watching, listening(watching):
+        for note in (*wrote, *_notes(settings, sets, selection)):
+            watching.note(note)
+        for source in sources_in_use(settings):
+            _prepare(source, watching)
+        outcome = _materialize(request, parts, selection, course, watching)
+    outcome.seconds = time.monotonic() - begun
+    if outcome.reasons:
+        tell_what_failed(request, outcome.reasons, outcome.ids, outcome.seconds)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        return 1
+    tell_where_next(request, sets, selection, outcome.ids, outcome.seconds)
+    return 0
+
+
+def _environment(settings: Settings) -> list[str]:
+    """Apply what ``setr env --write`` writes, and write it where it is not written yet."""
+    file = env.write_once(settings)
+    env.apply(settings)
+    if file is None:
+        return []
+    return [f"wrote {file}: `dagster` and `mlflow` commands that are started here find this project by it"]
+
+
+def _notes(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[str]:
+    """What a person should know before a run."""
+    for dataset in dict.fromkeys(each.dataset for each in sets):
+        if (toys := toy_models_note(settings, dataset)) is not None:
+            yield f"WARNING {toys}"
+            break
+    if selection.left_out:
+        yield f"left out, for the settings have no [training]: {', '.join(selection.left_out)}"
+
+
+def _parts(settings: Settings, keys: Sequence[str], selection: Selection) -> Iterator[_Part]:
+    """The runs of Dagster that a run takes. The first makes what is no set's; the last the leaderboard."""
+    if not any(step.of_each_set for step in selection.steps):
+        yield _Part([], selection.names)
+        return
+    found = ranges(settings, keys)
+    for number, part in enumerate(found):
+        once = {step.name for step in selection.steps if not step.of_each_set}
+        first, last = number == 0, number == len(found) - 1
+        kept = (once - {LEADERBOARD} if first else set()) | ({LEADERBOARD} & once if last else set())
+        yield _Part(part, [step.name for step in selection.steps if step.of_each_set or step.name in kept])
+
+
+def _prepare(source: DataSource, watching: Watcher) -> None:
+    """Bring the data of ``source`` up to date, as a step of its own."""
+    step, begun, succeeded = f"{source.name} data", time.monotonic(), False
+    watching.started(step)
+    try:
+        source.prepare(lambda done, total, what: watching.progressed(step, "", done, total, what))
+        succeeded = True
+    finally:
+        watching.finished(step, time.monotonic() - begun, succeeded)
+
+
+def _materialize(
+    request: RunRequest, parts: Sequence[_Part], selection: Selection, course: Course, watching: Watcher
+) -> Outcome:
+    """Run the parts one after another, in this process; one that fails does not keep the others back."""
+    outcome = Outcome()
+    with persistent_instance() as instance:
+        end_lost_runs(instance)
+        for part in parts:
+            tags = _tags(request.settings, part)
+            course.enter(part.steps, earlier_seconds(instance, tags))
+            result = _execute(request, part, selection, tags, instance)
+            outcome.ids.append(result.run_id)
+            failed = result.filter_events(lambda step_event: step_event.is_step_failure)
+            for event in failed:
+                where = f" of {', '.join(part.keys)}" if len(parts) > 1 else ""
+                outcome.reasons[f"{event.step_key}{where}"] = reason_of(event)
+            if not failed and not result.success:
+                outcome.reasons["run"] = "no reason was recorded"
+            if outcome.interrupted:
+                break
+        for step, reason in outcome.reasons.items():
+            watching.failed(step, reason)
+    return outcome
+
+
+def _tags(settings: Settings, part: _Part) -> dict[str, str]:
+    return {
+        **(range_tags(part.keys) if part.keys else {}),
+        RUN_BY: OURS,
+        PROCESS: process_tag(),
+        SETS: ",".join(part.keys),
+        LIMIT: str(settings.evaluation.limit or ""),
+    }
+
+
+def _execute(
+    request: RunRequest, part: _Part, selection: Selection, tags: dict[str, str], instance: dg.DagsterInstance
+) -> dg.ExecuteInProcessResult:
+    """One run of Dagster, in this process."""
+    from setr_assets.graph import build_definitions
+
+    job = build_definitions(request.settings).resolve_job_def(FULL_PIPELINE)
+    wanted = {*part.steps, *selection.observed}
+    every = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+    config = {"ops": consent(step for step in STEPS if step in part.steps)} if request.accept_removals else {}
+    return job.execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        tags=tags,
+        asset_selection=None if wanted == every else [dg.AssetKey(name) for name in sorted(wanted)],
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **config},
+    )
+
+
+def _print_steps(selection: Selection) -> None:
+    """The steps in their order, a line each."""
+    width = max(len(step.name) for step in selection.steps)
+    for number, step in enumerate(selection.steps, 1):
+        each = "of each set: " if step.of_each_set else ""
+        print(f"{number:>2}  {step.name:{width}}  {each}{step.makes}")
+    if selection.left_out:
+        print(f"left out, for the settings have no [training]: {', '.join(selection.left_out)}")
+    print(f"`{typed('run --until STEP')}` stops after a step, and runs only what it depends on")
