@@ -23,8 +23,11 @@ _OURS = (OURS, "make demo")
 """Who has started runs in this way; the second by its earlier name."""
 
 
-def persistent_instance() -> dg.DagsterInstance:
+def persistent_instance(home: str | None = None) -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME.
+
+    Args:
+        home: Its folder, where the variable does not have to be set.
 
     Returns:
         The instance, to be entered and left.
@@ -32,9 +35,9 @@ def persistent_instance() -> dg.DagsterInstance:
     Raises:
         SetrError: It cannot be used.
     """
-    home = os.environ.get("DAGSTER_HOME")
+    named, home = home, home or os.environ.get("DAGSTER_HOME")
     try:
-        return dg.DagsterInstance.get()
+        return dg.DagsterInstance.get() if named is None else dg.DagsterInstance.from_config(named)
     except Exception as error:
         if home and (fault := dagster_home_fault(Path(home))) is not None:
             raise damaged("dagster", *fault) from error

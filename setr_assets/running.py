@@ -32,7 +32,15 @@ from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
 from setr_assets.removals import STEPS, consent
-from setr_assets.selection import LEADERBOARD, Selection, named_evaluation_sets, ranges, selected
+from setr_assets.selection import (
+    EMBEDDED,
+    LEADERBOARD,
+    Selection,
+    named_evaluation_sets,
+    observed_by,
+    ranges,
+    selected,
+)
 from setr_assets.watching import Watcher, watcher
 from setr_assets.where_next import tell_what_failed, tell_where_next
 from setr_lib.commands import env
@@ -100,14 +108,14 @@ def _carry_out(request: RunRequest, selection: Selection) -> int:
     sets = named_evaluation_sets(settings, request.sets)
     wrote = _environment(settings)
     quieten_libraries()
-    parts = list(_parts(settings, [each.key for each in sets], selection))
+    parts = list(_parts(settings, sets, selection))
     course, begun = Course([part.steps for part in parts]), time.monotonic()
     with watcher(course, quiet=request.quiet) as watching, listening(watching):
         for note in (*wrote, *_notes(settings, sets, selection)):
             watching.note(note)
         for source in sources_in_use(settings):
             _prepare(source, watching)
-        outcome = _materialize(request, parts, selection, course, watching)
+        outcome = _materialize(request, parts, course, watching)
     outcome.seconds = time.monotonic() - begun
     if outcome.reasons:
         tell_what_failed(request, outcome.reasons, outcome.ids, outcome.seconds)
@@ -133,21 +141,30 @@ def _notes(settings: Settings, sets: Sequence[EvaluationSet], selection: Selecti
         if (toys := toy_models_note(settings, dataset)) is not None:
             yield f"WARNING {toys}"
             break
+    for each in sets:
+        if not each.has_queries:
+            yield f"{each.key} has no queries: its pictures are embedded, to be searched; nothing is measured"
     if selection.left_out:
         yield f"left out, for the settings have no [training]: {', '.join(selection.left_out)}"
 
 
-def _parts(settings: Settings, keys: Sequence[str], selection: Selection) -> Iterator[_Part]:
-    """The runs of Dagster that a run takes. The first makes what is no set's; the last the leaderboard."""
-    if not any(step.of_each_set for step in selection.steps):
+def _parts(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[_Part]:
+    """The runs of Dagster that a run takes. The first makes what is no set's; the last one of sets with
+    queries makes the leaderboard. Sets without queries are embedded.
+    """
+    each = [step.name for step in selection.steps if step.of_each_set]
+    once = {step.name for step in selection.steps if not step.of_each_set}
+    if not each:
         yield _Part([], selection.names)
         return
-    found = ranges(settings, keys)
-    for number, part in enumerate(found):
-        once = {step.name for step in selection.steps if not step.of_each_set}
-        first, last = number == 0, number == len(found) - 1
-        kept = (once - {LEADERBOARD} if first else set()) | ({LEADERBOARD} & once if last else set())
-        yield _Part(part, [step.name for step in selection.steps if step.of_each_set or step.name in kept])
+    embedded = [name for name in selected(settings, EMBEDDED).names if name in each]
+    measured = ranges(settings, [chosen.key for chosen in sets if chosen.has_queries])
+    searched = ranges(settings, [chosen.key for chosen in sets if not chosen.has_queries])
+    found = [*((keys, set(each)) for keys in measured), *((keys, set(embedded)) for keys in searched)]
+    for number, (keys, wanted) in enumerate(found):
+        wanted |= once - {LEADERBOARD} if number == 0 else set()
+        wanted |= once & {LEADERBOARD} if number == len(measured) - 1 else set()
+        yield _Part(keys, [name for name in selection.names if name in wanted])
 
 
 def _prepare(source: DataSource, watching: Watcher) -> None:
@@ -161,9 +178,7 @@ def _prepare(source: DataSource, watching: Watcher) -> None:
         watching.finished(step, time.monotonic() - begun, succeeded)
 
 
-def _materialize(
-    request: RunRequest, parts: Sequence[_Part], selection: Selection, course: Course, watching: Watcher
-) -> Outcome:
+def _materialize(request: RunRequest, parts: Sequence[_Part], course: Course, watching: Watcher) -> Outcome:
     """Run the parts one after another, in this process; one that fails does not keep the others back."""
     outcome = Outcome()
     with persistent_instance() as instance:
@@ -171,7 +186,7 @@ def _materialize(
         for part in parts:
             tags = _tags(request.settings, part)
             course.enter(part.steps, earlier_seconds(instance, tags))
-            result = _execute(request, part, selection, tags, instance)
+            result = _execute(request, part, tags, instance)
             outcome.ids.append(result.run_id)
             failed = result.filter_events(lambda step_event: step_event.is_step_failure)
             for event in failed:
@@ -197,13 +212,13 @@ def _tags(settings: Settings, part: _Part) -> dict[str, str]:
 
 
 def _execute(
-    request: RunRequest, part: _Part, selection: Selection, tags: dict[str, str], instance: dg.DagsterInstance
+    request: RunRequest, part: _Part, tags: dict[str, str], instance: dg.DagsterInstance
 ) -> dg.ExecuteInProcessResult:
     """One run of Dagster, in this process."""
     from setr_assets.graph import build_definitions
 
     job = build_definitions(request.settings).resolve_job_def(FULL_PIPELINE)
-    wanted = {*part.steps, *selection.observed}
+    wanted = {*part.steps, *observed_by(request.settings, part.steps)}
     every = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
     config = {"ops": consent(step for step in STEPS if step in part.steps)} if request.accept_removals else {}
     return job.execute_in_process(

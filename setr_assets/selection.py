@@ -7,7 +7,7 @@ reads it, and is no step.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -20,7 +20,7 @@ from setr_lib.settings import Settings
 
 TRAINING_IMAGES = "training_images"
 """The step that every other one needs which learns from ``[training]``."""
-REPORT, LEADERBOARD = "evaluation_report", "leaderboard"
+EMBEDDED, REPORT, LEADERBOARD = "gallery_embeddings", "evaluation_report", "leaderboard"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,6 @@ class Selection:
 
     steps: tuple[Step, ...]
     """In the order in which they run."""
-    observed: tuple[str, ...]
-    """The sources that it looks at first."""
     left_out: tuple[str, ...]
     """Steps that would be run if settings had ``[training]``."""
 
@@ -66,18 +64,29 @@ def selected(settings: Settings, until: str | None = None) -> Selection:
         SetrError: There is no such step (the message names the nearest), or it needs ``[training]``.
     """
     declared = {each.name: each for each in blueprints(settings)}
-    needs = {name: _deps(each, settings) for name, each in declared.items()}
+    needs = {name: deps_of(each, settings) for name, each in declared.items()}
     untrained = set() if settings.training.is_named else _downstream(TRAINING_IMAGES, needs)
     wanted = set(needs) if until is None else _upstream(_known(until, needs, untrained), needs)
     names = [name for name in _ordered(list(declared), needs) if name in wanted - untrained]
-    seen = {dep for name in names for dep in needs[name] if dep not in declared}
-    if seen & {CHAMPION, FUSION}:  # one observation gives both
-        seen |= {CHAMPION, FUSION}
     return Selection(
         tuple(_step(declared[name]) for name in names),
-        tuple(sorted(seen)),
         tuple(name for name in _ordered(list(declared), needs) if name in untrained & wanted),
     )
+
+
+def observed_by(settings: Settings, steps: Iterable[str]) -> set[str]:
+    """The sources that steps read, and that a run looks at first.
+
+    Args:
+        settings: The settings.
+        steps: The names of the steps.
+
+    Returns:
+        The names of the sources.
+    """
+    declared = {each.name: each for each in blueprints(settings)}
+    seen = {dep for name in steps for dep in deps_of(declared[name], settings) if dep not in declared}
+    return seen | {CHAMPION, FUSION} if seen & {CHAMPION, FUSION} else seen  # one observation gives both
 
 
 def named_evaluation_sets(settings: Settings, names: Sequence[str]) -> list[EvaluationSet]:
@@ -116,7 +125,7 @@ def ranges(settings: Settings, keys: Sequence[str]) -> list[list[str]]:
         keys: Evaluation sets, in the order of the partitions.
 
     Returns:
-        The parts, in that order; one empty part where there are no sets.
+        The parts, in that order.
     """
     order = {each.key: position for position, each in enumerate(evaluation_sets(settings))}
     parts: list[list[str]] = []
@@ -125,7 +134,7 @@ def ranges(settings: Settings, keys: Sequence[str]) -> list[list[str]]:
             parts[-1].append(key)
         else:
             parts.append([key])
-    return parts or [[]]
+    return parts
 
 
 def first_sentence(text: str) -> str:
@@ -145,7 +154,16 @@ def _step(declared: Blueprint) -> Step:
     return Step(declared.name, first_sentence(declared.function.__doc__ or ""), declared.partitioned)
 
 
-def _deps(declared: Blueprint, settings: Settings) -> list[str]:
+def deps_of(declared: Blueprint, settings: Settings) -> list[str]:
+    """What a step is made from: the names of steps and of observed sources.
+
+    Args:
+        declared: The step.
+        settings: The settings.
+
+    Returns:
+        The names.
+    """
     return [str(dep) for dep in (*declared.options["deps"], *declared.more_deps(settings))]
 
 

@@ -71,7 +71,7 @@ def tell_where_next(
         ids: Dagster's names of its runs.
         seconds: How long it took.
     """
-    evaluated = REPORT in selection.names
+    evaluated = REPORT in selection.names and any(each.has_queries for each in sets)
     if evaluated:
         _show_scores(request, sets)
     if request.quiet:
@@ -108,7 +108,9 @@ def _of_a_part(
     request: RunRequest, sets: Sequence[EvaluationSet], selection: Selection
 ) -> list[tuple[str, str]]:
     rest = request.sets[0] if len(request.sets) == 1 else " ".join(each.key for each in sets)
-    found = [(typed(f"run {rest}" if request.sets else "run"), "the steps that are left")]
+    found = []
+    if any(each.has_queries for each in sets):
+        found.append((typed(f"run {rest}" if request.sets else "run"), "the steps that are left"))
     if "gallery_embeddings" in selection.names and sets:
         found.insert(0, (typed(f'search IMAGE "TEXT" --dataset {sets[0].key}'), "a query of your own"))
     return found

@@ -176,7 +176,7 @@ def section(found: Looked) -> str:
         lines.append(f"queries = {found.queries} # {_query_words(found)}")
     else:
         lines.append(
-            '# queries = "queries.csv" # to measure: a table with the columns reference, modification, targets'
+            '# queries = "queries.csv" # to measure: a table, columns reference, modification and targets'
         )
     return "\n".join(lines)
 
@@ -192,8 +192,8 @@ def settings_text(found: Looked) -> str:
     """
     judge = JudgeSettings.model_fields["name"].default
     return f"""\
-# SETR's settings. Relative paths start from this file's folder. Every key has a default, so what is below the data
-# set may be left out; a variable wins over the file, e.g. SETR_MODELS__DEVICE=cpu.
+# SETR's settings. Relative paths start from this file's folder. Every key but those of the data set has a
+# default and may be left out. A variable wins over the file, e.g. SETR_MODELS__DEVICE=cpu.
 
 {section(found)}
 
@@ -260,8 +260,8 @@ def _unreadable(searched: EvaluationSet, names: tuple[str, ...]) -> list[str]:
         f"{name}: {why}" for name, why in bad.select("image_id", "detail").head(_SHOWN).iter_rows()
     )
     return [
-        f"{bad.height} of {len(sample)} pictures that were opened cannot be read ({shown}); `{typed('doctor')}` "
-        "opens every one"
+        f"{bad.height} of {len(sample)} pictures that were opened cannot be read ({shown}); "
+        f"`{typed('doctor')}` opens every one"
     ]
 
 
@@ -318,8 +318,8 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
         print(f"  {command:{width}}   {words}")
     if not found.scored:
         print(
-            "to measure, write a table of queries with known answers (reference, modification, targets) and name it "
-            f"as queries in [datasets.{found.name}]"
+            "to measure, write a table of queries with known answers (reference, modification, targets) and "
+            f"name it as queries in [datasets.{found.name}]"
         )
 
 

@@ -257,8 +257,8 @@ class Tables:
         key = partition or _partition_of(asset)
         make = or_run_everything(self.settings, key, None if key else _step(asset))
         words = (
-            f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} first, "
-            f"{make}"
+            f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} "
+            f"first, {make}"
         )
         if path.suffix == ".parquet" and path.with_suffix(".json").is_file():
             fault = "is missing, although its record is there"

@@ -309,8 +309,8 @@ class TrainedWeights:
     def _no_weights(self, system: str) -> str:
         step = self.promoted_by(system)
         return (
-            f"has no weights yet: no version of {self.model(system)} is promoted; materialize {step} and what "
-            f"is before it: `setr run --until {step}`"
+            f"has no weights yet: no version of {self.model(system)} is promoted; materialize {step} and "
+            f"what is before it: `setr run --until {step}`"
         )
 
     def promoted_by(self, system: str) -> str:

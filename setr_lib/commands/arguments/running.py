@@ -33,7 +33,7 @@ def add_init(commands: Subparsers) -> None:
         metavar="FILE",
         help=(
             "queries with known answers, to measure with: a table (CSV, TSV, JSON, JSON Lines, Parquet) with "
-            "the columns reference, modification and targets (default: queries.csv in PHOTOS, if there is one)"
+            "the columns reference, modification and targets (default: queries.csv in PHOTOS, if it is there)"
         ),
     )
     init.set_defaults(immediate=_init)

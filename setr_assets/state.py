@@ -1,0 +1,168 @@
+"""What earlier runs have left, as Dagster has noted it, and what of it is stale: for ``setr status``.
+
+A result is stale by Dagster's own rule: its code version is another than today's (the asset's code, or
+settings, prompts and models that it reads), or what it was made from has another data version by now; and so
+is what was made from a stale result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from setr_assets.blueprints import Blueprint
+from setr_assets.code_versions import CodeVersions
+from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
+from setr_assets.graph import blueprints
+from setr_assets.instance import SETS, is_lost, persistent_instance, reason_of
+from setr_assets.selection import LEADERBOARD, deps_of, selected
+from setr_lib.benchmarks import evaluation_sets
+from setr_lib.runners import LastRun, ProjectState, StepState
+from setr_lib.settings import Settings
+
+CODE_VERSION_TAG = "dagster/code_version"
+"""The tag that Dagster itself writes and compares; it has no public name for it."""
+
+
+def project_state(settings: Settings) -> ProjectState:
+    """What is there of a project's results.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The state; everything is missing where no run was made yet.
+
+    Raises:
+        SetrError: Dagster's instance cannot be used.
+    """
+    keys = [each.key for each in evaluation_sets(settings)]
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home")
+    if not (home / "history").is_dir():
+        states = _States(settings, None)
+        return ProjectState(states.shared(), {key: states.of_set(key) for key in keys}, None)
+    with persistent_instance(str(home)) as instance:
+        states = _States(settings, instance)
+        return ProjectState(states.shared(), {key: states.of_set(key) for key in keys}, last_run(instance))
+
+
+def last_run(instance: dg.DagsterInstance) -> LastRun | None:
+    """The newest run of an instance, and why its steps failed.
+
+    Args:
+        instance: The instance.
+
+    Returns:
+        The run; None where there is none.
+    """
+    found = instance.get_run_records(limit=1)
+    if not found:
+        return None
+    run, begun = found[0].dagster_run, found[0].start_time
+    failed = {
+        entry.dagster_event.step_key or "": reason_of(entry.dagster_event)
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        if entry.dagster_event is not None
+    }
+    return LastRun(
+        id=run.run_id,
+        status="killed" if is_lost(run) else run.status.value.lower(),
+        begun=None if begun is None else datetime.fromtimestamp(begun).astimezone(),
+        failed=failed,
+        sets=tuple(filter(None, run.tags.get(SETS, "").split(","))),
+    )
+
+
+class _States:
+    """The states of steps; every note of Dagster's is read once.
+
+    Args:
+        settings: The settings.
+        instance: The instance; None where there is none yet.
+    """
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance | None) -> None:
+        self._settings, self._instance = settings, instance
+        self._declared = {each.name: each for each in blueprints(settings)}
+        self._versions = CodeVersions(settings)
+        self._tags: dict[tuple[str, str | None], Mapping[str, str] | None] = {}
+        self._states: dict[tuple[str, str | None], StepState] = {}
+
+    @cached_property
+    def _steps(self) -> Sequence[Blueprint]:
+        return [self._declared[name] for name in selected(self._settings).names]
+
+    def shared(self) -> list[StepState]:
+        """Steps of no evaluation set; the leaderboard is made by every run, and left out."""
+        once = [each for each in self._steps if not each.partitioned and each.name != LEADERBOARD]
+        return [self._state(each, None) for each in once]
+
+    def of_set(self, key: str) -> list[StepState]:
+        """Steps of an evaluation set.
+
+        Args:
+            key: The set.
+        """
+        return [self._state(each, key) for each in self._steps if each.partitioned]
+
+    def _state(self, step: Blueprint, key: str | None) -> StepState:
+        where = (step.name, key)
+        if where not in self._states:
+            tags = self._made(step.name, key)
+            if tags is None:
+                self._states[where] = StepState(step.name, "missing")
+            else:
+                reasons = [*self._code(step, tags), *self._inputs(step, key, tags)]
+                state = "stale" if reasons else "current"
+                self._states[where] = StepState(step.name, state, "; ".join(reasons))
+        return self._states[where]
+
+    def _code(self, step: Blueprint, tags: Mapping[str, str]) -> Iterator[str]:
+        now, then = self._versions.version(step.number, step.reads), tags.get(CODE_VERSION_TAG, "")
+        if now != then:
+            same_code = now.partition("-")[0] == then.partition("-")[0]
+            yield "settings, prompts or models are others" if same_code else "made by another version of SETR"
+
+    def _inputs(self, step: Blueprint, key: str | None, tags: Mapping[str, str]) -> Iterator[str]:
+        for dep in deps_of(step, self._settings):
+            source = self._declared.get(dep)
+            if source is not None and source.partitioned and key is None:
+                continue
+            part = key if source is not None and source.partitioned else None
+            now, then = self._data_version(dep, part), tags.get(INPUT_TAG + dep)
+            if now is not None and then is not None and now != then:
+                yield f"{dep} {'has changed' if source is not None else 'is another'}"
+            elif source is not None and now is not None and self._state(source, part).state == "stale":
+                yield f"{dep} is stale"
+
+    def _data_version(self, name: str, key: str | None) -> str | None:
+        tags = self._made(name, key) if name in self._declared else self._observed(name)
+        return None if tags is None else tags.get(DATA_VERSION_TAG)
+
+    def _made(self, name: str, key: str | None) -> Mapping[str, str] | None:
+        """The tags of the newest materialisation; None where there is none."""
+        if self._instance is None:
+            return None
+        if (name, key) not in self._tags:
+            wanted = dg.AssetRecordsFilter(
+                asset_key=dg.AssetKey(name), asset_partitions=None if key is None else [key]
+            )
+            records = self._instance.fetch_materializations(wanted, limit=1).records
+            made = records[0].asset_materialization if records else None
+            self._tags[name, key] = None if made is None else (made.tags or {})
+        return self._tags[name, key]
+
+    def _observed(self, name: str) -> Mapping[str, str] | None:
+        """The tags of the newest observation of a source; None where there is none."""
+        if self._instance is None:
+            return None
+        if (name, None) not in self._tags:
+            records = self._instance.fetch_observations(dg.AssetKey(name), limit=1).records
+            seen = records[0].asset_observation if records else None
+            self._tags[name, None] = None if seen is None else (seen.tags or {})
+        return self._tags[name, None]
