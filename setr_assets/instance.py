@@ -17,6 +17,8 @@ PROCESS = "setr/process"
 """The process that a run lives in: when that is gone and the run still says "started", the run was lost."""
 SETS, LIMIT = "setr/sets", "setr/limit"
 """The evaluation sets of a run, and its ``[evaluation] limit``."""
+COMMAND = "setr/command"
+"""An id of the command that began a run: a command over sets that are no range begins several."""
 INTERRUPTED = "interrupted"
 """Why a step failed that a person stopped."""
 _OURS = (OURS, "make demo")

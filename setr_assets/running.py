@@ -7,6 +7,7 @@ after another; what is made once for all sets is made by the first.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import dagster as dg
 
 from setr_assets.course import Course
 from setr_assets.instance import (
+    COMMAND,
     INTERRUPTED,
     LIMIT,
     OURS,
@@ -180,11 +182,11 @@ def _prepare(source: DataSource, watching: Watcher) -> None:
 
 def _materialize(request: RunRequest, parts: Sequence[_Part], course: Course, watching: Watcher) -> Outcome:
     """Run the parts one after another, in this process; one that fails does not keep the others back."""
-    outcome = Outcome()
+    outcome, command = Outcome(), secrets.token_hex(8)
     with persistent_instance() as instance:
         end_lost_runs(instance)
         for part in parts:
-            tags = _tags(request.settings, part)
+            tags = {**_tags(request.settings, part), COMMAND: command}
             course.enter(part.steps, earlier_seconds(instance, tags))
             result = _execute(request, part, tags, instance)
             outcome.ids.append(result.run_id)

@@ -19,7 +19,7 @@ from setr_assets.blueprints import Blueprint
 from setr_assets.code_versions import CodeVersions
 from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
 from setr_assets.graph import blueprints
-from setr_assets.instance import SETS, is_lost, persistent_instance, reason_of
+from setr_assets.instance import COMMAND, SETS, is_lost, persistent_instance, reason_of
 from setr_assets.selection import LEADERBOARD, deps_of, selected
 from setr_lib.benchmarks import evaluation_sets
 from setr_lib.runners import LastRun, ProjectState, StepState
@@ -52,7 +52,7 @@ def project_state(settings: Settings) -> ProjectState:
 
 
 def last_run(instance: dg.DagsterInstance) -> LastRun | None:
-    """The newest run of an instance, and why its steps failed.
+    """The newest run of an instance, with those that the same command began, and why steps failed.
 
     Args:
         instance: The instance.
@@ -60,22 +60,40 @@ def last_run(instance: dg.DagsterInstance) -> LastRun | None:
     Returns:
         The run; None where there is none.
     """
-    found = instance.get_run_records(limit=1)
-    if not found:
+    records = instance.get_run_records(limit=1)
+    if not records:
         return None
-    run, begun = found[0].dagster_run, found[0].start_time
-    failed = {
-        entry.dagster_event.step_key or "": reason_of(entry.dagster_event)
-        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-        if entry.dagster_event is not None
-    }
+    if command := records[0].dagster_run.tags.get(COMMAND):
+        records = [*reversed(instance.get_run_records(dg.RunsFilter(tags={COMMAND: command})))]
+    failed: dict[str, str] = {}
+    for record in records:
+        of = f" of {record.dagster_run.tags.get(SETS, '')}" if len(records) > 1 else ""
+        for step, reason in _failures(instance, record.dagster_run.run_id).items():
+            failed[f"{step}{of.replace(',', ', ')}"] = reason
+    begun = records[0].start_time
     return LastRun(
-        id=run.run_id,
-        status="killed" if is_lost(run) else run.status.value.lower(),
+        id=", ".join(record.dagster_run.run_id for record in records),
+        status=_status([record.dagster_run for record in records]),
         begun=None if begun is None else datetime.fromtimestamp(begun).astimezone(),
         failed=failed,
-        sets=tuple(filter(None, run.tags.get(SETS, "").split(","))),
+        sets=tuple(
+            key for record in records for key in record.dagster_run.tags.get(SETS, "").split(",") if key
+        ),
     )
+
+
+def _failures(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    return {
+        entry.dagster_event.step_key or "": reason_of(entry.dagster_event)
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        if entry.dagster_event is not None
+    }
+
+
+def _status(runs: Sequence[dg.DagsterRun]) -> str:
+    """What became of the runs of one command, in one word: what is worst."""
+    words = ["killed" if is_lost(run) else run.status.value.lower() for run in runs]
+    return next((word for word in words if word != "success"), "success")
 
 
 class _States:
