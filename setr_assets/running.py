@@ -236,8 +236,9 @@ def _print_steps(selection: Selection) -> None:
     """The steps in their order, a line each."""
     width = max(len(step.name) for step in selection.steps)
     for number, step in enumerate(selection.steps, 1):
-        each = "of each set: " if step.of_each_set else ""
-        print(f"{number:>2}  {step.name:{width}}  {each}{step.makes}")
+        print(
+            f"{number:>2}  {step.name:{width}}  {'each set' if step.of_each_set else 'once':8}  {step.makes}"
+        )
     if selection.left_out:
         print(f"left out, for the settings have no [training]: {', '.join(selection.left_out)}")
     print(f"`{typed('run --until STEP')}` stops after a step, and runs only what it depends on")

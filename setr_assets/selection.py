@@ -21,6 +21,8 @@ from setr_lib.settings import Settings
 TRAINING_IMAGES = "training_images"
 """The step that every other one needs which learns from ``[training]``."""
 EMBEDDED, REPORT, LEADERBOARD = "gallery_embeddings", "evaluation_report", "leaderboard"
+_LEAST = 25
+"""Characters that a step's line has at least, before it ends at a colon."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,17 @@ def ranges(settings: Settings, keys: Sequence[str]) -> list[list[str]]:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a description, on one line.
+    """What a description begins with, on one line.
 
     Args:
         text: The description.
 
     Returns:
-        The sentence, without its full stop.
+        Its first sentence without the full stop, up to a colon or semicolon that comes late enough.
     """
-    words = " ".join(text.split())
-    return re.split(r"\.(?:\s|$)", words, maxsplit=1)[0]
+    sentence = re.split(r"\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+    head = re.match(rf".{{{_LEAST}}}[^:;]*", sentence)
+    return (head.group() if head else sentence).replace("``", "`")
 
 
 def _step(declared: Blueprint) -> Step:

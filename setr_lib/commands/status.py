@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SECONDS = 1.0
 """How long pictures' files are looked at, of all sets together."""
 _EMBEDDED = "gallery_embeddings"
+_WITHOUT_TABLE = frozenset({"method_texts", "training_triplets"})
+"""Steps that store something only where settings ask for it."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
         SetrError: The notes of earlier runs cannot be read.
     """
     context, known = pipeline_context(settings), runner().state(settings)
+    shared = [_if_there(settings, step, None) for step in known.shared]
+    known = ProjectState(shared, known.sets, known.last_run)
     sets = statuses(context, known)
     champions = champions_of(context)
     following = next_command(settings, sets, known)
@@ -95,7 +99,7 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
     found: list[SetStatus] = []
     for each in evaluation_sets(context.settings):
         has_queries = each.has_queries
-        steps = known.sets.get(each.key, ())
+        steps = [_if_there(context.settings, step, each.key) for step in known.sets.get(each.key, ())]
         if not has_queries:
             steps = [step for step in steps if step.step in ("gallery_images", _EMBEDDED)]
         status = SetStatus(each.key, each.hidden, _state(steps), steps, has_queries=has_queries)
@@ -106,6 +110,16 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         status.best = _best(context, each)
         found.append(status)
     return found
+
+
+def _if_there(settings: Settings, step: StepState, key: str | None) -> StepState:
+    """The state of a step, ``missing`` where its table is gone from the storage."""
+    if step.state == "missing" or step.step in _WITHOUT_TABLE:
+        return step
+    table = settings.table_path(step.step, key)
+    if table.exists() or table.with_suffix(".json").exists() or table.with_suffix("").is_dir():
+        return step
+    return StepState(step.step, "missing", f"{table} is gone")
 
 
 def champions_of(context: PipelineContext) -> dict[str, str] | None:
