@@ -41,14 +41,29 @@ def project_state(settings: Settings) -> ProjectState:
     Raises:
         SetrError: Dagster's instance cannot be used.
     """
-    keys = [each.key for each in evaluation_sets(settings)]
     home = Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home")
     if not (home / "history").is_dir():
-        states = _States(settings, None)
-        return ProjectState(states.shared(), {key: states.of_set(key) for key in keys}, None)
+        return state_in(settings, None)
     with persistent_instance(str(home)) as instance:
-        states = _States(settings, instance)
-        return ProjectState(states.shared(), {key: states.of_set(key) for key in keys}, last_run(instance))
+        return state_in(settings, instance)
+
+
+def state_in(settings: Settings, instance: dg.DagsterInstance | None) -> ProjectState:
+    """What is there of a project's results, by the notes of an instance.
+
+    Args:
+        settings: The settings.
+        instance: The instance; None where there is none yet.
+
+    Returns:
+        The state.
+    """
+    states = _States(settings, instance)
+    return ProjectState(
+        states.shared(),
+        {each.key: states.of_set(each.key) for each in evaluation_sets(settings)},
+        None if instance is None else last_run(instance),
+    )
 
 
 def last_run(instance: dg.DagsterInstance) -> LastRun | None:
