@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -25,8 +26,8 @@ from setr_lib.benchmarks import evaluation_sets
 from setr_lib.runners import LastRun, ProjectState, StepState
 from setr_lib.settings import Settings
 
-CODE_VERSION_TAG = "dagster/code_version"
-"""The tag that Dagster itself writes and compares; it has no public name for it."""
+CODE_VERSION_TAG, POINTER_TAG = "dagster/code_version", "dagster/input_event_pointer/"
+"""Tags that Dagster itself writes and compares; it has no public names for them."""
 
 
 def project_state(settings: Settings) -> ProjectState:
@@ -111,6 +112,13 @@ def _status(runs: Sequence[dg.DagsterRun]) -> str:
     return next((word for word in words if word != "success"), "success")
 
 
+class _Made(NamedTuple):
+    """A materialisation: its place among all events, and its tags."""
+
+    position: int
+    tags: Mapping[str, str]
+
+
 class _States:
     """The states of steps; every note of Dagster's is read once.
 
@@ -123,7 +131,7 @@ class _States:
         self._settings, self._instance = settings, instance
         self._declared = {each.name: each for each in blueprints(settings)}
         self._versions = CodeVersions(settings)
-        self._tags: dict[tuple[str, str | None], Mapping[str, str] | None] = {}
+        self._made: dict[tuple[str, str | None, int | None], _Made | None] = {}
         self._states: dict[tuple[str, str | None], StepState] = {}
 
     @cached_property
@@ -146,11 +154,11 @@ class _States:
     def _state(self, step: Blueprint, key: str | None) -> StepState:
         where = (step.name, key)
         if where not in self._states:
-            tags = self._made(step.name, key)
-            if tags is None:
+            made = self._newest(step.name, key)
+            if made is None:
                 self._states[where] = StepState(step.name, "missing")
             else:
-                reasons = [*self._code(step, tags), *self._inputs(step, key, tags)]
+                reasons = [*self._code(step, made.tags), *self._inputs(step, key, made.tags)]
                 state = "stale" if reasons else "current"
                 self._states[where] = StepState(step.name, state, "; ".join(reasons))
         return self._states[where]
@@ -164,38 +172,53 @@ class _States:
     def _inputs(self, step: Blueprint, key: str | None, tags: Mapping[str, str]) -> Iterator[str]:
         for dep in deps_of(step, self._settings):
             source = self._declared.get(dep)
-            if source is not None and source.partitioned and key is None:
-                continue
-            part = key if source is not None and source.partitioned else None
-            now, then = self._data_version(dep, part), tags.get(INPUT_TAG + dep)
-            if now is not None and then is not None and now != then:
-                yield f"{dep} {'has changed' if source is not None else 'is another'}"
-            elif source is not None and now is not None and self._state(source, part).state == "stale":
-                yield f"{dep} is stale"
+            if source is None:
+                if self._is_another(self._observed(dep), tags.get(INPUT_TAG + dep)):
+                    yield f"{dep} is another"
+            elif not source.partitioned or key is not None:
+                part = key if source.partitioned else None
+                if self._has_changed(dep, part, tags):
+                    yield f"{dep} has changed"
+                elif self._state(source, part).state == "stale":
+                    yield f"{dep} is stale"
 
-    def _data_version(self, name: str, key: str | None) -> str | None:
-        tags = self._made(name, key) if name in self._declared else self._observed(name)
-        return None if tags is None else tags.get(DATA_VERSION_TAG)
+    def _has_changed(self, dep: str, key: str | None, tags: Mapping[str, str]) -> bool:
+        """Whether a step's input has another data version than it had. The tag with the version is of all
+        partitions of a run together; that with the event tells the version of each.
+        """
+        made = self._newest(dep, key)
+        if key is None:
+            return self._is_another(made.tags if made else None, tags.get(INPUT_TAG + dep))
+        pointer = tags.get(POINTER_TAG + dep, "")
+        if made is None or not pointer.isdecimal() or made.position <= int(pointer):
+            return False
+        then = self._newest(dep, key, before=int(pointer) + 1)
+        return then is not None and then.tags.get(DATA_VERSION_TAG) != made.tags.get(DATA_VERSION_TAG)
 
-    def _made(self, name: str, key: str | None) -> Mapping[str, str] | None:
-        """The tags of the newest materialisation; None where there is none."""
+    @staticmethod
+    def _is_another(now: Mapping[str, str] | None, then: str | None) -> bool:
+        return now is not None and then is not None and now.get(DATA_VERSION_TAG) != then
+
+    def _newest(self, name: str, key: str | None, before: int | None = None) -> _Made | None:
+        """The newest materialisation, or the newest before an event; None where there is none."""
         if self._instance is None:
             return None
-        if (name, key) not in self._tags:
+        if (name, key, before) not in self._made:
             wanted = dg.AssetRecordsFilter(
-                asset_key=dg.AssetKey(name), asset_partitions=None if key is None else [key]
+                asset_key=dg.AssetKey(name),
+                asset_partitions=None if key is None else [key],
+                before_storage_id=before,
             )
             records = self._instance.fetch_materializations(wanted, limit=1).records
             made = records[0].asset_materialization if records else None
-            self._tags[name, key] = None if made is None else (made.tags or {})
-        return self._tags[name, key]
+            found = None if made is None else _Made(records[0].storage_id, made.tags or {})
+            self._made[name, key, before] = found
+        return self._made[name, key, before]
 
     def _observed(self, name: str) -> Mapping[str, str] | None:
         """The tags of the newest observation of a source; None where there is none."""
         if self._instance is None:
             return None
-        if (name, None) not in self._tags:
-            records = self._instance.fetch_observations(dg.AssetKey(name), limit=1).records
-            seen = records[0].asset_observation if records else None
-            self._tags[name, None] = None if seen is None else (seen.tags or {})
-        return self._tags[name, None]
+        records = self._instance.fetch_observations(dg.AssetKey(name), limit=1).records
+        seen = records[0].asset_observation if records else None
+        return None if seen is None else (seen.tags or {})

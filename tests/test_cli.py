@@ -152,7 +152,8 @@ def test_a_program_that_the_shell_does_not_find_is_named_by_its_path(
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
     assert typed("run mine") == "venv/setr run mine"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert typed("run mine") == f"{tmp_path}/venv/setr run mine"
     monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}/venv")
     assert typed("run mine") == "setr run mine"
