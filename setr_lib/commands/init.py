@@ -116,8 +116,8 @@ def look(photos: Path, queries: Path | None, here: Path, taken: frozenset[str] =
     name = data_set_name(photos, taken)
     described = DatasetSettings(
         kind="folder",
-        root=photos.resolve(),
-        queries=None if queries is None else queries.resolve(),
+        root=Path(_escaped(str(photos.resolve()))),
+        queries=None if queries is None else Path(_escaped(str(queries.resolve()))),
     )
     settings = Settings(base_dir=here, datasets={name: described})
     searched = evaluation_set(settings, name)
@@ -230,11 +230,11 @@ def _taken(file: Path) -> frozenset[str]:
 def _queries(searched: EvaluationSet) -> tuple[int, int, Path | None, list[str]]:
     """How many queries there are and have targets, their file, and what was assumed of it."""
     from setr_lib.benchmarks.kinds.folder import query_file
+    from setr_lib.benchmarks.loading import read_queries
 
-    file = query_file(searched)
-    records = searched.benchmark.queries(searched)
-    notes = searched.benchmark.query_notes(searched)
-    return len(records), sum(bool(record.target_ids) for record in records), file, notes
+    file, frame = query_file(searched), read_queries(searched)
+    scored = frame.filter(frame["target_ids"].list.len() > 0).height
+    return frame.height, scored, file, searched.benchmark.query_notes(searched)
 
 
 def _unreadable(searched: EvaluationSet, names: tuple[str, ...]) -> list[str]:
@@ -276,7 +276,12 @@ def _stated(path: Path, here: Path) -> str:
     """A path as the settings file states it: relative where it is below the file's folder."""
     text = _from_here(path, here)
     text = f"./{text}" if text.startswith("~") else text
-    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
+    return json.dumps(_escaped(text), ensure_ascii=False)
+
+
+def _escaped(path: str) -> str:
+    """A path as settings state it, in which a dollar sign begins a variable's name."""
+    return path.replace("$", "$$")
 
 
 def _from_here(path: Path, here: Path) -> str:
