@@ -10,7 +10,7 @@ from setr_assets.selection import REPORT
 from setr_lib.commands.console import terminal
 from setr_lib.damage import COMMAND
 from setr_lib.pipeline.context import pipeline_context
-from setr_lib.typed import typed
+from setr_lib.typed import explained_commands, typed
 
 if TYPE_CHECKING:
     from setr_assets.selection import Selection
@@ -82,9 +82,8 @@ def tell_where_next(
     lines.append((_ui(request.settings).strip("`"), "Dagster: the graph, this run, every table's metadata"))
     if any(name.startswith("registered_") for name in selection.names):
         lines.append((typed("--env-file .env ui", "mlflow"), "training runs and the registered re-ranker"))
-    width = max(len(command) for command, _ in lines)
-    for command, words in lines:
-        print(f"  {command:{width}}   {words}")
+    for line in explained_commands(lines):
+        print(line)
 
 
 def _of_evaluation(request: RunRequest, sets: Sequence[EvaluationSet]) -> list[tuple[str, str]]:

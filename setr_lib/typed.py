@@ -6,7 +6,11 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+_LONG = 60
+"""Characters of a command that still has its explanation beside it."""
 
 
 def typed(arguments: str, program: str = "setr") -> str:
@@ -30,6 +34,24 @@ def typed(arguments: str, program: str = "setr") -> str:
     else:
         start = shlex.quote(_from_here(own))
     return f"{start} {arguments}"
+
+
+def explained_commands(commands: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Commands and what they do, for a person to choose from.
+
+    Args:
+        commands: Each command line, and what it does.
+
+    Yields:
+        Lines: what a command does is beside it, below it where the command is long.
+    """
+    width = max((len(command) for command, _ in commands if len(command) <= _LONG), default=0)
+    for command, words in commands:
+        if len(command) <= _LONG:
+            yield f"  {command:{width}}   {words}"
+        else:
+            yield f"  {command}"
+            yield f"  {'':{width}}   {words}"
 
 
 def _from_here(file: Path) -> str:

@@ -23,7 +23,7 @@ from setr_lib.settings import (
     find_settings_file,
     load_settings,
 )
-from setr_lib.typed import typed
+from setr_lib.typed import explained_commands, typed
 
 if TYPE_CHECKING:
     from setr_lib.benchmarks import EvaluationSet
@@ -71,10 +71,14 @@ def run(photos: Path, queries: Path | None, *, quiet: bool = False) -> int:
     """
     here = Path.cwd()
     file = here / SETTINGS_FILE
-    found = look(photos, queries, here, _taken(file))
+    known = _data_sets(file)
+    found = look(photos, queries, here, frozenset(known))
     if not quiet:
         for note in found.notes:
             print(f"setr: {note}", file=sys.stderr)
+    if same := [name for name, root in known.items() if _is_same(root, photos)]:
+        print(f"setr: {file} has this folder already, as the data set {same[0]!r}", file=sys.stderr)
+        return 1
     if file.exists() or file.is_symlink():
         print(f"setr: {file} is there already and stays as it is: add this section to it", file=sys.stderr)
         print(section(found))
@@ -219,12 +223,23 @@ top_k = 50 # how many of these the judge looks at; fewer are faster
 """
 
 
-def _taken(file: Path) -> frozenset[str]:
-    """The names of the data sets in a settings file; none where it cannot be read."""
+def _data_sets(file: Path) -> dict[str, Path]:
+    """The data sets of a settings file and their folders; none where it cannot be read."""
     try:
-        return frozenset(tomllib.loads(file.read_text(encoding="utf-8")).get("datasets", {}))
-    except (OSError, ValueError, TypeError):
-        return frozenset()
+        stated = tomllib.loads(file.read_text(encoding="utf-8")).get("datasets", {})
+        return {
+            name: file.parent / Path(str(section.get("root", ""))).expanduser()
+            for name, section in stated.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
+        return {}
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.samefile(other)
+    except OSError:
+        return False
 
 
 def _queries(searched: EvaluationSet) -> tuple[int, int, Path | None, list[str]]:
@@ -318,9 +333,8 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
             (search, "search them, both stages"),
         ]
     print("next:")
-    width = max(len(command) for command, _ in steps)
-    for command, words in steps:
-        print(f"  {command:{width}}   {words}")
+    for line in explained_commands(steps):
+        print(line)
     if not found.scored:
         print(
             "to measure, write a table of queries with known answers (reference, modification, targets) and "

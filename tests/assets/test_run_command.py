@@ -16,9 +16,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from setr_assets.graph import build_definitions
+from setr_assets.jobs import EVALUATION
 from setr_lib.cli import main
 from setr_lib.commands.env import environment
-from setr_lib.settings import Settings
+from setr_lib.settings import Settings, load_settings
 from tests.tiny_encoder import write_tiny_clip
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
@@ -171,6 +173,15 @@ def test_until_stops_after_a_step_and_a_gallery_without_queries_can_be_searched(
     found = setr("search", str(folder / "album" / "0.png"), "make it red", "--dataset", "album", "--k", "2")
     assert found.status == 0, found.err
     assert states(status_of(setr))["album"] == "current"
+
+
+def test_dagsters_own_evaluation_passes_over_a_gallery_without_queries(folder: Path) -> None:
+    job = build_definitions(load_settings(folder / "setr.toml")).resolve_job_def(EVALUATION)
+    with dg.DagsterInstance.ephemeral() as instance:
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        done = job.execute_in_process(instance=instance, partition_key="album", run_config=quiet)
+    assert done.success
+    assert not (folder / "var" / "tables" / "evaluation_report" / "album.parquet").exists()
 
 
 def test_all_sets_are_run_in_two_runs_and_those_without_queries_are_embedded(

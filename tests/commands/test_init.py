@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -43,7 +44,9 @@ def test_the_file_has_the_defaults_and_the_data_set(photos: Path, tmp_path: Path
     assert made.model_dump() == defaults.model_dump()
     out = capsys.readouterr().out
     assert "data set 'my-photos', 4 pictures" in out
-    asked = [shlex.split(line.split("   ")[0]) for line in out.splitlines() if line.startswith("  ")]
+    asked = [
+        shlex.split(line.strip().split("   ")[0]) for line in out.splitlines() if re.match(r"  \S", line)
+    ]
     assert [command[1] for command in asked] == ["doctor", "plan", "run", "search"]
     assert asked[2][2:] == ["my-photos", "--until", "gallery_embeddings"]
     assert Path(asked[3][2]).is_file(), "the example can be typed as it is printed"
@@ -95,6 +98,10 @@ def test_a_settings_file_is_never_changed(photos: Path, tmp_path: Path, capsys: 
     assert "stays as it is" in printed.err
     added = tomllib.loads(text + printed.out)
     assert added["datasets"]["my-photos-2"]["root"] == "My Photos"
+    (tmp_path / "setr.toml").write_text(text.replace("elsewhere", "My Photos"), encoding="utf-8")
+    assert main(["init", "My Photos"]) == 1
+    printed = capsys.readouterr()
+    assert "has this folder already, as the data set 'my-photos'" in printed.err and printed.out == ""
 
 
 def test_a_broken_settings_file_above_is_no_hindrance(
