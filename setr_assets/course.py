@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 _LEAST_SHARE = 0.2
 """The share of the earlier run's time that must have passed before the two are compared."""
+_LEAST_REST = 5.0
+"""Seconds: less is not worth telling."""
 _ALIKE = (0.5, 2.0)
 """How many times as long as in the earlier run its steps may have taken so far."""
 
@@ -21,8 +23,9 @@ class Course:
         self.total = sum(map(len, parts))
         """All steps."""
         self.begun = 0
-        """Steps that have begun."""
+        """Steps that have begun or are behind."""
         self._later = [len(part) for part in parts]
+        self._before = 0
         self._part: list[str] = []
         self._earlier: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
@@ -34,7 +37,8 @@ class Course:
             steps: The names of its steps.
             earlier: Seconds of each step in the last run of the same; empty where there was none.
         """
-        self._later.pop(0)
+        self.begun = self._before  # steps that a failed part has not begun are behind, too
+        self._before += self._later.pop(0)
         self._part, self._earlier, self._seconds = list(steps), dict(earlier), {}
 
     def begin(self, step: str) -> str:
@@ -66,7 +70,8 @@ class Course:
 
         Returns:
             Seconds from the beginning of the next step; None where the last run did other steps, was of other
-            work (what is kept now was made then, or the reverse), or too little has passed to tell.
+            work (what is kept now was made then, or the reverse), too little has passed to tell, or nearly
+            nothing is left.
         """
         left = [step for step in self._part if step not in self._seconds]
         if self._later or not left or not all(step in self._earlier for step in self._part):
@@ -75,6 +80,5 @@ class Course:
         if before < _LEAST_SHARE * sum(self._earlier[step] for step in self._part):
             return None
         pace = sum(self._seconds.values()) / before if before else 0.0
-        if not _ALIKE[0] <= pace <= _ALIKE[1]:
-            return None
-        return pace * sum(self._earlier[step] for step in left)
+        rest = pace * sum(self._earlier[step] for step in left)
+        return rest if _ALIKE[0] <= pace <= _ALIKE[1] and rest >= _LEAST_REST else None

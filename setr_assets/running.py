@@ -188,6 +188,8 @@ def _materialize(request: RunRequest, parts: Sequence[_Part], course: Course, wa
         for part in parts:
             tags = {**_tags(request.settings, part), COMMAND: command}
             course.enter(part.steps, earlier_seconds(instance, tags))
+            if len(parts) > 1:
+                watching.note(f"{', '.join(part.keys)}:")
             result = _execute(request, part, tags, instance)
             outcome.ids.append(result.run_id)
             failed = result.filter_events(lambda step_event: step_event.is_step_failure)

@@ -155,4 +155,4 @@ def _ui(settings: Settings) -> str:
 
 def _minutes(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
-    return f"{minutes:.0f} min {rest:.0f} s"
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.0f} s"
