@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from setr_lib.commands.arguments import checks, project, results, texts
+from setr_lib.commands.arguments import checks, project, results, running, texts
 from setr_lib.commands.arguments.parser import Parser, leaves
 from setr_lib.commands.arguments.shared import Command, Subparsers, VersionAction, path
 from setr_lib.commands.console import quiet_if, say_error, talk
@@ -30,7 +30,8 @@ from setr_lib.escaping import visible_output
 from setr_lib.settings import Settings, SettingsError, load_settings
 
 _GROUPS = {
-    "prepare": (checks.add_doctor, checks.add_plan),
+    "prepare": (running.add_init, checks.add_doctor, checks.add_plan),
+    "run": (running.add_run, running.add_status),
     "look at results": (
         results.add_leaderboard,
         results.add_search,
@@ -166,7 +167,8 @@ def parser() -> Parser:
     made = Parser(
         prog="setr",
         usage="setr [--config FILE] [--quiet] COMMAND ...",
-        description="Two-stage composed image retrieval: reference image and text in, ranking out.",
+        description="Two-stage composed image retrieval: reference image and text in, ranking out.\n"
+        "Begin with `setr init PHOTOS` for pictures of your own; `setr run` runs the pipeline.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action=VersionAction)

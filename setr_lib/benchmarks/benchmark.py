@@ -266,6 +266,17 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         return []
 
+    def has_queries(self, evaluation_set: EvaluationSet) -> bool:
+        """Whether there are queries at all; a gallery without any can be searched, and is not evaluated.
+
+        Args:
+            evaluation_set: The set. No file of it need be there, and none is read.
+
+        Returns:
+            True by default: a benchmark is its queries.
+        """
+        return True
+
     def query_notes(self, evaluation_set: EvaluationSet) -> list[str]:
         """What was assumed where the queries were read, and what of them is not read, for a person to check.
 

@@ -67,6 +67,16 @@ class EvaluationSet:
         return self.split in self.benchmark.hidden_splits
 
     @property
+    def has_queries(self) -> bool:
+        """Whether it has queries: a folder of pictures need not have any.
+
+        Raises:
+            DatasetError: The benchmark's code raises anything.
+        """
+        with told_as(DatasetError, f"has_queries of {self.key} ({self.benchmark.name})"):
+            return bool(self.benchmark.has_queries(self))
+
+    @property
     def gallery_key(self) -> str:
         """A name for the gallery, the same for sets that share one (CIRCO's val and test).
 

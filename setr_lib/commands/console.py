@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.escaping import visible
-from setr_lib.progress import Progress, silent
+from setr_lib.progress import Pace, Progress, duration_words, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,6 +154,7 @@ class ProgressLines:
     def __init__(self, out: TextIO, indent: str = "", *, ends: bool = True) -> None:
         self._out, self._indent, self._ends = out, indent, ends
         self._last: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
 
     def __call__(self, done: int, total: int, what: str, where: str = "") -> None:
         """Report progress.
@@ -165,16 +166,19 @@ class ProgressLines:
             where: What comes before the numbers, e.g. an evaluation set.
         """
         key, now = where + what, time.monotonic()
+        rest = self._paces.setdefault(key, Pace()).rest(done, total)
         is_end = key not in self._last or done >= total
         if is_end and not self._ends:
             self._last.setdefault(key, now)
         elif is_end or now - self._last[key] >= LINE_INTERVAL:
             self._last[key] = now
-            print(f"{self._indent}{where}{done:,} of {total:,} {what}", file=self._out, flush=True)
+            left = "" if rest is None else f", about {duration_words(rest)} left"
+            print(f"{self._indent}{where}{done:,} of {total:,} {what}{left}", file=self._out, flush=True)
 
     def clear(self) -> None:
         """Forget all kinds of work: what is reported next is a first report."""
         self._last.clear()
+        self._paces.clear()
 
 
 class ProgressBars:

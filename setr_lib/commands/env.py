@@ -87,6 +87,25 @@ def prepare(settings: Settings) -> None:
         ) from error
 
 
+def write_once(settings: Settings) -> Path | None:
+    """Write the variables to ``.env`` where SETR's lines are not in it yet, and no other DAGSTER_HOME is set.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The file, if it was written now.
+
+    Raises:
+        SetrError: A file or folder cannot be written.
+    """
+    file = settings.base_dir / _FILE
+    if os.environ.get(_HOME) or _HOME in _written(file):
+        return None
+    run(settings, write=True, quiet=True)
+    return file
+
+
 def run(settings: Settings, *, write: bool, quiet: bool) -> int:
     """Print the variables as ``.env`` lines, and write them where asked to.
 

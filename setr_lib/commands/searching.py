@@ -93,7 +93,7 @@ class Search:
         return (
             f"the gallery of {key} is stale: {len(stale)} of {candidates} candidates are not the pictures "
             f"that it was made of, the first is {first} ({why}); materialize gallery_images and "
-            f"gallery_embeddings, {or_run_everything(self.context.settings, key)}"
+            f"gallery_embeddings, {or_run_everything(self.context.settings, key, 'gallery_embeddings')}"
         )
 
 
@@ -194,5 +194,5 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
             return candidate
     raise NotMadeYetError(
         f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
-        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key)}"
+        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key, 'gallery_embeddings')}"
     )

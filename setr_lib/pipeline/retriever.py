@@ -197,12 +197,16 @@ class Retriever:
             NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
         """
         from setr_lib.datasets import evaluation_set
+        from setr_lib.pipeline.set_data import queries_of
         from setr_lib.tables import GALLERY, QUERIES
 
         context = pipeline_context(settings or load_settings())
         images = context.tables.read("gallery_images", GALLERY, key)
-        texts = context.tables.read("queries", QUERIES, key)["modification"].to_list()
+        # Of a gallery that was embedded and not evaluated, there need not be a table of queries.
+        made = context.tables.exists("queries", key)
+        queries = context.tables.read("queries", QUERIES, key) if made else queries_of(context, key).frame
         found = evaluation_set(context.settings, key)
+        texts = queries["modification"].to_list()
         return cls(HeldGallery(context, found, images, hold_vectors=hold_vectors), texts)
 
     def search(

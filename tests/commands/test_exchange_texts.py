@@ -268,7 +268,8 @@ def test_a_changed_picture_makes_room_for_a_new_caption(here: Path, setr: Setr, 
 def test_nothing_to_export_says_what_to_do(here: Path, setr: Setr) -> None:
     status, out, err = setr(here, "captions", "export", "cirr")
     assert (status, out) == (1, "")
-    assert "no captions of cirr yet: materialize 'reference_captions', or import some" in err
+    assert "no captions of cirr yet: materialize 'reference_captions' (" in err
+    assert "run cirr --until reference_captions`), or import some" in err
     status, _, err = setr(here, "compositions", "export", "coco")
     assert status == 1 and "there is cirr, cirr-val" in err
 
