@@ -170,7 +170,7 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "groups": _groups(data, stages, metrics, pictures, options, hidden),
         "learned": list(data.learned),
         "provenance": dict(provenance),
-        **_scores(metrics, stages, options),
+        **score_parts(metrics, stages.method, options),
     }
     page["pictures"] = [(element, uri) for uri, element in pictures.uris.items()]
     return page
@@ -199,82 +199,6 @@ def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str |
             if other != method and rows[-1].reranker and Row(other) in rankings
         ],
     )
-
-
-def _scores(metrics: pl.DataFrame, stages: ComparedRankings, options: ReportOptions) -> dict[str, Any]:
-    """Ladders, tables and headline cards; all empty for a hidden split."""
-    names = metrics.get_column("metric").unique(maintain_order=True).to_list()
-    headline = headline_metrics(names, options.headline)
-    if not headline:
-        return {"ladders": [], "tables": [], "cards": [], "folded": []}
-    every = ladder_order(metrics, headline[0])
-    order = [row for row in every if _is_shown(row, stages, options)]
-    rest = [row for row in every if row not in order]
-    return {
-        "ladders": [build_ladder(metrics, name, order) for name in headline[:2]],
-        "tables": _tables(metrics, names, order),
-        "folded": _tables(metrics, names, rest) if rest else [],
-        "folded_methods": list(dict.fromkeys(row.method for row in rest)),
-        "cards": [card for name in headline[:3] if (card := _card(metrics, name, stages)) is not None],
-    }
-
-
-def _is_shown(row: Row, stages: ComparedRankings, options: ReportOptions) -> bool:
-    """Whether a row is shown at once, not folded."""
-    return options.shown is None or row.is_random or row.method in (*options.shown, stages.method)
-
-
-def _card(metrics: pl.DataFrame, metric: str, stages: ComparedRankings) -> dict[str, Any] | None:
-    """The shown method's value of one metric, the last re-ranker's large, the way there small."""
-    values = {
-        row: {**line, "row": row}
-        for line in metrics.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
-        if (row := Row.of(line)).is_random or row.method == stages.method
-    }
-    position_of = positions(rows_of(metrics))
-    steps = sorted(values, key=lambda row: position_of[row])
-    if not steps or steps[-1].is_random:
-        return None
-    return {"metric": metric, "last": values[steps[-1]], "steps": [values[row] for row in steps[:-1]]}
-
-
-def _tables(metrics: pl.DataFrame, names: Sequence[str], order: Sequence[Row]) -> list[dict[str, Any]]:
-    """One table of the plain metrics, and one more for each metric that is broken down (``R@10/dress``)."""
-    bases: dict[str, list[str]] = {"": []}
-    for name in names:
-        base, _, part = name.partition("/")
-        bases.setdefault(base if part else "", []).append(name)
-    cells = {(Row.of(line), line["metric"]): line for line in metrics.iter_rows(named=True)}
-    versions = shown_versions(metrics)
-    return [_table(base, columns, cells, order, versions) for base, columns in bases.items() if columns]
-
-
-def _table(
-    base: str,
-    columns: list[str],
-    cells: Mapping[tuple[Row, str], dict[str, Any]],
-    order: Sequence[Row],
-    versions: Mapping[Row, ShownVersions],
-) -> dict[str, Any]:
-    best = {name: _outstanding(cells, name) for name in columns}
-    lines = []
-    for row in order:
-        line = [cells.get((row, name)) for name in columns]
-        if any(line):
-            lines.append({"row": row, "versions": versions.get(row, ShownVersions()), "cells": line})
-    return {
-        "base": base,
-        "columns": [name.partition("/")[2] or name for name in columns],
-        "best": [best[name] for name in columns],
-        "lines": lines,
-    }
-
-
-def _outstanding(cells: Mapping[tuple[Row, str], dict[str, Any]], metric: str) -> float | None:
-    """The best value of ``metric``; None where all lines have the same, so that nothing stands out."""
-    measured = (line["value"] for (row, name), line in cells.items() if name == metric and not row.is_random)
-    values = set(measured) - {None}
-    return max(values) if len(values) > 1 else None
 
 
 def _banner(gallery: pl.DataFrame, metrics: pl.DataFrame, notes: Sequence[str]) -> dict[str, Any] | None:
