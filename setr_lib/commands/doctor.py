@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from setr_lib.datasets import (
 )
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.progress import Progress
 from setr_lib.settings import Settings
 from setr_lib.sources import data_sources
@@ -217,6 +218,7 @@ def diagnose(
         packages=installed(),
         checks=[
             *configured(settings, {evaluated.kind for evaluated in chosen}),
+            *_toys(settings, None if with_training else chosen[0].dataset),
             *(system_setup(settings) if with_training else ()),
         ],
         examinations=examinations,
@@ -224,6 +226,12 @@ def diagnose(
         training=_training(settings, quick, progress) if with_training else None,
         disk=_disk(settings, examinations),
     )
+
+
+def _toys(settings: Settings, data_set: str | None) -> Iterator[Check]:
+    """A warning where the miniature's models are to work on other data."""
+    if (note := toy_models_note(settings, data_set)) is not None:
+        yield Check("models", "the miniature's", "warning", note)
 
 
 def _with_removals(

@@ -18,6 +18,7 @@ from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
 from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
 from setr_lib.pipeline.retriever import Retriever, SearchResult
 from setr_lib.pipeline.storage import or_run_everything
+from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.pixels import PictureFile, UnreadableImageError, stored_notes
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
@@ -71,6 +72,8 @@ def run(
     if warning := context.prompts().unused_files_warning():
         print(f"setr: warning: {warning}", file=sys.stderr)
     searched = embedded_set(context, dataset)
+    if toys := toy_models_note(settings, searched.dataset):
+        print(f"setr: warning: {toys}", file=sys.stderr)
     _refuse_missing(image, context, searched.key)
     key, depth = searched.key, settings.rerank_depth(searched.dataset)
     wanted = wanted_reranker(context, reranker or BEST)
