@@ -189,14 +189,15 @@ def evaluation_report(
     contact sheets. Hidden splits get the page without scores."""
     from setr_lib.evaluation.cautions import small_set_of
     from setr_lib.evaluation.metrics import left_out_sentences
-    from setr_lib.pipeline.evaluation import assess, write_page
+    from setr_lib.pipeline.evaluation import assess
     from setr_lib.pipeline.learned import tag_overlaps
+    from setr_lib.pipeline.report_page import write_page
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
     for key in context.partition_keys:
         result = assess(setr, key)
-        page = write_page(setr, key, result)
+        page = write_page(setr, key, result, run_id=context.run_id)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
         tag_overlaps(setr, key, result.versions)
         results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
@@ -210,8 +211,8 @@ def evaluation_report(
 
 
 def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, page: Path) -> dict[str, Any]:
-    from setr_lib.pipeline.evaluation import contact_sheet
     from setr_lib.pipeline.learned import learned_lines
+    from setr_lib.pipeline.report_page import contact_sheet
 
     headline = result.evaluation_set.benchmark.headline_metrics
     metadata: dict[str, Any] = {

@@ -1,14 +1,18 @@
 """The HTML report of one evaluation set: one file, nothing fetched from anywhere, every thumbnail inside
-once.
+once; beside it all queries as CSV and JSON.
 
 Belongs here: gathering what the page says into plain values, and writing the page. How it looks is in
 ``templates/``; which queries it shows is decided in ``cases.py``, what it shows of each in
-``case_views.py``, chart geometry in ``charts.py``, and pictures are opened by ``contact_sheet.py``. A hidden
-split (no query has a target) gets rankings and no number of merit at all.
+``case_views.py``, the table of all queries in ``query_table.py``, why they fail in ``failures.py``, scores in
+``score_tables.py``, chart geometry in ``charts.py``; pictures are opened by ``contact_sheet.py``. Which pages
+there are is kept by ``report_history.py``. A hidden split (no query has a target) gets rankings and no number
+of merit at all. The same data and options give the same bytes.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,17 +26,19 @@ from setr_lib.escaping import visible
 from setr_lib.evaluation.case_views import CaseBuilder, ComparedRankings, Pictures, Rows
 from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.cautions import lacks_interval, small_set_of
-from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order
-from setr_lib.evaluation.leaderboard import (
-    coverage_words,
-    headline_metrics,
-    split_labels,
-)
+from setr_lib.evaluation.charts import PairedDifference, build_forest
+from setr_lib.evaluation.contact_sheet import judge_words
+from setr_lib.evaluation.failures import EXPLANATIONS, FailureTexts, counted, failure_table
+from setr_lib.evaluation.leaderboard import coverage_words, split_labels
 from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
+from setr_lib.evaluation.query_table import as_csv, as_json, distinct_aspects, joined_failures, query_lines
+from setr_lib.evaluation.report_history import PAGE, Origin, query_file
 from setr_lib.evaluation.row import Row, positions, rows_of
+from setr_lib.evaluation.score_tables import score_parts
 from setr_lib.files import write_text
 from setr_lib.pixels import picture_files
-from setr_lib.tables import METRICS, QUERIES, RANKINGS, conform
+from setr_lib.reranking.order import Order
+from setr_lib.tables import FAILURES, METRICS, QUERIES, RANKINGS, conform
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -75,6 +81,17 @@ class ReportOptions:
     """The methods whose rows are shown at once; the others are folded. None: all."""
     notes: tuple[str, ...] = ()
     """Further reasons why the numbers are not comparable, or warnings, shown in the banner on top."""
+    first_notes: tuple[tuple[str, str], ...] = ()
+    """What a reader must know before anything else, each as a few words and a sentence: drawn pictures."""
+    orders: Mapping[Row, Order] = field(default_factory=dict)
+    """What each row's ranking is ordered by, where that is known."""
+    origin: Origin | None = None
+    """When, by which run and version the page is made, and what makes it again."""
+    result: str = ""
+    """Digest of the results; names the files beside the page."""
+    sets: tuple[tuple[str, str], ...] | None = None
+    """Other evaluation sets, and the addresses of their reports from this page; None where there is no index
+    above it."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +115,12 @@ class ReportData:
     """In percentage points."""
     learned: Sequence[tuple[str, str, str]] = ()
     """Title, label and overlap with this set of rows whose weights were trained here."""
+    failures: pl.DataFrame | None = None
+    """FAILURES of the method that is shown and its last re-ranker; by default made of the other tables."""
 
 
 def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None = None) -> Path:
-    """Write ``out_dir/index.html``, replacing an older one whole.
+    """Write ``out_dir/index.html``, replacing an older one whole, and before it the files of all queries.
 
     Args:
         out_dir: The folder; made where it is not there.
@@ -114,6 +133,8 @@ def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None 
     Raises:
         ReportError: There are no queries or rankings, or ``options`` names a method that has no ranking.
     """
+    if data.queries.is_empty():
+        raise ReportError(f"evaluation set {data.key!r} has no queries: there is nothing to report")
     metrics = conform(data.metrics, METRICS, "metrics")
     checked = replace(
         data,
@@ -125,8 +146,14 @@ def write_report(out_dir: Path, data: ReportData, options: ReportOptions | None 
             metrics.with_columns(pl.col("value", "ci_low", "ci_high").fill_nan(None))
         ),
     )
-    path = out_dir / "index.html"
-    write_text(path, _render(_page(checked, options or ReportOptions())))
+    options, path = options or ReportOptions(), out_dir / PAGE
+    stages = _choose_stages(data.key, checked.rankings, options.method)
+    failures = _failures(checked, stages, options)
+    page = _page(checked, stages, failures, options, out_dir)
+    listed = joined_failures(checked.queries, failures)
+    for kind, text in (("csv", as_csv(listed)), ("json", as_json(listed))):
+        write_text(out_dir / query_file(options.result, kind), text)
+    write_text(path, render("report.html.jinja", page))
     return path
 
 
@@ -137,17 +164,18 @@ def _with_intervals_only(metrics: pl.DataFrame) -> pl.DataFrame:
     return metrics.with_columns(ends)
 
 
-def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
+def _page(
+    data: ReportData, stages: ComparedRankings, failures: pl.DataFrame, options: ReportOptions, folder: Path
+) -> dict[str, Any]:
     key, title, queries, gallery = data.key, data.title, data.queries, data.gallery
     compositions, rankings = data.compositions, data.rankings
     metrics, provenance, paired = data.metrics, data.provenance, data.paired
-    if queries.is_empty():
-        raise ReportError(f"evaluation set {key!r} has no queries: there is nothing to report")
-    hidden = not queries.get_column("target_ids").list.len().gt(0).any()
+    hidden = _is_hidden(queries)
     if hidden:
         metrics, paired = metrics.clear(), ()
-    stages = _choose_stages(key, rankings, options.method)
     pictures = Pictures(picture_files(gallery), options.thumbnail)
+    groups = _groups(data, stages, metrics, pictures, options, failures)
+    anchors = _anchors(groups)
     page: dict[str, Any] = {
         "key": key,
         "title": title,
@@ -166,14 +194,99 @@ def _page(data: ReportData, options: ReportOptions) -> dict[str, Any]:
         "top": options.top,
         "banner": _banner(gallery, metrics, options.notes),
         "compositions": _composition_counts(compositions, queries),
-        "forest": build_forest(paired) if paired else None,
-        "groups": _groups(data, stages, metrics, pictures, options, hidden),
+        "forest": build_forest(_best_first(paired)) if paired else None,
+        "groups": groups,
+        "anchors": anchors,
+        **_query_parts(data, stages, failures, options, folder, hidden, set(anchors)),
+        "origin": options.origin,
+        "first_notes": options.first_notes,
+        "sets": options.sets,
+        "orders": [(row.title, order.words) for row, order in options.orders.items() if row.reranker],
+        "fused": any(order.is_fused for order in options.orders.values()),
         "learned": list(data.learned),
         "provenance": dict(provenance),
         **score_parts(metrics, stages.method, options),
     }
     page["pictures"] = [(element, uri) for uri, element in pictures.uris.items()]
     return page
+
+
+def _is_hidden(queries: pl.DataFrame) -> bool:
+    return not queries.get_column("target_ids").list.len().gt(0).any()
+
+
+def _best_first(paired: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """Metric by metric, the largest difference first."""
+    metrics = list(dict.fromkeys(one.metric for one in paired))
+    return sorted(paired, key=lambda one: (metrics.index(one.metric), -one.difference))
+
+
+def _failures(data: ReportData, stages: ComparedRankings, options: ReportOptions) -> pl.DataFrame:
+    """Ranks and kinds of failure of the shown method and its last re-ranker."""
+    if data.failures is not None:
+        return conform(data.failures, FAILURES, "failures")
+    before, row = stages.before, stages.after_row or Row(stages.method)
+    after = None if before is None else stages.after
+    before = stages.after if before is None else before
+    assert before is not None  # _choose_stages found at least one ranking
+    judged = None if after is None else after.filter(pl.col("judge_score").is_not_null())["rank"].max()
+    return failure_table(
+        data.queries,
+        data.gallery,
+        row if after is not None else Row(row.method),
+        before,
+        after,
+        depth=judged if isinstance(judged, int) else 0,
+        texts=FailureTexts(
+            _caption_texts(data.captions), _composition_rows(data.compositions, data.queries["query_id"])
+        ),
+        says=lambda score: judge_words(score, is_logit=row not in options.plain_scores),
+    )
+
+
+def _query_parts(
+    data: ReportData,
+    stages: ComparedRankings,
+    failures: pl.DataFrame,
+    options: ReportOptions,
+    folder: Path,
+    hidden: bool,
+    shown: Iterable[str],
+) -> dict[str, Any]:
+    """The table of all queries, and the kinds of failure."""
+    elements = _elements(data.queries)
+    paths = dict(data.gallery.select("image_id", "path").iter_rows())
+    rows = joined_failures(data.queries, failures)
+    lines = query_lines(rows, paths, folder, {query: elements[query] for query in shown})
+    counts = [] if hidden else counted(failures)
+    row = Row(stages.method, "" if failures.is_empty() else failures.item(0, "reranker"))
+    return {
+        "lines": lines,
+        "aspects": distinct_aspects(lines),
+        "kinds": [kind for kind, _ in counts],
+        "failures": [(kind, number, EXPLANATIONS[kind]) for kind, number in counts],
+        "scored": sum(number for _, number in counts),
+        "contradicting": failures.filter(pl.col("left_out").list.len() > 0).height,
+        "judged": row.title,
+        "before_name": stages.method,
+        "after_name": "" if hidden else row.reranker,
+        "shown_cases": bool(elements),
+        "files": {kind: query_file(options.result, kind) for kind in ("csv", "json")},
+    }
+
+
+def _elements(queries: pl.DataFrame) -> dict[str, str]:
+    """The id on the page of each query: its place, whatever is in its name."""
+    return {query: f"query-{place}" for place, query in enumerate(queries["query_id"], start=1)}
+
+
+def _anchors(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The group in which a query is shown first, by query: links lead there."""
+    found: dict[str, str] = {}
+    for group in groups:
+        for case in group["cases"]:
+            found.setdefault(case.query_id, group["key"])
+    return found
 
 
 def _choose_stages(key: str, rankings: Mapping[Row, pl.DataFrame], wanted: str | None) -> ComparedRankings:
@@ -244,9 +357,9 @@ def _groups(
     metrics: pl.DataFrame,
     pictures: Pictures,
     options: ReportOptions,
-    hidden: bool,
+    failures: pl.DataFrame,
 ) -> list[dict[str, Any]]:
-    queries = data.queries
+    queries, hidden = data.queries, _is_hidden(data.queries)
     before, after = (stages.after, None) if stages.before is None else (stages.before, stages.after)
     assert before is not None  # _choose_stages found at least one ranking
     groups = choose_cases(queries, before, after, count=options.contact_sheet_queries, seed=options.seed)
@@ -271,6 +384,8 @@ def _groups(
             for coarse, reranked in stages.others
             for row, title in ((coarse, f"stage 1 · {coarse.method}"), (reranked, _title(reranked, metrics)))
         ],
+        elements=_elements(queries),
+        kinds={} if hidden else _kinds(failures, shown),
     )
     # A query in two groups is built once: its thumbnails are the same elements anyway.
     cases = {query: builder.build(query) for query in shown}
@@ -283,6 +398,13 @@ def _groups(
         }
         for group in groups
     ]
+
+
+def _kinds(failures: pl.DataFrame, shown: pl.Series) -> dict[str, tuple[str, str]]:
+    kept = failures.filter(pl.col("query_id").is_in(shown.implode()))
+    return {
+        query: (kind, detail) for query, kind, detail in kept.select("query_id", "kind", "detail").iter_rows()
+    }
 
 
 def _by_query(ranking: pl.DataFrame | None, shown: pl.Series) -> dict[tuple[str, str], Rows]:
@@ -368,9 +490,19 @@ def _shown(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def _render(page: Mapping[str, Any]) -> str:
-    """The page. Everything but the template itself is escaped: captions and ids come from anywhere."""
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """Fill in a template of this package; everything but the template itself is escaped, as captions and ids
+    come from anywhere.
+
+    Args:
+        template: The template's file.
+        page: What it says.
+
+    Returns:
+        The HTML.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -381,5 +513,9 @@ def _render(page: Mapping[str, Any]) -> str:
     )
     environment.finalize = _shown
     environment.filters["bold"] = _bold
-    environment.filters["rung"] = lambda row: page["rungs"].get(row, "row-coarse")
-    return environment.get_template("report.html.jinja").render(page)
+    rungs = page.get("rungs", {})
+    environment.filters["rung"] = lambda row: rungs.get(row, "row-coarse")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = {"script": Markup(script), "script_hash": digest}  # noqa: S704 - a file of this package
+    return environment.get_template(template).render({**page, **own})

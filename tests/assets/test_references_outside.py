@@ -15,7 +15,7 @@ from setr_lib.cli import main
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.evaluating import Evaluated, evaluate
-from setr_lib.pipeline.evaluation import write_page
+from setr_lib.pipeline.report_page import write_page
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.pipeline.trained_weights import CHAMPIONS
 from setr_lib.settings import load_settings

@@ -15,8 +15,9 @@ from setr_lib.cli import main
 from setr_lib.methods.inputs import TextVectors
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.evaluating import prepare, rank, read_set
-from setr_lib.pipeline.evaluation import assess, write_page
+from setr_lib.pipeline.evaluation import assess
 from setr_lib.pipeline.faults import fault_lines, faults_of
+from setr_lib.pipeline.report_page import write_page
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.settings import load_settings
 from setr_lib.tables import COMPOSITIONS, METRICS
