@@ -8,7 +8,7 @@ queries beside it, the pages of earlier evaluations under the digests of their r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,19 +161,27 @@ def _is_entry(one: Any) -> bool:
     )
 
 
-def links_to_sets(root: Path, keys: Iterable[str], key: str) -> list[tuple[str, str]]:
+def links_to_sets(
+    root: Path, keys: Iterable[str], key: str, coming: Collection[str] = ()
+) -> list[tuple[str, str]]:
     """The addresses of other sets' reports from the page of one.
 
     Args:
         root: The folder of reports.
         keys: The evaluation sets.
         key: The one whose page it is.
+        coming: Those whose pages are written in the same run.
 
     Returns:
         (set, address): of its page where there is one, else of its place in the index.
     """
     return [
-        (other, f"../{other}/{PAGE}" if (root / other / PAGE).is_file() else f"../{PAGE}#{other}")
+        (
+            other,
+            f"../{other}/{PAGE}"
+            if other in coming or (root / other / PAGE).is_file()
+            else f"../{PAGE}#{other}",
+        )
         for other in keys
         if other != key
     ]

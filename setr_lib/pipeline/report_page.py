@@ -5,6 +5,7 @@ The report asset and a script both call it; what a page says and looks like is `
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def write_page(
     result: EvaluationResult,
     *,
     run_id: str = "",
+    coming: Collection[str] = (),
     now: datetime | None = None,
 ) -> Path:
     """Write the HTML page of a result, the files of all queries beside it, and the index of all reports. A
@@ -38,13 +40,20 @@ def write_page(
         key: The evaluation set.
         result: What :func:`setr_lib.pipeline.evaluation.assess` gave.
         run_id: The Dagster run that evaluated, if any.
+        coming: The evaluation sets whose pages are written in the same run.
         now: What the page gives as its date; the present time by default.
 
     Returns:
         The page's path.
     """
     from setr_lib.evaluation.report import write_report
-    from setr_lib.evaluation.report_history import entry_of, keep_earlier, note_evaluation, write_index
+    from setr_lib.evaluation.report_history import (
+        entry_of,
+        keep_earlier,
+        links_to_sets,
+        note_evaluation,
+        write_index,
+    )
     from setr_lib.records import content_digest
     from setr_lib.tables import FAILURES
 
@@ -56,7 +65,7 @@ def write_page(
     origin = _origin(key, run_id, now)
     keep_earlier(root / key, digest)
     keys = _keys(context)
-    sets = _links(root, keys, key)
+    sets = tuple(links_to_sets(root, keys, key, coming))
     page = write_report(root / key, data, _with_origin(options, origin, digest, sets))
     notes = [words for words, _ in options.first_notes]
     headline = evaluated.benchmark.headline_metrics
@@ -268,12 +277,6 @@ def _keys(context: PipelineContext) -> list[str]:
     from setr_lib.datasets import evaluation_sets
 
     return [evaluated.key for evaluated in evaluation_sets(context.settings)]
-
-
-def _links(root: Path, keys: list[str], key: str) -> tuple[tuple[str, str], ...]:
-    from setr_lib.evaluation.report_history import links_to_sets
-
-    return tuple(links_to_sets(root, keys, key))
 
 
 def _shown(context: PipelineContext) -> frozenset[str] | None:
