@@ -15,7 +15,7 @@ import polars as pl
 
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import FAILURES, conform
-from setr_lib.texts.asked import absent_words, asked_for, left_out, satisfies
+from setr_lib.texts.asked import absent_words, left_out, satisfies
 from setr_lib.texts.lexical import is_content, words_of
 
 FOUND = "in first place"
@@ -28,8 +28,8 @@ JUDGE = "lost by the judge"
 
 EXPLANATIONS: Mapping[str, str] = {
     FOUND: "A target is in first place.",
-    AMBIGUOUS: "Another image is in first place, and its caption has all that the text asks for and nothing "
-    "that it rejects.",
+    AMBIGUOUS: "Another image is in first place, and its caption has every word that the text asks for and "
+    "that the composition keeps, and none that the text rejects.",
     CONTRADICTS: "Something that the text asks for is in none of what the composition adds and removes, nor "
     "in its target caption; re-ranking did not make the rank worse.",
     COMPOSITION: "Stage 1 did not hand the target to the re-ranker, and the composition is wrong by the "
@@ -194,12 +194,11 @@ def composition_fault(composition: Mapping[str, Any] | None, target_caption: str
 
 
 def _is_look_alike(caption: str, case: _Case) -> bool:
-    """Whether the image in first place is what the text asks for, and shares something that is kept."""
-    if not satisfies(caption, case.query["modification"]):
-        return False
-    kept = [word for phrase in (case.composition or {}).get("keep") or () for word in _content(phrase)]
-    kept = [word for word in kept if word not in asked_for(case.query["modification"]).attributes]
-    return not kept or len(absent_words(kept, [caption])) < len(kept)
+    """Whether the image in first place is, word by word, what the text asks for and the composition keeps."""
+    kept = (case.composition or {}).get("keep") or ()
+    return satisfies(caption, case.query["modification"]) and not absent_words(
+        [word for phrase in kept for word in _content(phrase)], [caption]
+    )
 
 
 def _left_out(modification: str, composition: Mapping[str, Any] | None) -> list[str]:

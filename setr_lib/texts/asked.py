@@ -8,6 +8,7 @@ what it finds are candidates for a look, not verdicts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,10 +19,12 @@ _ORDER_WORDS = """
     replaced replacing give gives given let set sets zoom take takes taken move moves moved use uses
     used exchange switch become becomes get gets transform convert color colors colour colours colored
     coloured size shape style kind type position number amount surface background place places side
-    right left top bottom middle front back same away cut length look looks looking
+    right left top bottom middle front back same away cut length look looks looking pattern patterned
+    above below beneath
 """
 _ORDERS = frozenset(_ORDER_WORDS.split())
 """Orders, names of attributes, and places in the picture: they name nothing that a caption must have."""
+_TAKES_AWAY = re.compile(r"\b(?:tak(?:e|es|en|ing)|get rid) (?:away|off|out|of)\b", re.IGNORECASE)
 _NUMBERS = {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "grey": "gray"}
 _ENDINGS = (("ies", "y"), ("ing", ""), ("est", ""), ("ed", ""), ("er", ""), ("es", ""), ("s", ""))
 _STEM, _PREFIX = 3, 4
@@ -54,7 +57,7 @@ def asked_for(modification: str) -> Asked:
     Returns:
         Its content words, each once.
     """
-    read = read_modification(modification)
+    read = read_modification(_TAKES_AWAY.sub("remove", modification))
     wanted, rejected = (
         tuple(dict.fromkeys(word for word in words if is_content(word) and word not in _ORDERS))
         for words in (read.wanted, read.rejected)
