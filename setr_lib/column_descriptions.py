@@ -108,7 +108,7 @@ ELSEWISE: Mapping[str, Mapping[str, str]] = {
     },
     "FAULTS": {
         "kind": "What went wrong, e.g. gallery images broken.",
-        "detail": "Why.",
+        "detail": "Why it went wrong.",
     },
     "FAILURES": {
         "kind": "Why no target is in first place, or that one is; empty where targets are not public.",

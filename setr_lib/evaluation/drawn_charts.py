@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from setr_lib.escaping import visible
 from setr_lib.evaluation.charts import nice_ticks
 from setr_lib.evaluation.drawn_text import font_for
 
@@ -62,4 +63,5 @@ def _ticks(values: Sequence[float]) -> list[float]:
 def _write(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, anchor: str, ink: str = _QUIET
 ) -> None:
+    text = visible(text)
     draw.text(at, text, fill=ink, font=font_for(_TEXT, text), anchor=anchor)

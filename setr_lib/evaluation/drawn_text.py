@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from PIL import ImageFont
 
+from setr_lib.escaping import visible
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 LINES = 40
@@ -40,7 +42,8 @@ def font_for(size: int, text: str) -> Font:
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """A text in lines that fit a width; words that are longer are broken.
+    """A text in lines that fit a width; words that are longer are broken, and characters that turn the
+    direction of others, or act, are spelt out.
 
     Args:
         text: Any text.
@@ -52,7 +55,7 @@ def wrapped(text: str, font: Font, width: int) -> list[str]:
     """
     lines: list[str] = []
     line = ""
-    for word in (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…").split():
+    for word in visible(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…").split():
         longer = f"{line} {word}".strip()
         if line and font.getlength(longer) > width:
             lines.append(line)

@@ -28,6 +28,7 @@ from setr_lib.evaluation.contact_sheet import (
 from setr_lib.evaluation.drawn_text import font_for, wrapped
 from setr_lib.reranking.order import coarse_order, fused_order
 from tests.evaluation.report_data import image_id, make_sample
+from tests.nasty import NASTY
 
 GREEN = ImageColor.getrgb(contact_sheet._TARGET)
 
@@ -133,7 +134,7 @@ def test_thumbnails_are_upright_opaque_and_never_enlarged(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x" * 3000, "word " * 500, "“пример” 日本語 🙂", "line\nbreaks\tand\0nul"]
+    "text", ["", "x" * 3000, "word " * 500, "“пример” 日本語 🙂", "line\nbreaks\tand\0nul", NASTY]
 )
 def test_any_text_can_be_drawn(text: str) -> None:
     sheet = draw_contact_sheet(plain(), text, [Strip(text, [Tile(plain(), 1, text)])], detail=text)

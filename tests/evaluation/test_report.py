@@ -171,7 +171,10 @@ def test_kinds_of_failure_are_counted_and_the_evidence_is_told(sample: Sample, t
     captions = sample.captions.with_columns(caption=pl.lit("a round disc, number 2 rounder"))
     html = write(sample, tmp_path, captions=captions)
     counts = dict(
-        re.findall(r'data-kind="([^"]+)">[^<]+</a></th><td>(\d+)</td>', html.partition('id="failures"')[2])
+        re.findall(
+            r'data-kind="([^"]+)">[^<]+</a> <small>[^<]+</small></th><td>(\d+)</td>',
+            html.partition('id="failures"')[2],
+        )
     )
     assert counts == {FOUND: "3", AMBIGUOUS: "1", JUDGE: "2"}
     assert "in first place, img-00: a round disc, number 2 rounder" in Page(html).text

@@ -7,12 +7,13 @@
   const body = table.tBodies[0];
   const count = document.getElementById("query-count");
   const field = (name) => form.elements.namedItem(name);
-  const rows = Array.from(body.rows, (row, place) => {
-    const cells = Array.from(row.cells, (cell) => cell.textContent.trim());
-    return { row, place, cells, text: cells.join(" ").toLowerCase() };
-  });
   const heads = Array.from(table.tHead.rows[0].cells);
   const at = (name) => heads.findIndex((head) => head.dataset.column === name);
+  const searched = ["query", "text", "aspects"].map(at).filter((column) => column >= 0);
+  const rows = Array.from(body.rows, (row, place) => {
+    const cells = Array.from(row.cells, (cell) => cell.textContent.trim());
+    return { row, place, cells, text: searched.map((column) => cells[column]).join(" ").toLowerCase() };
+  });
   const [kindAt, aspectAt, beforeAt, afterAt] = ["kind", "aspects", "before", "after"].map(at);
   const rank = (line, column) => {
     const value = column < 0 ? NaN : Number.parseInt(line.cells[column], 10);
