@@ -197,7 +197,7 @@ def evaluation_report(
     results = PartitionResults()
     for key in context.partition_keys:
         result = assess(setr, key)
-        page = write_page(setr, key, result, run_id=context.run_id, coming=context.partition_keys)
+        page = write_page(setr, key, result, run_id=context.run.run_id, coming=context.partition_keys)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
         tag_overlaps(setr, key, result.versions)
         results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
