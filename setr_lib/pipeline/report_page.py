@@ -60,7 +60,7 @@ def write_page(
     root, evaluated = context.settings.report_root, result.evaluation_set
     digest = content_digest(result.rows, result.note)[:12]
     failures = failures_of(context, key, result)
-    context.tables.write(context.tables.failures(key), failures, FAILURES)
+    context.tables.write("query_failures", failures, FAILURES, key)
     data, options = _data(context, key, result, failures), _options(context, key, result)
     origin = _origin(key, run_id, now)
     keep_earlier(root / key, digest)

@@ -73,18 +73,6 @@ class Tables:
         return f"reranked_rankings/{key}/{_file_name(row.method)}--{_file_name(row.reranker)}"
 
     @staticmethod
-    def failures(key: str) -> str:
-        """The table of why an evaluation set's queries fail.
-
-        Args:
-            key: The evaluation set.
-
-        Returns:
-            The table's name.
-        """
-        return f"evaluation_report/{key}/failures"
-
-    @staticmethod
     def method_texts(key: str, kind: str) -> str:
         """The table of one kind of text that a method brings, for an evaluation set.
 
