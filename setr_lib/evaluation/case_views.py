@@ -17,7 +17,7 @@ from setr_lib.evaluation.row import Row
 from setr_lib.pixels import PictureFile
 
 if TYPE_CHECKING:
-    from setr_lib.evaluation.report import ReportOptions
+    from setr_lib.evaluation.report_inputs import ReportOptions
 
 Rows = list[dict[str, Any]]
 """Rows of a table, by column."""

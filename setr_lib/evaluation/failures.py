@@ -15,7 +15,7 @@ import polars as pl
 
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import FAILURES, conform
-from setr_lib.texts.asked import absent_words, left_out, satisfies
+from setr_lib.texts.asked import UNSAID, absent_words, left_out, satisfies
 from setr_lib.texts.lexical import is_content, words_of
 
 FOUND = "in first place"
@@ -187,7 +187,7 @@ def composition_fault(composition: Mapping[str, Any] | None, target_caption: str
         words = absent_words(_content(phrase), stays)  # another object may keep what this one loses
         if words and not absent_words(words, [target_caption]):
             return f"it removes {phrase!r}, which the target's caption has: {target_caption}"
-    added = [word for phrase in composition["add"] or () for word in _content(phrase)]
+    added = [word for phrase in composition["add"] or () for word in _content(phrase) if word not in UNSAID]
     if added and len(absent_words(added, [target_caption])) == len(added):
         return f"it adds {', '.join(added)}, of which the target's caption has nothing: {target_caption}"
     return ""

@@ -13,7 +13,7 @@ from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.row import Row, positions, rows_of
 
 if TYPE_CHECKING:
-    from setr_lib.evaluation.report import ReportOptions
+    from setr_lib.evaluation.report_inputs import ReportOptions
 
 
 def score_parts(metrics: pl.DataFrame, method: str, options: ReportOptions) -> dict[str, Any]:

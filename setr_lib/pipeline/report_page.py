@@ -67,7 +67,7 @@ def write_page(
     keys = _keys(context)
     sets = tuple(links_to_sets(root, keys, key, coming))
     page = write_report(root / key, data, _with_origin(options, origin, digest, sets))
-    notes = [words for words, _ in options.first_notes]
+    notes = [words.rstrip(":") for words, _ in options.first_notes]
     headline = evaluated.benchmark.headline_metrics
     entry = entry_of(digest, data.title, origin, result.queries.height, result.rows, headline, notes)
     note_evaluation(root / key, entry)

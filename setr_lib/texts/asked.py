@@ -28,6 +28,8 @@ _TAKES_AWAY = re.compile(r"\b(?:tak(?:e|es|en|ing)|get rid) (?:away|off|out|of)\
 _NUMBERS = {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "grey": "gray"}
 _ENDINGS = (("ies", "y"), ("ing", ""), ("est", ""), ("ed", ""), ("er", ""), ("es", ""), ("s", ""))
 _STEM, _PREFIX = 3, 4
+UNSAID = frozenset({"plain", "solid", "bare", "empty", "blank", "nothing", "none"})
+"""Words for what is not there: captions leave it unsaid."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,10 @@ def satisfies(caption: str, modification: str) -> bool:
         text without content words.
     """
     asked = asked_for(modification)
-    if not asked.attributes or absent_words(asked.wanted, [caption]):
-        return False
+    wanted = [word for word in asked.wanted if word not in UNSAID]
     rejected = [word for word in asked.rejected if word not in asked.wanted]
+    if not (wanted or rejected) or absent_words(wanted, [caption]):
+        return False
     return len(absent_words(rejected, [caption])) == len(rejected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,8 @@ import pytest
 from setr_lib.evaluation import failures as kinds
 from setr_lib.evaluation.failures import FailureTexts, composition_fault, counted, failure_table
 from setr_lib.evaluation.row import Row
+from setr_lib.miniature.families import random_picture
+from setr_lib.miniature.pictures import describe_modification, pick_background
 from setr_lib.tables import FAILURES, GALLERY, QUERIES, RANKINGS
 
 JUDGED = Row("intersection", "adapter")
@@ -118,6 +121,7 @@ def test_a_miss_is_the_compositions_where_the_targets_caption_says_so():
         ({"keep": ["a white cat"]}, "a black dog and a white cat", ""),
         ({"add": [], "remove": ["hat"]}, "a dog with a hat", "it removes 'hat'"),
         ({"add": [], "remove": []}, "a dog", ""),
+        ({"add": ["plain"], "remove": ["dotted"]}, "a dog", ""),
         ({}, "", ""),
     ],
 )
@@ -183,3 +187,49 @@ def test_kinds_are_counted_in_one_order_and_each_is_explained():
 def test_any_of_several_targets_counts():
     found = judged("a goal b c", "b c goal a", queries=query(targets=("goal", "c")))
     assert (found["rank_before"], found["rank_after"]) == (2, 2)
+
+
+def drawn(count: int) -> list[tuple[Any, Any, Any]]:
+    """Pictures of the miniature, and texts with what they truly mean."""
+    rng, found = Random(3), []
+    while len(found) < count:
+        reference = random_picture(rng)
+        target = reference.near_miss(rng)
+        if (meant := describe_modification(reference, target, rng)) is not None:
+            found.append((reference, target, meant))
+    return found
+
+
+def kind_of(target: Any, first: Any, text: str, gold: Any, *, handed_on: bool) -> str:
+    """What is said of a query whose ``first`` image stands before its target, by captions that are true."""
+    composed = composition(
+        keep=list(gold.keep), add=list(gold.add), remove=list(gold.remove), target_caption=gold.target_caption
+    )
+    captions = {"b": first.caption(), "goal": target.caption()}
+    before = "b goal a c" if handed_on else "b a c goal"
+    return judged(before, before, captions=captions, composed=composed, queries=query(text))["kind"]
+
+
+def test_kinds_agree_with_what_the_miniature_truly_shows():
+    told, rng = drawn(100), Random(4)
+    alike = [
+        kind_of(target, target.on(pick_background(rng)), meant.text, meant.composition, handed_on=True)
+        for _, target, meant in told
+    ]
+    assert alike.count(kinds.AMBIGUOUS) >= 88, "the same things in another place satisfy the text"
+    others = [
+        kind_of(target, reference, meant.text, meant.composition, handed_on=True)
+        for reference, target, meant in told
+    ]
+    assert others.count(kinds.JUDGE) >= 75, "the reference itself does not"
+    missed = [
+        kind_of(target, random_picture(rng), meant.text, meant.composition, handed_on=False)
+        for _, target, meant in told
+    ]
+    assert missed.count(kinds.SIMILARITY) >= 95, "true compositions are not blamed"
+    exchanged = [
+        kind_of(target, random_picture(rng), meant.text, other.composition, handed_on=False)
+        for (_, target, meant), (_, _, other) in zip(told[1:], told[:-1], strict=True)
+    ]
+    blamed = exchanged.count(kinds.CONTRADICTS) + exchanged.count(kinds.COMPOSITION)
+    assert blamed >= 75, "those of other queries are"

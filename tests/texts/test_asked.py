@@ -45,6 +45,7 @@ def test_a_caption_satisfies_a_text_by_what_it_has_and_lacks():
     assert not satisfies("a white dog on the beach", "the dog is black")
     assert satisfies("a cat on a sofa", "a cat instead of the dog")
     assert not satisfies("a cat beside a dog", "a cat instead of the dog")
+    assert satisfies("a dog", "make the dog plain") and not satisfies("a cat", "make the dog plain")
     assert not satisfies("anything", "make it different"), "nothing is asked for, so nothing can be told"
 
 
