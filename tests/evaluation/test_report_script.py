@@ -42,6 +42,12 @@ told.words = [ids(), document.getElementById("query-count").textContent];
 set("words", "");
 document.querySelector('a[data-kind="lost by the judge"]').click();
 told.kind = [ids(), form.elements.kind.value];
+const bottom = () => scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
+told.landed = [...document.querySelectorAll('nav.sections a, #query-table tbody a[href^="#"]')].map((link) => {
+  link.click();
+  const top = document.querySelector(link.getAttribute("href")).getBoundingClientRect().top;
+  return [link.getAttribute("href"), Math.round(top), bottom()];
+});
 const said = Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) });
 document.body.append(said);
 """
@@ -72,4 +78,6 @@ def test_the_table_is_sorted_filtered_and_searched_from_a_file(tmp_path: Path):
     assert told["other"] == [None, "ascending"]
     assert told["worse"] == ["3"]
     assert told["words"] == [["2"], "1 of 6 queries shown"]
+    assert len(told["landed"]) > 8
+    assert all(0 <= top < 120 or at_bottom for _, top, at_bottom in told["landed"]), told["landed"]
     assert told["kind"] == [["2", "3", "4"], "lost by the judge"]
