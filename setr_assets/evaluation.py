@@ -211,14 +211,17 @@ def evaluation_report(
 
 
 def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, page: Path) -> dict[str, Any]:
+    from setr_lib.evaluation.failures import counted
     from setr_lib.pipeline.learned import learned_lines
     from setr_lib.pipeline.report_page import contact_sheet
+    from setr_lib.tables import FAILURES
 
     headline = result.evaluation_set.benchmark.headline_metrics
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": result.rows.height,
         "dagster/column_schema": previews.columns(result.rows),
         "report": dg.MetadataValue.path(page.absolute()),
+        "all reports": dg.MetadataValue.path(setr.settings.report_root.absolute() / "index.html"),
         "champion": result.note.champion or "none yet",
         **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
     }
@@ -233,6 +236,8 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
                 for c in result.comparisons
             ],
         )
+    if kinds := counted(setr.tables.read("query_failures", FAILURES, key)):
+        metadata["why targets are not in first place"] = previews.table(["kind", "queries"], kinds)
     if (sheet := contact_sheet(setr, key, result)) is not None:
         metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
     return metadata
