@@ -10,7 +10,8 @@ from PIL import Image
 
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.evaluating import prepare, rank, read_set
-from setr_lib.pipeline.evaluation import assess, write_page
+from setr_lib.pipeline.evaluation import assess
+from setr_lib.pipeline.report_page import write_page
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.settings import load_settings
 from setr_lib.tables import METRICS

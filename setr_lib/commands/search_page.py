@@ -138,13 +138,19 @@ def _mark() -> PngInfo:
 
 def _sheet(image: PictureFile, text: str, found: SearchResult, k: int) -> Image.Image:
     from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
+    from setr_lib.reranking.order import coarse_order
 
-    rankings = [(f"coarse · {_method(found)}", found.coarse)]
+    first = coarse_order(is_cosine=found.is_cosine)
+    rankings = [(f"coarse · {_method(found)}", found.coarse, first)]
     if found.reranker is not None:
-        rankings.append((f"re-ranked · {_reranker(found)}", found.ranking))
+        rankings.append((f"re-ranked · {_reranker(found)}", found.ranking, found.order))
     strips = [
-        Strip(title, tiles_of(frame, found.files, top=k, is_logit=found.is_logit))
-        for title, frame in rankings
+        Strip(
+            title,
+            tiles_of(frame, found.files, top=k, is_logit=found.is_logit, order=order),
+            order.words,
+        )
+        for title, frame, order in rankings
     ]
     detail = f"composed: {found.target_caption}" if found.target_caption else ""
     return draw_contact_sheet(image, text, strips, detail=detail)
