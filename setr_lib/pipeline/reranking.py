@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.method import Method
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.reranking.fusion import Fusion
+    from setr_lib.reranking.order import Order
     from setr_lib.reranking.reranker import Reranker
     from setr_lib.reranking.yes_no_judge import YesNoJudge
 
@@ -180,6 +181,26 @@ class FusionInUse:
         """The fusion as records and reports state it."""
         weight = f", w = {self.weight:g}" if self.fusion == "cosine_judge" else ""
         return f"{self.fusion}{weight} ({self.how})"
+
+    def order(self, method: Method, reranker: Reranker) -> Order:
+        """What candidates are ordered by, as a formula in words.
+
+        Args:
+            method: The retrieval method.
+            reranker: The re-ranker, opened or not.
+
+        Returns:
+            The order.
+        """
+        from setr_lib.reranking.order import fused_order
+
+        return fused_order(
+            self.fusion,
+            self.weight,
+            is_cosine=method.is_cosine,
+            is_logit=reranker.is_logit,
+            is_listwise=reranker.listwise,
+        )
 
 
 def open_reranker(context: PipelineContext, name: str, version: str | None = None) -> OpenReranker:

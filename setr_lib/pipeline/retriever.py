@@ -17,6 +17,7 @@ from setr_lib.pipeline.held_gallery import HeldGallery
 from setr_lib.pipeline.query_set import QuerySet, encode
 from setr_lib.pipeline.reranking import BEST, open_reranker, wanted_reranker
 from setr_lib.progress import Progress, silent
+from setr_lib.reranking.order import COSINE, Order, coarse_order
 from setr_lib.settings import DatasetSettings, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class SearchResult:
         stale: Why a candidate is not the picture any more that the gallery was made of, by id: its vector and
             its scores are those of the earlier one, and it was not scored now.
         reference: The fingerprint of the reference image's bytes.
+        order: What ``hits`` are ordered by, e.g. ``cosine + 0.5 P(Yes)`` (``order.words``). A hit's number
+            is its ``score``, in words ``order.number(hit.score)``.
     """
 
     hits: list[Hit]
@@ -97,6 +100,7 @@ class SearchResult:
     files: Mapping[str, PictureFile] = field(default_factory=dict)
     stale: Mapping[str, str] = field(default_factory=dict)
     reference: str | None = None
+    order: Order = COSINE
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -274,9 +278,9 @@ class Retriever:
         self.gallery.require(space)  # before a model is asked for texts
         encoded, texts = self._encoded(query, method, space.model, searched, progress)
         coarse = _coarse(self.gallery, space, encoded, method, own, depth)
-        ranking, opened = coarse, None
+        ranking, opened, order = coarse, None, coarse_order(is_cosine=method.is_cosine)
         if reranker is not None:
-            ranking, opened = self._reranked(coarse, query, method, reranker, searched, progress)
+            ranking, opened, order = self._reranked(coarse, query, method, reranker, searched, progress)
         composed = texts.get(COMPOSITIONS)
         return SearchResult(
             hits=_hits(ranking, self.gallery.paths, k),
@@ -293,6 +297,7 @@ class Retriever:
             files=self.gallery.files,
             stale=self.gallery.stale(space, coarse["image_id"].to_list()),
             reference=query.fingerprint,
+            order=order,
         )
 
     def _encoded(
@@ -337,12 +342,13 @@ class Retriever:
         reranker: WantedReranker,
         searched: pl.DataFrame,
         progress: Progress,
-    ) -> tuple[pl.DataFrame, OpenReranker]:
+    ) -> tuple[pl.DataFrame, OpenReranker, Order]:
         import polars as pl
 
         from setr_lib.pipeline.reranking import fusion_in_use, rerank_candidates
 
         opened = open_reranker(self.context, reranker.name, reranker.version)
+        fused = fusion_in_use(self.context, method, opened.scorer, opened.version)
         candidates = searched.filter(pl.col("image_id").is_in(coarse["image_id"].implode()))
         ranking = rerank_candidates(
             self.context,
@@ -351,10 +357,10 @@ class Retriever:
             query.queries,
             pl.concat([candidates, query.reference]),
             k=self.depth,
-            fused=fusion_in_use(self.context, method, opened.scorer, opened.version),
+            fused=fused,
             progress=progress,
         )
-        return ranking, opened
+        return ranking, opened, fused.order(method, opened.scorer)
 
 
 def _open_method(context: PipelineContext, name: str | None) -> OpenMethod:
