@@ -8,17 +8,16 @@ the settings cannot be read. With ``--json`` standard output carries one JSON do
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import maker_of
+from setr_lib.commands.check import Check
 from setr_lib.commands.console import progress_on_terminal
-from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
+from setr_lib.commands.setup_checks import configured, embedding_dimension, installed, used_spaces
 from setr_lib.commands.system_setup import system_setup
 from setr_lib.datasets import (
     DatasetError,
@@ -32,6 +31,7 @@ from setr_lib.datasets import (
     training_pixels,
 )
 from setr_lib.errors import SetrError
+from setr_lib.models.hub import free_bytes
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.progress import Progress
@@ -355,20 +355,9 @@ def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
         vectors=total * per_image,
         answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
         features=settings.models.judge.features_mb * 2**20,
-        free=_free(settings.storage_root),
+        free=free_bytes(settings.storage_root),
         embedded=dict.fromkeys(spaces, total),
     )
-
-
-def _free(folder: Path) -> int | None:
-    for existing in (folder, *folder.parents):
-        try:
-            return shutil.disk_usage(existing).free
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-    return None
 
 
 def as_document(found: Diagnosis) -> dict[str, Any]:
@@ -388,7 +377,15 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
         "images_opened": found.opened,
         "installed": found.packages,
         "configured": [
-            {"what": c.what, "value": c.value, "status": c.status, "detail": c.detail} for c in found.checks
+            {
+                "what": c.what,
+                "value": c.value,
+                "status": c.status,
+                "detail": c.detail,
+                "bytes_here": c.bytes_here,
+                "bytes_to_come": c.bytes_to_come,
+            }
+            for c in found.checks
         ],
         "evaluation_sets": [
             {**_set_document(examination), "imported": vars(found.imported[examination.evaluation_set.key])}

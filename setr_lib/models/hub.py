@@ -85,12 +85,8 @@ def load_from_hub(
             try:
                 with _offline():
                     return load()
-            except (
-                OSError,
-                ValueError,
-                RuntimeError,
-            ) as error:  # a file may be lacking that was not looked for
-                failed = error
+            except (OSError, ValueError, RuntimeError) as error:
+                failed = error  # perhaps a file is lacking that was not looked for
         answer = Answer(False, "") if is_offline() else probe((missing or list(sources))[0])
         if answer.reached:
             return load()
@@ -127,8 +123,8 @@ def not_here(missing: Sequence[Source], answer: Answer, remedy: str) -> str:
     )
     return (
         f"{named} is not on this machine (looked in {' and '.join(sorted(looked))}), and {why}. "
-        f"Where there is a network, {_commands(missing, remedy)}. A mirror is named by HF_ENDPOINT, a proxy by "
-        "HTTPS_PROXY; HF_HUB_OFFLINE=1 keeps SETR from asking the network"
+        f"Where there is a network, {_commands(missing, remedy)}. A mirror is named by HF_ENDPOINT, a proxy "
+        "by HTTPS_PROXY; HF_HUB_OFFLINE=1 keeps SETR from asking the network"
     )
 
 
@@ -152,7 +148,7 @@ def _at(repository: Repository) -> str:
 
 def _size(source: Source) -> str:
     guess = source.guessed_bytes
-    return "" if guess is None else f" (about {guess / 1e9:.1f} GB, by the number in its name)"
+    return f" (about {guess / 1e9:.1f} GB)" if guess else ""
 
 
 def _server(source: Source) -> str:

@@ -63,7 +63,8 @@ class Source(Protocol):
 
     @property
     def guessed_bytes(self) -> int | None:
-        """About the bytes of a download, as far as its name tells; None where it does not."""
+        """About the bytes of a download, by the architecture or the number in its name; None where they do
+        not tell."""
         ...
 
     def bytes_of(self, answer: bytes) -> int | None:
@@ -80,12 +81,14 @@ class Repository:
         revision: A commit, branch or tag; None is ``main``.
         part: ``weights`` (of transformers, with configuration and tokenizer), ``tokenizer`` or ``config``.
         file: The one weights file that is read, where it is known; its safetensors version counts, too.
+        size: About the bytes of the weights, where that is known without asking.
     """
 
     id: str
     revision: str | None = None
     part: Literal["weights", "tokenizer", "config"] = "weights"
     file: str | None = None
+    size: int | None = None
 
     @property
     def name(self) -> str:
@@ -134,8 +137,10 @@ class Repository:
 
     @property
     def guessed_bytes(self) -> int | None:
-        found = _IN_NAME.search(self.id)
-        return None if found is None or self.part != "weights" else int(float(found[1]) * 2e9)
+        if self.part != "weights":
+            return 0  # some kilobytes
+        found = _IN_NAME.search(self.id)  # 2B parameters, of 16 bits each
+        return self.size or (None if found is None else int(float(found[1]) * 2e9))
 
     def bytes_of(self, answer: bytes) -> int | None:
         try:
@@ -160,9 +165,11 @@ class Download:
 
     Attributes:
         address: Where it is.
+        size: About its bytes, where that is known without asking.
     """
 
     address: str
+    size: int | None = None
 
     @property
     def name(self) -> str:
@@ -183,7 +190,7 @@ class Download:
 
     @property
     def guessed_bytes(self) -> int | None:
-        return None
+        return self.size
 
     def bytes_of(self, answer: bytes) -> int | None:
         return None

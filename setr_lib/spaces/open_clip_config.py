@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,6 +95,31 @@ def pretrained_tag(name: str, tag: str) -> dict[str, Any] | None:
     return pretrained_tags(name).get(tag.lower().replace("-", "_"))
 
 
+def tag_fault(name: str, pretrained: str | None) -> str | None:
+    """What is wrong with ``pretrained`` where it is neither a file nor one of open_clip's tags of ``name``.
+
+    Args:
+        name: As settings name the model.
+        pretrained: The tag or file of its weights.
+
+    Returns:
+        The words, with the nearest tag; None where nothing is wrong, or the architecture is not known.
+    """
+    if pretrained is None or ":" in name or name.replace("/", "-") not in built_in_configs():
+        return None
+    tags = list(pretrained_tags(name))
+    if pretrained_tag(name, pretrained) is not None or Path(pretrained).is_file():
+        return None
+    words = f"pretrained = {pretrained!r} is no file here, and no tag that open_clip has of {name}"
+    if not tags:
+        return f"{words}, which has none: name a file, or another architecture"
+    close = get_close_matches(pretrained.lower().replace("-", "_"), tags, n=1, cutoff=0.4)
+    if not close:
+        return f"{words}; there is {', '.join(tags)}"
+    others = ", ".join(tag for tag in tags if tag not in close)
+    return f"{words}; did you mean {close[0]}?" + (f" There is also {others}" if others else "")
+
+
 def _pretrained_module() -> Any:
     """open_clip's module of pretrained weights. Where open_clip is not imported yet, the module is loaded
     without its package, which would import torchvision and every architecture.
@@ -131,8 +157,8 @@ def download_sources(name: str, pretrained: str | None) -> list[Source]:
     described = pretrained_tag(name, pretrained) or {}
     if hub := described.get("hf_hub"):
         repository, _, file = str(hub).rpartition("/")
-        return [Repository(repository, file=file or OPEN_CLIP_WEIGHTS), *tower]
-    return [*([Download(str(described["url"]))] if described.get("url") else []), *tower]
+        return [Repository(repository, file=file or OPEN_CLIP_WEIGHTS, size=weight_bytes(name)), *tower]
+    return [*([Download(str(described["url"]), weight_bytes(name))] if described.get("url") else []), *tower]
 
 
 def _of_text_tower(config: dict[str, Any] | None) -> list[Source]:
