@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from setr_lib.cli import main
 from setr_lib.commands import model_checks, setup_checks
@@ -127,6 +126,7 @@ def test_tokenizers_and_text_towers_of_the_hub_are_part_of_an_encoder() -> None:
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-H-14", "ViT-bigG-14"])
 def test_the_bytes_of_a_vision_transformer_are_those_of_its_parameters(name: str) -> None:
     import open_clip
+    import torch
 
     with torch.device("meta"):
         model: Any = open_clip.create_model(name, load_weights=False)
@@ -141,6 +141,8 @@ def device(folder: Path, text: str) -> dict[str, Check]:
 
 
 def test_a_device_that_is_not_here_is_missing(tmp_path: Path) -> None:
+    import torch
+
     absent = "mps" if not torch.backends.mps.is_available() else "xpu"
     found = device(tmp_path, f'[models]\ndevice = "{absent}"\n')["device"]
     assert found.status == "missing" and f'models.device = "{absent}" cannot be used' in found.detail
@@ -157,6 +159,8 @@ def test_auto_says_which_device_it_is(tmp_path: Path) -> None:
 
 
 def test_a_number_format_that_the_device_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     def refuse(*size: int, **options: object) -> None:
         raise TypeError("BFloat16 is not supported on MPS\nmore")
 
@@ -168,6 +172,8 @@ def test_a_number_format_that_the_device_lacks_is_told(monkeypatch: pytest.Monke
 
 
 def test_a_graphics_card_without_bfloat16_of_its_own_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *size, dtype, device: ones(*size, dtype=dtype))
     card: Any = SimpleNamespace(type="cuda")
