@@ -33,6 +33,7 @@ from setr_lib.datasets import (
 from setr_lib.errors import SetrError
 from setr_lib.models.hub import free_bytes
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.storage_format import FormatError, format_problem
 from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.progress import Progress
 from setr_lib.settings import Settings
@@ -152,6 +153,8 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) 
         evaluation_sets(settings)
     except DatasetError as error:  # a split that does not exist, say: settings that nobody can follow
         return unreadable(error, as_json=as_json)
+    if (problem := format_problem(settings)) is not None:
+        return unreadable(FormatError(problem), as_json=as_json, status="storage refused")
     chosen = named_sets(settings, dataset)
     with progress_on_terminal() as progress:
         found = diagnose(settings, chosen, with_training=dataset is None, quick=quick, progress=progress)
@@ -164,19 +167,21 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) 
     return 1 if found.problems else 0
 
 
-def unreadable(error: SetrError, *, as_json: bool) -> int:
-    """Say that settings cannot be read, on standard error and, where asked for, as the JSON document.
+def unreadable(error: SetrError, *, as_json: bool, status: str = "settings unreadable") -> int:
+    """Say that settings (or the storage) cannot be read, on standard error and, where asked for, as the JSON
+    document.
 
     Args:
         error: What is wrong.
         as_json: Print the JSON document.
+        status: The document's ``status``.
 
     Returns:
         The exit status 2.
     """
     print(f"setr: {error}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"status": "settings unreadable", "problems": [str(error)]}, indent=1))
+        print(json.dumps({"status": status, "problems": [str(error)]}, indent=1))
     return UNREADABLE
 
 
