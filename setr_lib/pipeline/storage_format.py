@@ -120,8 +120,8 @@ def _stored(root: Path) -> tuple[int, str] | None:
         number, version = None, ""
     if not isinstance(number, int) or isinstance(number, bool) or number < FIRST:
         raise FormatError(
-            f"{path}: holds no format number: it was cut or edited. If this version of SETR wrote this storage, "
-            f'write {{"format": {FORMAT}}} into it, then run this again'
+            f"{path}: holds no format number: it was cut or edited. If this version of SETR wrote this "
+            f'storage, write {{"format": {FORMAT}}} into it, then run this again'
         )
     return number, version
 
@@ -163,8 +163,8 @@ def _alone(root: Path) -> Iterator[None]:
         file = path.open("a")
     except OSError as error:
         raise FormatError(
-            f"{root}: was written by an earlier SETR, and has to be brought to format {FORMAT}, but it cannot "
-            f"be written to ({error.strerror}): make it writable, or copy the project and use the copy"
+            f"{root}: was written by an earlier SETR, and has to be brought to format {FORMAT}, but it "
+            f"cannot be written to ({error.strerror}): make it writable, or copy the project and use the copy"
         ) from error
     with file:
         try:
@@ -180,8 +180,8 @@ def _newer(root: Path, number: int, version: str) -> str:
     by = f"SETR {version}" if version else "a newer SETR"
     return (
         f"{root}: was written by {by} (format {number}), and this is SETR {_version()}, which knows format "
-        f"{FORMAT} at most: install {by} or a later one, or name another folder in [storage] root; nothing was "
-        "read or changed"
+        f"{FORMAT} at most: install {by} or a later one, or name another folder in [storage] root; nothing "
+        "was read or changed"
     )
 
 
@@ -189,8 +189,8 @@ def _too_old(root: Path, number: int) -> str:
     return (
         f"{root}: is of format {number}, which this SETR ({_version()}, format {FORMAT}) cannot bring up to "
         "date: set the folder aside, or name another in [storage] root, then run everything again; captions "
-        "and compositions can be taken along: export them with the earlier SETR (`setr captions export`), and "
-        "import them here"
+        "and compositions can be taken along: export them with the earlier SETR (`setr captions export`), "
+        "and import them here"
     )
 
 
