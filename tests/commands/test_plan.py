@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from setr_lib.cli import main
-from setr_lib.commands.plan import Configured, SetPlan, Speeds, TrainingPlan, costs, count_training
+from setr_lib.commands.plan_speeds import Speeds
+from setr_lib.commands.plan_work import Configured, SetPlan, TrainingPlan, costs, count_training
 from setr_lib.settings import RerankingSettings, Settings, TrainingSettings
 from tests.tiny_encoder import write_tiny_clip
 

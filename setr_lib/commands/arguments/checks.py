@@ -22,8 +22,9 @@ def add_plan(commands: Subparsers) -> None:
     )
     plan.add_argument("--limit", type=positive, metavar="N", help="plan for the first N queries of each set")
     plan.add_argument(
-        "--sample", type=positive, default=16, help="items to measure each step on (default: 16)"
+        "--sample", type=positive, default=16, help="items to measure each step on first (default: 16)"
     )
+    plan.add_argument("--json", action="store_true", help="one JSON document")
     plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
     plan.set_defaults(command=_plan)
 
@@ -97,7 +98,7 @@ def add_cache(commands: Subparsers) -> None:
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
-    return run(settings, sample=options.sample, counts_only=options.counts_only)
+    return run(settings, sample=options.sample, counts_only=options.counts_only, as_json=options.json)
 
 
 def _doctor(settings: Settings, options: argparse.Namespace) -> int:
