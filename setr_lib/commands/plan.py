@@ -65,7 +65,8 @@ def run(settings: Settings, *, sample: int, counts_only: bool, as_json: bool = F
         for line in trainings:
             print(line)
     if not present:
-        raise SetrError("no evaluation set can be read: `setr plan` says why, and so does `setr doctor`")
+        where = "`setr doctor` says why" if as_json else "see the reasons above"
+        raise SetrError(f"no evaluation set can be read: {where}")
     speeds = None if counts_only else measure(context, present[0].key, sample)
     if as_json:
         print(json.dumps(_document(context, plans, training, trainings, speeds), indent=1))
@@ -266,8 +267,8 @@ def _print_costs(
 def _how_measured(speeds: Speeds, key: str, trainings: Sequence[str]) -> list[str]:
     """How the times were found, and what is not in them."""
     lines = [
-        f"measured just now on pictures and texts of {key}, by the code of a run and in its batches, one kind "
-        "of work after the other; a step's time is its items times that of one",
+        f"measured just now on pictures and texts of {key}, by the code of a run and in its batches, one "
+        "kind of work after the other; a step's time is its items times that of one",
         f"not timed: {'; '.join(NOT_TIMED)}",
     ]
     if trainings:

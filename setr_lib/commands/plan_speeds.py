@@ -189,8 +189,8 @@ class _Multimodal:
         self.others = {scorer.name: self._pairs(scorer) for scorer in map(self._opened, own)}
 
     def _writes(self) -> bool:
-        """Whether texts are written here. Of an endpoint nothing is measured: pictures would be sent there, and
-        its speed is none of this machine's.
+        """Whether texts are written here. Of an endpoint nothing is measured: pictures would be sent there,
+        and its speed is none of this machine's.
         """
         needed = self.context.methods.texts_needed
         asked = CAPTIONS in needed or COMPOSITIONS in needed or bool(added_texts(self.context))
@@ -370,8 +370,8 @@ def first_images(context: PipelineContext, key: str, sample: int) -> tuple[pl.Da
 
 
 def seconds_each(call: Callable[[Sequence], object], items: Sequence, first: int, most: int) -> float:
-    """Seconds per item of ``call(items)``: after one item to warm up, on ``first`` others, and while that takes
-    less than :data:`ENOUGH` seconds on twice as many, never the same ones.
+    """Seconds per item of ``call(items)``: after one item to warm up, on ``first`` others, and while that
+    takes less than :data:`ENOUGH` seconds on twice as many, never the same ones.
 
     Args:
         call: What is timed.

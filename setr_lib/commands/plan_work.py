@@ -1,5 +1,5 @@
-"""What a run over everything would ask for, for ``setr plan``: counted from settings, annotation files and the
-captions or triplets of training; and what it costs at given speeds.
+"""What a run over everything would ask for, for ``setr plan``: counted from settings, annotation files and
+the captions or triplets of training; and what it costs at given speeds.
 """
 
 from __future__ import annotations
@@ -207,6 +207,7 @@ def costs(
     pairs = methods * sum(plan.pairs for plan in plans)
     calibrated = methods * training.calibrated * settings.rerank_depth()
     seconds = {name: speeds.rerankers.get(name, speeds.judge) for name in configured.rerankers}
+    references_seen, taught_seen, candidates_seen = _seen(configured, plans, training, speeds)
     lines = [
         (START, 1 + (training.taught > 0), speeds.start),
         ("look at the images", images + training.images, speeds.inspect),
@@ -214,14 +215,16 @@ def costs(
             (what if space == DEFAULT_SPACE else f"{what} ({space})", items, speeds.embed[space])
             for what, items, space in embedded
         ),
-        ("see images", _seen(configured, plans, training, speeds), speeds.see),
+        ("see the references", references_seen, speeds.see),
         ("describe the references", references, speeds.describe),
         ("compose the queries", composed, speeds.compose),
         *((what, items, speeds.compose) for what, items in added),
+        ("see the training images", taught_seen, speeds.see),
         ("train the adapter", training.taught, speeds.train),
         ("judge held-out pairs, before and after", training.held_out, speeds.few),
         ("choose the fusion: compose", composed_to_choose, speeds.compose),
         *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
+        ("see the candidates", candidates_seen, speeds.see),
         *((f"re-rank: {name}", pairs, per_pair) for name, per_pair in seconds.items()),
     ]
     return Costs(
@@ -232,21 +235,24 @@ def costs(
     )
 
 
-def _seen(configured: Configured, plans: Sequence[SetPlan], training: TrainingPlan, speeds: Speeds) -> int:
-    """Images that go through the multimodal LLM's vision tower: each once, and those of a large gallery again
-    where what was made of them did not stay in memory until the next query asks for them.
+def _seen(
+    configured: Configured, plans: Sequence[SetPlan], training: TrainingPlan, speeds: Speeds
+) -> tuple[int, int, int]:
+    """Images that go through the multimodal LLM's vision tower: references, training images and candidates.
+
+    Each goes through it once; those of a gallery that does not fit in the memory of what was made of them
+    again, as often as the next query asks for one that is not there any more.
     """
     from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES
 
     if not speeds.see:
-        return 0
+        return 0, 0, 0
     judges = sum(name not in speeds.rerankers for name in configured.rerankers)
-    references = sum(plan.references for plan in plans)
-    writes = bool(configured.texts or configured.added)
-    shown = max(
-        references * writes, min(gallery_images(plans), sum(plan.pairs for plan in plans)) * bool(judges)
-    )
-    held = VISION_CACHE_BYTES // max(speeds.seen_bytes, 1)
-    again = sum(round(plan.pairs * max(0.0, 1 - held / max(plan.images, 1))) for plan in plans)
+    references = sum(plan.references for plan in plans) if configured.texts or configured.added else 0
     taught = training.images if training.taught else 0
-    return shown + taught + max(0, judges * again - shown * (again > 0))
+    if not judges:
+        return references, taught, 0
+    held = VISION_CACHE_BYTES / max(speeds.seen_bytes, 1)
+    once = min(gallery_images(plans), sum(plan.pairs for plan in plans))
+    again = judges * sum(plan.pairs * max(0.0, 1 - held / max(plan.images, 1)) for plan in plans)
+    return references, taught, max(max(once - references, 0), round(again))
