@@ -2,8 +2,8 @@
 
 A miniature of small size is drawn in a folder of its own, planned, and run from nothing; then the time of
 each step of the plan stands beside that of the assets that do it, and the whole plan beside the whole run.
-The machine should be idle. Exit status 1: the whole, or a step of a tenth of the run or more, is off by more than
-``--factor``.
+The machine should be idle. Exit status 1: the whole, or a step of a tenth of the run or more, is off by more
+than ``--factor``.
 """
 
 from __future__ import annotations
