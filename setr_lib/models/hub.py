@@ -191,7 +191,8 @@ def _ask(source: Source) -> Answer:
         source.address, method="GET" if is_repository else "HEAD", headers={"User-Agent": "setr"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:  # noqa: S310 - as above
+        # An opener of its own: the common one keeps the proxies of its first use.
+        with urllib.request.build_opener().open(request, timeout=PROBE_SECONDS) as response:
             if not is_repository:
                 length = response.headers.get("Content-Length")
                 return Answer(True, bytes=int(length) if length else None)

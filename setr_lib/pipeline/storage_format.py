@@ -51,8 +51,8 @@ def use_format(settings: Settings) -> None:
     found = _stored(root)
     if found is None and _is_empty(root):
         return
-    if found is None:
-        _stamp(root, FIRST)
+    if found is None and FORMAT == FIRST:
+        _stamp(root, FORMAT)
     number = FIRST if found is None else found[0]
     if number > FORMAT:
         raise FormatError(_newer(root, *(found or (number, ""))))

@@ -42,8 +42,8 @@ def test_what_can_be_downloaded_is_for_later_with_its_size_and_the_room_for_it(
         assert len(server.asked) == 2, "one question for each model"
         room = found["cache of models"]
         assert room.status == "ok" and room.value == str(hub_cache())
-        assert "0 B here, 6.0 GB to download" in room.detail and "free there" in room.detail
-        monkeypatch.setattr(model_checks, "free_bytes", lambda folder: 5_999_000_000)
+        assert "0 B here, 7.7 GB to download" in room.detail and "free there" in room.detail
+        monkeypatch.setattr(model_checks, "free_bytes", lambda folder: 7_699_000_000)
         room = checks(tmp_path)["cache of models"]
         assert room.status == "missing" and "make room" in room.detail
 
@@ -129,7 +129,7 @@ def test_the_bytes_of_a_vision_transformer_are_those_of_its_parameters(name: str
     import torch
 
     with torch.device("meta"):
-        model: Any = open_clip.create_model(name, load_weights=False)
+        model: Any = open_clip.create_model(name, load_weights=False, device="meta")
     assert weight_bytes(name) == pytest.approx(4 * sum(p.numel() for p in model.parameters()), rel=1e-5)
     assert weight_bytes("ViT-B-16-SigLIP") is None, "a tower of timm"
 

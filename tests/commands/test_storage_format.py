@@ -58,7 +58,14 @@ def test_a_first_table_is_stored_with_its_format(settings: Settings) -> None:
     assert number(settings) == storage_format.FORMAT
 
 
-def test_a_first_command_that_stores_something_leaves_the_format(settings: Settings) -> None:
+def test_a_first_command_that_stores_something_leaves_the_format(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(settings: Settings, **options: bool) -> int:
+        stored(settings)  # the command draws for seconds; what is asked is what is left around it
+        return 0
+
+    monkeypatch.setattr("setr_lib.commands.miniature.write", draw)
     assert main(["--config", str(settings.base_dir / "setr.toml"), "miniature", "write"]) == 0
     assert number(settings) == storage_format.FORMAT
 
@@ -166,7 +173,7 @@ def test_an_older_format_without_a_way_is_refused_with_what_to_do(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_format, "FORMAT", 2)
-    stored(settings)
+    stored(settings, '{"format": 1}')
     with pytest.raises(FormatError, match=r"is of format 1, which this SETR .* cannot bring up to date"):
         use_format(settings)
     assert number(settings) == 1
