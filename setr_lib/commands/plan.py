@@ -22,6 +22,7 @@ from setr_lib.commands.plan_work import (
     count_work,
     gallery_images,
     planned_rerankers,
+    run_sets,
     training_spaces,
 )
 from setr_lib.errors import SetrError
@@ -37,7 +38,9 @@ NOT_TIMED = (
 """What a run does and a plan does not time."""
 
 
-def run(settings: Settings, *, sample: int, counts_only: bool, as_json: bool = False) -> int:
+def run(
+    settings: Settings, *, sample: int, counts_only: bool, as_json: bool = False, sets: Sequence[str] = ()
+) -> int:
     """Print the plan.
 
     Args:
@@ -45,6 +48,7 @@ def run(settings: Settings, *, sample: int, counts_only: bool, as_json: bool = F
         sample: Items that each kind of model call is timed on first.
         counts_only: Count without loading a model.
         as_json: Print one JSON document.
+        sets: Evaluation sets, or data sets; those of `setr run` by default: all with known targets.
 
     Returns:
         The exit status.
@@ -54,12 +58,15 @@ def run(settings: Settings, *, sample: int, counts_only: bool, as_json: bool = F
     """
     quieten_libraries()
     context = pipeline_context(settings)
-    plans = count_work(settings)
+    keys, hidden = run_sets(settings, sets)
+    plans = count_work(settings, keys)
     present = [plan for plan in plans if not plan.problem]
     training = count_training(settings)
     trainings = list(planned_trainings(context, loads=not counts_only))
     if not as_json:
         _print_counts(plans, context)
+        if hidden:
+            print(f"not planned: {', '.join(hidden)}: targets are hidden, so a run takes them only by name")
         if not training.images:
             print(f"training images: {training.problem}")
         for line in trainings:
@@ -173,7 +180,7 @@ def _print_counts(plans: list[SetPlan], context: PipelineContext) -> None:
     from rich.text import Text
 
     console = terminal()
-    table = Table(box=box.SIMPLE_HEAD, title="What a run over everything would do", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="What a run would do", title_justify="left")
     texts, added = context.methods.texts_needed, added_texts(context)
     of_methods = ("other texts",) if added else ()
     for column in (

@@ -2,16 +2,20 @@
 the project's own pictures and texts, by the code that a run uses. Nothing is stored.
 
 A sample begins small. While a step takes less than :data:`ENOUGH` seconds it is timed again on twice as much,
-up to the batches that a run works in, for a small batch is slower for each item than a full one.
+up to the batches that a run works in, for a small batch is slower for each item than a full one. The fastest
+time counts: what made the others slower (memory taken for the first time, another program) is no part of a
+long run on an idle machine.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 ENOUGH = 1.5
 """Seconds: a step that took as long is not timed on more."""
 _MOST_PICTURES = 256
+_TIMES = 3
 _MOST_QUERIES = 64
 
 
@@ -105,6 +110,7 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
         )
     names = dict.fromkeys((*context.methods.spaces, *(training_spaces(context) if trains else ())))
     begun = time.perf_counter()
+    _import_libraries(trains and context.settings.training.is_named)
     spaces = {name: opened.model for name, opened in context.weights.spaces(names).spaces.items()}
     loaded = time.perf_counter() - begun
     embedded = {name: _embedding(space, images, sample) for name, space in spaces.items()}
@@ -268,26 +274,24 @@ class _Multimodal:
         if each * few >= ENOUGH:
             return each
         most = max(1, min(reranker.pairs_per_batch // self.depth, _MOST_QUERIES))
-        for count in _doubled(1, most):
+
+        def judged(count: int) -> Callable[[], object]:
             queries = [self._query(number, self.depth) for number in range(count)]
-            took = _seconds(partial(checked_scores, reranker, queries))
-            each = took / (count * self.depth)
-            if took >= ENOUGH:
-                break
-        return each
+            return partial(checked_scores, reranker, queries)
+
+        return min(each, fastest(judged, 1, most) / self.depth)
 
     def _few(self, judge: YesNoJudge) -> float:
         """Seconds per held-out pair: queries of few candidates each."""
         from setr_lib.reranking.checked_scores import checked_scores
 
-        sizes, each = self._sizes_of_group(), 0.0
-        for groups in _doubled(1, max(1, judge.model.pair_batch_size // sum(sizes))):
+        sizes = self._sizes_of_group()
+
+        def judged(groups: int) -> Callable[[], object]:
             queries = [self._query(number, size) for number, size in enumerate(sizes * groups)]
-            took = _seconds(partial(checked_scores, judge, queries))
-            each = took / (groups * sum(sizes))
-            if took >= ENOUGH:
-                break
-        return each
+            return partial(checked_scores, judge, queries)
+
+        return fastest(judged, 1, max(1, judge.model.pair_batch_size // sum(sizes))) / sum(sizes)
 
     def _sizes_of_group(self) -> list[int]:
         """Candidates of each query of a group of training pairs: its own, and those of shuffled texts."""
@@ -301,29 +305,31 @@ class _Multimodal:
         from setr_lib.reranking.training_step import LabelledQuery, YesNoObjective
 
         sizes, adapter = self._sizes_of_group(), self.context.settings.reranking.adapter
-        each = 0.0
+
+        def group(number: int) -> tuple[LabelledQuery, ...]:
+            return tuple(
+                LabelledQuery(
+                    self._query(number * len(sizes) + place, size),
+                    tuple(place == 0 and pair == 0 for pair in range(size)),
+                )
+                for place, size in enumerate(sizes)
+            )
+
+        def step(count: int) -> Callable[[], object]:
+            options = adapter.model_copy(update={"groups_per_batch": count})
+            return partial(YesNoObjective(judge, [group(n) for n in range(count)], options).gradients, 0)
+
         with lora_layers(judge.model, adapter):
-            for count in _doubled(1, adapter.groups_per_batch):
-                groups = [
-                    tuple(
-                        LabelledQuery(
-                            self._query(number * len(sizes) + place, size),
-                            tuple(place == 0 and pair == 0 for pair in range(size)),
-                        )
-                        for place, size in enumerate(sizes)
-                    )
-                    for number in range(count)
-                ]
-                options = adapter.model_copy(update={"groups_per_batch": count})
-                objective = YesNoObjective(judge, groups, options)
-                if count == 1:
-                    objective.gradients(0)
-                took = _seconds(partial(objective.gradients, 0))
-                each = took / (count * sum(sizes))
-                if took >= ENOUGH:
-                    break
+            step(1)()
+            each = fastest(step, 1, adapter.groups_per_batch) / sum(sizes)
         judge.model.model.eval()
         return each
+
+
+def _import_libraries(trains: bool) -> None:
+    """Import what a run imports besides the libraries of its models, to know how long that takes."""
+    for name in ("lancedb", *(("mlflow", "peft") if trains else ())):
+        import_module(name)
 
 
 def _embedding(space: EmbeddingSpace, images: pl.DataFrame, sample: int) -> float:
@@ -380,18 +386,38 @@ def seconds_each(call: Callable[[Sequence], object], items: Sequence, first: int
         most: Items of the last time at most.
 
     Returns:
-        Seconds per item, the last time; 0 without items.
+        Seconds per item, the fastest time; 0 without items.
     """
     if not len(items):
         return 0.0
     call(items[:1])
-    start, each = 1, 0.0
+    start, each = 1, math.inf
     for size in _doubled(min(first, most), most):
-        if each and start + size > len(items):
+        if each < math.inf and start + size > len(items):
             break
         part = items[start : start + size] or items
         took = _seconds(partial(call, part))
-        each, start = took / len(part), start + size
+        each, start = min(each, took / len(part)), start + size
+        if took >= ENOUGH:
+            break
+    return each
+
+
+def fastest(prepared: Callable[[int], Callable[[], object]], first: int, most: int) -> float:
+    """Seconds per item of what may be done again and again: of growing sizes, and of the last one some times.
+
+    Args:
+        prepared: Gives what is timed, for a number of items.
+        first: Items of the first time.
+        most: Items of the last times at most.
+
+    Returns:
+        Seconds per item, the fastest time.
+    """
+    each = math.inf
+    for size in (*_doubled(first, most), *[most] * (_TIMES - 1)):
+        took = _seconds(prepared(size))
+        each = min(each, took / size)
         if took >= ENOUGH:
             break
     return each

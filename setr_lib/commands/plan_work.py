@@ -4,6 +4,7 @@ the captions or triplets of training; and what it costs at given speeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -76,11 +77,36 @@ def count_training(settings: Settings) -> TrainingPlan:
     return TrainingPlan(images, calibrated, round(taught), 2 * held_out * per_group, problem)
 
 
-def count_work(settings: Settings) -> list[SetPlan]:
-    """Count the queries, images and pairs of every configured evaluation set.
+def run_sets(settings: Settings, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The evaluation sets that `setr run` takes with these names, and those that it takes only by name.
 
     Args:
         settings: The settings.
+        names: Evaluation sets, or data sets for all of their sets; none for all sets with known targets.
+
+    Returns:
+        Their keys, and those of the sets that are left out because their targets are hidden.
+
+    Raises:
+        DatasetError: A name is not known.
+    """
+    from setr_lib.datasets import evaluation_sets, named_sets
+
+    every = evaluation_sets(settings)
+    if names:
+        chosen = {evaluated.key for name in names for evaluated in named_sets(settings, name)}
+        return [evaluated.key for evaluated in every if evaluated.key in chosen], []
+    known = [evaluated.key for evaluated in every if not evaluated.hidden]
+    hidden = [evaluated.key for evaluated in every if evaluated.hidden]
+    return (known, hidden) if known else (hidden, [])
+
+
+def count_work(settings: Settings, keys: Sequence[str] | None = None) -> list[SetPlan]:
+    """Count the queries, images and pairs of evaluation sets.
+
+    Args:
+        settings: The settings.
+        keys: The sets; by default every configured one.
 
     Returns:
         One plan per set; that of a set that cannot be read says why.
@@ -90,6 +116,8 @@ def count_work(settings: Settings) -> list[SetPlan]:
 
     plans: list[SetPlan] = []
     for evaluated in evaluation_sets(settings):
+        if keys is not None and evaluated.key not in keys:
+            continue
         try:
             every, gallery = load_queries(settings, evaluated.key), load_gallery(settings, evaluated.key)
             check_image_ids(evaluated, every, gallery)
@@ -253,6 +281,11 @@ def _seen(
     if not judges:
         return references, taught, 0
     held = VISION_CACHE_BYTES / max(speeds.seen_bytes, 1)
-    once = min(gallery_images(plans), sum(plan.pairs for plan in plans))
+    galleries: dict[str, tuple[int, int]] = {}
+    for plan in plans:
+        images, pairs = galleries.get(plan.gallery_key, (plan.images, 0))
+        galleries[plan.gallery_key] = (images, pairs + plan.pairs)
+    # How many of a gallery's images are among so many candidates, were these drawn at random.
+    once = round(sum(images * -math.expm1(-pairs / max(images, 1)) for images, pairs in galleries.values()))
     again = judges * sum(plan.pairs * max(0.0, 1 - held / max(plan.images, 1)) for plan in plans)
     return references, taught, max(max(once - references, 0), round(again))

@@ -20,6 +20,12 @@ def add_plan(commands: Subparsers) -> None:
     plan = commands.add_parser(
         "plan", help="before a first run: how many calls, how long, how much disk and memory"
     )
+    plan.add_argument(
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help="evaluation sets or data sets, as `setr run` takes them (default: all with known targets)",
+    )
     plan.add_argument("--limit", type=positive, metavar="N", help="plan for the first N queries of each set")
     plan.add_argument(
         "--sample", type=positive, default=16, help="items to measure each step on first (default: 16)"
@@ -98,7 +104,13 @@ def add_cache(commands: Subparsers) -> None:
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
-    return run(settings, sample=options.sample, counts_only=options.counts_only, as_json=options.json)
+    return run(
+        settings,
+        sample=options.sample,
+        counts_only=options.counts_only,
+        as_json=options.json,
+        sets=options.sets,
+    )
 
 
 def _doctor(settings: Settings, options: argparse.Namespace) -> int:
