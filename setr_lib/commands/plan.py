@@ -8,7 +8,7 @@ from typing import Any
 
 from setr_lib.commands.console import quieten_libraries, size_words, terminal
 from setr_lib.commands.plan_speeds import Speeds, first_images, measure
-from setr_lib.commands.plan_trainings import planned_trainings
+from setr_lib.commands.plan_trainings import PlannedTraining, planned_trainings, seconds_per_step
 from setr_lib.commands.plan_work import (
     CAPTIONS,
     COMPOSITIONS,
@@ -62,41 +62,63 @@ def run(
     plans = count_work(settings, keys)
     present = [plan for plan in plans if not plan.problem]
     training = count_training(settings)
-    trainings = list(planned_trainings(context, loads=not counts_only))
+    trainings = planned_trainings(context, loads=not counts_only)
     if not as_json:
         _print_counts(plans, context)
         if hidden:
             print(f"not planned: {', '.join(hidden)}: targets are hidden, so a run takes them only by name")
         if not training.images:
             print(f"training images: {training.problem}")
-        for line in trainings:
-            print(line)
+        for planned in trainings:
+            print(planned.words)
     if not present:
         where = "`setr doctor` says why" if as_json else "see the reasons above"
         raise SetrError(f"no evaluation set can be read: {where}")
-    speeds = None if counts_only else measure(context, present[0].key, sample)
+    speeds = found = None
+    if not counts_only:
+        speeds = measure(context, present[0].key, sample)
+        found = _costs(context, present, training, speeds, trains=True)
+        found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
     if as_json:
-        print(json.dumps(_document(context, plans, training, trainings, speeds), indent=1))
-    elif speeds is not None:
-        _print_costs(context, present, training, speeds, trainings=trainings)
+        print(json.dumps(_document(plans, training, trainings, speeds, found), indent=1))
+    elif speeds is not None and found is not None:
+        _print_costs(context, found, speeds, present[0].key)
     return 0
 
 
+def _system_lines(
+    context: PipelineContext, key: str, sample: int, trainings: Sequence[PlannedTraining], speeds: Speeds
+) -> list[tuple[str, int, float]]:
+    """The steps of the trainings of retrieval systems, as lines of the costs; one whose step cannot be timed,
+    because its encoder cannot be had, has no time.
+    """
+    from setr_lib.datasets import load_queries
+
+    due = [planned for planned in trainings if planned.steps]
+    if not due:
+        return []
+    images, _ = first_images(context, key, sample)
+    texts = load_queries(context.settings, key).head(1000)["modification"].to_list() or ["another"]
+    lines = [
+        (f"train {each.name}", each.steps, seconds_per_step(context, each.name, images, texts) or 0.0)
+        for each in due
+    ]
+    return [("start: a fresh process for each system", len(due), speeds.start), *lines]
+
+
 def _document(
-    context: PipelineContext,
     plans: Sequence[SetPlan],
     training: TrainingPlan,
-    trainings: Sequence[str],
+    trainings: Sequence[PlannedTraining],
     speeds: Speeds | None,
+    found: Costs | None,
 ) -> dict[str, Any]:
     """The plan as one JSON object; seconds are ``null`` where nothing was measured."""
-    present = [plan for plan in plans if not plan.problem]
-    found = None if speeds is None else _costs(context, present, training, speeds, trains=True)
     steps = [] if found is None else found.lines
     return {
         "sets": [vars(plan) for plan in plans],
         "training": vars(training),
-        "trained_systems": list(trainings),
+        "trained_systems": [vars(planned) for planned in trainings],
         "device": None if speeds is None else speeds.device,
         "busy": None if speeds is None else speeds.load,
         "steps": [
@@ -104,7 +126,7 @@ def _document(
             for what, items, each in steps
         ],
         "seconds": None if found is None else sum(items * each for _, items, each in found.lines),
-        "not_timed": [*NOT_TIMED, *trainings],
+        "not_timed": list(NOT_TIMED),
         "vectors_bytes": None if found is None else 4 * found.vectors,
         "kept_bytes": None if found is None else _kept_bytes(found),
         "memory": None if speeds is None else speeds.memory,
@@ -142,7 +164,8 @@ def print_estimate(context: PipelineContext, sample: int) -> None:
     calibrates = context.tables.exists("reranker_pairs")
     calibrated = count_training(context.settings).calibrated if calibrates else 0
     speeds = measure(context, plans[0].key, sample, trains=False)
-    _print_costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds, trains=False)
+    found = _costs(context, plans, TrainingPlan(0, calibrated, 0, 0), speeds, trains=False)
+    _print_costs(context, found, speeds, plans[0].key, trains=False)
 
 
 def _has_captions_only(context: PipelineContext, key: str, sample: int) -> bool:
@@ -235,19 +258,12 @@ def _costs(
 
 
 def _print_costs(
-    context: PipelineContext,
-    plans: list[SetPlan],
-    training: TrainingPlan,
-    speeds: Speeds,
-    *,
-    trains: bool = True,
-    trainings: Sequence[str] = (),
+    context: PipelineContext, found: Costs, speeds: Speeds, key: str, *, trains: bool = True
 ) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = _costs(context, plans, training, speeds, trains=trains)
     table = Table(box=box.SIMPLE_HEAD, title=f"Time on {speeds.device}, from a sample", title_justify="left")
     table.add_column("step")
     for column in ("items", "per second", "time"):
@@ -259,7 +275,7 @@ def _print_costs(
     table.add_row("together", "", "", _duration(sum(items * seconds for _, items, seconds in found.lines)))
     console = terminal()
     console.print(table)
-    for line in _how_measured(speeds, plans[0].key, trainings):
+    for line in _how_measured(speeds, key):
         console.print(Text(line), soft_wrap=True)
     console.print(
         f"disk: {size_words(4 * found.vectors)} of vectors, about {size_words(_kept_bytes(found))} of kept "
@@ -271,15 +287,13 @@ def _print_costs(
     console.print("kept results are not subtracted: a second run repeats none of them")
 
 
-def _how_measured(speeds: Speeds, key: str, trainings: Sequence[str]) -> list[str]:
+def _how_measured(speeds: Speeds, key: str) -> list[str]:
     """How the times were found, and what is not in them."""
     lines = [
         f"measured just now on pictures and texts of {key}, by the code of a run and in its batches, one "
         "kind of work after the other; a step's time is its items times that of one",
         f"not timed: {'; '.join(NOT_TIMED)}",
     ]
-    if trainings:
-        lines.append("not timed either: the trainings of retrieval systems that are named above")
     if speeds.load:
         lines.append(f"the machine was busy ({speeds.load}): on an idle one it takes less")
     return lines
