@@ -41,12 +41,23 @@ def add_plan(commands: Subparsers) -> None:
         commands,
         "plan",
         help="before a first run: how many calls, how long, how much disk and memory",
-        examples=("setr plan", "setr plan --limit 100", "setr plan --counts-only"),
+        examples=("setr plan", "setr plan cirr --limit 100 --json", "setr plan --counts-only"),
+    )
+    plan.add_argument(
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help="evaluation sets or data sets, as `setr run` takes them (default: all with known targets)",
     )
     plan.add_argument("--limit", type=positive, metavar="N", help="plan for the first N queries of each set")
     plan.add_argument(
-        "--sample", type=positive, default=16, metavar="N", help="items to measure each step on (default: 16)"
+        "--sample",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="items to measure each step on first (default: 16)",
     )
+    plan.add_argument("--json", action="store_true", help="one JSON document")
     plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
     plan.set_defaults(command=_plan)
 
@@ -130,7 +141,13 @@ def _unreadable(error: SettingsError, options: argparse.Namespace) -> int:
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
-    return run(settings, sample=options.sample, counts_only=options.counts_only)
+    return run(
+        settings,
+        sample=options.sample,
+        counts_only=options.counts_only,
+        as_json=options.json,
+        sets=options.sets,
+    )
 
 
 def _faults(settings: Settings, options: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import pick_device
+from setr_lib.models.hub import load_from_hub
+from setr_lib.models.hub_cache import transformers_sources
 from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, SpecialTokens, read_special_tokens
 
@@ -84,9 +86,19 @@ def load_model(
     torch_device = pick_device(device)
     dtype = "float32" if judge.dtype == "auto" and torch_device.type == "cpu" else judge.dtype
     options = {"revision": judge.revision, "trust_remote_code": judge.trust_remote_code}
-    try:
+
+    def load() -> tuple[Any, Any]:
         processor = AutoProcessor.from_pretrained(name, **options)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+        return processor, AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+
+    try:
+        processor, model = load_from_hub(
+            transformers_sources(name, judge.revision),
+            load,
+            kind=JudgeError,
+            what=f"{section}.name = {name!r}",
+            remedy=f'[{section}] name = "FOLDER"',
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise JudgeError(
             f"{section}.name = {name!r}: no image-text-to-text model loads from there "
