@@ -171,6 +171,7 @@ def test_what_makes_sense_without_a_project_works_and_says_that_there_is_none(
     assert capsys.readouterr().err == ""
     main(["doctor", "--quick"])
     assert capsys.readouterr().err.startswith("setr: no setr.toml was found")
+    assert not any(nowhere.iterdir()), "nothing is made"
 
 
 def test_variables_that_name_data_stand_in_for_a_settings_file(
