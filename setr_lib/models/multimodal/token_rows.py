@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from setr_lib.models.multimodal.architectures import longest_prompt
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.features import VisionFeatures
 from setr_lib.models.multimodal.loading import LoadedModel
@@ -168,19 +169,6 @@ class PromptTokenizer:
             if token in text:
                 text = text.replace(token, token.strip("<|>[]"))
         return text
-
-
-def longest_prompt(config: Any) -> int | None:
-    """How many tokens a model reads.
-
-    Args:
-        config: Its transformers configuration.
-
-    Returns:
-        The number of its language model's positions; None where it does not say.
-    """
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 class RowBuilder:

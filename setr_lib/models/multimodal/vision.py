@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.device import is_out_of_memory, iterate_in_batches
 from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
-from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory
+from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory, by_picture
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
-from setr_lib.models.multimodal.pictures import Picture, PictureError, processed
+from setr_lib.models.multimodal.pictures import Picture, PictureError, image_options, processed
 from setr_lib.models.multimodal.prepared_inputs import PreparedInputs
 from setr_lib.progress import Progress, silent
 
@@ -35,6 +36,7 @@ class VisionTower:
         batch_size: Images per forward pass.
         cache_bytes: Limit of the memory.
         folder: Where outputs are kept on disk; None for nowhere.
+        reusable: Whether the model takes outputs in place of images at all. Where not, none are made.
     """
 
     def __init__(
@@ -43,10 +45,13 @@ class VisionTower:
         batch_size: int,
         cache_bytes: int = VISION_CACHE_BYTES,
         folder: FeaturesFolder | None = None,
+        *,
+        reusable: bool = True,
     ) -> None:
         self.memory = VisionMemory(cache_bytes)
         self._loaded = loaded
         self._batch_size = batch_size
+        self._reusable = reusable
         self._inputs = PreparedInputs(partial(_processed, loaded))
         weights = {} if folder is None else _weights_outside_the_language_model(loaded.model)
         self._kept = None if folder is None else KeptFeatures(folder, loaded, weights)
@@ -169,41 +174,74 @@ class VisionTower:
             VisionOutputsError: The model gives no outputs of one image each, or another number of them than
                 the processor announces image tokens.
         """
+        self._require_reusable()
+        inputs, placeholders = self._on_device(self._inputs.take(pictures), len(pictures))
+        output = self._output(inputs)
+        grids = inputs.get("image_grid_thw")
+        levels = getattr(output, "deepstack_features", None) or ()
+        counts = [ids.count(self._loaded.special_tokens.image_token_id) for ids in placeholders]
+        try:
+            embeds = by_picture(output.pooler_output, counts)
+            deepstack = [by_picture(level, counts) for level in levels]
+        except ValueError as error:
+            raise VisionOutputsError(
+                f"{self._loaded.id}: {error}; the processor and the model do not belong together"
+            ) from error
+        return [
+            VisionFeatures(
+                embeds[index],
+                tuple(level[index] for level in deepstack),
+                None if grids is None else tuple(int(n) for n in grids[index]),  # pyright: ignore[reportArgumentType]
+                ids,
+                type(output),
+                not isinstance(output.pooler_output, (list, tuple)),
+            )
+            for index, ids in enumerate(placeholders)
+        ]
+
+    def _require_reusable(self) -> None:
+        if not self._reusable:
+            raise VisionOutputsError(f"{self._loaded.id} takes no vision outputs in place of images")
+
+    def _output(self, inputs: Mapping[str, Any]) -> Any:
+        """What the model's vision part gives, in its own form, without gradient."""
         import torch
 
         model = self._loaded.model
-        inputs, placeholders = self._on_device(self._inputs.take(pictures), len(pictures))
         training = model.training
         model.eval()
-        with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
-            output = model.get_image_features(**inputs, return_dict=True)
-        model.train(training)
-        deepstack = getattr(output, "deepstack_features", None) or ()
-        grids = inputs.get("image_grid_thw")
-        return [
-            VisionFeatures(
-                embeds.clone(),
-                tuple(level[index].clone() for level in deepstack),
-                None if grids is None else tuple(int(n) for n in grids[index]),  # pyright: ignore[reportArgumentType]
-                self._placeholder_ids(placeholders[index], embeds.shape[0]),
-                type(output),
-            )
-            for index, embeds in enumerate(output.pooler_output)
-        ]
-
-    def _on_device(self, inputs: Any, count: int) -> tuple[Any, list[str]]:
-        """Inputs on the model's device, and the text that stands for each image."""
-        replace = self._loaded.processor.replace_image_token
         try:
-            placeholders = [replace(inputs, image_idx=index) for index in range(count)]
-            return inputs.to(self._loaded.device), placeholders
+            with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
+                return model.get_image_features(**inputs, return_dict=True)
+        except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError) as error:
+            raise self._no_outputs(error) from error
+        finally:
+            model.train(training)
+
+    def _on_device(self, inputs: Any, count: int) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+        """Inputs of the vision part on the model's device, and the token ids that stand for each image."""
+        replace, tokenizer = self._loaded.processor.replace_image_token, self._loaded.tokenizer
+        try:
+            texts = [replace(inputs, image_idx=index) for index in range(count)]
+            placeholders = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+            taken = {name: value for name, value in inputs.items() if name in self._named}
+            device = self._loaded.device
+            return {n: v.to(device) if hasattr(v, "to") else v for n, v in taken.items()}, placeholders
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise VisionOutputsError(
-                f"{self._loaded.id} gives no vision outputs of single images ({reason})"
-            ) from error
+            raise self._no_outputs(error) from error
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        """What the model takes of a processor's outputs; the rest only says how many tokens an image has."""
+        model = self._loaded.model
+        takers = (model.forward, model.get_image_features)
+        return frozenset(name for taker in takers for name in inspect.signature(taker).parameters)
+
+    def _no_outputs(self, error: Exception) -> VisionOutputsError:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        return VisionOutputsError(f"{self._loaded.id} gives no vision outputs of single images ({reason})")
 
     def share_memory(self, other: VisionTower) -> bool:
         """Use the memory of another tower, where both give the same outputs.
@@ -241,23 +279,13 @@ class VisionTower:
         finally:
             self.memory, self._kept = memory, kept
 
-    def _placeholder_ids(self, placeholder: str, tokens: int) -> tuple[int, ...]:
-        """Token ids of the text that stands for an image, of which ``tokens`` must be the image token."""
-        ids = tuple(self._loaded.tokenizer(placeholder, add_special_tokens=False)["input_ids"])
-        announced = ids.count(self._loaded.special_tokens.image_token_id)
-        if announced != tokens:
-            raise VisionOutputsError(
-                f"{self._loaded.id}: {announced} image tokens for {tokens} vision outputs; "
-                "the processor and the model do not belong together"
-            )
-        return ids
-
 
 def _processed(loaded: LoadedModel, pictures: Sequence[Picture]) -> Any:
-    """The model's inputs of a batch of images, on the CPU."""
+    """The model's inputs of a batch of images, each the only one of its prompt, on the CPU."""
+    options = image_options(loaded.processor)
 
     def process(images: list[Image.Image]) -> Any:
-        return loaded.processor.image_processor(images=images, return_tensors="pt")
+        return loaded.processor.image_processor(images=[[image] for image in images], **options)
 
     return processed(pictures, process, lambda image: process([image]))
 
