@@ -83,13 +83,13 @@ def _trained_bpe(specials: tuple[str, ...]) -> str:
     return raw.to_str()
 
 
-def _tokenizer(names: dict[str, str], others: tuple[str, ...] = (), **roles: str) -> Any:
-    """A tokenizer with special tokens, those of ``names`` as its attributes, too, as processors ask for."""
+def _tokenizer(names: dict[str, str], others: tuple[str, ...], end: str) -> Any:
+    """A tokenizer whose answers end with ``end``; special tokens of ``names`` are its attributes, too."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer.from_str(_trained_bpe((*names.values(), *others)))
-    made = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "unk_token": UNK, **roles}
+    made = {"pad_token": PAD, "bos_token": BOS, "eos_token": end, "unk_token": UNK}
     return PreTrainedTokenizerFast(tokenizer_object=raw, extra_special_tokens=names, **made)
 
 
@@ -138,7 +138,7 @@ def _qwen(kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
         "vision_start_token": "<|vision_start|>",
         "vision_end_token": "<|vision_end|>",
     }
-    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>")
+    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
     ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
     vision: dict[str, Any] = {
         "depth": 2,
@@ -188,7 +188,7 @@ def _llava_onevision(options: dict[str, Any]) -> tuple[Any, Any]:
     import transformers as hf
 
     names = {"image_token": "<image>", "video_token": "<video>"}
-    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>")
+    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
     grids = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
     side: Any = {"height": TILE, "width": TILE}
     processor = hf.LlavaOnevisionProcessor(
@@ -219,7 +219,7 @@ def _internvl(options: dict[str, Any]) -> tuple[Any, Any]:
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>")
+    tokenizer = _tokenizer(names, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
     tokens = (TILE // PATCH // 2) ** 2
     side: Any = {"height": TILE, "width": TILE}
     processor = hf.InternVLProcessor(
@@ -249,7 +249,7 @@ def _smolvlm(options: dict[str, Any]) -> tuple[Any, Any]:
         "global_image_token": "<global-img>",
     }
     rows = tuple(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))
-    tokenizer = _tokenizer(names, ("<|im_start|>", *rows), eos_token="<end_of_utterance>")
+    tokenizer = _tokenizer(names, ("<|im_start|>", *rows), "<end_of_utterance>")
     side: Any = {"longest_edge": TILE}
     processor = hf.SmolVLMProcessor(
         image_processor=hf.SmolVLMImageProcessor(size={"longest_edge": 2 * TILE}, max_image_size=side),
@@ -277,7 +277,7 @@ def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
         "image_token": "<image_soft_token>",
     }
     turns = ("<start_of_turn>", "<end_of_turn>")
-    tokenizer = _tokenizer(names, turns, eos_token="<end_of_turn>")
+    tokenizer = _tokenizer(names, turns, "<end_of_turn>")
     tokens = (TILE // PATCH // 2) ** 2
     processor = hf.Gemma3Processor(
         image_processor=hf.Gemma3ImageProcessor(size={"height": TILE, "width": TILE}),
