@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.tiny_judges import BOS, EOS, HEADS, LAYERS, PAD, UNK, WIDTH, WORDS
 
-PUBLISHED = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "gemma3")
+PUBLISHED = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "idefics3", "smolvlm", "gemma3")
+"""SmolVLM's first version has the classes of Idefics3, its second its own."""
 TILE, PATCH = 32, 8
 """Side of a tile, and of the patches that it is cut in."""
 _IMAGE = "{%- if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
@@ -239,7 +240,7 @@ def _internvl(options: dict[str, Any]) -> tuple[Any, Any]:
     return hf.InternVLForConditionalGeneration(config), processor
 
 
-def _smolvlm(options: dict[str, Any]) -> tuple[Any, Any]:
+def _smolvlm(options: dict[str, Any], *, first: bool = False) -> tuple[Any, Any]:
     import transformers as hf
 
     names = {
@@ -251,21 +252,27 @@ def _smolvlm(options: dict[str, Any]) -> tuple[Any, Any]:
     rows = tuple(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))
     tokenizer = _tokenizer(names, ("<|im_start|>", *rows), "<end_of_utterance>")
     side: Any = {"longest_edge": TILE}
-    processor = hf.SmolVLMProcessor(
-        image_processor=hf.SmolVLMImageProcessor(size={"longest_edge": 2 * TILE}, max_image_size=side),
-        tokenizer=tokenizer,
-        video_processor=hf.SmolVLMVideoProcessor(size=side, max_image_size=side),
-        image_seq_len=(TILE // PATCH // 2) ** 2,
-        chat_template=_SMOL.replace("IMAGE", "<image>"),
-    )
-    config = hf.SmolVLMConfig(
-        vision_config=_vision(),
-        text_config=hf.LlamaConfig(**_text(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
+    sizes: dict[str, Any] = {"size": {"longest_edge": 2 * TILE}, "max_image_size": side}
+    common: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "image_seq_len": (TILE // PATCH // 2) ** 2,
+        "chat_template": _SMOL.replace("IMAGE", "<image>"),
+    }
+    config: dict[str, Any] = {
+        "vision_config": _vision(),
+        "text_config": hf.LlamaConfig(**_text(tokenizer)),
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "scale_factor": 2,
         **options,
+    }
+    if first:
+        processor: Any = hf.Idefics3Processor(image_processor=hf.Idefics3ImageProcessor(**sizes), **common)
+        return hf.Idefics3ForConditionalGeneration(hf.Idefics3Config(**config)), processor
+    videos = hf.SmolVLMVideoProcessor(size=side, max_image_size=side)
+    processor = hf.SmolVLMProcessor(
+        image_processor=hf.SmolVLMImageProcessor(**sizes), video_processor=videos, **common
     )
-    return hf.SmolVLMForConditionalGeneration(config), processor
+    return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(**config)), processor
 
 
 def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
@@ -309,6 +316,7 @@ _BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
     "qwen3_vl": lambda options: _qwen("qwen3_vl", options),
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
+    "idefics3": lambda options: _smolvlm(options, first=True),
     "smolvlm": _smolvlm,
     "gemma3": _gemma3,
 }

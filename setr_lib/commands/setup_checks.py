@@ -12,7 +12,7 @@ import inspect
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from setr_lib.settings import (
     QWEN_RERANKER,
     SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
+    JudgeSettings,
     Settings,
 )
 from setr_lib.spaces.open_clip_config import built_in_configs, model_config
@@ -224,7 +225,21 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
 
 
 def _judge(settings: Settings) -> Check:
-    return _hub_model("multimodal LLM", settings.judge_name, settings.models.judge.revision)
+    judge = settings.models.judge
+    return _suited(_hub_model("multimodal LLM", settings.judge_name, judge.revision), judge)
+
+
+def _suited(found: Check, judge: JudgeSettings, answers: Sequence[tuple[str, str]] | None = None) -> Check:
+    """The check of a multimodal LLM, and whether it can describe, compose and judge."""
+    from setr_lib.models.multimodal.special_tokens import ANSWERS
+    from setr_lib.models.multimodal.suitability import suitability
+
+    known = suitability(judge, found.value, answers or ANSWERS)
+    if known.problems:
+        return Check(found.what, found.value, "missing" if found.at_fault else "broken", known.problems[0])
+    if known.notes and not found.at_fault:
+        return Check(found.what, found.value, "warning", "; ".join(known.notes))
+    return found
 
 
 def _endpoint(settings: Settings) -> Iterator[Check]:
@@ -248,7 +263,12 @@ def _endpoint(settings: Settings) -> Iterator[Check]:
 def _qwen_reranker(settings: Settings) -> Iterator[Check]:
     """The model of ``[models.reranker]``, where the re-ranker that uses it is named."""
     if QWEN_RERANKER in settings.reranking.rerankers:
-        yield _hub_model("re-ranker's model", settings.reranker_name, settings.models.reranker.revision)
+        from setr_lib.reranking.qwen_reranker import ANSWERS as LOWER_CASE
+        from setr_lib.reranking.qwen_reranker import judge_settings
+
+        options = settings.models.reranker
+        found = _hub_model("re-ranker's model", settings.reranker_name, options.revision)
+        yield _suited(found, judge_settings(options), LOWER_CASE)
 
 
 def _sentence_model(what: str, name: str, revision: str | None) -> Check:

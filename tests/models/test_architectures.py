@@ -46,7 +46,7 @@ from tests.tiny_judges import tiny_picture
 torch.set_num_threads(1)
 SIDES = [(48, 40), (80, 30), (32, 32), (30, 90), (64, 40), (40, 64)]
 """Of pictures; they have several numbers of tiles."""
-PLAINLY_JUDGED = {"llava_onevision": "a picture among several otherwise", "gemma3": "in both directions"}
+PLAINLY_JUDGED = {"gemma3": "in both directions"}
 """Whose pairs are judged one by one, as whole prompts, and the words that say why."""
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -207,14 +207,15 @@ def test_pictures_of_several_tiles_have_outputs_of_their_own(judges: Judges, kin
     model = judges.judge(kind).model
     if kind == "gemma3":
         pytest.skip("takes no vision outputs")
-    together = model.vision.run(PICTURES)
-    sizes = [len(features.embeds) for features in together]
-    if kind != "llava_onevision":
-        assert len(set(sizes)) > 1, "the pictures must have several numbers of tokens"
-    for each, features in zip(PICTURES, together, strict=True):
-        (alone,) = model.vision.run([each])
-        assert alone.placeholder == features.placeholder
-        assert torch.allclose(alone.embeds, features.embeds, atol=1e-5)
+    assert (model.vision.among is not model.vision) == (kind == "llava_onevision"), "it tiles single pictures"
+    for tower in {model.vision, model.vision.among}:
+        together = tower.run(PICTURES)
+        sizes = {len(features.embeds) for features in together}
+        assert len(sizes) > 1 or tower is not model.vision, "the pictures must have several numbers of tokens"
+        for each, features in zip(PICTURES, together, strict=True):
+            (alone,) = tower.run([each])
+            assert alone.placeholder == features.placeholder
+            assert torch.allclose(alone.embeds, features.embeds, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)

@@ -82,12 +82,20 @@ class KeptFeatures:
         folder: Where; of all models together.
         loaded: The model.
         weights: Of its vision part, by name.
+        several: Whether they are those of pictures among several, where that makes a difference.
     """
 
-    def __init__(self, folder: FeaturesFolder, loaded: LoadedModel, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        folder: FeaturesFolder,
+        loaded: LoadedModel,
+        weights: Mapping[str, Tensor],
+        *,
+        several: bool = False,
+    ) -> None:
         self._folder = folder
         self._loaded = loaded
-        self._model = _identity(loaded, weights)
+        self._model = _identity(loaded, weights) + ("among several" if several else "")
         self._writes, self._looked = True, False
         self._told = False
 

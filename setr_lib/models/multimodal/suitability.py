@@ -202,11 +202,6 @@ def _notes(judge: JudgeSettings, config: Any, processor: Any) -> list[str]:
             "picture tokens attend in both directions, so each pair is judged and trained on as a whole "
             "prompt of its own, and answers come from transformers' generate: slower"
         )
-    elif _photo_tokens(processor, 1) != _photo_tokens(processor, 2):
-        notes.append(
-            "it prepares a picture among several otherwise than one alone, so each pair is judged and "
-            "trained on as a whole prompt of its own: slower; captions are not"
-        )
     elif not layers_attend_to_all(config):
         notes.append(
             "not all layers attend to the whole prompt (sliding windows or recurrent layers), so answers "

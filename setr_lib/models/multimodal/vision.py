@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+_PHOTO = (640, 480)
 VISION_CACHE_BYTES = 6 * 2**30
 """Memory for vision outputs: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
@@ -37,6 +38,8 @@ class VisionTower:
         cache_bytes: Limit of the memory.
         folder: Where outputs are kept on disk; None for nowhere.
         reusable: Whether the model takes outputs in place of images at all. Where not, none are made.
+        several: Whether pictures are those of prompts with several, where the processor prepares these
+            otherwise than the only one of its prompt; see :attr:`among`.
     """
 
     def __init__(
@@ -47,14 +50,28 @@ class VisionTower:
         folder: FeaturesFolder | None = None,
         *,
         reusable: bool = True,
+        several: bool = False,
     ) -> None:
         self.memory = VisionMemory(cache_bytes)
         self._loaded = loaded
         self._batch_size = batch_size
         self._reusable = reusable
-        self._inputs = PreparedInputs(partial(_processed, loaded))
+        self._several = several
+        self._inputs = PreparedInputs(partial(_processed, loaded, several))
         weights = {} if folder is None else _weights_outside_the_language_model(loaded.model)
-        self._kept = None if folder is None else KeptFeatures(folder, loaded, weights)
+        self._kept = None if folder is None else KeptFeatures(folder, loaded, weights, several=several)
+        self._beside = partial(VisionTower, loaded, batch_size, cache_bytes, folder, reusable=reusable)
+
+    @cached_property
+    def among(self) -> VisionTower:
+        """The same tower for pictures of prompts that show several.
+
+        Most processors prepare these as they prepare the only one of a prompt, and it is this very tower.
+        LLaVA-OneVision cuts a picture that is alone in tiles, and others not.
+        """
+        if self._several or not self._reusable or not _prepares_several_otherwise(self._loaded.processor):
+            return self
+        return self._beside(several=True)
 
     def __contains__(self, picture: Picture) -> bool:
         return picture.identity in self.memory
@@ -175,7 +192,8 @@ class VisionTower:
                 the processor announces image tokens.
         """
         self._require_reusable()
-        inputs, placeholders = self._on_device(self._inputs.take(pictures), len(pictures))
+        shown = max(len(pictures), 2) if self._several else len(pictures)
+        inputs, placeholders = self._on_device(self._inputs.take(pictures), shown)
         output = self._output(inputs)
         grids = inputs.get("image_grid_thw")
         levels = getattr(output, "deepstack_features", None) or ()
@@ -196,7 +214,7 @@ class VisionTower:
                 type(output),
                 not isinstance(output.pooler_output, (list, tuple)),
             )
-            for index, ids in enumerate(placeholders)
+            for index, ids in enumerate(placeholders[: len(pictures)])
         ]
 
     def _require_reusable(self) -> None:
@@ -266,28 +284,53 @@ class VisionTower:
             and all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
         )
         if same:
-            self.memory = other.memory
+            self.memory, self.among.memory = other.memory, other.among.memory
         return same
 
     @contextmanager
     def separate_memory(self) -> Iterator[None]:
         """Use an empty memory and no folder inside a ``with`` block, and the former ones again after it."""
-        memory, self.memory = self.memory, VisionMemory(VISION_CACHE_BYTES)
-        kept, self._kept = self._kept, None
+        towers = (self,) if self.among is self else (self, self.among)
+        before = [(tower.memory, tower._kept) for tower in towers]
+        for tower in towers:
+            tower.memory, tower._kept = VisionMemory(VISION_CACHE_BYTES), None
         try:
             yield
         finally:
-            self.memory, self._kept = memory, kept
+            for tower, (memory, kept) in zip(towers, before, strict=True):
+                tower.memory, tower._kept = memory, kept
 
 
-def _processed(loaded: LoadedModel, pictures: Sequence[Picture]) -> Any:
-    """The model's inputs of a batch of images, each the only one of its prompt, on the CPU."""
+def _processed(loaded: LoadedModel, several: bool, pictures: Sequence[Picture]) -> Any:
+    """The model's inputs of a batch of images on the CPU: each of a prompt of its own, or all of one prompt."""
     options = image_options(loaded.processor)
 
     def process(images: list[Image.Image]) -> Any:
-        return loaded.processor.image_processor(images=[[image] for image in images], **options)
+        nested = [[image] for image in images]
+        if several:  # the only one of a batch is shown twice; what is made of the second is not read
+            nested = [images if len(images) > 1 else images * 2]
+        return loaded.processor.image_processor(images=nested, **options)
 
     return processed(pictures, process, lambda image: process([image]))
+
+
+def _prepares_several_otherwise(processor: Any) -> bool:
+    """Whether a processor gives a picture among several other tokens than one that is alone."""
+    from PIL import Image
+
+    photo, options = Image.new("RGB", _PHOTO, (90, 120, 150)), image_options(processor)
+    try:
+        alone, several = (
+            processor.replace_image_token(
+                processor.image_processor(images=[[photo] * count], **options), image_idx=0
+            )
+            for count in (1, 2)
+        )
+    except Exception as error:  # whatever is wrong is said where pictures of the data are prepared
+        if is_out_of_memory(error):
+            raise
+        return False
+    return alone != several
 
 
 def _weights_outside_the_language_model(model: Any) -> dict[str, Tensor]:
