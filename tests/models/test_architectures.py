@@ -6,6 +6,7 @@ What is expected comes from transformers alone: a prompt at a time, its own forw
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch  # noqa: TID253
+from PIL import Image
 
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_bytes, fingerprint_file
@@ -163,7 +165,18 @@ def test_what_is_known_before_its_weights_are_loaded(judges: Judges, kind: str) 
     assert found.problems == ()
     words = PLAINLY_JUDGED.get(kind)
     assert [words in note for note in found.notes] == [True] if words else found.notes == ()
-    assert found.image_tokens > 1
+    if kind != "gemma3":
+        file = io.BytesIO()
+        Image.new("RGB", (640, 480)).save(file, "PNG")
+        (photo,) = judges.judge(kind).vision.run([Picture("photo", file.getvalue())])
+        assert found.image_tokens == len(photo.placeholder) > 1
+
+
+def test_the_documentation_says_which_are_judged_pair_by_pair() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    told = {row[1].strip().strip("`"): "pair by pair" in row[4] for row in rows}
+    assert told == {kind: kind in PLAINLY_JUDGED for kind in PUBLISHED}
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)

@@ -15,6 +15,7 @@ same quantity from whole sequences.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from setr_lib.settings import JudgeSettings
 
+_LOG = logging.getLogger(__name__)
 _COMPARED = 4
 """Of so many requests the scores with shared prefixes are compared."""
 _PLAIN_BATCH = 16
@@ -96,6 +98,8 @@ class MultimodalModel:
         self.batch_size, self.pair_batch_size = batch_size, pair_batch_size
         self.max_new_tokens = max_new_tokens
         reusable = accepts_vision_outputs(type(loaded.model))
+        if not reusable:
+            _LOG.warning("%s: each pair is judged as a whole prompt of its own; slower", loaded.id)
         self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features, reusable=reusable)
         self.forward = LanguageModelPass(loaded)
         self.prompts = PromptTokenizer(loaded)

@@ -6,6 +6,7 @@ Its configuration and its processor are opened by transformers, and a prompt wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.multimodal.architectures import (
@@ -18,6 +19,7 @@ from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.model_files import (
     A_MULTIMODAL_ONE,
     ENCODERS,
+    is_offline,
     model_files_problem,
     model_folder,
 )
@@ -61,11 +63,14 @@ def suitability(judge: JudgeSettings, name: str, answers: Answers = ANSWERS) -> 
     """
     if (problem := model_files_problem(name, judge.revision)) is not None:
         return Suitability((problem,))
+    if model_folder(name, judge.revision) is None:
+        return Suitability()
     try:
         config, processor = open_parts(judge, name, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        known = model_folder(name, judge.revision) is not None
-        return Suitability((loading_problem(error),)) if known else Suitability()
+        if isinstance(error, OSError) and not (Path(name).is_dir() or is_offline()):
+            return Suitability()  # a part of it is in the hub's cache; the rest is downloaded
+        return Suitability((loading_problem(error),))
     if (problem := parts_problem(config, processor, answers)) is not None:
         return Suitability((problem,))
     return Suitability((), tuple(_notes(judge, config, processor)), _photo_tokens(processor, 2))

@@ -302,7 +302,7 @@ class VisionTower:
 
 
 def _processed(loaded: LoadedModel, several: bool, pictures: Sequence[Picture]) -> Any:
-    """The model's inputs of a batch of images on the CPU: each of a prompt of its own, or all of one prompt."""
+    """The model's inputs of a batch of images on the CPU: each alone in its prompt, or all in one."""
     options = image_options(loaded.processor)
 
     def process(images: list[Image.Image]) -> Any:
