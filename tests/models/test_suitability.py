@@ -14,6 +14,7 @@ import torch  # noqa: TID253
 
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.models.multimodal import JudgeError, MultimodalModel, Picture
+from setr_lib.models.multimodal.model_files import model_files_problem
 from setr_lib.models.multimodal.suitability import suitability
 from setr_lib.reranking.reranker import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -87,10 +88,14 @@ def test_an_adapter_is_refused_by_the_name_of_its_base(
 
 
 def test_a_name_that_is_not_downloaded_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused("no/such-model", "no such model in the hub's cache, and HF_HUB_OFFLINE forbids", monkeypatch)
-    refused("./models/judge", "there is no such folder, and it is no hub id", monkeypatch)
+    for name, words in (
+        ("no/such-model", "no such model in the hub's cache, and HF_HUB_OFFLINE forbids to download it"),
+        ("./models/judge", "there is no such folder, and it is no hub id"),
+    ):
+        with pytest.raises(JudgeError, match=words):
+            MultimodalModel.load(JudgeSettings(name=name), device="cpu")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert suitability(JudgeSettings(name="no/such-model"), "no/such-model").problems == ()
+    assert model_files_problem("no/such-model") is None, "it may be downloaded"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,14 @@ def test_a_model_that_the_installed_transformers_does_not_know(
     refused(copied, "does not know its architecture", monkeypatch)
 
 
+@pytest.mark.parametrize("kind", ["internvl_chat", "llava_qwen"])
+def test_a_published_checkpoint_of_another_form(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    changed(copied / "config.json", lambda config: config.update(model_type=kind))
+    refused(copied, "-hf", monkeypatch)
+
+
 def test_code_of_its_own_needs_consent(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"AutoConfig": "configuration_own.OwnConfig"}
     changed(copied / "config.json", lambda config: config.update(model_type="own", auto_map=own))
@@ -145,7 +158,7 @@ def test_code_of_its_own_needs_consent(copied: Path, monkeypatch: pytest.MonkeyP
     [
         (
             "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}<|image_pad|>",
-            "its chat template shows 1 of two pictures",
+            "its chat template shows one of two pictures",
         ),
         ("{{ raise_exception('System role not supported') }}", "its chat template fails on a system text"),
     ],

@@ -15,6 +15,11 @@ ENCODERS = frozenset(
     {"align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2", "x_clip"}
 )
 """Model types of encoders of images and texts."""
+_OTHER_FORMS = {
+    "internvl_chat": "the checkpoint of the same name that ends in -hf",
+    "llava_qwen": "one for transformers, such as llava-hf/llava-onevision-qwen2-7b-ov-hf",
+}
+"""Model types of published checkpoints that transformers reads in another form."""
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
@@ -99,6 +104,8 @@ def _adapter(folder: Path) -> str:
 def _kind_problem(config: dict[str, Any]) -> str | None:
     """Why a model of this configuration neither sees nor writes, where its names say so."""
     kind = str(config.get("model_type"))
+    if kind in _OTHER_FORMS:
+        return f"its files are in the form of its authors' own code ({kind}): name {_OTHER_FORMS[kind]}"
     if kind in ENCODERS:
         return (
             f"it is an encoder of images and texts ({kind}), which writes nothing and belongs to "

@@ -61,10 +61,10 @@ def suitability(judge: JudgeSettings, name: str, answers: Answers = ANSWERS) -> 
     Returns:
         What was found; nothing for a model that is still to be downloaded.
     """
-    if (problem := model_files_problem(name, judge.revision)) is not None:
-        return Suitability((problem,))
     if model_folder(name, judge.revision) is None:
         return Suitability()
+    if (problem := model_files_problem(name, judge.revision)) is not None:
+        return Suitability((problem,))
     try:
         config, processor = open_parts(judge, name, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -180,9 +180,8 @@ def _two_pictures_problem(config: Any, processor: Any) -> str | None:
         if not may_be_a_refusal(error):
             raise
         return f"its chat template fails on a system text and two pictures ({reason_of(error)})"
-    shown = text.count(processor.image_token)
-    if shown != 2:
-        return f"its chat template shows {shown} of two pictures: it cannot judge a pair"
+    if text.count(getattr(processor, "image_token", None) or "<image>") == 1:
+        return "its chat template shows one of two pictures: it cannot judge a pair"
     try:
         tokens = _photo_tokens(processor, 2)
     except Exception as error:
