@@ -308,7 +308,9 @@ def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         **options,
     )
-    return hf.Gemma3ForConditionalGeneration(config), processor
+    model = hf.Gemma3ForConditionalGeneration(config)
+    model.get_input_embeddings().weight.data *= 0.2  # else each answer would repeat its last token
+    return model, processor
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {

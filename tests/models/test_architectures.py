@@ -135,9 +135,7 @@ def by_transformers_alone(folder: Path, requests: Sequence[Request]) -> tuple[li
         inputs = processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
             logits = model(**inputs).logits[0, -1]
-            ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[
-                0, inputs["input_ids"].shape[1] :
-            ]
+            ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
         scores.append(float(logits[yes] - logits[no]))
         answer = ids[inputs["input_ids"].shape[1] :]
         answers.append(tokenizer.decode(answer, skip_special_tokens=True).strip())
@@ -174,7 +172,9 @@ def test_what_is_known_before_its_weights_are_loaded(judges: Judges, kind: str) 
 
 def test_the_documentation_says_which_are_judged_pair_by_pair() -> None:
     page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
-    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    rows = [
+        line.split("|") for line in page.splitlines() if line.startswith("| `") and "model_type" not in line
+    ]
     told = {row[1].strip().strip("`"): "pair by pair" in row[4] for row in rows}
     assert told == {kind: kind in PLAINLY_JUDGED for kind in PUBLISHED}
 
@@ -189,7 +189,7 @@ def test_it_describes_and_composes_as_transformers_generates(
     captions = describe_images(model, prompts, gallery, cache).sort("image_id")
     asked = prompts.get("describe").render()
     _, expected = by_transformers_alone(judges.folder(kind), [(asked, {IMAGE: each}) for each in PICTURES])
-    assert captions["caption"].to_list() == expected
+    assert captions["caption"].to_list() == [" ".join(answer.split()) for answer in expected]
     assert len(set(expected)) > 1, "the test model must tell pictures apart"
     composed = compose_queries(model, prompts, queries, gallery, cache)
     assert model.answering.exact is (None if kind == "gemma3" else True)
