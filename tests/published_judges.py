@@ -310,6 +310,7 @@ def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
     )
     model = hf.Gemma3ForConditionalGeneration(config)
     model.get_input_embeddings().weight.data *= 0.2  # else each answer would repeat its last token
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.2)  # it is made of zeros
     return model, processor
 
 
