@@ -308,8 +308,8 @@ def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         **options,
     )
-    model = hf.Gemma3ForConditionalGeneration(config)
-    model.get_input_embeddings().weight.data *= 0.2  # else each answer would repeat its last token
+    model: Any = hf.Gemma3ForConditionalGeneration(config)
+    model.get_input_embeddings().weight.data.mul_(0.2)  # else each answer would repeat its last token
     model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.2)  # it is made of zeros
     return model, processor
 

@@ -274,7 +274,8 @@ def test_all_are_trained_registered_and_loaded_in_a_fresh_process(judges: Judges
             continue
         result, judge = judges.adapter(kind), judges.judge(kind)
         assert result.steps == 2
-        assert (result.held_out["before"] - result.held_out["after"]).abs().max() > 1e-3  # pyright: ignore[reportOptionalOperand]
+        before, after = (result.held_out[name].to_numpy() for name in ("before", "after"))
+        assert np.abs(before - after).max() > 1e-3
         reference = base_reference(judge.model, judges.settings(kind), str(folder))
         with registry.runs.start(kind, result.settings.model_dump(), {"purpose": "test"}) as run:
             logged[kind] = log_adapter(run, result, reference, judge.template, shown())
