@@ -91,16 +91,23 @@ def _settings_unreadable(error: SettingsError, options: argparse.Namespace) -> i
 def _run(options: argparse.Namespace) -> int:
     from setr_lib.commands.waiting_imports import waiting_imports
     from setr_lib.pipeline.storage import places_of
+    from setr_lib.pipeline.storage_format import stamp, use_format
 
     settings = load_settings(options.config)
     if (limit := getattr(options, "limit", None)) is not None:
         evaluation = settings.evaluation.model_copy(update={"limit": limit})
         settings = settings.model_copy(update={"evaluation": evaluation})
     command: Command = options.command
-    if getattr(options, "looks_at_place", True):
+    looks_only = not getattr(options, "looks_at_place", True)
+    if not looks_only:
+        use_format(settings)
         _look_at_place(settings)
     with explained(places_of(settings)), waiting_imports():
-        return command(settings, options)
+        try:
+            return command(settings, options)
+        finally:
+            if not looks_only:
+                stamp(settings)  # what a first command has stored is of this format
 
 
 def _look_at_place(settings: Settings) -> None:

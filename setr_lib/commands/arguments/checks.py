@@ -20,10 +20,17 @@ def add_plan(commands: Subparsers) -> None:
     plan = commands.add_parser(
         "plan", help="before a first run: how many calls, how long, how much disk and memory"
     )
+    plan.add_argument(
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help="evaluation sets or data sets, as `setr run` takes them (default: all with known targets)",
+    )
     plan.add_argument("--limit", type=positive, metavar="N", help="plan for the first N queries of each set")
     plan.add_argument(
-        "--sample", type=positive, default=16, help="items to measure each step on (default: 16)"
+        "--sample", type=positive, default=16, help="items to measure each step on first (default: 16)"
     )
+    plan.add_argument("--json", action="store_true", help="one JSON document")
     plan.add_argument("--counts-only", action="store_true", help="load no model: count, do not measure")
     plan.set_defaults(command=_plan)
 
@@ -41,7 +48,9 @@ def add_doctor(commands: Subparsers) -> None:
         "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
     )
     doctor.add_argument("--json", action="store_true", help="one JSON document")
-    doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
+    doctor.add_argument(
+        "--quick", action="store_true", help="open neither images nor the processor of a model"
+    )
     doctor.set_defaults(command=_doctor, looks_at_place=False, unreadable=_unreadable)
 
 
@@ -97,7 +106,13 @@ def add_cache(commands: Subparsers) -> None:
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
     from setr_lib.commands.plan import run
 
-    return run(settings, sample=options.sample, counts_only=options.counts_only)
+    return run(
+        settings,
+        sample=options.sample,
+        counts_only=options.counts_only,
+        as_json=options.json,
+        sets=options.sets,
+    )
 
 
 def _doctor(settings: Settings, options: argparse.Namespace) -> int:

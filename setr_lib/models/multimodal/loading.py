@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import pick_device
+from setr_lib.models.hub import load_from_hub
+from setr_lib.models.hub_cache import transformers_sources
 from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.model_files import model_files_problem
 from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, SpecialTokens, read_special_tokens
@@ -89,11 +91,21 @@ def load_model(
         raise JudgeError(f"{where}: {problem}")
     dtype = "float32" if judge.dtype == "auto" and torch_device.type == "cpu" else judge.dtype
     options = {"revision": judge.revision, "trust_remote_code": judge.trust_remote_code}
-    try:
+
+    def load() -> tuple[Any, Any]:
         config, processor = open_parts(judge, name)
         if (problem := parts_problem(config, processor, answers)) is not None:
             raise JudgeError(f"{where}: {problem}")
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+        return processor, AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+
+    try:
+        processor, model = load_from_hub(
+            transformers_sources(name, judge.revision),
+            load,
+            kind=JudgeError,
+            what=where,
+            remedy=f'[{section}] name = "FOLDER"',
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise JudgeError(f"{where}: {loading_problem(error)}") from error
     if processor.tokenizer.pad_token is None:

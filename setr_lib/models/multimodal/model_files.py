@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from setr_lib.faults import json_fault, safetensors_fault
+from setr_lib.models.hub_cache import HUB_ID
 
 A_MULTIMODAL_ONE = "a multimodal LLM is needed, such as Qwen/Qwen3-VL-2B-Instruct"
 ENCODERS = frozenset(
@@ -59,7 +59,7 @@ def model_files_problem(name: str, revision: str | None = None) -> str | None:
     """
     folder = model_folder(name, revision)
     if folder is None:
-        return _absent(name)
+        return None if HUB_ID.fullmatch(name) else "there is no such folder, and it is no hub id"
     if (folder / "adapter_config.json").is_file() and not [*_weights(folder, adapter=False)]:
         return _adapter(folder)
     if not (folder / "config.json").is_file():
@@ -71,23 +71,6 @@ def model_files_problem(name: str, revision: str | None = None) -> str | None:
         return problem
     # A hub's snapshot may hold some of the files only: the rest is downloaded.
     return _missing_files(folder) if Path(name).is_dir() else _broken_weights(folder)
-
-
-def is_offline() -> bool:
-    """Whether the environment forbids to ask a hub."""
-    values = {os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    return bool(values & {"1", "ON", "YES", "TRUE"})
-
-
-def _absent(name: str) -> str | None:
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        return "there is no such folder, and it is no hub id"
-    if is_offline():
-        return (
-            "there is no such folder, and no such model in the hub's cache, and HF_HUB_OFFLINE forbids to "
-            f"download it: run `hf download {name}` where there is a network, or unset HF_HUB_OFFLINE"
-        )
-    return None
 
 
 def _adapter(folder: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.models.hub_cache import is_offline
 from setr_lib.models.multimodal.architectures import (
     accepts_vision_outputs,
     architecture,
@@ -19,7 +20,6 @@ from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.model_files import (
     A_MULTIMODAL_ONE,
     ENCODERS,
-    is_offline,
     model_files_problem,
     model_folder,
 )
@@ -50,13 +50,16 @@ class Suitability:
     image_tokens: int = 0
 
 
-def suitability(judge: JudgeSettings, name: str, answers: Answers = ANSWERS) -> Suitability:
+def suitability(
+    judge: JudgeSettings, name: str, answers: Answers = ANSWERS, *, files_only: bool = False
+) -> Suitability:
     """Look at a model without loading its weights; transformers is imported, which takes seconds.
 
     Args:
         judge: The settings of the model.
         name: A local folder or a hub id; what is not on this machine is not downloaded.
         answers: Spellings of Yes and No.
+        files_only: Look at the files alone, without transformers.
 
     Returns:
         What was found; nothing for a model that is still to be downloaded.
@@ -65,6 +68,8 @@ def suitability(judge: JudgeSettings, name: str, answers: Answers = ANSWERS) -> 
         return Suitability()
     if (problem := model_files_problem(name, judge.revision)) is not None:
         return Suitability((problem,))
+    if files_only:
+        return Suitability()
     try:
         config, processor = open_parts(judge, name, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
