@@ -221,7 +221,7 @@ def diagnose(
         opened=not quick,
         packages=installed(),
         checks=[
-            *configured(settings, {evaluated.kind for evaluated in chosen}),
+            *configured(settings, {evaluated.kind for evaluated in chosen}, quick=quick),
             *_toys(settings, None if with_training else chosen[0].dataset),
             *(system_setup(settings) if with_training else ()),
         ],

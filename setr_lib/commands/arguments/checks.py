@@ -27,7 +27,9 @@ def add_doctor(commands: Subparsers) -> None:
     )
     add_set(doctor)
     doctor.add_argument("--json", action="store_true", help="one JSON document")
-    doctor.add_argument("--quick", action="store_true", help="look for images without opening each")
+    doctor.add_argument(
+        "--quick", action="store_true", help="open neither images nor the processor of a model"
+    )
     doctor.set_defaults(command=_doctor, looks_at_place=False, unreadable=_unreadable, anywhere=True)
 
 
