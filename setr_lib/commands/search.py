@@ -79,7 +79,8 @@ def run_many(settings: Settings, file: Path, wanted: Wanted, *, as_json: bool, o
 
     Args:
         settings: The settings.
-        file: The queries, see :func:`setr_lib.pipeline.asked_queries.read_asked_queries`.
+        file: The queries, see :func:`setr_lib.pipeline.asked_queries.read_asked_queries`; ``-`` for standard
+            input.
         wanted: What is searched, and how.
         as_json: Print a JSON document a line. That of a row that could not be searched has ``error``.
         output: The folder of contact sheets; by default none is drawn.
@@ -91,22 +92,25 @@ def run_many(settings: Settings, file: Path, wanted: Wanted, *, as_json: bool, o
         SetrError: The file, or what the search needs, is at fault.
     """
     check_output_folder(output)
-    rows = read_asked_queries(file)
+    name, folder, content = str(file), file.absolute().parent, None
+    if file == _STANDARD_INPUT:
+        name, folder, content = "standard input", Path.cwd(), sys.stdin.buffer.read()
+    rows = read_asked_queries(name, content)
     quieten_libraries()
     search = prepared(settings, wanted)
     with results_alone():
         retriever = Retriever.from_evaluation_set(search.searched.key, settings)
-    page = _Page(search, file, as_json=as_json, sheets=output)
+    page = _Page(search, name, as_json=as_json, sheets=output)
     # On a terminal the answers themselves show how far the search is.
     with nullcontext(silent) if sys.stdout.isatty() else progress_on_terminal() as progress:
-        for number, (row, answer) in enumerate(_answers(retriever, search, file, rows), start=1):
+        for number, (row, answer) in enumerate(_answers(retriever, search, folder, rows), start=1):
             if isinstance(answer, str):
                 page.fault(row, answer)
             else:
                 page.answer(row, *answer)
             progress(number, len(rows), "queries searched")
     if page.faults:
-        say_error(f"{page.faults:,} of {len(rows):,} rows of {file} could not be searched")
+        say_error(f"{page.faults:,} of {len(rows):,} rows of {name} could not be searched")
     return 1 if page.faults else 0
 
 
@@ -115,12 +119,12 @@ class _Page:
 
     Args:
         search: What was searched.
-        file: The file.
+        file: What the file is called.
         as_json: Print a JSON document a line, not tables.
         sheets: The folder of contact sheets; None where none is drawn.
     """
 
-    def __init__(self, search: Search, file: Path, *, as_json: bool, sheets: Path | None) -> None:
+    def __init__(self, search: Search, file: str, *, as_json: bool, sheets: Path | None) -> None:
         self._search, self._file, self._as_json, self._sheets = search, file, as_json, sheets
         self._told_stale = False
         self.faults = 0
@@ -158,15 +162,16 @@ def _line(row: AskedQuery | FaultyRow) -> str:
     return f"line {row.line}" + (f" ({row.id})" if row.id else "")
 
 
+_STANDARD_INPUT = Path("-")
 Answer = tuple[Path, str, SearchResult]
 """Reference image, modification text, and what was found."""
 
 
 def _answers(
-    retriever: Retriever, search: Search, file: Path, rows: list[AskedQuery | FaultyRow]
+    retriever: Retriever, search: Search, folder: Path, rows: list[AskedQuery | FaultyRow]
 ) -> Iterator[tuple[AskedQuery | FaultyRow, Answer | str]]:
-    """Each row with its answer, or with why it has none."""
-    paths, folder, is_answered = search.paths(), file.absolute().parent, False
+    """Each row with its answer, or with why it has none; references are looked for from ``folder``, too."""
+    paths, is_answered = search.paths(), False
     for row in rows:
         if isinstance(row, FaultyRow):
             yield row, row.reason

@@ -65,12 +65,14 @@ class FaultyRow:
     id: str | None = None
 
 
-def read_asked_queries(file: Path) -> list[AskedQuery | FaultyRow]:
+def read_asked_queries(file: Path | str, content: bytes | None = None) -> list[AskedQuery | FaultyRow]:
     """Read a file of queries.
 
     Args:
         file: CSV (separated by commas, semicolons, tabs or ``|``) whose first line names the columns, or JSON
-            Lines: see :data:`COLUMNS`. Other columns are passed over.
+            Lines: see :data:`COLUMNS`. Other columns are passed over. Where ``content`` is given, what
+            messages call it.
+        content: The bytes, where they were read already (from standard input, say).
 
     Returns:
         Its queries, and the rows that are none, in the file's order.
@@ -79,7 +81,8 @@ def read_asked_queries(file: Path) -> list[AskedQuery | FaultyRow]:
         QueryFileError: It cannot be read, is another kind of file, lacks a column, or has no row.
     """
     try:
-        text = decode(file.read_bytes(), windows=True).text.lstrip("\ufeff")
+        content = Path(file).read_bytes() if content is None else content
+        text = decode(content, windows=True).text.lstrip("\ufeff")
     except OSError as error:
         raise QueryFileError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -124,7 +127,7 @@ def reference_file(query: AskedQuery, folder: Path, paths: Mapping[str, str]) ->
     )
 
 
-def _csv(file: Path, text: str) -> Iterator[AskedQuery | FaultyRow]:
+def _csv(file: Path | str, text: str) -> Iterator[AskedQuery | FaultyRow]:
     separator, columns = _header(file, text)
     place = _places(file, columns)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -149,7 +152,7 @@ def _csv(file: Path, text: str) -> Iterator[AskedQuery | FaultyRow]:
         yield _row(line, {name: cells[at] for name, at in place.items()})
 
 
-def _header(file: Path, text: str) -> tuple[str, list[str]]:
+def _header(file: Path | str, text: str) -> tuple[str, list[str]]:
     """The separator and the names of the columns: those among which reference and text are."""
     read: list[tuple[str, list[str]]] = []
     for separator in _SEPARATORS:
@@ -165,7 +168,7 @@ def _header(file: Path, text: str) -> tuple[str, list[str]]:
     raise QueryFileError(f"{file}: its first line cannot be read as names of columns")
 
 
-def _places(file: Path, columns: Sequence[str]) -> dict[str, int]:
+def _places(file: Path | str, columns: Sequence[str]) -> dict[str, int]:
     """Where the cells of a query stand in a row."""
     place: dict[str, int] = {}
     for name, called in COLUMNS.items():
@@ -183,7 +186,7 @@ def _places(file: Path, columns: Sequence[str]) -> dict[str, int]:
     return place
 
 
-def _json_lines(file: Path, text: str) -> Iterator[AskedQuery | FaultyRow]:
+def _json_lines(file: Path | str, text: str) -> Iterator[AskedQuery | FaultyRow]:
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue

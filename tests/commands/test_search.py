@@ -125,6 +125,19 @@ def test_many_queries_are_answered_one_by_one_and_bad_rows_are_told(
     assert f"setr: 3 of 6 rows of {file} could not be searched" in printed.err
 
 
+def test_queries_from_standard_input(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent / "pictures")
+    rows = b'{"reference": "2.png", "text": "darker"}\n{"reference": "9.png", "text": "darker"}\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows)))
+    assert search(config, "--queries", "-", "--json", "--k", "1") == 1
+    printed = capsys.readouterr()
+    first, second = map(json.loads, printed.out.splitlines())
+    assert first["images"][0]["id"] == by_hand(config, "2.png", "darker")[0][0] and "error" in second
+    assert "setr: standard input, line 2: the reference '9.png'" in printed.err
+
+
 def test_many_queries_as_tables_with_a_sheet_each(
     config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

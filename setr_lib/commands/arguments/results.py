@@ -69,7 +69,12 @@ def add_search(commands: Subparsers) -> None:
     search.add_argument(
         "text", nargs="?", metavar="TEXT", help="the modification text, e.g. 'the same dress, but blue'"
     )
-    search.add_argument("--queries", type=path, metavar="FILE", help="many queries, in place of IMAGE TEXT")
+    search.add_argument(
+        "--queries",
+        type=path,
+        metavar="FILE",
+        help="many queries, in place of IMAGE TEXT; - for standard input",
+    )
     search.add_argument(
         "--dataset",
         metavar="SET",
