@@ -43,7 +43,7 @@ def project_state(settings: Settings) -> ProjectState:
         SetrError: Dagster's instance cannot be used.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or settings.base_dir / "dagster_home")
-    if not (home / "history").is_dir():
+    if not home.is_dir():
         return state_in(settings, None)
     with persistent_instance(str(home)) as instance:
         return state_in(settings, instance)

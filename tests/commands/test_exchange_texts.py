@@ -155,7 +155,7 @@ def test_what_one_place_exports_another_imports_and_exports_alike(
     assert (status, out) == (0, "")
     status, out, _ = setr(there, what, "import", file)
     assert status == 0
-    assert "2 new, 0 replaced, 0 as they were" in out and "materialize" in out
+    assert "2 new, 0 replaced, 0 as they were" in out and "used from the next run on" in out
     assert setr(there, what, "export")[1] == file.read_text(encoding="utf-8")
     assert "0 new, 0 replaced, 2 as they were" in setr(there, what, "import", file)[1]
     assert "0 new, 0 replaced, 2 as they were" in setr(here, what, "import", file)[1], "the model's own rows"
