@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,12 +16,14 @@ from tiny_judges import write_tiny_judge
 
 import setr_lib.miniature
 from setr_lib.cli import main
+from setr_lib.evaluation.report_history import evaluations
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.evaluating import Evaluated, evaluate
 from setr_lib.pipeline.report_page import write_page
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.pipeline.trained_weights import CHAMPIONS
+from setr_lib.records import RerankedRow
 from setr_lib.settings import load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, FAILURES
 
@@ -127,6 +130,21 @@ def test_a_page_links_to_its_files_and_pictures_and_the_index_to_it(evaluated: E
     assert 'href="mine/index.html"' in index
     table = evaluated.context.tables.read("query_failures", FAILURES, "mine")
     assert table["query_id"].to_list() == ["0", "1", "2"] and set(table["reranker"]) == {"base judge"}
+
+
+def test_the_order_is_told_and_left_out_where_an_earlier_record_does_not_state_it(
+    evaluated: Evaluated,
+) -> None:
+    assert evaluated.result is not None
+    result, context = evaluated.result, evaluated.context
+    words = "ordered by the judge alone: logit(Yes) − logit(No)"
+    assert words in write_page(context, "mine", result).read_text(encoding="utf-8")
+    rows = [RerankedRow(method=row.method, reranker=row.reranker) for row in result.note.rows]
+    earlier = replace(result, note=result.note.model_copy(update={"rows": rows}))
+    page = write_page(context, "mine", earlier).read_text(encoding="utf-8")
+    assert words not in page and "ordered by cosine" in page and "base judge" in page
+    listed = evaluations(context.settings.report_root / "mine")
+    assert len(listed) == 2 and listed[1]["page"] != "index.html", "other results: the first page is kept"
 
 
 def test_the_miniatures_models_on_photographs_are_told_before_anything_else(

@@ -43,7 +43,8 @@ set("words", "");
 document.querySelector('a[data-kind="lost by the judge"]').click();
 told.kind = [ids(), form.elements.kind.value];
 const bottom = () => scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
-told.landed = [...document.querySelectorAll('nav.sections a, #query-table tbody a[href^="#"]')].map((link) => {
+const links = document.querySelectorAll('nav.sections a, #query-table tbody a[href^="#"]');
+told.landed = [...links].map((link) => {
   link.click();
   const top = document.querySelector(link.getAttribute("href")).getBoundingClientRect().top;
   return [link.getAttribute("href"), Math.round(top), bottom()];
