@@ -40,7 +40,7 @@ setup: $(STAMP) ## install into .venv and write .env (every command below does i
 	@$(BIN)/setr env --write --quiet
 
 demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="--limit 20" for a trial)
-	@$(BIN)/python -m setr_assets.demo $(ARGS)
+	@$(BIN)/setr run $(ARGS)
 
 compare: setup ## after a demo: every method that can run on the miniature side by side, into docs/compare.md
 	@$(BIN)/setr --config setr.compare.toml compare all $(ARGS)

@@ -112,8 +112,9 @@ class Catalogue(Generic[T]):
         known = sorted({*self.names(), *also})
         near = did_you_mean(name, known) or "."
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {', '.join(known)}{near} One in a file of yours is named "
-            f"by its path, package.module:NAME; an installed one is an entry point of {self.groups[0]!r}"
+            f"there is no {self.what} {name!r}; known: {', '.join(known)}{near} One in a file of yours is "
+            f"named by its path, package.module:NAME; an installed one is an entry point of "
+            f"{self.groups[0]!r}"
         )
 
     def entry_point(self, name: str) -> EntryPoint | None:

@@ -67,6 +67,16 @@ class EvaluationSet:
         return self.split in self.benchmark.hidden_splits
 
     @property
+    def has_queries(self) -> bool:
+        """Whether it has queries: a folder of pictures need not have any.
+
+        Raises:
+            DatasetError: The benchmark's code raises anything.
+        """
+        with told_as(DatasetError, f"has_queries of {self.key} ({self.benchmark.name})"):
+            return bool(self.benchmark.has_queries(self))
+
+    @property
     def gallery_key(self) -> str:
         """A name for the gallery, the same for sets that share one (CIRCO's val and test).
 
@@ -111,7 +121,7 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
         if split not in benchmark.splits:
             raise DatasetError(
                 f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
-                f"use {' or '.join(benchmark.splits)}"
+                f"use {' or '.join(benchmark.splits)}{did_you_mean(split, benchmark.splits)}"
             )
     return splits
 
@@ -256,7 +266,8 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
         )
     if gallery is not None and gallery not in benchmark.galleries:
         known = " or ".join(benchmark.galleries)
-        only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
+        near = did_you_mean(gallery, benchmark.galleries)
+        only = f"use {known}{near}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
         raise DatasetError(f"{gallery!r} is not a gallery of {dataset}: {only}")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
