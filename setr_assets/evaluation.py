@@ -15,6 +15,7 @@ from setr_assets.code_versions import OWN_BENCHMARKS, QWEN, reranker_systems, wh
 from setr_assets.composing import POOL
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_assets.queryless import passed_over
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
@@ -106,6 +107,8 @@ def reranked_rankings(
     )
     run = RerankingRun(setr, versions)
     for key in context.partition_keys:
+        if passed_over(context, setr, key, results):
+            continue
         if setr.is_caption_proxy(key):
             _leave_out(context, run, key, results)
         else:
@@ -196,6 +199,8 @@ def evaluation_report(
 
     results = PartitionResults()
     for key in context.partition_keys:
+        if passed_over(context, setr, key, results):
+            continue
         result = assess(setr, key)
         page = write_page(setr, key, result, run_id=context.run.run_id, coming=context.partition_keys)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)

@@ -22,7 +22,7 @@ class Miniature(DataSource):
 
     name = "miniature"
     title = "the miniature"
-    advice = "`make demo`, or `setr miniature write`, draws it"
+    advice = "`setr run`, or `setr miniature write`, draws it"
     image_bytes = 11_000
     banner = "miniature: drawn pictures"
     banner_text = (

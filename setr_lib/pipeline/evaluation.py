@@ -6,7 +6,7 @@ written by ``report_page.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -297,11 +297,12 @@ def _comparisons(
     return found
 
 
-def latest_scores(context: PipelineContext) -> pl.DataFrame:
+def latest_scores(context: PipelineContext, sets: Collection[str] | None = None) -> pl.DataFrame:
     """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone.
 
     Args:
         context: Settings and tables.
+        sets: The keys of the sets that are wanted; all by default.
 
     Returns:
         A METRICS frame.
@@ -312,4 +313,5 @@ def latest_scores(context: PipelineContext) -> pl.DataFrame:
     return collect(
         context.settings.table_path("evaluation_report", evaluated.key)
         for evaluated in evaluation_sets(context.settings)
+        if sets is None or evaluated.key in sets
     )
