@@ -189,8 +189,9 @@ def weight_bytes(name: str) -> int | None:
         text transformer.
     """
     config = model_config(name) or {}
-    vision, text, joint = config.get("vision_cfg", {}), config.get("text_cfg", {}), config.get("embed_dim")
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     try:
+        joint = int(config["embed_dim"])
         if (
             vision.get("timm_model_name")
             or text.get("hf_model_name")
@@ -199,10 +200,8 @@ def weight_bytes(name: str) -> int | None:
             return None
         width, words = int(vision["width"]), int(text["width"])
         patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
-        image = _blocks(vision, width) + width * (
-            3 * int(vision["patch_size"]) ** 2 + patches + 6 + int(joint)
-        )
-        rows = int(text["vocab_size"]) + int(text["context_length"]) + 2 + int(joint)
+        image = _blocks(vision, width) + width * (3 * int(vision["patch_size"]) ** 2 + patches + 6 + joint)
+        rows = int(text["vocab_size"]) + int(text["context_length"]) + 2 + joint
     except (KeyError, TypeError, ValueError):
         return None
     return 4 * (image + _blocks(text, words) + words * rows)
