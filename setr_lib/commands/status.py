@@ -94,7 +94,9 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
     """
     from setr_lib.benchmarks import evaluation_sets
     from setr_lib.pipeline.changed_files import changed_files
+    from setr_lib.sources import data_sources
 
+    makers = data_sources(context.settings)
     until = time.monotonic() + _SECONDS
     found: list[SetStatus] = []
     for each in evaluation_sets(context.settings):
@@ -103,7 +105,8 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         if not has_queries:
             steps = [step for step in steps if step.step in ("gallery_images", _EMBEDDED)]
         status = SetStatus(each.key, each.hidden, _state(steps), steps, has_queries=has_queries)
-        if status.state == "missing" and _lacks_data(each):
+        made_by_a_run = any(source.owns(each.root) for source in makers)
+        if status.state == "missing" and not made_by_a_run and _lacks_data(each):
             status.state = "no data"
         changed = changed_files(context, each, until)
         status.changed, status.looked, status.pictures = changed.words, changed.looked, changed.pictures
