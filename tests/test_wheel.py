@@ -90,7 +90,7 @@ def test_every_file_that_is_no_module_is_in_the_wheel(installed: Path) -> None:
     names = [str(path.relative_to(REPOSITORY)) for path in files]
     prompts = [name for name in names if name.startswith("setr_lib/texts/prompts/")]
     assert {Path(name).parent.name for name in prompts} == {"miniature", "standard"} and len(prompts) > 10
-    assert sum(name.endswith((".html.jinja", ".css")) for name in names) == 3
+    assert sum(name.endswith((".html.jinja", ".css", ".js")) for name in names) == 5
     assert sum(name.endswith(".safetensors") for name in names) == 2
     for name in names:
         assert (installed / name).read_bytes() == (REPOSITORY / name).read_bytes(), name

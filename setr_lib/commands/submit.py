@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import talk
 from setr_lib.commands.outputs import check_output_folder
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.reranking import STAGE_1_ALONE
 from setr_lib.records import RerankedRecord, RerankedRow
@@ -86,7 +87,7 @@ def run(
     folder = output or settings.storage_root / "submissions"
     written = write_submission(submitted, queries, rankings, listed_gallery(submitted), folder, name)
     for note in [*written.notes, *_warnings(context, submitted, queries)]:
-        print(f"setr: {note}", file=sys.stderr)
+        talk(note)
     _print(submitted, chosen, queries.height, written.files)
     return 0
 
@@ -164,7 +165,7 @@ def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> R
     except NotMadeYetError:
         if required:
             raise
-        print(f"setr: {key} is not re-ranked yet: its coarse ranking is taken", file=sys.stderr)
+        talk(f"{key} is not re-ranked yet: its coarse ranking is taken")
         return None
 
 
@@ -175,7 +176,8 @@ def _reranked(
     there = list(dict.fromkeys(row.reranker for row in reversed(record.rows)))
     name = None if reranker is None else _own_name(context, reranker, there)
     if name is not None and name not in there:
-        raise SetrError(f"{key} has no ranking by re-ranker {name!r}: it has {', '.join([*there, COARSE])}")
+        known = f"{', '.join([*there, COARSE])}{did_you_mean(name, [*there, COARSE])}"
+        raise SetrError(f"{key} has no ranking by re-ranker {name!r}: it has {known}")
     fitting = [row for row in record.rows if name in (None, row.reranker)]
     if method is None:  # the default method's, where it has any
         fitting = [row for row in fitting if row.method == record.method] or fitting

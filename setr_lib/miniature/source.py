@@ -24,6 +24,10 @@ class Miniature(DataSource):
     title = "the miniature"
     advice = "`setr run`, or `setr miniature write`, draws it"
     image_bytes = 11_000
+    banner = "miniature: drawn pictures"
+    banner_text = (
+        "The images are drawn, and so is what they ask for: no number here says anything of photographs."
+    )
 
     def owns(self, path: Path) -> bool:
         """Whether it is under ``Settings.miniature_root``; see :meth:`DataSource.owns`."""

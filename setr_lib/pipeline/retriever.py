@@ -262,7 +262,7 @@ class Retriever:
     def _reference(self, image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> pl.DataFrame:
         """The GALLERY row of a query's reference image, which is read as the gallery's images are."""
         rules = self.gallery.evaluation_set.pixels
-        return _reference_row(_image_file(image, scratch, rules), rules)
+        return reference_row(_image_file(image, scratch, rules), rules)
 
     def _search(
         self,
@@ -452,7 +452,19 @@ def _query(text: str, reference: pl.DataFrame) -> _Query:
     return _Query(pl.DataFrame([row], schema=QUERIES), reference)
 
 
-def _reference_row(file: Path, rules: PixelRules) -> pl.DataFrame:
+def reference_row(file: Path, rules: PixelRules) -> pl.DataFrame:
+    """The GALLERY row of a reference image, which is opened to the end.
+
+    Args:
+        file: The image.
+        rules: How the images of the gallery are read.
+
+    Returns:
+        One row.
+
+    Raises:
+        SetrError: It cannot be read; the message says why.
+    """
     import polars as pl
 
     from setr_lib.datasets import inspect_gallery

@@ -13,6 +13,7 @@ from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_path, write_json
 from setr_lib.pipeline.present_paths import with_present_paths
+from setr_lib.pipeline.storage_format import stamp_before_writing
 from setr_lib.records import Record
 from setr_lib.settings import Settings
 from setr_lib.typed import typed
@@ -126,6 +127,7 @@ class Tables:
 
         path = self._own_path(asset, partition)
         table = conform(frame, schema, named(asset, partition))
+        stamp_before_writing(self.settings.storage_root)
         with told("tables", path):
             write_parquet_atomically(table, path)
         if made_by is not None:
@@ -242,7 +244,7 @@ class Tables:
             raise as_told(error, "tables", path, then=_again(asset)) from error
 
     def _own_path(self, asset: str, partition: str | None) -> Path:
-        """The file of a table in this folder: what is written."""
+        """The file of a table in this folder."""
         return self.settings.table_path(asset, partition, self.folder)
 
     def _path(self, asset: str, partition: str | None) -> Path:

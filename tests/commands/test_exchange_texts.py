@@ -248,7 +248,8 @@ def test_the_command_is_blamed_for_a_wrong_name_not_each_row(
     file = write(tmp_path / "in.jsonl", caption(), caption())
     status, _, err = setr(here, what, "import", file, "--dataset", "cirr-val")
     assert status == 1
-    assert err == "setr: --dataset 'cirr-val': there is no such data set in the settings, only cirr\n"
+    words = "there is no such data set in the settings, only cirr; did you mean 'cirr'?"
+    assert err == f"setr: --dataset 'cirr-val': {words}\n"
     status, _, err = setr(here, what, "import", tmp_path / "none.jsonl")
     assert (status, err) == (1, f"setr: {tmp_path / 'none.jsonl'}: there is no such file\n")
 
