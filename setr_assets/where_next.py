@@ -30,7 +30,7 @@ def tell_what_failed(
         ids: Dagster's names of its runs.
         seconds: How long it took.
     """
-    out = sys.stderr if request.quiet else sys.stdout
+    out = sys.stderr
     failed = f"{len(reasons)} {'step' if len(reasons) == 1 else 'steps'} failed"
     print(
         f"\nnot finished after {_minutes(seconds)} (run {', '.join(ids)}): {failed}, as told above; "
