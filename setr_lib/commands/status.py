@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SECONDS = 1.0
 """How long pictures' files are looked at, of all sets together."""
 _EMBEDDED = "gallery_embeddings"
+_UNDER_WAY = ("queued", "not_started", "starting", "started")
 _WITHOUT_TABLE = frozenset({"method_texts", "training_triplets"})
 """Steps that store something only where settings ask for it."""
 
@@ -153,6 +154,8 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
     if not sets:
         return typed("init PHOTOS"), "the settings name no data set: this gives the section of a folder"
     last = known.last_run
+    if last is not None and last.status in _UNDER_WAY:
+        return typed("status"), "a run is under way: look again when it is done"
     for reason in () if last is None else last.failed.values():
         for command in COMMAND.findall(reason):
             return typed(command.strip("`").removeprefix("setr ")), "mends what the last run found damaged"

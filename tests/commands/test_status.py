@@ -79,6 +79,12 @@ def test_the_next_command_is_the_one_that_helps(
     assert next_command(Settings(base_dir=tmp_path), found, after(failed))[0].endswith(f" {expected}")
 
 
+def test_while_a_run_is_under_way_no_other_is_begun(tmp_path: Path) -> None:
+    known = ProjectState((), {}, LastRun("id", "started", None, {}))
+    found = [status_of("a", "stale")]
+    assert next_command(Settings(base_dir=tmp_path), found, known)[0].endswith(" status")
+
+
 def test_the_next_command_for_galleries_and_hidden_sets(tmp_path: Path) -> None:
     settings, done = Settings(base_dir=tmp_path), after({})
     album = status_of("album", "stale", queries=False)
