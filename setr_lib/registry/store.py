@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database
 from setr_lib.errors import SetrError
 from setr_lib.faults import sqlite_start_fault
-from setr_lib.files import sqlite_path
+from setr_lib.files import shown_address, sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
 from setr_lib.registry.locations import relocate_own
@@ -95,7 +95,7 @@ class MlflowRegistry:
                         self._create_experiment(client)
             except MlflowException as error:
                 raise RegistryError(
-                    f"registry.tracking_uri = {self.tracking_uri!r}: {first_line(error)}"
+                    f"registry.tracking_uri = {shown_address(self.tracking_uri)!r}: {first_line(error)}"
                 ) from error
             except Exception as error:
                 if not isinstance(error, SetrError) and (found := self._told(error)) is not None:
@@ -157,7 +157,9 @@ class MlflowRegistry:
         """
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
-            raise RegistryError(f"{self.tracking_uri} has no experiment {self.experiment!r} any more")
+            raise RegistryError(
+                f"{shown_address(self.tracking_uri)} has no experiment {self.experiment!r} any more"
+            )
         return found
 
     @contextmanager
