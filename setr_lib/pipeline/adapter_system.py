@@ -138,8 +138,12 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
         from setr_lib.registry.reranker_model import log_adapter
 
         settings = self.context.settings
-        reference = base_reference(self.judge.model, settings.models.judge, settings.judge_name)
-        return log_adapter(run, result, reference, self.judge.template, self.pictures)
+        reference = base_reference(
+            self.judge.model, settings.models.judge, settings.judge_name, settings.base_dir
+        )
+        return log_adapter(
+            run, result, reference, self.judge.template, self.pictures, self.registered_model(settings)
+        )
 
     def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
         """An earlier adapter's AUC on the held-out pairs of today, under its own prompt."""

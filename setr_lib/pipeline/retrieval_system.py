@@ -275,6 +275,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             held_out_digest=measured.held_out_digest,
             examples=self._examples(result),
             tags={SOURCE_TAG: self.data.source, "setr.triplets_digest": self.data.digest},
+            registered_model=self.registered_model(self.context.settings),
         )
         return log_system(run, logged)
 
@@ -382,12 +383,12 @@ def _reference(settings: Settings, encoder: OpenClipSpace, name: str) -> Encoder
     if name == DEFAULT_SPACE:
         described = settings.models.encoder
         options = {"name": settings.encoder_name, "pretrained": _from_anywhere(described.pretrained)}
-        return encoder_reference(encoder, OPEN_CLIP, options, described.name)
+        return encoder_reference(encoder, OPEN_CLIP, options, described.name, settings.base_dir)
     space, options = settings.spaces[name], settings.space_options(name)
     if "pretrained" in options:
         options["pretrained"] = _from_anywhere(options["pretrained"])
     named = str(space.options.get("name") or space.options.get("model", ""))
-    return encoder_reference(encoder, space.kind, options, named)
+    return encoder_reference(encoder, space.kind, options, named, settings.base_dir)
 
 
 def _from_anywhere(pretrained: Any) -> Any:

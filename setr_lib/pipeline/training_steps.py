@@ -103,6 +103,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
             figure is not finite.
     """
     from setr_lib.pipeline.learned import tag_known_overlaps
+    from setr_lib.registry.code_version import code_tags
     from setr_lib.registry.registered_model import LABEL_TAG
 
     model = registered_model(system)
@@ -118,7 +119,12 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
         problems = "; ".join(report.problems)
         return Registration(None, record, problems, f"not registered: {problems}")
     version = model.register(
-        record.model_uri, report, {LABEL_TAG: record.label}, system.measure, system.must_equal
+        record.model_uri,
+        report,
+        {LABEL_TAG: record.label, **code_tags()},
+        system.measure,
+        system.must_equal,
+        system.about(),
     )
     tag_known_overlaps(system.context, model.name, version)
     return Registration(

@@ -49,10 +49,14 @@ class MlflowRegistry:
         tracking_uri: MLflow's tracking and registry URI.
         artifact_root: The folder of a local store's artifacts, and of those fetched from a remote one.
         experiment: The experiment that trainings belong to.
+        project: The project's folder, below which models may lie; None for none.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: Path, experiment: str = "setr") -> None:
+    def __init__(
+        self, tracking_uri: str, artifact_root: Path, experiment: str = "setr", project: Path | None = None
+    ) -> None:
         self.tracking_uri, self.artifact_root, self.experiment = tracking_uri, artifact_root, experiment
+        self.project = project
         self._client: MlflowClient | None = None
 
     @classmethod
@@ -65,7 +69,9 @@ class MlflowRegistry:
         Returns:
             The store, not opened yet.
         """
-        return cls(settings.tracking_uri, settings.artifact_root, settings.registry.experiment)
+        return cls(
+            settings.tracking_uri, settings.artifact_root, settings.registry.experiment, settings.base_dir
+        )
 
     @property
     def client(self) -> MlflowClient:
@@ -147,17 +153,30 @@ class MlflowRegistry:
             The report; without problems, the model may be registered.
         """
         _ = self.client  # a moved store is put right before another process reads it
-        return check_in_fresh_process(model_uri, self.tracking_uri)
+        return check_in_fresh_process(model_uri, self.tracking_uri, project=self.project)
 
-    def found_experiment(self) -> Experiment:
-        """MLflow's record of the experiment.
+    def found_experiment(self, name: str | None = None) -> Experiment:
+        """MLflow's record of an experiment.
+
+        Args:
+            name: The experiment, made where there is none; that of the trainings by default.
 
         Raises:
             RegistryError: It was deleted.
         """
-        found = self.client.get_experiment_by_name(self.experiment)
+        wanted = name or self.experiment
+        found = self.client.get_experiment_by_name(wanted)
+        if found is None and name is not None:
+            with self.locked():
+                self._create_experiment(self.client, name)
+            found = self.client.get_experiment_by_name(name)
         if found is None:
-            raise RegistryError(f"{self.tracking_uri} has no experiment {self.experiment!r} any more")
+            raise RegistryError(f"{self.tracking_uri} has no experiment {wanted!r} any more")
+        if found.lifecycle_stage == "deleted":
+            raise RegistryError(
+                f"{self.tracking_uri}: the experiment {wanted!r} was deleted; it comes back by `mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}`"
+            )
         return found
 
     @contextmanager
@@ -257,10 +276,11 @@ class MlflowRegistry:
         if done.before is not None:
             _logger.info("%s: %d locations were below %s", file, done.changed, done.before)
 
-    def _create_experiment(self, client: MlflowClient) -> None:
-        if client.get_experiment_by_name(self.experiment) is not None:
+    def _create_experiment(self, client: MlflowClient, name: str | None = None) -> None:
+        wanted = name or self.experiment
+        if client.get_experiment_by_name(wanted) is not None:
             return  # another process has made it meanwhile
         # A server keeps artifacts where it was told to; a database would take the current folder.
         scheme = self.tracking_uri.partition(":")[0] if ":" in self.tracking_uri else ""
-        location = (self.artifact_root / self.experiment).resolve().as_uri()
-        client.create_experiment(self.experiment, None if scheme in _SERVERS else location)
+        location = (self.artifact_root / wanted).resolve().as_uri()
+        client.create_experiment(wanted, None if scheme in _SERVERS else location)
