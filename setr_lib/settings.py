@@ -651,6 +651,10 @@ class AdapterSettings(Section):
     """(reference, modification) groups per optimiser step; each brings its positive and its negatives."""
     checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
+    held_out_points: int = Field(default=3, ge=1, le=1000)
+    """How often all held-out pairs are judged, evenly spaced, the last time at the end: the points of the
+    curve in MLflow, beside that before the first step. With the default ``held_out_share`` each costs about a
+    twenty-fifth of the training. The trained weights do not depend on it."""
     seed: Seed = 11
 
 
@@ -735,7 +739,18 @@ class RegistrySettings(Section):
     tracking_uri: StoreAddress | None = None
     """MLflow's tracking and registry URI; a SQLite file under the storage root by default."""
     experiment: StoredName = "setr"
+    """The experiment that trainings are runs of."""
     model: StoredName = "setr-reranker"
+    """The registered model of the judge's adapter."""
+    evaluations: StoredName = "setr-evaluations"
+    """The experiment that evaluations are runs of: one for each evaluation set, and below it one for each
+    row."""
+    log_evaluations: bool = True
+    """Whether evaluations are logged to MLflow, too; tables and reports are written in any case."""
+    mlflow_ui: str = "http://127.0.0.1:5000"
+    """Where MLflow's UI is opened, for links to it; of a store that is a server, its own address."""
+    dagster_ui: str = "http://127.0.0.1:3000"
+    """Where Dagster's UI is opened, for links to it."""
 
 
 class MiniatureSettings(Section):

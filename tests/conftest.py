@@ -30,6 +30,8 @@ _PERSONAL = ("SETR_", "DAGSTER_", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_U
 def pytest_configure(config: pytest.Config) -> None:
     for name in [each for each in os.environ if each.startswith(_PERSONAL)]:
         del os.environ[name]
+    # An MLflow store for each small world would take seconds: those that look at its runs turn this on.
+    os.environ["SETR_REGISTRY__LOG_EVALUATIONS"] = "false"
     config.addinivalue_line("markers", "soak: kills and resumes long steps; minutes; only with `make soak`")
 
 

@@ -173,7 +173,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     def _run(self) -> str:
         from setr_lib.hashing import digest_json
 
-        options = self.options.model_dump(mode="json", exclude={"checkpoint_every"})
+        options = self.options.model_dump(mode="json", exclude={"checkpoint_every", "held_out_points"})
         made_of = [self.encoder.id, self.encoder.preprocessing_id, self.data.digest]
         below = self._below.stored.record.run if self._below else ""
         return digest_json([_FORMAT, self.name, options, *made_of, below])
@@ -264,6 +264,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     def log(self, run: TrainingRun, result: SystemResult) -> str:
         """Log the system, a reference to its encoder, and held-out queries with their vectors."""
+        from setr_lib.registry.place import searched_below
         from setr_lib.registry.system_model import LoggedSystem, log_system
 
         measured = self._stored(self.untrained()).data  # what could be embedded, and so was ranked
@@ -277,7 +278,8 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             tags={SOURCE_TAG: self.data.source, "setr.triplets_digest": self.data.digest},
             registered_model=self.registered_model(self.context.settings),
         )
-        return log_system(run, logged)
+        with searched_below(self.context.settings.base_dir):
+            return log_system(run, logged)
 
     def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
         """An earlier version's R@10 on the held-out triplets of today."""

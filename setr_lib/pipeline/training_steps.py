@@ -103,7 +103,6 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
             figure is not finite.
     """
     from setr_lib.pipeline.learned import tag_known_overlaps
-    from setr_lib.registry.code_version import code_tags
     from setr_lib.registry.registered_model import LABEL_TAG
 
     model = registered_model(system)
@@ -121,7 +120,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
     version = model.register(
         record.model_uri,
         report,
-        {LABEL_TAG: record.label, **code_tags()},
+        {LABEL_TAG: record.label},
         system.measure,
         system.must_equal,
         system.about(),

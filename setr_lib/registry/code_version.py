@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 VERSION_TAG = "setr.version"
 """The tag with the version of the package ``setr``."""
-COMMIT_TAG, DIRTY_TAG = "mlflow.source.git.commit", "mlflow.source.git.dirty"
-"""MLflow's own tags: the commit of the checkout, and whether its tracked files differ from it."""
+COMMIT_TAG = "setr.commit"
+"""The tag with the commit of the checkout, and whether its tracked files differ from it."""
+_COMMIT, _DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"
+"""MLflow's own tags of the same, which its tables of runs show."""
 _PATIENCE = 10.0
 """Seconds for an answer of git."""
 
@@ -28,18 +31,16 @@ def code_tags(checkout: Path | None = None) -> dict[str, str]:
         changed since. Nothing of a repository around an installed package.
     """
     tags: dict[str, str] = {}
-    try:
+    with suppress(PackageNotFoundError):  # the source tree, not installed
         tags[VERSION_TAG] = version("setr")
-    except PackageNotFoundError:  # the source tree, not installed
-        pass
     folder = checkout or Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return tags
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
-        tags[COMMIT_TAG] = commit
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        tags[DIRTY_TAG] = str(bool(changed)).lower()
+        is_changed = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+        tags[COMMIT_TAG] = f"{commit} (with changes)" if is_changed else commit
+        tags |= {_COMMIT: commit, _DIRTY: str(is_changed).lower()}
     return tags
 
 
@@ -47,7 +48,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """What git answers about a folder; None where there is no git, or no answer."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - whichever git the person uses
+            ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,

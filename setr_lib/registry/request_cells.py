@@ -160,9 +160,9 @@ class RequestCells:
         """The bytes of a picture, which are not decoded yet.
 
         Args:
-            value: Bytes; their base64 text or a ``data:`` URL; or the name of a file below one of the roots, as
-                a text, or as the bytes of ``file:NAME`` (a request in JSON has columns of pictures as base64
-                only).
+            value: Bytes; their base64 text or a ``data:`` URL; or the name of a file below one of the
+                roots, as a text or as the bytes of ``file:NAME``: in a request in JSON, MLflow takes a
+                picture's column for base64.
 
         Returns:
             The bytes.

@@ -59,6 +59,7 @@ def log_adapter(
     Raises:
         RegistryError: ``template`` is another prompt than that of the training.
     """
+    run.log(0, result.before.as_metrics("held_out"))
     final = {
         **result.before.as_metrics("held_out_before"),
         **result.after.as_metrics("held_out"),
@@ -114,7 +115,7 @@ def _card(run: TrainingRun, result: AdapterResult, reference: BaseReference, reg
         "`modification` is a text; the answer has `score`, `p_yes` and `error` for each row.",
         limits=[
             "The base model is not stored: it is looked for where it was in the project, or as "
-            "`SETR_BASE_MODEL` or `model_config={'base_model': ...}` says, and must be the same by its digest.",
+            "`SETR_BASE_MODEL` or `model_config={'base_model': ...}` says; its digest must be the same.",
             "It answers one prompt, which is stored with it; under another it is another re-ranker.",
             "What the base model has seen in its own training is not known here.",
         ],

@@ -21,6 +21,7 @@ from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
+from setr_lib.registry.evaluation_runs import EvaluationRuns
 from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.lookup import Lookup, lookup_of
 from setr_lib.registry.registered_model import RegisteredModel
@@ -131,6 +132,17 @@ class MlflowRegistry:
     def runs(self) -> TrainingRuns:
         """The trainings: MLflow runs and the models that they logged."""
         return TrainingRuns(self)
+
+    def evaluations(self, experiment: str) -> EvaluationRuns:
+        """The evaluations: MLflow runs of an experiment of their own.
+
+        Args:
+            experiment: The experiment; it need not exist yet.
+
+        Returns:
+            Its evaluations.
+        """
+        return EvaluationRuns(self, experiment)
 
     def model(self, name: str) -> RegisteredModel:
         """The versions of one registered model, e.g. ``registry.model("setr-reranker").champion()``.

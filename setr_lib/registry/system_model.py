@@ -77,11 +77,13 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
     """
     from setr_lib.registry.system_bundle import write_system_bundle
     from setr_lib.registry.system_serving import COLUMNS, CONFIG_KEYS
+    from setr_lib.systems.training import RECALL_METRIC
 
     result = system.result
+    run.log(0, {RECALL_METRIC: result.recall_before})
     final = {
         "held_out_before_recall_at_10": result.recall_before,
-        "held_out_recall_at_10": result.recall,
+        RECALL_METRIC: result.recall,
         "training_seconds": result.seconds,
         "trained_parameters": float(result.parameters),
     }
