@@ -1,4 +1,4 @@
-"""An evaluation told to MLflow, after its tables are written: what MLflow does not take costs no evaluation."""
+"""An evaluation told to MLflow, once its tables are written: whatever MLflow does costs no evaluation."""
 
 from __future__ import annotations
 
