@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ from tests.nasty import NASTY
 from tests.reranking import judge_worlds as worlds
 
 MODEL = "setr-reranker"
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Made(NamedTuple):
@@ -85,9 +87,31 @@ def log(made: Made, result: AdapterResult, template: PromptTemplate | None = Non
     with made.registry.runs.start("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
-        reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+        judge, project = JudgeSettings(name=str(made.judge)), made.judge.parent
+        reference = base_reference(made.base.model, judge, str(made.judge), project)
         template = template or made.base.template
         return log_adapter(run, result, reference, template, worlds.pictures())
+
+
+def assert_nothing_names_a_folder(made: Made, model: RegisteredModel, version: str) -> None:
+    """Files, tags, parameters and descriptions: nothing says where the project or a temporary folder is."""
+    client, info = made.registry.client, model.version(version)
+    folder = made.registry.artifact_root / made.registry.experiment / "models" / info.model_uri[8:]
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert {"MLmodel", "input_example.json", "reranker.json"} <= {file.name for file in files}
+    assert not list(folder.rglob("__pycache__"))
+    logged = client.get_logged_model(info.model_uri.rpartition("/")[2])
+    run = client.get_run(info.run_id or "")
+    described = client.get_model_version(model.name, version).description
+    assert described == logged.tags["mlflow.note.content"] and "### Held-out measures" in described
+    told = [info.tags, logged.tags, logged.params, run.data.tags, run.data.params]
+    stored = [file.read_bytes() for file in files] + [json.dumps(each).encode() for each in told]
+    for place in (str(made.judge.parent), str(REPOSITORY), tempfile.gettempdir()):
+        assert not [each[:200] for each in stored if f"{place}/".encode() in each]
+    (data,) = [file for file in files if file.name == "MLmodel"]
+    assert '"type": "binary", "name": "reference"' in data.read_text()
+    assert info.tags["setr.version"] == logged.tags["setr.version"] == run.data.tags["setr.version"]
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": model.name, "version": int(version)}]
 
 
 def promote(
@@ -150,11 +174,15 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     assert model.register(uri, report) == first, "the same training is the same version"
     crowned = promote(model, first)
     assert (crowned.promoted, crowned.previous) == (True, None)
+    assert_nothing_names_a_folder(made, model, first)
     run = registry.client.get_run(model.version(first).run_id or "")
     assert run.info.status == "FINISHED"
     assert run.data.params["rank"] == "8"
     assert run.data.metrics["held_out_auc"] == pytest.approx(made.poor.after.auc)
     assert len(registry.client.get_metric_history(run.info.run_id, "loss")) == made.poor.steps
+    course = registry.client.get_metric_history(run.info.run_id, "held_out_auc")
+    ends = {0: made.poor.before.auc, made.poor.steps: made.poor.after.auc}
+    assert {point.step: point.value for point in course} == pytest.approx(ends)
 
     better_uri = log(made, made.good)
     second = model.register(better_uri, sound(better_uri))
@@ -169,6 +197,7 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     program = (
         "import sys, mlflow, pandas as pd\n"
         "model = mlflow.pyfunc.load_model('models:/setr-reranker@champion')\n"
+        "assert model.predict(model.input_example)['error'].isna().all()\n"
         "model.predict(pd.read_parquet('rows.parquet')).to_json('scores.json')\n"
     )
     done = subprocess.run(
@@ -442,7 +471,9 @@ def test_paths_are_read_only_below_the_allowed_folders(
 
 
 def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, tmp_path: Path) -> None:
+    """In JSON, MLflow itself takes a picture's column for base64, and refuses a null there."""
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server import invocations
 
     frame, expected = rows(made)
@@ -467,30 +498,37 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, 
     assert [error is None for error in answer["error"]] == [True, False, False, False, True, False]
     assert [score is None for score in answer["score"]] == [False, True, True, True, False, True]
     assert answer["score"][0] == pytest.approx(expected[0], abs=1e-3)
-    numbers = pd.DataFrame({"reference": [1, 2], "modification": [3.5, None], "candidate": [b"", b""]})
-    assert model.predict(numbers)["error"].notna().all()
+    numbers = pd.DataFrame({"reference": [1, 2], "modification": ["red"] * 2, "candidate": [b"", b""]})
+    with pytest.raises(MlflowException, match="Incompatible input types for column reference"):
+        model.predict(numbers)  # a column without a single picture; no row could be answered
     with pytest.raises(RegistryError, match=r"51 rows, more than the 50"):
         model.predict(pd.concat([good] * 51))
 
-    def text(name: str) -> str:
-        return base64.encodebytes(frame[name].to_list()[0]).decode()
+    def text(content: bytes) -> str:
+        return base64.encodebytes(content).decode()
 
+    wanted, named = frame["modification"][0], text(b"file:picture.png")
+    picture = text(frame["candidate"].to_list()[0])
     records = [
-        {
-            "reference": text("reference"),
-            "modification": frame["modification"][0],
-            "candidate": f"data:image/png;base64,{text('candidate')}",
-        },
-        {"reference": None, "modification": "make it red", "candidate": "picture.png"},
-        {"reference": "picture.png", "modification": "", "candidate": "data:image/png;base64,x"},
+        {"reference": named, "modification": wanted, "candidate": picture},
+        {"reference": "", "modification": wanted, "candidate": picture},
+        {"reference": named, "modification": None, "candidate": picture},
+        {"reference": named, "modification": wanted, "candidate": text(b"file:../picture.png")},
+        {"reference": named, "modification": wanted, "candidate": text(b"no picture")},
     ]
     schema = model.metadata.get_input_schema()
-    given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
-    first, *wrong = json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
-        "predictions"
-    ]
+
+    def answered(records: list[dict[str, str | None]]) -> list[dict[str, object]]:
+        given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
+        return json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
+            "predictions"
+        ]
+
+    first, *wrong = answered(records)
     assert first["error"] is None and first["score"] == pytest.approx(expected[0], abs=1e-3)
     assert all(line["score"] is None and line["p_yes"] is None and line["error"] for line in wrong)
+    with pytest.raises(MlflowException, match="Failed to convert column reference"):
+        answered([*records, {"reference": None, "modification": wanted, "candidate": picture}])
 
 
 def _example_scores(result: AdapterResult) -> list[float]:
