@@ -58,9 +58,13 @@ def tell_mlflow(
     """
     from setr_lib.pipeline.learned import tag_overlaps
     from setr_lib.registry.errors import first_line
+    from setr_lib.registry.evaluation_runs import answers
 
     settings = context.settings
+    if not (result.versions or settings.registry.log_evaluations):
+        return Told()
     try:
+        answers(settings.tracking_uri)
         tag_overlaps(context, key, result.versions)
         if not settings.registry.log_evaluations or result.rows.is_empty():
             return Told()

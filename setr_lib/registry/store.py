@@ -21,7 +21,7 @@ from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
-from setr_lib.registry.evaluation_runs import EvaluationRuns
+from setr_lib.registry.evaluation_runs import EvaluationRuns, answers
 from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.lookup import Lookup, lookup_of
 from setr_lib.registry.registered_model import RegisteredModel
@@ -83,6 +83,7 @@ class MlflowRegistry:
         """
         if self._client is None:
             self._refuse_damaged()
+            answers(self.tracking_uri)
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
