@@ -54,7 +54,7 @@ class TrainingPlan:
     taught: int
     """Pairs in all epochs."""
     held_out: int
-    """Judgements of held-out pairs, before and after."""
+    """Judgements of held-out pairs: before, in the training's course, and after."""
     problem: str = ""
 
 
@@ -159,7 +159,8 @@ def count_training(settings: Settings) -> TrainingPlan:
         images, problem = 0, str(error)
         if not settings.training.is_named:
             return TrainingPlan(0, 0, 0, 0, problem)
-    return TrainingPlan(images, calibrated, round(taught), 2 * held_out * per_group, problem)
+    judged = (1 + options.adapter.held_out_points) * held_out * per_group
+    return TrainingPlan(images, calibrated, round(taught), judged, problem)
 
 
 def count_work(settings: Settings) -> list[SetPlan]:
@@ -535,7 +536,7 @@ def costs(
         ("compose the queries", composed, speeds.compose),
         *((what, items, speeds.compose) for what, items in added),
         ("train the adapter (judgement equivalents)", round(training.taught * _TRAINING_COST), speeds.judge),
-        ("judge held-out pairs, before and after", training.held_out, speeds.judge),
+        ("judge held-out pairs, before, in between and after", training.held_out, speeds.judge),
         ("choose the fusion: compose", composed_to_choose, speeds.compose),
         *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
         *((f"re-rank: {name}", pairs, per_pair) for name, per_pair in seconds.items()),

@@ -58,13 +58,13 @@ def tell_mlflow(
     """
     from setr_lib.pipeline.learned import tag_overlaps
     from setr_lib.registry.errors import first_line
-    from setr_lib.registry.evaluation_runs import answers
+    from setr_lib.registry.server import check_answers
 
     settings = context.settings
     if not (result.versions or settings.registry.log_evaluations):
         return Told()
     try:
-        answers(settings.tracking_uri)
+        check_answers(settings.tracking_uri)
         tag_overlaps(context, key, result.versions)
         if not settings.registry.log_evaluations or result.rows.is_empty():
             return Told()
@@ -109,7 +109,6 @@ def evaluated_set(
     evaluated, note = result.evaluation_set, result.note
     data = _data(context.settings, result)
     rows = [_row(context, result, row) for row in rows_of(result.rows)]
-    first = result.rows.row(0, named=True)
     return EvaluatedSet(
         key=key,
         digest=digest_strings([key, data.digest, content_digest(result.rows, note)]),
@@ -121,7 +120,6 @@ def evaluated_set(
             "protocol": evaluated.gallery,
             "queries": str(result.queries.height),
             "images": str(result.gallery.height),
-            "comparable_with_papers": str(bool(first["comparable"])).lower(),
             "settings": settings_digest(context.settings),
         },
         data=data,
@@ -165,6 +163,7 @@ def _row(context: PipelineContext, result: EvaluationResult, row: Row) -> Evalua
         "prompt": (made.prompt if made else None) or _NONE,
         "rerank_top_k": str(result.note.rerank_top_k) if made else _NONE,
         "encoder": result.note.encoder or _NONE,
+        "comparable_with_papers": str(bool(first["comparable"])).lower(),
         "label": first["label"] or _NONE,
         "overlap": first["overlap"] or _NONE,
     }

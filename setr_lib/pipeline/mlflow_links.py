@@ -15,8 +15,9 @@ def mlflow_ui(settings: Settings) -> str:
     Args:
         settings: The settings.
     """
-    is_server = settings.tracking_uri.startswith(("http://", "https://"))
-    return (settings.tracking_uri if is_server else settings.registry.mlflow_ui).rstrip("/")
+    from setr_lib.registry.server import address_of
+
+    return (address_of(settings.tracking_uri) or settings.registry.mlflow_ui).rstrip("/")
 
 
 def training_page(context: PipelineContext, model_uri: str) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from setr_lib.escaping import visible
 from setr_lib.registry.code_version import code_tags
-from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.runs import DESCRIPTION_TAG
+from setr_lib.registry.server import check_answers
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Run
@@ -41,8 +39,8 @@ LOW, HIGH = "ci_low", "ci_high"
 _PARENT = "mlflow.parentRunId"
 _NOT_IN_NAMES = re.compile(r"[^\w. /-]")
 _LONGEST = 500
-_PATIENCE = 5.0
-"""Seconds for a server's first answer."""
+_AT_WORK = 3600.0
+"""Seconds for which a run on a server may still be written by another machine."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +173,9 @@ class EvaluationRuns:
             RegistryError: The server does not answer, or the experiment was deleted.
             MlflowException: The store refuses something.
         """
-        answers(self._registry.tracking_uri)
+        check_answers(self._registry.tracking_uri)
         experiment = self._registry.found_experiment(self._experiment).experiment_id
-        with self._registry.locked(f"evaluations.{evaluated.key}"):
+        with self._registry.locked("evaluations"):
             known, unfinished = self._known(experiment, evaluated.digest)
             for run in unfinished:
                 self._delete(experiment, run)
@@ -190,12 +188,21 @@ class EvaluationRuns:
         return logged
 
     def _known(self, experiment: str, digest: str) -> tuple[Run | None, list[Run]]:
-        """The finished run of an evaluation, and those that are not."""
+        """The finished run of an evaluation, and those that were cut off: on a server, another machine may be
+        at work on one.
+        """
         found = self._registry.client.search_runs(
             [experiment], filter_string=f"tags.`{DIGEST_TAG}` = '{digest}'"
         )
         finished = [run for run in found if run.info.status == "FINISHED"]
-        return next(iter(finished), None), [run for run in found if run not in finished]
+        lately = 0 if self._registry.database else (time.time() - _AT_WORK) * 1000
+        unfinished = [run for run in found if run.info.status != "FINISHED"]
+        lost = [
+            run
+            for run in unfinished
+            if run.info.status != "RUNNING" or not lately or run.info.start_time < lately
+        ]
+        return next(iter(finished), None), lost
 
     def _delete(self, experiment: str, run: Run) -> None:
         client = self._registry.client
@@ -263,30 +270,6 @@ class EvaluationRuns:
         for model, version in dict.fromkeys(used for row in evaluated.rows for used in row.versions):
             if self._registry.model(model).version(version).tags.get(name) != address:
                 self._registry.client.set_model_version_tag(model, version, name, address)
-
-
-def answers(tracking_uri: str) -> None:
-    """Ask a server once, briefly: MLflow itself would try for minutes.
-
-    Args:
-        tracking_uri: The store; one that is no server is not asked.
-
-    Raises:
-        RegistryError: It does not answer, or answers that it is out of order.
-    """
-    if not tracking_uri.startswith(("http://", "https://")):
-        return
-    try:
-        address = f"{tracking_uri.rstrip('/')}/health"
-        with urllib.request.urlopen(address, timeout=_PATIENCE):  # noqa: S310 - http or https
-            return
-    except urllib.error.HTTPError as error:
-        if error.code < 500:  # it is there, whatever it wants
-            return
-        told = f"status {error.code}"
-    except (OSError, ValueError) as error:
-        told = str(getattr(error, "reason", error))
-    raise RegistryError(f"MLflow's server {tracking_uri} does not answer ({told})")
 
 
 def _metrics(row: EvaluatedRow, data: EvaluatedData, model: str | None, now: int) -> list[Metric]:

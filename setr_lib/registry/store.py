@@ -21,12 +21,13 @@ from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
-from setr_lib.registry.evaluation_runs import EvaluationRuns, answers
+from setr_lib.registry.evaluation_runs import EvaluationRuns
 from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.lookup import Lookup, lookup_of
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.registry.runs import TrainingRuns
+from setr_lib.registry.server import check_answers
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "file", "")
 """Kinds of stores that know themselves where artifacts go; a database does not."""
+_NOISY = ("mlflow.store.db.utils", "mlflow.store.artifact.artifact_repo", "mlflow.pyfunc", "alembic")
 _GLOBALS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _globals = threading.RLock()
 _logger = logging.getLogger(__name__)
@@ -83,12 +85,17 @@ class MlflowRegistry:
         """
         if self._client is None:
             self._refuse_damaged()
-            answers(self.tracking_uri)
+            check_answers(self.tracking_uri)
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            for noisy in ("mlflow.store.db.utils", "mlflow.store.artifact.artifact_repo", "alembic"):
+            for noisy in (
+                "mlflow.store.db.utils",
+                "mlflow.store.artifact.artifact_repo",
+                "mlflow.pyfunc",
+                "alembic",
+            ):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             self._settle()
             # Nothing is left to be made in a file that is settled: who may only read it can look it up.

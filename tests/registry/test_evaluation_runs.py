@@ -21,10 +21,10 @@ from setr_lib.registry.evaluation_runs import (
     EvaluatedSet,
     EvaluationRuns,
     Figure,
-    answers,
     metric_name,
 )
 from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.server import address_of, check_answers
 from setr_lib.registry.store import MlflowRegistry
 
 DATA = EvaluatedData("cirr-val", "0" * 32, {"dataset": "cirr"}, {"num_queries": 3}, "val")
@@ -153,10 +153,18 @@ def test_a_server_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(RegistryError, match="does not answer"):
-            answers(address)
+            check_answers(address)
         with pytest.raises(RegistryError, match="does not answer"):
             MlflowRegistry(address, tmp_path).evaluations("x").log(evaluation("1", 1.0))
-    answers(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    check_answers(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_password_in_the_address_is_told_nobody() -> None:
+    assert address_of("https://me:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
+    assert address_of("sqlite:////data/mlflow.db") is None
+    with pytest.raises(RegistryError) as told:
+        check_answers("http://me:secret@127.0.0.1:1")
+    assert "secret" not in str(told.value)
 
 
 def test_code_of_a_checkout_is_known_by_its_commit(tmp_path: Path) -> None:
