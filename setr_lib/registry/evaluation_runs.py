@@ -195,13 +195,11 @@ class EvaluationRuns:
             [experiment], filter_string=f"tags.`{DIGEST_TAG}` = '{digest}'"
         )
         finished = [run for run in found if run.info.status == "FINISHED"]
-        lately = 0 if self._registry.database else (time.time() - _AT_WORK) * 1000
-        unfinished = [run for run in found if run.info.status != "FINISHED"]
-        lost = [
-            run
-            for run in unfinished
-            if run.info.status != "RUNNING" or not lately or run.info.start_time < lately
-        ]
+        patience = 0 if self._registry.database else _AT_WORK
+        latest = (time.time() - patience) * 1000
+        ended = ("FAILED", "KILLED")
+        cut = [run for run in found if run not in finished]
+        lost = [run for run in cut if run.info.status in ended or run.info.start_time <= latest]
         return next(iter(finished), None), lost
 
     def _delete(self, experiment: str, run: Run) -> None:

@@ -90,12 +90,7 @@ class MlflowRegistry:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            for noisy in (
-                "mlflow.store.db.utils",
-                "mlflow.store.artifact.artifact_repo",
-                "mlflow.pyfunc",
-                "alembic",
-            ):
+            for noisy in _NOISY:
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             self._settle()
             # Nothing is left to be made in a file that is settled: who may only read it can look it up.

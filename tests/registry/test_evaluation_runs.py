@@ -129,7 +129,7 @@ def test_what_a_kill_left_of_logging_is_gone(
     class Killed(BaseException):
         pass
 
-    def strike(*_: object) -> None:
+    def strike(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
