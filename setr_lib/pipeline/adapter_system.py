@@ -135,13 +135,12 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
     def log(self, run: TrainingRun, result: AdapterResult) -> str:
         """Log the adapter, a reference to its base, its prompt and scored examples."""
         from setr_lib.registry.bundle import base_reference
-        from setr_lib.registry.place import searched_below
+        from setr_lib.registry.place import Project, searched_below
         from setr_lib.registry.reranker_model import log_adapter
 
         settings = self.context.settings
-        reference = base_reference(
-            self.judge.model, settings.models.judge, settings.judge_name, settings.base_dir
-        )
+        project = Project.of(settings)
+        reference = base_reference(self.judge.model, settings.models.judge, settings.judge_name, project)
         model = self.registered_model(settings)
         with searched_below(settings.base_dir):
             return log_adapter(run, result, reference, self.judge.template, self.pictures, model)

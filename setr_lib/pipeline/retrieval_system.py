@@ -380,17 +380,18 @@ def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
 
 def _reference(settings: Settings, encoder: OpenClipSpace, name: str) -> EncoderReference:
     """Where an encoder is, the embedding space ``name`` of the settings."""
+    from setr_lib.registry.place import Project
     from setr_lib.registry.system_bundle import encoder_reference
 
     if name == DEFAULT_SPACE:
         described = settings.models.encoder
         options = {"name": settings.encoder_name, "pretrained": _from_anywhere(described.pretrained)}
-        return encoder_reference(encoder, OPEN_CLIP, options, described.name, settings.base_dir)
+        return encoder_reference(encoder, OPEN_CLIP, options, described.name, Project.of(settings))
     space, options = settings.spaces[name], settings.space_options(name)
     if "pretrained" in options:
         options["pretrained"] = _from_anywhere(options["pretrained"])
     named = str(space.options.get("name") or space.options.get("model", ""))
-    return encoder_reference(encoder, space.kind, options, named, settings.base_dir)
+    return encoder_reference(encoder, space.kind, options, named, Project.of(settings))
 
 
 def _from_anywhere(pretrained: Any) -> Any:

@@ -23,7 +23,7 @@ from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.pixel_rules import common_rules
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.place import Place
+from setr_lib.registry.place import Place, Project
 from setr_lib.reranking.held_out import judge_pair_frame
 from setr_lib.reranking.training import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -56,8 +56,9 @@ EXAMPLES = pl.Schema(
 class BaseReference:
     """Where the base model was, and how to know it again.
 
-    ``path``, ``relative`` and ``in_project`` are those of :class:`~setr_lib.registry.place.Place` (all None
-    for a hub id); ``id`` is ``MultimodalModel.id`` without an adapter.
+    ``path``, ``relative``, ``in_project`` and ``store`` are those of
+    :class:`~setr_lib.registry.place.Place` (all None for a hub id); ``id`` is ``MultimodalModel.id`` without
+    an adapter.
     """
 
     name: str
@@ -68,6 +69,7 @@ class BaseReference:
     dtype: str
     trust_remote_code: bool
     in_project: str | None = None
+    store: str | None = None
 
     def locate(self, override: str | None = None, beside: Path | None = None) -> str:
         """The folder or hub id of the base model.
@@ -88,7 +90,7 @@ class BaseReference:
     @property
     def place(self) -> Place:
         """Where the base model was."""
-        return Place(self.name, self.path, self.relative, self.in_project)
+        return Place(self.name, self.path, self.relative, self.in_project, self.store)
 
     def check(self, loaded_id: str, loaded_from: str, name_it: str = _NAME_THE_BASE) -> None:
         """Compare the model that was loaded with the one that the adapter was trained on.
@@ -111,7 +113,7 @@ class BaseReference:
 
 
 def base_reference(
-    base: MultimodalModel, judge: JudgeSettings, name: str, project: Path | None = None
+    base: MultimodalModel, judge: JudgeSettings, name: str, project: Project | None = None
 ) -> BaseReference:
     """The reference to a base model.
 
@@ -119,7 +121,7 @@ def base_reference(
         base: The loaded model.
         judge: The settings that it was loaded by.
         name: What it was loaded from (``Settings.judge_name``).
-        project: The project's folder; None for none.
+        project: The project; None for none.
 
     Returns:
         The reference.
@@ -135,6 +137,7 @@ def base_reference(
         dtype,
         judge.trust_remote_code,
         place.in_project,
+        place.store,
     )
 
 

@@ -7,13 +7,17 @@ there, one below the ``setr_lib`` package's from there. Only what lies outside o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from setr_lib.registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from setr_lib.settings import Settings
 
 _projects: ContextVar[tuple[Path, ...]] = ContextVar("projects", default=())
 
@@ -33,6 +37,28 @@ def searched_below(*projects: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Project:
+    """A project, as places are recorded from it.
+
+    Attributes:
+        folder: Its folder.
+        artifacts: The artifact root of its MLflow store.
+    """
+
+    folder: Path
+    artifacts: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Project:
+        """The project of some settings.
+
+        Args:
+            settings: The settings.
+        """
+        return cls(settings.base_dir, settings.artifact_root)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a model was: a folder or file of that machine, or a hub id.
 
@@ -42,21 +68,24 @@ class Place:
             Versions of earlier releases have it of every folder.
         relative: The same from the folder that holds the ``setr_lib`` package, where it lies below it.
         in_project: The same from the project's folder, where it lies below it.
+        store: The artifact root from the project's folder, where it lies below it: from something that is
+            stored there, the project is found.
     """
 
     name: str
     path: str | None
     relative: str | None
     in_project: str | None = None
+    store: str | None = None
 
     @classmethod
-    def of(cls, name: str, loaded_from: str, project: Path | None = None) -> Place:
+    def of(cls, name: str, loaded_from: str, project: Project | None = None) -> Place:
         """Where a model is that was loaded here.
 
         Args:
             name: What settings call it.
             loaded_from: The folder, file or hub id that it was loaded from.
-            project: The project's folder; None for none.
+            project: The project; None for none.
 
         Returns:
             The place.
@@ -66,10 +95,12 @@ class Place:
             return cls(name, None, None)
         path = found.resolve()
         relative = _below(path, _package_home())
-        in_project = None if project is None else _below(path, project.resolve())
+        folder = None if project is None else project.folder.resolve()
+        in_project = None if folder is None else _below(path, folder)
         if relative is None and in_project is None:
             return cls(name, str(path), None)
-        return cls(in_project or relative or name, None, relative, in_project)
+        store = _below(project.artifacts.resolve(), folder) if project and folder and in_project else None
+        return cls(in_project or relative or name, None, relative, in_project, store)
 
     @property
     def is_local(self) -> bool:
@@ -86,9 +117,9 @@ class Place:
             variable: The environment variable that names another place.
             key: The key of MLflow's ``model_config`` that does.
             override: What a caller names; it comes first, the variable second. Then it is looked for below
-                the folder of the package, below the folders around ``beside``, where it was recorded, and
-                below the current folder.
-            beside: A file or folder that is stored in the project, e.g. the bundle; None for none.
+                the folder of the package, below the project that ``beside`` is stored in, where it was
+                recorded, and below the current folder.
+            beside: What is stored with it, e.g. the bundle's folder; None for nothing.
 
         Returns:
             What to load.
@@ -104,10 +135,9 @@ class Place:
             return self.name
         if (found := self.recorded(beside)) is not None:
             return str(found)
-        tried = ", ".join(map(str, dict.fromkeys(self._candidates(_projects.get()))))
-        around = f", nor below a folder around {beside}" if self.in_project and beside else ""
+        tried = ", ".join(map(str, dict.fromkeys(self._candidates(beside))))
         raise RegistryError(
-            f"the {what} is not in {tried}{around}; say where it is with {variable}=FOLDER or "
+            f"the {what} is not in {tried}; say where it is with {variable}=FOLDER or "
             f"load_model(..., model_config={{{key!r}: FOLDER}})"
         )
 
@@ -120,24 +150,28 @@ class Place:
         Returns:
             The folder or file; None where it is in no place that is known.
         """
-        around = () if beside is None else beside.resolve().parents
-        return next(
-            (found for found in self._candidates((*_projects.get(), *around)) if found.exists()), None
-        )
+        return next((found for found in self._candidates(beside) if found.exists()), None)
 
-    def _candidates(self, projects: Sequence[Path]) -> Iterator[Path]:
+    def _candidates(self, beside: Path | None) -> Iterator[Path]:
         """Where it may be. In a copied checkout, its own files come before those of the checkout that it was
         copied from.
         """
         if self.relative is not None:
             yield _package_home() / self.relative
         if self.in_project is not None:
-            yield from (project / self.in_project for project in projects)
+            for project in (*_projects.get(), *self._projects_around(beside)):
+                yield project / self.in_project
         if self.path is not None:
             yield Path(self.path)
         for below in (self.relative, self.in_project):
             if below is not None:
                 yield Path.cwd() / below
+
+    def _projects_around(self, beside: Path | None) -> Iterator[Path]:
+        """The folders whose artifact root something is stored in."""
+        if beside is not None and self.store is not None:
+            stored = beside.resolve()
+            yield from (folder for folder in stored.parents if stored.is_relative_to(folder / self.store))
 
 
 def _below(path: Path, folder: Path) -> str | None:

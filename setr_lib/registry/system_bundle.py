@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from setr_lib.damage import told
 from setr_lib.files import write_json
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.place import Place
+from setr_lib.registry.place import Place, Project
 from setr_lib.systems import bundle as stored
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class EncoderReference(BaseModel):
     relative: str | None
     id: str
     in_project: str | None = None
+    store: str | None = None
     files: dict[str, dict[str, str | None]] = {}
     """Options that name a file, e.g. one of weights: its :class:`~setr_lib.registry.place.Place`."""
 
@@ -92,8 +93,7 @@ class EncoderReference(BaseModel):
                 f"the encoder {self.id} is an embedding space of kind {self.kind!r}; a bundle may name "
                 f"{', '.join(BUILT_IN_SPACES)}"
             )
-        place = Place(self.name, self.path, self.relative, self.in_project)
-        found = place.find(f"encoder {self.id}", ENCODER_VARIABLE, "encoder", override, beside)
+        found = self.place.find(f"encoder {self.id}", ENCODER_VARIABLE, "encoder", override, beside)
         is_local = self.kind == "open_clip" and Path(found).is_dir()
         options = {
             **self.options,
@@ -107,6 +107,11 @@ class EncoderReference(BaseModel):
                 f"right one with {ENCODER_VARIABLE} or model_config={{'encoder': ...}}"
             )
         return encoder
+
+    @property
+    def place(self) -> Place:
+        """Where the encoder was."""
+        return Place(self.name, self.path, self.relative, self.in_project, self.store)
 
     def _file(self, option: str, beside: Path | None) -> str:
         """The file that an option names, found again.
@@ -129,7 +134,7 @@ def encoder_reference(
     kind: str,
     options: Mapping[str, Any],
     name: str,
-    project: Path | None = None,
+    project: Project | None = None,
 ) -> EncoderReference:
     """The reference to an encoder.
 
@@ -138,7 +143,7 @@ def encoder_reference(
         kind: The kind of embedding space.
         options: What it was made with, besides the device.
         name: What settings call the model.
-        project: The project's folder; None for none.
+        project: The project; None for none.
 
     Returns:
         The reference.
@@ -161,6 +166,7 @@ def encoder_reference(
         relative=place.relative,
         id=encoder.id,
         in_project=place.in_project,
+        store=place.store,
         files=files,
     )
 

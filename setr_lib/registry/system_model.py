@@ -116,11 +116,10 @@ def log_system(run: TrainingRun, system: LoggedSystem) -> str:
 
 
 def _card(run: TrainingRun, system: LoggedSystem) -> str:
-    from setr_lib.registry.place import Place
     from setr_lib.systems.recipe import RECIPES
 
     recipe, reference, result = RECIPES[system.record.system], system.reference, system.result
-    place = Place(reference.name, reference.path, reference.relative, reference.in_project)
+    place = reference.place
     card = ModelCard(
         summary=f"The query side of a retrieval system for composed queries (a reference image and a "
         f"modification text), on top of a frozen encoder: {markdown(recipe.summary)}. Source: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from setr_lib.registry.cards import ModelCard, data_facts, licence_of
-from setr_lib.registry.place import Place, searched_below
+from setr_lib.registry.place import Place, Project, searched_below
 from tests.nasty import NASTY
 
 
@@ -39,7 +39,7 @@ def test_names_from_data_act_on_no_page() -> None:
 def test_the_licence_is_what_the_models_own_files_say(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "base"
     folder.mkdir(parents=True)
-    place = Place.of("base", str(folder), tmp_path)
+    place = Place.of("base", str(folder), Project(tmp_path, tmp_path / "var"))
     with searched_below(tmp_path):
         assert licence_of(place).startswith("not known here")
         (folder / "README.md").write_text("---\nlibrary_name: x\nlicense: apache-2.0\n---\nlicense: mit\n")

@@ -8,7 +8,7 @@ import pytest
 
 from setr_lib.registry import place
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.place import Place
+from setr_lib.registry.place import Place, Project
 
 
 def find(base: Place) -> str:
@@ -44,12 +44,15 @@ def test_a_model_in_a_project_is_found_from_what_is_stored_in_the_project(
     project, bundle = tmp_path / "project", Path("var/mlartifacts/setr/models/m-1/artifacts/artifacts/judge")
     for folder in (project / "models" / "base", project / bundle, tmp_path / "elsewhere"):
         folder.mkdir(parents=True)
-    base = Place.of(str(project / "models/base"), str(project / "models/base"), project)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/base").mkdir()  # around the project, and not its own
+    place_of = Project(project, project / "var/mlartifacts")
+    base = Place.of(str(project / "models/base"), str(project / "models/base"), place_of)
     assert (base.in_project, base.path, base.name) == ("models/base", None, "models/base")
     monkeypatch.chdir(tmp_path / "elsewhere")
     project = project.rename(tmp_path / "moved")
     assert base.recorded(project / bundle) == project / "models/base"
-    assert base.recorded() is None
+    assert base.recorded(tmp_path / "fetched" / bundle.relative_to("var")) is None
     with place.searched_below(project):
         assert find(base) == str(project / "models/base"), "as the round trip of a remote store finds it"
     with pytest.raises(RegistryError, match=r"base model tiny is not in .*elsewhere/models/base"):
@@ -60,8 +63,9 @@ def test_a_model_in_a_project_is_found_from_what_is_stored_in_the_project(
 
 def test_what_lies_outside_of_the_project_has_its_own_path(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
-    base = Place.of("base", str(tmp_path / "shared"), tmp_path / "project")
+    project = Project(tmp_path / "project", tmp_path / "project/var/mlartifacts")
+    base = Place.of("base", str(tmp_path / "shared"), project)
     assert (base.path, base.in_project) == (str(tmp_path / "shared"), None)
     assert find(base) == str(tmp_path / "shared")
-    hub = Place.of("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", tmp_path)
+    hub = Place.of("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", project)
     assert not hub.is_local and find(hub) == hub.name

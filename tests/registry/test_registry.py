@@ -34,6 +34,7 @@ from setr_lib.registry.bundle import (
     write_bundle,
 )
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.place import Project
 from setr_lib.registry.registered_model import Promotion, RegisteredModel
 from setr_lib.registry.reranker_model import log_adapter
 from setr_lib.registry.round_trip import RoundTripReport
@@ -87,7 +88,8 @@ def log(made: Made, result: AdapterResult, template: PromptTemplate | None = Non
     with made.registry.runs.start("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
-        judge, project = JudgeSettings(name=str(made.judge)), made.judge.parent
+        judge, store = JudgeSettings(name=str(made.judge)), made.registry.artifact_root
+        project = Project(made.judge.parent, store) if store.is_relative_to(made.judge.parent) else None
         reference = base_reference(made.base.model, judge, str(made.judge), project)
         template = template or made.base.template
         return log_adapter(run, result, reference, template, worlds.pictures())
