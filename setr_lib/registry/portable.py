@@ -36,7 +36,7 @@ def save_model(path: str, mlflow_model: Model, *, model: PyfuncModel, **_: objec
         python_model=str(model.code),
         artifacts={name: str(found) for name, found in model.artifacts.items()},
         signature=model.signature,
-        input_example=model.input_example,
+        input_example=model.input_example,  # pyright: ignore[reportArgumentType] - None for none
         pip_requirements=list(model.requirements),
         model_config=dict.fromkeys(model.config_keys) or None,
     )

@@ -234,6 +234,7 @@ def test_every_evaluation_is_a_run_of_mlflow_that_names_its_dagster_run(
     adapted = by_row["sum", "adapter"]
     assert adapted.data.params["version"] == "setr-reranker 1"
     assert adapted.data.tags["mlflow.runName"] == "circo-val · sum · adapter v1"
+    assert run.inputs is not None
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == CIRCO and json.loads(data.dataset.source)["folder"] == "data/circo"
     assert context.registry.model("setr-reranker").version("1").tags["setr.evaluation.circo-val"] == (

@@ -94,6 +94,7 @@ def test_two_versions_have_runs_with_the_same_metrics(registry: MlflowRegistry, 
     assert whole.data.metrics == newer.data.metrics, "the run above has the row that a search would show"
     assert whole.info.status == "FINISHED" and whole.data.params["row"] == "sum · adapter v2"
     for run in (whole, newer):
+        assert run.inputs is not None
         (data,) = run.inputs.dataset_inputs
         assert (data.dataset.name, data.dataset.digest) == (DATA.name, DATA.digest)
         assert json.loads(data.dataset.source) == {"dataset": "cirr"}

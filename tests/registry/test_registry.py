@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,8 @@ def assert_nothing_names_a_folder(made: Made, model: RegisteredModel, version: s
     logged = client.get_logged_model(info.model_uri.rpartition("/")[2])
     run = client.get_run(info.run_id or "")
     described = client.get_model_version(model.name, version).description
-    assert described == logged.tags["mlflow.note.content"] and "### Held-out measures" in described
+    assert described == logged.tags["mlflow.note.content"]
+    assert "### Held-out measures" in (described or "")
     told = [info.tags, logged.tags, logged.params, run.data.tags, run.data.params]
     stored = [file.read_bytes() for file in files] + [json.dumps(each).encode() for each in told]
     for place in (str(made.judge.parent), str(REPOSITORY), tempfile.gettempdir()):
@@ -520,7 +521,7 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, 
     ]
     schema = model.metadata.get_input_schema()
 
-    def answered(records: list[dict[str, str | None]]) -> list[dict[str, object]]:
+    def answered(records: list[dict[str, Any]]) -> list[dict[str, object]]:
         given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
         return json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
             "predictions"
