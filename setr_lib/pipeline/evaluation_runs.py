@@ -145,6 +145,7 @@ def _title(result: EvaluationResult, row: Row) -> str:
 
 
 def _row(context: PipelineContext, result: EvaluationResult, row: Row) -> EvaluatedRow:
+    from setr_lib.evaluation.model_versions import number
     from setr_lib.registry.evaluation_runs import EvaluatedRow, Figure
 
     lines = result.rows.filter(_is_of(row))
@@ -157,7 +158,8 @@ def _row(context: PipelineContext, result: EvaluationResult, row: Row) -> Evalua
     params = {
         "method": row.method,
         "reranker": row.reranker or _NONE,
-        "version": first["model_version"] or _NONE,
+        "version": number(first["model_version"]) or _NONE,
+        "registered": first["model_version"] or _NONE,
         "fusion": (made.fusion if made else "") or _NONE,
         "model": (made.model if made else "") or _NONE,
         "prompt": (made.prompt if made else None) or _NONE,
@@ -215,10 +217,9 @@ def _description(settings: Settings, result: EvaluationResult, tags: Mapping[str
     table = "\n".join([head_line, f"|{' --- |' * len(head)}", *others])
     report = settings.report_root / result.evaluation_set.key / "index.html"
     where = report.relative_to(settings.base_dir) if report.is_relative_to(settings.base_dir) else report.name
-    parts = [f"Percent, with 95 % intervals. Report: {markdown(str(where))}.", table]
-    if url := tags.get("dagster.url"):
-        parts.append(f"[Dagster run {tags['dagster.run_id'][:8]}]({url})")
-    return "\n\n".join(parts)
+    url = tags.get("dagster.url")
+    by = f" By [Dagster run {tags['dagster.run_id'][:8]}]({url})." if url else ""
+    return f"Percent, with 95 % intervals. Report: {markdown(str(where))}.{by}\n\n{table}"
 
 
 def _cell(rows: pl.DataFrame, row: Row, metric: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from setr_lib.training.trained_on import TrainedOn
 
 _LICENCE = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([^\s\"'#][^\n\"'#]*)", re.MULTILINE)
+_APART = "\u2003"
+"""A wide space: MLflow's pages set the columns of a table without any between them."""
 _LONGEST = 7_500
 """Characters of a card; MLflow's stores take 8,000 of a tag."""
 MINIATURE = "setr_lib/miniature/weights"
@@ -48,7 +50,10 @@ class ModelCard:
         """The card as Markdown."""
         parts = [self.summary, *self._facts("Base model", self.base), *self._facts("Trained on", self.data)]
         if self.measures:
-            lines = [f"| {markdown(name)} | {old:.4f} | {new:.4f} |" for name, old, new in self.measures]
+            lines = [
+                f"| {markdown(name)} |{_APART}{old:.4f} |{_APART}{new:.4f} |"
+                for name, old, new in self.measures
+            ]
             parts += [
                 "### Held-out measures",
                 "\n".join(["| | before | after |", "| --- | --- | --- |", *lines]),
@@ -61,7 +66,8 @@ class ModelCard:
 
     @staticmethod
     def _facts(heading: str, facts: Mapping[str, str]) -> list[str]:
-        lines = [f"- {markdown(name)}: {markdown(value)}" for name, value in facts.items() if value]
+        told = {name.replace("_", " "): value for name, value in facts.items() if value}
+        lines = [f"- {markdown(name)}: {markdown(value)}" for name, value in told.items()]
         return [f"### {heading}", "\n".join(lines)] if lines else []
 
 

@@ -15,6 +15,8 @@ COMMIT_TAG = "setr.commit"
 """The tag with the commit of the checkout, and whether its tracked files differ from it."""
 _COMMIT, _DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"
 """MLflow's own tags of the same, which its tables of runs show."""
+SOURCE_TAGS = {"mlflow.source.name": "setr", "mlflow.source.type": "LOCAL"}
+"""MLflow's own tags of runs that say what started them."""
 _PATIENCE = 10.0
 """Seconds for an answer of git."""
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from setr_lib.escaping import visible
-from setr_lib.registry.code_version import code_tags
+from setr_lib.registry.code_version import SOURCE_TAGS, code_tags
 from setr_lib.registry.runs import DESCRIPTION_TAG
 from setr_lib.registry.server import check_answers
 
@@ -217,9 +217,12 @@ class EvaluationRuns:
     def _write(self, experiment: str, evaluated: EvaluatedSet) -> str:
         """Write the run of an evaluation and those of its rows; it is finished last."""
         client, began = self._registry.client, int(time.time() * 1000)
-        common = {**code_tags(), **evaluated.tags, SET_TAG: evaluated.key}
+        common = {**SOURCE_TAGS, **code_tags(), **evaluated.tags, SET_TAG: evaluated.key}
         more = {DIGEST_TAG: evaluated.digest, DESCRIPTION_TAG: evaluated.description}
-        parent = self._start(experiment, evaluated.key, {**common, **more})
+        used = dict.fromkeys(
+            f"{model} {version}" for row in evaluated.rows for model, version in row.versions
+        )
+        parent = self._start(experiment, " · ".join([evaluated.key, *used]), {**common, **more})
         rows = {row.title: row for row in evaluated.rows}
         try:
             for row in rows.values():

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.escaping import visible
-from setr_lib.registry.code_version import code_tags
+from setr_lib.registry.code_version import SOURCE_TAGS, code_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,7 +179,10 @@ class TrainingRuns:
         created = client.create_run(
             experiment_id,
             run_name=name,
-            tags={key: visible(str(value)) for key, value in {**code_tags(), **(tags or {})}.items()},
+            tags={
+                key: visible(str(value))
+                for key, value in {**SOURCE_TAGS, **code_tags(), **(tags or {})}.items()
+            },
         )
         run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"

@@ -232,13 +232,15 @@ def test_every_evaluation_is_a_run_of_mlflow_that_names_its_dagster_run(
         assert metrics[name] == line["value"]
         assert metrics.get(f"ci_low/{name}") == line["ci_low"]
     adapted = by_row["sum", "adapter"]
-    assert adapted.data.params["version"] == "setr-reranker 1"
+    assert (adapted.data.params["version"], adapted.data.params["registered"]) == ("1", "setr-reranker 1")
+    assert run.info.run_name == "circo-val · setr-reranker 1"
     assert adapted.data.tags["mlflow.runName"] == "circo-val · sum · adapter v1"
     assert run.inputs is not None
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == CIRCO and json.loads(data.dataset.source)["folder"] == "data/circo"
-    assert context.registry.model("setr-reranker").version("1").tags["setr.evaluation.circo-val"] == (
-        report["MLflow run"]
+    assert (
+        context.registry.model("setr-reranker").version("1").tags["setr.evaluation.circo-val"]
+        == (report["MLflow run"])
     )
     written = json.dumps([[each.data.tags, each.data.params] for each in (run, *rows)])
     assert str(settings.base_dir) not in written + data.dataset.source
