@@ -176,6 +176,7 @@ class TrainingRuns:
         """
         client, experiment_id = self._registry.client, self._registry.found_experiment().experiment_id
         self._end_killed(experiment_id, (tags or {}).get(RUN_TAG))
+        told = {**SOURCE_TAGS, **code_tags(), **(tags or {})}
         created = client.create_run(
             experiment_id,
             run_name=name,
