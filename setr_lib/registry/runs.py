@@ -180,10 +180,7 @@ class TrainingRuns:
         created = client.create_run(
             experiment_id,
             run_name=name,
-            tags={
-                key: visible(str(value))
-                for key, value in {**SOURCE_TAGS, **code_tags(), **(tags or {})}.items()
-            },
+            tags={key: visible(str(value)) for key, value in told.items()},
         )
         run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"
