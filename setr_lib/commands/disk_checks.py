@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from setr_lib.commands.setup_checks import Check
+from setr_lib.commands.check import Check
 from setr_lib.damage import Part, repair_command
 from setr_lib.faults import file_fault, lance_faults, link_fault, sqlite_start_fault
 from setr_lib.pipeline.storage import TABLES, places_of

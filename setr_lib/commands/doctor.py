@@ -8,17 +8,15 @@ the settings cannot be read. With ``--json`` standard output carries one JSON do
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import maker_of
-from setr_lib.commands.console import progress_on_terminal
-from setr_lib.commands.setup_checks import Check, configured, embedding_dimension, installed, used_spaces
+from setr_lib.commands.check import Check
+from setr_lib.commands.console import progress_on_terminal, say_error
+from setr_lib.commands.setup_checks import configured, embedding_dimension, installed, used_spaces
 from setr_lib.commands.system_setup import system_setup
 from setr_lib.datasets import (
     DatasetError,
@@ -32,7 +30,9 @@ from setr_lib.datasets import (
     training_pixels,
 )
 from setr_lib.errors import SetrError
+from setr_lib.models.hub import free_bytes
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.storage_format import FormatError, format_problem
 from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.progress import Progress
 from setr_lib.settings import Settings
@@ -152,6 +152,8 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) 
         evaluation_sets(settings)
     except DatasetError as error:  # a split that does not exist, say: settings that nobody can follow
         return unreadable(error, as_json=as_json)
+    if (problem := format_problem(settings)) is not None:
+        return unreadable(FormatError(problem), as_json=as_json, status="storage refused")
     chosen = named_sets(settings, dataset)
     with progress_on_terminal() as progress:
         found = diagnose(settings, chosen, with_training=dataset is None, quick=quick, progress=progress)
@@ -164,19 +166,21 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool, quick: bool) 
     return 1 if found.problems else 0
 
 
-def unreadable(error: SetrError, *, as_json: bool) -> int:
-    """Say that settings cannot be read, on standard error and, where asked for, as the JSON document.
+def unreadable(error: SetrError, *, as_json: bool, status: str = "settings unreadable") -> int:
+    """Say that settings (or the storage) cannot be read, on standard error and, where asked for, as the JSON
+    document.
 
     Args:
         error: What is wrong.
         as_json: Print the JSON document.
+        status: The document's ``status``.
 
     Returns:
         The exit status 2.
     """
-    print(f"setr: {error}", file=sys.stderr)
+    say_error(error)
     if as_json:
-        print(json.dumps({"status": "settings unreadable", "problems": [str(error)]}, indent=1))
+        print(json.dumps({"status": status, "problems": [str(error)]}, indent=1))
     return UNREADABLE
 
 
@@ -217,7 +221,7 @@ def diagnose(
         opened=not quick,
         packages=installed(),
         checks=[
-            *configured(settings, {evaluated.kind for evaluated in chosen}),
+            *configured(settings, {evaluated.kind for evaluated in chosen}, quick=quick),
             *_toys(settings, None if with_training else chosen[0].dataset),
             *(system_setup(settings) if with_training else ()),
         ],
@@ -355,20 +359,9 @@ def _disk(settings: Settings, examinations: Sequence[Examination]) -> Disk:
         vectors=total * per_image,
         answers=2 * queries * _BYTES_PER_TEXT,  # a caption and a composition, at most
         features=settings.models.judge.features_mb * 2**20,
-        free=_free(settings.storage_root),
+        free=free_bytes(settings.storage_root),
         embedded=dict.fromkeys(spaces, total),
     )
-
-
-def _free(folder: Path) -> int | None:
-    for existing in (folder, *folder.parents):
-        try:
-            return shutil.disk_usage(existing).free
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-    return None
 
 
 def as_document(found: Diagnosis) -> dict[str, Any]:
@@ -388,7 +381,15 @@ def as_document(found: Diagnosis) -> dict[str, Any]:
         "images_opened": found.opened,
         "installed": found.packages,
         "configured": [
-            {"what": c.what, "value": c.value, "status": c.status, "detail": c.detail} for c in found.checks
+            {
+                "what": c.what,
+                "value": c.value,
+                "status": c.status,
+                "detail": c.detail,
+                "bytes_here": c.bytes_here,
+                "bytes_to_come": c.bytes_to_come,
+            }
+            for c in found.checks
         ],
         "evaluation_sets": [
             {**_set_document(examination), "imported": vars(found.imported[examination.evaluation_set.key])}

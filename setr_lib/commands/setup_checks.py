@@ -1,24 +1,33 @@
 """What is installed and configured besides data sets: packages, the two models, prompts, methods, stores.
 
-Nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
+No weights are loaded and nothing is made: a model's folder is listed and its processor opened, an MLflow
+store opened for reading only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from setr_lib.commands import env, place
+from setr_lib.commands.check import Check
+from setr_lib.commands.model_checks import (
+    cache_check,
+    device_checks,
+    hub_check,
+    open_clip_check,
+    option_remedy,
+    sentence_check,
+)
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_path
 from setr_lib.settings import (
@@ -28,30 +37,10 @@ from setr_lib.settings import (
     QWEN_RERANKER,
     SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
+    JudgeSettings,
     Settings,
 )
-from setr_lib.spaces.open_clip_config import built_in_configs, model_config
-
-Status = Literal["ok", "later", "warning", "missing", "broken"]
-_LOCAL = "local-dir:"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that the pipeline needs. ``later``: it is downloaded or made on first use; ``warning``: it
-    works, but ``detail`` names something that a person may expect to work otherwise."""
-
-    what: str
-    value: str
-    status: Status
-    detail: str = ""
-
-    @property
-    def at_fault(self) -> bool:
-        """Whether it is missing or broken."""
-        return self.status in ("missing", "broken")
+from setr_lib.spaces.open_clip_config import model_config
 
 
 def installed() -> dict[str, str | None]:
@@ -75,26 +64,32 @@ def _required() -> Iterator[str]:
             yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
-def configured(settings: Settings, kinds: set[str]) -> list[Check]:
+def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> list[Check]:
     """The checks of everything that settings name.
 
     Args:
         settings: The settings.
         kinds: The kinds of the data sets, for prompts of their own.
+        quick: Open no model's processor.
 
     Returns:
         One entry per thing.
     """
     from setr_lib.commands.disk_checks import damage_checks
 
+    models = [
+        _encoder(settings),
+        *_spaces(settings),
+        _judge(settings, quick=quick),
+        *_qwen_reranker(settings, quick=quick),
+    ]
     return [
         _storage(settings),
         *damage_checks(settings),
-        _encoder(settings),
-        *_spaces(settings),
-        _judge(settings),
+        *models,
+        *cache_check(models),
+        *device_checks(settings),
         *_endpoint(settings),
-        *_qwen_reranker(settings),
         _prompts(settings, kinds),
         _methods(settings),
         _rerankers(settings),
@@ -103,7 +98,6 @@ def configured(settings: Settings, kinds: set[str]) -> list[Check]:
         _dagster(settings),
         _environment_file(settings),
         _installation(settings),
-        Check("device", settings.models.device, "ok"),
     ]
 
 
@@ -120,22 +114,8 @@ def _storage(settings: Settings) -> Check:
 
 
 def _encoder(settings: Settings) -> Check:
-    return _open_clip("encoder", settings.encoder_name, settings.models.encoder.pretrained)
-
-
-def _open_clip(what: str, name: str, pretrained: str | None) -> Check:
-    if name.startswith(_LOCAL):
-        return _model_folder(what, Path(name.removeprefix(_LOCAL)), "open_clip_config.json")
-    if ":" in name:
-        return Check(what, name, "later", "downloaded on first use, unless it is in the cache already")
-    if name.replace("/", "-") not in built_in_configs():
-        return Check(what, name, "broken", "open_clip has no model of that name")
-    if pretrained is None:
-        return Check(what, name, "ok", "without `pretrained` its weights are random: for a trial only")
-    value = f"{name}, {pretrained}"
-    if Path(pretrained).is_file():
-        return Check(what, value, "ok")
-    return Check(what, value, "later", "downloaded on first use, unless it is in the cache already")
+    remedy = '[models.encoder] name = "local-dir:FOLDER", without pretrained'
+    return open_clip_check("encoder", settings.encoder_name, settings.models.encoder.pretrained, remedy)
 
 
 def _spaces(settings: Settings) -> Iterator[Check]:
@@ -147,12 +127,13 @@ def _spaces(settings: Settings) -> Iterator[Check]:
         options = settings.space_options(name)
         kind = options.get("kind", OPEN_CLIP) if described.kind in TRAINED_SPACES else described.kind
         if found.status == "ok" and kind == OPEN_CLIP:
-            found = _open_clip(what, str(options["name"]), options.get("pretrained"))
+            remedy = option_remedy("name").replace("FOLDER", "local-dir:FOLDER")
+            found = open_clip_check(what, str(options["name"]), options.get("pretrained"), remedy)
         elif found.status == "ok" and kind == SENTENCE_TRANSFORMERS:
-            found = _sentence_model(what, str(options["model"]), options.get("revision"))
+            found = sentence_check(what, str(options["model"]), options.get("revision"))
         elif found.status == "ok" and kind == BLIP2:
-            found = _hub_model(what, str(options["name"]), options.get("revision"))
-        if not found.at_fault and name not in used:
+            found = hub_check(what, str(options["name"]), options.get("revision"), option_remedy("name"))
+        if name not in used and (not found.at_fault or found.bytes_to_come != 0):
             unused = "no configured method searches it, so nothing is embedded in it"
             found = Check(what, found.value, "warning", unused)
         yield found
@@ -223,8 +204,57 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
     return dimension if isinstance(dimension, int) else None
 
 
-def _judge(settings: Settings) -> Check:
-    return _hub_model("multimodal LLM", settings.judge_name, settings.models.judge.revision)
+def _judge(settings: Settings, *, quick: bool) -> Check:
+    remedy = '[models.judge] name = "FOLDER"'
+    found = hub_check("multimodal LLM", settings.judge_name, settings.models.judge.revision, remedy)
+    if not _needs_multimodal_llm(settings):
+        if not found.at_fault:
+            return found
+        return replace(found, status="warning", detail=f"{_UNUSED_LLM} ({found.detail})", bytes_to_come=0)
+    return _suited(found, settings.models.judge, quick=quick)
+
+
+def _suited(
+    found: Check,
+    judge: JudgeSettings,
+    answers: Sequence[tuple[str, str]] | None = None,
+    *,
+    quick: bool,
+) -> Check:
+    """The check of a multimodal LLM, and whether it can describe, compose and judge.
+
+    Args:
+        found: Where its files are.
+        judge: Its settings.
+        answers: Spellings of Yes and No.
+        quick: Only look at its files; else its configuration and processor are opened, which takes seconds.
+    """
+    from setr_lib.models.multimodal.special_tokens import ANSWERS
+    from setr_lib.models.multimodal.suitability import suitability
+
+    known = suitability(judge, found.value, answers or ANSWERS, files_only=quick)
+    if known.problems:
+        return replace(found, status="missing" if found.at_fault else "broken", detail=known.problems[0])
+    if known.notes and not found.at_fault:
+        return replace(found, status="warning", detail="; ".join(known.notes))
+    return found
+
+
+_UNUSED_LLM = "not here, and nothing that is configured asks it"
+
+
+def _needs_multimodal_llm(settings: Settings) -> bool:
+    """Whether a text, a re-ranker or a training asks the multimodal LLM on this machine."""
+    from setr_lib.pipeline.context import pipeline_context
+
+    if settings.reranking.rerankers or settings.training.is_named:
+        return True
+    try:
+        methods = pipeline_context(settings).methods
+        asks = bool(methods.texts_needed) or any(method.texts for method in methods.configured.values())
+    except SetrError:
+        return True  # told by the check of the methods
+    return asks and settings.models.judge.endpoint.url is None
 
 
 def _endpoint(settings: Settings) -> Iterator[Check]:
@@ -245,48 +275,16 @@ def _endpoint(settings: Settings) -> Iterator[Check]:
         yield Check(what, endpoint.url, "warning", f"{who}: pictures LEAVE THIS MACHINE, to {host}")
 
 
-def _qwen_reranker(settings: Settings) -> Iterator[Check]:
+def _qwen_reranker(settings: Settings, *, quick: bool) -> Iterator[Check]:
     """The model of ``[models.reranker]``, where the re-ranker that uses it is named."""
     if QWEN_RERANKER in settings.reranking.rerankers:
-        yield _hub_model("re-ranker's model", settings.reranker_name, settings.models.reranker.revision)
+        from setr_lib.reranking.qwen_reranker import ANSWERS as LOWER_CASE
+        from setr_lib.reranking.qwen_reranker import judge_settings
 
-
-def _sentence_model(what: str, name: str, revision: str | None) -> Check:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return Check(what, name, "missing", "it needs the package: pip install 'sentence-transformers>=6.0'")
-    return _hub_model(what, name, revision)
-
-
-def _hub_model(what: str, name: str, revision: str | None) -> Check:
-    if Path(name).is_dir():
-        return _model_folder(what, Path(name), "config.json")
-    if not _HUB_ID.fullmatch(name):
-        return Check(what, name, "missing", "there is no such folder, and it is no hub id")
-    if _in_hub_cache(name, revision):
-        return Check(what, name, "ok", "in the hub's cache")
-    return Check(what, name, "later", "no folder, so taken for a hub id: downloaded on first use")
-
-
-def _in_hub_cache(name: str, revision: str | None) -> bool:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-    except ImportError:
-        return False
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except (HFValidationError, OSError):
-        return False
-
-
-def _model_folder(what: str, folder: Path, config: str) -> Check:
-    if not folder.is_dir():
-        return Check(what, str(folder), "missing", "there is no such folder")
-    if not (folder / config).is_file():
-        return Check(what, str(folder), "missing", f"it holds no {config}")
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        return Check(what, str(folder), "missing", "it holds no weights")
-    return Check(what, str(folder), "ok")
+        remedy = '[models.reranker] name = "FOLDER"'
+        model = settings.models.reranker
+        found = hub_check("re-ranker's model", settings.reranker_name, model.revision, remedy)
+        yield _suited(found, judge_settings(model), LOWER_CASE, quick=quick)
 
 
 def _prompts(settings: Settings, kinds: set[str]) -> Check:

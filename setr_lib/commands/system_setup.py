@@ -9,7 +9,7 @@ from functools import cache
 
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.sets import train_set
-from setr_lib.commands.setup_checks import Check
+from setr_lib.commands.check import Check
 from setr_lib.pipeline.system_checks import (
     method_faults,
     named_systems,

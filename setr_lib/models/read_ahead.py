@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from setr_lib.models.hub_cache import hub_cache
 from setr_lib.settings import DEFAULT_SPACE, LOCAL_FOLDER, Settings
 
 _WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -38,9 +39,7 @@ def _weight_files(name: str) -> list[Path]:
     folder, pattern = Path(name), "*"
     if not folder.is_dir():
         pattern = "*/*"
-        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-        cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-        folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+        folder = hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots"
     try:
         return [file for file in sorted(folder.glob(pattern)) if file.suffix in _WEIGHTS and file.is_file()]
     except OSError:

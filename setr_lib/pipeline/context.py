@@ -16,6 +16,7 @@ from setr_lib.pipeline.methods import ConfiguredMethods
 from setr_lib.pipeline.models import Models
 from setr_lib.pipeline.reranking import ConfiguredRerankers
 from setr_lib.pipeline.storage import TABLES, NotMadeYetError, Tables
+from setr_lib.pipeline.storage_format import use_format
 from setr_lib.pipeline.trained_weights import TrainedWeights
 from setr_lib.settings import Settings
 
@@ -257,6 +258,11 @@ def pipeline_context(settings: Settings) -> PipelineContext:
 
     Returns:
         The context.
+
+    Raises:
+        FormatError: The storage is of another SETR's format, and cannot be used.
     """
     key = f"{settings.base_dir} {settings.trusted} {settings.model_dump_json()}"
+    if key not in _contexts:
+        use_format(settings)
     return _contexts.setdefault(key, PipelineContext(settings))

@@ -1,7 +1,7 @@
 """The gate before registration: a fresh process loads the logged model as any user would, and checks what it
 gives.
 
-``check_in_fresh_process`` starts this very module as a program; it prints one JSON line.
+``check_in_fresh_process`` starts this very module as a program; it prints one JSON line for each model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-_MARK = "SETR-ROUND-TRIP "
+_MARK, _BELOW = "SETR-ROUND-TRIP ", "--below"
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def check_in_fresh_process(
         "MLFLOW_REGISTRY_URI": tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    below = [] if project is None else [str(project)]
+    below = [] if project is None else [_BELOW, str(project)]
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "setr_lib.registry.round_trip", model_uri, *below],
+                [sys.executable, "-m", "setr_lib.registry.round_trip", *below, model_uri],
                 cwd=folder,
                 env=environment,
                 capture_output=True,
@@ -125,8 +125,12 @@ def _check(model_uri: str, projects: Sequence[Path] = ()) -> tuple[list[str], li
 
 
 def main() -> None:
-    problems, scores = _check(sys.argv[1], [Path(folder) for folder in sys.argv[2:]])
-    print(_MARK + json.dumps({"problems": problems, "scores": scores}), flush=True)
+    projects, models = [], sys.argv[1:]
+    if models[:1] == [_BELOW]:
+        projects, models = [Path(models[1])], models[2:]
+    for model_uri in models:
+        problems, scores = _check(model_uri, projects)
+        print(_MARK + json.dumps({"problems": problems, "scores": scores}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
+from setr_lib.models.hub import load_from_hub
+from setr_lib.models.hub_cache import transformers_sources
 from setr_lib.spaces.identity import configuration_values, digest_weights, image_processor_id
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError
 
@@ -233,12 +235,24 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     at: dict[str, Any] = {} if revision is None else {"revision": revision}
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would say of the keys is in the error below
-    try:
+
+    def load() -> tuple[Any, Any, Any]:
         loaded: Any = Blip2ForImageTextRetrieval.from_pretrained(
             name, **at, dtype=torch.float32, output_loading_info=True
         )
         images = AutoImageProcessor.from_pretrained(name, **at)
-        tokenizer = AutoTokenizer.from_pretrained(name, **at)
+        return loaded, images, AutoTokenizer.from_pretrained(name, **at)
+
+    try:
+        loaded, images, tokenizer = load_from_hub(
+            transformers_sources(name, revision),
+            load,
+            kind=SpaceError,
+            what=f"name = {name!r}",
+            remedy='name = "FOLDER" in the options of that space',
+        )
+    except SpaceError:
+        raise
     except Exception as error:  # a folder or hub id may fail in many ways
         reason = (str(error).splitlines() or [""])[0]
         raise SpaceError(

@@ -19,7 +19,9 @@ from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.batch_sizes import AUTO, BatchSizes
 from setr_lib.models.cpu_passes import run_side_by_side
 from setr_lib.models.device import OnHalve, pick_device, run_in_batches
+from setr_lib.models.hub import load_from_hub
 from setr_lib.spaces.identity import digest_weights
+from setr_lib.spaces.open_clip_config import download_sources, tag_fault
 from setr_lib.spaces.open_clip_pixels import scaling_of
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError
 
@@ -134,30 +136,11 @@ class OpenClipSpace(EmbeddingSpace):
             EncoderError: The model, its weights or its tokenizer cannot be loaded.
             DeviceError: The device does not exist on this machine.
         """
-        import open_clip
-
         full_name = name or settings.name
         torch_device = pick_device(device) if isinstance(device, str) else device
         random_weights = settings.pretrained is None and ":" not in full_name
         _check_local_folder(full_name)
-        try:
-            with _quiet_open_clip():
-                if random_weights:
-                    model, preprocess = _random_model(full_name, torch_device)
-                else:
-                    # Unlike create_model_and_transforms, this one refuses to go on with random weights.
-                    loaded: Any = open_clip.create_model_from_pretrained(
-                        full_name, settings.pretrained, device=torch_device
-                    )
-                    model, preprocess = loaded
-                tokenizer = open_clip.get_tokenizer(full_name)
-                architecture = open_clip.get_model_config(full_name)
-        except Exception as error:
-            raise EncoderError(
-                f'models.encoder: open_clip could not load name = "{full_name}", '
-                f"pretrained = {settings.pretrained!r} ({type(error).__name__}: {error}); see "
-                "open_clip.list_pretrained() for names and tags, or give a folder as local-dir:PATH"
-            ) from error
+        model, preprocess, tokenizer, architecture = _loaded(full_name, settings.pretrained, torch_device)
         if random_weights:
             _LOG.warning(
                 "encoder %s has no pretrained weights: they are random (seed %d), good for a trial only",
@@ -428,6 +411,42 @@ def _unit(features: torch.Tensor) -> NDArray[np.float32]:
     import torch
 
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def _loaded(name: str, pretrained: str | None, device: torch.device) -> tuple[Any, Any, Any, Any]:
+    """Model, preprocessing, tokenizer and open_clip's configuration of an encoder."""
+    import open_clip
+
+    if fault := tag_fault(name, pretrained):
+        raise EncoderError(f"models.encoder: {fault}")
+
+    def load() -> tuple[Any, Any, Any, Any]:
+        if pretrained is None and ":" not in name:
+            model, preprocess = _random_model(name, device)
+        else:
+            # Unlike create_model_and_transforms, this one refuses to go on with random weights.
+            loaded: Any = open_clip.create_model_from_pretrained(name, pretrained, device=device)
+            model, preprocess = loaded
+        return model, preprocess, open_clip.get_tokenizer(name), open_clip.get_model_config(name)
+
+    try:
+        with _quiet_open_clip():
+            return load_from_hub(
+                download_sources(name, pretrained),
+                load,
+                kind=EncoderError,
+                what=f"models.encoder.name = {name!r}"
+                + (f", pretrained = {pretrained!r}" if pretrained else ""),
+                remedy='[models.encoder] name = "local-dir:FOLDER", without pretrained',
+            )
+    except EncoderError:
+        raise
+    except Exception as error:
+        raise EncoderError(
+            f'models.encoder: open_clip could not load name = "{name}", '
+            f"pretrained = {pretrained!r} ({type(error).__name__}: {error}); see "
+            "open_clip.list_pretrained() for names and tags, or give a folder as local-dir:PATH"
+        ) from error
 
 
 def _random_model(name: str, device: torch.device) -> tuple[Any, Any]:

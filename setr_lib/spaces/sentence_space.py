@@ -17,6 +17,8 @@ import numpy as np
 
 from setr_lib.hashing import digest_json, digest_strings
 from setr_lib.models.device import pick_device, run_in_batches
+from setr_lib.models.hub import load_from_hub
+from setr_lib.models.hub_cache import Source, transformers_sources
 from setr_lib.spaces.identity import configuration_values, digest_weights, image_processor_id
 from setr_lib.spaces.space import EmbeddingSpace, SpaceError, checked_vectors
 
@@ -206,15 +208,42 @@ def forget_folder_named_datasets() -> None:
         del sys.modules["datasets"]
 
 
+def sentence_sources(model: str, revision: str | None) -> list[Source]:
+    """What a model of sentence-transformers is downloaded from.
+
+    Args:
+        model: A hub id (``sentence-transformers/`` may be left out), or a local folder.
+        revision: A commit, branch or tag of the hub.
+
+    Returns:
+        Its repository; none for a folder.
+    """
+    found = transformers_sources(model, revision)
+    is_short = "/" not in model and not any(source.is_here for source in found)
+    return transformers_sources(f"sentence-transformers/{model}", revision) if found and is_short else found
+
+
 def _load(model: str, revision: str | None, device: str, dtype: str) -> Any:
     package = sentence_transformers(f"model {model!r}")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # only for loading; downloads keep theirs
-    try:
+
+    def load() -> Any:
         return package.SentenceTransformer(
             model, revision=revision, device=device, model_kwargs={"dtype": dtype}, trust_remote_code=False
         )
+
+    try:
+        return load_from_hub(
+            sentence_sources(model, revision),
+            load,
+            kind=SpaceError,
+            what=f"model = {model!r}",
+            remedy='model = "FOLDER" in the options of that space',
+        )
+    except SpaceError:
+        raise
     except Exception as error:  # a folder or hub id may fail in any of three packages
         reason = (str(error).splitlines() or [""])[0]
         raise SpaceError(

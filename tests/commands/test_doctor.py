@@ -20,6 +20,7 @@ from setr_lib.registry.database import schema
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
 from tests.nasty import ACTING
+from tests.tiny_judges import write_tiny_judge
 
 SETTINGS = """
 [models.encoder]
@@ -38,17 +39,20 @@ root = "pictures"
 """
 
 
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_judge("llava", tmp_path_factory.mktemp("judge"))
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """Everything that a small data set of one's own needs; the models are only looked at, so their files may
-    be empty.
+def config(tmp_path: Path, judge: Path) -> Path:
+    """Everything that a small data set of one's own needs; the encoder is only looked at, so its files may be
+    empty.
     """
-    for name in (
-        "clip/open_clip_config.json",
-        "clip/w.safetensors",
-        "judge/config.json",
-        "judge/w.safetensors",
-    ):
+    (tmp_path / "judge").mkdir()
+    for file in judge.iterdir():
+        (tmp_path / "judge" / file.name).symlink_to(file)
+    for name in ("clip/open_clip_config.json", "clip/w.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"model_cfg": {"embed_dim": 32}}')
     for name in ("pictures/a.png", "pictures/b.png", "training/a.png"):
@@ -217,8 +221,12 @@ def test_what_is_not_configured_well_is_told(
     ("models", "status", "words"),
     [
         ('encoder.name = "ViT-B-32"', "ok", "random"),
-        ('encoder.name = "ViT-B-32"\nencoder.pretrained = "laion2b_s34b_b79k"', "later", "downloaded"),
-        ('encoder.name = "hf-hub:someone/something"', "later", "downloaded"),
+        (
+            'encoder.name = "ViT-B-32"\nencoder.pretrained = "laion2b_s34b_b79k"',
+            "missing",
+            "forbids downloads",
+        ),
+        ('encoder.name = "hf-hub:someone/something"', "missing", "forbids downloads"),
         ('encoder.name = "ViT-no-such"', "broken", "no model of that name"),
     ],
 )
@@ -236,14 +244,15 @@ def test_dimension_of_a_named_encoder(tmp_path: Path) -> None:
     assert setup_checks.embedding_dimension(load_settings(path)) == 768
 
 
-def test_a_hub_id_is_for_later_and_a_default_must_be_a_method_for_images(tmp_path: Path) -> None:
+def test_a_hub_id_is_looked_for_and_a_default_must_be_a_method_for_images(tmp_path: Path) -> None:
     path = tmp_path / "setr.toml"
     path.write_text(
         '[models]\njudge.name = "nobody/has-this-model"\n'
         '[coarse]\nstrategies = ["captions_text"]\ndefault = "captions_text"\n'
     )
     checks = {check.what: check for check in setup_checks.configured(load_settings(path), {"cirr"})}
-    assert checks["multimodal LLM"].status == "later"
+    assert checks["multimodal LLM"].status == "missing"
+    assert "HF_HUB_OFFLINE=1" in checks["multimodal LLM"].detail
     assert checks["methods"].status == "broken"
     assert "no images to judge" in checks["methods"].detail
 
@@ -332,7 +341,7 @@ def test_models_of_captions_and_of_the_qwen_reranker_are_looked_at(
     config.write_text(SETTINGS + captioned + named + space, encoding="utf-8")
     checks = {check["what"]: check for check in doctor()[1]["configured"]}
     assert checks["space sentences"]["status"] == "ok", "searched, though by methods of captions"
-    assert checks["re-ranker's model"]["status"] == "later"
+    assert checks["re-ranker's model"]["status"] == "missing"
     config.write_text(SETTINGS + captioned + named + space.replace("judge", "pictures"), encoding="utf-8")
     checks = {check["what"]: check for check in doctor()[1]["configured"]}
     assert checks["space sentences"]["status"] == "missing"

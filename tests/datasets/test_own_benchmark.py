@@ -33,7 +33,7 @@ from setr_lib.benchmarks.audit import examine
 from setr_lib.benchmarks.image_ids import check_image_ids, read_and_check_image_ids
 from setr_lib.benchmarks.metrics import RandomPools, TargetRanks
 from setr_lib.cli import main
-from setr_lib.commands.plan import count_work
+from setr_lib.commands.plan_work import count_work
 from setr_lib.datasets import (
     evaluation_set,
     evaluation_sets,

@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from setr_lib.commands.setup_checks import Check, configured
+from setr_lib.commands.check import Check
+from setr_lib.commands.setup_checks import configured
 from setr_lib.content_cache import ContentCache
 from setr_lib.hashing import fingerprint_file
 from setr_lib.models.multimodal import EndpointError, EndpointModel, PictureError, RefusedTextError
