@@ -52,12 +52,6 @@ from tests.tiny_system import Line, LineSystem
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def own_registry_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of a section would take the place of the whole section that a test gives."""
-    monkeypatch.delenv("SETR_REGISTRY__LOG_EVALUATIONS", raising=False)
-
-
 @pytest.fixture
 def context(tmp_path: Path) -> PipelineContext:
     return PipelineContext(Settings(base_dir=tmp_path))

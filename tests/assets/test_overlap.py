@@ -79,7 +79,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     path = small(folder)
     train_on_the_gallery(folder)
     loaded = load_settings(path)
-    told = loaded.registry.model_copy(update={"log_evaluations": True})
+    told = loaded.registry.model_copy(update={"evaluations": "looked-at"})
     return loaded.model_copy(update={"registry": told})
 
 
@@ -216,7 +216,7 @@ def test_every_evaluation_is_a_run_of_mlflow_that_names_its_dagster_run(
     client, run_id = context.registry.client, report["MLflow run id"]
     run = client.get_run(run_id)
     experiment = client.get_experiment(run.info.experiment_id)
-    assert experiment.name == "setr-evaluations" and report["MLflow run"].endswith(f"/runs/{run_id}")
+    assert experiment.name == "looked-at" and report["MLflow run"].endswith(f"/runs/{run_id}")
     assert run.data.tags["dagster.url"].endswith(f"/runs/{run.data.tags['dagster.run_id']}")
     assert (run.data.tags["dagster.asset"], run.data.tags["dagster.partition"]) == (
         "evaluation_report",

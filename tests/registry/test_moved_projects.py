@@ -52,12 +52,6 @@ def add_version(context: PipelineContext, steps: int) -> str:
     return version
 
 
-@pytest.fixture(autouse=True)
-def own_registry_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of a section would take the place of the whole section that a test gives."""
-    monkeypatch.delenv("SETR_REGISTRY__LOG_EVALUATIONS", raising=False)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with one registered version, the champion. Tests copy it, and leave it as it is."""
