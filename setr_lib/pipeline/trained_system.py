@@ -113,7 +113,7 @@ class TrainedSystem(ABC, Generic[Result]):
 
     def about(self) -> str:
         """What all versions are, as Markdown: the description of the registered model in MLflow."""
-        told = inspect.getdoc(type(self)) or f"The trained system {self.name} of SETR."
+        told = (inspect.getdoc(type(self)) or f"The trained system {self.name} of SETR.").split("\n\n")[0]
         return (
             f"{told.replace('``', '`')}\n\n`champion` is the version that serves, `challenger` the newest "
             f"that did not beat it by held-out {self.measure.name}. Each version's description is its model "

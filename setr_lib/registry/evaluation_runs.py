@@ -34,8 +34,9 @@ VERSION_TAG = "setr.evaluation."
 newest evaluation."""
 AGAIN_TAG, LAST_TAG = "setr.evaluated_again", "setr.last_evaluated"
 """The tags that say how often an evaluation gave the same again, and when it did so last."""
-LOW, HIGH = "ci_low", "ci_high"
-"""The groups of metrics with the ends of the 95 % intervals: ``ci_low/R_at_10``."""
+LOW, HIGH = ".ci_low", ".ci_high"
+"""What the names of the metrics end in that are the ends of a 95 % interval: ``R_at_10.ci_low``, beside
+``R_at_10`` on MLflow's pages."""
 _PARENT = "mlflow.parentRunId"
 _NOT_IN_NAMES = re.compile(r"[^\w. /-]")
 _LONGEST = 500
@@ -279,7 +280,7 @@ def _metrics(row: EvaluatedRow, data: EvaluatedData, model: str | None, now: int
     values: dict[str, float] = {}
     for metric, figure in row.figures.items():
         name = metric_name(metric)
-        ends = {f"{LOW}/{name}": figure.low, f"{HIGH}/{name}": figure.high}
+        ends = {f"{name}{LOW}": figure.low, f"{name}{HIGH}": figure.high}
         values |= {name: figure.value, **{end: value for end, value in ends.items() if value is not None}}
     return [
         Metric(name, value, now, 0, model_id=model, dataset_name=data.name, dataset_digest=data.digest)

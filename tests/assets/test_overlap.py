@@ -230,7 +230,7 @@ def test_every_evaluation_is_a_run_of_mlflow_that_names_its_dagster_run(
         metrics, name = by_row[line["method"], line["reranker"] or "none"].data.metrics, line["metric"]
         name = name.replace("@", "_at_")
         assert metrics[name] == line["value"]
-        assert metrics.get(f"ci_low/{name}") == line["ci_low"]
+        assert metrics.get(f"{name}.ci_low") == line["ci_low"]
     adapted = by_row["sum", "adapter"]
     assert (adapted.data.params["version"], adapted.data.params["registered"]) == ("1", "setr-reranker 1")
     assert run.info.run_name == "circo-val · setr-reranker 1"

@@ -83,8 +83,8 @@ def test_two_versions_have_runs_with_the_same_metrics(registry: MlflowRegistry, 
     (newer,) = (run for run in rows if run.data.metrics["R_at_10"] == 70.0)
     assert newer.data.metrics == {
         "R_at_10": 70.0,
-        "ci_low/R_at_10": 65.0,
-        "ci_high/R_at_10": 75.0,
+        "R_at_10.ci_low": 65.0,
+        "R_at_10.ci_high": 75.0,
         "R_at_10/dress": 1.0,
     }
     tags = newer.data.tags
