@@ -89,9 +89,9 @@ def tell_where_next(
 def _of_evaluation(request: RunRequest, sets: Sequence[EvaluationSet]) -> list[tuple[str, str]]:
     settings = request.settings
     scored = [each for each in sets if not each.hidden]
-    pages = settings.report_root / (sets[0].key if len(sets) == 1 else "*") / "index.html"
+    pages = settings.report_root / (sets[0].key if len(sets) == 1 else "") / "index.html"
     dataset = f" --dataset {sets[0].key}" if request.sets else ""
-    words = "a page per evaluation set: scores, contact sheets" if scored else "the page of the set"
+    words = "scores, kinds of failure, every query, contact sheets" if scored else "the page of the set"
     return [
         (str(pages), words),
         (typed(f'search IMAGE "TEXT"{dataset}'), "both stages on a query of your own"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from setr_lib.faults import json_fault, safetensors_fault
-from setr_lib.models.hub_cache import HUB_ID
+from setr_lib.models.hub_cache import HUB_ID, hub_cache
 
 A_MULTIMODAL_ONE = "a multimodal LLM is needed, such as Qwen/Qwen3-VL-2B-Instruct"
 ENCODERS = frozenset(
@@ -41,7 +41,7 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        found = try_to_load_from_cache(name, "config.json", cache_dir=hub_cache(), revision=revision)
     except (ImportError, OSError, ValueError):  # a name that is no hub id is a ValueError
         return None
     return Path(found).parent if isinstance(found, str) else None
