@@ -107,6 +107,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
 
     model = registered_model(system)
     if (known := model.find(record.run)) is not None:
+        model.show(known)
         return Registration(
             known.version,
             RegisteredRecord(**record.stated(), version=known.version),

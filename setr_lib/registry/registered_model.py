@@ -268,6 +268,20 @@ class RegisteredModel:
             if about and not client.get_registered_model(self.name).description:
                 client.update_registered_model(self.name, about)
 
+    def show(self, info: VersionInfo) -> None:
+        """Have MLflow's pages show a version on its logged model's: one that an earlier SETR registered, or
+        whose registration was cut off.
+
+        Args:
+            info: The version.
+        """
+        if not info.model_uri.startswith("models:/m-"):
+            return
+        model_id = info.model_uri.rpartition("/")[2]
+        tags = self._registry.client.get_logged_model(model_id).tags
+        if _VERSIONS_TAG not in tags:
+            self._name_version(model_id, tags, info.version)
+
     def _name_version(self, model_id: str, tags: Mapping[str, str], version: str) -> None:
         """Have the logged model say which versions it is: MLflow's pages read its tag."""
         known: list[dict[str, object]] = json.loads(tags.get(_VERSIONS_TAG, "[]"))

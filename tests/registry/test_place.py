@@ -9,6 +9,7 @@ import pytest
 from setr_lib.registry import place
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.place import Place, Project
+from setr_lib.registry.system_bundle import EncoderReference, encoder_reference
 
 
 def find(base: Place) -> str:
@@ -69,3 +70,25 @@ def test_what_lies_outside_of_the_project_has_its_own_path(tmp_path: Path) -> No
     assert find(base) == str(tmp_path / "shared")
     hub = Place.of("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", project)
     assert not hub.is_local and find(hub) == hub.name
+
+
+def test_a_file_of_weights_is_found_as_a_folder_is(tmp_path: Path) -> None:
+    class Encoder:
+        id = "ViT-B-32@0a1b"
+
+    project = tmp_path / "project"
+    stored = project / "var/mlartifacts/setr/models/m-1/artifacts/artifacts/encoder"
+    stored.mkdir(parents=True)
+    (project / "weights.pt").write_bytes(b"1")
+    options = {"name": "ViT-B-32", "pretrained": str(project / "weights.pt"), "batch_size": 4}
+    found = Project(project, project / "var/mlartifacts")
+    reference = encoder_reference(Encoder(), "open_clip", options, "ViT-B-32", found)  # pyright: ignore[reportArgumentType]
+    assert str(tmp_path) not in reference.model_dump_json()
+    assert reference.options == {"batch_size": 4}
+    again = EncoderReference.model_validate_json(reference.model_dump_json())
+    project = project.rename(tmp_path / "moved")
+    stored = project / stored.relative_to(tmp_path / "project")
+    assert again._file("pretrained", stored) == str(project / "weights.pt")
+    (project / "weights.pt").unlink()
+    with pytest.raises(RegistryError, match=r"needs the file weights\.pt \(pretrained\)"):
+        again._file("pretrained", stored)
