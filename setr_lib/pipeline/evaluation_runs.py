@@ -208,12 +208,14 @@ def _data(settings: Settings, result: EvaluationResult) -> EvaluatedData:
 def _description(settings: Settings, result: EvaluationResult, tags: Mapping[str, str]) -> str:
     """The headline metrics of every row as a table, and where more is."""
     from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.registry.cards import APART
 
     rows = result.rows
     metrics = headline_metrics(rows["metric"], result.evaluation_set.benchmark.headline_metrics)
     head = ["row", *metrics]
     lines = [[_title(result, row), *(_cell(rows, row, name) for name in metrics)] for row in rows_of(rows)]
-    head_line, *others = (f"| {' | '.join(map(markdown, cells))} |" for cells in (head, *lines))
+    between = f" |{APART}"  # MLflow's pages set columns without any space between them
+    head_line, *others = (f"| {between.join(map(markdown, cells))} |" for cells in (head, *lines))
     table = "\n".join([head_line, f"|{' --- |' * len(head)}", *others])
     report = settings.report_root / result.evaluation_set.key / "index.html"
     where = report.relative_to(settings.base_dir) if report.is_relative_to(settings.base_dir) else report.name

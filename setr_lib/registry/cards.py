@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from setr_lib.training.trained_on import TrainedOn
 
 _LICENCE = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([^\s\"'#][^\n\"'#]*)", re.MULTILINE)
-_APART = "\u2003"
+APART = "\u2003"
 """A wide space: MLflow's pages set the columns of a table without any between them."""
 _LONGEST = 7_500
 """Characters of a card; MLflow's stores take 8,000 of a tag."""
@@ -51,7 +51,7 @@ class ModelCard:
         parts = [self.summary, *self._facts("Base model", self.base), *self._facts("Trained on", self.data)]
         if self.measures:
             lines = [
-                f"| {markdown(name)} |{_APART}{old:.4f} |{_APART}{new:.4f} |"
+                f"| {markdown(name)} |{APART}{old:.4f} |{APART}{new:.4f} |"
                 for name, old, new in self.measures
             ]
             parts += [
