@@ -18,13 +18,14 @@ REAL = REPOSITORY.parent / "shared" / "data" / "cirr"
 def test_the_numbers_of_real_data_are_those_of_the_official_files(tmp_path: Path) -> None:
     path = tmp_path / "setr.toml"
     path.write_text(f'[datasets.cirr]\nroot = "{REAL}"\nsplits = ["val", "test1"]\n', encoding="utf-8")
-    val, test1 = count_work(load_settings(path))
+    val, test1 = count_work(load_settings(path), ["cirr-val", "cirr-test1"])
     page = (REPOSITORY / "docs" / "real-data.md").read_text(encoding="utf-8")
     assert (
         f"For val it counts {val.images:,} pictures to embed, {val.references:,} captions, {val.queries:,} "
-        f"compositions and {val.pairs:,} pairs to judge; for test1 {test1.images:,}, {test1.references:,}, "
-        f"{test1.queries:,} and {test1.pairs:,}."
+        f"compositions and {val.pairs:,} pairs to judge"
     ) in page
+    told = f"{test1.images:,}, {test1.references:,}, {test1.queries:,} and {test1.pairs:,}"
+    assert f"(`setr plan cirr-test1 --counts-only`), {told}." in page
 
 
 def test_dagsters_settings_for_postgresql_differ_in_the_storage_alone() -> None:
