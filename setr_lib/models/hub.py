@@ -92,6 +92,8 @@ def load_from_hub(
             return load()
         if failed is not None:
             raise failed
+        if not all(source.is_begun for source in missing):
+            raise kind(f"{what}: {not_here(missing, answer, remedy)}")
         try:  # weights may be here in a form that was not looked for
             with _offline():
                 return load()
