@@ -200,6 +200,7 @@ def _ask(source: Source) -> Answer:
                 return Answer(True, bytes=int(length) if length else None)
             return Answer(True, bytes=source.bytes_of(response.read(_MOST_READ)))
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == _PROXY_REFUSES or error.code >= _SERVER_ERRORS:
             return Answer(False, f"it answered {error.code} {error.reason}")
         return Answer(True)
