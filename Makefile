@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo compare compare-trained bench bench-full test dev check soak mutants clean
+.PHONY: help install setup demo compare compare-trained bench bench-full test docs-test dev check soak mutants clean
 
 help: ## list these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ setup: $(STAMP) ## install into .venv and write .env (every command below does i
 	@$(BIN)/setr env --write --quiet
 
 demo: setup ## the whole pipeline on the miniature, then its leaderboard (ARGS="--limit 20" for a trial)
-	@$(BIN)/python -m setr_assets.demo $(ARGS)
+	@$(BIN)/setr run $(ARGS)
 
 compare: setup ## after a demo: every method that can run on the miniature side by side, into docs/compare.md
 	@$(BIN)/setr --config setr.compare.toml compare all $(ARGS)
@@ -58,6 +58,9 @@ bench-full: setup ## the same with larger sizes, in the background; it goes on w
 
 test: setup ## all tests (ARGS="tests/methods -k ties" for some)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+docs-test: setup ## the marked commands of README and docs, as printed, in a fresh clone (after a demo: some minutes)
+	@$(BIN)/python -m tests.docs $(ARGS)
 
 dev: setup ## Dagster's UI on http://127.0.0.1:3000
 	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 $(ARGS)

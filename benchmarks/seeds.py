@@ -5,7 +5,7 @@ docs/seeds.md.
     .venv/bin/python -m benchmarks.seeds --keep SETTINGS_FILE...   # add worlds to those of the page
 
 Each settings file is that of a finished demo: a copy of `setr.toml` in a folder of its own, with another
-`[miniature] seed` and the models' paths made absolute, run by `python -m setr_assets.demo` with `SETR_CONFIG`
+`[miniature] seed` and the models' paths made absolute, run by `setr run` with `SETR_CONFIG`
 and `DAGSTER_HOME` in that folder (as tests/assets/test_headlines.py does).
 """
 

@@ -130,7 +130,7 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(context: dg.AssetExecutionContext, *args: Any, **kwargs: Any) -> Iterator[Any]:
         given = (each for each in (*args, *kwargs.values()) if isinstance(each, PipelineContext))
         setr = next(given, None)
-        with failing_in_words(setr), step(function.__name__), notices_of(context):
+        with step(function.__name__), failing_in_words(setr), notices_of(context):
             made = function(context, *args, **kwargs)
         if isinstance(made, PartitionResults):
             yield from made.events(context)

@@ -20,6 +20,7 @@ from setr_assets.code_versions import (
 )
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say
+from setr_assets.queryless import passed_over
 from setr_lib.pipeline.context import PipelineContext
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def coarse_rankings(
     results = PartitionResults(tags=chosen.tags)
     left_out: dict[str, str] = {}
     for key in context.partition_keys:
+        if passed_over(context, setr, key, results):
+            continue
         found = rank_set(setr, key, reporter(context, key), chosen.versions)
         store_rankings(setr, key, found)
         results.add(key, found.data_version, _metadata(setr, key, found))

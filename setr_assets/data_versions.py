@@ -9,6 +9,7 @@ and its own data version; the later one counts. A run of a single partition repo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,22 @@ DATA_VERSION_TAG = "dagster/data_version"
 INPUT_TAG = "dagster/input_data_version/"
 
 
+def rounded(value: float) -> float:
+    """A number as people read it.
+
+    Args:
+        value: Any number.
+
+    Returns:
+        One digit after the point from 10 on, else four digits that count. What is not whole never becomes 1:
+        a coverage of 0.99998 stays.
+    """
+    if not math.isfinite(value):
+        return value
+    shorter = round(value, 1) if abs(value) >= 10 else float(f"{value:.4g}")
+    return value if shorter == 1 else shorter
+
+
 def readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata whose texts show what would act on a page instead of being seen.
 
@@ -31,11 +48,15 @@ def readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
             ``setr_assets.previews`` has made harmless.
 
     Returns:
-        The same, its plain texts as ``setr_lib.escaping.visible`` has them.
+        The same, its plain texts as ``setr_lib.escaping.visible`` has them, its numbers rounded.
     """
-    return {
-        visible(name): visible(value) if isinstance(value, str) else value for name, value in metadata.items()
-    }
+    return {visible(name): _readable(value) for name, value in metadata.items()}
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    return rounded(value) if isinstance(value, float) else value
 
 
 @dataclass

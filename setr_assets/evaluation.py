@@ -15,6 +15,7 @@ from setr_assets.code_versions import OWN_BENCHMARKS, QWEN, reranker_systems, wh
 from setr_assets.composing import POOL
 from setr_assets.data_versions import PartitionResults
 from setr_assets.progress import reporter, say, warn_of_unused_prompts
+from setr_assets.queryless import passed_over
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
@@ -106,6 +107,8 @@ def reranked_rankings(
     )
     run = RerankingRun(setr, versions)
     for key in context.partition_keys:
+        if passed_over(context, setr, key, results):
+            continue
         if setr.is_caption_proxy(key):
             _leave_out(context, run, key, results)
         else:
@@ -189,14 +192,17 @@ def evaluation_report(
     contact sheets. Hidden splits get the page without scores."""
     from setr_lib.evaluation.cautions import small_set_of
     from setr_lib.evaluation.metrics import left_out_sentences
-    from setr_lib.pipeline.evaluation import assess, write_page
+    from setr_lib.pipeline.evaluation import assess
     from setr_lib.pipeline.learned import tag_overlaps
+    from setr_lib.pipeline.report_page import write_page
     from setr_lib.tables import METRICS
 
     results = PartitionResults()
     for key in context.partition_keys:
+        if passed_over(context, setr, key, results):
+            continue
         result = assess(setr, key)
-        page = write_page(setr, key, result)
+        page = write_page(setr, key, result, run_id=context.run.run_id, coming=context.partition_keys)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
         tag_overlaps(setr, key, result.versions)
         results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
@@ -210,14 +216,17 @@ def evaluation_report(
 
 
 def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, page: Path) -> dict[str, Any]:
-    from setr_lib.pipeline.evaluation import contact_sheet
+    from setr_lib.evaluation.failures import counted
     from setr_lib.pipeline.learned import learned_lines
+    from setr_lib.pipeline.report_page import contact_sheet
+    from setr_lib.tables import FAILURES
 
     headline = result.evaluation_set.benchmark.headline_metrics
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": result.rows.height,
         "dagster/column_schema": previews.columns(result.rows),
         "report": dg.MetadataValue.path(page.absolute()),
+        "all reports": dg.MetadataValue.path(setr.settings.report_root.absolute() / "index.html"),
         "champion": result.note.champion or "none yet",
         **_scores(result.rows, headline, {result.note.method, *(row.method for row in result.note.rows)}),
     }
@@ -232,6 +241,8 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
                 for c in result.comparisons
             ],
         )
+    if kinds := counted(setr.tables.read("query_failures", FAILURES, key)):
+        metadata["why targets are not in first place"] = previews.table(["kind", "queries"], kinds)
     if (sheet := contact_sheet(setr, key, result)) is not None:
         metadata["a query, before and after"] = previews.picture(sheet, "contact sheet")
     return metadata

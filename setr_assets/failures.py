@@ -48,7 +48,7 @@ def repeat_at_the_end(words: str) -> None:
         words: The error.
     """
     if not _is_command_of_dagster():
-        return  # the demo and the tests print it themselves
+        return  # `setr run` and the tests print it themselves
     if not _last_words:
         atexit.register(_print_last_words)
     _last_words[words] = None

@@ -82,6 +82,8 @@ def _groups_sheet(pairs: pl.DataFrame, files: Mapping[str, PictureFile], groups:
         tiles = [Tile(files.get(rows[0]["reference_id"]), caption=rows[0]["modification"], is_reference=True)]
         for row in rows:
             shown = f"{'yes' if row['label'] else 'no'}: {row['kind'].removesuffix('_negative')}"
+            if row["modification"] != rows[0]["modification"]:  # the text is what makes it a No
+                shown += f": “{row['modification']}”"
             tiles.append(Tile(files.get(row["candidate_id"]), caption=shown, is_target=row["label"]))
         lines.append(draw_grid(tiles, columns=8, tile=110))
     return stack(lines)

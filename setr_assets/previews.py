@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from setr_assets.data_versions import rounded
 from setr_lib.escaping import markdown
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from setr_lib.evaluation.contact_sheet import ImageSource
 
-_LONGEST_CELL = 160
-"""Characters of a cell that are shown."""
+_LONGEST_CELL = 1000
+"""Characters of a cell that are shown; the end of a longer one is in the table itself."""
 PICTURES = 16
 """Pictures of a preview: two lines of eight."""
 
@@ -31,7 +32,7 @@ def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg
 
     Args:
         sources: The images; the first sixteen are shown.
-        captions: A line under each, in the same order.
+        captions: What stands under each, whole, in the same order.
 
     Returns:
         Markdown with the picture inside.
@@ -40,7 +41,9 @@ def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg
 
     shown = list(sources)[:PICTURES]
     words = [*captions, *[""] * len(shown)]
-    grid = draw_grid([Tile(source, caption=words[i]) for i, source in enumerate(shown)], columns=8, tile=96)
+    tiles = [Tile(source, caption=words[i]) for i, source in enumerate(shown)]
+    # Sentences need wider tiles, or they become columns of single words.
+    grid = draw_grid(tiles, columns=4, tile=168) if any(captions) else draw_grid(tiles, columns=8, tile=96)
     return picture(grid, "first pictures")
 
 
@@ -59,33 +62,24 @@ def picture(image: Image.Image, alt: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(preview_markdown(image, alt))
 
 
-def line_chart(xs: Sequence[float], ys: Sequence[float], name: str) -> dg.MarkdownMetadataValue:
-    """A small line chart, with the first and last value in words.
+def line_chart(
+    xs: Sequence[float], ys: Sequence[float], name: str, along: str = "step"
+) -> dg.MarkdownMetadataValue:
+    """A small line chart with both axes, and the first and last value in words.
 
     Args:
         xs: n values of the horizontal axis.
         ys: n values of the vertical axis.
         name: What the values are.
+        along: What the horizontal axis is.
 
     Returns:
         Markdown with the picture inside.
     """
-    from PIL import Image, ImageDraw
+    from setr_lib.evaluation.drawn_charts import draw_line
 
-    width, height, margin = 480, 140, 8
-    chart = Image.new("RGB", (width, height), "white")
-    low, high = min(ys, default=0.0), max(ys, default=1.0)
-    across, up = (max(xs, default=1) - min(xs, default=0)) or 1, (high - low) or 1
-    points = [
-        (
-            margin + (x - min(xs)) / across * (width - 2 * margin),
-            height - margin - (y - low) / up * (height - 2 * margin),
-        )
-        for x, y in zip(xs, ys, strict=True)
-    ]
-    if len(points) > 1:
-        ImageDraw.Draw(chart).line(points, fill="#0b6e99", width=2)
-    words = f"{name}: {ys[0]:.3f} at {xs[0]:g}, {ys[-1]:.3f} at {xs[-1]:g}" if points else f"{name}: none yet"
+    chart = draw_line(xs, ys, name, along)
+    words = f"{name}: {ys[0]:.3f} at {xs[0]:g}, {ys[-1]:.3f} at {xs[-1]:g}" if ys else f"{name}: none yet"
     return dg.MetadataValue.md(f"{picture(chart, name).md_str}\n\n{markdown(words)}")
 
 
@@ -118,7 +112,8 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.Markdown
 
 
 def columns(frame: pl.DataFrame) -> dg.TableSchemaMetadataValue:
-    """The columns of a table and their types, for Dagster's well-known key ``dagster/column_schema``.
+    """The columns of a table, their types and what they hold, for Dagster's well-known key
+    ``dagster/column_schema``.
 
     Args:
         frame: The table.
@@ -126,8 +121,13 @@ def columns(frame: pl.DataFrame) -> dg.TableSchemaMetadataValue:
     Returns:
         Dagster's schema of it.
     """
+    from setr_lib.column_descriptions import descriptions
+
+    said = descriptions(frame.schema)
     return dg.MetadataValue.table_schema(
-        dg.TableSchema([dg.TableColumn(name, str(kind)) for name, kind in frame.schema.items()])
+        dg.TableSchema(
+            [dg.TableColumn(name, str(kind), said.get(name)) for name, kind in frame.schema.items()]
+        )
     )
 
 
@@ -147,5 +147,5 @@ def counts(values: Mapping[str, int]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return markdown(text[:_LONGEST_CELL])
+    text = str(rounded(value)) if isinstance(value, float) else str(value)
+    return markdown(text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…")

@@ -1,4 +1,5 @@
-"""Where a step's progress goes: to whoever listens in this process (the demo's bars), and to Dagster's log.
+"""Where a step's progress goes: to whoever listens in this process (``setr run``'s bars), and to Dagster's
+log.
 
 Dagster keeps every log line as an event, so the log gets a line every few seconds at most, not one per batch.
 """
@@ -81,7 +82,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
-    """Tell listeners when a step begins and ends.
+    """Tell listeners when a step begins and ends, and why it fails.
 
     Args:
         name: The asset's name.
@@ -92,6 +93,10 @@ def step(name: str) -> Iterator[None]:
     try:
         yield
         succeeded = True
+    except Exception as error:
+        for listener in _listeners:
+            listener.said(name, visible(str(getattr(error, "description", None) or error)), True)
+        raise
     finally:
         for listener in _listeners:
             listener.finished(name, time.monotonic() - begun, succeeded)

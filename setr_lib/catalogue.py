@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.plugins import PluginError, load_object
 
 if TYPE_CHECKING:
@@ -108,10 +109,12 @@ class Catalogue(Generic[T]):
             return self._loaded(point.load, f"entry point {point.value!r}")
         if name in (built_in := self._load_built_in()):
             return built_in[name]
-        known = ", ".join(sorted({*self.names(), *also}))
+        known = sorted({*self.names(), *also})
+        near = did_you_mean(name, known) or "."
         raise self._error(
-            f"there is no {self.what} {name!r}; known: {known}. One in a file of yours is named by its path, "
-            f"package.module:NAME; an installed one is an entry point of {self.groups[0]!r}"
+            f"there is no {self.what} {name!r}; known: {', '.join(known)}{near} One in a file of yours is "
+            f"named by its path, package.module:NAME; an installed one is an entry point of "
+            f"{self.groups[0]!r}"
         )
 
     def entry_point(self, name: str) -> EntryPoint | None:

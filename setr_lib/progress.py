@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
@@ -43,3 +44,47 @@ class CallCounter:
     def new(self) -> int:
         """Results that took a call of the model."""
         return self.total - (self.kept or 0)
+
+
+class Pace:
+    """How long a piece of work will still take, by its own pace since its first report.
+
+    The first report is of what was done before, or kept; it says nothing of the pace.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def rest(self, done: int, total: int) -> float | None:
+        """Report progress.
+
+        Args:
+            done: Units that are finished.
+            total: All units.
+
+        Returns:
+            Seconds that the rest will take; None where that cannot be told yet, or nothing is left.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
+        before, begun = self._first
+        if done <= before or done >= total or now <= begun:
+            return None
+        return (total - done) * (now - begun) / (done - before)
+
+
+def duration_words(seconds: float) -> str:
+    """A time in words of the precision of an estimate.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        ``40 s``, ``3 min``, ``1.5 h``.
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -302,6 +302,8 @@ class RerankedRow(BaseModel):
     """How its score and stage 1's became one order, and why so."""
     is_logit: bool = True
     """Whether its scores are the log-odds of a Yes."""
+    is_listwise: bool = False
+    """Whether it scores a query's candidates as one list; stated where it does."""
 
 
 class RerankedRecord(CoarseRecord):
@@ -331,7 +333,9 @@ class RerankedRecord(CoarseRecord):
         names: list[str] = []
         for row in self.rows:
             name = row.reranker if row.method == self.method else f"{row.method} · {row.reranker}"
-            stated = row.model_dump(exclude={"method", "reranker", "is_logit"}, exclude_none=True)
+            stated = row.model_dump(
+                exclude={"method", "reranker", "is_logit", "is_listwise"}, exclude_none=True
+            )
             facts |= {f"{name} {fact}": value for fact, value in stated.items() if value}
             names.append(name)
         return {**facts, "re-ranked by": names}

@@ -162,6 +162,20 @@ one of each is ``chosen``."""
 FAULTS = pl.Schema({"kind": pl.String(), "item": pl.String(), "detail": pl.String()})
 """Single images, queries and texts with which something went wrong: what (``gallery images broken``), its id
 or the text itself, and why."""
+FAILURES = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "method": pl.String(),
+        "reranker": pl.String(),
+        "rank_before": pl.Int32(),
+        "rank_after": pl.Int32(),
+        "first_image": pl.String(),
+        "kind": pl.String(),
+        "detail": pl.String(),
+        "left_out": _TEXTS,
+    }
+)
+"""Each query's ranks before and after stage 2, and why its target is not in first place."""
 METRICS = pl.Schema(
     {
         "dataset": pl.String(),

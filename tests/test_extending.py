@@ -245,7 +245,7 @@ def test_search_and_submit_and_score_take_a_re_ranker_of_ones_own(
     for name in ("same colours", "same-colours", "my_reranker:SameColours"):
         assert main([*config, *search, "--reranker", name]) == 0
         printed = capsys.readouterr().out
-        assert "wishes-dev · intersection · same colours\n" in printed and "score" in printed
+        assert "wishes-dev · intersection · same colours\n" in printed and "re-ranker" in printed
     for name in ("none", "coarse"):
         assert main([*config, *search[:-1], "7", "--method", "photo_of", "--reranker", name]) == 0
         printed = capsys.readouterr().out

@@ -459,7 +459,7 @@ def test_what_is_not_there_is_said(terminal: Terminal) -> None:
 def test_what_the_command_line_asks_for_is_not_blamed_on_the_settings(terminal: Terminal) -> None:
     file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
     refused = terminal.refusal("circo", "--split", "test1", file)
-    assert refused == "setr: 'test1' is not a split of circo: use val or test\n"
+    assert refused == "setr: 'test1' is not a split of circo: use val or test; did you mean 'test'?\n"
     refused = terminal.refusal("circo", "--split", "val", file, "--gallery", "val")
     assert refused == "setr: 'val' is not a gallery of circo: it has one only, 'all'\n"
 

@@ -203,6 +203,20 @@ def test_what_is_not_materialised_is_said(
     assert said in err
 
 
+def test_a_split_that_is_not_ranked_yet_is_answered_with_the_command_that_ranks_it(
+    settings: Settings, capsys: Output
+) -> None:
+    (settings.base_dir / "Makefile").write_text("demo:\n\techo\n\ndemo: x\n", encoding="utf-8")
+    status, _, err = submit(settings, capsys, "cirr")
+    assert status == 1 and "run cirr-test1`" in err and "make demo" not in err
+    file = settings.base_dir / "setr.toml"
+    text = file.read_text(encoding="utf-8").replace('["val", "test1"]', '["val"]')
+    file.write_text(text, encoding="utf-8")
+    status, _, err = submit(settings, capsys, "cirr")
+    assert status == 1 and 'Write splits = ["val", "test1"] in [datasets.cirr]' in err
+    assert "run cirr-test1`" in err
+
+
 def test_a_data_set_without_a_server_is_refused(settings: Settings, capsys: Output) -> None:
     assert "only CIRCO and CIRR have test servers" in submit(settings, capsys, "fashioniq")[2]
     assert "no data set 'coco'" in submit(settings, capsys, "coco")[2]

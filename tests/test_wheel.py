@@ -90,17 +90,17 @@ def test_every_file_that_is_no_module_is_in_the_wheel(installed: Path) -> None:
     names = [str(path.relative_to(REPOSITORY)) for path in files]
     prompts = [name for name in names if name.startswith("setr_lib/texts/prompts/")]
     assert {Path(name).parent.name for name in prompts} == {"miniature", "standard"} and len(prompts) > 10
-    assert sum(name.endswith((".html.jinja", ".css")) for name in names) == 3
+    assert sum(name.endswith((".html.jinja", ".css", ".js")) for name in names) == 5
     assert sum(name.endswith(".safetensors") for name in names) == 2
     for name in names:
         assert (installed / name).read_bytes() == (REPOSITORY / name).read_bytes(), name
 
 
-def test_a_folder_of_pictures_is_evaluated_far_from_the_tree(installed: Path, project: Path) -> None:
-    program = project / "run.py"
-    program.write_bytes((REPOSITORY / "tests" / "wheel_run.py").read_bytes())
-    done = python(installed, project, str(program), str(installed))
-    assert Path(done.stdout.split()[-1]).is_relative_to(installed)
+def test_a_folder_of_pictures_is_run_far_from_the_tree(installed: Path, project: Path) -> None:
+    where = "import setr_assets, setr_lib; print(setr_assets.__file__, setr_lib.__file__)"
+    files = python(installed, project, "-c", where).stdout.split()
+    assert all(Path(file).is_relative_to(installed) for file in files)
+    assert "finished in" in python(installed, project, "-m", "setr_lib.cli", "run", "mine").stdout
     report = project / "var" / "reports" / "mine" / "index.html"
     assert "make it red" in report.read_text(encoding="utf-8")
     rows = pl.read_parquet(project / "var" / "tables" / "evaluation_report" / "mine.parquet")

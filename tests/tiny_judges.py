@@ -3,7 +3,7 @@ offline.
 
 Real architectures of transformers with processor, tokenizer and chat template, all built in code: ``llava``
 (CLIP tower and a Llama), ``llava_qwen2``, ``qwen2_5_vl`` and ``qwen3_vl`` (multimodal rotary positions,
-images of any size), ``idefics3`` (as SmolVLM: images cut in parts, no vision outputs of one image each).
+images of any size). Those that people name as their judge are in ``published_judges``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def write_tiny_judge(kind: str, folder: Path, seed: int = 0) -> Path:
         "llava_qwen2": lambda path: _write_llava(path, qwen2=True),
         "qwen2_5_vl": lambda path: _write_qwen(path, "qwen2_5_vl"),
         "qwen3_vl": lambda path: _write_qwen(path, "qwen3_vl"),
-        "idefics3": _write_idefics3,
     }
     torch.set_num_threads(1)  # these models are too small for two
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,43 +260,6 @@ def _write_qwen(folder: Path, kind: str) -> None:
             chat_template=template,
         )
     _finish(model, processor, tokenizer, folder)
-
-
-def _write_idefics3(folder: Path) -> None:
-    import transformers as hf
-
-    names = {
-        "fake_image_token": "<fake_token_around_image>",
-        "image_token": "<image>",
-        "end_of_utterance_token": "<end_of_utterance>",
-        "global_image_token": "<global-img>",
-    }
-    tokenizer = _tokenizer([*names.values()], extra_special_tokens=names)
-    processor = hf.Idefics3Processor(
-        image_processor=hf.Idefics3ImageProcessor(
-            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
-        ),
-        tokenizer=tokenizer,
-        image_seq_len=4,
-        chat_template=BOS + _TURNS.format(image="<image>", end=" "),
-    )
-    more: dict[str, Any] = {"initializer_range": 0.2}
-    config = hf.Idefics3Config(
-        vision_config={
-            "hidden_size": WIDTH,
-            "intermediate_size": 2 * WIDTH,
-            "num_hidden_layers": 2,
-            "num_attention_heads": HEADS,
-            "image_size": 32,
-            "patch_size": 8,
-            **more,
-        },
-        text_config=hf.LlamaConfig(**_text_config(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        **more,
-    )
-    _finish(hf.Idefics3ForConditionalGeneration(config), processor, tokenizer, folder)
 
 
 def tiny_picture(seed: int, side: tuple[int, int] = (48, 40)) -> bytes:

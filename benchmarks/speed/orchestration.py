@@ -56,7 +56,7 @@ def figures(setting: BenchSetting, names: Sequence[str]) -> Iterator[Figure]:
     expected = project / "var-of-the-script"
     shutil.rmtree(expected, ignore_errors=True)
     (project / "var").rename(expected)
-    ours, our_processor, our_steps = _run(project, [sys.executable, "-m", "setr_assets.demo"])
+    ours, our_processor, our_steps = _run(project, [sys.executable, "-m", "setr_lib.cli", "run"])
     faults = different_tables(expected / "tables", project / "var" / "tables")
     steps = together(our_steps)
     more = {name: seconds - plain_steps.get(name, 0.0) for name, seconds in steps.items()}

@@ -142,8 +142,9 @@ def _rerank(context: PipelineContext, keys: Sequence[str]) -> None:
 
 
 def _report(context: PipelineContext, keys: Sequence[str]) -> None:
-    from setr_lib.pipeline.evaluation import assess, write_page
+    from setr_lib.pipeline.evaluation import assess
     from setr_lib.pipeline.learned import tag_overlaps
+    from setr_lib.pipeline.report_page import write_page
     from setr_lib.tables import METRICS
 
     for key in keys:

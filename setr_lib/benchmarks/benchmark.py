@@ -18,6 +18,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import GALLERY, SUBSET, Metric, recalls
 from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord, TripletRecord, first_targets
+from setr_lib.near_names import did_you_mean
 from setr_lib.pixel_rules import OFFICIAL, PixelRules
 from setr_lib.progress import Progress, silent
 
@@ -265,6 +266,17 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         return []
 
+    def has_queries(self, evaluation_set: EvaluationSet) -> bool:
+        """Whether there are queries at all; a gallery without any can be searched, and is not evaluated.
+
+        Args:
+            evaluation_set: The set. No file of it need be there, and none is read.
+
+        Returns:
+            True by default: a benchmark is its queries.
+        """
+        return True
+
     def query_notes(self, evaluation_set: EvaluationSet) -> list[str]:
         """What was assumed where the queries were read, and what of them is not read, for a person to check.
 
@@ -385,7 +397,8 @@ class Benchmark(BenchmarkFacts, ABC):
         """
         if settings.gallery is not None and settings.gallery not in self.galleries:
             known = " or ".join(self.galleries)
-            what = f"use {known}" if len(self.galleries) > 1 else "there is one gallery only: remove it"
+            near = did_you_mean(settings.gallery, self.galleries)
+            what = f"use {known}{near}" if len(self.galleries) > 1 else "there is one gallery only: remove it"
             raise DatasetError(
                 f"[datasets.{name}] gallery = {settings.gallery!r} is not one of {self.name}'s: {what}"
             )
@@ -394,9 +407,8 @@ class Benchmark(BenchmarkFacts, ABC):
                 raise DatasetError(f"[datasets.{name}] {key}: {self.name} does not read that key: remove it")
         for key in settings.options:
             if key not in self.settings_keys:
-                known = (
-                    ", ".join(known for known in self.settings_keys if known not in _SECTION_KEYS) or "none"
-                )
+                options = [known for known in self.settings_keys if known not in _SECTION_KEYS]
+                known = f"{', '.join(options) or 'none'}{did_you_mean(key, options)}"
                 raise DatasetError(f"[datasets.{name}] options: {self.name} has no {key!r}; there is {known}")
 
     def read_rankings(self, file: RankingFile) -> RankingLists:

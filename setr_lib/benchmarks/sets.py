@@ -16,6 +16,7 @@ from setr_lib.benchmarks.benchmark import Benchmark
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.registry import benchmark_of
 from setr_lib.errors import told_as
+from setr_lib.near_names import did_you_mean
 from setr_lib.pixel_rules import OFFICIAL, OWN_FOLDER, PixelRules
 from setr_lib.settings import NAMES_OF_KINDS, DatasetSettings, Settings, TrainingSettings
 
@@ -66,6 +67,16 @@ class EvaluationSet:
         return self.split in self.benchmark.hidden_splits
 
     @property
+    def has_queries(self) -> bool:
+        """Whether it has queries: a folder of pictures need not have any.
+
+        Raises:
+            DatasetError: The benchmark's code raises anything.
+        """
+        with told_as(DatasetError, f"has_queries of {self.key} ({self.benchmark.name})"):
+            return bool(self.benchmark.has_queries(self))
+
+    @property
     def gallery_key(self) -> str:
         """A name for the gallery, the same for sets that share one (CIRCO's val and test).
 
@@ -110,7 +121,7 @@ def _splits(name: str, dataset: DatasetSettings, benchmark: Benchmark) -> list[s
         if split not in benchmark.splits:
             raise DatasetError(
                 f"[datasets.{name}] splits: {split!r} is not a split of {benchmark.kind}: "
-                f"use {' or '.join(benchmark.splits)}"
+                f"use {' or '.join(benchmark.splits)}{did_you_mean(split, benchmark.splits)}"
             )
     return splits
 
@@ -219,7 +230,8 @@ def evaluation_set(settings: Settings, key: str) -> EvaluationSet:
     """
     sets = {evaluated.key: evaluated for evaluated in evaluation_sets(settings)}
     if key not in sets:
-        raise DatasetError(f"there is no evaluation set {key!r}; [datasets] makes {sorted(sets) or 'none'}")
+        known = f"[datasets] makes {sorted(sets) or 'none'}{did_you_mean(key, sets)}"
+        raise DatasetError(f"there is no evaluation set {key!r}; {known}")
     return sets[key]
 
 
@@ -241,14 +253,21 @@ def set_of_split(settings: Settings, dataset: str, split: str, gallery: str | No
     if dataset not in settings.datasets:
         hint = f", or set SETR_DATASETS__{dataset.upper()}__ROOT" if dataset in NAMES_OF_KINDS else ""
         known = ", ".join(sorted(settings.datasets)) or "none"
-        raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}")
+        near = did_you_mean(dataset, settings.datasets)
+        raise DatasetError(
+            f"there is no data set {dataset!r} in the settings, only {known}: add it{hint}{near}"
+        )
     benchmark = _benchmark(dataset, settings.datasets[dataset], settings)
     # Checked here, because the messages of `_sets_of` speak of settings, and these names are arguments.
     if split not in benchmark.splits:
-        raise DatasetError(f"{split!r} is not a split of {dataset}: use {' or '.join(benchmark.splits)}")
+        near = did_you_mean(split, benchmark.splits)
+        raise DatasetError(
+            f"{split!r} is not a split of {dataset}: use {' or '.join(benchmark.splits)}{near}"
+        )
     if gallery is not None and gallery not in benchmark.galleries:
         known = " or ".join(benchmark.galleries)
-        only = f"use {known}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
+        near = did_you_mean(gallery, benchmark.galleries)
+        only = f"use {known}{near}" if len(benchmark.galleries) > 1 else f"it has one only, {known!r}"
         raise DatasetError(f"{gallery!r} is not a gallery of {dataset}: {only}")
     changes = {"splits": [split]} | ({} if gallery is None else {"gallery": gallery})
     return _sets_of(dataset, settings.datasets[dataset].model_copy(update=changes), settings)[0]
@@ -276,7 +295,8 @@ def train_set(settings: Settings, dataset: str) -> EvaluationSet:
             )
         return set_of_split(settings, dataset, benchmark.train_split, benchmark.galleries[0])
     known = ", ".join(sorted(settings.datasets)) or "none"
-    raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it")
+    near = did_you_mean(dataset, settings.datasets)
+    raise DatasetError(f"there is no data set {dataset!r} in the settings, only {known}: add it{near}")
 
 
 def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
@@ -295,10 +315,9 @@ def named_sets(settings: Settings, name: str | None) -> list[EvaluationSet]:
     every = evaluation_sets(settings)
     chosen = [evaluated for evaluated in every if name in (None, evaluated.key, evaluated.dataset)]
     if not chosen and name is not None:
-        known = ", ".join(
-            sorted({evaluated.dataset for evaluated in every} | {evaluated.key for evaluated in every})
-        )
-        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {known or 'none'}")
+        known = sorted({evaluated.dataset for evaluated in every} | {evaluated.key for evaluated in every})
+        there = f"{', '.join(known) or 'none'}{did_you_mean(name, known)}"
+        raise DatasetError(f"there is no data set or evaluation set {name!r}; there is {there}")
     return chosen
 
 

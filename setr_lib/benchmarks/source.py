@@ -38,6 +38,11 @@ class DataSource(ABC):
     image_bytes: ClassVar[int | None] = None
     """About what an image takes on disk; None where that is not known."""
 
+    banner: ClassVar[str] = ""
+    """What reports say of such data first, in a few words; nothing by default."""
+    banner_text: ClassVar[str] = ""
+    """A sentence that goes with it."""
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

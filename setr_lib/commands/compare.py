@@ -7,7 +7,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
+from setr_lib.commands.console import (
+    is_quiet,
+    progress_on_terminal,
+    quieten_libraries,
+    results_alone,
+    talk,
+    terminal,
+)
 from setr_lib.errors import SetrError
 from setr_lib.escaping import markdown
 from setr_lib.settings import Settings
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from setr_lib.pipeline.comparison import ComparisonRecord
+    from setr_lib.pipeline.context import PipelineContext
 
 _PLAIN_WIDTH = 120  # of the table in a file, where no terminal says how wide it is
 NONE = "none"
@@ -61,24 +69,36 @@ def run(
         reranking = settings.reranking.model_copy(update={"rerankers": []})
         settings, reranked = settings.model_copy(update={"reranking": reranking}), []
     chosen = choose(settings, methods, reranked, sets)
-    print(f"comparing on {', '.join(chosen.sets)}", flush=True)
     left_out = [LeftOut(what=name, why=why) for name, why in chosen.left_out.items()]
-    for sentence in left_out_sentences(left_out):
-        print(sentence, flush=True)
     if plan_only:
+        print(f"comparing on {', '.join(chosen.sets)}", flush=True)
+        for sentence in left_out_sentences(left_out):
+            print(sentence, flush=True)
         print_estimate(chosen.context, sample)
         return 0
-    try:
-        print_estimate(chosen.context, sample)
-    except SetrError as error:  # what it is of is left out below, in words
-        print(f"how long it takes is not known: {error}", flush=True)
+    talk(f"comparing on {', '.join(chosen.sets)}")
+    for sentence in left_out_sentences(left_out):
+        talk(sentence)
+    if not is_quiet():
+        _tell_estimate(chosen.context, sample)
     begun = time.monotonic()
     with progress_on_terminal() as progress:
         frame, record = compare(chosen, progress, sample, accept_removals=accept_removals)
     _print(settings, frame, record)
     minutes, seconds = divmod(time.monotonic() - begun, 60)
-    print(f"compared in {minutes:.0f} min {seconds:.0f} s; again: setr compare --markdown | --json | --csv")
+    talk(f"compared in {minutes:.0f} min {seconds:.0f} s; again: setr compare --markdown | --json | --csv")
     return 0
+
+
+def _tell_estimate(context: PipelineContext, sample: int) -> None:
+    """Say on standard error how long the comparison takes."""
+    from setr_lib.commands.plan import print_estimate
+
+    try:
+        with results_alone():
+            print_estimate(context, sample)
+    except SetrError as error:  # what it is of is left out of the comparison, in words
+        talk(f"how long it takes is not known: {error}")
 
 
 def show(settings: Settings, form: str) -> int:

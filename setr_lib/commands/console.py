@@ -5,6 +5,7 @@ quiet.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -13,15 +14,76 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from setr_lib.escaping import visible
-from setr_lib.progress import Progress
+from setr_lib.progress import Pace, Progress, duration_words, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+LEAST_WIDTH = 72
+"""Columns for which tables are laid out at least: a narrower terminal breaks their lines, and nothing of them
+is left out."""
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of one job, where there is no terminal."""
+
+
+_quiet = False
+
+
+@contextlib.contextmanager
+def quiet_if(wanted: bool) -> Iterator[None]:
+    """Let a command print results and errors only, inside a ``with`` block: no notes and warnings, of
+    libraries neither, and no progress.
+
+    Args:
+        wanted: Whether to be quiet at all.
+    """
+    global _quiet
+    before, disabled = _quiet, logging.root.manager.disable
+    _quiet = _quiet or wanted
+    try:
+        with warnings.catch_warnings():
+            if wanted:
+                warnings.simplefilter("ignore")
+                logging.disable(logging.WARNING)
+            yield
+    finally:
+        _quiet = before
+        logging.disable(disabled)
+
+
+def is_quiet() -> bool:
+    """Whether results and errors alone are wanted."""
+    return _quiet
+
+
+def talk(words: str, *, warning: bool = False) -> None:
+    """Say something that is neither result nor error: on standard error, and not where results and errors
+    alone are wanted.
+
+    Args:
+        words: The words.
+        warning: Whether it is said to be a warning.
+    """
+    if not _quiet:
+        print(f"setr: {'warning: ' if warning else ''}{words}", file=sys.stderr, flush=True)
+
+
+def say_error(words: object) -> None:
+    """Say on standard error what went wrong.
+
+    Args:
+        words: The words, or an error whose message they are.
+    """
+    print(f"setr: {words}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Keep what libraries print off standard output, inside a ``with`` block: it goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def quieten_libraries() -> None:
@@ -48,6 +110,9 @@ def terminal(**options: Any) -> Console:
     from rich.segment import Segment
 
     class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # is met at one place for all that is printed
+
         def render(
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterator[Segment]:
@@ -55,7 +120,10 @@ def terminal(**options: Any) -> Console:
                 # A segment with a control code is rich's own, a movement of the cursor.
                 yield part if part.control else Segment(visible(part.text), part.style)
 
-    return Terminal(markup=False, emoji=False, **options)
+    made = Terminal(markup=False, emoji=False, **options)
+    if not options.get("stderr") and "width" not in options:
+        made.width = max(made.width, LEAST_WIDTH)
+    return made
 
 
 def size_words(count: float) -> str:
@@ -86,6 +154,7 @@ class ProgressLines:
     def __init__(self, out: TextIO, indent: str = "", *, ends: bool = True) -> None:
         self._out, self._indent, self._ends = out, indent, ends
         self._last: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
 
     def __call__(self, done: int, total: int, what: str, where: str = "") -> None:
         """Report progress.
@@ -97,16 +166,19 @@ class ProgressLines:
             where: What comes before the numbers, e.g. an evaluation set.
         """
         key, now = where + what, time.monotonic()
+        rest = self._paces.setdefault(key, Pace()).rest(done, total)
         is_end = key not in self._last or done >= total
         if is_end and not self._ends:
             self._last.setdefault(key, now)
         elif is_end or now - self._last[key] >= LINE_INTERVAL:
             self._last[key] = now
-            print(f"{self._indent}{where}{done:,} of {total:,} {what}", file=self._out, flush=True)
+            left = "" if rest is None else f", about {duration_words(rest)} left"
+            print(f"{self._indent}{where}{done:,} of {total:,} {what}{left}", file=self._out, flush=True)
 
     def clear(self) -> None:
         """Forget all kinds of work: what is reported next is a first report."""
         self._last.clear()
+        self._paces.clear()
 
 
 class ProgressBars:
@@ -154,7 +226,12 @@ class ProgressBars:
 
 @contextlib.contextmanager
 def progress_on_terminal() -> Iterator[Progress]:
-    """A ``Progress`` that shows each kind of work (its ``what``) as a bar on standard error, or as lines."""
+    """A ``Progress`` that shows each kind of work (its ``what``) as a bar on standard error, or as lines;
+    none where results and errors alone are wanted.
+    """
+    if _quiet:
+        yield silent
+        return
     if not sys.stderr.isatty():
         yield ProgressLines(sys.stderr)
         return
@@ -174,5 +251,7 @@ def progress_on_terminal() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=terminal(stderr=True)) as bars:
+    # What is printed meanwhile goes above the bars, unless standard output is a file: then it goes there.
+    apart = not sys.stdout.isatty()
+    with Bars(*columns, console=terminal(stderr=True), redirect_stdout=not apart) as bars:
         yield ProgressBars(bars)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
@@ -22,7 +20,7 @@ def run(settings: Settings, *, dataset: str | None) -> int:
         DatasetError: There is no such data set.
     """
     from setr_lib.benchmarks import named_sets
-    from setr_lib.commands.console import progress_on_terminal
+    from setr_lib.commands.console import progress_on_terminal, say_error
 
     failed = 0
     for evaluated in named_sets(settings, dataset):
@@ -30,7 +28,7 @@ def run(settings: Settings, *, dataset: str | None) -> int:
             with progress_on_terminal() as show:
                 made = evaluated.benchmark.cut_images(evaluated, show)
         except SetrError as error:
-            print(f"setr: {error}", file=sys.stderr)
+            say_error(error)
             failed = 1
         else:
             print(f"{evaluated.key}: {made:,} images cut")

@@ -8,7 +8,6 @@ the settings cannot be read. With ``--json`` standard output carries one JSON do
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from setr_lib.benchmarks.sets import train_set
 from setr_lib.benchmarks.source import maker_of
 from setr_lib.commands.check import Check
-from setr_lib.commands.console import progress_on_terminal
+from setr_lib.commands.console import progress_on_terminal, say_error
 from setr_lib.commands.setup_checks import configured, embedding_dimension, installed, used_spaces
 from setr_lib.commands.system_setup import system_setup
 from setr_lib.datasets import (
@@ -179,7 +178,7 @@ def unreadable(error: SetrError, *, as_json: bool, status: str = "settings unrea
     Returns:
         The exit status 2.
     """
-    print(f"setr: {error}", file=sys.stderr)
+    say_error(error)
     if as_json:
         print(json.dumps({"status": status, "problems": [str(error)]}, indent=1))
     return UNREADABLE
@@ -222,7 +221,7 @@ def diagnose(
         opened=not quick,
         packages=installed(),
         checks=[
-            *configured(settings, {evaluated.kind for evaluated in chosen}),
+            *configured(settings, {evaluated.kind for evaluated in chosen}, quick=quick),
             *_toys(settings, None if with_training else chosen[0].dataset),
             *(system_setup(settings) if with_training else ()),
         ],

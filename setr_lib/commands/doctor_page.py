@@ -156,6 +156,11 @@ def _print_disk(console: Console, disk: Disk) -> None:
 
 def _print_verdict(console: Console, found: Diagnosis) -> None:
     console.print()
+    if not found.problems and not found.settings.datasets:
+        console.print(
+            Text("no data set is configured: nothing can be searched or measured yet", style="yellow")
+        )
+        return
     if not found.problems:
         opened = "" if found.opened else " (images were looked for, not opened)"
         console.print(Text(f"all that the configured data sets need is there{opened}", style="green"))

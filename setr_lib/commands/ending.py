@@ -1,4 +1,6 @@
-"""How a long command ends: what is registered for the end runs, and memory is left to the system."""
+"""How a command ends: its exit status; what is registered for the end runs, and memory is left to the
+system.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,11 @@ import os
 import sys
 import threading
 from typing import NoReturn
+
+ERROR = 1
+"""The exit status where something could not be done, or was found to be wrong."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 
 def end_process(status: int) -> NoReturn:
@@ -22,7 +29,7 @@ def end_process(status: int) -> NoReturn:
     try:
         threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     except KeyboardInterrupt:  # no longer than the user likes
-        status = 1  # as for an interrupted command
+        status = INTERRUPTED
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

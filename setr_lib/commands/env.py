@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from pathlib import Path
 
+from setr_lib.commands.console import say_error, talk
 from setr_lib.damage import explain
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_path
@@ -85,6 +85,25 @@ def prepare(settings: Settings) -> None:
         raise SetrError(
             f"{error.filename}: cannot be made ({error.strerror}): make its folder writable"
         ) from error
+
+
+def write_once(settings: Settings) -> Path | None:
+    """Write the variables to ``.env`` where SETR's lines are not in it yet, and no other DAGSTER_HOME is set.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The file, if it was written now.
+
+    Raises:
+        SetrError: A file or folder cannot be written.
+    """
+    file = settings.base_dir / _FILE
+    if os.environ.get(_HOME) or _HOME in _written(file):
+        return None
+    run(settings, write=True, quiet=True)
+    return file
 
 
 def run(settings: Settings, *, write: bool, quiet: bool) -> int:
@@ -199,13 +218,12 @@ def _have_locations_of_today(settings: Settings) -> None:
     try:
         done = relocate_own(database, settings.artifact_root)
     except SetrError as error:  # the file is at fault, and is told by what needs it
-        print(f"setr: {error}", file=sys.stderr)
+        say_error(error)
         return
     if done.before is not None:
-        print(
-            f"setr: {database}: {done.changed} locations of artifacts were below {done.before}, and are now "
-            f"below {settings.artifact_root}",
-            file=sys.stderr,
+        talk(
+            f"{database}: {done.changed} locations of artifacts were below {done.before}, and are now "
+            f"below {settings.artifact_root}"
         )
 
 

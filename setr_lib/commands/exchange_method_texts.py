@@ -23,6 +23,7 @@ from setr_lib.commands.exchange_texts import (
 from setr_lib.commands.outputs import check_output_file
 from setr_lib.datasets import EvaluationSet, named_sets
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.texts import ASSET, text_kinds
 from setr_lib.settings import Settings
@@ -191,8 +192,8 @@ def _kind(context: PipelineContext, name: str) -> TextKind:
     known = {kind.name: kind for kind in text_kinds(context.methods.configured.values())}
     if name in known:
         return known[name]
-    there = ", ".join(known) or "none"
+    there = f"{', '.join(known) or 'none'}{did_you_mean(name, known) or '.'}"
     raise SetrError(
-        f"no configured method brings generated texts called {name!r}; known: {there}. Captions and "
+        f"no configured method brings generated texts called {name!r}; known: {there} Captions and "
         "compositions have commands of their own: setr captions, setr compositions"
     )

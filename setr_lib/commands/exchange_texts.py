@@ -10,12 +10,12 @@ its table was written.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import talk
 from setr_lib.commands.outputs import check_output_file
 from setr_lib.datasets import (
     DatasetError,
@@ -27,8 +27,10 @@ from setr_lib.datasets import (
 )
 from setr_lib.errors import SetrError
 from setr_lib.files import write_text
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -202,7 +204,7 @@ def check_command(file: Path, dataset: str | None, here: Here) -> None:
     if not file.exists():
         raise SetrError(f"{file}: there is no such file")
     if dataset is not None and dataset not in here.sets:
-        known = ", ".join(sorted(here.sets)) or "none"
+        known = f"{', '.join(sorted(here.sets)) or 'none'}{did_you_mean(dataset, here.sets)}"
         raise SetrError(f"--dataset {dataset!r}: there is no such data set in the settings, only {known}")
 
 
@@ -473,7 +475,9 @@ def nothing_yet(what: str, name: str | None, asset: str) -> str:
     Returns:
         The message.
     """
-    return f"there are no {what} of {name or 'any data set'} yet: materialize {asset!r}, or import some"
+    make = typed(" ".join(["run", *filter(None, [name]), "--until", asset]))
+    whose = name or "any data set"
+    return f"there are no {what} of {whose} yet: materialize {asset!r} (`{make}`), or import some"
 
 
 def is_export(file: Path) -> bool:
@@ -512,7 +516,7 @@ def write_lines(lines: list[str], output: Path | None, what: str) -> None:
             write_text(output, "".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise SetrError(f"{output}: cannot be written ({error.strerror})") from error
-    print(f"setr: {len(lines):,} {what} exported{f' to {output}' if output else ''}", file=sys.stderr)
+    talk(f"{len(lines):,} {what} exported{f' to {output}' if output else ''}")
 
 
 def tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[EvaluationSet]) -> None:
@@ -531,6 +535,6 @@ def tell(what: str, settled: Settlement, path: Path, asset: str, sets: Iterable[
             f"  {settled.kept:,} left aside: what is here is as new or newer (--overwrite takes the file's)"
         )
     if settled.taken.height:
-        keys = ", ".join(evaluation_set.key for evaluation_set in sets)
-        print(f"  used from the next materialisation on: materialize {asset} of {keys}")
+        keys = " ".join(evaluation_set.key for evaluation_set in sets)
+        print(f"  used from the next run on ({asset}): `{typed(f'run {keys}')}`")
         print(f"  to go back to what the model here writes, delete {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
@@ -12,6 +13,8 @@ from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from setr_lib.pipeline.fault_places import Fault
 
 
 def run(settings: Settings, *, dataset: str | None, as_json: bool) -> int:
@@ -28,31 +31,43 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool) -> int:
     Raises:
         SetrError: There is no such set, or a table cannot be read.
     """
-    import polars as pl
-
     from setr_lib.datasets import named_sets
     from setr_lib.pipeline.comparison import FOLDER
-    from setr_lib.pipeline.faults import faults_of, training_faults
+    from setr_lib.pipeline.fault_places import faults_with_places, training_faults_with_places
 
     contexts = (pipeline_context(settings), PipelineContext(settings, tables=FOLDER))
-    found: dict[str, pl.DataFrame] = {}
-    for chosen in named_sets(settings, dataset):
-        frames = [faults_of(context, chosen.key) for context in contexts]
-        found[chosen.key] = pl.concat(frames).unique(maintain_order=True)
-    if dataset is None and not (training := training_faults(contexts[0])).is_empty():
-        found["training"] = training
+    sets = named_sets(settings, dataset)
+    found = [fault for chosen in sets for fault in faults_with_places(contexts, chosen.key)]
+    if dataset is None:
+        found += training_faults_with_places(contexts[0])
     if as_json:
-        rows = [{"set": key, **row} for key, frame in found.items() for row in frame.to_dicts()]
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
-        return 0
-    for key, frame in found.items():
-        if frame.is_empty():
-            print(f"{key}: none known; images are looked at by `setr doctor` and by a run")
-        for (kind,), rows in frame.group_by("kind", maintain_order=True):
-            print(f"{key}: {rows.height:,} {kind}")
-            for item, detail in rows.select("item", "detail").iter_rows():
-                print(f"  {' '.join(item.split())}{f': {detail}' if detail else ''}")
+        print(json.dumps([asdict(fault) for fault in found], ensure_ascii=False, indent=1))
+    else:
+        _print(found, [chosen.key for chosen in sets])
     return 0
+
+
+def _print(found: Sequence[Fault], sets: Sequence[str]) -> None:
+    from setr_lib.pipeline.fault_places import by_set_and_kind
+
+    grouped = by_set_and_kind(found)
+    for key in dict.fromkeys([*sets, *grouped]):
+        if key not in grouped:
+            print(f"{key}: none known; images are looked at by `setr doctor` and by a run")
+        for kind, faults in grouped.get(key, {}).items():
+            print(f"{key}: {len(faults):,} {kind}")
+            for fault in faults:
+                print(f"  {_line(fault)}")
+
+
+def _line(fault: Fault) -> str:
+    """``broken.png: no image file [/data/broken.png]``; of a text, the queries that it is of."""
+    where = [fault.file] if fault.file else []
+    if fault.queries and fault.queries != [fault.item]:
+        more = f" and {len(fault.queries) - 1:,} more" if len(fault.queries) > 1 else ""
+        where.insert(0, f"query {fault.queries[0]}{more}")
+    detail = f": {fault.detail}" if fault.detail else ""
+    return " ".join(fault.item.split()) + detail + (f" [{', '.join(where)}]" if where else "")
 
 
 def keys_of(frame: pl.DataFrame, settings: Settings) -> list[str]:

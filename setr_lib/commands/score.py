@@ -4,12 +4,11 @@ alone.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setr_lib.commands.console import terminal
+from setr_lib.commands.console import talk, terminal
 from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
 
@@ -63,7 +62,7 @@ def run(
     label_files = [LabelFile.named(text) for text in labels]
     found = score_files(evaluation_set, files, settings.evaluation, label_files, reasons)
     for note in found.notes:
-        print(f"setr: {note}", file=sys.stderr)
+        talk(note)
     if as_json:
         print(leaderboard.as_json(found.rows))
     elif found.rows.is_empty():

@@ -1,61 +1,46 @@
-"""``setr search IMAGE "TEXT"``: one composed query of a person's own, through both stages, over an embedded
-gallery.
+"""``setr search``: composed queries of a person's own, through both stages, over an embedded gallery: one
+(``IMAGE "TEXT"``), or those of a file, for which models are loaded once.
 """
 
 from __future__ import annotations
 
-import re
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from setr_lib.commands.console import progress_on_terminal, quieten_libraries, terminal
-from setr_lib.commands.outputs import check_output_file
+from setr_lib.commands.console import (
+    progress_on_terminal,
+    quieten_libraries,
+    results_alone,
+    say_error,
+    talk,
+)
+from setr_lib.commands.outputs import check_output_file, check_output_folder
+from setr_lib.commands.search_page import is_contact_sheet, print_answer, save_sheet, sheet_name
+from setr_lib.commands.searching import Search, Wanted, prepared
 from setr_lib.errors import SetrError
-from setr_lib.models.read_ahead import read_ahead
-from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
+from setr_lib.pipeline.answer_document import answer_document
+from setr_lib.pipeline.asked_queries import AskedQuery, FaultyRow, read_asked_queries, reference_file
 from setr_lib.pipeline.faults import IMAGES, cut_words, fault_lines
-from setr_lib.pipeline.reranking import BEST, STAGE_1_ALONE, wanted_reranker
-from setr_lib.pipeline.retriever import Retriever, SearchResult
-from setr_lib.pipeline.storage import or_run_everything
-from setr_lib.pipeline.toy_models import toy_models_note
-from setr_lib.pixels import PictureFile, UnreadableImageError, stored_notes
-from setr_lib.records import EmbeddingsRecord
+from setr_lib.pipeline.retriever import Retriever, SearchResult, reference_row
+from setr_lib.progress import Progress, silent
 from setr_lib.settings import Settings
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    from setr_lib.datasets import EvaluationSet
-
-_IMAGES = 10
-"""Images shown where nothing is said."""
 
 
 def run(
-    settings: Settings,
-    *,
-    image: Path,
-    text: str,
-    dataset: str | None,
-    gallery: str | None,
-    method: str | None,
-    reranker: str | None,
-    k: int | None,
-    output: Path | None,
+    settings: Settings, image: Path, text: str, wanted: Wanted, *, as_json: bool, output: Path | None
 ) -> int:
-    """Print the first images as a table and write a contact sheet.
+    """Print the first images as a table and write a contact sheet; or print one JSON document.
 
     Args:
         settings: The settings.
         image: The reference image's file.
         text: The modification text.
-        dataset: An evaluation set or data set; by default the first that is embedded.
-        gallery: One of its galleries, e.g. a category; by default all.
-        method: The retrieval method; by default that of the settings.
-        reranker: The re-ranker, or ``none`` for stage 1 alone; by default the best configured one.
-        k: Images shown; by default 10, or as many as are judged where these are fewer.
+        wanted: What is searched, and how.
+        as_json: Print one JSON document, and write a contact sheet only where ``output`` names it.
         output: The contact sheet's file; by default one under the report root.
 
     Returns:
@@ -66,189 +51,190 @@ def run(
     """
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
-    check_output_file(output, _is_contact_sheet)
+    check_output_file(output, is_contact_sheet)
     quieten_libraries()
-    context = pipeline_context(settings)
-    if warning := context.prompts().unused_files_warning():
-        print(f"setr: warning: {warning}", file=sys.stderr)
-    searched = embedded_set(context, dataset)
-    if toys := toy_models_note(settings, searched.dataset):
-        print(f"setr: warning: {toys}", file=sys.stderr)
-    _refuse_missing(image, context, searched.key)
-    key, depth = searched.key, settings.rerank_depth(searched.dataset)
-    wanted = wanted_reranker(context, reranker or BEST)
-    if k is None:
-        k = _IMAGES if wanted is None else min(_IMAGES, depth)
-    if wanted is not None and k > depth:
-        raise SetrError(
-            f"--k {k}: only the first {depth} are judged; raise [reranking] top_k, or rerank_top_k in "
-            f"[datasets.{searched.dataset}], and [coarse] top_k where that is less, to see more"
-        )
-    chosen = context.methods.get(method or settings.coarse.default)
-    asks = wanted is not None or bool(chosen.needs or chosen.texts)
-    read_ahead(settings, space=chosen.space, judge=asks)
-    with progress_on_terminal() as progress:
+    search = prepared(settings, wanted)
+    _refuse_missing(image, search)
+    with progress_on_terminal() as progress, results_alone():
         # One query is not worth holding the gallery's vectors for.
-        retriever = Retriever.from_evaluation_set(key, settings, hold_vectors=False)
-        found = retriever.search(
-            image, text, k=k, method=method, reranker=reranker or BEST, gallery=gallery, progress=progress
-        )
-    path = output or settings.report_root / "searches" / f"{_file_name(image, text, found, gallery)}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The bytes that were searched with, whatever lies there by now.
-    shown = PictureFile(str(image), found.reference, searched.pixels.id)
-    try:
-        sheet = _sheet(shown, text, found, k)
-        sheet.save(path, pnginfo=_mark(), comment=_MARK)
-    except (OSError, ValueError) as error:
-        raise SetrError(f"{path}: the contact sheet cannot be written ({error})") from error
-    waiting = [configured.name for configured in context.rerankers.configured if configured.trained]
-    is_first = reranker is None and found.version is None and waiting
-    where = key if gallery is None else f"{key} · gallery {gallery}"
-    if found.stale:
-        print(f"setr: warning: {_stale_words(settings, key, found)}", file=sys.stderr)
-    _print(found, where, path, f" (no {' and no '.join(waiting)} promoted yet)" if is_first else "")
-    for line in [*cut_words(found.cut), *fault_lines(context, key, only=IMAGES)]:
+        retriever = Retriever.from_evaluation_set(search.searched.key, settings, hold_vectors=False)
+        found = _found(retriever, search, image, text, progress)
+    sheet = output or (None if as_json else _usual_sheet(settings, image, text, found, wanted.gallery))
+    if sheet is not None:
+        save_sheet(sheet, image, text, found, search)
+    _tell_stale(search, found)
+    if as_json:
+        document = _document(search, found, image, text)
+        print(json.dumps(document | {"contact_sheet": _text(sheet)}, ensure_ascii=False, indent=1))
+        return 0
+    print_answer(found, search)
+    print(f"contact sheet: {sheet}")
+    for line in [*cut_words(found.cut), *fault_lines(search.context, search.searched.key, only=IMAGES)]:
         print(line)
     return 0
 
 
-_MARK = "SETR contact sheet"
+def run_many(settings: Settings, file: Path, wanted: Wanted, *, as_json: bool, output: Path | None) -> int:
+    """Search every query of a file, each printed as soon as its answer is there: a table, or a line of JSON.
+
+    Args:
+        settings: The settings.
+        file: The queries, see :func:`setr_lib.pipeline.asked_queries.read_asked_queries`; ``-`` for standard
+            input.
+        wanted: What is searched, and how.
+        as_json: Print a JSON document a line. That of a row that could not be searched has ``error``.
+        output: The folder of contact sheets; by default none is drawn.
+
+    Returns:
+        0, or 1 where a row could not be searched.
+
+    Raises:
+        SetrError: The file, or what the search needs, is at fault.
+    """
+    check_output_folder(output)
+    name, folder, content = str(file), file.absolute().parent, None
+    if file == _STANDARD_INPUT:
+        name, folder, content = "standard input", Path.cwd(), sys.stdin.buffer.read()
+    rows = read_asked_queries(name, content)
+    quieten_libraries()
+    search = prepared(settings, wanted)
+    with results_alone():
+        retriever = Retriever.from_evaluation_set(search.searched.key, settings)
+    page = _Page(search, name, as_json=as_json, sheets=output)
+    # On a terminal the answers themselves show how far the search is.
+    with nullcontext(silent) if sys.stdout.isatty() else progress_on_terminal() as progress:
+        for number, (row, answer) in enumerate(_answers(retriever, search, folder, rows), start=1):
+            if isinstance(answer, str):
+                page.fault(row, answer)
+            else:
+                page.answer(row, *answer)
+            progress(number, len(rows), "queries searched")
+    if page.faults:
+        say_error(f"{page.faults:,} of {len(rows):,} rows of {name} could not be searched")
+    return 1 if page.faults else 0
 
 
-def _mark() -> PngInfo:
-    """What a PNG file says of its maker, so that it is known as one that may be replaced."""
-    from PIL.PngImagePlugin import PngInfo
+class _Page:
+    """What is printed of the rows of a file.
 
-    info = PngInfo()
-    info.add_text("Software", _MARK)
-    return info
+    Args:
+        search: What was searched.
+        file: What the file is called.
+        as_json: Print a JSON document a line, not tables.
+        sheets: The folder of contact sheets; None where none is drawn.
+    """
+
+    def __init__(self, search: Search, file: str, *, as_json: bool, sheets: Path | None) -> None:
+        self._search, self._file, self._as_json, self._sheets = search, file, as_json, sheets
+        self._told_stale = False
+        self.faults = 0
+        """Rows that have no answer."""
+
+    def fault(self, row: AskedQuery | FaultyRow, reason: str) -> None:
+        """Tell why a row has no answer."""
+        self.faults += 1
+        say_error(f"{self._file}, {_line(row)}: {reason}")
+        if self._as_json:
+            self._print({"line": row.line, "id": row.id, "error": reason})
+
+    def answer(self, row: AskedQuery | FaultyRow, image: Path, text: str, found: SearchResult) -> None:
+        """Print the answer to a row."""
+        sheet = None
+        if self._sheets is not None:
+            name = sheet_name(image, text, found, self._search.wanted.gallery)
+            sheet = self._sheets / f"{row.line:04d}-{name}.png"
+            save_sheet(sheet, image, text, found, self._search)
+        if not self._told_stale:
+            self._told_stale = bool(found.stale)
+            _tell_stale(self._search, found)
+        if not self._as_json:
+            print_answer(found, self._search, title=f"{_line(row)} · {text}")
+            return
+        document = _document(self._search, found, image, text)
+        self._print({"line": row.line, "id": row.id, **document, "contact_sheet": _text(sheet)})
+
+    @staticmethod
+    def _print(document: dict[str, Any]) -> None:
+        print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
-def _is_contact_sheet(file: Path) -> bool:
-    try:
-        notes = stored_notes(file)
-    except UnreadableImageError:
-        return False
-    said = notes.get("Software"), notes.get("comment")
-    return _MARK in said or _MARK.encode() in said
+def _line(row: AskedQuery | FaultyRow) -> str:
+    return f"line {row.line}" + (f" ({row.id})" if row.id else "")
 
 
-def _refuse_missing(image: Path, context: PipelineContext, key: str) -> None:
+_STANDARD_INPUT = Path("-")
+Answer = tuple[Path, str, SearchResult]
+"""Reference image, modification text, and what was found."""
+
+
+def _answers(
+    retriever: Retriever, search: Search, folder: Path, rows: list[AskedQuery | FaultyRow]
+) -> Iterator[tuple[AskedQuery | FaultyRow, Answer | str]]:
+    """Each row with its answer, or with why it has none; references are looked for from ``folder``, too."""
+    paths, is_answered = search.paths(), False
+    for row in rows:
+        if isinstance(row, FaultyRow):
+            yield row, row.reason
+            continue
+        try:
+            image = reference_file(row, folder, paths)
+            reference_row(image, search.searched.pixels)
+        except SetrError as error:
+            yield row, str(error)
+            continue
+        try:
+            with results_alone():
+                found = _found(retriever, search, image, row.text, silent)
+        except SetrError as error:
+            if not is_answered:
+                raise  # a model that is not there, say: no row's fault
+            yield row, str(error)
+        else:
+            is_answered = True
+            yield row, (image, row.text, found)
+
+
+def _found(retriever: Retriever, search: Search, image: Path, text: str, progress: Progress) -> SearchResult:
+    return retriever.search(
+        image,
+        text,
+        k=search.k,
+        method=search.wanted.method,
+        reranker=search.reranker,
+        gallery=search.wanted.gallery,
+        progress=progress,
+    )
+
+
+def _document(search: Search, found: SearchResult, image: Path, text: str) -> dict[str, Any]:
+    return answer_document(found, image, text, key=search.searched.key, gallery=search.wanted.gallery)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _usual_sheet(
+    settings: Settings, image: Path, text: str, found: SearchResult, gallery: str | None
+) -> Path:
+    return settings.report_root / "searches" / f"{sheet_name(image, text, found, gallery)}.png"
+
+
+def _tell_stale(search: Search, found: SearchResult) -> None:
+    if found.stale:
+        talk(search.stale_words(dict(found.stale), found.coarse.height), warning=True)
+
+
+def _refuse_missing(image: Path, search: Search) -> None:
     """Say which image is meant where there is no file: ids of the gallery are no paths from here."""
     from setr_lib.benchmarks.annotations import is_there
     from setr_lib.benchmarks.near_ids import near_ids
-    from setr_lib.tables import GALLERY
 
     if is_there(image):
         return
-    images = context.tables.read("gallery_images", GALLERY, key)
-    paths: dict[str, str] = dict(images.select("image_id", "path").iter_rows())
-    name, hint = str(image), ""
+    key, paths, name, hint = search.searched.key, search.paths(), str(image), ""
     if name in paths:
         hint = f"; {name!r} is an id of {key}: write the path of its file, {paths[name]}"
     elif (found := near_ids(paths).near(name)) is not None:
         hint = f"; did you mean {paths[found.id]}, the image {found.id!r} of {key}? ({found.reason})"
     raise SetrError(f"{image}: the reference image is missing: there is no such file{hint}")
-
-
-def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
-    """The first evaluation set of a name that is embedded.
-
-    Args:
-        context: Settings and tables.
-        name: An evaluation set, a data set, or None for all.
-
-    Returns:
-        The evaluation set.
-
-    Raises:
-        SetrError: There is no such set; the message lists those that there are.
-        NotMadeYetError: None of them is embedded yet.
-    """
-    from setr_lib.datasets import evaluation_sets
-
-    every = evaluation_sets(context.settings)
-    named = [candidate for candidate in every if name is None or name in (candidate.key, candidate.dataset)]
-    if not named:
-        known = ", ".join(sorted({candidate.key for candidate in every}))
-        raise SetrError(f"there is no evaluation set or data set {name!r}; there is {known or 'none'}")
-    for candidate in named:
-        try:
-            stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, candidate.key)
-        except NotMadeYetError:
-            continue
-        if stored.has_vectors:  # captions alone have no vectors to search
-            return candidate
-    raise NotMadeYetError(
-        f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
-        f"gallery_embeddings, {or_run_everything(context.settings, named[0].key)}"
-    )
-
-
-def _stale_words(settings: Settings, key: str, found: SearchResult) -> str:
-    """That the gallery is stale: which picture, how many, and what to do."""
-    first, why = next(iter(found.stale.items()))
-    return (
-        f"the gallery of {key} is stale: {len(found.stale)} of {found.coarse.height} candidates are not the "
-        f"pictures that it was made of, the first is {first} ({why}); materialize gallery_images and "
-        f"gallery_embeddings, {or_run_everything(settings, key)}"
-    )
-
-
-def _sheet(image: PictureFile, text: str, found: SearchResult, k: int) -> Image.Image:
-    from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
-
-    rankings = [(f"coarse · {_method(found)}", found.coarse)]
-    if found.reranker is not None:
-        rankings.append((f"re-ranked · {_reranker(found)}", found.ranking))
-    strips = [
-        Strip(title, tiles_of(frame, found.files, top=k, is_logit=found.is_logit))
-        for title, frame in rankings
-    ]
-    detail = f"composed: {found.target_caption}" if found.target_caption else ""
-    return draw_contact_sheet(image, text, strips, detail=detail)
-
-
-def _method(found: SearchResult) -> str:
-    return f"{found.method} v{found.method_version}" if found.method_version else found.method
-
-
-def _reranker(found: SearchResult) -> str:
-    if found.reranker is None:
-        return "stage 1 alone"
-    return f"{found.reranker} v{found.version}" if found.version else found.reranker
-
-
-def _file_name(image: Path, text: str, found: SearchResult, gallery: str | None) -> str:
-    parts = [image.stem, text, found.method, found.reranker or STAGE_1_ALONE[0]]
-    return "-".join(map(_slug, [*parts, *([] if gallery is None else [gallery])]))
-
-
-def _print(found: SearchResult, where: str, sheet: Path, note: str) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from setr_lib.evaluation.contact_sheet import judge_words
-
-    before = dict(found.coarse.select("image_id", "rank").iter_rows())
-    table = Table(box=box.SIMPLE_HEAD)
-    reranked = ("judge" if found.is_logit else "score", "coarse rank") if found.reranker is not None else ()
-    for column in ("rank", "image", *reranked, "cosine" if found.is_cosine else "score"):
-        table.add_column(column, overflow="fold")
-    for hit in found:
-        judged = "-" if hit.judge_score is None else judge_words(hit.judge_score, is_logit=found.is_logit)
-        second = (judged, str(before.get(hit.image_id, "-"))) if reranked else ()
-        table.add_row(str(hit.rank), Text(hit.image_id), *second, f"{hit.coarse_score:.3f}")
-    console = terminal()
-    if found.target_caption:
-        console.print(Text(f"looking for: {found.target_caption}"))
-    title = f"{where} · {_method(found)} · {_reranker(found)}{note}"
-    console.print(Text(title), soft_wrap=True)  # a table's own title is broken at the table's width
-    console.print(table)
-    print(f"contact sheet: {sheet}")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:40] or "search"

@@ -1,6 +1,7 @@
 """What is installed and configured besides data sets: packages, the two models, prompts, methods, stores.
 
-Nothing is loaded or made: a model's folder is listed, an MLflow store opened for reading only.
+No weights are loaded and nothing is made: a model's folder is listed and its processor opened, an MLflow
+store opened for reading only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,7 @@ from setr_lib.settings import (
     QWEN_RERANKER,
     SENTENCE_TRANSFORMERS,
     TRAINED_SPACES,
+    JudgeSettings,
     Settings,
 )
 from setr_lib.spaces.open_clip_config import model_config
@@ -62,19 +64,25 @@ def _required() -> Iterator[str]:
             yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
-def configured(settings: Settings, kinds: set[str]) -> list[Check]:
+def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> list[Check]:
     """The checks of everything that settings name.
 
     Args:
         settings: The settings.
         kinds: The kinds of the data sets, for prompts of their own.
+        quick: Open no model's processor.
 
     Returns:
         One entry per thing.
     """
     from setr_lib.commands.disk_checks import damage_checks
 
-    models = [_encoder(settings), *_spaces(settings), _judge(settings), *_qwen_reranker(settings)]
+    models = [
+        _encoder(settings),
+        *_spaces(settings),
+        _judge(settings, quick=quick),
+        *_qwen_reranker(settings, quick=quick),
+    ]
     return [
         _storage(settings),
         *damage_checks(settings),
@@ -196,11 +204,39 @@ def embedding_dimension(settings: Settings, space: str = DEFAULT_SPACE) -> int |
     return dimension if isinstance(dimension, int) else None
 
 
-def _judge(settings: Settings) -> Check:
+def _judge(settings: Settings, *, quick: bool) -> Check:
     remedy = '[models.judge] name = "FOLDER"'
     found = hub_check("multimodal LLM", settings.judge_name, settings.models.judge.revision, remedy)
-    if found.at_fault and not _needs_multimodal_llm(settings):
+    if not _needs_multimodal_llm(settings):
+        if not found.at_fault:
+            return found
         return replace(found, status="warning", detail=f"{_UNUSED_LLM} ({found.detail})", bytes_to_come=0)
+    return _suited(found, settings.models.judge, quick=quick)
+
+
+def _suited(
+    found: Check,
+    judge: JudgeSettings,
+    answers: Sequence[tuple[str, str]] | None = None,
+    *,
+    quick: bool,
+) -> Check:
+    """The check of a multimodal LLM, and whether it can describe, compose and judge.
+
+    Args:
+        found: Where its files are.
+        judge: Its settings.
+        answers: Spellings of Yes and No.
+        quick: Only look at its files; else its configuration and processor are opened, which takes seconds.
+    """
+    from setr_lib.models.multimodal.special_tokens import ANSWERS
+    from setr_lib.models.multimodal.suitability import suitability
+
+    known = suitability(judge, found.value, answers or ANSWERS, files_only=quick)
+    if known.problems:
+        return replace(found, status="missing" if found.at_fault else "broken", detail=known.problems[0])
+    if known.notes and not found.at_fault:
+        return replace(found, status="warning", detail="; ".join(known.notes))
     return found
 
 
@@ -239,12 +275,16 @@ def _endpoint(settings: Settings) -> Iterator[Check]:
         yield Check(what, endpoint.url, "warning", f"{who}: pictures LEAVE THIS MACHINE, to {host}")
 
 
-def _qwen_reranker(settings: Settings) -> Iterator[Check]:
+def _qwen_reranker(settings: Settings, *, quick: bool) -> Iterator[Check]:
     """The model of ``[models.reranker]``, where the re-ranker that uses it is named."""
     if QWEN_RERANKER in settings.reranking.rerankers:
+        from setr_lib.reranking.qwen_reranker import ANSWERS as LOWER_CASE
+        from setr_lib.reranking.qwen_reranker import judge_settings
+
         remedy = '[models.reranker] name = "FOLDER"'
         model = settings.models.reranker
-        yield hub_check("re-ranker's model", settings.reranker_name, model.revision, remedy)
+        found = hub_check("re-ranker's model", settings.reranker_name, model.revision, remedy)
+        yield _suited(found, judge_settings(model), LOWER_CASE, quick=quick)
 
 
 def _prompts(settings: Settings, kinds: set[str]) -> Check:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setr_lib.commands.console import talk
 from setr_lib.commands.outputs import check_output_folder
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.row import Row
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import NotMadeYetError, PipelineContext, pipeline_context
 from setr_lib.pipeline.reranking import STAGE_1_ALONE
 from setr_lib.records import RerankedRecord, RerankedRow
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -72,8 +74,12 @@ def run(
 
     check_output_folder(output)
     context, submitted = pipeline_context(settings), submitted_set(settings, dataset, split)
-    chosen = choose_ranking(context, submitted.key, reranker, method)
-    rankings = context.tables.read(chosen.table, RANKINGS)
+    try:
+        chosen = choose_ranking(context, submitted.key, reranker, method)
+        rankings = context.tables.read(chosen.table, RANKINGS)
+    except NotMadeYetError:
+        _refuse_unnamed(settings, submitted)
+        raise
     queries = read_queries(submitted)
     name = "-".join(
         re.sub(r"[^A-Za-z0-9_]+", "-", part) for part in (submitted.key, chosen.row.method, chosen.row.stage)
@@ -81,7 +87,7 @@ def run(
     folder = output or settings.storage_root / "submissions"
     written = write_submission(submitted, queries, rankings, listed_gallery(submitted), folder, name)
     for note in [*written.notes, *_warnings(context, submitted, queries)]:
-        print(f"setr: {note}", file=sys.stderr)
+        talk(note)
     _print(submitted, chosen, queries.height, written.files)
     return 0
 
@@ -110,6 +116,19 @@ def submitted_set(settings: Settings, dataset: str, split: str | None) -> Evalua
         server_of(benchmark, dataset)
         scored = benchmark.hidden_splits[0]
     return set_of_split(settings, dataset, split or scored)
+
+
+def _refuse_unnamed(settings: Settings, submitted: EvaluationSet) -> None:
+    """Refuse a split that the settings leave out, of which no run makes a ranking."""
+    from setr_lib.datasets import evaluation_sets
+
+    same = [each for each in evaluation_sets(settings) if each.dataset == submitted.dataset]
+    if submitted.key not in [each.key for each in same]:
+        splits = ", ".join(f'"{split}"' for split in (*(each.split for each in same), submitted.split))
+        raise SetrError(
+            f"{submitted.key} is not ranked: the settings leave this split out. Write splits = [{splits}] in "
+            f"[datasets.{submitted.dataset}], then `{typed(f'run {submitted.key}')}`, then submit"
+        )
 
 
 def choose_ranking(context: PipelineContext, key: str, reranker: str | None, method: str | None) -> Chosen:
@@ -146,7 +165,7 @@ def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> R
     except NotMadeYetError:
         if required:
             raise
-        print(f"setr: {key} is not re-ranked yet: its coarse ranking is taken", file=sys.stderr)
+        talk(f"{key} is not re-ranked yet: its coarse ranking is taken")
         return None
 
 
@@ -157,7 +176,8 @@ def _reranked(
     there = list(dict.fromkeys(row.reranker for row in reversed(record.rows)))
     name = None if reranker is None else _own_name(context, reranker, there)
     if name is not None and name not in there:
-        raise SetrError(f"{key} has no ranking by re-ranker {name!r}: it has {', '.join([*there, COARSE])}")
+        known = f"{', '.join([*there, COARSE])}{did_you_mean(name, [*there, COARSE])}"
+        raise SetrError(f"{key} has no ranking by re-ranker {name!r}: it has {known}")
     fitting = [row for row in record.rows if name in (None, row.reranker)]
     if method is None:  # the default method's, where it has any
         fitting = [row for row in fitting if row.method == record.method] or fitting

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, judge_words, open_thumbnail
+from setr_lib.evaluation.contact_sheet import data_uri, encode_webp, open_thumbnail, score_words
 from setr_lib.evaluation.row import Row
 from setr_lib.pixels import PictureFile
 
 if TYPE_CHECKING:
-    from setr_lib.evaluation.report import ReportOptions
+    from setr_lib.evaluation.report_inputs import ReportOptions
 
 Rows = list[dict[str, Any]]
 """Rows of a table, by column."""
@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 @dataclass(slots=True)
 class TileView:
     """One thumbnail of a strip: ``image`` is the id of its embedded picture (None if unreadable; then
-    ``text`` shows).
+    ``text`` shows), ``notes`` are its scores in words.
     """
 
     image: str | None
@@ -35,25 +35,27 @@ class TileView:
     rank: int
     is_target: bool
     is_reference: bool
-    note: str
+    notes: list[str]
     move: str
     move_alt: str
 
 
 @dataclass(slots=True)
 class StripView:
-    """One ranking of one query."""
+    """One ranking of one query, and what it is ordered by."""
 
     row: Row
     title: str
     tiles: list[TileView]
+    order: str
 
 
 @dataclass(slots=True)
 class CaseView:
-    """One query with everything that the page shows of it."""
+    """One query with everything that the page shows of it. ``element`` is its id on the page."""
 
     query_id: str
+    element: str
     modification: str
     reference: str | None
     reference_alt: str
@@ -65,6 +67,8 @@ class CaseView:
     rank_before: str
     rank_after: str
     outcome: str
+    kind: str
+    kind_detail: str
     aspects: list[str]
     composition: dict[str, Any] | None
     strips: list[StripView]
@@ -123,6 +127,10 @@ class CaseBuilder:
     pictures: Pictures
     options: ReportOptions
     others: Sequence[tuple[Row, str, Mapping[tuple[str, str], Rows]]] = ()
+    elements: Mapping[str, str] = field(default_factory=dict)
+    """The id on the page of each query that is shown."""
+    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Kind of failure and evidence, by query."""
 
     def build(self, query_id: str) -> CaseView:
         """Everything that the page shows of a query.
@@ -137,6 +145,7 @@ class CaseBuilder:
         reference, targets = query["reference_id"], query["target_ids"]
         return CaseView(
             query_id=query_id,
+            element=self.elements.get(query_id, ""),
             modification=query["modification"],
             reference=self.pictures.embed(reference),
             reference_alt=self._alt("Reference image", reference),
@@ -148,6 +157,8 @@ class CaseBuilder:
             rank_before=self._rank_words(self.ranks_before, query_id, self.stages.before),
             rank_after=self._rank_words(self.ranks_after, query_id, self.stages.after),
             outcome=self._outcome(query_id),
+            kind=self.kinds.get(query_id, ("", ""))[0],
+            kind_detail=self.kinds.get(query_id, ("", ""))[1],
             aspects=[aspect.replace("_", " ") for aspect in query["aspects"]],
             composition=self.compositions.get(query_id),
             strips=self._strips(query, "gallery"),
@@ -160,7 +171,9 @@ class CaseBuilder:
         earlier = {row["image_id"]: row["rank"] for row in before}
         coarse = Row(self.stages.method)
         strips = [
-            StripView(row, title, [self._tile(line, query, known, row) for line in lines[: self.options.top]])
+            self._strip(
+                row, title, [self._tile(line, query, known, row) for line in lines[: self.options.top]]
+            )
             for row, title, lines, known in (
                 (coarse, f"stage 1 · {coarse.method}", before, None),
                 (self.stages.after_row or coarse, self.after_name, after, earlier if before else None),
@@ -171,9 +184,13 @@ class CaseBuilder:
             lines = rankings.get((query["query_id"], pool), [])
             known = earlier if row.reranker else None
             tiles = [self._tile(line, query, known, row) for line in lines[: self.options.top]]
-            strips.append(StripView(row, title, tiles))
+            strips.append(self._strip(row, title, tiles))
             earlier = {line["image_id"]: line["rank"] for line in lines}
         return [strip for strip in strips if strip.tiles]
+
+    def _strip(self, row: Row, title: str, tiles: list[TileView]) -> StripView:
+        order = self.options.orders.get(row)
+        return StripView(row, title, tiles, order.words if order else "")
 
     def _tile(
         self, line: dict[str, Any], query: dict[str, Any], earlier: Mapping[str, int] | None, row: Row
@@ -182,13 +199,15 @@ class CaseBuilder:
         is_target = image_id in query["target_ids"]
         is_reference = image_id == query["reference_id"]
         is_logit = row not in self.options.plain_scores
-        note = f"{line['score']:.3f}" if judge is None else judge_words(judge, is_logit=is_logit)
+        order = self.options.orders.get(row)
+        notes = score_words(line["score"], judge, order, is_logit=is_logit)
         move, move_alt = ("", "") if earlier is None else _move_words(earlier.get(image_id), rank)
         role = "the target" if is_target else "the reference itself" if is_reference else ""
         words = [
             f"Rank {rank}",
             role,
-            f"judge {note}" if judge is not None else f"score {note}",
+            f"score {notes[0]}" if judge is None or len(notes) > 1 else "",
+            f"judge {notes[-1]}" if judge is not None else "",
             move_alt,
         ]
         return TileView(
@@ -198,7 +217,7 @@ class CaseBuilder:
             rank=rank,
             is_target=is_target,
             is_reference=is_reference,
-            note=note,
+            notes=notes,
             move=move,
             move_alt=move_alt,
         )

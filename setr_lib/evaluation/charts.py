@@ -70,7 +70,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """One metric of all rows, from the random floor upwards; ``floor`` is its place on the axis."""
+    """One metric of all rows, in their order; ``floor`` is the random floor's place on the axis."""
 
     metric: str
     bars: list[Bar]
@@ -126,22 +126,6 @@ def build_ladder(metrics: pl.DataFrame, metric: str, order: Sequence[Row]) -> La
         floor=None if floor is None else 100 * floor / top,
         floor_value=floor,
     )
-
-
-def ladder_order(metrics: pl.DataFrame, metric: str) -> list[Row]:
-    """Rows in the order of their positions: random floor, stage 1, then each re-ranker; rows of one position
-    by value.
-
-    Args:
-        metrics: METRICS rows of one evaluation set.
-        metric: The metric to order by.
-
-    Returns:
-        Each row once, the lowest first.
-    """
-    values = {Row.of(line): line["value"] for line in metrics.filter(metric=metric).iter_rows(named=True)}
-    position_of = positions(rows_of(metrics))
-    return sorted(position_of, key=lambda row: (position_of[row], values.get(row) or 0.0, row.method))
 
 
 def build_forest(rows: Iterable[PairedDifference]) -> Forest:

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from setr_lib.escaping import markdown
+from setr_lib.evaluation.drawn_text import font_for, wrapped
 from setr_lib.pixels import OWN_FOLDER, PictureFile, UnreadableImageError, to_rgb
+from setr_lib.reranking.order import Order
 
 ImageSource = PictureFile | Path | str | Image.Image | None
 """A file of a table, any other file, an image already open (both read as images of one's own are), or nothing
@@ -40,20 +42,12 @@ _RANK_CHIP = (21, 32, 43, 205)
 _MARGIN = 24
 _GAP = 10
 _FRAME = 5
-# The font bundled with PIL knows Latin only; these common ones are tried for any other script.
-_WIDE_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSans-Regular.ttf",
-    "DejaVuSans.ttf",
-    "Arial Unicode.ttf",
-    "arial.ttf",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image of a strip or grid. ``rank`` (1-based) is drawn in its corner, ``caption`` (one line) under
-    it.
+    """One image of a strip or grid. ``rank`` (1-based) is drawn in its corner, ``caption`` under it, in as
+    many lines as it takes.
     """
 
     image: ImageSource
@@ -65,12 +59,13 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One ranking of a contact sheet: a title such as ``coarse · intersection`` and its first tiles, best
-    first.
+    """One ranking of a contact sheet: a title such as ``coarse · intersection``, its first tiles, best first,
+    and what they are ordered by (``cosine + 0.5 P(Yes)``).
     """
 
     title: str
     tiles: Sequence[Tile]
+    order: str = ""
 
 
 def open_thumbnail(source: ImageSource, size: int) -> Image.Image | None:
@@ -136,8 +131,10 @@ def tiles_of(
     reference_id: str | None = None,
     top: int = 10,
     is_logit: bool = True,
+    order: Order | None = None,
 ) -> list[Tile]:
-    """The first tiles of one query's ranking, captioned by the re-ranker's score where there is one.
+    """The first tiles of one query's ranking, captioned by what they are ordered by, and by the re-ranker's
+    score where there is one.
 
     Args:
         ranking: ``RANKINGS`` rows of one query and one pool.
@@ -146,6 +143,8 @@ def tiles_of(
         reference_id: The image that is marked as the reference.
         top: How many tiles to make, at most.
         is_logit: Whether the re-ranker's scores are the log-odds of a Yes.
+        order: What the ranking is ordered by; without it, a tile of a fused order shows the re-ranker's score
+            alone.
 
     Returns:
         The tiles, best first.
@@ -155,12 +154,34 @@ def tiles_of(
         Tile(
             image=paths.get(image_id),
             rank=rank,
-            caption=f"{score:.3f}" if judge is None else judge_words(judge, is_logit=is_logit),
+            caption=" · ".join(score_words(score, judge, order, is_logit=is_logit)),
             is_target=image_id in target_ids,
             is_reference=image_id == reference_id,
         )
         for rank, image_id, score, judge in rows.iter_rows()
     ]
+
+
+def score_words(
+    score: float, judge_score: float | None, order: Order | None = None, *, is_logit: bool = True
+) -> list[str]:
+    """What a tile says of an image's scores.
+
+    Args:
+        score: What the image is ordered by.
+        judge_score: The re-ranker's score; None where it has none.
+        order: What the ranking is ordered by; unknown by default.
+        is_logit: Whether the re-ranker's score is the log-odds of a Yes.
+
+    Returns:
+        The fused score and the re-ranker's (``0.912``, ``yes +2.3``); one of them where the other says
+        nothing more.
+    """
+    if judge_score is None:
+        number = f"{score:.3f}"
+        return [number, "not judged"] if order is not None and order.is_fused else [number]
+    said = judge_words(judge_score, is_logit=is_logit)
+    return [order.number(score), said] if order is not None and order.is_fused else [said]
 
 
 def judge_words(judge_score: float, *, is_logit: bool = True) -> str:
@@ -207,12 +228,13 @@ def draw_contact_sheet(
     head = _draw_head(reference, modification, detail, tile, _grid_width(columns, tile))
     parts = [head]
     for strip in strips:
-        parts += [_draw_title(strip.title, head.width), draw_grid(strip.tiles, columns=columns, tile=tile)]
+        title = f"{strip.title} · ordered by {strip.order}" if strip.order else strip.title
+        parts += [_draw_title(title, head.width), draw_grid(strip.tiles, columns=columns, tile=tile)]
     return _pad(stack(parts, gap=_GAP), _MARGIN)
 
 
 def draw_grid(tiles: Sequence[Tile], *, columns: int = 10, tile: int = 128) -> Image.Image:
-    """Tiles from left to right and top to bottom, with a line under each where any has a caption.
+    """Tiles from left to right and top to bottom, with its whole caption under each that has one.
 
     Args:
         tiles: The tiles.
@@ -223,18 +245,21 @@ def draw_grid(tiles: Sequence[Tile], *, columns: int = 10, tile: int = 128) -> I
         The grid.
     """
     columns = max(1, min(columns, len(tiles) or 1))
-    rows = max(1, math.ceil(len(tiles) / columns))
-    caption_height = max(14, tile // 7) + 6 if any(item.caption for item in tiles) else 0
-    step = tile + _GAP
-    grid = Image.new("RGB", (_grid_width(columns, tile), rows * (step + caption_height) - _GAP), _PAPER)
+    size, step = max(11, tile // 9), tile + _GAP
+    captions = [
+        wrapped(item.caption, font_for(size, item.caption), tile) if item.caption else [] for item in tiles
+    ]
+    lines = [captions[start : start + columns] for start in range(0, len(tiles), columns)]
+    heights = [tile + (size + 3) * max(map(len, line)) + (6 if any(line) else 0) for line in lines] or [tile]
+    tops = [sum(heights[:at]) + at * _GAP for at in range(len(heights))]
+    grid = Image.new("RGB", (_grid_width(columns, tile), tops[-1] + heights[-1]), _PAPER)
     draw = ImageDraw.Draw(grid)
     for index, item in enumerate(tiles):
-        left, top = (index % columns) * step, (index // columns) * (step + caption_height)
+        left, top = (index % columns) * step, tops[index // columns]
         grid.paste(_draw_tile(item, tile), (left, top))
-        if item.caption:
-            font = _font(max(11, tile // 9), item.caption)
-            text = _ellipsis(item.caption, font, tile)
-            draw.text((left + tile / 2, top + tile + 4), text, fill=_QUIET, font=font, anchor="ma")
+        for at, text in enumerate(captions[index]):
+            place = (left + tile / 2, top + tile + 4 + at * (size + 3))
+            draw.text(place, text, fill=_QUIET, font=font_for(size, item.caption), anchor="ma")
     return grid
 
 
@@ -344,7 +369,7 @@ def _enlarge(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _draw_chip(draw: ImageDraw.ImageDraw, text: str, size: int) -> None:
-    font = _font(max(11, size // 9), text)
+    font = font_for(max(11, size // 9), text)
     width, height = font.getlength(text) + 12, max(11, size // 9) + 7
     left = top = _FRAME + 1
     draw.rounded_rectangle((left, top, left + width, top + height), radius=5, fill=_RANK_CHIP)
@@ -364,16 +389,18 @@ def _hatch(cell: Image.Image) -> None:
     draw = ImageDraw.Draw(cell)
     for start in range(-cell.height, cell.width, 14):
         draw.line((start, cell.height, start + cell.height, 0), fill=_LINE, width=2)
-    font = _font(max(11, cell.width // 10), "no image")
+    font = font_for(max(11, cell.width // 10), "no image")
     draw.text((cell.width / 2, cell.height / 2), "no image", fill=_QUIET, font=font, anchor="mm")
 
 
 def _draw_title(title: str, width: int) -> Image.Image:
-    band = Image.new("RGB", (width, 34), _PAPER)
+    font = font_for(17, title)
+    lines = wrapped(title, font, width)
+    band = Image.new("RGB", (width, 18 + 22 * len(lines)), _PAPER)
     draw = ImageDraw.Draw(band)
-    font = _font(17, title)
     draw.line((0, 8, width, 8), fill=_LINE)
-    draw.text((0, 15), _ellipsis(title, font, width), fill=_INK, font=font, anchor="la")
+    for at, line in enumerate(lines):
+        draw.text((0, 15 + 22 * at), line, fill=_INK, font=font, anchor="la")
     return band
 
 
@@ -381,57 +408,18 @@ def _draw_head(reference: ImageSource, modification: str, detail: str, tile: int
     side = round(tile * 1.25)
     text_left = side + 20
     width = max(width, text_left + 240)
-    quote = _wrap(f"“{modification}”", _font(24, modification), width - text_left, lines=4)
-    small = _wrap(detail, _font(16, detail), width - text_left, lines=3) if detail else []
+    quote = wrapped(f"“{modification}”", font_for(24, modification), width - text_left)
+    small = wrapped(detail, font_for(16, detail), width - text_left) if detail else []
     text_height = 24 + 32 * len(quote) + (8 + 22 * len(small) if small else 0)
     head = Image.new("RGB", (width, max(side, text_height)), _PAPER)
     head.paste(_draw_tile(Tile(reference, is_reference=True), side), (0, 0))
     draw = ImageDraw.Draw(head)
-    draw.text((text_left, 0), "reference image + modification text", fill=_REFERENCE, font=_font(15, ""))
+    draw.text((text_left, 0), "reference image + modification text", fill=_REFERENCE, font=font_for(15, ""))
     top = 26
     for line in quote:
-        draw.text((text_left, top), line, fill=_INK, font=_font(24, modification))
+        draw.text((text_left, top), line, fill=_INK, font=font_for(24, modification))
         top += 32
     for line in small:
-        draw.text((text_left, top + 8), line, fill=_QUIET, font=_font(16, detail))
+        draw.text((text_left, top + 8), line, fill=_QUIET, font=font_for(16, detail))
         top += 22
     return head
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` lines of ``width`` pixels, the last one cut with an ellipsis."""
-    wrapped: list[str] = []
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            wrapped.append(line)
-            line = word
-        else:
-            line = longer
-    wrapped.append(line)
-    if len(wrapped) > lines:
-        wrapped = [*wrapped[: lines - 1], " ".join(wrapped[lines - 1 :])]
-    return [_ellipsis(line, font, width) for line in wrapped]
-
-
-def _ellipsis(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    text = " ".join(text.split())[:500]
-    if font.getlength(text) <= width:
-        return text
-    fits, fails = 0, len(text)
-    while fails - fits > 1:
-        middle = (fits + fails) // 2
-        fits, fails = (middle, fails) if font.getlength(text[:middle] + "…") <= width else (fits, middle)
-    return text[:fits].rstrip() + "…"
-
-
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """PIL's own font, the same on every machine, unless ``text`` needs a script that it lacks."""
-    if any(ord(letter) > 0x24F and letter not in "“”‘’…–—·" for letter in text):
-        for name in _WIDE_FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
-    return ImageFont.load_default(size)

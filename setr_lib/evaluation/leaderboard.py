@@ -17,6 +17,7 @@ import polars as pl
 
 from setr_lib.damage import damaged, told
 from setr_lib.errors import SetrError
+from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
 from setr_lib.evaluation.model_versions import number, shown_versions
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_NOT_COMPARABLE = "not comparable with published numbers"
+_SEE_REPORT = "see the set's report"
 Headlines = Mapping[str, Sequence[str]]
 """Data set -> its headline metrics."""
 
@@ -85,6 +88,56 @@ def as_json(frame: pl.DataFrame) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
 
 
+def as_csv(frame: pl.DataFrame) -> str:
+    """METRICS rows as CSV with a header line; what is unknown is empty. A text that a spreadsheet would
+    compute has an apostrophe before it.
+
+    Args:
+        frame: METRICS rows.
+
+    Returns:
+        The text.
+    """
+    table = conform(frame, METRICS, "metrics").fill_nan(None)
+    texts = pl.col(pl.String).map_elements(csv_cell, return_dtype=pl.String)
+    return table.with_columns(texts).write_csv()
+
+
+def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
+    """METRICS rows as Markdown: for each evaluation set a heading and a table of its headline metrics, best
+    row first.
+
+    Args:
+        frame: METRICS rows.
+        headlines: Data set -> its headline metrics.
+
+    Returns:
+        The text, without a line feed at its end.
+    """
+    parts: list[str] = []
+    for (dataset, _), rows in frame.group_by("dataset", "split", maintain_order=True):
+        metrics = headline_metrics(rows.get_column("metric"), headlines.get(str(dataset), ()))
+        lines = [["method", "re-ranker", *metrics], ["---", "---", *("--:" for _ in metrics)]]
+        cells = {(Row.of(row), row["metric"]): row for row in rows.iter_rows(named=True)}
+        versions = shown_versions(rows)
+        for row in order_lines(rows, metrics[0]) if metrics else ():
+            shown = versions[row].behind(row)
+            values = [_plain_cell(cells.get((row, metric))) for metric in metrics]
+            lines.append([markdown(cell) for cell in (shown.method, shown.reranker or "–", *values)])
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        below = _below(rows, metrics)
+        parts.append("\n\n".join([f"## {markdown(_title(rows))}", table, *below]))
+    return "\n\n".join(parts)
+
+
+def _below(rows: pl.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """What is to be said of a set's table in Markdown."""
+    cautions = [*overlap_lines(rows), small_set_of(rows), no_interval_words(rows, metrics)]
+    if not rows.get_column("comparable").fill_null(False).all():
+        cautions.append(f"* {_NOT_COMPARABLE}: {'; '.join(split_labels(rows)[1]) or _SEE_REPORT}")
+    return [markdown(caution) for caution in cautions if caution]
+
+
 def leaderboard_table(
     frame: pl.DataFrame, headlines: Headlines, averages: Averages | None = None
 ) -> RenderableType:
@@ -121,8 +174,8 @@ def leaderboard_table(
         cautions = (small_set_of(rows), no_interval_words(rows, shown))
         parts += [Text(line, style="yellow") for line in cautions if line]
         if not rows.get_column("comparable").fill_null(False).all():
-            reasons = "; ".join(split_labels(rows)[1]) or "see the set's report"
-            parts.append(Text(f"* not comparable with published numbers: {reasons}", style="yellow"))
+            reasons = "; ".join(split_labels(rows)[1]) or _SEE_REPORT
+            parts.append(Text(f"* {_NOT_COMPARABLE}: {reasons}", style="yellow"))
     for (dataset,), rows in frame.group_by("dataset", maintain_order=True):
         star = "" if rows.get_column("comparable").fill_null(False).all() else " *"
         if line := average_line(str(dataset), rows, averages or {}, mark=star):
@@ -325,6 +378,16 @@ def _cell(row: dict[str, object] | None, best: float) -> Text:
     if isinstance(low, float) and isinstance(high, float) and not lacks_interval(row):
         text.append(f" {_short(low)}–{_short(high)}", style="dim")
     return text
+
+
+def _plain_cell(row: dict[str, object] | None) -> str:
+    """``38.0 (33–44)``; a dash where there is no value."""
+    if row is None or not isinstance(value := row["value"], float):
+        return "–"
+    low, high = row["ci_low"], row["ci_high"]
+    if isinstance(low, float) and isinstance(high, float) and not lacks_interval(row):
+        return f"{value:.1f} ({_short(low)}–{_short(high)})"
+    return f"{value:.1f}"
 
 
 def _short(value: float) -> str:

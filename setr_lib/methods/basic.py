@@ -25,9 +25,18 @@ from setr_lib.texts.phrases import read_phrases
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COMPONENTS = Option("components", int, least=1, default=250)
-ALPHA, HARRIS = Option("alpha", least=0, most=1, default=0.2), Option("harris", least=0, default=0.1)
-EXPANSION = Option("expansion", int, least=0, default=0)
+COMPONENTS = Option(
+    "components", int, least=1, default=250, meaning="how many directions images are projected on, at most"
+)
+ALPHA = Option(
+    "alpha", least=0, most=1, default=0.2, meaning="the share of the styles in the contrastive covariance"
+)
+HARRIS = Option(
+    "harris", least=0, default=0.1, meaning="the weight of the term that punishes one similarity alone"
+)
+EXPANSION = Option(
+    "expansion", int, least=0, default=0, meaning="how many gallery images a reference is averaged with"
+)
 """The paper's constants. Query expansion, by 25 images in its preset, is off: on i-CIR it loses (34.35 mAP
 without it, 31.64 with it)."""
 _SHARPNESS = 0.1  # of the weights of query expansion

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from setr_lib.methods.inputs import EncodedQueries
 
-REWARD, PENALTY = Option("reward", least=0, default=0.5), Option("penalty", least=0, default=0.5)
+REWARD = Option("reward", least=0, default=0.5, meaning="the weight of objects that must be there")
+PENALTY = Option("penalty", least=0, default=0.5, meaning="the weight of objects that must not be there")
 """The weights, ours, of the objects that must, and must not, be there."""
 
 

@@ -34,6 +34,8 @@ class Option:
     """The largest number allowed; None for any."""
     default: Any = None
     """What :meth:`of` gives where settings say nothing."""
+    meaning: str = ""
+    """What it is, in a sentence, for ``docs/settings.md``."""
 
     def of(self, options: Mapping[str, Any], otherwise: Any = None) -> Any:
         """The value in a method's options.

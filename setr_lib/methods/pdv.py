@@ -55,8 +55,13 @@ _BACKBONES = (
 """How models are named that have a setting besides B/32: ``ViT-L-14``, ``clip-vit-large-patch14``."""
 
 
-IMAGE_SCALE, TEXT_SCALE = Option("image_scale"), Option("text_scale")
-TEXT_SHARE = Option("text_share", least=0, most=1)
+IMAGE_SCALE = Option(
+    "image_scale", meaning="how far `pdv_i` goes from the reference; the paper's if left out"
+)
+TEXT_SCALE = Option("text_scale", meaning="how far `pdv_t` goes from its caption; the paper's if left out")
+TEXT_SHARE = Option(
+    "text_share", least=0, most=1, meaning="the share of `pdv_t` in `pdv_f`; the paper's if left out"
+)
 
 
 def setting_of(dataset_kind: str, space_id: str) -> Setting:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = MappingProxyType({"overall": 0.4, "desired": 0.2, "preserve": 0.2, "forbidden": 0.2})
 """Ours, not the paper's: the whole counts twice what a role does. ``overall`` is MulVec's *Global*."""
-OPTIONS = tuple(Option(role, least=0, default=ours) for role, ours in WEIGHTS.items())
+OPTIONS = tuple(
+    Option(role, least=0, default=ours, meaning=f"the weight of the role `{role}`")
+    for role, ours in WEIGHTS.items()
+)
 
 
 class Roles(Answer):

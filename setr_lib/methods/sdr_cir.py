@@ -26,7 +26,15 @@ PUBLISHED = MappingProxyType({"cirr": (0.05, 0.5), "circo": (0.15, 0.35), "fashi
 """The paper's constants by kind of data set: ``anchor`` (alpha) and ``debias`` (beta)."""
 DEFAULT = PUBLISHED["cirr"]
 """For other kinds of data sets."""
-ANCHOR, DEBIAS = Option("anchor", least=0, most=1), Option("debias", least=0)
+ANCHOR = Option(
+    "anchor",
+    least=0,
+    most=1,
+    meaning="the share of the reference's vector in the query; the paper's if left out",
+)
+DEBIAS = Option(
+    "debias", least=0, meaning="how far the text's own part is taken back; the paper's if left out"
+)
 """In place of the published constants."""
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from setr_lib.methods.inputs import EncodedQueries
     from setr_lib.weights import Weights
 
-BASE = Option("base", str)
+BASE = Option("base", str, meaning="the method that is filtered: its name, or `package.module:NAME`")
 """The method that is filtered: its name, or ``package.module:NAME``."""
 
 

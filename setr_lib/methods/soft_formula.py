@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PAPERS_LAMBDA = 1.0  # on CIReVL; 0.2 on SEARLE
-LAMBDA = Option("lambda", least=0, most=1, default=PAPERS_LAMBDA)
+LAMBDA = Option(
+    "lambda", least=0, most=1, default=PAPERS_LAMBDA, meaning="the share of the score that is filtered"
+)
 """The share of a method's score that is filtered."""
 
 

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from setr_lib.weights import Weights
 
 
-SPACE = Option("space", str)
+SPACE = Option(
+    "space", str, meaning="the embedding space whose encoder the system was trained on: its `encoder`"
+)
 
 
 class TrainedQueries(Method):

@@ -59,4 +59,6 @@ def require_current_world(root: Path, dataset: str, options: MiniatureSettings) 
     drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     expected = dataset_stamp(dataset, options.seed, options.size, Difficulty.of(options))
     if drawn != expected:
-        raise SetrError(f"{path}: this world was drawn as {drawn}, not as {expected}: run `make demo` first")
+        raise SetrError(
+            f"{path}: this world was drawn as {drawn}, not as {expected}: run `setr miniature write` first"
+        )

@@ -22,8 +22,12 @@ class Miniature(DataSource):
 
     name = "miniature"
     title = "the miniature"
-    advice = "`make demo`, or `setr miniature write`, draws it"
+    advice = "`setr run`, or `setr miniature write`, draws it"
     image_bytes = 11_000
+    banner = "miniature: drawn pictures"
+    banner_text = (
+        "The images are drawn, and so is what they ask for: no number here says anything of photographs."
+    )
 
     def owns(self, path: Path) -> bool:
         """Whether it is under ``Settings.miniature_root``; see :meth:`DataSource.owns`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
 from setr_lib.pipeline.trained_weights import CHAMPIONS
 from setr_lib.progress import Progress, silent
@@ -417,6 +418,7 @@ def _sets(settings: Settings, names: Sequence[str]) -> list[str]:
     if unknown := [name for name in names if name not in known]:
         raise SetrError(
             f"there is no evaluation set {unknown[0]!r}; settings name {', '.join(sorted(known))}"
+            f"{did_you_mean(unknown[0], known)}"
         )
     if hidden := [one.key for one in every if one.key in names and one.hidden]:
         raise SetrError(f"the targets of {hidden[0]} are not public: it cannot be compared on")

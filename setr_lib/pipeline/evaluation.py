@@ -1,14 +1,13 @@
-"""Metrics and report of one evaluation set, from the tables that the stages have written.
+"""Metrics of one evaluation set, from the tables that the stages have written.
 
-The report asset and a notebook both call it; metrics, intervals and the page itself are
-``setr_lib.evaluation``.
+The report asset and a notebook both call it; metrics and intervals are ``setr_lib.evaluation``, the page is
+written by ``report_page.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.evaluation.row import Row
@@ -24,7 +23,6 @@ from setr_lib.records import (
 
 if TYPE_CHECKING:
     import polars as pl
-    from PIL import Image
 
     from setr_lib.benchmarks import Benchmark, EvaluationSet
     from setr_lib.evaluation.metrics import Evaluation
@@ -124,130 +122,6 @@ def _by_captions(context: PipelineContext, method: str) -> bool:
     from setr_lib.methods.method import ranks_captions
 
     return ranks_captions(context.methods.get(method))
-
-
-def write_page(context: PipelineContext, key: str, result: EvaluationResult) -> Path:
-    """Write the HTML page of a result.
-
-    Args:
-        context: Settings and tables.
-        key: The evaluation set.
-        result: What :func:`assess` gave.
-
-    Returns:
-        The page's path.
-    """
-    from setr_lib.evaluation.metrics import left_out_sentences
-    from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
-    from setr_lib.pipeline.faults import LISTED_BY_REPORTS, fault_lines
-    from setr_lib.pipeline.learned import learned_lines
-    from setr_lib.tables import CAPTIONS, COMPOSITIONS
-
-    settings = context.settings
-    evaluated = result.evaluation_set
-    compositions = context.tables.read("query_compositions", COMPOSITIONS, key)
-    return write_report(
-        settings.report_root / key,
-        ReportData(
-            key,
-            f"{evaluated.dataset} {evaluated.split}",
-            result.queries,
-            result.gallery,
-            result.rankings,
-            result.rows,
-            captions=_every_caption(context, key, result)
-            if result.caption_proxy
-            else context.tables.read("reference_captions", CAPTIONS, key),
-            compositions=None if compositions.is_empty() else compositions,
-            provenance={name.replace("_", " "): str(value) for name, value in result.note.facts().items()},
-            paired=result.comparisons,
-            learned=learned_lines(result.learned),
-        ),
-        ReportOptions(
-            protocol=evaluated.benchmark.protocol_text,
-            headline=evaluated.benchmark.headline_metrics,
-            method=result.note.method,
-            caption_proxy=result.caption_proxy,
-            plain_scores=result.plain_scores,
-            shown=_shown(context),
-            contact_sheet_queries=settings.evaluation.contact_sheet_queries,
-            seed=settings.evaluation.seed,
-            notes=(
-                *left_out_sentences(result.left_out),
-                *fault_lines(context, key, without=LISTED_BY_REPORTS),
-            ),
-        ),
-    )
-
-
-def _shown(context: PipelineContext) -> frozenset[str] | None:
-    """The methods that settings have reports show at once, by their own names; None for all."""
-    named = context.settings.evaluation.shown
-    return None if named is None else frozenset(context.methods.get(name).name for name in named)
-
-
-def _every_caption(context: PipelineContext, key: str, result: EvaluationResult) -> pl.DataFrame:
-    """The captions of all images as CAPTIONS rows: without pictures, they are what a page can show."""
-    from setr_lib.datasets import load_image_captions
-    from setr_lib.texts.from_image_captions import caption_rows
-
-    return caption_rows(result.gallery["image_id"], load_image_captions(context.settings, key))
-
-
-def contact_sheet(context: PipelineContext, key: str, result: EvaluationResult) -> Image.Image | None:
-    """One query, before and after re-ranking: one that the re-ranker helped most, else any.
-
-    Args:
-        context: Settings and tables.
-        key: The evaluation set.
-        result: What :func:`assess` gave.
-
-    Returns:
-        The drawing; None without queries, or without an image to show.
-    """
-    from setr_lib.evaluation.cases import choose_cases
-    from setr_lib.evaluation.contact_sheet import Strip, draw_contact_sheet, tiles_of
-    from setr_lib.pixels import picture_files
-    from setr_lib.tables import COMPOSITIONS
-
-    if result.caption_proxy:
-        return None
-    main, reranked = result.note.method, [row for row in result.rankings if row.reranker]
-    methods = list(dict.fromkeys([main, *(row.method for row in reranked)]))
-    shown = {
-        row: result.rankings[row] for method in methods for row in result.rankings if row.method == method
-    }
-    before = shown.get(Row(main))
-    if before is None:
-        return None
-    after = next((result.rankings[row] for row in reversed(reranked) if row.method == main), None)
-    seed = context.settings.evaluation.seed
-    groups = choose_cases(result.queries, before, after, count=1, seed=seed)
-    if not groups or not groups[0].query_ids:
-        return None
-    query = result.queries.filter(query_id=groups[0].query_ids[0]).to_dicts()[0]
-    composed = context.tables.read("query_compositions", COMPOSITIONS, key).filter(query_id=query["query_id"])
-    files = picture_files(result.gallery)
-    strips = [
-        Strip(
-            row.title,
-            tiles_of(
-                frame.filter(query_id=query["query_id"], pool="gallery"),
-                files,
-                target_ids=query["target_ids"],
-                reference_id=query["reference_id"],
-                is_logit=row not in result.plain_scores,
-            ),
-        )
-        for row, frame in shown.items()
-    ]
-    return draw_contact_sheet(
-        files.get(query["reference_id"]),
-        query["modification"],
-        strips,
-        detail=f"composed: {composed.item(0, 'target_caption')}" if composed.height else "",
-        tile=96,
-    )
 
 
 def _rankings(context: PipelineContext, key: str, note: RerankedRecord) -> dict[Row, pl.DataFrame]:
@@ -423,11 +297,12 @@ def _comparisons(
     return found
 
 
-def latest_scores(context: PipelineContext) -> pl.DataFrame:
+def latest_scores(context: PipelineContext, sets: Collection[str] | None = None) -> pl.DataFrame:
     """The METRICS rows of the latest evaluation of every configured evaluation set; others are left alone.
 
     Args:
         context: Settings and tables.
+        sets: The keys of the sets that are wanted; all by default.
 
     Returns:
         A METRICS frame.
@@ -438,4 +313,5 @@ def latest_scores(context: PipelineContext) -> pl.DataFrame:
     return collect(
         context.settings.table_path("evaluation_report", evaluated.key)
         for evaluated in evaluation_sets(context.settings)
+        if sets is None or evaluated.key in sets
     )

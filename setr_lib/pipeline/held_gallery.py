@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.pixels import picture_files
 from setr_lib.progress import Progress, silent
 
@@ -170,7 +171,9 @@ class HeldGallery:
             chosen = images.filter(pl.col("galleries").list.contains(name))
             if chosen.is_empty():
                 known = sorted(images["galleries"].explode(empty_as_null=True, keep_nulls=True).unique())
+                near = did_you_mean(name, known)
                 more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
-                raise SetrError(f"there is no gallery {name!r}: use one of {', '.join(known[:_NAMED])}{more}")
+                named = f"{', '.join(known[:_NAMED])}{more}{near}"
+                raise SetrError(f"there is no gallery {name!r}: use one of {named}")
             images = chosen
         return images.with_columns(galleries=pl.lit(["all"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.hashing import fingerprint_file
+from setr_lib.near_names import did_you_mean
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import DEFAULT_SPACE, Settings
 
@@ -77,7 +78,8 @@ def _check_options(options: Mapping[str, Mapping[str, Any]], methods: Iterable[M
     own |= {method.name: method for method in every}
     for name, section in options.items():
         if name not in own:
-            raise MethodError(f"[methods.{name}]: no configured method is called so; known: {', '.join(own)}")
+            known = f"{', '.join(own)}{did_you_mean(name, own)}"
+            raise MethodError(f"[methods.{name}]: no configured method is called so; known: {known}")
         check_section(own[name], section)
 
 

@@ -114,8 +114,8 @@ def consent_of(asset: str) -> str:
         Both ways, with what is to be typed.
     """
     return (
-        "say so for one run: `setr compare --accept-removals`, `make demo ARGS=--accept-removals`, or in "
-        f"Dagster the run config {{ops: {{{asset}: {{config: {{accept_removals: true}}}}}}}}"
+        "say so for one run: `setr run --accept-removals`, `setr compare --accept-removals`, or in Dagster "
+        f"the run config {{ops: {{{asset}: {{config: {{accept_removals: true}}}}}}}}"
     )
 
 

@@ -243,7 +243,7 @@ def _no_weights(context: PipelineContext, named: Reranker) -> str:
     asset = context.weights.promoted_by(named.trained)
     return (
         f"re-ranker {named.name!r} has no weights yet: nothing was promoted; materialize {asset} and what is "
-        "before it"
+        f"before it: `setr run --until {asset}`"
     )
 
 

@@ -297,4 +297,5 @@ def made_by(row: Row, reranker: OpenReranker, fused: FusionInUse) -> RerankedRow
         prompt=reranker.scorer.prompt_hash,
         fusion=fused.words,
         is_logit=reranker.scorer.is_logit,
+        **({"is_listwise": True} if reranker.scorer.listwise else {}),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from setr_lib.errors import SetrError
 from setr_lib.files import write_json
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.system_checks import option_faults, system_notices, system_options
 from setr_lib.pipeline.trained_system import TrainedSystem
 from setr_lib.progress import Progress, silent
@@ -437,6 +438,6 @@ def known_system(name: str) -> type[RetrievalSystem]:
         SetrError: There is none.
     """
     if name not in RECIPES:
-        known = ", ".join(RECIPES)
+        known = ", ".join(RECIPES) + did_you_mean(name, RECIPES)
         raise SetrError(f"[systems.{name}]: there is no trained retrieval system {name!r}; known: {known}")
     return retrieval_system(RECIPES[name])

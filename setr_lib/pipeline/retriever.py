@@ -197,12 +197,16 @@ class Retriever:
             NotMadeYetError: The gallery is not embedded; the message names the asset to materialise.
         """
         from setr_lib.datasets import evaluation_set
+        from setr_lib.pipeline.set_data import queries_of
         from setr_lib.tables import GALLERY, QUERIES
 
         context = pipeline_context(settings or load_settings())
         images = context.tables.read("gallery_images", GALLERY, key)
-        texts = context.tables.read("queries", QUERIES, key)["modification"].to_list()
+        # Of a gallery that was embedded and not evaluated, there need not be a table of queries.
+        made = context.tables.exists("queries", key)
+        queries = context.tables.read("queries", QUERIES, key) if made else queries_of(context, key).frame
         found = evaluation_set(context.settings, key)
+        texts = queries["modification"].to_list()
         return cls(HeldGallery(context, found, images, hold_vectors=hold_vectors), texts)
 
     def search(
@@ -258,7 +262,7 @@ class Retriever:
     def _reference(self, image: Path | str | bytes | bytearray | Image.Image, scratch: Path) -> pl.DataFrame:
         """The GALLERY row of a query's reference image, which is read as the gallery's images are."""
         rules = self.gallery.evaluation_set.pixels
-        return _reference_row(_image_file(image, scratch, rules), rules)
+        return reference_row(_image_file(image, scratch, rules), rules)
 
     def _search(
         self,
@@ -448,7 +452,19 @@ def _query(text: str, reference: pl.DataFrame) -> _Query:
     return _Query(pl.DataFrame([row], schema=QUERIES), reference)
 
 
-def _reference_row(file: Path, rules: PixelRules) -> pl.DataFrame:
+def reference_row(file: Path, rules: PixelRules) -> pl.DataFrame:
+    """The GALLERY row of a reference image, which is opened to the end.
+
+    Args:
+        file: The image.
+        rules: How the images of the gallery are read.
+
+    Returns:
+        One row.
+
+    Raises:
+        SetrError: It cannot be read; the message says why.
+    """
     import polars as pl
 
     from setr_lib.datasets import inspect_gallery

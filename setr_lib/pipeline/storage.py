@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from setr_lib.benchmarks import evaluation_sets
 from setr_lib.damage import Part, Places, as_told, damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.files import sqlite_path, write_json
@@ -15,6 +16,7 @@ from setr_lib.pipeline.present_paths import with_present_paths
 from setr_lib.pipeline.storage_format import stamp_before_writing
 from setr_lib.records import Record
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -254,9 +256,11 @@ class Tables:
         return usual if usual.exists() or usual.with_suffix(".json").exists() else own
 
     def _not_made(self, asset: str, partition: str | None, path: Path) -> NotMadeYetError:
+        key = partition or _partition_of(asset)
+        make = or_run_everything(self.settings, key, None if key else _step(asset))
         words = (
             f"{named(asset, partition)} not made yet ({path} is missing): materialize {_step(asset)!r} "
-            f"first, {or_run_everything(self.settings, partition)}"
+            f"first, {make}"
         )
         if path.suffix == ".parquet" and path.with_suffix(".json").is_file():
             fault = "is missing, although its record is there"
@@ -277,6 +281,12 @@ def _faults(error: ValidationError) -> str:
     if len(missing) == len(faults):
         return f"written by another version of SETR, without {', '.join(missing)}"
     return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+
+
+def _partition_of(asset: str) -> str | None:
+    """The evaluation set in the name of a table that is one of several of it."""
+    parts = asset.split("/")
+    return parts[1] if len(parts) == 3 else None
 
 
 def _step(asset: str) -> str:
@@ -331,22 +341,30 @@ def places_of(settings: Settings) -> Places:
     return places
 
 
-def or_run_everything(settings: Settings, partition: str | None = None) -> str:
-    """The end of a message that something is not made yet: the command that makes everything.
+def or_run_everything(settings: Settings, partition: str | None = None, until: str | None = None) -> str:
+    """The end of a message that something is not made yet: the command that makes it.
 
     Args:
         settings: The settings.
         partition: The evaluation set, where it is known.
+        until: The asset that is enough; by default all are made.
 
     Returns:
-        ``or ...``: ``make demo`` where the settings' folder has it, else Dagster's evaluation job.
+        ``or run`` and the command; in a folder with the Makefile of the miniature also ``make demo``, where
+        that makes it.
     """
+    words = " ".join(["run", *filter(None, [partition]), *(["--until", until] if until else [])])
+    by_demo = until is None and _has_demo(settings) and not _is_hidden(settings, partition)
+    return f"or run `{typed(words)}`{', or `make demo`' if by_demo else ''}"
+
+
+def _is_hidden(settings: Settings, key: str | None) -> bool:
+    """Whether an evaluation set is none of those that a run without names covers."""
+    return key is not None and key not in [each.key for each in evaluation_sets(settings) if not each.hidden]
+
+
+def _has_demo(settings: Settings) -> bool:
     try:
-        has_demo = "\ndemo:" in (settings.base_dir / "Makefile").read_text(encoding="utf-8")
+        return "\ndemo:" in (settings.base_dir / "Makefile").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        has_demo = False
-    if has_demo:
-        return "or run `make demo`"
-    tags = f'{{"dagster/partition": "{partition or "EVALUATION SET"}"}}'
-    job = f"dagster job execute -m setr_assets.definitions -j evaluation --tags '{tags}'"
-    return f"or run the whole evaluation: `setr env --write` once, then `{job}`"
+        return False

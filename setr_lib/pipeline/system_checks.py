@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.settings import (
     BUILT_IN_SPACES,
     DEFAULT_SPACE,
@@ -161,8 +162,11 @@ def system_notices(settings: Settings, recipe: Recipe, options: SystemOptions) -
 def _encoder_faults(settings: Settings, recipe: Recipe, options: SystemOptions) -> list[str]:
     where, name = f"[systems.{recipe.name}] encoder = {options.encoder!r}", options.encoder
     if name != DEFAULT_SPACE and name not in settings.spaces:
-        known = ", ".join(map(repr, (DEFAULT_SPACE, *settings.spaces)))
-        return [f"{where}: there is no such embedding space, only {known}: add a section [spaces.{name}]"]
+        known = (DEFAULT_SPACE, *settings.spaces)
+        return [
+            f"{where}: there is no such embedding space, only {', '.join(map(repr, known))}: add a section "
+            f"[spaces.{name}]{did_you_mean(name, known)}"
+        ]
     kind = OPEN_CLIP if name == DEFAULT_SPACE else settings.spaces[name].kind
     known_kinds = (*BUILT_IN_SPACES, *TRAINED_SPACES)
     if kind in known_kinds and kind not in recipe.encoders:

@@ -81,6 +81,23 @@ def written_texts(
     )
 
 
+def asks_model(methods: Iterable[Method], prompts: PromptSet, dataset: str | None = None) -> bool:
+    """Whether methods read anything that the multimodal LLM writes.
+
+    Args:
+        methods: Retrieval methods.
+        prompts: The prompt set: a text without a prompt is derived.
+        dataset: The kind of data set.
+
+    Returns:
+        Whether it is loaded for a query whose texts are not kept yet.
+    """
+    methods = list(methods)
+    own = (kind for method in methods for kind in method.texts)
+    asked = any(kind.prompt is not None or prompts.has(kind.task) for kind in own)
+    return asked or bool(written_texts(methods, prompts, dataset))
+
+
 def make_texts(
     context: PipelineContext,
     kinds: Iterable[TextKind],

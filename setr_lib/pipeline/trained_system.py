@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from setr_lib.catalogue import Catalogue
 from setr_lib.errors import SetrError
+from setr_lib.near_names import did_you_mean
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.progress import Progress
 from setr_lib.registry.measure import Measure
@@ -256,7 +257,7 @@ def check_models(settings: Settings, versions: Mapping[str, str | None]) -> None
     if unknown := sorted(set(versions) - set(known)):
         raise TrainedSystemError(
             f"versions names {', '.join(map(repr, unknown))}: there is no such registered model; known: "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known))}{did_you_mean(unknown[0], known)}"
         )
 
 

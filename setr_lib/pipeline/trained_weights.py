@@ -307,9 +307,10 @@ class TrainedWeights:
         return version
 
     def _no_weights(self, system: str) -> str:
+        step = self.promoted_by(system)
         return (
-            f"has no weights yet: no version of {self.model(system)} is promoted; materialize "
-            f"{self.promoted_by(system)} and what is before it"
+            f"has no weights yet: no version of {self.model(system)} is promoted; materialize {step} and "
+            f"what is before it: `setr run --until {step}`"
         )
 
     def promoted_by(self, system: str) -> str:

@@ -1,7 +1,7 @@
 """The gate before registration: a fresh process loads the logged model as any user would, and checks what it
 gives.
 
-``check_in_fresh_process`` starts this very module as a program; it prints one JSON line.
+``check_in_fresh_process`` starts this very module as a program; it prints one JSON line for each model.
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ def _check(model_uri: str) -> tuple[list[str], list[float]]:
 
 
 def main() -> None:
-    problems, scores = _check(sys.argv[1])
-    print(_MARK + json.dumps({"problems": problems, "scores": scores}), flush=True)
+    for model_uri in sys.argv[1:]:
+        problems, scores = _check(model_uri)
+        print(_MARK + json.dumps({"problems": problems, "scores": scores}), flush=True)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ class PairScorer:
         """Why a readable pair has no score."""
         for column in ("reference", "candidate"):
             picture = pictures[row[f"{column}_id"]]
-            if refused := self.judge.model.vision.precompute([picture]):
+            if refused := self.judge.vision.precompute([picture]):
                 return row_error(column, next(iter(refused.values())).partition(": ")[2])
         return row_error("modification", "the model has no score for this text and these pictures")
 

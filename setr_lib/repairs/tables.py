@@ -30,6 +30,8 @@ _WITH_TABLE = (
 )
 """The assets each of whose records lies beside a table."""
 _IMPORTED = "imported_"
+_MADE_BY = {"query_failures": "evaluation_report"}
+"""Tables that an asset of another name writes."""
 
 
 def repair(settings: Settings, aside: SetAside) -> tuple[int, list[Finding]]:
@@ -131,6 +133,7 @@ def _schemas() -> dict[str, pl.Schema]:
         "reranker_pairs": tables.PAIRS,
         "training_triplets": tables.SPLIT_TRIPLETS,
         "training_triplets_images": tables.TRIPLET_IMAGES,
+        "query_failures": tables.FAILURES,
         "imported_captions": tables.IMPORTED_CAPTIONS,
         "imported_compositions": tables.IMPORTED_COMPOSITIONS,
     }
@@ -174,7 +177,7 @@ def _again(settings: Settings, path: Path, folder: Path) -> str:
         what = asset.removeprefix(_IMPORTED)
         return f"import them again from their file: `setr {what} import FILE`; no run makes them"
     partition = below.parts[1].partition(".")[0] if len(below.parts) > 1 else None
-    return f"materialize {asset!r} again, {or_run_everything(settings, partition)}"
+    return f"materialize {_MADE_BY.get(asset, asset)!r} again, {or_run_everything(settings, partition)}"
 
 
 def _all(settings: Settings) -> str:

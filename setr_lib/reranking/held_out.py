@@ -114,7 +114,7 @@ def judge_pair_frame(
         for (reference, text), indices in rows.items()
     ]
     order = [index for indices in rows.values() for index in indices]
-    judge.model.vision.precompute(
+    judge.vision.precompute(
         [picture for query in queries for picture in (query.reference, *query.candidates)], progress
     )
     made: list[NDArray[np.float32]] = []

@@ -23,7 +23,7 @@ from setr_lib.models.multimodal import MultimodalModel, RenderedPrompt
 from setr_lib.models.multimodal.loading import load_model
 from setr_lib.reranking.reranker import JudgedQuery, ModelSource, Reranker, RerankerError
 from setr_lib.reranking.yes_no_judge import YesNoJudge
-from setr_lib.settings import QWEN_RERANKER, JudgeSettings
+from setr_lib.settings import QWEN_RERANKER, JudgeSettings, RerankerModelSettings
 from setr_lib.texts.prompts import PromptTemplate
 
 ANSWERS = (("yes", "no"),)
@@ -52,6 +52,23 @@ class InstructedJudge(YesNoJudge):
         return self.template.render(modification=query.modification, instruction=self.instruction)
 
 
+def judge_settings(options: RerankerModelSettings) -> JudgeSettings:
+    """The settings of the re-ranker's model as those of a multimodal LLM.
+
+    Args:
+        options: The section ``models.reranker``.
+
+    Returns:
+        What loads the model.
+    """
+    return JudgeSettings(
+        name=options.name,
+        revision=options.revision,
+        dtype=options.dtype,
+        pair_batch_size=options.pair_batch_size,
+    )
+
+
 class QwenReranker(Reranker):
     """The model of ``[models.reranker]`` under Qwen3-VL-Reranker's prompt."""
 
@@ -63,14 +80,8 @@ class QwenReranker(Reranker):
     def open(self, models: ModelSource) -> Reranker:
         """Load the model; JudgeError where it has no single tokens for yes and no."""
         options = models.settings.models.reranker
-        loading = JudgeSettings(
-            name=options.name,
-            revision=options.revision,
-            dtype=options.dtype,
-            pair_batch_size=options.pair_batch_size,
-        )
         loaded = load_model(
-            loading,
+            judge_settings(options),
             adapter=None,
             device=models.settings.models.device,
             name=models.settings.reranker_name,

@@ -147,9 +147,9 @@ def _score_batch(
 
     model = judge.model
     # One vision batch for all pictures, before the rows ask for them query by query.
-    model.vision.features(_shown(queries))
+    judge.vision.features(_shown(queries))
     if coming:  # read and decoded while the language model works
-        model.vision.announce([_shown(coming)])
+        judge.vision.announce([_shown(coming)])
     if not any(query.candidates for query in queries):
         return [np.zeros(0, dtype=np.float32) for _ in queries]
     prefixes: list[TokenRow] = []

@@ -116,7 +116,7 @@ def _train(
         raise AdapterError(f"{train.height} training and {held_out.height} held-out pairs: both are needed")
     with lora_layers(base, settings) as peft_model:
         needed = {*train["reference_id"], *train["candidate_id"]}
-        refused = base.vision.precompute([pictures[name] for name in sorted(needed)], progress)
+        refused = judge.vision.precompute([pictures[name] for name in sorted(needed)], progress)
         train, left_out = _without_refused(train, pictures, refused)
         objective = YesNoObjective(judge, groups_of(train, pictures), settings)
         before = _scores_before(judge, held_out, pictures, checkpoint_dir, run, progress)

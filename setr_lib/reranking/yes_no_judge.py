@@ -10,6 +10,7 @@ import numpy as np
 
 from setr_lib.hashing import digest_strings
 from setr_lib.models.multimodal import MultimodalModel, Picture, RenderedPrompt, VisionOutputsError
+from setr_lib.models.multimodal.vision import VisionTower
 from setr_lib.reranking.reranker import ZERO_SHOT, JudgedQuery, ModelSource, Reranker, RerankerError
 from setr_lib.reranking.scorer import score_queries
 from setr_lib.settings import ADAPTER, BASE_JUDGE
@@ -51,6 +52,11 @@ class YesNoJudge(Reranker):
     def prompt_hash(self) -> str:
         """Digest of the judge prompt's text."""
         return self.template.hash
+
+    @property
+    def vision(self) -> VisionTower:
+        """The model's vision tower as the judge's prompts need it: they show several pictures."""
+        return self.model.vision.among
 
     @property
     def pairs_per_batch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -104,16 +110,16 @@ class YesNoJudge(Reranker):
 
     def has_seen(self, picture: Picture) -> bool:
         """Whether the image's vision features are kept, or of no use: the model runs over whole prompts."""
-        return self.model.caches_are_exact is False or picture in self.model.vision
+        return self.model.caches_are_exact is False or picture in self.vision
 
     def see(self, pictures: Sequence[Picture]) -> None:
         """Compute the images' vision features, where the model gives them; the first score finds that out."""
         with suppress(VisionOutputsError):
-            self.model.vision.features(pictures)
+            self.vision.features(pictures)
 
     def announce(self, pictures: Sequence[Picture]) -> None:
         """Begin to read, decode and process the images."""
-        self.model.vision.announce([pictures])
+        self.vision.announce([pictures])
 
 
 class BaseJudge(Reranker):

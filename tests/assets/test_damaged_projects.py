@@ -80,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> tuple[int, str]:
     """The demo, as a person starts it."""
     done = subprocess.run(
-        [sys.executable, "-m", "setr_assets.demo"],
+        [sys.executable, "-m", "setr_lib.cli", "run"],
         cwd=folder,
         env={**os.environ, "SETR_CONFIG": str(folder / "setr.toml")},
         stdout=subprocess.PIPE,

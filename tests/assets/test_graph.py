@@ -5,6 +5,7 @@ it in words.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -223,7 +224,40 @@ class Graded(Method):
     config = ["--config", str(settings.base_dir / "setr.toml")]
     assert main([*config, "search", str(image), "make it red", *named]) == 0
     headings = next(line for line in capsys.readouterr().out.splitlines() if "image" in line)
-    assert headings.split() == ["rank", "image", "judge", "coarse", "rank", heading]
+    assert headings.split() == ["rank", "before", "image", "fused", "judge", heading]
+
+
+def test_many_searches_as_json_say_by_what_they_are_ordered(
+    settings: Settings,
+    first: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SETR_RERANKING__FUSION", "cosine_judge")
+    monkeypatch.setenv("SETR_RERANKING__JUDGE_WEIGHT", "0.5")
+    images = sorted((settings.base_dir / "data" / "circo").rglob("*.jpg"))[:2]
+    file = tmp_path / "wishes.csv"
+    file.write_text("\n".join(["reference,text", *(f"{image},make it red" for image in images)]))
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    asked = ["search", "--queries", str(file), "--json", "--dataset", "circo", "--k", "4"]
+    assert main([*config, *asked]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["query"]["image"] for answer in answers] == list(map(str, images))
+    for answer in answers:
+        assert (answer["reranker"], answer["reranker_version"], answer["set"]) == (
+            "adapter",
+            "1",
+            "circo-val",
+        )
+        hits = answer["images"]
+        assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]
+        assert len({hit["rank_before"] for hit in hits}) == 4
+        assert answer["order"] == "cosine + 0.5 P(Yes)"
+        for hit in hits:
+            fused = hit["coarse_score"] + 0.5 / (1 + math.exp(-hit["judge_score"]))
+            assert hit["score"] == pytest.approx(fused, abs=1e-6)
+        assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
 
 def test_second_run_does_nothing_again_and_says_so(settings: Settings, first: Run) -> None:

@@ -46,7 +46,7 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     environment |= {"SETR_CONFIG": str(folder / "setr.toml"), "DAGSTER_HOME": str(folder / "dagster_home")}
     (folder / "dagster_home").mkdir()
     demo = subprocess.run(
-        [sys.executable, "-m", "setr_assets.demo"],
+        [sys.executable, "-m", "setr_lib.cli", "run"],
         cwd=folder,
         env=environment,
         capture_output=True,

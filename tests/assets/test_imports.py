@@ -65,7 +65,7 @@ def test_definitions_need_neither_data_nor_dagster_home_and_write_nothing(tmp_pa
 
 def test_setr_help_imports_no_heavy_library(tmp_path: Path) -> None:
     code = (
-        "import json, sys\nfrom setr_lib.cli import _parser\n_parser().format_help()\n"
+        "import json, sys\nfrom setr_lib.cli import parser\nparser().format_help()\n"
         f"print(json.dumps([name for name in {[*HEAVY, *ALSO_LATE, 'dagster']!r} if name in sys.modules]))"
     )
     done = fresh_python(code, tmp_path)

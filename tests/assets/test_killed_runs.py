@@ -36,7 +36,7 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "SETR_CONFIG": str(folder / "setr.toml"), "PYTHONUNBUFFERED": "1"}
     with (folder / "demo.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "setr_assets.demo"],
+            [sys.executable, "-m", "setr_lib.cli", "run"],
             cwd=folder,
             env=environment,
             stdout=log,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -11,15 +14,18 @@ from PIL import Image
 from tiny_encoder import write_tiny_clip
 from tiny_judges import write_tiny_judge
 
+import setr_lib.miniature
 from setr_lib.cli import main
+from setr_lib.evaluation.report_history import evaluations
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.evaluating import Evaluated, evaluate
-from setr_lib.pipeline.evaluation import write_page
+from setr_lib.pipeline.report_page import write_page
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.pipeline.trained_weights import CHAMPIONS
+from setr_lib.records import RerankedRow
 from setr_lib.settings import load_settings
-from setr_lib.tables import CAPTIONS, COMPOSITIONS
+from setr_lib.tables import CAPTIONS, COMPOSITIONS, FAILURES
 
 SETTINGS = """
 [datasets.mine]
@@ -108,6 +114,54 @@ def test_the_report_counts_the_gallery_alone_and_shows_them(evaluated: Evaluated
     page = write_page(evaluated.context, "mine", evaluated.result).read_text(encoding="utf-8")
     assert "<span>12 gallery images</span>" in page
     assert "sub/y.png" in page
+    assert "Toy models" not in page and "drawn pictures" not in page and "in the run" not in page
+
+
+def test_a_page_links_to_its_files_and_pictures_and_the_index_to_it(evaluated: Evaluated) -> None:
+    assert evaluated.result is not None
+    page = write_page(evaluated.context, "mine", evaluated.result)
+    links = re.findall(r'<a href="(\.?[^"#]+)', page.read_text(encoding="utf-8"))
+    beside = [unquote(link) for link in links]
+    assert "../index.html" in beside
+    assert all((page.parent / link).is_file() for link in beside)
+    assert any(link.endswith("mine/refs/sub/y.png") for link in beside)
+    assert any(link.endswith(".csv") for link in beside)
+    index = (page.parent.parent / "index.html").read_text(encoding="utf-8")
+    assert 'href="mine/index.html"' in index
+    table = evaluated.context.tables.read("query_failures", FAILURES, "mine")
+    assert table["query_id"].to_list() == ["0", "1", "2"] and set(table["reranker"]) == {"base judge"}
+
+
+def test_the_order_is_told_and_left_out_where_an_earlier_record_does_not_state_it(
+    evaluated: Evaluated,
+) -> None:
+    assert evaluated.result is not None
+    result, context = evaluated.result, evaluated.context
+    words = "ordered by the judge alone: logit(Yes) − logit(No)"
+    assert words in write_page(context, "mine", result).read_text(encoding="utf-8")
+    rows = [RerankedRow(method=row.method, reranker=row.reranker) for row in result.note.rows]
+    earlier = replace(result, note=result.note.model_copy(update={"rows": rows}))
+    page = write_page(context, "mine", earlier).read_text(encoding="utf-8")
+    assert words not in page and "ordered by cosine" in page and "base judge" in page
+    listed = evaluations(context.settings.report_root / "mine")
+    assert len(listed) == 2 and listed[1]["page"] != "index.html", "other results: the first page is kept"
+
+
+def test_the_miniatures_models_on_photographs_are_told_before_anything_else(
+    evaluated: Evaluated, config: Path
+) -> None:
+    assert evaluated.result is not None
+    settings = load_settings(config)
+    weights = Path(setr_lib.miniature.__file__ or "").parent / "weights"
+    encoder = settings.models.encoder.model_copy(update={"name": f"local-dir:{weights / 'clip'}"})
+    models = settings.models.model_copy(update={"encoder": encoder})
+    toys = PipelineContext(settings.model_copy(update={"models": models}))
+    page = write_page(toys, "mine", evaluated.result, run_id="0123456789abcdef")
+    text = page.read_text(encoding="utf-8")
+    assert text.index("Toy models:") < text.index('id="protocol"') and "results mean nothing" in text
+    assert "<code>01234567</code>" in text and "<dd>0123456789abcdef</dd>" in text
+    index = (page.parent.parent / "index.html").read_text(encoding="utf-8")
+    assert "Toy models" in index
 
 
 def test_their_own_pixels_decide_the_ranking(evaluated: Evaluated, config: Path) -> None:

@@ -24,6 +24,7 @@ from setr_assets.definitions import blueprints, build_definitions
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
+from setr_assets.state import state_in
 from setr_lib.cli import main
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import (
@@ -237,6 +238,21 @@ def test_changed_settings_concern_what_is_written_here(world: World) -> None:
 @pytest.mark.parametrize("key", ["models.judge.name", "datasets.fashioniq.gallery", "evaluation.limit"])
 def test_changed_setting_makes_what_reads_it_stale(world: World, key: str) -> None:
     assert world.stale(changed(world.settings, key, CHANGES[key])) == EXAMPLES[key]
+
+
+@pytest.mark.parametrize("key", ["models.judge.name", "datasets.fashioniq.gallery", "evaluation.limit"])
+def test_status_calls_stale_what_dagster_does_and_what_follows_it(world: World, key: str) -> None:
+    settings = changed(world.settings, key, CHANGES[key])
+    known = state_in(settings, world.instance)
+    steps = [*known.shared, *(step for each in KEYS for step in known.sets[each])]
+    reasons = {
+        step.step: {why for why in step.why.split("; ") if why} for step in steps if step.state == "stale"
+    }
+    own = {name for name, whys in reasons.items() if any(not why.endswith(" is stale") for why in whys)}
+    assert own == world.stale(settings)
+    assert own < set(reasons) or own == {"evaluation_report"}, "what follows is not current either"
+    assert not any(step.state == "missing" for step in steps)
+    assert {step.state for step in known.sets["cirr-test1"]} == {"missing"}
 
 
 # Every setting that some asset reads, and another value for it.

@@ -17,7 +17,8 @@ from setr_assets.jobs import EVALUATION
 from setr_lib.cli import main
 from setr_lib.methods.inputs import MethodError
 from setr_lib.pipeline.context import PipelineContext
-from setr_lib.pipeline.evaluation import assess, contact_sheet
+from setr_lib.pipeline.evaluation import assess
+from setr_lib.pipeline.report_page import contact_sheet
 from setr_lib.pipeline.retrieval import rank_set
 from setr_lib.settings import Settings, load_settings
 

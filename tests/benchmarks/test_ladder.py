@@ -218,10 +218,10 @@ def test_the_plan_is_the_same_every_time(dataset: str) -> None:
 
 def test_a_world_of_other_settings_is_refused(tmp_path: Path) -> None:
     options, stamp = MiniatureSettings(size=0.5), tmp_path / "cirr" / "miniature.json"
-    with pytest.raises(SetrError, match="make demo"):
+    with pytest.raises(SetrError, match="setr miniature write"):
         require_current_world(tmp_path, "cirr", options)
     stamp.parent.mkdir()
     stamp.write_text(json.dumps({"version": WORLD_VERSION, "seed": 0, "size": 0.5}), encoding="utf-8")
     require_current_world(tmp_path, "cirr", options)
-    with pytest.raises(SetrError, match="make demo"):
+    with pytest.raises(SetrError, match="setr miniature write"):
         require_current_world(tmp_path, "cirr", options.model_copy(update={"near_misses": 2.0}))

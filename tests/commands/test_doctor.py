@@ -20,6 +20,7 @@ from setr_lib.registry.database import schema
 from setr_lib.settings import load_settings
 from setr_lib.texts.prompts import BUILT_IN
 from tests.nasty import ACTING
+from tests.tiny_judges import write_tiny_judge
 
 SETTINGS = """
 [models.encoder]
@@ -38,17 +39,20 @@ root = "pictures"
 """
 
 
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_judge("llava", tmp_path_factory.mktemp("judge"))
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """Everything that a small data set of one's own needs; the models are only looked at, so their files may
-    be empty.
+def config(tmp_path: Path, judge: Path) -> Path:
+    """Everything that a small data set of one's own needs; the encoder is only looked at, so its files may be
+    empty.
     """
-    for name in (
-        "clip/open_clip_config.json",
-        "clip/w.safetensors",
-        "judge/config.json",
-        "judge/w.safetensors",
-    ):
+    (tmp_path / "judge").mkdir()
+    for file in judge.iterdir():
+        (tmp_path / "judge" / file.name).symlink_to(file)
+    for name in ("clip/open_clip_config.json", "clip/w.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"model_cfg": {"embed_dim": 32}}')
     for name in ("pictures/a.png", "pictures/b.png", "training/a.png"):

@@ -57,7 +57,7 @@ end_process(0)
 
 def test_an_interruption_at_the_end_ends_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "at the end\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "at the end\n", "")
 
 
 def test_output_that_was_closed_from_the_beginning() -> None:

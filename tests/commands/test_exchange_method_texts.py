@@ -138,7 +138,8 @@ def test_what_one_place_exports_another_imports_and_exports_alike(
     file = tmp_path / "carried.jsonl"
     assert setr(here, "texts", "export", kind, "--output", file)[:2] == (0, "")
     status, out, _ = setr(there, "texts", "import", kind, file)
-    assert status == 0 and "2 new, 0 replaced" in out and "materialize method_texts of cirr-val" in out
+    assert status == 0 and "2 new, 0 replaced" in out and "next run on (method_texts)" in out
+    assert "run cirr-val`" in out
     assert setr(there, "texts", "export", kind)[1] == file.read_text(encoding="utf-8")
     assert "0 new, 0 replaced, 2 as they were" in setr(there, "texts", "import", kind, file)[1]
     make(there, text="made later", made_at=1.6e9)

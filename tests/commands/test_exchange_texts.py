@@ -155,7 +155,7 @@ def test_what_one_place_exports_another_imports_and_exports_alike(
     assert (status, out) == (0, "")
     status, out, _ = setr(there, what, "import", file)
     assert status == 0
-    assert "2 new, 0 replaced, 0 as they were" in out and "materialize" in out
+    assert "2 new, 0 replaced, 0 as they were" in out and "used from the next run on" in out
     assert setr(there, what, "export")[1] == file.read_text(encoding="utf-8")
     assert "0 new, 0 replaced, 2 as they were" in setr(there, what, "import", file)[1]
     assert "0 new, 0 replaced, 2 as they were" in setr(here, what, "import", file)[1], "the model's own rows"
@@ -248,7 +248,8 @@ def test_the_command_is_blamed_for_a_wrong_name_not_each_row(
     file = write(tmp_path / "in.jsonl", caption(), caption())
     status, _, err = setr(here, what, "import", file, "--dataset", "cirr-val")
     assert status == 1
-    assert err == "setr: --dataset 'cirr-val': there is no such data set in the settings, only cirr\n"
+    words = "there is no such data set in the settings, only cirr; did you mean 'cirr'?"
+    assert err == f"setr: --dataset 'cirr-val': {words}\n"
     status, _, err = setr(here, what, "import", tmp_path / "none.jsonl")
     assert (status, err) == (1, f"setr: {tmp_path / 'none.jsonl'}: there is no such file\n")
 
@@ -267,7 +268,8 @@ def test_a_changed_picture_makes_room_for_a_new_caption(here: Path, setr: Setr, 
 def test_nothing_to_export_says_what_to_do(here: Path, setr: Setr) -> None:
     status, out, err = setr(here, "captions", "export", "cirr")
     assert (status, out) == (1, "")
-    assert "no captions of cirr yet: materialize 'reference_captions', or import some" in err
+    assert "no captions of cirr yet: materialize 'reference_captions' (" in err
+    assert "run cirr --until reference_captions`), or import some" in err
     status, _, err = setr(here, "compositions", "export", "coco")
     assert status == 1 and "there is cirr, cirr-val" in err
 

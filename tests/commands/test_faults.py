@@ -14,66 +14,17 @@ from PIL import Image
 from setr_lib.cli import main
 from setr_lib.methods.inputs import TextVectors
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
-from setr_lib.pipeline.evaluating import prepare, rank, read_set
-from setr_lib.pipeline.evaluation import assess, write_page
 from setr_lib.pipeline.faults import fault_lines, faults_of
-from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.settings import load_settings
-from setr_lib.tables import COMPOSITIONS, METRICS
+from setr_lib.tables import COMPOSITIONS
+from tests.tiny_project import BROKEN, LONG, make_tiny_project
 
-SETTINGS = """
-[models]
-device = "cpu"
-
-[models.encoder]
-name = "local-dir:clip"
-
-[coarse]
-strategies = ["sum"]
-default = "sum"
-
-[reranking]
-rerankers = []
-
-[evaluation]
-bootstrap_samples = 100
-contact_sheet_queries = 1
-
-[datasets.mine]
-kind = "folder"
-root = "pictures"
-"""
-LONG = "a red dress with " + "very " * 300 + "long sleeves"
-BROKEN = [f"broken{number}.png" for number in range(5)]
 CUT = "1 texts cut at the context of the text encoder: a red dress with very very"
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_encoder import write_tiny_clip
-
-    folder = tmp_path_factory.mktemp("faults")
-    write_tiny_clip(folder / "clip")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(6):
-        Image.new("RGB", (32, 32), (40 * number, 90, 200)).save(pictures / f"{number}.png")
-    for name in BROKEN:
-        (pictures / name).write_bytes(b"no image")
-    lines = ["reference,modification,target", f"0.png,{LONG},1.png", "2.png,darker,3.png"]
-    lines += [f"{BROKEN[0]},lighter,4.png"]
-    (pictures / "queries.csv").write_text("\n".join(lines), encoding="utf-8")
-    path = folder / "setr.toml"
-    path.write_text(SETTINGS, encoding="utf-8")
-    context = pipeline_context(load_settings(path))
-    read_set(context, "mine")
-    prepare(context, "mine")
-    rank(context, "mine")
-    RerankingRun(context, {}).leave_out("mine")
-    result = assess(context, "mine")
-    context.tables.write("evaluation_report", result.rows, METRICS, "mine", made_by=result.note)
-    write_page(context, "mine", result)
-    return path
+    return make_tiny_project(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture
@@ -110,10 +61,33 @@ def test_the_command_lists_all(config: Path, capsys: pytest.CaptureFixture[str])
     assert main(["--config", str(config), "faults", "mine"]) == 0
     printed = capsys.readouterr().out
     assert all(f"  {name}: " in printed for name in BROKEN) and LONG in printed
+    assert f"[{config.parent / 'pictures' / BROKEN[4]}]" in printed and "[query 0, " in printed
     assert main(["--config", str(config), "faults", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["item"] for row in rows if row["kind"] == "gallery images broken"} == set(BROKEN)
-    assert all(set(row) == {"set", "kind", "item", "detail"} and row["set"] == "mine" for row in rows)
+    assert all(row["set"] == "mine" for row in rows)
+    broken = next(row for row in rows if row["item"] == BROKEN[4])
+    assert broken["file"] == str(config.parent / "pictures" / BROKEN[4]) and broken["row"] is None
+    (cut,) = (row for row in rows if "cut" in row["kind"])
+    assert (cut["item"], cut["queries"], cut["row"]) == (LONG, ["0"], 1)
+    assert cut["file"] == str(config.parent / "pictures" / "0.png")
+    (without,) = (row for row in rows if "without a vector" in row["kind"])
+    assert (without["queries"], without["row"]) == (["2"], 3)
+
+
+def test_a_row_that_cannot_be_used_is_a_fault_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    (pictures / "queries.csv").write_text("reference,modification\na.png,darker\nb.png,lighter\n")
+    config = tmp_path / "setr.toml"
+    config.write_text('[datasets.mine]\nkind = "folder"\nroot = "pictures"\n')
+    assert main(["--config", str(config), "faults", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["file"] == str(pictures / "queries.csv") and row["row"] == "line 3"
+    assert "unknown image 'b.png'" in row["detail"]
 
 
 def test_a_search_tells_what_it_could_not_look_at(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

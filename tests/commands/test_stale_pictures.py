@@ -134,7 +134,7 @@ def test_a_search_says_in_one_line_that_its_gallery_is_stale(
             "setr: warning: the gallery of mine is stale: 1 of 6 candidates are not the pictures"
         )
         assert f"3.png ({CHANGED})" in line
-        assert "gallery_images" in line and "dagster job execute" in line
+        assert line.endswith(" run mine --until gallery_embeddings`")
     replaced.unlink()
     assert "3.png (there is no such file)" in search(project, capsys)
 

@@ -115,7 +115,7 @@ def test_a_miniature_that_is_not_drawn_yet_says_how(settings_for: Build, tmp_pat
     found = examine(evaluation_set(settings, "cirr-val"), find_images, sources)
     assert found.counts_of == "miniature"
     assert [state.status for state in found.files] == ["missing", "missing"]
-    assert all(each.endswith("`make demo`, or `setr miniature write`, draws it") for each in found.problems)
+    assert all(each.endswith("`setr run`, or `setr miniature write`, draws it") for each in found.problems)
     elsewhere = settings_for("cirr", tmp_path / "var" / "other" / "cirr")
     elsewhere = examine(evaluation_set(elsewhere, "cirr-val"), find_images, data_sources(elsewhere))
     assert elsewhere.counts_of == "official" and "github.com/Cuberick-Orion/CIRR" in elsewhere.problems[0]

@@ -25,7 +25,10 @@ from setr_lib.evaluation.contact_sheet import (
     stack,
     tiles_of,
 )
+from setr_lib.evaluation.drawn_text import font_for, wrapped
+from setr_lib.reranking.order import coarse_order, fused_order
 from tests.evaluation.report_data import image_id, make_sample
+from tests.nasty import NASTY
 
 GREEN = ImageColor.getrgb(contact_sheet._TARGET)
 
@@ -71,6 +74,27 @@ def test_tiles_of_a_ranking(tmp_path: Path) -> None:
     assert [tile.is_target for tile in tiles] == [False, False, True, False]
     assert tiles[0].caption == "1.000"
     assert tiles_of(sample.after, paths, top=1)[0].caption == "yes +0.5"
+    fused, coarse = fused_order("cosine_judge", 0.5), coarse_order()
+    assert tiles_of(sample.after, paths, top=1, order=fused)[0].caption == "0.500 · yes +0.5"
+    assert tiles_of(sample.before, paths, top=1, order=coarse)[0].caption == "1.000"
+    assert tiles_of(sample.before, paths, top=1, order=fused)[0].caption == "1.000 · not judged"
+    alone = fused_order("judge")
+    assert tiles_of(sample.after, paths, top=1, order=alone)[0].caption == "yes +0.5"
+
+
+def test_whole_captions_and_titles_are_drawn() -> None:
+    tiles = [Tile(plain(), caption="a dog"), Tile(plain(), caption="a dog on the grass beside a fence " * 3)]
+    assert draw_grid(tiles, tile=96).height > draw_grid(tiles[:1], tile=96).height + 60
+    formula = "1 / (60 + rank by cosine) + 1 / (60 + rank by the judge)"
+    said, silent = (draw_contact_sheet(None, "x", [Strip("coarse", [], order)]) for order in (formula, ""))
+    assert said.height > silent.height and said.width == silent.width
+
+
+def test_a_word_that_is_longer_than_a_line_is_broken_and_nothing_of_it_lost() -> None:
+    font = font_for(12, "")
+    lines = wrapped("see " + "x" * 100, font, 100)
+    assert lines[0] == "see" and "".join(lines[1:]) == "x" * 100
+    assert all(font.getlength(line) <= 100 for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +134,11 @@ def test_thumbnails_are_upright_opaque_and_never_enlarged(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x" * 3000, "word " * 500, "“пример” 日本語 🙂", "line\nbreaks\tand\0nul"]
+    "text", ["", "x" * 3000, "word " * 500, "“пример” 日本語 🙂", "line\nbreaks\tand\0nul", NASTY]
 )
 def test_any_text_can_be_drawn(text: str) -> None:
     sheet = draw_contact_sheet(plain(), text, [Strip(text, [Tile(plain(), 1, text)])], detail=text)
-    assert sheet.width < 1000 and sheet.height < 1000
+    assert sheet.width < 1000 and sheet.height < 5000, "bounded, however long the text is"
 
 
 def test_long_strips_wrap_and_empty_ones_stand() -> None:

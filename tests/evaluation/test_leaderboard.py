@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from rich.console import Console
 from setr_lib.commands.console import terminal
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.leaderboard import (
+    as_csv,
     as_json,
+    as_markdown,
     collect,
     coverage_words,
     headline_metrics,
@@ -248,3 +251,27 @@ def test_rows_stand_in_the_order_of_their_rerankers() -> None:
     assert [place[row] for row in (RANDOM, Row("sum"), Row("intersection", "base judge"))] == [0, 1, 2]
     assert place[Row("intersection", "adapter")] == 3
     assert Row("intersection", "adapter").title == "intersection · adapter" and Row("sum").title == "sum"
+
+
+def test_csv_has_every_row_and_no_formula() -> None:
+    frame = pl.concat([metric_row("=sum", "", "R@1", 40.0), metric_row("sum", "base judge", "R@1", math.nan)])
+    read = pl.read_csv(io.StringIO(as_csv(frame)))
+    assert read.columns == list(METRICS)
+    assert read["method"].to_list() == ["'=sum", "sum"]
+    assert read["value"].to_list() == [40.0, None]
+
+
+def test_markdown_has_the_headline_metrics_best_first() -> None:
+    frame = pl.concat(
+        [
+            metric_row("sum", "", "R@1", 40.0),
+            metric_row("text|only", "", "R@1", 50.0),
+            metric_row("sum", "", "R@50", 90.0),
+        ]
+    )
+    lines = as_markdown(frame, HEADLINES).splitlines()
+    assert lines[0].startswith("## cirr")
+    table = [line for line in lines if line.startswith("|")]
+    assert table[:2] == ["| method | re-ranker | R@1 |", "| --- | --- | --: |"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| text\\|only", "| sum"]
+    assert "50.0" in table[2] and "40.0" in table[3] and "90" not in "".join(table)

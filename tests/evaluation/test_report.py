@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections import Counter
@@ -16,9 +17,13 @@ from PIL import Image
 
 from setr_lib.benchmarks import benchmark_of
 from setr_lib.evaluation.cases import average_precisions, choose_cases
-from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, ladder_order, nice_ticks
-from setr_lib.evaluation.report import ReportData, ReportError, ReportOptions, write_report
+from setr_lib.evaluation.charts import PairedDifference, build_forest, build_ladder, nice_ticks
+from setr_lib.evaluation.failures import AMBIGUOUS, FOUND, JUDGE
+from setr_lib.evaluation.leaderboard import order_lines
+from setr_lib.evaluation.report import TEMPLATES, ReportData, ReportError, ReportOptions, write_report
+from setr_lib.evaluation.report_history import Origin
 from setr_lib.evaluation.row import RANDOM, Row
+from setr_lib.reranking.order import coarse_order, fused_order
 from setr_lib.tables import QUERIES, RANKINGS
 from tests.evaluation.report_data import Sample, image_id, make_sample, metric_row, metric_rows, ranking
 from tests.nasty import ACTING, NASTY
@@ -41,10 +46,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        self._silent += tag == "style"
+        self._silent += tag in ("style", "script")
 
     def handle_endtag(self, tag: str) -> None:
-        self._silent -= tag == "style"
+        self._silent -= tag in ("style", "script")
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
@@ -90,8 +95,14 @@ def write(
         options,
     )
     assert path == out / "index.html"
-    assert [file.name for file in out.iterdir()] == ["index.html"]
+    assert {file.name for file in out.iterdir()} == {"index.html", "queries.csv", "queries.json"}
     return path.read_text(encoding="utf-8")
+
+
+def only_our_script(page: Page) -> bool:
+    """Whether no text has become a picture, or a second script."""
+    counts = Counter(tag for tag, _ in page.tags)
+    return counts["script"] == 1 and counts["img"] == 0
 
 
 def test_one_file_that_asks_nothing_of_anyone(sample: Sample, tmp_path: Path) -> None:
@@ -104,9 +115,119 @@ def test_one_file_that_asks_nothing_of_anyone(sample: Sample, tmp_path: Path) ->
         if name in attributes
     ]
     assert links
-    assert all(link.startswith(("#", "data:image/webp;base64,")) for link in links)
+    beside = ("./", "../", "queries.")
+    assert all(link.startswith(("#", "data:image/webp;base64,", *beside)) for link in links)
+    fetched = [attributes for tag, attributes in page.tags if tag != "a" and "href" in attributes]
+    assert all(attributes["href"].startswith(("#", "data:")) for attributes in fetched)
     assert not re.search(r"url\(|@import|https?://", html)
-    assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_the_only_script_is_our_own_and_no_other_would_run(sample: Sample, tmp_path: Path) -> None:
+    html = write(sample, tmp_path)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert script == (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html and "default-src 'none'" in html
+    assert "fetch" not in script and "XMLHttpRequest" not in script and "innerHTML" not in script
+
+
+def test_links_within_the_page_land(sample: Sample, tmp_path: Path) -> None:
+    for name, changes in {
+        "all": {},
+        "coarse": {"rankings": {Row("sum"): sample.before}, "metrics": metric_rows().clear(), "paired": ()},
+        "hidden": {"queries": sample.queries.with_columns(target_ids=pl.lit([], dtype=pl.List(pl.String)))},
+    }.items():
+        page = Page(write(sample, tmp_path / name, **changes))
+        ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+        assert set(ids.values()) == {1}
+        wanted = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"
+                  and attributes.get("href", "").startswith("#")}  # fmt: skip
+        assert "queries" in wanted and wanted <= set(ids)
+        css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+        assert "content-visibility" not in css, "heights that are only estimated make links miss"
+
+
+def test_every_query_is_in_the_table_and_leads_to_its_case_and_pictures(
+    sample: Sample, tmp_path: Path
+) -> None:
+    options = ReportOptions(contact_sheet_queries=1)
+    html = write(sample, tmp_path / "r", options=options)
+    table = html.partition('<table id="query-table">')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+    assert len(rows) == sample.queries.height
+    shown = {int(place) for place in re.findall(r'<article class="case" id="query-(\d+)"', html)}
+    assert 0 < len(shown) < len(rows)
+    for place, row in enumerate(rows, start=1):
+        assert f"make number {place - 1} rounder" in row
+        assert (f'href="#query-{place}"' in row) == (place in shown)
+        assert re.findall(r"<td>(\d+)</td><td>(\d+)</td>", row) == [
+            (str(BEFORE[place - 1]), str(AFTER[place - 1]))
+        ]
+        for address in re.findall(r'href="(\.[^"]+)"', row):
+            assert (tmp_path / "r" / address).is_file()
+
+
+def test_kinds_of_failure_are_counted_and_the_evidence_is_told(sample: Sample, tmp_path: Path) -> None:
+    captions = sample.captions.with_columns(caption=pl.lit("a round disc, number 2 rounder"))
+    html = write(sample, tmp_path, captions=captions)
+    counts = dict(
+        re.findall(
+            r'data-kind="([^"]+)">[^<]+</a> <small>[^<]+</small></th><td>(\d+)</td>',
+            html.partition('id="failures"')[2],
+        )
+    )
+    assert counts == {FOUND: "3", AMBIGUOUS: "1", JUDGE: "2"}
+    assert "in first place, img-00: a round disc, number 2 rounder" in Page(html).text
+    assert "make its rank worse" not in html
+
+
+def test_a_page_says_what_it_is_and_what_makes_it_again(sample: Sample, tmp_path: Path) -> None:
+    origin = Origin("2026-11-28 22:40 UTC", "0123456789abcdef", "0.1.0", "setr run cirr-val")
+    options = ReportOptions(
+        origin=origin,
+        first_notes=(("miniature: drawn pictures", "The images are drawn."),),
+        sets=(("circo-val", "../circo-val/index.html"),),
+    )
+    html = write(sample, tmp_path / "told", options=options)
+    page = Page(html)
+    assert (
+        "Made on 2026-11-28 22:40 UTC by SETR 0.1.0 in the run 01234567 ; setr run cirr-val makes it again"
+        in (page.text)
+    )
+    first = html.index("miniature: drawn pictures")
+    assert html.index("<h1>") < first < html.index('id="protocol"')
+    links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
+    assert {"../index.html", "../circo-val/index.html"} <= links
+    silent = Page(write(sample, tmp_path / "silent"))
+    assert "Made on" not in silent.text and silent.having("first-notes") == 0
+    assert not any(attributes.get("href") == "../index.html" for _, attributes in silent.tags)
+
+
+def test_the_same_tables_make_the_same_bytes(sample: Sample, tmp_path: Path) -> None:
+    first, again = (write(sample, tmp_path / "r") for _ in range(2))
+    assert first == again
+    shuffled = write(
+        sample,
+        tmp_path / "r",
+        captions=sample.captions.reverse(),
+        compositions=sample.compositions.reverse(),
+    )
+    assert shuffled == first
+
+
+def test_a_strip_says_its_formula_and_tiles_the_score_that_orders_them(
+    sample: Sample, tmp_path: Path
+) -> None:
+    orders = {
+        Row("intersection"): coarse_order(),
+        Row("intersection", "adapter"): fused_order("cosine_judge", 0.5),
+    }
+    page = Page(write(sample, tmp_path, options=ReportOptions(orders=orders)))
+    assert "adapter v3 ordered by cosine + 0.5 P(Yes)" in page.text
+    assert "stage 1 · intersection ordered by cosine" in page.text
+    assert "intersection · adapter is ordered by cosine + 0.5 P(Yes)" in page.text
+    labels = {attributes["aria-label"] for _, attributes in page.tags if "aria-label" in attributes}
+    assert "Rank 1, the target, score 0.500, judge yes +0.5, rank 12 before: image img-06" in labels
 
 
 def test_every_thumbnail_is_embedded_once_and_every_use_finds_it(sample: Sample, tmp_path: Path) -> None:
@@ -185,7 +306,7 @@ def test_hostile_text_stays_text(sample: Sample, tmp_path: Path) -> None:
         paired=(PairedDifference(attack, attack, attack, 1.0, 0.5, 2.0),),
     )
     page = Page(html)
-    assert {"script", "img"}.isdisjoint(tag for tag, _ in page.tags)
+    assert only_our_script(page)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "49" not in page.text.split()
     assert page.text.count("<script>alert(1)</script>") > 10
@@ -204,7 +325,7 @@ def test_a_text_of_the_page_turns_no_direction_and_has_no_control_character(
     )
     assert not ACTING.search(html)
     assert "\\u202egnp.exe" in html and "[bold]x[/bold]" in html
-    assert {"script", "img"}.isdisjoint(tag for tag, _ in Page(html).tags)
+    assert only_our_script(Page(html))
 
 
 def test_a_hidden_split_shows_rankings_and_no_score(sample: Sample, tmp_path: Path) -> None:
@@ -239,6 +360,22 @@ def test_rows_of_methods_that_settings_do_not_show_are_folded(sample: Sample, tm
     assert summary and "sum" in folded.partition("</summary>")[0]
     assert ">sum<" not in shown.partition('id="scores"')[2].replace(" ", "")
     assert "Other methods" not in write(sample, tmp_path)
+
+
+def test_charts_and_tables_have_the_order_of_the_leaderboard(sample: Sample, tmp_path: Path) -> None:
+    best_is_sum = metric_rows().with_columns(
+        value=pl.when((pl.col("method") == "sum") & (pl.col("metric") == "R@1")).then(90.0).otherwise("value")
+    )
+    html = write(sample, tmp_path, metrics=best_is_sum)
+    expected = [row.title for row in order_lines(best_is_sum, "R@1")]
+    names = re.findall(
+        r'<span class="bar-name"><b>(\w+)</b>(?: <small>([\w ]+)</small>)?</span>\s*<svg', html
+    )
+    drawn = [" · ".join(part for part in name if part) for name in names]
+    assert drawn[:5] == drawn[5:10] == expected and expected[0] == "sum"
+    heads = re.findall(r'<th scope="row"><i class="dot"></i><span>(\w+)</span>', html)
+    assert heads == [title.partition(" · ")[0] for title in expected]
+    assert html.count('<span class="unit">percent</span>') == 2 and '<span class="unit">points</span>' in html
 
 
 def test_a_metric_by_category_gets_a_table_of_its_own(sample: Sample, tmp_path: Path) -> None:
@@ -380,15 +517,15 @@ def make_queries(targets: list[list[str]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=QUERIES, orient="row")
 
 
-def test_ladder_rises_from_the_floor_and_stays_on_its_axis() -> None:
+def test_ladder_falls_to_the_floor_and_stays_on_its_axis() -> None:
     metrics = metric_rows()
-    ladder = build_ladder(metrics, "R@10", ladder_order(metrics, "R@10"))
+    ladder = build_ladder(metrics, "R@10", order_lines(metrics, "R@10"))
     assert [bar.row for bar in ladder.bars] == [
-        RANDOM,
-        Row("sum"),
-        Row("intersection"),
-        Row("intersection", "base judge"),
         Row("intersection", "adapter"),
+        Row("intersection", "base judge"),
+        Row("intersection"),
+        Row("sum"),
+        RANDOM,
     ]
     assert ladder.floor_value == 0.44
     for bar in ladder.bars:

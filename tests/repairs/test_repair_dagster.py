@@ -17,8 +17,10 @@ import polars as pl
 import pytest
 from damages import Damage, a_file, a_folder, assert_told, cut, garbage, mend, name_of, text
 
-from setr_assets import definitions, demo
 from setr_assets.failures import failing_in_words
+from setr_assets.instance import persistent_instance
+from setr_assets.where_next import tell_what_failed
+from setr_lib.cli import main
 from setr_lib.content_cache import ContentCache
 from setr_lib.damage import NoSpaceError, explain, explained, no_space
 from setr_lib.errors import SetrError
@@ -27,6 +29,7 @@ from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.storage import Tables, places_of
 from setr_lib.registry.store import MlflowRegistry
 from setr_lib.repairs.sqlite_rows import salvage
+from setr_lib.runners import RunRequest
 from setr_lib.settings import Settings
 from setr_lib.spaces.vector_store import GalleryStore
 from setr_lib.tables import METRICS
@@ -45,7 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def runs() -> int:
-    with demo._instance() as instance:
+    with persistent_instance() as instance:
         return instance.get_runs_count()
 
 
@@ -61,13 +64,13 @@ def runs() -> int:
     ],
     ids=name_of,
 )
-def test_a_damaged_history_is_told_by_the_demo_and_begun_anew(
+def test_a_damaged_history_is_told_by_a_run_and_begun_anew(
     home: Path, tmp_path: Path, file: str, damage: Damage
 ) -> None:
     damage(home / file)
     with pytest.raises(SetrError) as told, explained(places_of(Settings(base_dir=tmp_path))):
         runs()
-        with demo._instance() as instance:
+        with persistent_instance() as instance:
             instance.get_asset_keys()
     assert_told(str(told.value), "dagster", home / file)
     assert mend(tmp_path, "dagster") == 0
@@ -97,11 +100,12 @@ def test_the_rows_of_a_history_that_is_damaged_in_places_are_kept(home: Path, tm
         assert connection.execute("SELECT count(DISTINCT number) FROM more").fetchone()[0] >= 470
 
 
-def test_the_command_stands_at_the_end_of_what_the_demo_prints(
+def test_the_command_stands_at_the_end_of_what_a_run_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reasons = ["a.json: is empty: run `setr repair tables`, which keeps", "b: run `setr repair tables`, then"]
-    demo._where_next(Settings(base_dir=tmp_path), reasons, "run", 1.0)
+    request = RunRequest(Settings(base_dir=tmp_path))
+    tell_what_failed(request, dict(zip("ab", reasons, strict=True)), ["run"], 1.0)
     last = capsys.readouterr().out.splitlines()[-5:]
     assert sum("`setr repair tables`" in line for line in last) == 1
 
@@ -122,18 +126,14 @@ def test_a_failing_step_gives_dagster_one_line(tmp_path: Path) -> None:
         _ = 1 / 0
 
 
-def test_a_damaged_history_is_the_demos_last_line(
+def test_a_damaged_history_is_the_last_line_of_a_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from setr_lib.settings import DatasetSettings
-
     garbage(home / "history" / "runs.db")
-    datasets = {"cirr": DatasetSettings(kind="cirr", root=Path("cirr"))}
-    settings = Settings(base_dir=tmp_path, datasets=datasets)
+    (tmp_path / "setr.toml").write_text('[datasets.cirr]\nkind = "cirr"\nroot = "cirr"\n', encoding="utf-8")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
         monkeypatch.setenv(name, "unused")
-    monkeypatch.setattr(definitions, "settings_of_this_checkout", lambda: settings)
-    assert demo.main([]) == 1
+    assert main(["--config", str(tmp_path / "setr.toml"), "run"]) == 1
     assert_told(capsys.readouterr().err.splitlines()[-1], "dagster", "runs.db")
 
 

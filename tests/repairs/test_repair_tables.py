@@ -26,7 +26,7 @@ from setr_lib.evaluation.leaderboard import collect
 from setr_lib.pipeline.storage import NotMadeYetError, Tables
 from setr_lib.records import EmbeddingsRecord, QueriesRecord, RerankedRecord, TextRecord
 from setr_lib.settings import Settings
-from setr_lib.tables import CAPTIONS, METRICS, QUERIES, RANKINGS
+from setr_lib.tables import CAPTIONS, FAILURES, METRICS, QUERIES, RANKINGS
 
 KEY, ASSET = "cirr-val", "reference_captions"
 FRAME = pl.DataFrame({"image_id": [f"image {number}" for number in range(500)]})
@@ -123,6 +123,16 @@ def test_scores_that_cannot_be_read_are_told_by_the_leaderboard(tmp_path: Path) 
     assert_told(str(told.value), "tables", path)
     assert mend(tmp_path, "tables") == 0
     assert collect([path]).is_empty()
+
+
+def test_why_queries_fail_is_made_again_by_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Tables(Settings(base_dir=tmp_path)).write("query_failures", FAILURES.to_frame(), FAILURES, KEY)
+    assert mend(tmp_path, "tables") == 0 and path.exists()
+    cut(path)
+    assert mend(tmp_path, "tables") == 0 and not path.exists()
+    assert "materialize 'evaluation_report' again" in capsys.readouterr().out
 
 
 def test_imported_texts_say_that_no_run_makes_them(

@@ -32,6 +32,7 @@ from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.tables import GALLERY, QUERIES, RANKINGS
 from setr_lib.texts.prompts import PromptTemplate, load_prompts
+from tests.published_judges import write_published_judge
 from tests.tiny_judges import tiny_picture, write_tiny_judge
 
 IMAGES, QUERY_COUNT, DEPTH = 12, 6, 9
@@ -222,15 +223,15 @@ def test_unreadable_images_are_last_within_k_and_an_unreadable_reference_keeps_t
     assert ids(made, "q0", "gallery") == ids(coarse, "q0", "gallery")
 
 
-def test_a_model_without_vision_outputs_of_single_images_is_run_plainly(
+def test_a_model_that_takes_no_vision_outputs_is_run_plainly(
     cache: ContentCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = write_tiny_judge("idefics3", tmp_path / "idefics3")
+    folder = write_published_judge("gemma3", tmp_path / "gemma3")
     model = MultimodalModel.load(JudgeSettings(name=str(folder), batch_size=4), device="cpu")
     judge = YesNoJudge(model, load_prompts("miniature").get("judge"))
     gallery, queries, coarse = write_world(tmp_path)
     made = rerank(coarse, queries, gallery, judge, cache, k=3).drop_nulls("judge_score")
-    assert "no vision outputs of single images" in caplog.text
+    assert "each pair is judged as a whole prompt of its own" in caplog.text
     texts = dict(queries.select("query_id", "modification").iter_rows())
     references = dict(queries.select("query_id", "reference_id").iter_rows())
     pictures = pictures_of(gallery)

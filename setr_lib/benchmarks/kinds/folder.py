@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from setr_lib.benchmarks.annotations import Row
 from setr_lib.benchmarks.benchmark import YOUR_OWN, Benchmark, OfficialFile
+from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.folder_gallery import folder_rules, is_same_file, reference_listing
 from setr_lib.benchmarks.folder_queries import ReadFolderQueries, read_folder_queries
 from setr_lib.benchmarks.image_folders import list_folder
@@ -46,6 +47,13 @@ class Folder(Benchmark):
         """The queries of the folder's file, in its order; none where there is no such file."""
         path = query_file(evaluation_set)
         return [] if path is None else _read(evaluation_set, path).records
+
+    def has_queries(self, evaluation_set: EvaluationSet) -> bool:
+        """Whether there is a file of queries, readable or not."""
+        try:
+            return query_file(evaluation_set) is not None
+        except DatasetError:
+            return True  # told by what reads it
 
     def query_notes(self, evaluation_set: EvaluationSet) -> list[str]:
         """Which file is read and which are not, what was assumed of it, and that no query names a target."""

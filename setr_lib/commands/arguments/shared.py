@@ -1,45 +1,81 @@
-"""What the arguments of several commands share: types of values."""
+"""What the arguments of several commands share: how a command is added, types of values."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from setr_lib.commands.arguments.parser import Parser
 from setr_lib.paths import expanded
 from setr_lib.settings import Settings
 
 Command: TypeAlias = Callable[[Settings, argparse.Namespace], int]
 """A handler: carries out one command, and returns the exit status."""
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(
     commands: Subparsers, name: str, *, help: str, examples: tuple[str, ...], text: str = ""
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Add a command with its help: what it does, its arguments, examples.
+
+    What is set by the parser's ``set_defaults``: ``command``, the handler; ``anywhere``, where the command
+    makes sense without a settings file (it is then told that there is none, unless ``tells_place`` is False);
+    ``looks_at_place`` False, where it works in a project that was moved; ``immediate``, a handler of the
+    options alone, in place of ``command``, for which no settings are read.
 
     Args:
         commands: The subparsers that it is added to.
         name: Its name.
         help: What it does, in one line.
         examples: Command lines, each as one types it, at least one. A test parses each.
-        text: More for its own help than the line, if anything.
+        text: More for its own help than the line, if anything: paragraphs, with an empty line between them.
 
     Returns:
         The command's parser.
     """
-    if not examples:
-        raise ValueError(f"{name}: no example")
     return commands.add_parser(
         name,
         help=help,
-        description=f"{help[0].upper()}{help[1:]}." + (f"\n\n{text}" if text else ""),
+        description="\n\n".join(
+            map(_wrapped, [f"{help[0].upper()}{help[1:]}.", *text.split("\n\n")])
+        ).rstrip(),
         epilog="\n  ".join(("examples:" if len(examples) > 1 else "example:", *examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, max(shutil.get_terminal_size().columns - 2, 40))
+
+
+def add_set(command: argparse.ArgumentParser) -> None:
+    """Add the argument of a command that works on one data set, or on all.
+
+    Args:
+        command: The command's parser.
+    """
+    command.add_argument(
+        "dataset", nargs="?", metavar="SET", help="one data set or evaluation set only (default: all)"
+    )
+
+
+class VersionAction(argparse.Action):
+    """``--version``: prints SETR's version, Python's, and where the code is; then ends the program."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version, and stop")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from setr_lib.commands.version import version_words
+
+        print(version_words())
+        parser.exit()
 
 
 def path(text: str) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from setr_lib.commands.arguments.shared import Subparsers, path
+from setr_lib.commands.arguments.shared import Subparsers, add_command, add_set, path
 from setr_lib.settings import Settings
 
 _CARRIED = {
@@ -27,18 +27,22 @@ def add_exchange(commands: Subparsers) -> None:
 
 
 def _add_exchange(commands: Subparsers, what: str, text: str) -> None:
-    parser = commands.add_parser(what, help=f"export or import {text}")
+    kind = " edited_captions" if what == "texts" else ""
+    exported = (f"setr {what} export{kind} cirr-val --output {what}.jsonl",)
+    imported = (f"setr {what} import{kind} {what}.jsonl",)
+    parser = add_command(commands, what, help=f"export or import {text}", examples=exported + imported)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    export = actions.add_parser("export", help="write them; failed ones are left out")
+    export = add_command(actions, "export", help="write them; failed ones are left out", examples=exported)
     if what == "texts":
         export.add_argument("kind", metavar="KIND", help="the name of the kind of text")
-    export.add_argument(
-        "dataset", nargs="?", metavar="DATASET", help="one data set or evaluation set only (default: all)"
-    )
+    add_set(export)
     export.add_argument("--output", type=path, metavar="FILE", help="default: standard output")
     export.set_defaults(command=_export, what=what)
-    taking = actions.add_parser(
-        "import", help="check every row, then keep all (or none) for the next materialisation"
+    taking = add_command(
+        actions,
+        "import",
+        help="check every row, then keep all (or none) for the next materialisation",
+        examples=imported,
     )
     if what == "texts":
         taking.add_argument("kind", metavar="KIND", help="the name of the kind of text")

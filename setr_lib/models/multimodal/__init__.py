@@ -8,6 +8,9 @@ beginnings, so that nothing is computed twice. What a prompt says, and what is d
 ====================  ================================================================================
 ``model``             ``MultimodalModel``: loads a model and puts the parts below together
 ``loading``           transformers' processor and model, a PEFT adapter, the identity of the weights
+``model_files``       what is wrong with a model's folder, as far as its files tell
+``architectures``     what a configuration and a class say of how a model works
+``suitability``       whether a model can describe, compose and judge, without its weights
 ``special_tokens``    token ids by role: image placeholder, padding, end of text, Yes and No
 ``pictures``          ``Picture``: an image file or its bytes
 ``prompt``            ``RenderedPrompt``: texts and picture slots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ class VisionFeatures:
         placeholder: The token ids that stand for the image in a sequence; ``tokens`` of them are the image
             token.
         container: The transformers class in which the model expects such tensors.
+        stacked: Whether it expects those of several images as one tensor, not as a list.
     """
 
     embeds: Tensor
@@ -29,11 +30,37 @@ class VisionFeatures:
     grid: tuple[int, int, int] | None
     placeholder: tuple[int, ...]
     container: type[Any]
+    stacked: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in (self.embeds, *self.deepstack))
+
+
+def by_picture(outputs: Any, counts: Sequence[int]) -> list[Tensor]:
+    """Vision outputs of a batch, those of each picture together, whatever parts it was cut in.
+
+    A model puts its outputs in place of the image tokens of a prompt in their order, so the number of image
+    tokens of each picture says where it ends.
+
+    Args:
+        outputs: What the model gives: a tensor of [parts, tokens, hidden], or a list of [tokens, hidden].
+        counts: The image tokens of each picture, in order.
+
+    Returns:
+        For each picture [image tokens, hidden]; copies.
+
+    Raises:
+        ValueError: There are fewer or more outputs than image tokens.
+    """
+    import torch
+
+    parts = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+    if len(flat) != sum(counts):
+        raise ValueError(f"{sum(counts)} image tokens for {len(flat)} vision outputs")
+    return [part.clone() for part in flat.split(list(counts))]
 
 
 class VisionMemory:

@@ -274,10 +274,13 @@ def vision_outputs(rows: Sequence[TokenRow]) -> dict[str, Any] | None:
     Returns:
         What to pass as ``mm_encoder_outputs``; None without images.
     """
+    import torch
+
     images = [image for row in rows for image in row.images]
     if not images:
         return None
-    fields: dict[str, Any] = {"pooler_output": [image.embeds for image in images]}
+    embeds: Any = [image.embeds for image in images]
+    fields: dict[str, Any] = {"pooler_output": torch.cat(embeds)[None] if images[0].stacked else embeds}
     if images[0].deepstack:
         fields["deepstack_features"] = [
             [image.deepstack[level] for image in images] for level in range(len(images[0].deepstack))

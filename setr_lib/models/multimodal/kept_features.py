@@ -23,6 +23,7 @@ from setr_lib.errors import SetrError
 from setr_lib.files import replacing
 from setr_lib.hashing import digest_strings, fingerprint_bytes
 from setr_lib.models.multimodal.features import VisionFeatures
+from setr_lib.models.multimodal.pictures import image_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from setr_lib.models.multimodal.loading import LoadedModel
 
 _LOG = logging.getLogger(__name__)
-_FORM = "2"
+_FORM = "3"
 """Of the files; files of another form are never found."""
+_TOLD = ("grid", "container", "stacked")
+"""What a file says of its tensors."""
 _SUFFIX = ".safetensors"
 _LEFT = 0.9
 """Share of the bound that is left once files were removed; a file may take as much."""
@@ -79,12 +82,20 @@ class KeptFeatures:
         folder: Where; of all models together.
         loaded: The model.
         weights: Of its vision part, by name.
+        several: Whether they are those of pictures among several, where that makes a difference.
     """
 
-    def __init__(self, folder: FeaturesFolder, loaded: LoadedModel, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        folder: FeaturesFolder,
+        loaded: LoadedModel,
+        weights: Mapping[str, Tensor],
+        *,
+        several: bool = False,
+    ) -> None:
         self._folder = folder
         self._loaded = loaded
-        self._model = _identity(loaded, weights)
+        self._model = _identity(loaded, weights) + ("among several" if several else "")
         self._writes, self._looked = True, False
         self._told = False
 
@@ -153,7 +164,7 @@ class KeptFeatures:
         length = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + length])["__metadata__"]
         tensors = load(content)
-        if told["key"] != key or told["digest"] != _digest(tensors, told["grid"], told["container"]):
+        if told["key"] != key or told["digest"] != _digest(tensors, *(told[name] for name in _TOLD)):
             raise _UnusableError("its content is not what its name says")
         device, grid = self._loaded.device, json.loads(told["grid"])
         levels = len(tensors) - 2
@@ -163,6 +174,7 @@ class KeptFeatures:
             None if grid is None else (grid[0], grid[1], grid[2]),
             tuple(tensors["placeholder"].tolist()),
             _container(told["container"], self._loaded.model),
+            json.loads(told["stacked"]),
         )
 
     def _made_anew(self, path: Path, error: Exception) -> None:
@@ -237,16 +249,16 @@ def _content(features: VisionFeatures, key: str) -> bytes:
         **{f"deepstack_{level}": tensor for level, tensor in enumerate(features.deepstack)},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    grid, container = json.dumps(features.grid), features.container.__name__
-    digest = _digest(tensors, grid, container)
-    return save(tensors, {"key": key, "digest": digest, "grid": grid, "container": container})
+    values = (json.dumps(features.grid), features.container.__name__, json.dumps(features.stacked))
+    told = dict(zip(_TOLD, values, strict=True))
+    return save(tensors, {"key": key, "digest": _digest(tensors, *values), **told})
 
 
-def _digest(tensors: Mapping[str, Tensor], grid: str, container: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], *told: str) -> str:
     """Of all that a file says: names, shapes, number formats and content of its tensors, and the rest."""
     parts = ((name, str(tensor.dtype), str(tuple(tensor.shape)), _bytes_digest(tensor))
              for name, tensor in sorted(tensors.items()))  # fmt: skip
-    return digest_strings([grid, container, *(part for of_one in parts for part in of_one)])
+    return digest_strings([*told, *(part for of_one in parts for part in of_one)])
 
 
 def _bytes_digest(tensor: Tensor) -> str:
@@ -261,7 +273,8 @@ def _identity(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> str:
     import torch
     import transformers
 
-    processor = json.dumps(loaded.processor.image_processor.to_dict(), sort_keys=True, default=str)
+    options = [loaded.processor.image_processor.to_dict(), image_options(loaded.processor)]
+    processor = json.dumps(options, sort_keys=True, default=str)
     # How much a LoRA layer that is not merged adds is not in its weights.
     model = loaded.id if any("lora_" in name for name in weights) else loaded.base_id
     parts = [_FORM, model, processor, str(loaded.model.dtype), loaded.device.type]

@@ -12,7 +12,9 @@ from setr_lib.models.device import pick_device
 from setr_lib.models.hub import load_from_hub
 from setr_lib.models.hub_cache import Repository, transformers_sources
 from setr_lib.models.multimodal.errors import JudgeError, first_line
+from setr_lib.models.multimodal.model_files import model_files_problem
 from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, SpecialTokens, read_special_tokens
+from setr_lib.models.multimodal.suitability import loading_problem, open_parts, parts_problem
 
 if TYPE_CHECKING:
     import torch
@@ -78,17 +80,22 @@ def load_model(
         DeviceError: The device does not exist on this machine.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # only for loading; downloads keep theirs
     name = name or judge.name
+    where = f"{section}.name = {name!r}"
     torch_device = pick_device(device)
+    if (problem := model_files_problem(name, judge.revision)) is not None:
+        raise JudgeError(f"{where}: {problem}")
     dtype = "float32" if judge.dtype == "auto" and torch_device.type == "cpu" else judge.dtype
     options = {"revision": judge.revision, "trust_remote_code": judge.trust_remote_code}
 
     def load() -> tuple[Any, Any]:
-        processor = AutoProcessor.from_pretrained(name, **options)
+        config, processor = open_parts(judge, name)
+        if (problem := parts_problem(config, processor, answers)) is not None:
+            raise JudgeError(f"{where}: {problem}")
         return processor, AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
 
     try:
@@ -96,16 +103,13 @@ def load_model(
             transformers_sources(name, judge.revision),
             load,
             kind=JudgeError,
-            what=f"{section}.name = {name!r}",
+            what=where,
             remedy=f'[{section}] name = "FOLDER"',
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise JudgeError(
-            f"{section}.name = {name!r}: no image-text-to-text model loads from there "
-            f"({first_line(error)}); give a local folder or a hub id"
-        ) from error
-    if getattr(processor, "chat_template", None) is None:
-        raise JudgeError(f"{section}.name = {name!r}: its processor has no chat template")
+        raise JudgeError(f"{where}: {loading_problem(error)}") from error
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked, whatever it is
     model = model.to(torch_device)
     number = str(model.dtype).removeprefix("torch.")
     model_id = base_id = model_identity(name, model.config, number, judge.revision)

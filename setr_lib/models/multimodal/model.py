@@ -15,6 +15,7 @@ same quantity from whole sequences.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ import numpy as np
 
 from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.answering import Answering
-from setr_lib.models.multimodal.caching_check import accepts_vision_outputs, caches_reproduce_plain_scores
+from setr_lib.models.multimodal.architectures import accepts_vision_outputs
+from setr_lib.models.multimodal.caching_check import caches_reproduce_plain_scores
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.kept_features import FeaturesFolder
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from setr_lib.settings import JudgeSettings
 
+_LOG = logging.getLogger(__name__)
 _COMPARED = 4
 """Of so many requests the scores with shared prefixes are compared."""
 _PLAIN_BATCH = 16
@@ -94,7 +97,10 @@ class MultimodalModel:
         self.yes_id, self.no_id = special.yes_id, special.no_id
         self.batch_size, self.pair_batch_size = batch_size, pair_batch_size
         self.max_new_tokens = max_new_tokens
-        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features)
+        reusable = accepts_vision_outputs(type(loaded.model))
+        if not reusable:
+            _LOG.warning("%s: each pair is judged as a whole prompt of its own; slower", loaded.id)
+        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features, reusable=reusable)
         self.forward = LanguageModelPass(loaded)
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
@@ -104,7 +110,7 @@ class MultimodalModel:
         self.answering = Answering(loaded, self.forward, self.rows, self.plain, self.vision)
         self._loaded = loaded
         self.prefixes_are_shared = False
-        self.caches_are_exact: bool | None = None if accepts_vision_outputs(loaded.model) else False
+        self.caches_are_exact: bool | None = None if reusable else False
 
     @classmethod
     def load(

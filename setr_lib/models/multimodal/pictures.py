@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from setr_lib.feeding import prepared
 from setr_lib.models.multimodal.errors import JudgeError
@@ -170,6 +170,23 @@ def processed(
     if refused := _refused(pictures, alone):
         raise PictureError(refused=refused) from first
     raise first
+
+
+def image_options(processor: Any) -> dict[str, Any]:
+    """What a model's processor tells its image processor beside the pictures, such as to cut them in tiles.
+
+    Args:
+        processor: The transformers processor.
+
+    Returns:
+        Keyword arguments of the image processor, ``return_tensors`` among them.
+    """
+    asked = {"return_tensors": "pt"}
+    try:
+        merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **asked)
+        return {**merged["images_kwargs"], **asked}
+    except (AttributeError, KeyError, TypeError):  # a processor that has no such rule
+        return asked
 
 
 def _refused(pictures: Sequence[Picture], alone: Callable[[Image.Image], object]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from setr_lib.models.multimodal.architectures import longest_prompt
 from setr_lib.models.multimodal.errors import JudgeError, RefusedTextError
 from setr_lib.models.multimodal.features import VisionFeatures
 from setr_lib.models.multimodal.loading import LoadedModel
@@ -170,19 +171,6 @@ class PromptTokenizer:
         return text
 
 
-def longest_prompt(config: Any) -> int | None:
-    """How many tokens a model reads.
-
-    Args:
-        config: Its transformers configuration.
-
-    Returns:
-        The number of its language model's positions; None where it does not say.
-    """
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
 class RowBuilder:
     """Prompts and pictures to token rows: tokenising plus vision outputs.
 
@@ -210,7 +198,12 @@ class RowBuilder:
             PictureError: A picture cannot be read.
             JudgeError: A prompt shows a picture that was not given.
         """
-        self._vision.features([picture for _, pictures in requests for picture in pictures.values()])
+        shown: dict[int, list[Picture]] = {}
+        for prompt, pictures in requests:
+            count = sum(isinstance(part, ImageSlot) for part in prompt.parts)
+            shown.setdefault(min(count, 2), []).extend(pictures.values())
+        for count, pictures in shown.items():
+            self._tower(count).features(pictures)
         return [self.expand(self._tokenizer.tokenise(prompt), pictures) for prompt, pictures in requests]
 
     def expand(self, tokens: PromptTokens, pictures: Mapping[str, Picture]) -> TokenRow:
@@ -230,7 +223,7 @@ class RowBuilder:
         missing = [slot for slot in tokens.slots if slot not in pictures]
         if missing:
             raise JudgeError(f"the prompt shows {missing} but no such picture was given")
-        features = self._vision.features([pictures[slot] for slot in tokens.slots])
+        features = self._tower(len(tokens.slots)).features([pictures[slot] for slot in tokens.slots])
         return self._with_images(tokens.ids, features)
 
     def judge_rows(
@@ -258,12 +251,17 @@ class RowBuilder:
             )
         placeholders = [index for index, token in enumerate(tokens.ids) if token == self._image_token_id]
         cut = placeholders[-1]
-        reference_features = self._vision.features([reference] * (len(placeholders) - 1))
+        tower = self._tower(len(placeholders))
+        reference_features = tower.features([reference] * (len(placeholders) - 1))
         prefix = self._with_images(tokens.ids[:cut], reference_features)
         suffixes = [
-            self._with_images(tokens.ids[cut:], [features]) for features in self._vision.features(candidates)
+            self._with_images(tokens.ids[cut:], [features]) for features in tower.features(candidates)
         ]
         return prefix, suffixes
+
+    def _tower(self, pictures: int) -> VisionTower:
+        """The vision tower for the pictures of a prompt that shows so many."""
+        return self._vision if pictures < 2 else self._vision.among
 
     def _with_images(self, ids: Sequence[int], features: Sequence[VisionFeatures]) -> TokenRow:
         expanded: list[int] = []

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.models.device import is_out_of_memory, iterate_in_batches
 from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
-from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory
+from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory, by_picture
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
-from setr_lib.models.multimodal.pictures import Picture, PictureError, processed
+from setr_lib.models.multimodal.pictures import Picture, PictureError, image_options, processed
 from setr_lib.models.multimodal.prepared_inputs import PreparedInputs
 from setr_lib.progress import Progress, silent
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+_PHOTO = (640, 480)
 VISION_CACHE_BYTES = 6 * 2**30
 """Memory for vision outputs: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
@@ -35,6 +37,9 @@ class VisionTower:
         batch_size: Images per forward pass.
         cache_bytes: Limit of the memory.
         folder: Where outputs are kept on disk; None for nowhere.
+        reusable: Whether the model takes outputs in place of images at all. Where not, none are made.
+        several: Whether pictures are those of prompts with several, where the processor prepares these
+            otherwise than the only one of its prompt; see :attr:`among`.
     """
 
     def __init__(
@@ -43,13 +48,30 @@ class VisionTower:
         batch_size: int,
         cache_bytes: int = VISION_CACHE_BYTES,
         folder: FeaturesFolder | None = None,
+        *,
+        reusable: bool = True,
+        several: bool = False,
     ) -> None:
         self.memory = VisionMemory(cache_bytes)
         self._loaded = loaded
         self._batch_size = batch_size
-        self._inputs = PreparedInputs(partial(_processed, loaded))
+        self._reusable = reusable
+        self._several = several
+        self._inputs = PreparedInputs(partial(_processed, loaded, several))
         weights = {} if folder is None else _weights_outside_the_language_model(loaded.model)
-        self._kept = None if folder is None else KeptFeatures(folder, loaded, weights)
+        self._kept = None if folder is None else KeptFeatures(folder, loaded, weights, several=several)
+        self._beside = partial(VisionTower, loaded, batch_size, cache_bytes, folder, reusable=reusable)
+
+    @cached_property
+    def among(self) -> VisionTower:
+        """The same tower for pictures of prompts that show several.
+
+        Most processors prepare these as they prepare the only one of a prompt, and it is this very tower.
+        LLaVA-OneVision cuts a picture that is alone in tiles, and others not.
+        """
+        if self._several or not self._reusable or not _prepares_several_otherwise(self._loaded.processor):
+            return self
+        return self._beside(several=True)
 
     def __contains__(self, picture: Picture) -> bool:
         return picture.identity in self.memory
@@ -169,41 +191,75 @@ class VisionTower:
             VisionOutputsError: The model gives no outputs of one image each, or another number of them than
                 the processor announces image tokens.
         """
+        self._require_reusable()
+        shown = max(len(pictures), 2) if self._several else len(pictures)
+        inputs, placeholders = self._on_device(self._inputs.take(pictures), shown)
+        output = self._output(inputs)
+        grids = inputs.get("image_grid_thw")
+        levels = getattr(output, "deepstack_features", None) or ()
+        counts = [ids.count(self._loaded.special_tokens.image_token_id) for ids in placeholders]
+        try:
+            embeds = by_picture(output.pooler_output, counts)
+            deepstack = [by_picture(level, counts) for level in levels]
+        except ValueError as error:
+            raise VisionOutputsError(
+                f"{self._loaded.id}: {error}; the processor and the model do not belong together"
+            ) from error
+        return [
+            VisionFeatures(
+                embeds[index],
+                tuple(level[index] for level in deepstack),
+                None if grids is None else tuple(int(n) for n in grids[index]),  # pyright: ignore[reportArgumentType]
+                ids,
+                type(output),
+                not isinstance(output.pooler_output, (list, tuple)),
+            )
+            for index, ids in enumerate(placeholders[: len(pictures)])
+        ]
+
+    def _require_reusable(self) -> None:
+        if not self._reusable:
+            raise VisionOutputsError(f"{self._loaded.id} takes no vision outputs in place of images")
+
+    def _output(self, inputs: Mapping[str, Any]) -> Any:
+        """What the model's vision part gives, in its own form, without gradient."""
         import torch
 
         model = self._loaded.model
-        inputs, placeholders = self._on_device(self._inputs.take(pictures), len(pictures))
         training = model.training
         model.eval()
-        with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
-            output = model.get_image_features(**inputs, return_dict=True)
-        model.train(training)
-        deepstack = getattr(output, "deepstack_features", None) or ()
-        grids = inputs.get("image_grid_thw")
-        return [
-            VisionFeatures(
-                embeds.clone(),
-                tuple(level[index].clone() for level in deepstack),
-                None if grids is None else tuple(int(n) for n in grids[index]),  # pyright: ignore[reportArgumentType]
-                self._placeholder_ids(placeholders[index], embeds.shape[0]),
-                type(output),
-            )
-            for index, embeds in enumerate(output.pooler_output)
-        ]
-
-    def _on_device(self, inputs: Any, count: int) -> tuple[Any, list[str]]:
-        """Inputs on the model's device, and the text that stands for each image."""
-        replace = self._loaded.processor.replace_image_token
         try:
-            placeholders = [replace(inputs, image_idx=index) for index in range(count)]
-            return inputs.to(self._loaded.device), placeholders
+            with torch.no_grad():  # not inference_mode: training uses these tensors in a graph
+                return model.get_image_features(**inputs, return_dict=True)
+        except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError) as error:
+            raise self._no_outputs(error) from error
+        finally:
+            model.train(training)
+
+    def _on_device(self, inputs: Any, count: int) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+        """Inputs of the vision part on the model's device, and the token ids that stand for each image."""
+        replace, tokenizer = self._loaded.processor.replace_image_token, self._loaded.tokenizer
+        try:
+            texts = [replace(inputs, image_idx=index) for index in range(count)]
+            placeholders = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+            taken = {name: value for name, value in inputs.items() if name in self._named}
+            device = self._loaded.device
+            return {n: v.to(device) if hasattr(v, "to") else v for n, v in taken.items()}, placeholders
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise VisionOutputsError(
-                f"{self._loaded.id} gives no vision outputs of single images ({reason})"
-            ) from error
+            raise self._no_outputs(error) from error
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        """What the model takes of a processor's outputs; the rest only says how many tokens an image has."""
+        model = self._loaded.model
+        takers = (model.forward, model.get_image_features)
+        return frozenset(name for taker in takers for name in inspect.signature(taker).parameters)
+
+    def _no_outputs(self, error: Exception) -> VisionOutputsError:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        return VisionOutputsError(f"{self._loaded.id} gives no vision outputs of single images ({reason})")
 
     def share_memory(self, other: VisionTower) -> bool:
         """Use the memory of another tower, where both give the same outputs.
@@ -228,38 +284,53 @@ class VisionTower:
             and all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
         )
         if same:
-            self.memory = other.memory
+            self.memory, self.among.memory = other.memory, other.among.memory
         return same
 
     @contextmanager
     def separate_memory(self) -> Iterator[None]:
         """Use an empty memory and no folder inside a ``with`` block, and the former ones again after it."""
-        memory, self.memory = self.memory, VisionMemory(VISION_CACHE_BYTES)
-        kept, self._kept = self._kept, None
+        towers = (self,) if self.among is self else (self, self.among)
+        before = [(tower.memory, tower._kept) for tower in towers]
+        for tower in towers:
+            tower.memory, tower._kept = VisionMemory(VISION_CACHE_BYTES), None
         try:
             yield
         finally:
-            self.memory, self._kept = memory, kept
-
-    def _placeholder_ids(self, placeholder: str, tokens: int) -> tuple[int, ...]:
-        """Token ids of the text that stands for an image, of which ``tokens`` must be the image token."""
-        ids = tuple(self._loaded.tokenizer(placeholder, add_special_tokens=False)["input_ids"])
-        announced = ids.count(self._loaded.special_tokens.image_token_id)
-        if announced != tokens:
-            raise VisionOutputsError(
-                f"{self._loaded.id}: {announced} image tokens for {tokens} vision outputs; "
-                "the processor and the model do not belong together"
-            )
-        return ids
+            for tower, (memory, kept) in zip(towers, before, strict=True):
+                tower.memory, tower._kept = memory, kept
 
 
-def _processed(loaded: LoadedModel, pictures: Sequence[Picture]) -> Any:
-    """The model's inputs of a batch of images, on the CPU."""
+def _processed(loaded: LoadedModel, several: bool, pictures: Sequence[Picture]) -> Any:
+    """The model's inputs of a batch of images on the CPU: each alone in its prompt, or all in one."""
+    options = image_options(loaded.processor)
 
     def process(images: list[Image.Image]) -> Any:
-        return loaded.processor.image_processor(images=images, return_tensors="pt")
+        nested = [[image] for image in images]
+        if several:  # the only one of a batch is shown twice; what is made of the second is not read
+            nested = [images if len(images) > 1 else images * 2]
+        return loaded.processor.image_processor(images=nested, **options)
 
     return processed(pictures, process, lambda image: process([image]))
+
+
+def _prepares_several_otherwise(processor: Any) -> bool:
+    """Whether a processor gives a picture among several other tokens than one that is alone."""
+    from PIL import Image
+
+    photo, options = Image.new("RGB", _PHOTO, (90, 120, 150)), image_options(processor)
+    try:
+        alone, several = (
+            processor.replace_image_token(
+                processor.image_processor(images=[[photo] * count], **options), image_idx=0
+            )
+            for count in (1, 2)
+        )
+    except Exception as error:  # whatever is wrong is said where pictures of the data are prepared
+        if is_out_of_memory(error):
+            raise
+        return False
+    return alone != several
 
 
 def _weights_outside_the_language_model(model: Any) -> dict[str, Tensor]:

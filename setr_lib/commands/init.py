@@ -1,0 +1,348 @@
+"""``setr init PHOTOS``: the first settings file, for a folder of pictures and perhaps a table of queries."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setr_lib.errors import SetrError
+from setr_lib.files import write_text
+from setr_lib.settings import (
+    DEFAULT_ENCODER,
+    DEFAULT_PRETRAINED,
+    NAMES_OF_KINDS,
+    SETTINGS_FILE,
+    DatasetSettings,
+    JudgeSettings,
+    Settings,
+    find_settings_file,
+    load_settings,
+)
+from setr_lib.typed import explained_commands, typed
+
+if TYPE_CHECKING:
+    from setr_lib.benchmarks import EvaluationSet
+
+_SAMPLE = 32
+"""Pictures that are opened; all are listed."""
+_SHOWN = 3
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found of a folder of pictures."""
+
+    name: str
+    """The data set's name."""
+    root: str
+    """As the settings file has it."""
+    queries: str | None
+    """The file of queries as the settings file has it."""
+    example: str
+    """A picture, as a command line has it from here."""
+    pictures: int
+    asked: int
+    """Queries."""
+    scored: int
+    """Queries with a target."""
+    notes: list[str]
+    """What a person should know."""
+
+
+def run(photos: Path, queries: Path | None, *, quiet: bool = False) -> int:
+    """Write ``setr.toml`` into the current folder, and say what comes next.
+
+    Args:
+        photos: The folder of pictures.
+        queries: The file of queries; by default the one that lies in the folder, if any.
+        quiet: Whether to print nothing but errors.
+
+    Returns:
+        The exit status: 0, or 1 where there is a settings file already, which stays as it is.
+
+    Raises:
+        SetrError: There are no pictures, the queries are wrong, or the file cannot be written.
+    """
+    here = Path.cwd()
+    file = here / SETTINGS_FILE
+    known = _data_sets(file)
+    found = look(photos, queries, here, frozenset(known))
+    if not quiet:
+        for note in found.notes:
+            print(f"setr: {note}", file=sys.stderr)
+    if same := [name for name, root in known.items() if _is_same(root, photos)]:
+        print(f"setr: {file} has this folder already, as the data set {same[0]!r}", file=sys.stderr)
+        return 1
+    if file.exists() or file.is_symlink():
+        print(f"setr: {file} is there already and stays as it is: add this section to it", file=sys.stderr)
+        print(section(found))
+        return 1
+    above = find_settings_file(here)
+    try:
+        write_text(file, settings_text(found))
+    except OSError as error:
+        raise SetrError(f"{file}: cannot be written ({error.strerror}): make the folder writable") from error
+    load_settings(file)
+    if not quiet:
+        _tell(file, found, above)
+    return 0
+
+
+def look(photos: Path, queries: Path | None, here: Path, taken: frozenset[str] = frozenset()) -> Looked:
+    """Look at a folder of pictures and its queries.
+
+    Args:
+        photos: The folder.
+        queries: The file of queries, if one is named.
+        here: The folder of the settings file.
+        taken: Names of data sets that there are already.
+
+    Returns:
+        What the settings file and the person need.
+
+    Raises:
+        SetrError: The folder has no pictures, or the queries are wrong; it names the file, row and column.
+    """
+    from setr_lib.benchmarks.folder_gallery import gallery_listing
+    from setr_lib.datasets import evaluation_set
+
+    if not photos.is_dir():
+        what = "is a file: name the folder that it is in" if photos.exists() else "there is no such folder"
+        raise SetrError(f"{photos}: {what}")
+    if queries is not None and not queries.is_file():
+        raise SetrError(f"{queries}: there is no such file of queries")
+    name = data_set_name(photos, taken)
+    described = DatasetSettings(
+        kind="folder",
+        root=Path(_escaped(str(photos.resolve()))),
+        queries=None if queries is None else Path(_escaped(str(queries.resolve()))),
+    )
+    settings = Settings(base_dir=here, datasets={name: described})
+    searched = evaluation_set(settings, name)
+    listing = gallery_listing(searched)
+    names = () if listing is None else listing.names
+    if listing is None or not names:
+        raise SetrError(_no_pictures(photos, [] if listing is None else listing.notes))
+    asked, scored, file, notes = _queries(searched)
+    return Looked(
+        name=name,
+        root=_stated(photos, here),
+        queries=None if file is None else _stated(file, here),
+        example=_from_here(photos / names[0], here),
+        pictures=len(names),
+        asked=asked,
+        scored=scored,
+        notes=[*listing.faults, *listing.notes, *notes, *_unreadable(searched, names)],
+    )
+
+
+def data_set_name(photos: Path, taken: frozenset[str] = frozenset()) -> str:
+    """A name for the data set: the folder's, in the letters that a name may have.
+
+    Args:
+        photos: The folder of pictures.
+        taken: Names that there are already.
+
+    Returns:
+        The name; ``mine`` where the folder's own will not do, with a number where it is taken.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", photos.resolve().name.casefold()).strip("-")[:_LONGEST_NAME]
+    name = plain.strip("-")
+    if not name or name in NAMES_OF_KINDS:
+        name = "mine"
+    number, free = 1, name
+    while free in taken:
+        number, free = number + 1, f"{name}-{number + 1}"
+    return free
+
+
+def section(found: Looked) -> str:
+    """The section of the data set.
+
+    Args:
+        found: What was found.
+
+    Returns:
+        TOML, with a comment on each line.
+    """
+    lines = [
+        f"[datasets.{found.name}]",
+        'kind = "folder" # a folder of your own: every picture in it and in its folders is searched',
+        f"root = {found.root} # {found.pictures:,} pictures",
+    ]
+    if found.queries is not None:
+        lines.append(f"queries = {found.queries} # {_query_words(found)}")
+    else:
+        lines.append(
+            '# queries = "queries.csv" # to measure: a table, columns reference, modification and targets'
+        )
+    return "\n".join(lines)
+
+
+def settings_text(found: Looked) -> str:
+    """The whole settings file.
+
+    Args:
+        found: What was found.
+
+    Returns:
+        TOML.
+    """
+    judge = JudgeSettings.model_fields["name"].default
+    return f"""\
+# SETR's settings. Relative paths start from this file's folder. Every key but those of the data set has a
+# default and may be left out. A variable wins over the file, e.g. SETR_MODELS__DEVICE=cpu.
+
+{section(found)}
+
+[models]
+device = "auto" # CUDA where there is one, then MPS, then the CPU; or e.g. "cuda:1"
+
+[models.encoder] # stage 1: the CLIP model that embeds pictures and texts
+name = "{DEFAULT_ENCODER}" # any architecture of open_clip
+pretrained = "{DEFAULT_PRETRAINED}" # its weights
+
+[models.judge] # the multimodal LLM: writes the caption of the wanted picture, then judges the candidates
+name = "{judge}" # any image-text-to-text model of transformers
+
+[coarse]
+top_k = 50 # how many pictures stage 1 keeps for each query
+
+[reranking]
+top_k = 50 # how many of these the judge looks at; fewer are faster
+# rerankers = [] # no judging at all: stage 1 alone
+
+# [training] # to train the judge on pictures of your own: JSON Lines of {{"image": ..., "caption": ...}}
+# captions = "captions.jsonl"
+"""
+
+
+def _data_sets(file: Path) -> dict[str, Path]:
+    """The data sets of a settings file and their folders; none where it cannot be read."""
+    try:
+        stated = tomllib.loads(file.read_text(encoding="utf-8")).get("datasets", {})
+        return {
+            name: file.parent / Path(str(section.get("root", ""))).expanduser()
+            for name, section in stated.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
+        return {}
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.samefile(other)
+    except OSError:
+        return False
+
+
+def _queries(searched: EvaluationSet) -> tuple[int, int, Path | None, list[str]]:
+    """How many queries there are and have targets, their file, and what was assumed of it."""
+    from setr_lib.benchmarks.kinds.folder import query_file
+    from setr_lib.benchmarks.loading import read_queries
+
+    file, frame = query_file(searched), read_queries(searched)
+    scored = frame.filter(frame["target_ids"].list.len() > 0).height
+    return frame.height, scored, file, searched.benchmark.query_notes(searched)
+
+
+def _unreadable(searched: EvaluationSet, names: tuple[str, ...]) -> list[str]:
+    """Pictures of a sample that cannot be read."""
+    import polars as pl
+
+    from setr_lib.datasets import inspect_gallery
+
+    folder = searched.benchmark.image_folder(searched)
+    step = max(1, len(names) // _SAMPLE)
+    sample = list(names[::step][:_SAMPLE])
+    frame = pl.DataFrame(
+        {
+            "image_id": sample,
+            "path": [f"{folder}/{name}" for name in sample],
+            "galleries": [["all"]] * len(sample),
+        }
+    )
+    bad = inspect_gallery(frame, rules=searched.pixels).filter(pl.col("status") != "ok")
+    if bad.is_empty():
+        return []
+    shown = "; ".join(
+        f"{name}: {why}" for name, why in bad.select("image_id", "detail").head(_SHOWN).iter_rows()
+    )
+    return [
+        f"{bad.height} of {len(sample)} pictures that were opened cannot be read ({shown}); "
+        f"`{typed('doctor')}` opens every one"
+    ]
+
+
+def _no_pictures(photos: Path, notes: list[str]) -> str:
+    from setr_lib.image_formats import readable_endings
+
+    why = f" ({'; '.join(notes)})" if notes else ""
+    return f"{photos}: no picture in it that can be read{why}: {', '.join(sorted(readable_endings()))} are"
+
+
+def _stated(path: Path, here: Path) -> str:
+    """A path as the settings file states it: relative where it is below the file's folder."""
+    text = _from_here(path, here)
+    text = f"./{text}" if text.startswith("~") else text
+    return json.dumps(_escaped(text), ensure_ascii=False)
+
+
+def _escaped(path: str) -> str:
+    """A path as settings state it, in which a dollar sign begins a variable's name."""
+    return path.replace("$", "$$")
+
+
+def _from_here(path: Path, here: Path) -> str:
+    whole, folder = path.resolve(), here.resolve()
+    return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)
+
+
+def _query_words(found: Looked) -> str:
+    words = f"{found.asked:,} queries"
+    if found.scored == found.asked:
+        return words
+    return f"{words}, {found.scored:,} of them with targets"
+
+
+def _tell(file: Path, found: Looked, above: Path | None) -> None:
+    queries = f", {_query_words(found)}" if found.queries is not None else ""
+    print(f"wrote {file}: data set {found.name!r}, {found.pictures:,} pictures{queries}")
+    if above is not None:
+        print(f"in this folder it is used in place of {above}")
+    search = typed(f'search {_quoted(found.example)} "the same, but red"')
+    steps = [
+        (typed("doctor"), "what is still missing: weights to download, pictures that cannot be read"),
+        (typed("plan"), "how long a run will take on this machine"),
+    ]
+    if found.scored:
+        steps += [
+            (typed(f"run {found.name} --limit 5"), "a trial on five queries"),
+            (typed(f"run {found.name}"), "both stages, scores, a page"),
+            (search, "a query of your own"),
+        ]
+    else:
+        steps += [
+            (typed(f"run {found.name} --until gallery_embeddings"), "embed the pictures"),
+            (search, "search them, both stages"),
+        ]
+    print("next:")
+    for line in explained_commands(steps):
+        print(line)
+    if not found.scored:
+        print(
+            "to measure, write a table of queries with known answers (reference, modification, targets) and "
+            f"name it as queries in [datasets.{found.name}]"
+        )
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
