@@ -97,6 +97,8 @@ def load_from_hub(
         try:  # weights may be here in a form that was not looked for
             with _offline():
                 return load()
+        except SetrError:
+            raise
         except Exception as error:
             if not missing:
                 raise
