@@ -140,13 +140,15 @@ def test_the_fastest_time_counts_on_growing_parts(monkeypatch: pytest.MonkeyPatc
     parts.clear()
     plan_speeds.seconds_each(slow_at_first, items, 4, 16)
     assert [len(part) for part in parts] == [1, 4, 8], "0.18 s are enough"
-    took = iter([8.0, 2.0, 5.0, 1.0, 3.0])
+    took, sizes = iter([8.0, 2.0, 5.0, 1.0, 3.0, 5.0]), list[int]()
 
     def of(size: int) -> Callable[[], None]:
+        sizes.append(size)
         return lambda: clock.__setitem__(0, clock[0] + next(took))
 
-    monkeypatch.setattr(plan_speeds, "ENOUGH", 100.0)
-    assert plan_speeds.fastest(of, 1, 4) == 1.0 / 4, "of 1, 2, 4, 4 and 4 items"
+    monkeypatch.setattr(plan_speeds, "ENOUGH", 9.0)
+    assert plan_speeds.fastest(of, 1, 4) == 1.0 / 4
+    assert sizes == [1, 2, 4, 4, 4, 4], "again and again until enough was spent on the last size"
 
 
 def test_a_plan_is_of_the_sets_that_a_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
