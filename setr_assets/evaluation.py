@@ -160,7 +160,7 @@ def _leave_out(
 
 @evaluation_asset(
     group=GROUP,
-    number="4",
+    number="5",
     reads=(
         OWN_BENCHMARKS,
         "coarse.strategies",

@@ -113,7 +113,7 @@ def _carry_out(request: RunRequest, selection: Selection) -> int:
     parts = list(_parts(settings, sets, selection))
     course, begun = Course([part.steps for part in parts]), time.monotonic()
     with watcher(course, quiet=request.quiet) as watching, listening(watching):
-        for note in (*wrote, *_notes(settings, sets, selection)):
+        for note in (*wrote, *notes_before(settings, sets, selection)):
             watching.note(note)
         for source in sources_in_use(settings):
             _prepare(source, watching)
@@ -137,8 +137,17 @@ def _environment(settings: Settings) -> list[str]:
     return [f"wrote {file}: `dagster` and `mlflow` commands that are started here find this project by it"]
 
 
-def _notes(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[str]:
-    """What a person should know before a run."""
+def notes_before(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[str]:
+    """What a person should know before a run.
+
+    Args:
+        settings: The settings.
+        sets: The evaluation sets of the run.
+        selection: Its steps.
+
+    Yields:
+        Sentences without their full stop.
+    """
     for dataset in dict.fromkeys(each.dataset for each in sets):
         if (toys := toy_models_note(settings, dataset)) is not None:
             yield f"WARNING {toys}"

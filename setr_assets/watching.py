@@ -42,7 +42,7 @@ class Watcher(Listener, Protocol):
 
 @contextlib.contextmanager
 def watcher(course: Course, *, quiet: bool = False) -> Iterator[Watcher]:
-    """Bars on a terminal, lines elsewhere; both on standard output, as they are what a run is watched for.
+    """Bars on a terminal, lines elsewhere; both on standard error.
 
     Args:
         course: Told how far the run is.
@@ -51,7 +51,7 @@ def watcher(course: Course, *, quiet: bool = False) -> Iterator[Watcher]:
     if quiet:
         yield QuietWatcher()
         return
-    with _real_stdout() as out:
+    with _real_stderr() as out:
         if not out.isatty():
             yield LineWatcher(cast("TextIO", VisibleStream(out)), course)
             return
@@ -73,16 +73,16 @@ def watcher(course: Course, *, quiet: bool = False) -> Iterator[Watcher]:
 
 
 @contextlib.contextmanager
-def _real_stdout() -> Iterator[TextIO]:
-    """Standard output as it is now: while a step runs, Dagster lends its file descriptor to the step's log
+def _real_stderr() -> Iterator[TextIO]:
+    """Standard error as it is now: while a step runs, Dagster lends its file descriptor to the step's log
     file.
     """
     try:
-        number = os.dup(sys.stdout.fileno())
+        number = os.dup(sys.stderr.fileno())
     except (OSError, ValueError):  # no file behind it (a notebook, a test)
-        yield sys.stdout
+        yield sys.stderr
         return
-    with os.fdopen(number, "w", encoding=sys.stdout.encoding, buffering=1) as out:
+    with os.fdopen(number, "w", encoding=sys.stderr.encoding, buffering=1) as out:
         yield out
 
 

@@ -30,7 +30,7 @@ def tell_what_failed(
         ids: Dagster's names of its runs.
         seconds: How long it took.
     """
-    out = sys.stderr if request.quiet else sys.stdout
+    out = sys.stderr
     failed = f"{len(reasons)} {'step' if len(reasons) == 1 else 'steps'} failed"
     print(
         f"\nnot finished after {_minutes(seconds)} (run {', '.join(ids)}): {failed}, as told above; "
@@ -89,9 +89,12 @@ def tell_where_next(
 def _of_evaluation(request: RunRequest, sets: Sequence[EvaluationSet]) -> list[tuple[str, str]]:
     settings = request.settings
     scored = [each for each in sets if not each.hidden]
-    pages = settings.report_root / (sets[0].key if len(sets) == 1 else "*") / "index.html"
+    pages = settings.report_root / (sets[0].key if len(sets) == 1 else "") / "index.html"
     dataset = f" --dataset {sets[0].key}" if request.sets else ""
-    words = "a page per evaluation set: scores, contact sheets" if scored else "the page of the set"
+    words = "scores, kinds of failure, every query, contact sheets" if scored else "the page of the set"
+    if (limit := settings.evaluation.limit) is not None:
+        trial = f"all queries; this was a trial on the first {limit:,} of each set"
+        return [(str(pages), words), (typed(" ".join(["run", *request.sets])), trial)]
     return [
         (str(pages), words),
         (typed(f'search IMAGE "TEXT"{dataset}'), "both stages on a query of your own"),

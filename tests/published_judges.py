@@ -314,6 +314,22 @@ def _gemma3(options: dict[str, Any]) -> tuple[Any, Any]:
     return model, processor
 
 
+def pixtral_processor() -> Any:
+    """The processor of Pixtral and Mistral 3: it asks its image processor for sizes of its own choice."""
+    import transformers as hf
+
+    names = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    return hf.PixtralProcessor(
+        image_processor=hf.PixtralImageProcessor(
+            size={"longest_edge": 2 * TILE}, patch_size={"height": PATCH, "width": PATCH}
+        ),
+        tokenizer=_tokenizer(names, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+        patch_size=PATCH,
+        spatial_merge_size=2,
+        chat_template=_CHATML.replace("IMAGE", "[IMG]"),
+    )
+
+
 _BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
     "qwen2_5_vl": lambda options: _qwen("qwen2_5_vl", options),
     "qwen3_vl": lambda options: _qwen("qwen3_vl", options),

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 import torch  # noqa: TID253
 
-from setr_assets import definitions
+from setr_assets import graph
 from setr_assets.automation import champion_config
 from setr_assets.blueprints import Blueprint
 from setr_assets.code_versions import CodeVersions
@@ -439,9 +439,9 @@ def line_assets() -> tuple[Blueprint, ...]:
 
 
 def test_an_evaluation_trains_no_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = [*definitions.blueprints(), *line_assets()]
-    monkeypatch.setattr(definitions, "blueprints", lambda settings: every)
-    built = definitions.build_definitions(load_settings(REPOSITORY / "setr.toml"))
+    every = [*graph.blueprints(), *line_assets()]
+    monkeypatch.setattr(graph, "blueprints", lambda settings: every)
+    built = graph.build_definitions(load_settings(REPOSITORY / "setr.toml"))
     jobs = {
         job: {key.to_user_string() for key in built.resolve_job_def(job).asset_layer.executable_asset_keys}
         for job in (FULL_PIPELINE, EVALUATION, TRAINING)

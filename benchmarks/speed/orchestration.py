@@ -145,7 +145,7 @@ def _run(project: Path, command: Sequence[str]) -> tuple[float, float, dict[str,
     seconds = perf_counter() - begun
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    return seconds, _processor_seconds() - processor, steps_of(done.stdout)
+    return seconds, _processor_seconds() - processor, steps_of(done.stdout + done.stderr)
 
 
 def _processor_seconds() -> float:
@@ -158,7 +158,7 @@ def steps_of(printed: str) -> dict[str, float]:
     """The seconds of each step that a run has told of.
 
     Args:
-        printed: Its standard output.
+        printed: What it printed.
 
     Returns:
         Seconds by step.

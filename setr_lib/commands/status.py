@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SECONDS = 1.0
 """How long pictures' files are looked at, of all sets together."""
 _EMBEDDED = "gallery_embeddings"
+_UNDER_WAY = ("queued", "not_started", "starting", "started")
 _WITHOUT_TABLE = frozenset({"method_texts", "training_triplets"})
 """Steps that store something only where settings ask for it."""
 
@@ -94,7 +95,9 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
     """
     from setr_lib.benchmarks import evaluation_sets
     from setr_lib.pipeline.changed_files import changed_files
+    from setr_lib.sources import data_sources
 
+    makers = data_sources(context.settings)
     until = time.monotonic() + _SECONDS
     found: list[SetStatus] = []
     for each in evaluation_sets(context.settings):
@@ -103,7 +106,8 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         if not has_queries:
             steps = [step for step in steps if step.step in ("gallery_images", _EMBEDDED)]
         status = SetStatus(each.key, each.hidden, _state(steps), steps, has_queries=has_queries)
-        if status.state == "missing" and _lacks_data(each):
+        made_by_a_run = any(source.owns(each.root) for source in makers)
+        if status.state == "missing" and not made_by_a_run and _lacks_data(each):
             status.state = "no data"
         changed = changed_files(context, each, until)
         status.changed, status.looked, status.pictures = changed.words, changed.looked, changed.pictures
@@ -150,6 +154,8 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
     if not sets:
         return typed("init PHOTOS"), "the settings name no data set: this gives the section of a folder"
     last = known.last_run
+    if last is not None and last.status in _UNDER_WAY:
+        return typed("status"), "a run is under way: look again when it is done"
     for reason in () if last is None else last.failed.values():
         for command in COMMAND.findall(reason):
             return typed(command.strip("`").removeprefix("setr ")), "mends what the last run found damaged"

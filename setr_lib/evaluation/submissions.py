@@ -21,6 +21,7 @@ from setr_lib.benchmarks.metrics import GALLERY
 from setr_lib.benchmarks.registry import built_in_benchmarks
 from setr_lib.errors import SetrError
 from setr_lib.evaluation.ranking_files import RankingFileError, read_ranking_files
+from setr_lib.typed import typed
 
 
 class SubmissionError(SetrError):
@@ -101,7 +102,7 @@ def _write_checked(
         raise SubmissionError(
             f"the ranking of {evaluation_set.key} is not what the server takes ({error.file.name}{where}: "
             f"{error.reason}); an [evaluation] limit, a [coarse] top_k below {depth} or missing images "
-            "make such rankings: materialize it again without"
+            f"make such rankings: `{typed(f'run {evaluation_set.key}')}` without them makes a whole one"
         ) from error
     return Submission(
         [(draft / name).replace(folder / name) for name in contents],

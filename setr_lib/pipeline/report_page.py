@@ -6,6 +6,7 @@ The report asset and a script both call it; what a page says and looks like is `
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def write_page(
     keep_earlier(root / key, digest)
     keys = _keys(context)
     sets = tuple(links_to_sets(root, keys, key, coming))
-    page = write_report(root / key, data, _with_origin(options, origin, digest, sets))
+    page = write_report(root / key, data, replace(options, origin=origin, result=digest, sets=sets))
     notes = [words.rstrip(":") for words, _ in options.first_notes]
     headline = evaluated.benchmark.headline_metrics
     entry = entry_of(digest, data.title, origin, result.queries.height, result.rows, headline, notes)
@@ -240,14 +241,6 @@ def _options(context: PipelineContext, key: str, result: EvaluationResult) -> Re
         first_notes=_first_notes(context, result),
         orders=orders_of(context, result),
     )
-
-
-def _with_origin(
-    options: ReportOptions, origin: Origin, digest: str, sets: tuple[tuple[str, str], ...]
-) -> ReportOptions:
-    from dataclasses import replace
-
-    return replace(options, origin=origin, result=digest, sets=sets)
 
 
 def _origin(key: str, run_id: str, now: datetime | None) -> Origin:

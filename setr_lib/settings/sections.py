@@ -296,7 +296,7 @@ class JudgeSettings(Section):
     """The multimodal LLM that describes, composes and judges: an image-text-to-text model of transformers."""
 
     name: PathOrName = "Qwen/Qwen3-VL-2B-Instruct"
-    """The model: a folder on this machine, or a hub id."""
+    """The model: a folder on this machine, or a hub id. ``docs/judges.md`` says which can be named."""
     revision: str | None = None
     """A commit, branch or tag of the hub's model. Left out: its main branch, as it is in the cache or on the
     hub at the time."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from setr_assets import previews
 from setr_assets.blueprints import _explained
+from setr_assets.course import Course
 from setr_assets.data_versions import PartitionResults
 from setr_assets.gallery import EmbeddingLog
 from setr_assets.progress import say
@@ -84,7 +85,7 @@ def test_the_demo_s_lines_are_visible(is_terminal: bool, monkeypatch: pytest.Mon
     out = Terminal(is_terminal)
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setenv("COLUMNS", "3000")
-    with watcher() as shown:
+    with watcher(Course([["step"]])) as shown:
         shown.started("step")
         shown.progressed("step", NASTY, 1, 2, NASTY)
         shown.said("step", NASTY, True)

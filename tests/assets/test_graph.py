@@ -23,7 +23,7 @@ from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.retrieval import encoded_queries
 from setr_lib.records import RerankedRecord
 from setr_lib.settings import EncoderSettings, Settings, load_settings
-from setr_lib.tables import RANKINGS
+from setr_lib.tables import FAILURES, RANKINGS
 
 SCORED = ["cirr-val", "fashioniq-val", "circo-val"]
 EVERY = [*SCORED, "cirr-test1"]
@@ -96,6 +96,33 @@ def test_hidden_split_has_a_page_and_no_scores(
     assert "cirr test1" in page
     assert pl.read_parquet(settings.table_path("evaluation_report", "cirr-test1")).is_empty()
     assert not any(name.startswith("R@") for name in first.metadata["evaluation_report", "cirr-test1"])
+
+
+def test_numbers_of_metadata_are_rounded_and_every_column_is_described(first: Run) -> None:
+    for where, values in first.metadata.items():
+        for name, value in values.items():
+            if isinstance(value, float):
+                assert len(repr(value)) <= 8 or abs(value) < 0.01, (where, name, value)
+            if name == "dagster/column_schema":
+                undescribed = [column.name for column in value.columns if not column.description]
+                assert not undescribed, (where, undescribed)
+
+
+def test_reports_have_the_run_the_order_and_links_to_one_another(
+    context: PipelineContext, settings: Settings, first: Run
+) -> None:
+    root = settings.report_root
+    pages = {key: (root / key / "index.html").read_text(encoding="utf-8") for key in EVERY}
+    for key, page in pages.items():
+        assert f"<code>setr run {key}</code> makes it again" in page and "miniature: drawn pictures" in page
+        assert "ordered by cosine" in page
+        for other in EVERY:
+            assert (f'href="../{other}/index.html"' in page) == (other != key)
+        failures = context.tables.read("query_failures", FAILURES, key)
+        assert page.count('<tr><th scope="row">') >= failures.height > 0
+    index = (root / "index.html").read_text(encoding="utf-8")
+    assert all(f'href="{key}/index.html"' in index for key in EVERY)
+    assert "why targets are not in first place" in first.metadata["evaluation_report", "cirr-val"]
 
 
 def test_pictures_in_metadata_stay_small(first: Run) -> None:

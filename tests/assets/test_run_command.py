@@ -126,10 +126,11 @@ def test_before_any_run_everything_is_missing_and_nothing_is_written(setr: Setr,
 def test_a_run_makes_all_of_the_set_that_is_named_and_says_what_comes_next(setr: Setr, folder: Path) -> None:
     done = setr("run", "mine")
     assert done.status == 0, done.out + done.err
-    assert f"wrote {folder / '.env'}" in done.out
-    assert "left out, for the settings have no [training]: training_images" in done.out
-    assert "step 1 of 10: queries ..." in done.out and "step 10 of 10: leaderboard ..." in done.out
-    assert "base judge" in done.out and "more" not in done.out.split("leaderboard (")[1]
+    assert f"wrote {folder / '.env'}" in done.err
+    assert "left out, for the settings have no [training]: training_images" in done.err
+    assert "step 1 of 10: queries ..." in done.err and "step 10 of 10: leaderboard ..." in done.err
+    assert "step " not in done.out
+    assert "base judge" in done.out and "more" not in done.out
     page = folder / "var" / "reports" / "mine" / "index.html"
     shown = page.read_text(encoding="utf-8")
     assert str(page) in done.out and ("make it red" in shown or "is striped" in shown)
@@ -168,8 +169,8 @@ def test_until_stops_after_a_step_and_a_gallery_without_queries_can_be_searched(
 ) -> None:
     done = setr("run", "album", "--until", "gallery_embeddings")
     assert done.status == 0, done.out + done.err
-    assert "step 2 of 2: gallery_embeddings ..." in done.out
-    assert "album has no queries" in done.out
+    assert "step 2 of 2: gallery_embeddings ..." in done.err
+    assert "album has no queries" in done.err
     found = setr("search", str(folder / "album" / "0.png"), "make it red", "--dataset", "album", "--k", "2")
     assert found.status == 0, found.err
     assert states(status_of(setr))["album"] == "current"
@@ -189,7 +190,7 @@ def test_all_sets_are_run_in_two_runs_and_those_without_queries_are_embedded(
 ) -> None:
     done = setr("run")
     assert done.status == 0, done.out + done.err
-    assert "step 20 of 20: leaderboard" not in done.out  # what is no set's is made once
+    assert "step 20 of 20: leaderboard" not in done.err  # what is no set's is made once
     assert not (folder / "var" / "tables" / "coarse_rankings" / "album").exists()
     board = pl.read_parquet(folder / "var" / "tables" / "leaderboard.parquet")
     assert set(board["dataset"]) == {"mine", "more"}
@@ -234,9 +235,9 @@ def test_what_failed_is_told_once_more_at_the_end_and_by_status(setr: Setr, fold
     queries.write_text(QUERIES.replace("1.png", "nowhere.png"), encoding="utf-8")
     done = setr("run", "mine", "more")
     assert done.status == 1
-    told = [line for line in done.out.splitlines() if "nowhere.png" in line]
+    told = [line for line in done.err.splitlines() if "nowhere.png" in line]
     assert told[0].startswith("    WARNING ") and told[-1].startswith("FAILED queries of mine: ")
-    assert "run mine more` goes on from there" in done.out
+    assert "run mine more` goes on from there" in done.err
     board = pl.read_parquet(folder / "var" / "tables" / "gallery_images" / "more.parquet")
     assert "9.png" in board["image_id"].to_list(), "the other set was run all the same"
     last = status_of(setr)["last_run"]

@@ -15,7 +15,7 @@ from setr_assets import instance as dagster_instance
 from setr_assets.course import Course
 from setr_assets.graph import blueprints
 from setr_assets.progress import listening, step
-from setr_assets.running import run
+from setr_assets.running import notes_before, run
 from setr_assets.selection import deps_of, named_evaluation_sets, ranges, selected
 from setr_assets.watching import LineWatcher
 from setr_lib import sources
@@ -161,6 +161,16 @@ def test_a_project_without_a_scored_set_says_what_is_missing(
     (tmp_path / "setr.toml").write_text(text, encoding="utf-8")
     assert main(["--config", str(tmp_path / "setr.toml"), "run"]) == 1
     assert "run cirr-test1`" in capsys.readouterr().err
+
+
+def test_the_miniatures_models_on_other_pictures_are_warned_of(miniature: Settings, tmp_path: Path) -> None:
+    pictures = {"mine": DatasetSettings(kind="folder", root=tmp_path)}
+    settings = untrained(miniature).model_copy(update={"datasets": pictures})
+    (mine,) = named_evaluation_sets(settings, [])
+    notes = list(notes_before(settings, [mine], selected(settings)))
+    assert "toys" in notes[0] and "mine" in notes[0]
+    assert notes[1].startswith("mine has no queries") and notes[2].startswith("left out, ")
+    assert list(notes_before(miniature, named_evaluation_sets(miniature, []), selected(miniature))) == []
 
 
 # Data sources.

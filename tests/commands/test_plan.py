@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -125,8 +126,8 @@ def test_the_fastest_time_counts_on_growing_parts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(plan_speeds.time, "perf_counter", lambda: clock[0])
     parts: list[list[int]] = []
 
-    def slow_at_first(items: list[int]) -> None:
-        parts.append(items)
+    def slow_at_first(items: Sequence[int]) -> None:
+        parts.append(list(items))
         clock[0] += 0.1 + 0.01 * len(items)
 
     items = list(range(40))
@@ -254,7 +255,7 @@ def test_a_step_of_every_retrieval_system_is_timed_and_leaves_nothing(tmp_path: 
     config.write_text(PLAIN.format(other="image") + systems, encoding="utf-8")
     context = pipeline_context(load_settings(config))
     images, _ = plan_speeds.first_images(context, "mine", 4)
-    encoder = context.models.space()
+    encoder: Any = context.models.space()
     before = digest_weights(encoder.model)
     for name in RECIPES:
         took = seconds_per_step(context, name, images, ["redder", "much redder"])

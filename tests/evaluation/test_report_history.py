@@ -55,7 +55,7 @@ def test_a_page_of_other_results_is_kept_and_one_of_the_same_is_not(tmp_path: Pa
     folder = tmp_path / "cirr-val"
     evaluate(folder, "aa", made="1")
     evaluate(folder, "aa", made="2")
-    assert [one["id"] for one in evaluations(folder)] == ["aa"]
+    assert [one["id"] for one in evaluations(folder)] == ["aa"] and not (folder / "aa.html").exists()
     evaluate(folder, "bb", made="3")
     assert [(one["page"], one["made"]) for one in evaluations(folder)] == [(PAGE, "3"), ("aa.html", "2")]
     assert (folder / "aa.html").read_text() == "page of aa</html>"

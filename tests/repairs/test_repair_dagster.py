@@ -106,7 +106,7 @@ def test_the_command_stands_at_the_end_of_what_a_run_prints(
     reasons = ["a.json: is empty: run `setr repair tables`, which keeps", "b: run `setr repair tables`, then"]
     request = RunRequest(Settings(base_dir=tmp_path))
     tell_what_failed(request, dict(zip("ab", reasons, strict=True)), ["run"], 1.0)
-    last = capsys.readouterr().out.splitlines()[-5:]
+    last = capsys.readouterr().err.splitlines()[-5:]
     assert sum("`setr repair tables`" in line for line in last) == 1
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
+
+_BOTH_WAYS = ("or_mask_function", "block_sequence_ids", "token_type_ids_mask_function")
+"""What transformers calls the masks by which the tokens of one picture attend to one another."""
 
 
 def architecture(config: Any) -> type | None:
@@ -31,7 +35,13 @@ def accepts_vision_outputs(kind: type) -> bool:
         False where caching is impossible; True where it must still be compared with the plain pass.
     """
     parameters = inspect.signature(kind.forward).parameters  # pyright: ignore[reportAttributeAccessIssue]
-    return "mm_encoder_outputs" in parameters and "token_type_ids" not in parameters
+    if "mm_encoder_outputs" not in parameters or "token_type_ids" in parameters:
+        return False
+    try:
+        source = inspect.getsource(sys.modules[kind.__module__])
+    except (OSError, TypeError):  # a class without a source file
+        return True
+    return not any(word in source for word in _BOTH_WAYS)
 
 
 def layers_attend_to_all(config: Any) -> bool:
@@ -48,6 +58,19 @@ def layers_attend_to_all(config: Any) -> bool:
     if layers is None:
         return getattr(text, "sliding_window", None) is None
     return set(layers) == {"full_attention"}
+
+
+def has_recurrent_layers(config: Any) -> bool:
+    """Whether a language model has layers without keys and values, such as linear attention.
+
+    Args:
+        config: The transformers configuration of the whole model.
+
+    Returns:
+        As its list of layers says; False where it has none.
+    """
+    layers = getattr(config.get_text_config(), "layer_types", None) or ()
+    return not all("attention" in layer and "linear" not in layer for layer in layers)
 
 
 def longest_prompt(config: Any) -> int | None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _FEW = 8
 """Fewer pictures than this are opened one after the other: threads would cost more than they save."""
 
+_ODD_SIZES = ((310, 230), (48, 40), (333, 251))
+"""Widths and heights of pictures; some are rounded otherwise by patches than by pairs of patches."""
+
 Processed = TypeVar("Processed")
 
 
@@ -187,6 +190,40 @@ def image_options(processor: Any) -> dict[str, Any]:
         return {**merged["images_kwargs"], **asked}
     except (AttributeError, KeyError, TypeError):  # a processor that has no such rule
         return asked
+
+
+def prepares_pictures_alone(processor: Any) -> bool:
+    """Whether a model's image processor by itself prepares a picture as the whole processor does.
+
+    Args:
+        processor: The transformers processor.
+
+    Returns:
+        False where tokens or numbers differ, as where the processor changes what it asks of the other
+        (Pixtral's rounds sizes itself).
+    """
+    from PIL import Image
+
+    try:
+        return all(_prepared_alike(processor, Image.new("RGB", size, (90, 120, 150))) for size in _ODD_SIZES)
+    except Exception as error:
+        if not may_be_a_refusal(error):
+            raise
+        return False
+
+
+def _prepared_alike(processor: Any, image: Image.Image) -> bool:
+    import torch
+
+    text = getattr(processor, "image_token", None) or "<image>"
+    whole = processor(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=False)
+    alone = processor.image_processor(images=[[image]], **image_options(processor))
+    replaced = processor.replace_image_token(alone, image_idx=0)
+    ids = processor.tokenizer(replaced, add_special_tokens=False)["input_ids"]
+    shared = [name for name in whole if name in alone and isinstance(whole[name], torch.Tensor)]
+    return whole["input_ids"][0].tolist() == ids and all(
+        torch.equal(whole[name], torch.as_tensor(alone[name])) for name in shared
+    )
 
 
 def _refused(pictures: Sequence[Picture], alone: Callable[[Image.Image], object]) -> dict[str, str]:

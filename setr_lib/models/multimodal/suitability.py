@@ -13,6 +13,7 @@ from setr_lib.models.hub_cache import is_offline
 from setr_lib.models.multimodal.architectures import (
     accepts_vision_outputs,
     architecture,
+    has_recurrent_layers,
     layers_attend_to_all,
     longest_prompt,
 )
@@ -23,6 +24,7 @@ from setr_lib.models.multimodal.model_files import (
     model_files_problem,
     model_folder,
 )
+from setr_lib.models.multimodal.pictures import prepares_pictures_alone
 from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, answer_token_ids
 from setr_lib.models.refusals import may_be_a_refusal, reason_of
 
@@ -206,15 +208,23 @@ def _two_pictures_problem(config: Any, processor: Any) -> str | None:
 
 def _notes(judge: JudgeSettings, config: Any, processor: Any) -> list[str]:
     notes = []
-    if (of := architecture(config)) is not None and not accepts_vision_outputs(of):
+    kind = architecture(config)
+    why = ""
+    if kind is not None and not accepts_vision_outputs(kind):
+        why = "picture tokens attend in both directions"
+    elif has_recurrent_layers(config):
+        why = "it has recurrent layers"
+    elif not prepares_pictures_alone(processor):
+        why = "its processor prepares pictures in a way of its own"
+    if why:
         notes.append(
-            "picture tokens attend in both directions, so each pair is judged and trained on as a whole "
-            "prompt of its own, and answers come from transformers' generate: slower"
+            f"{why}, so each pair is judged and trained on as a whole prompt of its own, and answers come "
+            "from transformers' generate: slower"
         )
     elif not layers_attend_to_all(config):
         notes.append(
-            "not all layers attend to the whole prompt (sliding windows or recurrent layers), so answers "
-            "come from transformers' generate, and candidates copy their query's keys and values: slower"
+            "it has sliding windows, so answers come from transformers' generate, and each candidate copies "
+            "its query's keys and values: slower"
         )
     if judge.dtype == "float16" and config.model_type in _OVERFLOWS:
         notes.append(f"float16 overflows in {config.model_type}: set dtype to bfloat16 or float32")

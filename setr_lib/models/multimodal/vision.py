@@ -13,7 +13,13 @@ from setr_lib.models.multimodal.errors import VisionOutputsError, first_line
 from setr_lib.models.multimodal.features import VisionFeatures, VisionMemory, by_picture
 from setr_lib.models.multimodal.kept_features import FeaturesFolder, KeptFeatures
 from setr_lib.models.multimodal.loading import LANGUAGE_MODEL_NAMES, LoadedModel
-from setr_lib.models.multimodal.pictures import Picture, PictureError, image_options, processed
+from setr_lib.models.multimodal.pictures import (
+    Picture,
+    PictureError,
+    image_options,
+    prepares_pictures_alone,
+    processed,
+)
 from setr_lib.models.multimodal.prepared_inputs import PreparedInputs
 from setr_lib.progress import Progress, silent
 
@@ -220,6 +226,15 @@ class VisionTower:
     def _require_reusable(self) -> None:
         if not self._reusable:
             raise VisionOutputsError(f"{self._loaded.id} takes no vision outputs in place of images")
+        if not self._prepares_alone:
+            raise VisionOutputsError(
+                f"{self._loaded.id} gives no vision outputs of single images (its processor prepares them in "
+                "a way of its own)"
+            )
+
+    @cached_property
+    def _prepares_alone(self) -> bool:
+        return prepares_pictures_alone(self._loaded.processor)
 
     def _output(self, inputs: Mapping[str, Any]) -> Any:
         """What the model's vision part gives, in its own form, without gradient."""
