@@ -14,12 +14,14 @@ import torch  # noqa: TID253
 
 from setr_lib.hashing import fingerprint_bytes
 from setr_lib.models.multimodal import JudgeError, MultimodalModel, Picture
+from setr_lib.models.multimodal.architectures import accepts_vision_outputs, has_recurrent_layers
 from setr_lib.models.multimodal.model_files import model_files_problem
+from setr_lib.models.multimodal.pictures import prepares_pictures_alone
 from setr_lib.models.multimodal.suitability import suitability
 from setr_lib.reranking.reranker import JudgedQuery
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
-from tests.published_judges import write_published_judge
+from tests.published_judges import pixtral_processor, write_published_judge
 from tests.reranking import judge_worlds as worlds
 from tests.tiny_judges import tiny_picture
 
@@ -89,7 +91,7 @@ def test_an_adapter_is_refused_by_the_name_of_its_base(
 
 def test_a_name_that_is_not_downloaded_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, words in (
-        ("no/such-model", "no/such-model is not on this machine .* HF_HUB_OFFLINE=1 forbids downloads"),
+        ("no/such-model", "is not on this machine .* HF_HUB_OFFLINE=1 forbids downloads"),
         ("./models/judge", "there is no such folder, and it is no hub id"),
     ):
         with pytest.raises(JudgeError, match=words):
@@ -199,6 +201,43 @@ def test_half_precision_that_overflows_is_noted(tmp_path: Path) -> None:
     assert not any(
         "overflows" in note for note in suitability(JudgeSettings(name=str(folder)), str(folder)).notes
     )
+
+
+def test_windows_and_recurrent_layers_are_noted(tmp_path: Path) -> None:
+    from transformers import Qwen3_5Config
+
+    assert has_recurrent_layers(Qwen3_5Config()), "three of four of its layers are"
+    folder = write_published_judge("internvl", tmp_path / "internvl")
+    for layers, words in (
+        (["sliding_attention", "full_attention", "full_attention"], "it has sliding windows"),
+        (["linear_attention", "full_attention", "full_attention"], "it has recurrent layers, so each pair"),
+        (["full_attention"] * 3, ""),
+    ):
+        changed(folder / "config.json", lambda told, to=layers: told["text_config"].update(layer_types=to))
+        notes = " ".join(suitability(JudgeSettings(name=str(folder)), str(folder)).notes)
+        assert (words in notes) if words else (notes == "")
+
+
+@pytest.mark.parametrize(
+    ("name", "reusable"),
+    [
+        ("Qwen3VLForConditionalGeneration", True),
+        ("Mistral3ForConditionalGeneration", True),
+        ("PaliGemmaForConditionalGeneration", False),
+        ("Gemma4ForConditionalGeneration", False),
+    ],
+)
+def test_pictures_that_attend_in_both_directions_are_known_by_the_class(name: str, reusable: bool) -> None:
+    import transformers
+
+    assert accepts_vision_outputs(getattr(transformers, name)) == reusable
+
+
+def test_a_processor_that_prepares_pictures_in_its_own_way_is_found_out(qwen: Path) -> None:
+    from transformers import AutoProcessor
+
+    assert prepares_pictures_alone(AutoProcessor.from_pretrained(qwen))
+    assert not prepares_pictures_alone(pixtral_processor())
 
 
 def scores(folder: Path, **options: Any) -> np.ndarray:
