@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 GROUP = "reranker"
 ADAPTER_SETTINGS = tuple(
-    f"reranking.adapter.{name}" for name in AdapterSettings.model_fields if name != "checkpoint_every"
+    f"reranking.adapter.{name}"
+    for name in AdapterSettings.model_fields
+    if name not in ("checkpoint_every", "held_out_points")
 )
 """What a training depends on, as in ``training_run_digest``."""
 

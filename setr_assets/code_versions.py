@@ -93,7 +93,7 @@ PROMPTS = "models.judge.prompts"
 ``TASK.KIND.jinja``; of the judge, for ``judge.jinja`` alone."""
 SYSTEM = "system"
 """``system:NAME`` stands for the settings of a trained retrieval system, and for its encoder."""
-_SPEED_OF = frozenset({"checkpoint_every"})
+_SPEED_OF = frozenset({"checkpoint_every", "held_out_points"})
 """Settings of trained retrieval systems that change no result."""
 JUDGE = "judge"
 """The task whose prompt is the same for every data set."""
@@ -135,8 +135,13 @@ NOT_READ = {
     "models.judge.endpoint.retries": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
     "reranking.adapter.checkpoint_every": "how much a kill can cost",
+    "reranking.adapter.held_out_points": "how often a training is looked at",
     "registry.tracking_uri": _PLACE,
     "registry.experiment": "the heading that trainings stand under",
+    "registry.evaluations": "the heading that evaluations stand under",
+    "registry.log_evaluations": "whether MLflow is told, too",
+    "registry.mlflow_ui": "where links lead",
+    "registry.dagster_ui": "where links lead",
     "miniature.seed": _MINIATURE,
     "miniature.size": _MINIATURE,
     "miniature.models_seed": _MINIATURE,

@@ -193,7 +193,8 @@ def evaluation_report(
     from setr_lib.evaluation.cautions import small_set_of
     from setr_lib.evaluation.metrics import left_out_sentences
     from setr_lib.pipeline.evaluation import assess
-    from setr_lib.pipeline.learned import tag_overlaps
+    from setr_lib.pipeline.evaluation_runs import tell_mlflow
+    from setr_lib.pipeline.mlflow_links import dagster_tags
     from setr_lib.pipeline.report_page import write_page
     from setr_lib.tables import METRICS
 
@@ -204,14 +205,22 @@ def evaluation_report(
         result = assess(setr, key)
         page = write_page(setr, key, result, run_id=context.run.run_id, coming=context.partition_keys)
         setr.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
-        tag_overlaps(setr, key, result.versions)
-        results.add(key, content_digest(result.rows, result.note), _report_metadata(setr, key, result, page))
+        told = tell_mlflow(
+            setr,
+            key,
+            result,
+            dagster_tags(setr.settings, context.run.run_id, context.asset_key.to_user_string(), key),
+        )
+        metadata = {**_report_metadata(setr, key, result, page), **previews.mlflow_run(told)}
+        results.add(key, content_digest(result.rows, result.note), metadata)
         headline = result.evaluation_set.benchmark.headline_metrics
         say(context, f"{key}: {_best(result.rows, headline, page)}")
         if small := small_set_of(result.rows):
             say(context, f"{key}: {small}")
         for sentence in left_out_sentences(result.left_out):
             say(context, f"{key}: {sentence}", warning=True)
+        if told.words:
+            say(context, f"{key}: {told.words}", warning=told.failed)
     return results
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.evaluation.contact_sheet import ImageSource
+    from setr_lib.pipeline.evaluation_runs import Told
 
 _LONGEST_CELL = 1000
 """Characters of a cell that are shown; the end of a longer one is in the table itself."""
@@ -45,6 +46,20 @@ def pictures(sources: Sequence[ImageSource], captions: Sequence[str] = ()) -> dg
     # Sentences need wider tiles, or they become columns of single words.
     grid = draw_grid(tiles, columns=4, tile=168) if any(captions) else draw_grid(tiles, columns=8, tile=96)
     return picture(grid, "first pictures")
+
+
+def mlflow_run(told: Told) -> dict[str, dg.MetadataValue]:
+    """The MLflow run of an evaluation, as metadata.
+
+    Args:
+        told: What became of the evaluation in MLflow.
+
+    Returns:
+        Its page and its id; nothing where there is no run.
+    """
+    if told.run_id is None or told.url is None:
+        return {}
+    return {"MLflow run": dg.MetadataValue.url(told.url), "MLflow run id": dg.MetadataValue.text(told.run_id)}
 
 
 def picture(image: Image.Image, alt: str) -> dg.MarkdownMetadataValue:

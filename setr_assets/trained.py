@@ -119,19 +119,25 @@ def _training(
     def asset(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> dg.MaterializeResult:
+        from setr_lib.pipeline.mlflow_links import dagster_tags, training_page
         from setr_lib.pipeline.training_steps import train
 
         this = system(setr)
         for notice in this.notices():
             say(context, notice, warning=True)
-        tags = {"dagster.run_id": context.run.run_id, "dagster.asset": names.trained}
+        tags = dagster_tags(setr.settings, context.run.run_id, names.trained)
         training = train(this, tags, reporter(context))
         setr.tables.write_record(names.trained, training.record)
         say(context, training.words)
         told = {} if training.result is None else facts(training.result)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(content_digest(training.record)),
-            metadata={"model": training.record.model_uri, "run": training.record.run, **told},
+            metadata={
+                "model": training.record.model_uri,
+                "run": training.record.run,
+                "MLflow run": dg.MetadataValue.url(training_page(setr, training.record.model_uri)),
+                **told,
+            },
         )
 
     return _named(asset, names.trained, inspect.getdoc(system) or "")
@@ -141,13 +147,15 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
     def asset(
         context: dg.AssetExecutionContext, setr: dg.ResourceParam[PipelineContext]
     ) -> dg.MaterializeResult:
+        from setr_lib.pipeline.mlflow_links import version_page
         from setr_lib.pipeline.training_steps import register
 
         done = register(system(setr), setr.tables.read_record(names.trained, TrainedRecord))
         if done.version is not None:
             setr.tables.write_record(names.registered, done.record)
         say(context, done.words, warning=done.version is None)
-        record = done.record
+        record, model = done.record, system.registered_model(setr.settings)
+        page = None if done.version is None else version_page(setr.settings, model, done.version)
         check = dg.AssetCheckResult(
             passed=done.version is not None,
             check_name="reloads_in_a_fresh_process",
@@ -156,10 +164,11 @@ def _registration(system: type[TrainedSystem[Any]], names: Names) -> Callable[..
         )
         return dg.MaterializeResult(
             metadata={
-                "registered model": system.registered_model(setr.settings),
+                "registered model": model,
                 "version": done.version or "not registered",
                 "model": record.model_uri,
                 "run": record.run,
+                **({} if page is None else {"MLflow version": dg.MetadataValue.url(page)}),
             },
             data_version=dg.DataVersion(content_digest(record)),
             check_results=[check],

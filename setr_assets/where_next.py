@@ -81,7 +81,7 @@ def tell_where_next(
     lines = list(_of_evaluation(request, sets) if evaluated else _of_a_part(request, sets, selection))
     lines.append((_ui(request.settings).strip("`"), "Dagster: the graph, this run, every table's metadata"))
     if any(name.startswith("registered_") for name in selection.names):
-        lines.append((typed("--env-file .env ui", "mlflow"), "training runs and the registered re-ranker"))
+        lines.append((typed("--env-file .env ui", "mlflow"), "trainings, evaluations, registered models"))
     for line in explained_commands(lines):
         print(line)
 

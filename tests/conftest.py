@@ -5,6 +5,8 @@ telemetry.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import Phase
@@ -31,6 +33,31 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [each for each in os.environ if each.startswith(_PERSONAL)]:
         del os.environ[name]
     config.addinivalue_line("markers", "soak: kills and resumes long steps; minutes; only with `make soak`")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def evaluations_are_told_where_they_are_looked_at() -> Iterator[None]:
+    """An MLflow store for each small world would take seconds: evaluations are logged in this process where
+    ``[registry] evaluations`` names an experiment of the test's own.
+    """
+    from setr_lib.pipeline import evaluation_runs
+    from setr_lib.pipeline.context import PipelineContext
+
+    real = evaluation_runs.tell_mlflow
+
+    def told(
+        context: PipelineContext, key: str, result: Any, tags: Mapping[str, str] | None = None
+    ) -> evaluation_runs.Told:
+        registry = context.settings.registry
+        if registry.evaluations == "setr-evaluations":
+            silent = registry.model_copy(update={"log_evaluations": False})
+            settings = context.settings.model_copy(update={"registry": silent})
+            context = PipelineContext(settings, context.models, context.tables.folder)
+        return real(context, key, result, tags)
+
+    evaluation_runs.tell_mlflow = told
+    yield
+    evaluation_runs.tell_mlflow = real
 
 
 _LONGEST_FIRST = ("miniature/test_training", "assets/test_graph", "assets/test_staleness")

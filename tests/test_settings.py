@@ -282,7 +282,8 @@ def test_the_defaults_name_nothing_of_the_repository() -> None:
     inside = [text for text in found if (REPOSITORY / text.removeprefix("local-dir:")).exists()]
     assert not inside
     hub_ids = ["Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-Reranker-2B"]
-    assert [text for text in found if "/" in text or "\\" in text] == hub_ids
+    pages = ["http://127.0.0.1:5000", "http://127.0.0.1:3000"]
+    assert [text for text in found if "/" in text or "\\" in text] == [*hub_ids, *pages]
 
 
 def test_the_defaults_are_the_real_thing() -> None:

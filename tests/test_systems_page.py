@@ -63,7 +63,7 @@ def test_the_run_config_that_the_page_shows_is_one_of_the_evaluation(tmp_path: P
 
     from setr_assets.definitions import build_definitions
 
-    assert f"-j {SYSTEMS_TRAINING}" in TEXT
+    assert f"`{SYSTEMS_TRAINING}`" in TEXT
     (config,) = shown("yaml")
     definitions = build_definitions(settings_of(tmp_path, shown("toml")[1]))
     assert dg.validate_run_config(definitions.resolve_job_def(EVALUATION), yaml.safe_load(config))

@@ -89,7 +89,12 @@ def test_from_a_killed_training_to_a_champion_beside_the_re_rankers(
     done = register(system, training.record)
     assert (done.version, done.check) == ("1", "2 scores were the same in a fresh process")
     assert line.version("1").tags[LABEL_TAG] == "fitted"
+    logged = training.record.model_uri.rpartition("/")[2]
+    registry.client.delete_logged_model_tag(logged, "mlflow.modelVersions")  # as an earlier SETR left it
     assert register(system, training.record).words.startswith("version 1 was registered before")
+    shown = registry.client.get_logged_model(logged).tags["mlflow.modelVersions"]
+    assert json.loads(shown) == [{"name": "setr-line", "version": 1}]
+    assert registry.client.get_registered_model("setr-line").description.startswith("A line through points")
     assert promote(system, "1").promoted
 
     # The same store has the re-ranker's versions: each model has a champion of its own.

@@ -47,7 +47,7 @@ class TrainingPlan:
     taught: int
     """Pairs in all epochs."""
     held_out: int
-    """Judgements of held-out pairs, before and after."""
+    """Judgements of held-out pairs: before, in the training's course, and after."""
     problem: str = ""
 
 
@@ -74,7 +74,8 @@ def count_training(settings: Settings) -> TrainingPlan:
         images, problem = 0, str(error)
         if not settings.training.is_named:
             return TrainingPlan(0, 0, 0, 0, problem)
-    return TrainingPlan(images, calibrated, round(taught), 2 * held_out * per_group, problem)
+    judged = (1 + options.adapter.held_out_points) * held_out * per_group
+    return TrainingPlan(images, calibrated, round(taught), judged, problem)
 
 
 def run_sets(settings: Settings, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -249,7 +250,7 @@ def costs(
         *((what, items, speeds.compose) for what, items in added),
         ("see the training images", taught_seen, speeds.see),
         ("train the adapter", training.taught, speeds.train),
-        ("judge held-out pairs, before and after", training.held_out, speeds.few),
+        ("judge held-out pairs, before, in between and after", training.held_out, speeds.few),
         ("choose the fusion: compose", composed_to_choose, speeds.compose),
         *((f"choose the fusion: {name}", calibrated, per_pair) for name, per_pair in seconds.items()),
         ("see the candidates", candidates_seen, speeds.see),

@@ -135,11 +135,15 @@ class AdapterSystem(TrainedSystem["AdapterResult"]):
     def log(self, run: TrainingRun, result: AdapterResult) -> str:
         """Log the adapter, a reference to its base, its prompt and scored examples."""
         from setr_lib.registry.bundle import base_reference
+        from setr_lib.registry.place import Project, searched_below
         from setr_lib.registry.reranker_model import log_adapter
 
         settings = self.context.settings
-        reference = base_reference(self.judge.model, settings.models.judge, settings.judge_name)
-        return log_adapter(run, result, reference, self.judge.template, self.pictures)
+        project = Project.of(settings)
+        reference = base_reference(self.judge.model, settings.models.judge, settings.judge_name, project)
+        model = self.registered_model(settings)
+        with searched_below(settings.base_dir):
+            return log_adapter(run, result, reference, self.judge.template, self.pictures, model)
 
     def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
         """An earlier adapter's AUC on the held-out pairs of today, under its own prompt."""

@@ -20,6 +20,7 @@ from setr_lib.spaces.removals import RemovalRefusedError
 if TYPE_CHECKING:
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.evaluation import EvaluationResult
+    from setr_lib.pipeline.evaluation_runs import Told
     from setr_lib.pipeline.reranking_run import RerankingRun
 
 
@@ -31,13 +32,16 @@ class Evaluated:
         context: The context of these methods; that of the run where they are all of it.
         result: Rankings, metrics and comparisons; None where no method ranks the set.
         left_out: Why methods (by name) and re-ranked rows (by title) are not in it.
-        warnings: What of the image folders is not in the gallery, in sentences.
+        warnings: What of the image folders is not in the gallery, and that MLflow has no run of the
+            evaluation, in sentences.
+        told: Its run in MLflow; None where no method ranks the set.
     """
 
     context: PipelineContext
     result: EvaluationResult | None
     left_out: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    told: Told | None = None
 
 
 def evaluate(
@@ -66,6 +70,7 @@ def evaluate(
             the same reason.
     """
     from setr_lib.pipeline.evaluation import assess
+    from setr_lib.pipeline.evaluation_runs import tell_mlflow
     from setr_lib.tables import METRICS
 
     warnings = read_set(run.context, key, progress, accept_removals=accept_removals)
@@ -86,7 +91,10 @@ def evaluate(
         left_out |= {row.title: why for row, why in reranked.left_out.items()}
     result = assess(context, key)
     context.tables.write("evaluation_report", result.rows, METRICS, key, made_by=result.note)
-    return Evaluated(context, result, left_out, warnings)
+    told = tell_mlflow(context, key, result)
+    if told.failed:
+        warnings = [*warnings, told.words]
+    return Evaluated(context, result, left_out, warnings, told)
 
 
 def _prepared(

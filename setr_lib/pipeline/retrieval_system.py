@@ -174,7 +174,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
     def _run(self) -> str:
         from setr_lib.hashing import digest_json
 
-        options = self.options.model_dump(mode="json", exclude={"checkpoint_every"})
+        options = self.options.model_dump(mode="json", exclude={"checkpoint_every", "held_out_points"})
         made_of = [self.encoder.id, self.encoder.preprocessing_id, self.data.digest]
         below = self._below.stored.record.run if self._below else ""
         return digest_json([_FORMAT, self.name, options, *made_of, below])
@@ -265,6 +265,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
     def log(self, run: TrainingRun, result: SystemResult) -> str:
         """Log the system, a reference to its encoder, and held-out queries with their vectors."""
+        from setr_lib.registry.place import searched_below
         from setr_lib.registry.system_model import LoggedSystem, log_system
 
         measured = self._stored(self.untrained()).data  # what could be embedded, and so was ranked
@@ -276,8 +277,10 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             held_out_digest=measured.held_out_digest,
             examples=self._examples(result),
             tags={SOURCE_TAG: self.data.source, "setr.triplets_digest": self.data.digest},
+            registered_model=self.registered_model(self.context.settings),
         )
-        return log_system(run, logged)
+        with searched_below(self.context.settings.base_dir):
+            return log_system(run, logged)
 
     def measure_again(self, artifacts: Mapping[str, Path], progress: Progress) -> float:
         """An earlier version's R@10 on the held-out triplets of today."""
@@ -378,17 +381,18 @@ def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
 
 def _reference(settings: Settings, encoder: OpenClipSpace, name: str) -> EncoderReference:
     """Where an encoder is, the embedding space ``name`` of the settings."""
+    from setr_lib.registry.place import Project
     from setr_lib.registry.system_bundle import encoder_reference
 
     if name == DEFAULT_SPACE:
         described = settings.models.encoder
         options = {"name": settings.encoder_name, "pretrained": _from_anywhere(described.pretrained)}
-        return encoder_reference(encoder, OPEN_CLIP, options, described.name)
+        return encoder_reference(encoder, OPEN_CLIP, options, described.name, Project.of(settings))
     space, options = settings.spaces[name], settings.space_options(name)
     if "pretrained" in options:
         options["pretrained"] = _from_anywhere(options["pretrained"])
     named = str(space.options.get("name") or space.options.get("model", ""))
-    return encoder_reference(encoder, space.kind, options, named)
+    return encoder_reference(encoder, space.kind, options, named, Project.of(settings))
 
 
 def _from_anywhere(pretrained: Any) -> Any:

@@ -6,6 +6,7 @@ promote) are the same for all: ``training_steps.py``.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,15 @@ class TrainedSystem(ABC, Generic[Result]):
         from setr_lib.evaluation.labels import label_of_version
 
         return label_of_version(self.trained_on())
+
+    def about(self) -> str:
+        """What all versions are, as Markdown: the description of the registered model in MLflow."""
+        told = (inspect.getdoc(type(self)) or f"The trained system {self.name} of SETR.").split("\n\n")[0]
+        return (
+            f"{told.replace('``', '`')}\n\n`champion` is the version that serves, `challenger` the newest "
+            f"that did not beat it by held-out {self.measure.name}. Each version's description is its model "
+            "card; the runs that evaluated it are named by its tags `setr.evaluation.SET`."
+        )
 
     @abstractmethod
     def finished(self, folder: Path) -> Result | None:

@@ -107,6 +107,7 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
 
     model = registered_model(system)
     if (known := model.find(record.run)) is not None:
+        model.show(known)
         return Registration(
             known.version,
             RegisteredRecord(**record.stated(), version=known.version),
@@ -118,7 +119,12 @@ def register(system: TrainedSystem[Result], record: TrainedRecord) -> Registrati
         problems = "; ".join(report.problems)
         return Registration(None, record, problems, f"not registered: {problems}")
     version = model.register(
-        record.model_uri, report, {LABEL_TAG: record.label}, system.measure, system.must_equal
+        record.model_uri,
+        report,
+        {LABEL_TAG: record.label},
+        system.measure,
+        system.must_equal,
+        system.about(),
     )
     tag_known_overlaps(system.context, model.name, version)
     return Registration(

@@ -23,7 +23,7 @@ from setr_lib.faults import json_fault, safetensors_fault
 from setr_lib.models.multimodal import MultimodalModel, Picture
 from setr_lib.pixel_rules import common_rules
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.place import Place
+from setr_lib.registry.place import Place, Project
 from setr_lib.reranking.held_out import judge_pair_frame
 from setr_lib.reranking.training import AdapterResult
 from setr_lib.reranking.yes_no_judge import YesNoJudge
@@ -56,8 +56,9 @@ EXAMPLES = pl.Schema(
 class BaseReference:
     """Where the base model was, and how to know it again.
 
-    ``path`` is the absolute folder, ``relative`` the same from the folder that holds the ``setr_lib`` package
-    (both None for a hub id); ``id`` is ``MultimodalModel.id`` without an adapter.
+    ``path``, ``relative``, ``in_project`` and ``store`` are those of
+    :class:`~setr_lib.registry.place.Place` (all None for a hub id); ``id`` is ``MultimodalModel.id`` without
+    an adapter.
     """
 
     name: str
@@ -67,13 +68,16 @@ class BaseReference:
     revision: str | None
     dtype: str
     trust_remote_code: bool
+    in_project: str | None = None
+    store: str | None = None
 
-    def locate(self, override: str | None = None) -> str:
+    def locate(self, override: str | None = None, beside: Path | None = None) -> str:
         """The folder or hub id of the base model.
 
         Args:
             override: What a caller names; it comes first, ``$SETR_BASE_MODEL`` second, where the base was
                 recorded to be last.
+            beside: The folder of the bundle, which may be stored in the project.
 
         Returns:
             What to load.
@@ -81,12 +85,12 @@ class BaseReference:
         Raises:
             RegistryError: It is not there; the message lists the folders that were tried.
         """
-        return self.place.find(f"base model {self.id}", BASE_VARIABLE, "base_model", override)
+        return self.place.find(f"base model {self.id}", BASE_VARIABLE, "base_model", override, beside)
 
     @property
     def place(self) -> Place:
         """Where the base model was."""
-        return Place(self.name, self.path, self.relative)
+        return Place(self.name, self.path, self.relative, self.in_project, self.store)
 
     def check(self, loaded_id: str, loaded_from: str, name_it: str = _NAME_THE_BASE) -> None:
         """Compare the model that was loaded with the one that the adapter was trained on.
@@ -100,7 +104,7 @@ class BaseReference:
             RegistryError: It is another model.
         """
         # A folder is known by its files, a hub id by its commit: between the two, only the examples can tell.
-        same_kind = (self.path is not None) == Path(loaded_from).is_dir()
+        same_kind = self.place.is_local == Path(loaded_from).is_dir()
         if same_kind and _digest(self.id) != _digest(loaded_id):
             raise RegistryError(
                 f"the adapter was trained on {self.id}, but {loaded_from} holds {loaded_id}; name the right "
@@ -108,21 +112,32 @@ class BaseReference:
             )
 
 
-def base_reference(base: MultimodalModel, judge: JudgeSettings, name: str) -> BaseReference:
+def base_reference(
+    base: MultimodalModel, judge: JudgeSettings, name: str, project: Project | None = None
+) -> BaseReference:
     """The reference to a base model.
 
     Args:
         base: The loaded model.
         judge: The settings that it was loaded by.
         name: What it was loaded from (``Settings.judge_name``).
+        project: The project; None for none.
 
     Returns:
         The reference.
     """
-    place = Place.of(judge.name, name)
+    place = Place.of(judge.name, name, project)
     dtype = str(base.model.dtype).removeprefix("torch.")
     return BaseReference(
-        place.name, place.path, place.relative, base.id, judge.revision, dtype, judge.trust_remote_code
+        place.name,
+        place.path,
+        place.relative,
+        base.id,
+        judge.revision,
+        dtype,
+        judge.trust_remote_code,
+        place.in_project,
+        place.store,
     )
 
 
@@ -256,7 +271,7 @@ class Bundle:
         self.check()
         template = self.judge_prompt
         reference = self.reference
-        name = reference.locate(base_model)
+        name = reference.locate(base_model, self.judge)
         options = JudgeSettings(
             name=reference.name,
             revision=None if Path(name).is_dir() else reference.revision,

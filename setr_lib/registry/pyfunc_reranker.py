@@ -16,9 +16,11 @@ class Reranker(PythonModel):
 
     def load_context(self, context):
         """Load the bundle among the model's artifacts."""
+        from setr_lib.registry.portable import tidy
         from setr_lib.registry.serving import PairScorer
 
         self.scorer = PairScorer.load(context.artifacts, context.model_config)
+        tidy(__file__)
 
     # MLflow reads this type hint: a data frame, whose columns the logged signature declares.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]

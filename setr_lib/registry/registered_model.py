@@ -6,6 +6,7 @@ and ``challenger`` for the newest that did not beat it.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.fetched import fetched, local_folder, whole
 from setr_lib.registry.measure import Measure
 from setr_lib.registry.round_trip import RoundTripReport
-from setr_lib.registry.runs import RUN_TAG
+from setr_lib.registry.runs import DESCRIPTION_TAG, RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -28,6 +29,8 @@ _Found = TypeVar("_Found")
 CHAMPION, CHALLENGER = "champion", "challenger"
 LABEL_TAG = "setr.label"
 """The tag of a version that says what its scores must say, e.g. zero-shot, or trained on triplets."""
+_VERSIONS_TAG = "mlflow.modelVersions"
+"""MLflow's tag of a logged model that names its registered versions."""
 HELD_OUT_TAG = "setr.held_out_digest"
 """The tag with the digest of the held-out data that a version was measured on."""
 
@@ -140,8 +143,11 @@ class RegisteredModel:
         tags: Mapping[str, str] | None = None,
         measure: Measure | None = None,
         must_equal: Iterable[str] = (),
+        about: str = "",
     ) -> str:
         """The version of a logged model, made now or earlier: the same training is one version.
+
+        Its description is the logged model's card; the logged model's page names the version.
 
         Args:
             model_uri: The logged model.
@@ -149,6 +155,7 @@ class RegisteredModel:
             tags: Tags for a new version, beside the logged model's own.
             measure: What its versions are compared by.
             must_equal: Tags in which two versions must be equal to be compared.
+            about: What all versions are, as Markdown: the description of a registered model without one.
 
         Returns:
             The version.
@@ -170,13 +177,19 @@ class RegisteredModel:
             known = self.find(logged.tags[RUN_TAG])
             if known is not None:
                 return known.version
-            self._create()
+            self._create(about)
             with (
                 self._registry.as_default()
             ):  # the store looks the model up through MLflow's global addresses
                 created = self._registry.client.create_model_version(
-                    self.name, source=model_uri, run_id=logged.source_run_id, model_id=model_id, tags=told
+                    self.name,
+                    source=model_uri,
+                    run_id=logged.source_run_id,
+                    model_id=model_id,
+                    tags=told,
+                    description=logged.tags.get(DESCRIPTION_TAG),
                 )
+            self._name_version(model_id, logged.tags, str(created.version))
         return str(created.version)
 
     def promote(
@@ -243,14 +256,38 @@ class RegisteredModel:
             return fetched(self._registry, self.name, info, names)
         return whole(location, self.name, info, names)
 
-    def _create(self) -> None:
+    def _create(self, about: str) -> None:
         from mlflow.exceptions import MlflowException
 
+        client = self._registry.client
         try:
-            self._registry.client.create_registered_model(self.name)
+            client.create_registered_model(self.name, description=about or None)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            if about and not client.get_registered_model(self.name).description:
+                client.update_registered_model(self.name, about)
+
+    def show(self, info: VersionInfo) -> None:
+        """Have MLflow's pages show a version on its logged model's: one that an earlier SETR registered, or
+        whose registration was cut off.
+
+        Args:
+            info: The version.
+        """
+        if not info.model_uri.startswith("models:/m-"):
+            return
+        model_id = info.model_uri.rpartition("/")[2]
+        tags = self._registry.client.get_logged_model(model_id).tags
+        if _VERSIONS_TAG not in tags:
+            self._name_version(model_id, tags, info.version)
+
+    def _name_version(self, model_id: str, tags: Mapping[str, str], version: str) -> None:
+        """Have the logged model say which versions it is: MLflow's pages read its tag."""
+        known: list[dict[str, object]] = json.loads(tags.get(_VERSIONS_TAG, "[]"))
+        one = {"name": self.name, "version": int(version)}
+        value = json.dumps([*(each for each in known if each != one), one])
+        self._registry.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: value})
 
     def _aliased(self, alias: str) -> str | None:
         if not self._registry.exists():

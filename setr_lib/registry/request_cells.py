@@ -37,7 +37,7 @@ _MOST_RATIO = 250
 a model's. Qwen-VL itself takes 200."""
 _LONGEST_NAME = 1024
 """Characters of a file's name; systems allow 4,096 bytes."""
-_INLINE = "data:"
+_INLINE, _FILE = "data:", b"file:"
 _SHORTEST_INLINE = 24
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _BOX = slice(4, 8), b"ftyp"  # AVIF
@@ -160,7 +160,9 @@ class RequestCells:
         """The bytes of a picture, which are not decoded yet.
 
         Args:
-            value: Bytes; their base64 text or a ``data:`` URL; or the name of a file below one of the roots.
+            value: Bytes; their base64 text or a ``data:`` URL; or the name of a file below one of the
+                roots, as a text or as the bytes of ``file:NAME``: in a request in JSON, MLflow takes a
+                picture's column for base64.
 
         Returns:
             The bytes.
@@ -172,6 +174,8 @@ class RequestCells:
             if (value.nbytes if isinstance(value, memoryview) else len(value)) > self._bytes:
                 raise self._too_large()
             content = bytes(value)
+            if content.startswith(_FILE):
+                content = self._of_file(content.removeprefix(_FILE).decode(errors="surrogateescape"))
         elif isinstance(value, str | Path):
             content = self._named(str(value))
         else:
@@ -240,8 +244,10 @@ class RequestCells:
 
     def _named(self, text: str) -> bytes:
         """The bytes that a text stands for: base64, or a file's name."""
-        if (inline := self._inline(text)) is not None:
-            return inline
+        return inline if (inline := self._inline(text)) is not None else self._of_file(text)
+
+    def _of_file(self, text: str) -> bytes:
+        """The bytes of a file below one of the roots."""
         if self.roots is None or not self.roots.folders:
             raise CellError("a picture's bytes are needed (or their base64): no files are read by name here")
         if len(text) > _LONGEST_NAME:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.models.multimodal import Picture
-from setr_lib.registry.bundle import BaseReference, write_bundle
+from setr_lib.registry.bundle import BaseReference, Bundle, write_bundle
+from setr_lib.registry.cards import ModelCard, data_facts, licence_of
+from setr_lib.registry.input_examples import input_example
 from setr_lib.registry.registered_model import HELD_OUT_TAG
 from setr_lib.registry.runs import RUN_TAG, PyfuncModel, TrainingRun, pinned_requirements
-from setr_lib.registry.serving import CONFIG_KEYS
+from setr_lib.registry.serving import COLUMNS, CONFIG_KEYS
 from setr_lib.reranking.training_result import AdapterResult
 from setr_lib.texts.prompts import PromptTemplate
 
@@ -38,6 +41,7 @@ def log_adapter(
     reference: BaseReference,
     template: PromptTemplate,
     pictures: Mapping[str, Picture],
+    registered_model: str = "setr-reranker",
 ) -> str:
     """Log a trained adapter as a pyfunc model, with its final measures.
 
@@ -47,6 +51,7 @@ def log_adapter(
         reference: The base model.
         template: The judge prompt of the training: it is stored with the adapter.
         pictures: The held-out pairs' images, by id.
+        registered_model: The registered model that it will be a version of, for its card.
 
     Returns:
         The logged model's URI (``models:/m-...``).
@@ -54,6 +59,7 @@ def log_adapter(
     Raises:
         RegistryError: ``template`` is another prompt than that of the training.
     """
+    run.log(0, result.before.as_metrics("held_out"))
     final = {
         **result.before.as_metrics("held_out_before"),
         **result.after.as_metrics("held_out"),
@@ -71,8 +77,50 @@ def log_adapter(
             tags=_tags(result, reference),
             params={"base_model": reference.id},
             config_keys=CONFIG_KEYS,
+            input_example=input_example(Bundle(**bundle).examples, COLUMNS),
+            card=_card(run, result, reference, registered_model),
         )
         return run.log_model(model, result.steps)
+
+
+def _card(run: TrainingRun, result: AdapterResult, reference: BaseReference, registered_model: str) -> str:
+    before, after = result.before, result.after
+    measures = [
+        ("AUC", before.auc, after.auc),
+        ("accuracy (0.5 is chance)", before.accuracy, after.accuracy),
+        *(
+            (f"AUC against {kind.replace('_', ' ')}s", before.auc_by_kind.get(kind, math.nan), auc)
+            for kind, auc in after.auc_by_kind.items()
+        ),
+    ]
+    card = ModelCard(
+        summary="A LoRA adapter on the language model of a multimodal LLM, which judges whether a candidate "
+        "image answers a composed query (a reference image and a modification text): logit(Yes) - "
+        "logit(No). A reconstruction of stage 2 of SETR (arXiv 2509.26012), trained after LamRA-Rank "
+        "(arXiv 2412.01720).",
+        registered_model=registered_model,
+        base={
+            "model": reference.id,
+            "where": reference.place.in_project or reference.place.relative or reference.name,
+            "licence": licence_of(reference.place),
+        },
+        data=data_facts(
+            run.trained_on,
+            held_out=f"{after.positives:,} positive and {after.negatives:,} negative pairs, which share no "
+            "image with those of the training",
+            steps=f"{result.steps:,}, rank {result.settings.rank}",
+        ),
+        measures=measures,
+        columns="`reference` and `candidate` are the bytes of an image (in JSON: their base64), "
+        "`modification` is a text; the answer has `score`, `p_yes` and `error` for each row.",
+        limits=[
+            "The base model is not stored: it is looked for where it was in the project, or as "
+            "`SETR_BASE_MODEL` or `model_config={'base_model': ...}` says; its digest must be the same.",
+            "It answers one prompt, which is stored with it; under another it is another re-ranker.",
+            "What the base model has seen in its own training is not known here.",
+        ],
+    )
+    return card.text()
 
 
 def _tags(result: AdapterResult, reference: BaseReference) -> dict[str, str]:
@@ -96,16 +144,15 @@ def signature() -> ModelSignature:
         The columns of a request and of an answer; those of an answer may be null.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+    from mlflow.types.schema import ColSpec, DataType, Schema
 
-    # Images are bytes, their base64, or paths under the configured roots: the one type that lets all of them
-    # through is "any". It also lets nulls and wrong values through, which are their own row's errors then.
+    # In a data frame, a column of objects passes as it is: a null or a wrong value is its own row's error.
     return ModelSignature(
         inputs=Schema(
             [
-                ColSpec(AnyType(), "reference"),
-                ColSpec(AnyType(), "modification"),
-                ColSpec(AnyType(), "candidate"),
+                ColSpec(DataType.binary, "reference"),
+                ColSpec(DataType.string, "modification"),
+                ColSpec(DataType.binary, "candidate"),
             ]
         ),
         outputs=Schema(

@@ -12,14 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MARK = "SETR-ROUND-TRIP "
+_MARK, _BELOW = "SETR-ROUND-TRIP ", "--below"
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,16 @@ class Scorer(Protocol):
         ...
 
 
-def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1800) -> RoundTripReport:
+def check_in_fresh_process(
+    model_uri: str, tracking_uri: str, timeout: float = 1800, project: Path | None = None
+) -> RoundTripReport:
     """Load a logged model in a new Python process, in an empty folder, and let its :class:`Scorer` check it.
 
     Args:
         model_uri: The logged model.
         tracking_uri: MLflow's store.
         timeout: Seconds after which the process is ended.
+        project: The project's folder, below which the base model is looked for; None for none.
 
     Returns:
         The report.
@@ -77,10 +81,11 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
         "MLFLOW_REGISTRY_URI": tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    below = [] if project is None else [_BELOW, str(project)]
     with tempfile.TemporaryDirectory(prefix="setr-round-trip-") as folder:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "setr_lib.registry.round_trip", model_uri],
+                [sys.executable, "-m", "setr_lib.registry.round_trip", *below, model_uri],
                 cwd=folder,
                 env=environment,
                 capture_output=True,
@@ -101,14 +106,16 @@ def check_in_fresh_process(model_uri: str, tracking_uri: str, timeout: float = 1
     )
 
 
-def _check(model_uri: str) -> tuple[list[str], list[float]]:
+def _check(model_uri: str, projects: Sequence[Path] = ()) -> tuple[list[str], list[float]]:
     """In the fresh process: load through MLflow's public door, predict, and compare."""
     import mlflow.pyfunc
 
     from setr_lib.errors import SetrError
+    from setr_lib.registry.place import searched_below
 
     try:
-        loaded = mlflow.pyfunc.load_model(model_uri)
+        with searched_below(*projects):
+            loaded = mlflow.pyfunc.load_model(model_uri)
         scorer: Scorer = loaded.unwrap_python_model().scorer
         return scorer.round_trip(loaded.predict)
     except SetrError as error:
@@ -118,8 +125,11 @@ def _check(model_uri: str) -> tuple[list[str], list[float]]:
 
 
 def main() -> None:
-    for model_uri in sys.argv[1:]:
-        problems, scores = _check(model_uri)
+    projects, models = [], sys.argv[1:]
+    if models[:1] == [_BELOW]:
+        projects, models = [Path(models[1])], models[2:]
+    for model_uri in models:
+        problems, scores = _check(model_uri, projects)
         print(_MARK + json.dumps({"problems": problems, "scores": scores}), flush=True)
 
 

@@ -7,14 +7,16 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.escaping import visible
+from setr_lib.registry.code_version import SOURCE_TAGS, code_tags
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities import DatasetInput
     from mlflow.models import ModelSignature
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 RUN_TAG = "setr.run"
 """The tag with the digest of all that determines a training; on runs, logged models and versions."""
+DESCRIPTION_TAG = "mlflow.note.content"
+"""MLflow's tag with the description of a run or logged model, which its pages show as Markdown."""
 _FLUSH_AFTER = 50
 _NAME_LENGTH = 400
 """Characters of a data set's name; MLflow's stores take 500."""
@@ -42,6 +46,9 @@ class PyfuncModel:
         tags: ``setr.run``, the held-out measure, and what makes versions comparable; versions get them too.
         params: Shown by MLflow beside the model.
         config_keys: What ``load_model(..., model_config={...})`` may set; MLflow ignores other keys.
+        input_example: A small request, which the loaded model has as ``input_example``; None for none.
+        card: What a person should know of it, as Markdown (``cards.model_card``): its description, and that
+            of a version made of it.
     """
 
     name: str
@@ -52,6 +59,8 @@ class PyfuncModel:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     config_keys: Sequence[str] = ()
+    input_example: pd.DataFrame | None = None
+    card: str = ""
 
 
 class TrainingRun:
@@ -65,7 +74,7 @@ class TrainingRun:
         trained_on: TrainedOn | None = None,
     ) -> None:
         self._registry, self._experiment_id = registry, experiment_id
-        self.run_id, self._trained_on = run_id, trained_on
+        self.run_id, self.trained_on = run_id, trained_on
         self._waiting: list[Any] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -100,41 +109,39 @@ class TrainingRun:
         """
         from setr_lib.training.trained_on import TRAINED_ON
 
-        if self._trained_on is None:
+        if self.trained_on is None:
             return self._logged(model, model.artifacts, model.tags, step)
         with TemporaryDirectory(prefix="setr-trained-on-") as folder:
-            artifacts = {**model.artifacts, TRAINED_ON: self._trained_on.write(Path(folder) / TRAINED_ON)}
-            return self._logged(model, artifacts, {**model.tags, **self._trained_on.tags}, step)
+            artifacts = {**model.artifacts, TRAINED_ON: self.trained_on.write(Path(folder) / TRAINED_ON)}
+            return self._logged(model, artifacts, {**model.tags, **self.trained_on.tags}, step)
 
     def _logged(
         self, model: PyfuncModel, artifacts: Mapping[str, Path], tags: Mapping[str, str], step: int
     ) -> str:
-        import mlflow.pyfunc
         from mlflow.models import Model
 
+        from setr_lib.registry import portable
+
         self.flush()
+        told = {key: visible(value) for key, value in {**tags, **code_tags()}.items()}
         # Made by hand: Model.log on its own would put it into MLflow's current experiment, not the run's.
         created = self._registry.client.create_logged_model(
             self._experiment_id,
             name=model.name,
             source_run_id=self.run_id,
-            tags={key: visible(value) for key, value in tags.items()},
+            tags={**told, DESCRIPTION_TAG: model.card} if model.card else told,
             params=dict(model.params),
         )
         with self._registry.as_default(), warnings.catch_warnings():
-            # It asks for an input example; the bundle has examples inside.
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of a system without an input example
             logged = Model.log(
                 None,
-                mlflow.pyfunc,
+                portable,
                 run_id=self.run_id,
                 model_id=created.model_id,
                 step=step,
-                python_model=str(model.code),
-                artifacts={name: str(path) for name, path in artifacts.items()},
-                signature=model.signature,
-                pip_requirements=list(model.requirements),
-                model_config=dict.fromkeys(model.config_keys) or None,
+                model=replace(model, artifacts=artifacts),
+                validate_serving_input=False,  # the round trip does, in a fresh process
             )
         return str(logged.model_uri)
 
@@ -169,10 +176,11 @@ class TrainingRuns:
         """
         client, experiment_id = self._registry.client, self._registry.found_experiment().experiment_id
         self._end_killed(experiment_id, (tags or {}).get(RUN_TAG))
+        told = {**SOURCE_TAGS, **code_tags(), **(tags or {})}
         created = client.create_run(
             experiment_id,
             run_name=name,
-            tags={key: visible(str(value)) for key, value in (tags or {}).items()},
+            tags={key: visible(str(value)) for key, value in told.items()},
         )
         run = TrainingRun(self._registry, experiment_id, created.info.run_id, trained_on)
         status = "FAILED"

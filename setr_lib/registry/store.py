@@ -21,11 +21,13 @@ from setr_lib.faults import sqlite_start_fault
 from setr_lib.files import sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
+from setr_lib.registry.evaluation_runs import EvaluationRuns
 from setr_lib.registry.locations import relocate_own
 from setr_lib.registry.lookup import Lookup, lookup_of
 from setr_lib.registry.registered_model import RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport, check_in_fresh_process
 from setr_lib.registry.runs import TrainingRuns
+from setr_lib.registry.server import check_answers
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "file", "")
 """Kinds of stores that know themselves where artifacts go; a database does not."""
+_NOISY = ("mlflow.store.db.utils", "mlflow.store.artifact.artifact_repo", "mlflow.pyfunc", "alembic")
 _GLOBALS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _globals = threading.RLock()
 _logger = logging.getLogger(__name__)
@@ -49,10 +52,14 @@ class MlflowRegistry:
         tracking_uri: MLflow's tracking and registry URI.
         artifact_root: The folder of a local store's artifacts, and of those fetched from a remote one.
         experiment: The experiment that trainings belong to.
+        project: The project's folder, below which models may lie; None for none.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: Path, experiment: str = "setr") -> None:
+    def __init__(
+        self, tracking_uri: str, artifact_root: Path, experiment: str = "setr", project: Path | None = None
+    ) -> None:
         self.tracking_uri, self.artifact_root, self.experiment = tracking_uri, artifact_root, experiment
+        self.project = project
         self._client: MlflowClient | None = None
 
     @classmethod
@@ -65,7 +72,9 @@ class MlflowRegistry:
         Returns:
             The store, not opened yet.
         """
-        return cls(settings.tracking_uri, settings.artifact_root, settings.registry.experiment)
+        return cls(
+            settings.tracking_uri, settings.artifact_root, settings.registry.experiment, settings.base_dir
+        )
 
     @property
     def client(self) -> MlflowClient:
@@ -76,11 +85,12 @@ class MlflowRegistry:
         """
         if self._client is None:
             self._refuse_damaged()
+            check_answers(self.tracking_uri)
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            for noisy in ("mlflow.store.db.utils", "mlflow.store.artifact.artifact_repo", "alembic"):
+            for noisy in _NOISY:
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             self._settle()
             # Nothing is left to be made in a file that is settled: who may only read it can look it up.
@@ -126,6 +136,17 @@ class MlflowRegistry:
         """The trainings: MLflow runs and the models that they logged."""
         return TrainingRuns(self)
 
+    def evaluations(self, experiment: str) -> EvaluationRuns:
+        """The evaluations: MLflow runs of an experiment of their own.
+
+        Args:
+            experiment: The experiment; it need not exist yet.
+
+        Returns:
+            Its evaluations.
+        """
+        return EvaluationRuns(self, experiment)
+
     def model(self, name: str) -> RegisteredModel:
         """The versions of one registered model, e.g. ``registry.model("setr-reranker").champion()``.
 
@@ -147,17 +168,30 @@ class MlflowRegistry:
             The report; without problems, the model may be registered.
         """
         _ = self.client  # a moved store is put right before another process reads it
-        return check_in_fresh_process(model_uri, self.tracking_uri)
+        return check_in_fresh_process(model_uri, self.tracking_uri, project=self.project)
 
-    def found_experiment(self) -> Experiment:
-        """MLflow's record of the experiment.
+    def found_experiment(self, name: str | None = None) -> Experiment:
+        """MLflow's record of an experiment.
+
+        Args:
+            name: The experiment, made where there is none; that of the trainings by default.
 
         Raises:
             RegistryError: It was deleted.
         """
-        found = self.client.get_experiment_by_name(self.experiment)
+        wanted = name or self.experiment
+        found = self.client.get_experiment_by_name(wanted)
+        if found is None and name is not None:
+            with self.locked():
+                self._create_experiment(self.client, name)
+            found = self.client.get_experiment_by_name(name)
         if found is None:
-            raise RegistryError(f"{self.tracking_uri} has no experiment {self.experiment!r} any more")
+            raise RegistryError(f"{self.tracking_uri} has no experiment {wanted!r} any more")
+        if found.lifecycle_stage == "deleted":
+            raise RegistryError(
+                f"{self.tracking_uri}: the experiment {wanted!r} was deleted; it comes back by `mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}`"
+            )
         return found
 
     @contextmanager
@@ -257,10 +291,11 @@ class MlflowRegistry:
         if done.before is not None:
             _logger.info("%s: %d locations were below %s", file, done.changed, done.before)
 
-    def _create_experiment(self, client: MlflowClient) -> None:
-        if client.get_experiment_by_name(self.experiment) is not None:
+    def _create_experiment(self, client: MlflowClient, name: str | None = None) -> None:
+        wanted = name or self.experiment
+        if client.get_experiment_by_name(wanted) is not None:
             return  # another process has made it meanwhile
         # A server keeps artifacts where it was told to; a database would take the current folder.
         scheme = self.tracking_uri.partition(":")[0] if ":" in self.tracking_uri else ""
-        location = (self.artifact_root / self.experiment).resolve().as_uri()
-        client.create_experiment(self.experiment, None if scheme in _SERVERS else location)
+        location = (self.artifact_root / wanted).resolve().as_uri()
+        client.create_experiment(wanted, None if scheme in _SERVERS else location)

@@ -8,7 +8,7 @@ Nothing here knows MLflow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from setr_lib.damage import told
 from setr_lib.files import write_json
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.place import Place
+from setr_lib.registry.place import Place, Project
 from setr_lib.systems import bundle as stored
 
 if TYPE_CHECKING:
@@ -63,13 +63,20 @@ class EncoderReference(BaseModel):
     path: str | None
     relative: str | None
     id: str
+    in_project: str | None = None
+    store: str | None = None
+    files: dict[str, dict[str, str | None]] = {}
+    """Options that name a file, e.g. one of weights: its :class:`~setr_lib.registry.place.Place`."""
 
-    def load(self, override: str | None = None, device: str = "auto") -> OpenClipSpace:
+    def load(
+        self, override: str | None = None, device: str = "auto", beside: Path | None = None
+    ) -> OpenClipSpace:
         """Load the encoder, found again.
 
         Args:
             override: Its folder or hub id, where it is not where it was.
             device: A torch device, or ``auto``.
+            beside: The folder of the bundle, which may be stored in the project.
 
         Returns:
             The encoder.
@@ -86,10 +93,13 @@ class EncoderReference(BaseModel):
                 f"the encoder {self.id} is an embedding space of kind {self.kind!r}; a bundle may name "
                 f"{', '.join(BUILT_IN_SPACES)}"
             )
-        place = Place(self.name, self.path, self.relative)
-        found = place.find(f"encoder {self.id}", ENCODER_VARIABLE, "encoder", override)
+        found = self.place.find(f"encoder {self.id}", ENCODER_VARIABLE, "encoder", override, beside)
         is_local = self.kind == "open_clip" and Path(found).is_dir()
-        options = {**self.options, self.key: f"{_LOCAL}{found}" if is_local else found}
+        options = {
+            **self.options,
+            **{option: self._file(option, beside) for option in self.files},
+            self.key: f"{_LOCAL}{found}" if is_local else found,
+        }
         encoder = CATALOGUE.get(self.kind)(**options, device=device)
         if encoder.id.split("@")[-1] != self.id.split("@")[-1]:
             raise RegistryError(
@@ -98,9 +108,33 @@ class EncoderReference(BaseModel):
             )
         return encoder
 
+    @property
+    def place(self) -> Place:
+        """Where the encoder was."""
+        return Place(self.name, self.path, self.relative, self.in_project, self.store)
+
+    def _file(self, option: str, beside: Path | None) -> str:
+        """The file that an option names, found again.
+
+        Raises:
+            RegistryError: It is not there.
+        """
+        place = Place(**self.files[option])  # pyright: ignore[reportArgumentType] - the name is no None
+        found = place.recorded(beside)
+        if found is None:
+            raise RegistryError(
+                f"the encoder {self.id} needs the file {place.name} ({option}), which is neither below the "
+                "project's folder, where the model is stored in it, nor below the current one: start there"
+            )
+        return str(found)
+
 
 def encoder_reference(
-    encoder: OpenClipSpace, kind: str, options: Mapping[str, Any], name: str
+    encoder: OpenClipSpace,
+    kind: str,
+    options: Mapping[str, Any],
+    name: str,
+    project: Project | None = None,
 ) -> EncoderReference:
     """The reference to an encoder.
 
@@ -109,21 +143,31 @@ def encoder_reference(
         kind: The kind of embedding space.
         options: What it was made with, besides the device.
         name: What settings call the model.
+        project: The project; None for none.
 
     Returns:
         The reference.
     """
     key = "name" if "name" in options else "model"
-    place = Place.of(name.removeprefix(_LOCAL), str(options[key]).removeprefix(_LOCAL))
+    place = Place.of(name.removeprefix(_LOCAL), str(options[key]).removeprefix(_LOCAL), project)
     others = {option: value for option, value in options.items() if option != key}
+    named = {
+        option: Place.of(Path(value).name, value, project)
+        for option, value in others.items()
+        if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file()
+    }
+    files = {option: asdict(found) for option, found in named.items()}
     return EncoderReference(
         kind=kind,
-        options=others,
+        options={option: value for option, value in others.items() if option not in files},
         key=key,
         name=place.name,
         path=place.path,
         relative=place.relative,
         id=encoder.id,
+        in_project=place.in_project,
+        store=place.store,
+        files=files,
     )
 
 
@@ -203,7 +247,7 @@ class SystemBundle:
             RegistryError: The encoder is not found, or is another one.
             SetrError: It cannot be loaded.
         """
-        return stored.load_system(self.system, self.reference.load(encoder, device))
+        return stored.load_system(self.system, self.reference.load(encoder, device, self.encoder))
 
 
 def example_frame(

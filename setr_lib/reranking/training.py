@@ -40,6 +40,7 @@ from setr_lib.reranking.training_step import YesNoObjective, groups_of
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.training.checkpoint import only_trainer
+from setr_lib.training.course import HeldOutCourse, measured_steps, tell_course
 from setr_lib.training.loop import (
     OnMetrics,
     TrainingLoop,
@@ -96,6 +97,7 @@ def train_adapter(
         finished = load_result(checkpoint_dir, run)
         if finished is not None:
             replay(finished.curve.rows(), on_metrics)
+            tell_course(checkpoint_dir, run, on_metrics)
             return finished
         return _train(judge, pairs, pictures, settings, checkpoint_dir, run, progress, on_metrics)
 
@@ -124,7 +126,11 @@ def _train(
         held_out, before = held_out.filter(pl.Series(judged)), before[judged]
         left_out += int((~judged).sum())
         loop = TrainingLoop(objective, settings, objective.total_steps, checkpoint_dir, run)
-        trained = loop.train(progress, on_metrics)
+        course = _course(
+            judge, held_out, pictures, checkpoint_dir, loop, settings.held_out_points, on_metrics
+        )
+        trained = loop.train(progress, on_metrics, course.after)
+        course.tell_up_to(trained.resumed_from)
         base.model.eval()
         after = judge_pair_frame(
             judge, held_out, pictures, progress=progress, what="held-out pairs judged (after)"
@@ -153,6 +159,31 @@ def _train(
     )
     store_result(result, checkpoint_dir)
     return result
+
+
+def _course(
+    judge: YesNoJudge,
+    held_out: pl.DataFrame,
+    pictures: Mapping[str, Picture],
+    folder: Path,
+    loop: TrainingLoop,
+    points: int,
+    on_metrics: OnMetrics | None,
+) -> HeldOutCourse:
+    """The held-out measures in the course of a training."""
+    vision = judge.model.vision
+    memory = vision.memory.of(
+        pictures[name].identity for name in {*held_out["reference_id"], *held_out["candidate_id"]}
+    )
+
+    def measured() -> dict[str, float]:
+        judge.model.model.eval()
+        # The training's own memory stays as it is: which images a later step runs together depends on it.
+        with vision.remembering(memory):
+            scores = judge_pair_frame(judge, held_out, pictures)
+        return measure(held_out, scores).as_metrics("held_out")
+
+    return HeldOutCourse(folder, loop.run, measured_steps(loop.steps, points), measured, on_metrics)
 
 
 def _without_refused(
@@ -186,7 +217,7 @@ def training_run_digest(
     judge: YesNoJudge, pairs: pl.DataFrame, pictures: Mapping[str, Picture], settings: AdapterSettings
 ) -> str:
     """Digest of all that determines a training: model, prompt, pairs, their pictures and settings (but not
-    how often it saves).
+    how often it saves, or is measured).
 
     Args:
         judge: The base model and the prompt.
@@ -197,7 +228,7 @@ def training_run_digest(
     Returns:
         The digest.
     """
-    options = settings.model_dump(exclude={"checkpoint_every"})
+    options = settings.model_dump(exclude={"checkpoint_every", "held_out_points"})
     named = sorted({*pairs["reference_id"], *pairs["candidate_id"]})
     shown = digest_strings(part for name in named for part in (name, pictures[name].identity))
     return digest_json([_FORMAT, judge.model.id, judge.prompt_hash, pairs_digest(pairs), shown, options])

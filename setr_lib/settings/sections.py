@@ -479,6 +479,10 @@ class AdapterSettings(Section):
     it where memory is short."""
     checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
+    held_out_points: int = Field(default=3, ge=1, le=1000)
+    """How often all held-out pairs are judged, evenly spaced, the last time at the end: the points of the
+    curve in MLflow, beside that before the first step. On the miniature each takes about 5 % of the
+    training's time. The trained weights do not depend on it."""
     seed: Seed = 11
     """Of LoRA's first weights, the order of the groups, and dropout."""
 
@@ -575,6 +579,15 @@ class RegistrySettings(Section):
     """The MLflow experiment that trainings belong to."""
     model: StoredName = "setr-reranker"
     """The name of the registered model whose versions are the judge's adapters."""
+    evaluations: StoredName = "setr-evaluations"
+    """The MLflow experiment that evaluations belong to: a run for each evaluation of a set, and below it one
+    for each row."""
+    log_evaluations: bool = True
+    """Whether evaluations are logged to MLflow, too; tables and reports are written in any case."""
+    mlflow_ui: str = "http://127.0.0.1:5000"
+    """Where MLflow's UI is opened, for links to it; a store that is a server is linked by its own address."""
+    dagster_ui: str = "http://127.0.0.1:3000"
+    """Where Dagster's UI is opened, for links to it."""
 
 
 class MiniatureSettings(Section):

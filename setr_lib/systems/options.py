@@ -37,6 +37,9 @@ class SystemOptions(Section):
     """What cosines are divided by in the loss."""
     checkpoint_every: Count = 50
     """Optimiser steps between two checkpoints: the most that a kill can cost."""
+    held_out_points: int = Field(default=3, ge=1, le=1000)
+    """How often the held-out triplets are ranked, evenly spaced, the last time at the end: the points of the
+    curve in MLflow, beside that before the first step. The trained weights do not depend on it."""
     seed: Seed = 13
     """Of the start, the order of the data, and draws."""
 

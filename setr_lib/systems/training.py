@@ -14,6 +14,7 @@ from setr_lib.files import write_json
 from setr_lib.progress import Progress, silent
 from setr_lib.systems.held_out import held_out_ranks, recall
 from setr_lib.systems.objective import SystemObjective
+from setr_lib.training.course import HeldOutCourse, measured_steps, tell_course
 from setr_lib.training.loop import OnMetrics, TrainingLoop, replay
 from setr_lib.training.notes import is_numbers, put_aside, read_note
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from setr_lib.systems.models.system_model import SystemModel
 
 WEIGHTS = "weights.safetensors"
+RECALL_METRIC = "held_out_recall_at_10"
+"""R@10 on the held-out triplets, in percent, as a metric of a training run."""
 _RESULT = "result.json"
 _CURVE_POINTS = 500
 
@@ -121,7 +124,15 @@ def train_system(
     before = _ranks_before(lesson, folder, progress)
     objective = SystemObjective(lesson.name, model, lesson.rows, lesson.features, lesson.negatives)
     loop = TrainingLoop(objective, options, options.steps, folder, lesson.run)
-    trained = loop.train(progress, on_metrics)
+    course = HeldOutCourse(
+        folder,
+        lesson.run,
+        measured_steps(options.steps, options.held_out_points),
+        lambda: {RECALL_METRIC: recall(held_out_ranks(model, lesson.data, lesson.features))},
+        on_metrics,
+    )
+    trained = loop.train(progress, on_metrics, course.after)
+    course.tell_up_to(trained.resumed_from)
     ranks = held_out_ranks(model, lesson.data, lesson.features, progress)
     save_file(stored_tensors(model), folder / WEIGHTS)
     result = SystemResult(
@@ -163,6 +174,7 @@ def load_result(folder: Path, run: str, on_metrics: OnMetrics | None = None) -> 
         return None
     result = _result(stored, folder)
     replay(result.curve, on_metrics)
+    tell_course(folder, run, on_metrics)
     return result
 
 

@@ -149,12 +149,19 @@ class TrainingLoop:
             fused=objective.fused or None,
         )
 
-    def train(self, progress: Progress, on_metrics: OnMetrics | None) -> LoopResult:
+    def train(
+        self,
+        progress: Progress,
+        on_metrics: OnMetrics | None,
+        after_step: Callable[[int, torch.device], None] | None = None,
+    ) -> LoopResult:
         """Train to the last step, from the newest checkpoint of this run if there is one.
 
         Args:
             progress: Told of each step.
             on_metrics: Told of each step's loss and learning rate.
+            after_step: Called after each step, with its number from 1 and the model's device; it must leave
+                the parameters and the optimiser as they are (``course.HeldOutCourse.after``).
 
         Returns:
             The curve and how it came about; the parameters are those of the last step.
@@ -179,6 +186,8 @@ class TrainingLoop:
                 spent = earlier + time.monotonic() - began
                 told = {"run": self.run, "step": step + 1, "seconds": spent, "curve": curve}
                 save_checkpoint(self.folder, objective.parameters, self.optimiser, told, objective.state)
+            if after_step is not None:
+                after_step(step + 1, objective.device)
         return LoopResult(curve, start, earlier + time.monotonic() - began)
 
     def _step(self, step: int) -> tuple[float, float]:

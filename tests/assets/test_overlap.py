@@ -21,7 +21,11 @@ from setr_assets.partitions import range_tags
 from setr_lib.cli import main
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.pipeline.context import PipelineContext
+from setr_lib.pipeline.evaluating import evaluate
+from setr_lib.pipeline.evaluation import assess
+from setr_lib.pipeline.evaluation_runs import tell_mlflow
 from setr_lib.pipeline.learned import tag_known_overlaps
+from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.pipeline.training_steps import promote
 from setr_lib.records import TrainedRecord
 from setr_lib.registry.registered_model import LABEL_TAG
@@ -74,7 +78,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("overlap")
     path = small(folder)
     train_on_the_gallery(folder)
-    return load_settings(path)
+    loaded = load_settings(path)
+    told = loaded.registry.model_copy(update={"evaluations": "looked-at"})
+    return loaded.model_copy(update={"registry": told})
 
 
 def materialised(settings: Settings, *assets: str) -> dict[tuple[str, str | None], dict[str, Any]]:
@@ -202,6 +208,62 @@ def test_a_set_that_was_not_seen_stays_zero_shot_and_says_the_counts(context: Pi
         str(learned.triplets.height),
     )
     assert learned.images["fingerprint"].null_count() == 0
+
+
+def test_every_evaluation_is_a_run_of_mlflow_that_names_its_dagster_run(
+    context: PipelineContext, settings: Settings, report: dict[str, Any]
+) -> None:
+    client, run_id = context.registry.client, report["MLflow run id"]
+    run = client.get_run(run_id)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "looked-at" and report["MLflow run"].endswith(f"/runs/{run_id}")
+    assert run.data.tags["dagster.url"].endswith(f"/runs/{run.data.tags['dagster.run_id']}")
+    assert (run.data.tags["dagster.asset"], run.data.tags["dagster.partition"]) == (
+        "evaluation_report",
+        CIRCO,
+    )
+    rows = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    by_row = {(row.data.params["method"], row.data.params["reranker"]): row for row in rows}
+    frame = context.tables.read("evaluation_report", METRICS, CIRCO)
+    assert set(by_row) == {("random", "none"), ("sum", "none"), ("sum", "adapter")}
+    for line in frame.iter_rows(named=True):
+        metrics, name = by_row[line["method"], line["reranker"] or "none"].data.metrics, line["metric"]
+        name = name.replace("@", "_at_")
+        assert metrics[name] == line["value"]
+        assert metrics.get(f"{name}.ci_low") == line["ci_low"]
+    adapted = by_row["sum", "adapter"]
+    assert (adapted.data.params["version"], adapted.data.params["registered"]) == ("1", "setr-reranker 1")
+    assert run.info.run_name == "circo-val · setr-reranker 1"
+    assert adapted.data.tags["mlflow.runName"] == "circo-val · sum · adapter v1"
+    assert run.inputs is not None
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == CIRCO and json.loads(data.dataset.source)["folder"] == "data/circo"
+    assert (
+        context.registry.model("setr-reranker").version("1").tags["setr.evaluation.circo-val"]
+        == (report["MLflow run"])
+    )
+    written = json.dumps([[each.data.tags, each.data.params] for each in (run, *rows)])
+    assert str(settings.base_dir) not in written + data.dataset.source
+
+
+def test_without_dagster_the_same_evaluation_is_the_same_run(context: PipelineContext) -> None:
+    done = evaluate(RerankingRun(context, {"setr-reranker": "1"}), CIRR)
+    assert done.told is not None and "an earlier evaluation with the same scores" in done.told.words
+    run = context.registry.client.get_run(done.told.run_id or "")
+    assert run.data.tags["dagster.partition"] == CIRR
+    assert run.data.tags["setr.evaluated_again"] == "1"
+
+
+def test_an_mlflow_that_does_not_answer_costs_no_evaluation(
+    context: PipelineContext, settings: Settings
+) -> None:
+    away = settings.registry.model_copy(update={"tracking_uri": "http://127.0.0.1:1"})
+    told = tell_mlflow(
+        PipelineContext(settings.model_copy(update={"registry": away})), CIRR, assess(context, CIRR)
+    )
+    assert told.failed and told.run_id is None
+    assert told.words.startswith("tables are written, but MLflow has no run of this evaluation: ")
+    assert "http://127.0.0.1:1 does not answer" in told.words
 
 
 def test_a_version_from_before_says_that_the_overlap_is_unknown(

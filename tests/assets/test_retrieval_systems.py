@@ -36,6 +36,7 @@ from setr_lib.systems.data import HELD_OUT
 from setr_lib.systems.recipe import RECIPES
 from setr_lib.tables import METRICS, TRAINING_IMAGES
 from setr_lib.training.trained_on import TRAINED_ON, USERS_OWN, TrainedOn
+from tests.registry.stored_places import named_places
 
 KEY = "circo-val"
 SYSTEMS = """
@@ -153,6 +154,11 @@ class TestLife:
         data = known_system("prompt_tuned")(world.context).data
         images = world.context.tables.read("training_images", TRAINING_IMAGES).filter(status="ok")
         assert {*data.images["image_id"]} == {*images["image_id"]} and data.held_out.height
+        base = world.settings.base_dir
+        assert named_places(world.context.registry, world.model, "1", [base]) == []
+        run = world.context.registry.client.get_run(world.model.version("1").run_id or "")
+        assert made["trained_prompt_tuned"]["MLflow run"].endswith(f"/runs/{run.info.run_id}")
+        assert run.data.tags["dagster.url"].endswith(run.data.tags["dagster.run_id"])
         assert world.stale(*LEARNED_FROM, *STEPS) == set()
 
     def test_a_second_materialisation_trains_and_registers_nothing(self, world: World) -> None:

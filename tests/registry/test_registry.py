@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ from setr_lib.registry.bundle import (
     write_bundle,
 )
 from setr_lib.registry.errors import RegistryError
+from setr_lib.registry.place import Project
 from setr_lib.registry.registered_model import Promotion, RegisteredModel
 from setr_lib.registry.reranker_model import log_adapter
 from setr_lib.registry.round_trip import RoundTripReport
@@ -45,6 +46,7 @@ from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import JudgeSettings
 from setr_lib.texts.prompts import PromptTemplate
 from tests.nasty import NASTY
+from tests.registry.stored_places import named_places, stored_folder
 from tests.reranking import judge_worlds as worlds
 
 MODEL = "setr-reranker"
@@ -85,9 +87,29 @@ def log(made: Made, result: AdapterResult, template: PromptTemplate | None = Non
     with made.registry.runs.start("test", result.settings.model_dump(), {"purpose": "test"}) as run:
         for step, loss, rate in result.curve.iter_rows():
             run.log(step, {"loss": loss, "learning_rate": rate})
-        reference = base_reference(made.base.model, JudgeSettings(name=str(made.judge)), str(made.judge))
+        judge, store = JudgeSettings(name=str(made.judge)), made.registry.artifact_root
+        project = Project(made.judge.parent, store) if store.is_relative_to(made.judge.parent) else None
+        reference = base_reference(made.base.model, judge, str(made.judge), project)
         template = template or made.base.template
         return log_adapter(run, result, reference, template, worlds.pictures())
+
+
+def assert_stored_as_people_expect(made: Made, model: RegisteredModel, version: str) -> None:
+    """No places of this machine, no bytecode; a card, an input example, the version of the code."""
+    client, info = made.registry.client, model.version(version)
+    assert named_places(made.registry, model, version, [made.judge.parent]) == []
+    folder = stored_folder(made.registry, model, version)
+    assert {"MLmodel", "input_example.json", "reranker.json"} <= {file.name for file in folder.rglob("*")}
+    assert not list(folder.rglob("__pycache__"))
+    logged = client.get_logged_model(info.model_uri.rpartition("/")[2])
+    run = client.get_run(info.run_id or "")
+    described = client.get_model_version(model.name, version).description
+    assert described == logged.tags["mlflow.note.content"]
+    assert "### Held-out measures" in (described or "")
+    (data,) = folder.rglob("MLmodel")
+    assert '"type": "binary", "name": "reference"' in data.read_text()
+    assert info.tags["setr.version"] == logged.tags["setr.version"] == run.data.tags["setr.version"]
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": model.name, "version": int(version)}]
 
 
 def promote(
@@ -150,11 +172,15 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     assert model.register(uri, report) == first, "the same training is the same version"
     crowned = promote(model, first)
     assert (crowned.promoted, crowned.previous) == (True, None)
+    assert_stored_as_people_expect(made, model, first)
     run = registry.client.get_run(model.version(first).run_id or "")
     assert run.info.status == "FINISHED"
     assert run.data.params["rank"] == "8"
     assert run.data.metrics["held_out_auc"] == pytest.approx(made.poor.after.auc)
     assert len(registry.client.get_metric_history(run.info.run_id, "loss")) == made.poor.steps
+    course = registry.client.get_metric_history(run.info.run_id, "held_out_auc")
+    ends = {0: made.poor.before.auc, made.poor.steps: made.poor.after.auc}
+    assert {point.step: point.value for point in course} == pytest.approx(ends)
 
     better_uri = log(made, made.good)
     second = model.register(better_uri, sound(better_uri))
@@ -169,6 +195,7 @@ def test_from_training_to_champion(made: Made, tmp_path: Path) -> None:
     program = (
         "import sys, mlflow, pandas as pd\n"
         "model = mlflow.pyfunc.load_model('models:/setr-reranker@champion')\n"
+        "assert model.predict(model.input_example)['error'].isna().all()\n"
         "model.predict(pd.read_parquet('rows.parquet')).to_json('scores.json')\n"
     )
     done = subprocess.run(
@@ -442,7 +469,9 @@ def test_paths_are_read_only_below_the_allowed_folders(
 
 
 def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, tmp_path: Path) -> None:
+    """In JSON, MLflow itself takes a picture's column for base64, and refuses a null there."""
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server import invocations
 
     frame, expected = rows(made)
@@ -467,30 +496,37 @@ def test_through_mlflow_nulls_base64_and_json_are_rows_of_their_own(made: Made, 
     assert [error is None for error in answer["error"]] == [True, False, False, False, True, False]
     assert [score is None for score in answer["score"]] == [False, True, True, True, False, True]
     assert answer["score"][0] == pytest.approx(expected[0], abs=1e-3)
-    numbers = pd.DataFrame({"reference": [1, 2], "modification": [3.5, None], "candidate": [b"", b""]})
-    assert model.predict(numbers)["error"].notna().all()
+    numbers = pd.DataFrame({"reference": [1, 2], "modification": ["red"] * 2, "candidate": [b"", b""]})
+    with pytest.raises(MlflowException, match="Incompatible input types for column reference"):
+        model.predict(numbers)  # a column without a single picture; no row could be answered
     with pytest.raises(RegistryError, match=r"51 rows, more than the 50"):
         model.predict(pd.concat([good] * 51))
 
-    def text(name: str) -> str:
-        return base64.encodebytes(frame[name].to_list()[0]).decode()
+    def text(content: bytes) -> str:
+        return base64.encodebytes(content).decode()
 
+    wanted, named = frame["modification"][0], text(b"file:picture.png")
+    picture = text(frame["candidate"].to_list()[0])
     records = [
-        {
-            "reference": text("reference"),
-            "modification": frame["modification"][0],
-            "candidate": f"data:image/png;base64,{text('candidate')}",
-        },
-        {"reference": None, "modification": "make it red", "candidate": "picture.png"},
-        {"reference": "picture.png", "modification": "", "candidate": "data:image/png;base64,x"},
+        {"reference": named, "modification": wanted, "candidate": picture},
+        {"reference": "", "modification": wanted, "candidate": picture},
+        {"reference": named, "modification": None, "candidate": picture},
+        {"reference": named, "modification": wanted, "candidate": text(b"file:../picture.png")},
+        {"reference": named, "modification": wanted, "candidate": text(b"no picture")},
     ]
     schema = model.metadata.get_input_schema()
-    given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
-    first, *wrong = json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
-        "predictions"
-    ]
+
+    def answered(records: list[dict[str, Any]]) -> list[dict[str, object]]:
+        given = invocations(json.dumps({"dataframe_records": records}), "application/json", model, schema)
+        return json.loads(given.response, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[
+            "predictions"
+        ]
+
+    first, *wrong = answered(records)
     assert first["error"] is None and first["score"] == pytest.approx(expected[0], abs=1e-3)
     assert all(line["score"] is None and line["p_yes"] is None and line["error"] for line in wrong)
+    with pytest.raises(MlflowException, match="Failed to convert column reference"):
+        answered([*records, {"reference": None, "modification": wanted, "candidate": picture}])
 
 
 def _example_scores(result: AdapterResult) -> list[float]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from setr_lib.reranking.training_step import LabelledQuery, YesNoObjective, grou
 from setr_lib.reranking.yes_no_judge import YesNoJudge
 from setr_lib.settings import AdapterSettings
 from setr_lib.training.checkpoint import FolderBusyError, only_trainer
+from setr_lib.training.course import tell_course
 from setr_lib.training.loop import begin_step, learning_rate_at
 from tests.reranking import judge_worlds as worlds
 from tests.tiny_judges import tiny_picture
@@ -102,7 +104,7 @@ def test_the_same_seed_trains_the_same_adapter_and_a_finished_one_is_reused(
         worlds.pictures(),
         worlds.settings(checkpoint_every=9),  # how often it saves is no part of what it is
         tmp_path,
-        on_metrics=lambda step, _: told.append(step),
+        on_metrics=lambda step, values: told.append(step) if "loss" in values else None,
     )
     assert reused.reused
     assert (reused.run, reused.after) == (again.run, again.after)
@@ -110,6 +112,33 @@ def test_the_same_seed_trains_the_same_adapter_and_a_finished_one_is_reused(
     other = train(base, tmp_path, seed=12)
     assert not other.reused
     assert _largest_gap(other.folder, trained.folder) > 1e-3
+
+
+def test_measuring_in_between_changes_no_bit_of_the_adapter(judge_folder: Path, tmp_path: Path) -> None:
+    """Not even where the memory of vision outputs is too small for the training images."""
+    adapters: list[bytes] = []
+    points: dict[int, Mapping[str, float]] = {}
+
+    def listen(step: int, values: Mapping[str, float]) -> None:
+        if "held_out_auc" in values:
+            points[step] = values
+
+    for often in (1, 4):
+        base = worlds.load_tiny_judge(judge_folder)
+        base.model.vision.memory.limit = 20_000
+        torch.manual_seed(often)  # what is drawn outside of the training is of no consequence
+        options = worlds.settings(epochs=1.5, held_out_points=often)
+        done = train_adapter(
+            base, worlds.pairs(), worlds.pictures(), options, tmp_path / str(often), on_metrics=listen
+        )
+        adapters.append((done.folder / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+    assert list(points) == [2, 4, 7] and done.steps == 9
+    assert all(0 <= values["held_out_auc"] <= 1 for values in points.values())
+    assert len({values["held_out_auc"] for values in points.values()} - {done.before.auc}) > 1
+    again: list[int] = []
+    tell_course(tmp_path / "4", done.run, lambda step, values: again.append(step))
+    assert again == [2, 4, 7], "as a finished training tells them"
 
 
 def test_killed_it_goes_on_from_its_last_checkpoint_to_the_same_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from setr_lib.systems.data import SystemData
 from setr_lib.systems.features import ImageBatch, TripletBatch
 from setr_lib.systems.objective import SystemObjective
 from setr_lib.systems.options import PromptTunedOptions
-from setr_lib.systems.training import Lesson, SystemResult, load_result, stored_tensors, train_system
+from setr_lib.systems.training import (
+    RECALL_METRIC,
+    Lesson,
+    SystemResult,
+    load_result,
+    stored_tensors,
+    train_system,
+)
+from setr_lib.training.course import tell_course
 from setr_lib.training.loop import Objective, TrainingError, TrainingLoop
 
 
@@ -108,8 +117,19 @@ def test_a_killed_training_goes_on_to_the_same_end(
     killed_after(lesson_of(name, data, **options), tmp_path / "killed", 5)
     resumed = lesson_of(name, data, **options)
     told: list[int] = []
-    found = train_system(resumed, tmp_path / "killed", silent, lambda step, _: told.append(step))
+    points: dict[int, float] = {}
+
+    def listen(step: int, values: Mapping[str, float]) -> None:
+        if RECALL_METRIC in values:
+            points[step] = values[RECALL_METRIC]
+        else:
+            told.append(step)
+
+    found = train_system(resumed, tmp_path / "killed", silent, listen)
     assert (found.resumed_from, calm.resumed_from, told) == (4, 0, [1, 2, 3, 4, 5, 6])
+    again: dict[int, float] = {}
+    tell_course(tmp_path / "calm", calm.run, lambda step, values: again.update({step: values[RECALL_METRIC]}))
+    assert list(points) == [2, 4] and points == again
     assert (found.ranks, found.ranks_before, found.curve) == (calm.ranks, calm.ranks_before, calm.curve)
     expected = stored_tensors(whole.model)
     for key, tensor in stored_tensors(resumed.model).items():
@@ -168,7 +188,11 @@ def test_a_finished_training_is_found_again_and_another_is_not(data: SystemData,
     lesson = lesson_of("prompt_tuned", data)
     done = train_system(lesson, tmp_path)
     told: list[tuple[int, float]] = []
-    found = load_result(tmp_path, lesson.run, lambda step, figures: told.append((step, figures["loss"])))
+    found = load_result(
+        tmp_path,
+        lesson.run,
+        lambda step, figures: told.append((step, figures["loss"])) if "loss" in figures else None,
+    )
     assert isinstance(found, SystemResult) and found.reused and found.folder == tmp_path
     assert (found.ranks, found.recall, found.curve) == (done.ranks, done.recall, done.curve)
     assert told == [(step, loss) for step, loss, _ in done.curve]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,19 @@ class VisionMemory:
         while self._taken > self.limit and len(self._kept) > len(found):
             _, oldest = self._kept.popitem(last=False)
             self._taken -= oldest.nbytes
+
+    def of(self, identities: Iterable[str]) -> VisionMemory:
+        """Another memory of some images' outputs, as far as they are here; this one stays as it is.
+
+        Args:
+            identities: The images.
+
+        Returns:
+            The memory, with the same limit.
+        """
+        other = VisionMemory(self.limit)
+        other.keep({identity: self._kept[identity] for identity in identities if identity in self._kept})
+        return other
 
     def clear(self) -> None:
         """Drop all outputs."""

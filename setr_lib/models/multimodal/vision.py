@@ -303,6 +303,19 @@ class VisionTower:
         return same
 
     @contextmanager
+    def remembering(self, memory: VisionMemory) -> Iterator[None]:
+        """Use another memory inside a ``with`` block, and the former one again after it.
+
+        Args:
+            memory: The memory, which keeps what is made in the block.
+        """
+        former, self.memory = self.memory, memory
+        try:
+            yield
+        finally:
+            self.memory = former
+
+    @contextmanager
     def separate_memory(self) -> Iterator[None]:
         """Use an empty memory and no folder inside a ``with`` block, and the former ones again after it."""
         towers = (self,) if self.among is self else (self, self.among)
