@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,15 @@ def sqlite_path(address: str) -> Path | None:
     if not address.startswith(_SQLITE) or not path or path.startswith((":memory:", "file:")):
         return None
     return Path(path)
+
+
+def shown_address(address: str) -> str:
+    """The address of a database or server as messages have it: without the password.
+
+    Args:
+        address: The address.
+
+    Returns:
+        ``postgresql://me:***@host/mlflow``; the address itself where it holds no password.
+    """
+    return re.sub(r"(://[^/:@]*):.+@", r"\1:***@", address, count=1)

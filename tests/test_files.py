@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from setr_lib.files import read_json, replacing, write_json, write_text
+from setr_lib.files import read_json, replacing, shown_address, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path: Path) -> None:
@@ -34,3 +34,31 @@ def test_json_is_read_back_and_what_is_no_object_is_none(tmp_path: Path) -> None
     for content in ("[1]", "{"):
         path.write_text(content)
         assert read_json(path) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql+psycopg2://me:secret@host:5432/mlflow", "postgresql+psycopg2://me:***@host:5432/mlflow"),
+        ("mysql://me:p@ss/word@host/mlflow", "mysql://me:***@host/mlflow"),
+        ("postgresql://me@host/mlflow", "postgresql://me@host/mlflow"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////home/a:b@c/mlflow.db", "sqlite:////home/a:b@c/mlflow.db"),
+    ],
+)
+def test_a_shown_address_has_no_password(address: str, shown: str) -> None:
+    assert shown_address(address) == shown
+
+
+def test_commands_show_no_password_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from setr_lib.cli import main
+
+    monkeypatch.setenv("MLFLOW_PG_PASSWORD", "hunter2")
+    path = tmp_path / "setr.toml"
+    address = "postgresql+psycopg2://me:${MLFLOW_PG_PASSWORD}@127.0.0.1:1/mlflow"
+    path.write_text(f'[registry]\ntracking_uri = "{address}"\n', encoding="utf-8")
+    main(["--config", str(path), "doctor", "--json"])
+    told = "".join(capsys.readouterr())
+    assert "me:***@127.0.0.1" in told and "hunter2" not in told

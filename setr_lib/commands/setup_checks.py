@@ -29,7 +29,7 @@ from setr_lib.commands.model_checks import (
     sentence_check,
 )
 from setr_lib.errors import SetrError
-from setr_lib.files import sqlite_path
+from setr_lib.files import shown_address, sqlite_path
 from setr_lib.settings import (
     BLIP2,
     DEFAULT_SPACE,
@@ -423,8 +423,8 @@ def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:
 def _registry(settings: Settings) -> Check:
     from setr_lib.registry import database
 
-    what, uri = "MLflow store", settings.tracking_uri
-    path = sqlite_path(uri)
+    what, uri = "MLflow store", shown_address(settings.tracking_uri)
+    path = sqlite_path(settings.tracking_uri)
     if path is None:
         return Check(what, uri, "ok", "not contacted")
     try:

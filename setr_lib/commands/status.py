@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from setr_lib.damage import COMMAND
 from setr_lib.errors import SetrError
-from setr_lib.files import sqlite_path
+from setr_lib.files import shown_address, sqlite_path
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.runners import LastRun, ProjectState, StepState, runner
 from setr_lib.settings import Settings
@@ -231,7 +231,8 @@ def _lines(
     if known.shared:
         lines.append(f"{'training':{width}}{_steps_words(known.shared)}")
     if champions is None:
-        lines.append(f"{'champions':{width}}asked for at {settings.tracking_uri} by each run")
+        address = shown_address(settings.tracking_uri)
+        lines.append(f"{'champions':{width}}asked for at {address} by each run")
     elif champions or known.shared:
         words = ", ".join(f"{model} v{version}" for model, version in champions.items())
         lines.append(f"{'champions':{width}}{words or 'none is promoted yet'}")

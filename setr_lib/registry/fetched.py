@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from setr_lib.files import shown_address
 from setr_lib.registry.errors import RegistryError, first_line
 from setr_lib.registry.locations import artifact_folders
 
@@ -141,7 +142,8 @@ def _download(registry: MlflowRegistry, name: str, info: VersionInfo, folder: Pa
     by_number = f"models:/{name}/{info.version}"
     uri = info.model_uri if info.model_uri.startswith(_LOGGED_MODEL) else by_number
     folder.mkdir()
-    told = f"{name} version {info.version} ({info.model_uri}) cannot be fetched from {registry.tracking_uri}"
+    address = shown_address(registry.tracking_uri)
+    told = f"{name} version {info.version} ({info.model_uri}) cannot be fetched from {address}"
     where = ""
     try:
         where = f" ({_where(registry, info)})"

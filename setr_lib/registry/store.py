@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from setr_lib.damage import as_told, damaged, guarded, no_space, no_space_error, of_database
 from setr_lib.errors import SetrError
 from setr_lib.faults import sqlite_start_fault
-from setr_lib.files import sqlite_path
+from setr_lib.files import shown_address, sqlite_path
 from setr_lib.registry import database
 from setr_lib.registry.errors import RegistryError, first_line
 from setr_lib.registry.evaluation_runs import EvaluationRuns
@@ -105,7 +105,7 @@ class MlflowRegistry:
                         self._create_experiment(client)
             except MlflowException as error:
                 raise RegistryError(
-                    f"registry.tracking_uri = {self.tracking_uri!r}: {first_line(error)}"
+                    f"registry.tracking_uri = {shown_address(self.tracking_uri)!r}: {first_line(error)}"
                 ) from error
             except Exception as error:
                 if not isinstance(error, SetrError) and (found := self._told(error)) is not None:
@@ -185,11 +185,12 @@ class MlflowRegistry:
             with self.locked():
                 self._create_experiment(self.client, name)
             found = self.client.get_experiment_by_name(name)
+        address = shown_address(self.tracking_uri)
         if found is None:
-            raise RegistryError(f"{self.tracking_uri} has no experiment {wanted!r} any more")
+            raise RegistryError(f"{address} has no experiment {wanted!r} any more")
         if found.lifecycle_stage == "deleted":
             raise RegistryError(
-                f"{self.tracking_uri}: the experiment {wanted!r} was deleted; it comes back by `mlflow "
+                f"{address}: the experiment {wanted!r} was deleted; it comes back by `mlflow "
                 f"experiments restore --experiment-id {found.experiment_id}`"
             )
         return found

@@ -6,7 +6,16 @@ Environment names are ``SETR_`` + section + ``__`` + key, e.g. ``SETR_DATASETS__
 Nothing heavy is imported: the code location reads settings on every start.
 """
 
+from setr_lib.settings.data import DatasetSettings, ImageSettings, StorageSettings, TrainingSettings
 from setr_lib.settings.loading import find_settings_file, load_settings
+from setr_lib.settings.models import (
+    EncoderSettings,
+    EndpointSettings,
+    JudgeSettings,
+    ModelSettings,
+    RerankerModelSettings,
+    SpaceSettings,
+)
 from setr_lib.settings.names import (
     ADAPTER,
     BASE_JUDGE,
@@ -32,23 +41,12 @@ from setr_lib.settings.names import (
 from setr_lib.settings.sections import (
     AdapterSettings,
     CoarseSettings,
-    DatasetSettings,
-    EncoderSettings,
-    EndpointSettings,
     EvaluationSettings,
-    ImageSettings,
-    JudgeSettings,
     MiniatureSettings,
-    ModelSettings,
     NegativeKind,
     PairSettings,
     RegistrySettings,
-    RerankerModelSettings,
     RerankingSettings,
-    Settings,
-    SpaceSettings,
-    StorageSettings,
-    TrainingSettings,
 )
 from setr_lib.settings.values import (
     Background,
@@ -66,6 +64,7 @@ from setr_lib.settings.values import (
     StoreAddress,
     StoredName,
 )
+from setr_lib.settings.whole import Settings
 
 __all__ = [
     "ADAPTER",

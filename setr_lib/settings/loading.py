@@ -15,6 +15,8 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 from setr_lib.decoding import decode
 from setr_lib.paths import expanded
+from setr_lib.settings.data import DatasetSettings
+from setr_lib.settings.models import SpaceSettings
 from setr_lib.settings.names import (
     CONFIG_VARIABLE,
     DELIMITER,
@@ -23,8 +25,8 @@ from setr_lib.settings.names import (
     PREFIX,
     SETTINGS_FILE,
 )
-from setr_lib.settings.sections import DatasetSettings, Settings, SpaceSettings
 from setr_lib.settings.values import SettingsError, nearest
+from setr_lib.settings.whole import Settings
 
 
 def find_settings_file(start: Path | None = None) -> Path | None:

@@ -25,8 +25,8 @@ FIRST = ("README.md", "docs/datasets/folder.md", "docs/real-data.md", "docs/scal
 """The pages in the order in which a newcomer reads them; others come behind, by name."""
 _BEFORE = Step("before all pages", 0, "given", "make demo", minutes=10)
 """What pages build on that no page among those that are run makes."""
-_OF_PROJECTS = ("SETR_", "DAGSTER_", "MLFLOW_", "MAKE", "PYTEST_", "VIRTUAL_ENV")
-"""What variables of another project begin with: no newcomer has them."""
+_OF_PROJECTS = ("SETR_", "DAGSTER_", "MLFLOW_", "MAKE", "PYTEST_", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+"""What variables begin with that no newcomer has: those of another project, and of some machines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
