@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _call([*_SETR, "miniature", "write"], folder, environment)
         plan = json.loads(_call([*_SETR, "plan", "--json"], folder, environment))
         begun = time.perf_counter()
-        _call([sys.executable, "-m", "setr_lib.cli", "run"], folder, environment)
+        _call([*_SETR, "run"], folder, environment)
         took = time.perf_counter() - begun
         measured = _step_seconds(Path(folder))
     return _compare(plan, measured, took, options.factor)

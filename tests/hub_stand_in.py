@@ -52,13 +52,14 @@ def stand_in(status: int = 200, sizes: Mapping[str, int] | None = None) -> Itera
         yield made
     finally:
         made.server.shutdown()
+        thread.join()
         made.server.server_close()
 
 
 @contextmanager
-def silent() -> Iterator[tuple[str, list[object]]]:
+def silent() -> Iterator[tuple[str, list[socket.socket]]]:
     """The address of a server that takes connections and never answers, and the connections that it took."""
-    taken: list[object] = []
+    taken: list[socket.socket] = []
     listening = socket.create_server(("127.0.0.1", 0))
 
     def take() -> None:
@@ -68,11 +69,15 @@ def silent() -> Iterator[tuple[str, list[object]]]:
             except OSError:
                 return
 
-    threading.Thread(target=take, daemon=True).start()
+    taking = threading.Thread(target=take, daemon=True)
+    taking.start()
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
     finally:
-        listening.close()
+        listening.shutdown(socket.SHUT_RDWR)  # wakes who waits for a connection
+        taking.join()
+        for connection in (listening, *taken):
+            connection.close()
 
 
 def closed_port() -> str:

@@ -92,9 +92,13 @@ def load_from_hub(
             return load()
         if failed is not None:
             raise failed
+        if not all(source.is_begun for source in missing):
+            raise kind(f"{what}: {not_here(missing, answer, remedy)}")
         try:  # weights may be here in a form that was not looked for
             with _offline():
                 return load()
+        except SetrError:
+            raise
         except Exception as error:
             if not missing:
                 raise
@@ -198,6 +202,7 @@ def _ask(source: Source) -> Answer:
                 return Answer(True, bytes=int(length) if length else None)
             return Answer(True, bytes=source.bytes_of(response.read(_MOST_READ)))
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == _PROXY_REFUSES or error.code >= _SERVER_ERRORS:
             return Answer(False, f"it answered {error.code} {error.reason}")
         return Answer(True)

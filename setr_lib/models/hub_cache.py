@@ -57,6 +57,11 @@ class Source(Protocol):
         ...
 
     @property
+    def is_begun(self) -> bool:
+        """Whether some of it is."""
+        ...
+
+    @property
     def bytes_here(self) -> int:
         """Bytes of its weights on this machine."""
         ...
@@ -129,6 +134,10 @@ class Repository:
         return (snapshot / "config.json").is_file() and any(map(_has_weights, folders))
 
     @property
+    def is_begun(self) -> bool:
+        return self.snapshot is not None
+
+    @property
     def bytes_here(self) -> int:
         snapshot = self.snapshot
         if snapshot is None or self.part != "weights":
@@ -183,6 +192,10 @@ class Download:
     @property
     def is_here(self) -> bool:
         return self.file.is_file()
+
+    @property
+    def is_begun(self) -> bool:
+        return self.is_here
 
     @property
     def bytes_here(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from setr_lib.models.hub_cache import OPEN_CLIP_WEIGHTS, Download, Repository, Source
+from setr_lib.models.hub_cache import HUB_ID, OPEN_CLIP_WEIGHTS, Download, Repository, Source
 from setr_lib.settings import LOCAL_FOLDER
 
 HUB_MODEL = "hf-hub:"
@@ -167,9 +167,14 @@ def _of_text_tower(config: dict[str, Any] | None) -> list[Source]:
         return []
     tokenizer, tower = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     return [
-        *([Repository(str(tokenizer), part="tokenizer")] if tokenizer else []),
-        *([Repository(str(tower), part="config")] if tower else []),
+        *([Repository(str(tokenizer), part="tokenizer")] if _is_hub_id(tokenizer) else []),
+        *([Repository(str(tower), part="config")] if _is_hub_id(tower) else []),
     ]
+
+
+def _is_hub_id(name: object) -> bool:
+    """Whether a configuration names something of the hub; ``.`` is the folder that it lies in."""
+    return bool(isinstance(name, str) and name.strip(".") and HUB_ID.fullmatch(name))
 
 
 def _hub_config(repository: Repository) -> dict[str, Any] | None:

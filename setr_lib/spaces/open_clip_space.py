@@ -510,7 +510,7 @@ def _quiet_open_clip() -> Iterator[None]:
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
-    root.setLevel(logging.ERROR)
+    root.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from dagster import TableSchema
 from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION, FULL_PIPELINE
@@ -104,6 +105,7 @@ def test_numbers_of_metadata_are_rounded_and_every_column_is_described(first: Ru
             if isinstance(value, float):
                 assert len(repr(value)) <= 8 or abs(value) < 0.01, (where, name, value)
             if name == "dagster/column_schema":
+                assert isinstance(value, TableSchema)
                 undescribed = [column.name for column in value.columns if not column.description]
                 assert not undescribed, (where, undescribed)
 

@@ -509,6 +509,8 @@ LOOKED_UP = {
         for asset in ("reference_captions", "query_compositions")
         for key in ("coarse.caption_strategies", "coarse.default", "coarse.strategies", "reranking.methods")
     ),
+    "evaluation_report: models.encoder.name",  # whether these are the miniature's, for a sentence of the page
+    "evaluation_report: models.judge.name",
     "promoted_reranker: training.captions",
     "reranker_adapter: training.dataset",  # what its pairs were made of, for the label
     "reranker_adapter: training.triplets",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -125,8 +126,8 @@ def test_the_fastest_time_counts_on_growing_parts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(plan_speeds.time, "perf_counter", lambda: clock[0])
     parts: list[list[int]] = []
 
-    def slow_at_first(items: list[int]) -> None:
-        parts.append(items)
+    def slow_at_first(items: Sequence[int]) -> None:
+        parts.append(list(items))
         clock[0] += 0.1 + 0.01 * len(items)
 
     items = list(range(40))
@@ -140,13 +141,15 @@ def test_the_fastest_time_counts_on_growing_parts(monkeypatch: pytest.MonkeyPatc
     parts.clear()
     plan_speeds.seconds_each(slow_at_first, items, 4, 16)
     assert [len(part) for part in parts] == [1, 4, 8], "0.18 s are enough"
-    took = iter([8.0, 2.0, 5.0, 1.0, 3.0])
+    took, sizes = iter([8.0, 2.0, 5.0, 1.0, 3.0, 5.0]), list[int]()
 
     def of(size: int) -> Callable[[], None]:
+        sizes.append(size)
         return lambda: clock.__setitem__(0, clock[0] + next(took))
 
-    monkeypatch.setattr(plan_speeds, "ENOUGH", 100.0)
-    assert plan_speeds.fastest(of, 1, 4) == 1.0 / 4, "of 1, 2, 4, 4 and 4 items"
+    monkeypatch.setattr(plan_speeds, "ENOUGH", 9.0)
+    assert plan_speeds.fastest(of, 1, 4) == 1.0 / 4
+    assert sizes == [1, 2, 4, 4, 4, 4], "again and again until enough was spent on the last size"
 
 
 def test_a_plan_is_of_the_sets_that_a_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +255,7 @@ def test_a_step_of_every_retrieval_system_is_timed_and_leaves_nothing(tmp_path: 
     config.write_text(PLAIN.format(other="image") + systems, encoding="utf-8")
     context = pipeline_context(load_settings(config))
     images, _ = plan_speeds.first_images(context, "mine", 4)
-    encoder = context.models.space()
+    encoder: Any = context.models.space()
     before = digest_weights(encoder.model)
     for name in RECIPES:
         took = seconds_per_step(context, name, images, ["redder", "much redder"])

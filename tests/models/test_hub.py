@@ -5,6 +5,7 @@ error where nobody answers.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+import setr_lib.miniature
 from setr_lib.errors import SetrError
 from setr_lib.models import hub
 from setr_lib.models.hub import Answer, load_from_hub, probe
@@ -19,6 +21,8 @@ from setr_lib.models.hub_cache import Download, Repository, hub_cache, transform
 from setr_lib.settings import EncoderSettings, JudgeSettings
 from tests.hub_stand_in import closed_port, silent, stand_in, use_hub
 
+WEIGHTS = Path(setr_lib.miniature.__file__).parent / "weights"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = "someone/Model-2B-Instruct"
 FILES = {"config.json": 10, "model.safetensors": 700, "model.bin": 900, "training_args.bin": 5}
 
@@ -56,14 +60,14 @@ def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def cached(model: str = MODEL, files: tuple[str, ...] = ("config.json", "model.safetensors")) -> Path:
-    """A model in the cache, as the hub's library lays it out."""
+    """A model in the cache, as the hub's library lays it out; its snapshot, which is made with its files."""
     folder = hub_cache() / f"models--{model.replace('/', '--')}"
-    snapshot = folder / "snapshots" / "0123abc"
+    snapshot = folder / "snapshots" / COMMIT
     for name in files:
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(b"1234")
-    (folder / "refs").mkdir(exist_ok=True)
-    (folder / "refs" / "main").write_text("0123abc")
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(COMMIT)
     return snapshot
 
 
@@ -71,7 +75,7 @@ def test_where_nobody_answers_one_error_says_what_is_missing_and_how_to_get_it()
     loader = Loader(fails=9)
     with pytest.raises(LoadError) as told:
         load(loader)
-    assert loader.offline == [True], "the library was never let to the network"
+    assert loader.offline == [], "nothing is here, so the library has nothing to do"
     words = str(told.value)
     assert "\n" not in words
     assert words.startswith(f"models.judge.name: {MODEL} (about 4.0 GB) is not on this machine")
@@ -117,8 +121,13 @@ def test_with_hf_hub_offline_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, t
         use_hub(monkeypatch, server.address, tmp_path)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(LoadError, match="HF_HUB_OFFLINE=1 forbids downloads"):
+            load(Loader())
+        cached(files=("config.json", "consolidated.gguf"))
+        loader = Loader()
+        assert load(loader) == "model", "weights in a form that was not looked for"
+        assert loader.offline == [True]
+        with pytest.raises(LoadError, match="HF_HUB_OFFLINE=1 forbids downloads"):
             load(Loader(fails=9))
-        assert load(Loader()) == "model", "weights in a form that was not looked for"
         assert server.asked == []
 
 
@@ -185,7 +194,7 @@ def test_shards_of_an_index_must_all_be_here() -> None:
     (snapshot / shards["b"]).write_bytes(b"123456")
     assert Repository(MODEL).is_here and Repository(MODEL).bytes_here == 4 + 6
     assert not Repository(MODEL, "other-branch").is_here
-    assert Repository(MODEL, "0123abc").is_here, "a revision may be the commit itself"
+    assert Repository(MODEL, COMMIT).is_here, "a revision may be the commit itself"
 
 
 def test_parts_of_a_repository_are_looked_for_alone() -> None:
@@ -229,6 +238,30 @@ def test_every_loader_asks_once_and_tells_it_in_words(
         with pytest.raises(SetrError, match=r"is not on this machine .* cannot be reached \(it answered 503"):
             LOADERS[loader]()
         assert len(server.asked) == 1
+
+
+def test_a_whole_cache_loads_in_full_without_a_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from setr_lib.models.multimodal import MultimodalModel
+
+    with silent() as (address, taken):
+        use_hub(monkeypatch, address, tmp_path)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub_cache()))
+        folders = (("someone/judge", "mllm"), ("someone/clip", "clip"), ("someone/tokens", "clip"))
+        for model, weights in folders:
+            shutil.copytree(WEIGHTS / weights, cached(model, ()))
+        absent = Repository("someone/tokens").folder / ".no_exist" / COMMIT
+        absent.mkdir(parents=True)
+        (absent / "config.json").touch()  # as the library notes what a repository does not have
+        described = (Repository("someone/clip").snapshot or Path()) / "open_clip_config.json"
+        config = json.loads(described.read_text())
+        config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "someone/tokens"
+        described.write_text(json.dumps(config))
+        judge = MultimodalModel.load(JudgeSettings(name="someone/judge"), device="cpu")
+        assert judge.id == f"someone/judge@{COMMIT[:12]}/float32"
+        assert _encoder("hf-hub:someone/clip", None).id.startswith("hf-hub:someone/clip@")
+        assert taken == []
 
 
 def _judge() -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from setr_lib.hashing import ABOUT_A_MODEL, digest_strings, fingerprint_file
 from setr_lib.models.device import pick_device
 from setr_lib.models.hub import load_from_hub
-from setr_lib.models.hub_cache import transformers_sources
+from setr_lib.models.hub_cache import Repository, transformers_sources
 from setr_lib.models.multimodal.errors import JudgeError, first_line
 from setr_lib.models.multimodal.model_files import model_files_problem
 from setr_lib.models.multimodal.special_tokens import ANSWERS, Answers, SpecialTokens, read_special_tokens
@@ -111,7 +111,8 @@ def load_model(
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked, whatever it is
     model = model.to(torch_device)
-    model_id = base_id = model_identity(name, model.config, str(model.dtype).removeprefix("torch."))
+    number = str(model.dtype).removeprefix("torch.")
+    model_id = base_id = model_identity(name, model.config, number, judge.revision)
     if adapter is not None:
         model = _with_adapter(model, adapter, merge=merge_adapter and model.dtype == torch.float32)
         model_id += f"+{folder_digest(adapter)}"
@@ -121,13 +122,14 @@ def load_model(
     )
 
 
-def model_identity(name: str, config: Any, dtype: str) -> str:
+def model_identity(name: str, config: Any, dtype: str, revision: str | None = None) -> str:
     """Name a model's weights independently of where they are stored.
 
     Args:
         name: The local folder or hub id that the model was loaded from.
         config: The model's transformers configuration.
         dtype: The weights' number format, such as ``float32``.
+        revision: The commit, branch or tag of the hub that was loaded.
 
     Returns:
         ``folder@digest/dtype`` for a local folder, ``hub/id@commit/dtype`` otherwise.
@@ -138,7 +140,8 @@ def model_identity(name: str, config: Any, dtype: str) -> str:
     folder = Path(name)
     if folder.is_dir():
         return f"{folder.resolve().name}@{folder_digest(folder)}/{dtype}"
-    commit = getattr(config, "_commit_hash", None) or "unknown"
+    snapshot = Repository(name, revision).snapshot
+    commit = getattr(config, "_commit_hash", None) or (snapshot.name if snapshot else "unknown")
     return f"{name}@{commit[:12]}/{dtype}"
 
 

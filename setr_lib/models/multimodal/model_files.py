@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from setr_lib.faults import json_fault, safetensors_fault
-from setr_lib.models.hub_cache import HUB_ID, hub_cache
+from setr_lib.models.hub_cache import HUB_ID, Repository
 
 A_MULTIMODAL_ONE = "a multimodal LLM is needed, such as Qwen/Qwen3-VL-2B-Instruct"
 ENCODERS = frozenset(
@@ -38,13 +38,8 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
     """
     if Path(name).is_dir():
         return Path(name)
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(name, "config.json", cache_dir=hub_cache(), revision=revision)
-    except (ImportError, OSError, ValueError):  # a name that is no hub id is a ValueError
-        return None
-    return Path(found).parent if isinstance(found, str) else None
+    found = Repository(name, revision).snapshot
+    return found if found is not None and (found / "config.json").is_file() else None
 
 
 def model_files_problem(name: str, revision: str | None = None) -> str | None:
