@@ -98,7 +98,9 @@ class Session:
             _end(process)
             raise
         self._remember()
-        return "" if status == step.status else f"its exit status is {status}, not {step.status}"
+        if step.status in (None, status):
+            return ""
+        return f"its exit status is {status}, not {step.status}"
 
     def _served(self, step: Step, output: IO[bytes]) -> str:
         if _answers(step.serves):

@@ -7,10 +7,11 @@ is about, fenced or indented::
     <!-- file: setr.toml -->  the block is written to that file
     <!-- given: COMMAND -->   a command that is run and not shown: what a reader has at this point
 
-Behind ``run`` stand words ``KEY=VALUE``, in quotes where there are blanks. ``exit=1``: the exit status;
-``shows=TEXT``: what must be in the output; ``minutes=3``: how long it takes, about;
-``serves=http://127.0.0.1:3000``: the command is a server, which is ended as soon as that address answers. In
-a block of several commands, ``KEY:WORD=VALUE`` is about the one that is WORD, or else has it in it.
+Behind ``run`` stand words ``KEY=VALUE``, in quotes where there are blanks. ``exit=1``: the exit status,
+``any`` where it depends on the machine; ``shows=TEXT``: what must be in the output; ``minutes=3``: how long
+it takes, about; ``serves=http://127.0.0.1:3000``: the command is a server, which is ended as soon as that
+address answers. In a block of several commands, ``KEY:WORD=VALUE`` is about the one that is WORD, or else has
+it in it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Step:
     """The command, the program, or what is written to the file."""
     name: str = ""
     """Of the file."""
-    status: int = 0
-    """The exit status that the page promises."""
+    status: int | None = 0
+    """The exit status that the page promises; None for any."""
     shows: tuple[str, ...] = ()
     """What must be in the output."""
     minutes: float = 0.0
@@ -152,7 +153,7 @@ def _marked(steps: list[Step], words: str, where: str) -> list[Step]:
 
 def _with(step: Step, name: str, value: str) -> Step:
     if name == "exit":
-        return replace(step, status=int(value))
+        return replace(step, status=None if value == "any" else int(value))
     if name == "shows":
         return replace(step, shows=(*step.shows, value))
     return replace(step, minutes=float(value)) if name == "minutes" else replace(step, serves=value)

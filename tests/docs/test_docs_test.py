@@ -84,6 +84,7 @@ def test_marked_blocks_are_steps_in_their_order() -> None:
     assert found[2].name == "mine/setr.toml" and found[4].minutes == 2.5
     (plain, _) = steps_of("<!-- run exit:ls=2 -->\n\n    ls\n    ls -l\n", "page.md")
     assert plain.status == 2
+    assert steps_of("<!-- run exit=any -->\n\n    ls\n", "page.md")[0].status is None
     assert [step.serves for step in found[-2:]] == ["http://127.0.0.1:3000", ""]
     rows = PAGE.splitlines()
     assert [rows[step.line - 1].strip() for step in found if step.kind == "command"] == [
@@ -124,6 +125,7 @@ def test_folder_and_variables_last_from_step_to_step(session: Session) -> None:
 def test_what_a_page_promises_is_compared(session: Session) -> None:
     assert outcome_of(session, "exit 3").problem == "its exit status is 3, not 0"
     assert not outcome_of(session, "exit 3", status=3).problem
+    assert not outcome_of(session, "exit 3", status=None).problem
     assert outcome_of(session, "true", status=1).problem == "its exit status is 0, not 1"
     assert outcome_of(session, "echo one", shows=("one", "two")).problem == "its output lacks 'two'"
     assert not outcome_of(session, "echo one; echo two >&2", shows=("one", "two")).problem
