@@ -249,6 +249,7 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
                 (c.a, c.b, c.metric, c.difference, *((c.alike, "") if c.alike else (c.low, c.high)))
                 for c in result.comparisons
             ],
+            digits=1,
         )
     if kinds := counted(setr.tables.read("query_failures", FAILURES, key)):
         metadata["why targets are not in first place"] = previews.table(["kind", "queries"], kinds)
@@ -280,12 +281,12 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> d
         return {"scores": "none: the targets of this split are not public"}
     chosen = rows.filter(rows["metric"].is_in(headline_metrics(rows["metric"], headline)))
     numbers = {
-        f"{line['metric']} {Row.of(line).title}": line["value"]
+        f"{line['metric']} {Row.of(line).title}": round(line["value"], 1)
         for line in chosen.iter_rows(named=True)
-        if line["reranker"] or line["method"] in methods
+        if line["value"] is not None and (line["reranker"] or line["method"] in methods)
     }
     shown = chosen.select(*COLUMNS, "metric", "value", "ci_low", "ci_high")
-    return {**numbers, "scores": previews.rows(shown, 50)}
+    return {**numbers, "scores": previews.rows(shown, 50, digits=1)}
 
 
 @single_asset(
@@ -327,6 +328,6 @@ def _best_of_each_set(frame: pl.DataFrame, headlines: Mapping[str, Sequence[str]
         metric = headline_metrics(names, headlines.get(str(dataset), ()))[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
-            ordered.select(*COLUMNS, "metric", "value", "ci_low", "ci_high", "comparable"), 20
+            ordered.select(*COLUMNS, "metric", "value", "ci_low", "ci_high", "comparable"), 20, digits=1
         )
     return shown

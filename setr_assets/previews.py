@@ -98,31 +98,36 @@ def line_chart(
     return dg.MetadataValue.md(f"{picture(chart, name).md_str}\n\n{markdown(words)}")
 
 
-def rows(frame: pl.DataFrame, limit: int = 20) -> dg.MarkdownMetadataValue:
+def rows(frame: pl.DataFrame, limit: int = 20, digits: int | None = None) -> dg.MarkdownMetadataValue:
     """The first rows of a frame as a Markdown table.
 
     Args:
         frame: The frame.
         limit: How many rows, at most.
+        digits: As for :func:`table`.
 
     Returns:
         The Markdown.
     """
-    return table(list(frame.columns), frame.head(limit).rows())
+    return table(list(frame.columns), frame.head(limit).rows(), digits)
 
 
-def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+def table(
+    columns: Sequence[str], lines: Sequence[Sequence[Any]], digits: int | None = None
+) -> dg.MarkdownMetadataValue:
     """A Markdown table; its cells show texts as they are, whatever Markdown or HTML is in them.
 
     Args:
         columns: The column headings.
         lines: The rows, a value per column.
+        digits: Digits after the point of every number that is no whole one by its type, so that they compare
+            at a glance (percentages have one); by default as many as each number has to say.
 
     Returns:
         The Markdown.
     """
     text = [f"| {' | '.join(map(markdown, columns))} |", f"|{'---|' * len(columns)}"]
-    text += [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
+    text += [f"| {' | '.join(_cell(value, digits) for value in line)} |" for line in lines]
     return dg.MetadataValue.md("\n".join(text))
 
 
@@ -159,8 +164,10 @@ def counts(values: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in values.items() if count or name == first)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int | None) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
-    text = str(rounded(value)) if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float):
+        text = str(rounded(value)) if digits is None else f"{value:.{digits}f}"
     return markdown(text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…")

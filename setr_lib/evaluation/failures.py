@@ -15,7 +15,7 @@ import polars as pl
 
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import FAILURES, conform
-from setr_lib.texts.asked import UNSAID, absent_words, left_out, satisfies
+from setr_lib.texts.asked import UNSAID, absent_words, asked_for, left_out, satisfies
 from setr_lib.texts.lexical import is_content, words_of
 
 FOUND = "in first place"
@@ -23,7 +23,7 @@ UNUSABLE = "target unusable"
 AMBIGUOUS = "ambiguous"
 CONTRADICTS = "composition contradicts the text"
 COMPOSITION = "stage 1: composition wrong"
-SIMILARITY = "stage 1: cosine"
+SIMILARITY = "stage 1: similarity"
 JUDGE = "lost by the judge"
 
 EXPLANATIONS: Mapping[str, str] = {
@@ -39,8 +39,28 @@ EXPLANATIONS: Mapping[str, str] = {
     JUDGE: "The target was among the candidates, and the new order puts another image before it.",
     UNUSABLE: "No target's picture is in the gallery, or it cannot be read.",
 }
-"""What each kind means, in the order in which they are shown. Of a row without a re-ranker, whatever is not
-in first place is stage 1's."""
+"""What each kind means, in the order in which they are shown."""
+_OF_STAGE_1 = {
+    CONTRADICTS: "Something that the text asks for is in none of what the composition adds and removes, nor "
+    "in its target caption.",
+    COMPOSITION: "The composition is wrong by the target's own caption, or could not be read.",
+    SIMILARITY: "No fault of the composition is known, if there is one: the method's score of another image "
+    "was higher.",
+}
+
+
+def explanation(kind: str, reranker: str) -> str:
+    """What a kind means.
+
+    Args:
+        kind: One of :data:`EXPLANATIONS`.
+        reranker: The re-ranker of the judged row; empty for stage 1 alone, to which all is due that is not
+            in first place.
+
+    Returns:
+        A sentence.
+    """
+    return EXPLANATIONS[kind] if reranker else _OF_STAGE_1.get(kind, EXPLANATIONS[kind])
 
 
 @dataclass(frozen=True)
@@ -195,10 +215,11 @@ def composition_fault(composition: Mapping[str, Any] | None, target_caption: str
 
 def _is_look_alike(caption: str, case: _Case) -> bool:
     """Whether the image in first place is, word by word, what the text asks for and the composition keeps."""
-    kept = (case.composition or {}).get("keep") or ()
-    return satisfies(caption, case.query["modification"]) and not absent_words(
-        [word for phrase in kept for word in _content(phrase)], [caption]
-    )
+    kept = [word for phrase in (case.composition or {}).get("keep") or () for word in _content(phrase)]
+    text = case.query["modification"]
+    if not (kept or asked_for(text).wanted):
+        return False  # whatever lacks the thing that is to go would do
+    return satisfies(caption, text) and not absent_words(kept, [caption])
 
 
 def _left_out(modification: str, composition: Mapping[str, Any] | None) -> list[str]:

@@ -52,6 +52,8 @@ class QueryLine:
     pictures: list[tuple[str, str]]
     """What it is (``reference``), and the file's address from the page."""
     case: str
+    left_out: list[str]
+    """What the text asks for and the composition leaves out."""
 
 
 def joined_failures(queries: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame:
@@ -105,6 +107,7 @@ def query_lines(
                 }
             ),
             case=cases.get(row["query_id"], ""),
+            left_out=row["left_out"],
         )
         for row in rows.iter_rows(named=True)
     ]

@@ -27,7 +27,7 @@ from setr_lib.evaluation.cases import average_precisions, choose_cases
 from setr_lib.evaluation.cautions import lacks_interval, small_set_of
 from setr_lib.evaluation.charts import PairedDifference, build_forest
 from setr_lib.evaluation.contact_sheet import judge_words
-from setr_lib.evaluation.failures import EXPLANATIONS, FailureTexts, counted, failure_table
+from setr_lib.evaluation.failures import FailureTexts, counted, explanation, failure_table
 from setr_lib.evaluation.leaderboard import coverage_words, split_labels
 from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.query_table import as_csv, as_json, distinct_aspects, joined_failures, query_lines
@@ -184,7 +184,8 @@ def _query_parts(
 ) -> dict[str, Any]:
     """The table of all queries, and the kinds of failure."""
     elements = _elements(data.queries)
-    paths = dict(data.gallery.select("image_id", "path").iter_rows())
+    present = data.gallery.filter(pl.col("status") != "missing")
+    paths = dict(present.select("image_id", "path").iter_rows())
     rows = joined_failures(data.queries, failures)
     lines = query_lines(rows, paths, folder, {query: elements[query] for query in shown})
     counts = [] if hidden else counted(failures)
@@ -193,7 +194,7 @@ def _query_parts(
         "lines": lines,
         "aspects": distinct_aspects(lines),
         "kinds": [kind for kind, _ in counts],
-        "failures": [(kind, number, EXPLANATIONS[kind]) for kind, number in counts],
+        "failures": [(kind, number, explanation(kind, row.reranker)) for kind, number in counts],
         "scored": sum(number for _, number in counts),
         "contradicting": failures.filter(pl.col("left_out").list.len() > 0).height,
         "judged": row.title,

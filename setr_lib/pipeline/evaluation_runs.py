@@ -206,14 +206,15 @@ def _data(settings: Settings, result: EvaluationResult) -> EvaluatedData:
 
 
 def _description(settings: Settings, result: EvaluationResult, tags: Mapping[str, str]) -> str:
-    """The headline metrics of every row as a table, and where more is."""
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    """The headline metrics of every row as a table, the best row first, and where more is."""
+    from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
     from setr_lib.registry.cards import APART
 
     rows = result.rows
     metrics = headline_metrics(rows["metric"], result.evaluation_set.benchmark.headline_metrics)
     head = ["row", *metrics]
-    lines = [[_title(result, row), *(_cell(rows, row, name) for name in metrics)] for row in rows_of(rows)]
+    best = order_lines(rows, metrics[0]) if metrics else rows_of(rows)
+    lines = [[_title(result, row), *(_cell(rows, row, name) for name in metrics)] for row in best]
     between = f" |{APART}"  # MLflow's pages set columns without any space between them
     head_line, *others = (f"| {between.join(map(markdown, cells))} |" for cells in (head, *lines))
     table = "\n".join([head_line, f"|{' --- |' * len(head)}", *others])

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from setr_lib.training.trained_on import TrainedOn
 
 _LICENCE = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([^\s\"'#][^\n\"'#]*)", re.MULTILINE)
-APART = "\u2003"
-"""A wide space: MLflow's pages set the columns of a table without any between them."""
+APART = "&emsp;"
+"""A wide space: MLflow's pages set the columns of a table without any between them, and cut off the character
+itself."""
 _LONGEST = 7_500
 """Characters of a card; MLflow's stores take 8,000 of a tag."""
 MINIATURE = "setr_lib/miniature/weights"
@@ -56,7 +57,7 @@ class ModelCard:
             ]
             parts += [
                 "### Held-out measures",
-                "\n".join(["| | before | after |", "| --- | --- | --- |", *lines]),
+                "\n".join([f"| |{APART}before |{APART}after |", "| --- | --- | --- |", *lines]),
             ]
         parts += ["### How to load it", _loading(self.registered_model), self.columns]
         if self.limits:

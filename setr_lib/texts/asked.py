@@ -20,10 +20,15 @@ _ORDER_WORDS = """
     used exchange switch become becomes get gets transform convert color colors colour colours colored
     coloured size shape style kind type position number amount surface background place places side
     right left top bottom middle front back same away cut length look looks looking pattern patterned
-    above below beneath
+    above below beneath next against along around through towards toward during
 """
-_ORDERS = frozenset(_ORDER_WORDS.split())
-"""Orders, names of attributes, and places in the picture: they name nothing that a caption must have."""
+_PARTICLES = """
+    but however although though please now still such exactly every much bit slightly somewhat similarly
+    identical completely together addition item product desired
+"""
+_ORDERS = frozenset((_ORDER_WORDS + _PARTICLES).split())
+"""Orders, names of attributes, places in the picture, and words that only join or weigh others: they name
+nothing that a caption must have."""
 _TAKES_AWAY = re.compile(r"\b(?:tak(?:e|es|en|ing)|get rid) (?:away|off|out|of)\b", re.IGNORECASE)
 _NUMBERS = {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "grey": "gray"}
 _ENDINGS = (("ies", "y"), ("ing", ""), ("est", ""), ("ed", ""), ("er", ""), ("es", ""), ("s", ""))

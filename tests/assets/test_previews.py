@@ -42,6 +42,13 @@ def test_other_values_are_left_alone():
     assert np.isnan(rounded(float("nan")))
 
 
+def test_percentages_of_a_table_all_have_one_digit():
+    shown = (
+        previews.table(["row", "R@1", "n"], [("a", 38.33333, 3), ("b", 5.33333, 12)], digits=1).md_str or ""
+    )
+    assert "| a | 38.3 | 3 |" in shown and "| b | 5.3 | 12 |" in shown
+
+
 def test_cells_have_rounded_numbers():
     text = previews.rows(pl.DataFrame({"value": [62.66666666, 0.1234567]})).md_str or ""
     assert "| 62.7 |" in text and "| 0.1235 |" in text

@@ -154,6 +154,20 @@ def test_a_look_alike_that_satisfies_the_text_makes_a_query_ambiguous():
         )
 
 
+def test_a_text_that_only_takes_away_makes_no_look_alike_of_whatever_lacks_the_thing():
+    captions, text = {"b": "a pizza on a plate"}, query("remove the lemon")
+    assert judged("a goal b c", "b goal a c", captions=captions, queries=text)["kind"] == kinds.JUDGE
+    kept = composition(keep=["a pizza"], add=[], remove=["lemon"], target_caption="a pizza")
+    found = judged("a goal b c", "b goal a c", captions=captions, queries=text, composed=kept)
+    assert found["kind"] == kinds.AMBIGUOUS, "the composition says what stays"
+
+
+def test_without_a_re_ranker_no_explanation_speaks_of_one():
+    for kind in (kinds.CONTRADICTS, kinds.COMPOSITION, kinds.SIMILARITY):
+        assert "re-rank" in kinds.explanation(kind, "adapter")
+        assert "re-rank" not in kinds.explanation(kind, "")
+
+
 def test_without_a_re_ranker_all_is_stage_1s():
     assert judged("a goal b c", None)["kind"] == kinds.SIMILARITY
     wrong = composition(add=["red"], target_caption="a red dog")

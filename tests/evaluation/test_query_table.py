@@ -41,7 +41,7 @@ def made_up(count: int, text: str = "") -> tuple[pl.DataFrame, pl.DataFrame, pl.
     images = [name for n in range(count) for name in (f"dev-{n}-0-img0", f"dev-{n}-1-img1")]
     gallery = pl.DataFrame(
         [
-            (name, f"/data/photographs/cirr/dev/{name}.png", ["all"], "missing", "", 1, 1, None, "")
+            (name, f"/data/photographs/cirr/dev/{name}.png", ["all"], "broken", "", 1, 1, None, "")
             for name in images
         ],
         schema=GALLERY,
@@ -101,6 +101,17 @@ def test_a_page_of_cirrs_4181_queries_is_one_file_below_10_mb_with_every_row_in_
     rows = list(csv.DictReader((page.parent / "queries-0123456789ab.csv").read_text().splitlines()))
     told = json.loads((page.parent / "queries-0123456789ab.json").read_text())
     assert len(rows) == len(told) == CIRR_VAL
+
+
+def test_only_pictures_that_are_there_are_links(tmp_path: Path):
+    queries, gallery, ranking, failures = made_up(2)
+    is_gone = pl.col("image_id") == "dev-1-1-img1"
+    images = gallery.with_columns(status=pl.when(is_gone).then(pl.lit("missing")).otherwise(pl.lit("broken")))
+    rankings = {Row("intersection"): ranking, Row("intersection", "adapter"): ranking}
+    data = ReportData("k", "t", queries, images, rankings, METRICS.to_frame(), failures=failures)
+    page = write_report(tmp_path, data).read_text()
+    links = re.findall(r'<a href="[^"]+/([^"/]+)">(?:reference|target)</a>', page)
+    assert links == ["dev-0-0-img0.png", "dev-0-1-img1.png", "dev-1-0-img0.png"]
 
 
 def test_files_have_ranks_kinds_texts_and_aspects_of_every_query():

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from setr_lib.evaluation.report import ReportData, write_report
@@ -42,6 +43,8 @@ told.words = [ids(), document.getElementById("query-count").textContent];
 set("words", "");
 document.querySelector('a[data-kind="lost by the judge"]').click();
 told.kind = [ids(), form.elements.kind.value];
+document.querySelector("a[data-left-out]").click();
+told.leftOut = [ids(), form.elements.composition.value, rows()[0].textContent];
 const bottom = () => scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
 const links = document.querySelectorAll('nav.sections a, #query-table tbody a[href^="#"]');
 told.landed = [...links].map((link) => {
@@ -58,7 +61,19 @@ document.body.append(said);
 def test_the_table_is_sorted_filtered_and_searched_from_a_file(tmp_path: Path):
     sample = make_sample(tmp_path / "images", [3, 1, 9, 4, 20, 12], [1, 1, 2, 8, 20, 1])
     rankings = {Row("intersection"): sample.before, Row("intersection", "adapter"): sample.after}
-    data = ReportData("k", "t", sample.queries, sample.gallery, rankings, metric_rows())
+    asked = "make number 1 blue and round"  # its composition knows of no blue
+    queries = sample.queries.with_columns(
+        modification=pl.when(query_id="1").then(pl.lit(asked)).otherwise("modification")
+    )
+    data = ReportData(
+        "k",
+        "t",
+        queries,
+        sample.gallery,
+        rankings,
+        metric_rows(),
+        compositions=sample.compositions,
+    )
     page = write_report(tmp_path / "r", data)
     content = page.read_text(encoding="utf-8")
     policy = re.search(r"<meta http-equiv=[^>]+>", content)
@@ -81,4 +96,6 @@ def test_the_table_is_sorted_filtered_and_searched_from_a_file(tmp_path: Path):
     assert told["words"] == [["2"], "1 of 6 queries shown"]
     assert len(told["landed"]) > 8
     assert all(0 <= top < 120 or at_bottom for _, top, at_bottom in told["landed"]), told["landed"]
+    assert told["leftOut"][:2] == [["1"], "left-out"]
+    assert "the composition leaves out: blue" in told["leftOut"][2]
     assert told["kind"] == [["2", "3", "4"], "lost by the judge"]

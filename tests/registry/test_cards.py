@@ -23,7 +23,7 @@ def test_a_card_says_base_data_measures_and_how_to_load() -> None:
         "A judge.",
         "- model: qwen@0a1b",
         "- data: not recorded",
-        "| AUC |\u20030.7455 |\u20030.9632 |",
+        "| AUC |&emsp;0.7455 |&emsp;0.9632 |",
         'load_model("models:/setr-reranker@champion")',
         "- one prompt",
     ):

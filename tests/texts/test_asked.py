@@ -20,6 +20,7 @@ from setr_lib.texts.lexical import is_content, words_of
         ("take away the hat", (), ("hat",)),
         ("is more colorful and has a red belt", ("colorful", "red", "belt"), ()),
         ("change the color", (), ()),
+        ("the same, but slightly darker, and now against a wall", ("darker", "wall"), ()),
     ],
 )
 def test_orders_and_names_of_attributes_are_not_asked_for(text, wanted, rejected):

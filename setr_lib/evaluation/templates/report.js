@@ -32,6 +32,7 @@
     const words = field("words").value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = field("kind")?.value ?? "";
     const aspect = field("aspect")?.value ?? "";
+    const leftOut = field("composition")?.value === "left-out";
     const move = moves[field("move")?.value ?? ""];
     let shown = 0;
     for (const line of rows) {
@@ -39,6 +40,7 @@
         words.every((word) => line.text.includes(word)) &&
         (!kind || kindOf(line) === kind) &&
         (!aspect || aspectsOf(line).includes(aspect)) &&
+        (!leftOut || line.row.hasAttribute("data-left-out")) &&
         (!move || move(line));
       line.row.hidden = !fits;
       shown += fits;
@@ -71,13 +73,14 @@
     button.addEventListener("click", () => sort(column));
     head.append(button);
   });
-  for (const link of document.querySelectorAll("a[data-kind]")) {
+  const leadTo = (link, name, value) =>
     link.addEventListener("click", () => {
       form.reset();
-      field("kind").value = link.dataset.kind;
+      field(name).value = value;
       filter();
     });
-  }
+  for (const link of document.querySelectorAll("a[data-kind]")) leadTo(link, "kind", link.dataset.kind);
+  for (const link of document.querySelectorAll("a[data-left-out]")) leadTo(link, "composition", "left-out");
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
