@@ -11,6 +11,8 @@ from random import Random
 
 import polars as pl
 
+from setr_lib.evaluation.cautions import count_queries
+
 
 @dataclass(frozen=True, slots=True)
 class CaseGroup:
@@ -86,7 +88,7 @@ def choose_cases(
         CaseGroup(
             "sample",
             "A random sample",
-            f"{len(sample)} of {queries.height} queries, drawn without looking at any result.",
+            f"{len(sample)} of {count_queries(queries.height)}, drawn without looking at any result.",
             sample,
         )
     )
@@ -102,18 +104,19 @@ def _by_gain(before: pl.DataFrame, after: pl.DataFrame, count: int) -> list[Case
     worst = both.filter((pl.col("gain") < 0) | (pl.col("precision_after") < 0.1)).sort(
         pl.col("gain").clip(upper_bound=0.0), "precision_after", "query_id"
     )
+    measured = count_queries(both.height)
     helped, hurt = best.height, both.filter(pl.col("gain") < 0).height
     return [
         CaseGroup(
             "best",
             "Best cases",
-            f"Where re-ranking gained most. It moved the targets up in {helped} of {both.height} queries.",
+            f"Where re-ranking gained most. It moved the targets up in {helped} of {measured}.",
             best.head(count).get_column("query_id").to_list(),
         ),
         CaseGroup(
             "worst",
             "Worst cases",
-            f"Where re-ranking lost most ({hurt} of {both.height} queries got worse), then targets that no "
+            f"Where re-ranking lost most ({hurt} of {measured} got worse), then targets that no "
             "stage brought near the top.",
             worst.head(count).get_column("query_id").to_list(),
         ),

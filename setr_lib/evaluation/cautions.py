@@ -28,11 +28,22 @@ def small_set_words(queries: int) -> str:
     if not 0 < queries < SMALL:
         return ""
     half = 100 * _Z / (2 * math.sqrt(queries + _Z * _Z))  # of Wilson's interval at a share of a half
-    word = "query" if queries == 1 else "queries"
     return (
-        f"a small set, {queries} {word}: a share near 50 % is known to ±{half:.0f} points, so rows that lie "
-        "closer are not told apart"
+        f"a small set, {count_queries(queries)}: a share near 50 % is known to ±{half:.0f} points, so rows "
+        "that lie closer are not told apart"
     )
+
+
+def count_queries(number: int) -> str:
+    """A number of queries in words.
+
+    Args:
+        number: How many.
+
+    Returns:
+        ``1 query``, ``4,181 queries``.
+    """
+    return f"{number:,} {'query' if number == 1 else 'queries'}"
 
 
 def small_set_of(rows: pl.DataFrame) -> str:
@@ -79,5 +90,5 @@ def no_interval_words(rows: pl.DataFrame, metrics: Collection[str]) -> str:
             found[line["metric"]] = max(found.get(line["metric"], 0), line["n_queries"] or 0)
     if not found:
         return ""
-    named = ", ".join(f"{metric} ({queries:,} queries)" for metric, queries in found.items())
+    named = ", ".join(f"{metric} ({count_queries(queries)})" for metric, queries in found.items())
     return f"no interval where every query has the same value: {named}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from setr_lib.evaluation.cautions import count_queries
 from setr_lib.evaluation.row import Row, positions, rows_of
 
 
@@ -33,7 +34,7 @@ class PairedDifference:
         """What is said in place of an interval where every query has the same difference; empty elsewhere."""
         if self.high > self.low:
             return ""
-        of = f"in {self.queries:,} queries" if self.queries else "in any query"
+        of = f"in {count_queries(self.queries)}" if self.queries else "in any query"
         return f"the same {of}" if self.difference else f"no difference seen {of}"
 
     @property

@@ -19,7 +19,7 @@ from setr_lib.damage import damaged, told
 from setr_lib.errors import SetrError
 from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
-from setr_lib.evaluation.cautions import lacks_interval, no_interval_words, small_set_of
+from setr_lib.evaluation.cautions import count_queries, lacks_interval, no_interval_words, small_set_of
 from setr_lib.evaluation.model_versions import number, shown_versions
 from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
@@ -350,7 +350,7 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
 def _title(rows: pl.DataFrame) -> str:
     parts = [
         f"{rows.item(0, 'dataset')} {rows.item(0, 'split')}",
-        f"{rows.get_column('n_queries').max():,} queries",
+        count_queries(max(rows.get_column("n_queries").drop_nulls().to_list(), default=0)),
     ]
     galleries = rows.get_column("gallery").drop_nulls().unique(maintain_order=True).to_list()
     parts += [f"gallery {gallery}" for gallery in galleries if gallery]

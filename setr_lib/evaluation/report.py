@@ -24,7 +24,7 @@ import polars as pl
 from setr_lib.escaping import visible
 from setr_lib.evaluation.case_views import CaseBuilder, ComparedRankings, Pictures, Rows
 from setr_lib.evaluation.cases import average_precisions, choose_cases
-from setr_lib.evaluation.cautions import lacks_interval, small_set_of
+from setr_lib.evaluation.cautions import count_queries, lacks_interval, small_set_of
 from setr_lib.evaluation.charts import PairedDifference, build_forest
 from setr_lib.evaluation.contact_sheet import judge_words
 from setr_lib.evaluation.failures import FailureTexts, counted, explanation, failure_table
@@ -185,7 +185,7 @@ def _query_parts(
     """The table of all queries, and the kinds of failure."""
     elements = _elements(data.queries)
     present = data.gallery.filter(pl.col("status") != "missing")
-    paths = dict(present.select("image_id", "path").iter_rows())
+    paths = {} if options.caption_proxy else dict(present.select("image_id", "path").iter_rows())
     rows = joined_failures(data.queries, failures)
     lines = query_lines(rows, paths, folder, {query: elements[query] for query in shown})
     counts = [] if hidden else counted(failures)
@@ -443,6 +443,7 @@ def render(template: str, page: Mapping[str, Any]) -> str:
     )
     environment.finalize = _shown
     environment.filters["bold"] = _bold
+    environment.filters["queries"] = count_queries
     rungs = page.get("rungs", {})
     environment.filters["rung"] = lambda row: rungs.get(row, "row-coarse")
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from setr_lib.registry.errors import RegistryError
 
-_PATIENCE = 5.0
-"""Seconds for the first answer."""
+_HEALTH, _PATIENCE = "/health", 5.0
+"""What any server of MLflow answers, and the seconds for it."""
+_DEFAULT_EXPERIMENT, _PATIENCE_OF_STORE = "/api/2.0/mlflow/experiments/get?experiment_id=0", 30.0
+"""What it answers from its store (404, if that experiment was removed), and the seconds for it."""
 
 
 def address_of(tracking_uri: str) -> str | None:
@@ -30,7 +32,10 @@ def address_of(tracking_uri: str) -> str | None:
 
 
 def check_answers(tracking_uri: str) -> None:
-    """Ask a server once, briefly: MLflow itself would try for minutes.
+    """Ask a server briefly: MLflow itself would try for minutes.
+
+    Two questions: whether it is there, and whether it reaches its own store (a server without its database,
+    or a proxy without its server, answers the first all the same).
 
     Args:
         tracking_uri: The store; one that is no server is not asked.
@@ -41,8 +46,13 @@ def check_answers(tracking_uri: str) -> None:
     address = address_of(tracking_uri)
     if address is None:
         return
+    for question, patience in ((_HEALTH, _PATIENCE), (_DEFAULT_EXPERIMENT, _PATIENCE_OF_STORE)):
+        _ask(address, question, patience)
+
+
+def _ask(address: str, question: str, patience: float) -> None:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=_PATIENCE):  # noqa: S310 - http or https
+        with urllib.request.urlopen(f"{address}{question}", timeout=patience):  # noqa: S310 - http or https
             return
     except urllib.error.HTTPError as error:
         if error.code < 500:  # it is there, whatever it wants

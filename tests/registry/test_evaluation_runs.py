@@ -7,8 +7,11 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -158,6 +161,23 @@ def test_a_server_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="does not answer"):
             MlflowRegistry(address, tmp_path).evaluations("x").log(evaluation("1", 1.0))
     check_answers(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.mark.parametrize(("status", "is_refused"), [(500, True), (503, True), (404, False), (401, False)])
+def test_a_server_that_does_not_reach_its_store_is_told_at_once(status: int, is_refused: bool) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(RegistryError, match=f"status {status}") if is_refused else nullcontext():
+            check_answers(f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
 
 
 def test_a_password_in_the_address_is_told_nobody() -> None:
