@@ -7,7 +7,6 @@ queries beside it, the pages of earlier evaluations under the digests of their r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,12 @@ LIST = "evaluations.json"
 KEPT = 10
 """Earlier evaluations of a set whose pages are kept: those with other results than the ones after them."""
 QUERY_FILES = ("csv", "json")
+NOTICE = "<!-- notice -->"
+"""Where a page has its notices; no text of a query, which is escaped, reads so."""
+_EARLIER = (
+    '<div class="first-notes" role="note"><p><b>An earlier evaluation.</b> '
+    f'<a href="{PAGE}">The last one</a> has other results.</p></div>'
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def query_file(result: str, kind: str) -> str:
 
 
 def keep_earlier(folder: Path, result: str) -> None:
-    """Keep the page that is about to be replaced, where it is of other results.
+    """Keep the page that is about to be replaced, where it is of other results; it says that it is an earlier
+    one from then on.
 
     Args:
         folder: The folder of the set's reports.
@@ -67,7 +73,7 @@ def keep_earlier(folder: Path, result: str) -> None:
     if earlier is None or earlier["id"] == result or not page.is_file():
         return
     with replacing(folder / f"{earlier['id']}.html") as partial:
-        shutil.copyfile(page, partial)
+        partial.write_bytes(page.read_bytes().replace(NOTICE.encode(), _EARLIER.encode(), 1))
 
 
 def note_evaluation(folder: Path, entry: Mapping[str, Any]) -> None:

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from setr_lib.evaluation import report_history
+from setr_lib.evaluation.report import ReportData, write_report
 from setr_lib.evaluation.report_history import (
     LIST,
+    NOTICE,
     PAGE,
     Origin,
     entry_of,
@@ -20,8 +22,9 @@ from setr_lib.evaluation.report_history import (
     note_evaluation,
     write_index,
 )
+from setr_lib.evaluation.row import Row
 from setr_lib.tables import METRICS
-from tests.evaluation.report_data import metric_rows
+from tests.evaluation.report_data import make_sample, metric_rows
 from tests.nasty import ACTING, NASTY
 
 
@@ -62,6 +65,21 @@ def test_a_page_of_other_results_is_kept_and_one_of_the_same_is_not(tmp_path: Pa
     assert (folder / PAGE).read_text() == "page of bb</html>"
     evaluate(folder, "aa", made="4")
     assert [(one["id"], one["page"]) for one in evaluations(folder)] == [("aa", PAGE), ("bb", "bb.html")]
+
+
+def test_a_kept_page_says_that_it_is_an_earlier_one_and_leads_to_the_last(tmp_path: Path):
+    sample = make_sample(tmp_path / "images", [3, 1], [1, 1])
+    rankings = {Row("intersection"): sample.before, Row("intersection", "adapter"): sample.after}
+    queries = sample.queries.with_columns(modification=pl.lit(NOTICE))
+    page = write_report(
+        tmp_path / "r", ReportData("k", "t", queries, sample.gallery, rankings, metric_rows())
+    )
+    note_evaluation(page.parent, entry("aa"))
+    keep_earlier(page.parent, "bb")
+    assert "An earlier evaluation." not in page.read_text()
+    kept = (page.parent / "aa.html").read_text()
+    assert kept.count("An earlier evaluation.") == 1 and '<a href="index.html">The last one</a>' in kept
+    assert kept.index("An earlier evaluation.") < kept.index("<main>")
 
 
 def test_so_many_earlier_pages_are_kept_with_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
