@@ -96,3 +96,12 @@ def test_the_next_command_for_galleries_and_hidden_sets(tmp_path: Path) -> None:
     assert next_command(settings, [status_of("cirr-val", "current"), once], done)[0].endswith(
         " run cirr-test1"
     )
+
+
+def test_after_a_trial_all_queries_come_next(tmp_path: Path) -> None:
+    known = ProjectState((), {}, LastRun("id", "success", None, {}, ("a",), limit=5))
+    command, why = next_command(Settings(base_dir=tmp_path), [status_of("a", "stale")], known)
+    assert command.endswith(" run")
+    assert why == "all queries: the last run was a trial on the first 5 queries of each set"
+    limited = Settings.model_validate({"base_dir": tmp_path, "evaluation": {"limit": 5}})
+    assert next_command(limited, [status_of("a", "stale")], known)[1] == "makes what is due"
