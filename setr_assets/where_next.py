@@ -40,7 +40,8 @@ def tell_what_failed(
         "everything finished is kept",
         file=out,
     )
-    print(f"`{again(request)}` goes on from there; look closer with {_ui(request.settings)}", file=out)
+    first = "" if failed == "interrupted" else "once that is mended, "
+    print(f"{first}`{again(request)}` goes on from there; look closer with {_ui(request.settings)}", file=out)
     for command in dict.fromkeys(found for reason in reasons.values() for found in COMMAND.findall(reason)):
         print(f"mend what is damaged with {command}, then run this again", file=out)
 

@@ -46,6 +46,10 @@ class SetStatus:
     best: dict[str, Any] | None = None
     """The best row of its report: ``row``, ``metric`` and ``value``."""
     has_queries: bool = True
+    lacks_data: bool = False
+    """Whether none of its files is there, and no run makes them."""
+    faults: list[str] = field(default_factory=list)
+    """What went wrong with single pictures, queries and texts, a line for each kind."""
 
     @property
     def is_due(self) -> bool:
@@ -94,6 +98,7 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         The sets, in the order of the settings, hidden ones last.
     """
     from setr_lib.benchmarks import evaluation_sets
+    from setr_lib.commands.faults import board_lines
     from setr_lib.pipeline.changed_files import changed_files
     from setr_lib.sources import data_sources
 
@@ -107,8 +112,11 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
             steps = [step for step in steps if step.step in ("gallery_images", _EMBEDDED)]
         status = SetStatus(each.key, each.hidden, _state(steps), steps, has_queries=has_queries)
         made_by_a_run = any(source.owns(each.root) for source in makers)
-        if status.state == "missing" and not made_by_a_run and _lacks_data(each):
+        status.lacks_data = not made_by_a_run and _lacks_data(each)
+        if status.state == "missing" and status.lacks_data:
             status.state = "no data"
+        elif status.state != "missing":
+            status.faults = board_lines(context, [each.key])
         changed = changed_files(context, each, until)
         status.changed, status.looked, status.pictures = changed.words, changed.looked, changed.pictures
         status.best = _best(context, each)
@@ -159,6 +167,8 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
     for reason in () if last is None else last.failed.values():
         for command in COMMAND.findall(reason):
             return typed(command.strip("`").removeprefix("setr ")), "mends what the last run found damaged"
+    if gone := [each.key for each in sets if each.lacks_data and each.is_due]:
+        return typed(f"doctor {gone[0]}"), f"says what of {gone[0]} is gone"
     scored = [each for each in sets if not each.hidden]
     due = [each for each in scored if each.is_due] or [
         each for each in sets if each.hidden and _is_begun(each)
@@ -308,6 +318,7 @@ def _details(status: SetStatus, trial: str | None) -> list[str]:
         }
     lines = [f"{step}: {reason}" for reason, step in reasons.items()]
     lines += [f"since it was read: {words}" for words in status.changed]
+    lines += [fault.removeprefix(f"{status.key}: ") for fault in status.faults]
     if status.looked < status.pictures and status.looked:
         lines.append(f"{status.looked:,} of {status.pictures:,} pictures' files were looked at")
     return lines
@@ -342,6 +353,7 @@ def _plain(
                 "due": each.is_due,
                 "steps": [asdict(step) for step in each.steps],
                 "changed": each.changed,
+                "faults": each.faults,
                 "pictures": each.pictures,
                 "pictures_looked_at": each.looked,
                 "best": each.best,

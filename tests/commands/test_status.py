@@ -79,6 +79,13 @@ def test_the_next_command_is_the_one_that_helps(
     assert next_command(Settings(base_dir=tmp_path), found, after(failed))[0].endswith(f" {expected}")
 
 
+def test_where_the_data_are_gone_no_run_helps(tmp_path: Path) -> None:
+    gone = SetStatus("a", False, "current", [], changed=["there is no such image folder"], lacks_data=True)
+    found = [gone, status_of("b", "stale")]
+    command, why = next_command(Settings(base_dir=tmp_path), found, after({"queries": "no such file"}))
+    assert command.endswith(" doctor a") and why == "says what of a is gone"
+
+
 def test_while_a_run_is_under_way_no_other_is_begun(tmp_path: Path) -> None:
     known = ProjectState((), {}, LastRun("id", "started", None, {}))
     found = [status_of("a", "stale")]
