@@ -222,7 +222,7 @@ def _tags(settings: Settings, part: _Part) -> dict[str, str]:
         RUN_BY: OURS,
         PROCESS: process_tag(),
         SETS: ",".join(part.keys),
-        LIMIT: str(settings.evaluation.limit or ""),
+        LIMIT: str(settings.evaluation.limit or "") if "queries" in part.steps else "",
     }
 
 

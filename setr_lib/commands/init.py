@@ -193,9 +193,7 @@ def section(found: Looked) -> str:
     if found.queries is not None:
         lines.append(f"queries = {found.queries} # {_query_words(found)}")
     else:
-        lines.append(
-            '# queries = "queries.csv" # to measure: a table, columns reference, modification and targets'
-        )
+        lines.append('# queries = "wishes.csv" # to measure: only where it is not queries.csv in that folder')
     return "\n".join(lines)
 
 
@@ -356,8 +354,8 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
         print(line)
     if not found.scored:
         print(
-            "to measure, write a table of queries with known answers (reference, modification, targets) and "
-            f"name it as queries in [datasets.{found.name}]"
+            "to measure, write queries with known answers as queries.csv into that folder of pictures: "
+            "columns reference, modification, targets"
         )
 
 

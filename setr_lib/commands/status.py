@@ -49,7 +49,7 @@ class SetStatus:
     lacks_data: bool = False
     """Whether none of its files is there, and no run makes them."""
     faults: list[str] = field(default_factory=list)
-    """What went wrong with single pictures, queries and texts, a line for each kind."""
+    """How many pictures, queries and texts something went wrong with, by kind, in words."""
 
     @property
     def is_due(self) -> bool:
@@ -116,7 +116,8 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         if status.state == "missing" and status.lacks_data:
             status.state = "no data"
         elif status.state != "missing":
-            status.faults = board_lines(context, [each.key])
+            lines = board_lines(context, [each.key])
+            status.faults = [line.removeprefix(f"{each.key}: ").partition(": ")[0] for line in lines]
         changed = changed_files(context, each, until)
         status.changed, status.looked, status.pictures = changed.words, changed.looked, changed.pictures
         status.best = _best(context, each)
@@ -201,7 +202,7 @@ def _trial(settings: Settings, last: LastRun | None, of: SetStatus | None = None
         return None
     if of is not None and last.sets and of.key not in last.sets:
         return None
-    return f"a trial on the first {last.limit:,} {'query' if last.limit == 1 else 'queries'} of each set"
+    return f"a trial on {last.limit:,} {'query' if last.limit == 1 else 'queries'} of each set"
 
 
 def _is_begun(status: SetStatus) -> bool:
@@ -318,7 +319,8 @@ def _details(status: SetStatus, trial: str | None) -> list[str]:
         }
     lines = [f"{step}: {reason}" for reason, step in reasons.items()]
     lines += [f"since it was read: {words}" for words in status.changed]
-    lines += [fault.removeprefix(f"{status.key}: ") for fault in status.faults]
+    if status.faults:
+        lines.append(f"{'; '.join(status.faults)}: `{typed(f'faults {status.key}')}` lists them")
     if status.looked < status.pictures and status.looked:
         lines.append(f"{status.looked:,} of {status.pictures:,} pictures' files were looked at")
     return lines

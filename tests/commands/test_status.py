@@ -109,6 +109,6 @@ def test_after_a_trial_all_queries_come_next(tmp_path: Path) -> None:
     known = ProjectState((), {}, LastRun("id", "success", None, {}, ("a",), limit=5))
     command, why = next_command(Settings(base_dir=tmp_path), [status_of("a", "stale")], known)
     assert command.endswith(" run")
-    assert why == "all queries: the last run was a trial on the first 5 queries of each set"
+    assert why == "all queries: the last run was a trial on 5 queries of each set"
     limited = Settings.model_validate({"base_dir": tmp_path, "evaluation": {"limit": 5}})
     assert next_command(limited, [status_of("a", "stale")], known)[1] == "makes what is due"
