@@ -74,13 +74,14 @@ def run(
         raise SetrError(f"no evaluation set can be read: {where}")
     speeds = found = None
     if not counts_only:
-        speeds = measure(context, present[0].key, sample)
-        found = _costs(context, present, training, speeds, trains=True)
+        speeds = measure(context, present[0].key, sample, trains=settings.training.is_named)
+        found = _costs(context, present, training, speeds, trains=settings.training.is_named)
         found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
     if as_json:
         print(json.dumps(_document(plans, training, trainings, speeds, found), indent=1))
     elif speeds is not None and found is not None:
-        _print_costs(context, found, speeds, present[0].key)
+        trains = settings.training.is_named or bool(trainings)
+        _print_costs(context, found, speeds, present[0].key, trains=trains)
     return 0
 
 
