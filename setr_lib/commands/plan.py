@@ -61,6 +61,7 @@ def run(
     present = [plan for plan in plans if not plan.problem]
     training = count_training(settings)
     trainings = planned_trainings(context, loads=not counts_only)
+    trains = settings.training.is_named
     if not as_json:
         _print_counts(plans, context)
         if hidden:
@@ -74,13 +75,13 @@ def run(
         raise SetrError(f"no evaluation set can be read: {where}")
     speeds = found = None
     if not counts_only:
-        speeds = measure(context, present[0].key, sample)
-        found = _costs(context, present, training, speeds, trains=True)
+        speeds = measure(context, present[0].key, sample, trains=trains)
+        found = _costs(context, present, training, speeds, trains=trains)
         found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
     if as_json:
-        print(json.dumps(_document(plans, training, trainings, speeds, found), indent=1))
+        print(json.dumps(_document(plans, training, trainings, speeds, found, trains=trains), indent=1))
     elif speeds is not None and found is not None:
-        _print_costs(context, found, speeds, present[0].key)
+        _print_costs(context, found, speeds, present[0].key, trains=trains)
     return 0
 
 
@@ -110,6 +111,8 @@ def _document(
     trainings: Sequence[PlannedTraining],
     speeds: Speeds | None,
     found: Costs | None,
+    *,
+    trains: bool,
 ) -> dict[str, Any]:
     """The plan as one JSON object; seconds are ``null`` where nothing was measured."""
     steps = [] if found is None else found.lines
@@ -124,7 +127,7 @@ def _document(
             for what, items, each in steps
         ],
         "seconds": None if found is None else sum(items * each for _, items, each in found.lines),
-        "not_timed": [*NOT_TIMED, *NOT_TIMED_OF_TRAINING],
+        "not_timed": _not_timed(trains),
         "vectors_bytes": None if found is None else 4 * found.vectors,
         "kept_bytes": None if found is None else _kept_bytes(found),
         "memory": None if speeds is None else speeds.memory,
@@ -285,13 +288,16 @@ def _print_costs(
     console.print("kept results are not subtracted: a second run repeats none of them")
 
 
+def _not_timed(trains: bool) -> list[str]:
+    return [*NOT_TIMED, *(NOT_TIMED_OF_TRAINING if trains else ())]
+
+
 def _how_measured(speeds: Speeds, key: str, trains: bool) -> list[str]:
     """How the times were found, and what is not in them."""
-    not_timed = (*NOT_TIMED, *(NOT_TIMED_OF_TRAINING if trains else ()))
     lines = [
         f"measured just now on pictures and texts of {key}, by the code of a run and in its batches, one "
         "kind of work after the other; a step's time is its items times that of one",
-        f"not timed: {'; '.join(not_timed)}",
+        f"not timed: {'; '.join(_not_timed(trains))}",
     ]
     if speeds.load:
         lines.append(f"the machine was busy ({speeds.load}): on an idle one it takes less")
