@@ -72,7 +72,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)  # the only test that holds for every kind of device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise DeviceError(
             f'models.device = "{name}" cannot be used on this machine ({reason}); '
             'set it to "auto", "cpu" or a device that is here (SETR_MODELS__DEVICE)'
