@@ -44,7 +44,9 @@ class SetStatus:
     """Pictures whose files were looked at for that, of ``pictures``."""
     pictures: int = 0
     best: dict[str, Any] | None = None
-    """The best row of its report: ``row``, ``metric`` and ``value``."""
+    """The best row of its report: ``row``, ``metric``, ``value``, ``queries``, and ``trial``: of a trial how
+    many of the set's queries it took, in words, else empty.
+    """
     has_queries: bool = True
 
     @property
@@ -206,10 +208,12 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
 
     from setr_lib.evaluation.leaderboard import headline_metrics
     from setr_lib.evaluation.row import RANDOM, Row
+    from setr_lib.records import QueriesRecord
     from setr_lib.tables import METRICS
 
     try:
         rows = context.tables.read("evaluation_report", METRICS, evaluation_set.key)
+        taken = context.tables.read_record("queries", QueriesRecord, evaluation_set.key)
     except SetrError:
         return None
     rows = rows.filter(pl.col("method") != RANDOM.method)
@@ -217,7 +221,9 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
         return None
     metric = headline_metrics(rows["metric"], evaluation_set.benchmark.headline_metrics)[0]
     best = rows.filter(metric=metric).sort("value", descending=True).row(0, named=True)
-    return {"row": Row.of(best).title, "metric": metric, "value": best["value"], "queries": best["n_queries"]}
+    trial = f"{taken.kept:,} of {taken.of:,} queries" if taken.kept < taken.of else ""
+    found = {"metric": metric, "value": best["value"], "queries": best["n_queries"], "trial": trial}
+    return {"row": Row.of(best).title, **found}
 
 
 def _lines(
@@ -254,7 +260,10 @@ def _set_words(status: SetStatus) -> str:
     if status.state == "missing":
         return "nothing yet" + (" (hidden targets: ranked where it is named)" if status.hidden else "")
     best = status.best
-    scores = "" if best is None else f"; {best['metric']} {best['value']:.1f} ({best['row']})"
+    if best is None:
+        return _steps_words(status.steps)
+    trial = f", a trial on {best['trial']}" if best["trial"] else ""
+    scores = f"; {best['metric']} {best['value']:.1f} ({best['row']}{trial})"
     return _steps_words(status.steps) + scores
 
 
