@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from setr_lib.commands.console import quieten_libraries, size_words, terminal
+from setr_lib.commands.console import quieten_libraries, size_words, talk, terminal
 from setr_lib.commands.plan_speeds import Speeds, first_images, measure
 from setr_lib.commands.plan_trainings import PlannedTraining, planned_trainings, seconds_per_step
 from setr_lib.commands.plan_work import (
@@ -34,6 +34,10 @@ _BYTES_PER_KEPT_TEXT = 700
 NOT_TIMED = ("ranking of stage 1 and reports: seconds for each evaluation set",)
 NOT_TIMED_OF_TRAINING = ("training pairs are mined, and what is promoted is compared with the champion",)
 """What a run does and a plan does not time."""
+_CAPTIONS_ONLY = (
+    "{}: captions of the pictures and no picture that can be read: until there are pictures a run ranks the "
+    "captions, which needs no model. Nothing is timed; what is counted here is a run with pictures"
+)
 
 
 def run(
@@ -74,7 +78,11 @@ def run(
         where = "`setr doctor` says why" if as_json else "see the reasons above"
         raise SetrError(f"no evaluation set can be read: {where}")
     speeds = found = None
-    if not counts_only:
+    pictured = [each for each in present if not _has_captions_only(context, each.key, sample)]
+    if not pictured:
+        (talk if as_json else print)(_CAPTIONS_ONLY.format(", ".join(plan.key for plan in present)))
+    elif not counts_only:
+        present = pictured
         speeds = measure(context, present[0].key, sample, trains=trains)
         found = _costs(context, present, training, speeds, trains=trains)
         found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
