@@ -47,13 +47,14 @@ class CallCounter:
 
 
 class Pace:
-    """How long a piece of work will still take, by its own pace since its first report.
+    """How long a piece of work will still take, by its own pace since its second report.
 
-    The first report is of what was done before, or kept; it says nothing of the pace.
+    The first report is of what was done before, or kept. The time up to the second holds what is done only
+    once (loading a model, looking for its batch size), so neither says anything of the pace.
     """
 
     def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None
+        self._reports: list[tuple[int, float]] = []
 
     def rest(self, done: int, total: int) -> float | None:
         """Report progress.
@@ -66,12 +67,18 @@ class Pace:
             Seconds that the rest will take; None where that cannot be told yet, or nothing is left.
         """
         now = time.monotonic()
-        if self._first is None:
-            self._first = (done, now)
-        before, begun = self._first
+        if len(self._reports) < _NO_PACE:
+            if not self._reports or done > self._reports[-1][0]:
+                self._reports.append((done, now))
+            return None
+        before, begun = self._reports[-1]
         if done <= before or done >= total or now <= begun:
             return None
         return (total - done) * (now - begun) / (done - before)
+
+
+_NO_PACE = 2
+"""The reports that say nothing of the pace."""
 
 
 def duration_words(seconds: float) -> str:

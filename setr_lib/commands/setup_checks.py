@@ -382,7 +382,8 @@ def _trained_weights(settings: Settings) -> Iterator[Check]:
             continue
         if version is None:
             lacking = f"no version is promoted, so {who} will be left out: materialize {assets[system]}"
-            yield Check(what, model, "later", f"{lacking} and what is before it")
+            command = f"`setr run --until {assets[system]}`"
+            yield Check(what, model, "later", f"{lacking} and what is before it: {command}")
         else:
             yield Check(what, f"{model} v{version}", "ok", f"champion, of {who}")
 

@@ -163,7 +163,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         if version is None:
             raise NoWeightsError(
                 f"{self.name} builds on {below.name}, of which no version is promoted: materialize "
-                f"{below.promoted_by} and what is before it"
+                f"{below.promoted_by} and what is before it: `setr run --until {below.promoted_by}`"
             )
         folders = model.artifacts(version, (SYSTEM, TRAINED_ON))
         found = Below(read_system(folders[SYSTEM]), TrainedOn.read(folders[TRAINED_ON]), version)

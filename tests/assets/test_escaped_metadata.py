@@ -83,7 +83,7 @@ def test_texts_of_metadata_and_log_lines_are_visible(capfd: pytest.CaptureFixtur
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_the_demo_s_lines_are_visible(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Terminal(is_terminal)
-    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", out)
     monkeypatch.setenv("COLUMNS", "3000")
     with watcher(Course([["step"]])) as shown:
         shown.started("step")

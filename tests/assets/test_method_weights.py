@@ -68,7 +68,7 @@ MADE = (
 RANKED = ("coarse_rankings", "reranked_rankings", "evaluation_report")
 SENTENCE = (
     "retrieval method 'by_line' has no weights yet: no version of setr-line is promoted; materialize "
-    "promoted_line and what is before it"
+    "promoted_line and what is before it: `setr run --until promoted_line`"
 )
 
 

@@ -95,7 +95,10 @@ BY_VERSION = (
     "reranking_fusion",
 )
 SOURCE = "champion_my_system_LineSystem"
-LACKING = "no version of setr-line is promoted; materialize promoted_line and what is before it"
+LACKING = (
+    "no version of setr-line is promoted; materialize promoted_line and what is before it: "
+    "`setr run --until promoted_line`"
+)
 
 
 @dataclass

@@ -39,12 +39,21 @@ def test_exit_functions_run_threads_end_and_only_memory_is_left(tmp_path: Path) 
 
 
 INTERRUPTED = """
-import atexit, os, signal, threading, time
+import atexit, os, signal, sys, threading, time
 from setr_lib.commands.ending import end_process
 
 main = threading.main_thread()
 
+def waits():
+    frame, names = sys._current_frames()[main.ident], set()
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return {"end_process", "_shutdown"} <= names
+
 def slow():
+    while not waits():
+        time.sleep(0.01)
     time.sleep(0.2)
     signal.pthread_kill(main.ident, signal.SIGINT)
     time.sleep(60)

@@ -407,7 +407,7 @@ def test_sigkill_loses_nothing_that_was_said_to_be_done(
     moments, done_before = random.Random(3), 0
     for batches_first in (1, 5):
         said = _run_and_kill(
-            [store.uri, str(frame), encoder_name, str(batch), "0.02"], batches_first, moments.uniform(0, 0.05)
+            [store.uri, str(frame), encoder_name, str(batch), "0.1"], batches_first, moments.uniform(0, 0.05)
         )
         ids, _ = store.read(table)
         assert len(set(ids)) == len(ids)
