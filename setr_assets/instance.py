@@ -11,6 +11,7 @@ import dagster as dg
 from setr_lib.damage import damaged
 from setr_lib.errors import SetrError
 from setr_lib.repairs.dagster_home import dagster_home_fault
+from setr_lib.runners import INTERRUPTED
 
 RUN_BY, OURS = "setr/run_by", "setr run"
 PROCESS = "setr/process"
@@ -19,8 +20,6 @@ SETS, LIMIT = "setr/sets", "setr/limit"
 """The evaluation sets of a run, and its ``[evaluation] limit``."""
 COMMAND = "setr/command"
 """An id of the command that began a run: a command over sets that are no range begins several."""
-INTERRUPTED = "interrupted"
-"""Why a step failed that a person stopped."""
 _OURS = (OURS, "make demo")
 """Who has started runs in this way; the second by its earlier name."""
 

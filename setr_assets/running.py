@@ -18,7 +18,6 @@ import dagster as dg
 from setr_assets.course import Course
 from setr_assets.instance import (
     COMMAND,
-    INTERRUPTED,
     LIMIT,
     OURS,
     PROCESS,
@@ -30,6 +29,7 @@ from setr_assets.instance import (
     process_tag,
     reason_of,
 )
+from setr_assets.interrupts import keep_from_helpers
 from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_assets.progress import listening
@@ -48,6 +48,7 @@ from setr_assets.where_next import tell_what_failed, tell_where_next
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
 from setr_lib.pipeline.toy_models import toy_models_note
+from setr_lib.runners import INTERRUPTED
 from setr_lib.sources import sources_in_use
 from setr_lib.typed import typed
 
@@ -194,6 +195,7 @@ def _materialize(request: RunRequest, parts: Sequence[_Part], course: Course, wa
     outcome, command = Outcome(), secrets.token_hex(8)
     with persistent_instance() as instance:
         end_lost_runs(instance)
+        keep_from_helpers(instance)
         for part in parts:
             tags = {**_tags(request.settings, part), COMMAND: command}
             course.enter(part.steps, earlier_seconds(instance, tags))
@@ -220,7 +222,7 @@ def _tags(settings: Settings, part: _Part) -> dict[str, str]:
         RUN_BY: OURS,
         PROCESS: process_tag(),
         SETS: ",".join(part.keys),
-        LIMIT: str(settings.evaluation.limit or ""),
+        LIMIT: str(settings.evaluation.limit or "") if "queries" in part.steps else "",
     }
 
 

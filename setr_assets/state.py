@@ -20,10 +20,10 @@ from setr_assets.blueprints import Blueprint
 from setr_assets.code_versions import CodeVersions
 from setr_assets.data_versions import DATA_VERSION_TAG, INPUT_TAG
 from setr_assets.graph import blueprints
-from setr_assets.instance import COMMAND, SETS, is_lost, persistent_instance, reason_of
+from setr_assets.instance import COMMAND, LIMIT, SETS, is_lost, persistent_instance, reason_of
 from setr_assets.selection import LEADERBOARD, deps_of, selected
 from setr_lib.benchmarks import evaluation_sets
-from setr_lib.runners import LastRun, ProjectState, StepState
+from setr_lib.runners import OTHERS, LastRun, ProjectState, StepState
 from setr_lib.settings import Settings
 
 CODE_VERSION_TAG, POINTER_TAG = "dagster/code_version", "dagster/input_event_pointer/"
@@ -95,7 +95,12 @@ def last_run(instance: dg.DagsterInstance) -> LastRun | None:
         sets=tuple(
             key for record in records for key in record.dagster_run.tags.get(SETS, "").split(",") if key
         ),
+        limit=_limit(records[0].dagster_run.tags.get(LIMIT, "")),
     )
+
+
+def _limit(tag: str) -> int | None:
+    return int(tag) if tag.isdecimal() else None
 
 
 def _failures(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
@@ -167,7 +172,7 @@ class _States:
         now, then = self._versions.version(step.number, step.reads), tags.get(CODE_VERSION_TAG, "")
         if now != then:
             same_code = now.partition("-")[0] == then.partition("-")[0]
-            yield "settings, prompts or models are others" if same_code else "made by another version of SETR"
+            yield OTHERS if same_code else "made by another version of SETR"
 
     def _inputs(self, step: Blueprint, key: str | None, tags: Mapping[str, str]) -> Iterator[str]:
         for dep in deps_of(step, self._settings):

@@ -10,6 +10,7 @@ from setr_assets.selection import REPORT
 from setr_lib.commands.console import terminal
 from setr_lib.damage import COMMAND
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.runners import INTERRUPTED
 from setr_lib.typed import explained_commands, typed
 
 if TYPE_CHECKING:
@@ -31,13 +32,16 @@ def tell_what_failed(
         seconds: How long it took.
     """
     out = sys.stderr
-    failed = f"{len(reasons)} {'step' if len(reasons) == 1 else 'steps'} failed"
+    failed = f"{len(reasons)} {'step' if len(reasons) == 1 else 'steps'} failed, as told above"
+    if all(reason == INTERRUPTED for reason in reasons.values()):
+        failed = "interrupted"
     print(
-        f"\nnot finished after {_minutes(seconds)} (run {', '.join(ids)}): {failed}, as told above; "
+        f"\nnot finished after {_minutes(seconds)} (run {', '.join(ids)}): {failed}; "
         "everything finished is kept",
         file=out,
     )
-    print(f"`{again(request)}` goes on from there; look closer with {_ui(request.settings)}", file=out)
+    first = "" if failed == "interrupted" else "once that is mended, "
+    print(f"{first}`{again(request)}` goes on from there; look closer with {_ui(request.settings)}", file=out)
     for command in dict.fromkeys(found for reason in reasons.values() for found in COMMAND.findall(reason)):
         print(f"mend what is damaged with {command}, then run this again", file=out)
 
@@ -51,8 +55,12 @@ def again(request: RunRequest) -> str:
     Returns:
         The command as it can be typed here.
     """
-    until = "" if request.until is None else f" --until {request.until}"
-    return typed(" ".join(["run", *request.sets]) + until)
+    limit = request.settings.evaluation.limit
+    options = [
+        *(() if request.until is None else ("--until", request.until)),
+        *(() if limit is None else ("--limit", str(limit))),
+    ]
+    return typed(" ".join(["run", *request.sets, *options]))
 
 
 def tell_where_next(

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from setr_lib.errors import SetrError
 from setr_lib.faults import file_fault, lance_faults, sqlite_fault
+from setr_lib.paths import unwritable_folder
 
 Part = Literal["vectors", "tables", "cache", "registry", "checkpoints", "reports", "dagster"]
 """A part of what lies on disk, as ``setr repair`` names it."""
@@ -181,6 +182,8 @@ def as_told(
         return no_space_error(path)
     if _BUSY_WORDS.search(words):
         return kind(f"{path}: another process is writing it: wait for its end, then {then}")
+    if _is_denied(error) and not os.path.lexists(path) and (why := unwritable_folder(Path(path))):
+        return kind(f"{path}: {why}: make it writable, or set another [storage] root; then {then}")
     return damaged(part, path, _fault_of(error, Path(path), words), kind, then)
 
 
@@ -465,11 +468,20 @@ def _of_library(error: BaseException) -> Part:
     return "cache"
 
 
+def _number_of(error: BaseException) -> int | None:
+    """The system's number of an error, where it or what caused it has one."""
+    system = next((each for each in chain(error) if isinstance(each, OSError) and each.errno), None)
+    return None if system is None else system.errno
+
+
+def _is_denied(error: BaseException) -> bool:
+    return _number_of(error) in _DENIED or _DENIED_WORDS.search(_words_of(error)) is not None
+
+
 def _fault_of(error: BaseException, path: Path, words: str) -> str:
     """What is wrong with a file, in words that no library chose."""
-    system = next((each for each in chain(error) if isinstance(each, OSError) and each.errno), None)
-    number = None if system is None else system.errno
-    if number in _DENIED or _DENIED_WORDS.search(words):
+    number = _number_of(error)
+    if _is_denied(error):
         return _DENIED_FAULT
     if path.suffix == ".lance" and path.parent.name != "data" and path.exists():
         file, fault = next(iter(lance_faults(path).items()), (path, "cannot be read: cut or overwritten"))

@@ -43,6 +43,10 @@ class RunRequest:
     """Print results and errors only."""
 
 
+INTERRUPTED = "interrupted"
+"""Why a step failed that a person stopped."""
+OTHERS = "settings, prompts or models are others"
+"""Why a result is stale that was made with other settings."""
 State = Literal["current", "stale", "missing"]
 
 
@@ -68,6 +72,8 @@ class LastRun:
     """Why steps failed, by step."""
     sets: tuple[str, ...] = ()
     """The evaluation sets that were named to it, where it says so."""
+    limit: int | None = None
+    """Of a trial, how many queries of each set it took; None for all."""
 
 
 @dataclass(frozen=True)

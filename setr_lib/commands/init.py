@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tomllib
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
 from setr_lib.files import write_text
+from setr_lib.paths import expanded
 from setr_lib.settings import (
+    CONFIG_VARIABLE,
     DEFAULT_ENCODER,
     DEFAULT_PRETRAINED,
     NAMES_OF_KINDS,
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 _SAMPLE = 32
 """Pictures that are opened; all are listed."""
 _SHOWN = 3
+_TRIAL = 5
+"""Queries of the trial that is recommended."""
 _LONGEST_NAME = 40
 
 
@@ -91,6 +96,12 @@ def run(photos: Path, queries: Path | None, *, quiet: bool = False) -> int:
     load_settings(file)
     if not quiet:
         _tell(file, found, above)
+        if above is not None and os.environ.get(CONFIG_VARIABLE) and not _is_same(above, file):
+            print(
+                f"setr: {CONFIG_VARIABLE} is set, so commands use {above} and not this file: "
+                f"`unset {CONFIG_VARIABLE}` first",
+                file=sys.stderr,
+            )
     return 0
 
 
@@ -129,16 +140,19 @@ def look(photos: Path, queries: Path | None, here: Path, taken: frozenset[str] =
     names = () if listing is None else listing.names
     if listing is None or not names:
         raise SetrError(_no_pictures(photos, [] if listing is None else listing.notes))
+    readable, unread = _opened(searched, names)
+    if not readable:
+        raise SetrError(f"{photos}: {unread[0]}")
     asked, scored, file, notes = _queries(searched)
     return Looked(
         name=name,
         root=_stated(photos, here),
         queries=None if file is None else _stated(file, here),
-        example=_from_here(photos / names[0], here),
+        example=_from_here(photos / readable[0], here),
         pictures=len(names),
         asked=asked,
         scored=scored,
-        notes=[*listing.faults, *listing.notes, *notes, *_unreadable(searched, names)],
+        notes=[*listing.faults, *listing.notes, *notes, *unread],
     )
 
 
@@ -174,14 +188,12 @@ def section(found: Looked) -> str:
     lines = [
         f"[datasets.{found.name}]",
         'kind = "folder" # a folder of your own: every picture in it and in its folders is searched',
-        f"root = {found.root} # {found.pictures:,} pictures",
+        f"root = {found.root} # {_counted(found.pictures, 'picture', 'pictures')}",
     ]
     if found.queries is not None:
         lines.append(f"queries = {found.queries} # {_query_words(found)}")
     else:
-        lines.append(
-            '# queries = "queries.csv" # to measure: a table, columns reference, modification and targets'
-        )
+        lines.append('# queries = "wishes.csv" # to measure: only where it is not queries.csv in that folder')
     return "\n".join(lines)
 
 
@@ -228,8 +240,7 @@ def _data_sets(file: Path) -> dict[str, Path]:
     try:
         stated = tomllib.loads(file.read_text(encoding="utf-8")).get("datasets", {})
         return {
-            name: file.parent / Path(str(section.get("root", ""))).expanduser()
-            for name, section in stated.items()
+            name: file.parent / expanded(str(section.get("root", ""))) for name, section in stated.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
         return {}
@@ -252,8 +263,8 @@ def _queries(searched: EvaluationSet) -> tuple[int, int, Path | None, list[str]]
     return frame.height, scored, file, searched.benchmark.query_notes(searched)
 
 
-def _unreadable(searched: EvaluationSet, names: tuple[str, ...]) -> list[str]:
-    """Pictures of a sample that cannot be read."""
+def _opened(searched: EvaluationSet, names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The pictures of a sample that can be read, and of the others a sentence, if there are any."""
     import polars as pl
 
     from setr_lib.datasets import inspect_gallery
@@ -268,16 +279,15 @@ def _unreadable(searched: EvaluationSet, names: tuple[str, ...]) -> list[str]:
             "galleries": [["all"]] * len(sample),
         }
     )
-    bad = inspect_gallery(frame, rules=searched.pixels).filter(pl.col("status") != "ok")
+    looked = inspect_gallery(frame, rules=searched.pixels)
+    bad, good = looked.filter(pl.col("status") != "ok"), looked.filter(status="ok")["image_id"].to_list()
     if bad.is_empty():
-        return []
+        return good, []
     shown = "; ".join(
         f"{name}: {why}" for name, why in bad.select("image_id", "detail").head(_SHOWN).iter_rows()
     )
-    return [
-        f"{bad.height} of {len(sample)} pictures that were opened cannot be read ({shown}); "
-        f"`{typed('doctor')}` opens every one"
-    ]
+    said = f"{bad.height} of {len(sample)} pictures that were opened cannot be read ({shown})"
+    return good, [said if not good else f"{said}; `{typed('doctor')}` opens every one"]
 
 
 def _no_pictures(photos: Path, notes: list[str]) -> str:
@@ -304,8 +314,12 @@ def _from_here(path: Path, here: Path) -> str:
     return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)
 
 
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def _query_words(found: Looked) -> str:
-    words = f"{found.asked:,} queries"
+    words = _counted(found.asked, "query", "queries")
     if found.scored == found.asked:
         return words
     return f"{words}, {found.scored:,} of them with targets"
@@ -313,8 +327,10 @@ def _query_words(found: Looked) -> str:
 
 def _tell(file: Path, found: Looked, above: Path | None) -> None:
     queries = f", {_query_words(found)}" if found.queries is not None else ""
-    print(f"wrote {file}: data set {found.name!r}, {found.pictures:,} pictures{queries}")
-    if above is not None:
+    print(
+        f"wrote {file}: data set {found.name!r}, {_counted(found.pictures, 'picture', 'pictures')}{queries}"
+    )
+    if above is not None and not os.environ.get(CONFIG_VARIABLE):
         print(f"in this folder it is used in place of {above}")
     search = typed(f'search {_quoted(found.example)} "the same, but red"')
     steps = [
@@ -322,8 +338,9 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
         (typed("plan"), "how long a run will take on this machine"),
     ]
     if found.scored:
+        trial = (typed(f"run {found.name} --limit {_TRIAL}"), f"a trial on {_TRIAL} queries")
         steps += [
-            (typed(f"run {found.name} --limit 5"), "a trial on five queries"),
+            *([trial] if found.asked > _TRIAL else []),
             (typed(f"run {found.name}"), "both stages, scores, a page"),
             (search, "a query of your own"),
         ]
@@ -337,8 +354,8 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
         print(line)
     if not found.scored:
         print(
-            "to measure, write a table of queries with known answers (reference, modification, targets) and "
-            f"name it as queries in [datasets.{found.name}]"
+            "to measure, write queries with known answers as queries.csv into that folder of pictures: "
+            "columns reference, modification, targets"
         )
 
 

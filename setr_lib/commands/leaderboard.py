@@ -7,6 +7,7 @@ import sys
 from setr_lib.commands.console import talk, terminal
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 
 def run(settings: Settings, *, dataset: str | None, form: str | None) -> int:
@@ -29,7 +30,8 @@ def run(settings: Settings, *, dataset: str | None, form: str | None) -> int:
     from setr_lib.pipeline.evaluation import latest_scores
     from setr_lib.pipeline.storage import or_run_everything
 
-    named = [chosen.key for chosen in named_sets(settings, dataset)]
+    sets = named_sets(settings, dataset)
+    named = [chosen.key for chosen in sets]
     context = pipeline_context(settings)
     frame = latest_scores(context, named)
     if form == "json":
@@ -43,7 +45,13 @@ def run(settings: Settings, *, dataset: str | None, form: str | None) -> int:
         terminal().print(table)
         for line in board_lines(context, keys_of(frame, settings)):
             print(line)
-    if frame.is_empty():
+    if frame.is_empty() and sets and not any(chosen.has_queries for chosen in sets):
+        talk(
+            f"nothing is measured, for there are no queries in {', '.join(named)}: write queries with known "
+            f"answers (queries.csv among the pictures: reference, modification, targets), then "
+            f"`{typed('run')}`"
+        )
+    elif frame.is_empty():
         of = "" if dataset is None else f" of {dataset}"
         talk(f"nothing{of} is evaluated yet: materialize evaluation_report, {or_run_everything(settings)}")
     return 0

@@ -86,6 +86,7 @@ def run(
         speeds = measure(context, present[0].key, sample, trains=trains)
         found = _costs(context, present, training, speeds, trains=trains)
         found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
+    trains = trains or bool(trainings)
     if as_json:
         print(json.dumps(_document(plans, training, trainings, speeds, found, trains=trains), indent=1))
     elif speeds is not None and found is not None:

@@ -14,7 +14,7 @@ from setr_lib.damage import COMMAND
 from setr_lib.errors import SetrError
 from setr_lib.files import shown_address, sqlite_path
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
-from setr_lib.runners import LastRun, ProjectState, StepState, runner
+from setr_lib.runners import INTERRUPTED, OTHERS, LastRun, ProjectState, StepState, runner
 from setr_lib.settings import Settings
 from setr_lib.typed import typed
 
@@ -48,6 +48,10 @@ class SetStatus:
     many of the set's queries it took, in words, else empty.
     """
     has_queries: bool = True
+    lacks_data: bool = False
+    """Whether none of its files is there, and no run makes them."""
+    faults: list[str] = field(default_factory=list)
+    """How many pictures, queries and texts something went wrong with, by kind, in words."""
 
     @property
     def is_due(self) -> bool:
@@ -96,6 +100,7 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
         The sets, in the order of the settings, hidden ones last.
     """
     from setr_lib.benchmarks import evaluation_sets
+    from setr_lib.commands.faults import board_lines
     from setr_lib.pipeline.changed_files import changed_files
     from setr_lib.sources import data_sources
 
@@ -109,8 +114,12 @@ def statuses(context: PipelineContext, known: ProjectState) -> list[SetStatus]:
             steps = [step for step in steps if step.step in ("gallery_images", _EMBEDDED)]
         status = SetStatus(each.key, each.hidden, _state(steps), steps, has_queries=has_queries)
         made_by_a_run = any(source.owns(each.root) for source in makers)
-        if status.state == "missing" and not made_by_a_run and _lacks_data(each):
+        status.lacks_data = not made_by_a_run and _lacks_data(each)
+        if status.state == "missing" and status.lacks_data:
             status.state = "no data"
+        elif status.state != "missing":
+            lines = board_lines(context, [each.key])
+            status.faults = [line.removeprefix(f"{each.key}: ").partition(": ")[0] for line in lines]
         changed = changed_files(context, each, until)
         status.changed, status.looked, status.pictures = changed.words, changed.looked, changed.pictures
         status.best = _best(context, each)
@@ -161,6 +170,8 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
     for reason in () if last is None else last.failed.values():
         for command in COMMAND.findall(reason):
             return typed(command.strip("`").removeprefix("setr ")), "mends what the last run found damaged"
+    if gone := [each.key for each in sets if each.lacks_data and each.is_due]:
+        return typed(f"doctor {gone[0]}"), f"says what of {gone[0]} is gone"
     scored = [each for each in sets if not each.hidden]
     due = [each for each in scored if each.is_due] or [
         each for each in sets if each.hidden and _is_begun(each)
@@ -169,6 +180,8 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
         names = [] if due == scored else [each.key for each in due]
         until = f" --until {_EMBEDDED}" if not any(each.has_queries for each in due) else ""
         why = "goes on where the last run ended" if last is not None and last.failed else "makes what is due"
+        if (trial := _trial(settings, last)) is not None:
+            why = f"all queries: the last run was {trial}"
         return typed(" ".join(["run", *names]) + until), why
     if lacking := [each for each in sets if each.state == "no data"]:
         return typed(f"doctor {lacking[0].key}"), f"says what of {lacking[0].key} is missing"
@@ -177,6 +190,21 @@ def next_command(settings: Settings, sets: Sequence[SetStatus], known: ProjectSt
     if stale := [step for step in known.shared if step.state != "current"]:
         return typed("run"), f"makes what is due of the training ({stale[0].step})"
     return typed("leaderboard"), "everything is current"
+
+
+def _trial(settings: Settings, last: LastRun | None, of: SetStatus | None = None) -> str | None:
+    """What the last run was, where it took fewer queries than the settings say; None where it did not.
+
+    Args:
+        settings: The settings.
+        last: The last run.
+        of: Ask of this set, which the run may not have named.
+    """
+    if last is None or last.limit is None or last.limit == settings.evaluation.limit:
+        return None
+    if of is not None and last.sets and of.key not in last.sets:
+        return None
+    return f"a trial on {last.limit:,} {'query' if last.limit == 1 else 'queries'} of each set"
 
 
 def _is_begun(status: SetStatus) -> bool:
@@ -206,7 +234,7 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
     """The best row of a set's report by its headline metric; None without one."""
     import polars as pl
 
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
     from setr_lib.evaluation.row import RANDOM, Row
     from setr_lib.records import QueriesRecord
     from setr_lib.tables import METRICS
@@ -220,10 +248,13 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
     if rows.is_empty():
         return None
     metric = headline_metrics(rows["metric"], evaluation_set.benchmark.headline_metrics)[0]
-    best = rows.filter(metric=metric).sort("value", descending=True).row(0, named=True)
+    first = order_lines(rows, metric)[0]
+    lines = rows.filter(metric=metric).iter_rows(named=True)
+    if (best := next((line for line in lines if Row.of(line) == first), None)) is None:
+        return None
     trial = f"{taken.kept:,} of {taken.of:,} queries" if taken.kept < taken.of else ""
     found = {"metric": metric, "value": best["value"], "queries": best["n_queries"], "trial": trial}
-    return {"row": Row.of(best).title, **found}
+    return {"row": first.title, **found}
 
 
 def _lines(
@@ -233,7 +264,7 @@ def _lines(
     lines = [f"{'project':{width}}{settings.base_dir}"]
     for each in sets:
         lines.append(f"{each.key:{width}}{_set_words(each)}")
-        lines += [f"{'':{width}}{words}" for words in _details(each)]
+        lines += [f"{'':{width}}{words}" for words in _details(each, _trial(settings, known.last_run, each))]
     if known.shared:
         lines.append(f"{'training':{width}}{_steps_words(known.shared)}")
     if champions is None:
@@ -242,13 +273,10 @@ def _lines(
     elif champions or known.shared:
         words = ", ".join(f"{model} v{version}" for model, version in champions.items())
         lines.append(f"{'champions':{width}}{words or 'none is promoted yet'}")
-    lines.append(f"{'last run':{width}}{_run_words(known.last_run)}")
-    lines += [f"{'':{width}}{step}: {reason}" for step, reason in _failed(known.last_run)]
+    lines.append(f"{'last run':{width}}{_run_words(known.last_run, _trial(settings, known.last_run))}")
+    failed = {} if known.last_run is None else known.last_run.failed
+    lines += [f"{'':{width}}{step}: {reason}" for step, reason in failed.items()]
     return lines
-
-
-def _failed(last: LastRun | None) -> list[tuple[str, str]]:
-    return [] if last is None else list(last.failed.items())
 
 
 def _set_words(status: SetStatus) -> str:
@@ -256,15 +284,18 @@ def _set_words(status: SetStatus) -> str:
         return "no data yet"
     if not status.has_queries:
         words = {"current": "embedded: can be searched; no queries, so nothing is measured"}
+        if status.changed and status.state == "current":
+            return "embedded: can be searched; its files have changed since"
         return words.get(status.state, _steps_words(status.steps))
     if status.state == "missing":
         return "nothing yet" + (" (hidden targets: ranked where it is named)" if status.hidden else "")
     best = status.best
+    words = _steps_words(status.steps)
+    words = "made, but its files have changed" if words == "current" and status.changed else words
     if best is None:
-        return _steps_words(status.steps)
+        return words
     trial = f", a trial on {best['trial']}" if best["trial"] else ""
-    scores = f"; {best['metric']} {best['value']:.1f} ({best['row']}{trial})"
-    return _steps_words(status.steps) + scores
+    return f"{words}; {best['metric']} {best['value']:.1f} ({best['row']}{trial})"
 
 
 def _steps_words(steps: Sequence[StepState]) -> str:
@@ -279,26 +310,40 @@ def _steps_words(steps: Sequence[StepState]) -> str:
     return "; ".join(parts) or "current"
 
 
-def _details(status: SetStatus) -> list[str]:
-    """Why a set is stale: of each reason the first step that has it; and what of its files has changed."""
+def _details(status: SetStatus, trial: str | None) -> list[str]:
+    """Why a set is stale: of each reason the first step that has it; and what of its files has changed.
+
+    Args:
+        status: The set.
+        trial: What its last run was, if that took fewer queries than the settings say.
+    """
     reasons: dict[str, str] = {}
     for step in status.steps:
         for reason in filter(None, step.why.split("; ")):
             if not reason.endswith("is stale"):
                 reasons.setdefault(reason, step.step)
+    if trial is not None and reasons.get(OTHERS) == "queries":
+        reasons = {
+            f"made by {trial}" if reason == OTHERS else reason: step for reason, step in reasons.items()
+        }
     lines = [f"{step}: {reason}" for reason, step in reasons.items()]
     lines += [f"since it was read: {words}" for words in status.changed]
+    if status.faults:
+        lines.append(f"{'; '.join(status.faults)}: `{typed(f'faults {status.key}')}` lists them")
     if status.looked < status.pictures and status.looked:
         lines.append(f"{status.looked:,} of {status.pictures:,} pictures' files were looked at")
     return lines
 
 
-def _run_words(last: LastRun | None) -> str:
+def _run_words(last: LastRun | None, trial: str | None) -> str:
     if last is None:
         return "none"
     when = "" if last.begun is None else f"{last.begun:%Y-%m-%d %H:%M}, "
-    of = f" of {', '.join(last.sets)}" if last.sets else ""
-    return f"{when}{last.status}{of} (run {last.id})"
+    of = f"{', '.join(last.sets)}: " if last.sets else ""
+    state = {"success": "finished", "failure": "failed", "started": "under way"}.get(last.status, last.status)
+    if set(last.failed.values()) == {INTERRUPTED}:
+        state = "interrupted"
+    return f"{when}{of}{state}{f', {trial}' if trial else ''} (run {last.id})"
 
 
 def _plain(
@@ -319,6 +364,7 @@ def _plain(
                 "due": each.is_due,
                 "steps": [asdict(step) for step in each.steps],
                 "changed": each.changed,
+                "faults": each.faults,
                 "pictures": each.pictures,
                 "pictures_looked_at": each.looked,
                 "best": each.best,

@@ -173,7 +173,8 @@ def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> R
     except NotMadeYetError:
         if required:
             raise
-        talk(f"{key} is not re-ranked yet: its coarse ranking is taken")
+        if context.tables.settings.table_path("coarse_rankings", key).with_suffix("").exists():
+            talk(f"{key} is not re-ranked yet: its coarse ranking is taken")
         return None
 
 

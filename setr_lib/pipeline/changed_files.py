@@ -93,7 +93,9 @@ def _pictures(
         before, now = set(ranked), set(listing.names)
         found.words += _counted(len(now - before), "new") + _counted(len(before - now), "gone")
         images = images.filter(images["image_id"].is_in(list(now)) | (images["galleries"].list.len() == 0))
-    files = iter(picture_files(images.filter(status="ok")).values())
+    ok = images.filter(status="ok")
+    found.pictures = ok.height
+    files = iter(picture_files(ok).values())
     newer: list[PictureFile] = []
     gone = 0
     while time.monotonic() < until and (block := list(islice(files, _STEP))):

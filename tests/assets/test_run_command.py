@@ -174,6 +174,19 @@ def test_until_stops_after_a_step_and_a_gallery_without_queries_can_be_searched(
     found = setr("search", str(folder / "album" / "0.png"), "make it red", "--dataset", "album", "--k", "2")
     assert found.status == 0, found.err
     assert states(status_of(setr))["album"] == "current"
+    told = setr("leaderboard", "--dataset", "album").err
+    assert "there are no queries in album" in told and "materialize" not in told
+
+
+def test_a_trial_is_called_one_and_all_queries_come_next(setr: Setr, folder: Path) -> None:
+    assert setr("run", "mine", "--until", "queries", "--limit", "1").status == 0
+    lines = setr("status").out.splitlines()
+    assert "          queries: made by a trial on 1 query of each set" in lines
+    assert lines[-1].endswith("all queries: the last run was a trial on 1 query of each set")
+    assert setr("run", "album", "--limit", "1").status == 0
+    assert status_of(setr)["last_run"]["limit"] is None, "it has no queries that could have been left out"
+    assert setr("run", "mine", "--until", "queries").status == 0
+    assert states(status_of(setr))["mine"] == "current"
 
 
 def test_dagsters_own_evaluation_passes_over_a_gallery_without_queries(folder: Path) -> None:

@@ -5,6 +5,7 @@ and what is shown.
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from setr_assets import instance as dagster_instance
 from setr_assets.course import Course
 from setr_assets.graph import blueprints
+from setr_assets.interrupts import keep_from_helpers
 from setr_assets.progress import listening, step
 from setr_assets.running import notes_before, run
 from setr_assets.selection import deps_of, named_evaluation_sets, ranges, selected
@@ -70,6 +72,24 @@ def test_run_of_a_living_process_is_left_alone() -> None:
 
 def test_runs_of_others_are_left_alone() -> None:
     assert status_after("4194303@1", run_by="someone else") == dg.DagsterRunStatus.STARTED
+
+
+# What a person stops.
+
+
+def test_ctrl_c_does_not_reach_the_processes_that_copy_a_steps_output(tmp_path: Path) -> None:
+    """On a terminal they are in the foreground with the run, and print tracebacks of their own."""
+    import psutil
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        keep_from_helpers(instance)
+        with instance.compute_log_manager.capture_logs(["a", "run", "step"]):
+            helpers = psutil.Process().children()
+            for helper in helpers:
+                helper.send_signal(signal.SIGINT)
+            assert helpers and psutil.wait_procs(helpers, timeout=2)[0] == []
+        assert psutil.wait_procs(helpers, timeout=10)[1] == [], "they end with the step"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 # Which steps.

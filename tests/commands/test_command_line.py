@@ -310,3 +310,15 @@ def test_an_interruption_is_told_and_has_the_status_of_shells(tmp_path: Path) ->
         out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert err == "setr: interrupted; what was finished is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "one"), [("repair", "vectors"), ("cache", "check"), ("miniature", "write")]
+)
+def test_a_missing_part_is_answered_with_those_that_there_are(
+    command: str, one: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "required" in last and one in last.partition("one of ")[2]

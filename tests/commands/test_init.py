@@ -68,7 +68,14 @@ def test_queries_in_the_folder_are_found_and_measured(photos: Path, capsys: Outp
     queries(photos / "queries.csv", "a.png,make it red,b.png\n")
     assert main(["init", str(photos)]) == 0
     out = capsys.readouterr().out
-    assert "1 queries" in out and "run my-photos --limit 5" in out and "--until" not in out
+    assert "1 query" in out and "run my-photos " in out and "--until" not in out
+    assert "--limit" not in out, "one query needs no trial"
+
+
+def test_many_queries_are_tried_on_a_few_first(photos: Path, capsys: Output) -> None:
+    queries(photos / "queries.csv", "a.png,make it red,b.png\n" * 6)
+    assert main(["init", str(photos)]) == 0
+    assert "run my-photos --limit 5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -141,6 +148,45 @@ def test_pictures_that_cannot_be_read_are_told(photos: Path, tmp_path: Path, cap
     assert main(["--quiet", "init", "My Photos"]) == 1, "there is one now"
 
 
+def test_the_example_is_a_picture_that_can_be_read(photos: Path, capsys: Output) -> None:
+    (photos / "a.png").write_bytes(b"no picture")
+    assert main(["init", "My Photos"]) == 0
+    assert "search 'My Photos/b.png'" in capsys.readouterr().out
+
+
+def test_pictures_none_of_which_can_be_read_make_no_project(
+    photos: Path, tmp_path: Path, capsys: Output
+) -> None:
+    for picture in photos.rglob("*.png"):
+        picture.write_bytes(b"no picture")
+    assert main(["init", "My Photos"]) == 1
+    assert "4 of 4 pictures that were opened cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "setr.toml").exists()
+
+
+def test_where_a_variable_names_other_settings_the_new_ones_are_not_said_to_be_used(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("", encoding="utf-8")
+    monkeypatch.setenv("SETR_CONFIG", str(other))
+    assert main(["init", "My Photos"]) == 0
+    printed = capsys.readouterr()
+    assert "in place of" not in printed.out
+    assert f"commands use {other} and not this file: `unset SETR_CONFIG`" in printed.err
+
+
+@pytest.mark.parametrize(
+    "typed", [["init", "My Photos", "--config", "x.toml"], ["--config", "x.toml", "init", "."]]
+)
+def test_another_name_for_the_settings_file_is_refused(
+    photos: Path, tmp_path: Path, capsys: Output, typed: list[str]
+) -> None:
+    assert main(typed) == 1
+    assert "takes no --config" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.toml"))
+
+
 @pytest.mark.parametrize(
     ("folder", "name"),
     [
@@ -157,7 +203,7 @@ def test_the_data_set_is_called_as_the_folder_where_that_can_be(folder: str, nam
 
 
 def test_odd_paths_are_stated_so_that_they_are_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     odd = tmp_path / '~a "$HOME" b\\c'
     odd.mkdir()
@@ -169,3 +215,5 @@ def test_odd_paths_are_stated_so_that_they_are_read_back(
     read = load_settings(tmp_path / "setr.toml")
     assert read.resolve(read.datasets[name].root).samefile(odd)
     assert described["kind"] == "folder"
+    assert main(["init", str(odd)]) == 1
+    assert f"has this folder already, as the data set {name!r}" in capsys.readouterr().err

@@ -88,6 +88,13 @@ def test_the_next_command_is_the_one_that_helps(
     assert next_command(Settings(base_dir=tmp_path), found, after(failed))[0].endswith(f" {expected}")
 
 
+def test_where_the_data_are_gone_no_run_helps(tmp_path: Path) -> None:
+    gone = SetStatus("a", False, "current", [], changed=["there is no such image folder"], lacks_data=True)
+    found = [gone, status_of("b", "stale")]
+    command, why = next_command(Settings(base_dir=tmp_path), found, after({"queries": "no such file"}))
+    assert command.endswith(" doctor a") and why == "says what of a is gone"
+
+
 def test_while_a_run_is_under_way_no_other_is_begun(tmp_path: Path) -> None:
     known = ProjectState((), {}, LastRun("id", "started", None, {}))
     found = [status_of("a", "stale")]
@@ -105,3 +112,12 @@ def test_the_next_command_for_galleries_and_hidden_sets(tmp_path: Path) -> None:
     assert next_command(settings, [status_of("cirr-val", "current"), once], done)[0].endswith(
         " run cirr-test1"
     )
+
+
+def test_after_a_trial_all_queries_come_next(tmp_path: Path) -> None:
+    known = ProjectState((), {}, LastRun("id", "success", None, {}, ("a",), limit=5))
+    command, why = next_command(Settings(base_dir=tmp_path), [status_of("a", "stale")], known)
+    assert command.endswith(" run")
+    assert why == "all queries: the last run was a trial on 5 queries of each set"
+    limited = Settings.model_validate({"base_dir": tmp_path, "evaluation": {"limit": 5}})
+    assert next_command(limited, [status_of("a", "stale")], known)[1] == "makes what is due"

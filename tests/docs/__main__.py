@@ -25,7 +25,16 @@ FIRST = ("README.md", "docs/datasets/folder.md", "docs/real-data.md", "docs/scal
 """The pages in the order in which a newcomer reads them; others come behind, by name."""
 _BEFORE = Step("before all pages", 0, "given", "make demo", minutes=10)
 """What pages build on that no page among those that are run makes."""
-_OF_PROJECTS = ("SETR_", "DAGSTER_", "MLFLOW_", "MAKE", "PYTEST_", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+_OF_PROJECTS = (
+    "SETR_",
+    "DAGSTER_",
+    "MLFLOW_",
+    "MAKE",
+    "ARGS",
+    "PYTEST_",
+    "VIRTUAL_ENV",
+    "PYTHONDONTWRITEBYTECODE",
+)
 """What variables begin with that no newcomer has: those of another project, and of some machines."""
 
 

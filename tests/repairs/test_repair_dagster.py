@@ -112,6 +112,17 @@ def test_the_command_stands_at_the_end_of_what_a_run_prints(
     assert sum("`setr repair tables`" in line for line in last) == 1
 
 
+def test_what_was_interrupted_goes_on_with_the_same_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings.model_validate({"base_dir": tmp_path, "evaluation": {"limit": 5}})
+    request = RunRequest(settings, ("mine",), until="coarse_rankings")
+    tell_what_failed(request, {"queries": "interrupted"}, ["run"], 1.0)
+    told = capsys.readouterr().err
+    assert "run mine --until coarse_rankings --limit 5` goes on from there" in told
+    assert ": interrupted; everything" in told and "failed" not in told
+
+
 def test_a_failing_step_gives_dagster_one_line(tmp_path: Path) -> None:
     context = pipeline_context(Settings(base_dir=tmp_path))
     (tmp_path / "var" / "cache").mkdir(parents=True)

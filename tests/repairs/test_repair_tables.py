@@ -192,6 +192,20 @@ def test_files_that_may_not_be_written_are_made_writable(
     assert tables.read(ASSET, CAPTIONS, KEY).height == FRAME.height
 
 
+def test_a_folder_that_storage_cannot_be_made_in_is_nothing_to_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setr_lib.damage import explain
+    from setr_lib.pipeline.storage import places_of
+
+    settings = Settings(base_dir=tmp_path)
+    # The folder's mode would not do: a test may be run by root, who may write anywhere.
+    monkeypatch.setattr("setr_lib.paths.os.access", lambda *_: False)
+    denied = PermissionError(13, "Permission denied", str(settings.table_path(ASSET, KEY)))
+    told = str(explain(denied, places_of(settings)))
+    assert f"{tmp_path} cannot be written to: make it writable" in told and "setr repair" not in told
+
+
 def test_a_disk_that_is_read_only_is_told(tmp_path: Path) -> None:
     from setr_lib.damage import explain
     from setr_lib.pipeline.storage import places_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from setr_lib.near_names import did_you_mean
 
@@ -31,6 +31,14 @@ class Parser(argparse.ArgumentParser):
             return f"unexpected argument: {first}"
         options = [option for action in self._actions for option in action.option_strings]
         return f"there is no option {first.partition('=')[0]}{did_you_mean(first.partition('=')[0], options)}"
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's; where an argument with few possible values is missing, it names them."""
+        positional = next((action for action in self._actions if not action.option_strings), None)
+        choices = [] if positional is None else [str(choice) for choice in positional.choices or ()]
+        if positional is not None and choices and message.endswith(f"required: {positional.metavar}"):
+            message = f"{message}: one of {', '.join(choices)}"
+        super().error(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # Overrides a method of argparse that is not documented, but is the same in all versions so far.

@@ -7,7 +7,9 @@ from __future__ import annotations
 import argparse
 
 from setr_lib.commands.arguments.shared import Subparsers, add_command, path, positive
+from setr_lib.errors import SetrError
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 
 def add_init(commands: Subparsers) -> None:
@@ -101,6 +103,11 @@ def add_status(commands: Subparsers) -> None:
 def _init(options: argparse.Namespace) -> int:
     from setr_lib.commands.init import run
 
+    if options.config is not None:
+        raise SetrError(
+            f"`{typed('init')}` takes no --config: it writes setr.toml into the current folder, "
+            "where commands find it"
+        )
     return run(options.photos, options.queries, quiet=options.quiet)
 
 

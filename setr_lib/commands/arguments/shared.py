@@ -88,8 +88,10 @@ def path(text: str) -> Path:
         The path.
 
     Raises:
-        argparse.ArgumentTypeError: A variable in it is not set.
+        argparse.ArgumentTypeError: It is empty, or a variable in it is not set.
     """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty (a variable that is not set?)")
     try:
         return Path(text if os.path.lexists(text) else expanded(text))
     except ValueError as error:
