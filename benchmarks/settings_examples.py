@@ -43,6 +43,7 @@ EXAMPLES: MappingProxyType[str, Any] = MappingProxyType(
         "models.judge.trust_remote_code": True,
         "models.judge.batch_size": 16,
         "models.judge.pair_batch_size": 32,
+        "models.judge.vision_memory_mb": 2_000,
         "models.judge.features_mb": 20_000,
         "models.judge.max_new_tokens": 512,
         "models.judge.endpoint": "http://127.0.0.1:8000/v1",

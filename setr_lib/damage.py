@@ -48,6 +48,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DENIED_WORDS = re.compile(
     r"permission denied|read-?only (file system|database)|operation not permitted|os error (13|1|30)\b", re.I
 )
+_DENIED_FAULT = "may not be read or written by this user, or lies on a disk that is read-only"
 _SQLITE_WORDS = re.compile(
     r"not a database|disk image is malformed|disk I/O error|unable to open database|readonly database|"
     r"no such (table|column)|duplicate column|decode to UTF-8|can't locate revision|is locked",
@@ -113,7 +114,16 @@ def damaged(
         The error, of one line.
     """
     words = f"{path}: {fault}: run `{repair_command(part)}`, which keeps what is whole, then {then}"
+    if fault == _DENIED_FAULT and _is_anothers(Path(path)):
+        words = f"{path}: {fault}; it belongs to another user: be that user, or have it given to this one"
     return kind(one_line(words))
+
+
+def _is_anothers(path: Path) -> bool:
+    try:
+        return hasattr(os, "getuid") and path.stat().st_uid != os.getuid()
+    except OSError:
+        return False
 
 
 def one_line(text: str) -> str:
@@ -472,7 +482,7 @@ def _fault_of(error: BaseException, path: Path, words: str) -> str:
     """What is wrong with a file, in words that no library chose."""
     number = _number_of(error)
     if _is_denied(error):
-        return "may not be read or written by this user, or lies on a disk that is read-only"
+        return _DENIED_FAULT
     if path.suffix == ".lance" and path.parent.name != "data" and path.exists():
         file, fault = next(iter(lance_faults(path).items()), (path, "cannot be read: cut or overwritten"))
         return fault if file == path else f"cannot be read: {file.relative_to(path)} {fault}"

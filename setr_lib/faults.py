@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import struct
 from pathlib import Path
@@ -201,17 +202,35 @@ def sqlite_fault(path: Path, table: str | None = None) -> str | None:
     try:
         if (fault := sqlite_start_fault(path)) is not None:
             return fault
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         try:
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                return "is cut or overwritten in places"
-            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        finally:
-            connection.close()
+            names = _tables_of_whole(f"{path.absolute().as_uri()}?mode=ro")
+        except sqlite3.OperationalError as error:
+            if not _MAY_NOT_WRITE.search(str(error)):
+                raise
+            # Its log cannot be made beside it by this user. Without one the file is all there is.
+            if path.with_name(f"{path.name}-wal").exists():
+                return None
+            names = _tables_of_whole(f"{path.absolute().as_uri()}?mode=ro&immutable=1")
     except (OSError, sqlite3.Error) as error:
         if "is locked" in str(error):
             return None
         return "is cut or overwritten in places"
+    if names is None:
+        return "is cut or overwritten in places"
     if table is not None and table not in names:
         return f"is a database without the table {table}"
     return None
+
+
+_MAY_NOT_WRITE = re.compile("readonly database|unable to open database")
+
+
+def _tables_of_whole(uri: str) -> set[str] | None:
+    """The tables of a SQLite file that is whole; None where it is not."""
+    connection = sqlite3.connect(uri, uri=True, timeout=10)
+    try:
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            return None
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    finally:
+        connection.close()

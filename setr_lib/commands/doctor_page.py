@@ -27,6 +27,10 @@ _STYLES = {
 }
 
 
+_LONGEST = 160
+"""A fault in more characters is told once, in the list at the end, and not in a column of the table, too."""
+
+
 def print_page(found: Diagnosis) -> None:
     """Print the findings on standard output; paths are never cut or wrapped, so that they can be copied.
 
@@ -54,7 +58,9 @@ def _setup(found: Diagnosis) -> Table:
     lacking = "; not installed: " + ", ".join(absent) if absent else ""
     table.add_row("packages", _status("missing" if absent else "ok"), Text(packages + lacking))
     for check in found.checks:
-        detail = f" ({check.detail})" if check.detail else ""
+        told_below = check.at_fault and len(check.detail) > _LONGEST
+        words = "what to do stands at the end" if told_below else check.detail
+        detail = f" ({words})" if words else ""
         table.add_row(check.what, _status(check.status), Text(check.value + detail))
     return table
 

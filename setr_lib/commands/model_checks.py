@@ -27,6 +27,7 @@ from setr_lib.models.hub_cache import (
     is_offline,
     transformers_sources,
 )
+from setr_lib.near_names import did_you_mean
 from setr_lib.settings import LOCAL_FOLDER, Settings
 from setr_lib.spaces.open_clip_config import HUB_MODEL, built_in_configs, download_sources, tag_fault
 from setr_lib.spaces.sentence_space import sentence_sources
@@ -51,7 +52,8 @@ def open_clip_check(what: str, name: str, pretrained: str | None, remedy: str) -
     value = name if pretrained is None else f"{name}, {pretrained}"
     if not name.startswith(HUB_MODEL):
         if name.replace("/", "-") not in built_in_configs():
-            return Check(what, name, "broken", "open_clip has no model of that name")
+            near = did_you_mean(name, built_in_configs())
+            return Check(what, name, "broken", f"open_clip has no model of that name{near}")
         if fault := tag_fault(name, pretrained):
             return Check(what, value, "broken", fault)
     found = _download_check(what, value, download_sources(name, pretrained), remedy)

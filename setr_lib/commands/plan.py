@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from setr_lib.commands.console import quieten_libraries, size_words, terminal
+from setr_lib.commands.console import quieten_libraries, size_words, talk, terminal
 from setr_lib.commands.plan_speeds import Speeds, first_images, measure
 from setr_lib.commands.plan_trainings import PlannedTraining, planned_trainings, seconds_per_step
 from setr_lib.commands.plan_work import (
@@ -34,6 +34,10 @@ _BYTES_PER_KEPT_TEXT = 700
 NOT_TIMED = ("ranking of stage 1 and reports: seconds for each evaluation set",)
 NOT_TIMED_OF_TRAINING = ("training pairs are mined, and what is promoted is compared with the champion",)
 """What a run does and a plan does not time."""
+_CAPTIONS_ONLY = (
+    "{}: captions of the pictures and no picture that can be read: until there are pictures a run ranks the "
+    "captions, which needs no model. Nothing is timed; what is counted here is a run with pictures"
+)
 
 
 def run(
@@ -61,6 +65,7 @@ def run(
     present = [plan for plan in plans if not plan.problem]
     training = count_training(settings)
     trainings = planned_trainings(context, loads=not counts_only)
+    trains = settings.training.is_named
     if not as_json:
         _print_counts(plans, context)
         if hidden:
@@ -73,14 +78,18 @@ def run(
         where = "`setr doctor` says why" if as_json else "see the reasons above"
         raise SetrError(f"no evaluation set can be read: {where}")
     speeds = found = None
-    if not counts_only:
-        speeds = measure(context, present[0].key, sample, trains=settings.training.is_named)
-        found = _costs(context, present, training, speeds, trains=settings.training.is_named)
+    pictured = [each for each in present if not _has_captions_only(context, each.key, sample)]
+    if not pictured:
+        (talk if as_json else print)(_CAPTIONS_ONLY.format(", ".join(plan.key for plan in present)))
+    elif not counts_only:
+        present = pictured
+        speeds = measure(context, present[0].key, sample, trains=trains)
+        found = _costs(context, present, training, speeds, trains=trains)
         found.lines.extend(_system_lines(context, present[0].key, sample, trainings, speeds))
+    trains = trains or bool(trainings)
     if as_json:
-        print(json.dumps(_document(plans, training, trainings, speeds, found), indent=1))
+        print(json.dumps(_document(plans, training, trainings, speeds, found, trains=trains), indent=1))
     elif speeds is not None and found is not None:
-        trains = settings.training.is_named or bool(trainings)
         _print_costs(context, found, speeds, present[0].key, trains=trains)
     return 0
 
@@ -111,6 +120,8 @@ def _document(
     trainings: Sequence[PlannedTraining],
     speeds: Speeds | None,
     found: Costs | None,
+    *,
+    trains: bool,
 ) -> dict[str, Any]:
     """The plan as one JSON object; seconds are ``null`` where nothing was measured."""
     steps = [] if found is None else found.lines
@@ -125,7 +136,7 @@ def _document(
             for what, items, each in steps
         ],
         "seconds": None if found is None else sum(items * each for _, items, each in found.lines),
-        "not_timed": [*NOT_TIMED, *NOT_TIMED_OF_TRAINING],
+        "not_timed": _not_timed(trains),
         "vectors_bytes": None if found is None else 4 * found.vectors,
         "kept_bytes": None if found is None else _kept_bytes(found),
         "memory": None if speeds is None else speeds.memory,
@@ -286,13 +297,16 @@ def _print_costs(
     console.print("kept results are not subtracted: a second run repeats none of them")
 
 
+def _not_timed(trains: bool) -> list[str]:
+    return [*NOT_TIMED, *(NOT_TIMED_OF_TRAINING if trains else ())]
+
+
 def _how_measured(speeds: Speeds, key: str, trains: bool) -> list[str]:
     """How the times were found, and what is not in them."""
-    not_timed = (*NOT_TIMED, *(NOT_TIMED_OF_TRAINING if trains else ()))
     lines = [
         f"measured just now on pictures and texts of {key}, by the code of a run and in its batches, one "
         "kind of work after the other; a step's time is its items times that of one",
-        f"not timed: {'; '.join(not_timed)}",
+        f"not timed: {'; '.join(_not_timed(trains))}",
     ]
     if speeds.load:
         lines.append(f"the machine was busy ({speeds.load}): on an idle one it takes less")

@@ -61,6 +61,7 @@ class Speeds:
         inspect: Per picture that is looked at: read, decoded and named by its content.
         see: Per picture that goes through the multimodal LLM's vision tower.
         seen_bytes: Bytes that what it made of a picture takes; 0 where nothing of it is kept.
+        seen_limit: Bytes that may be kept of it in memory.
         few: Per pair of the judge, at as few candidates of a query as training pairs have.
         train: Per pair and epoch of the adapter's training: forward, backward and step.
         start: Seconds until libraries and models are loaded.
@@ -78,6 +79,7 @@ class Speeds:
     inspect: float = 0.0
     see: float = 0.0
     seen_bytes: int = 0
+    seen_limit: int = 0
     few: float = 0.0
     train: float = 0.0
     start: float = 0.0
@@ -130,6 +132,7 @@ def measure(context: PipelineContext, key: str, sample: int, *, trains: bool = T
         inspect=inspected,
         see=llm.see,
         seen_bytes=llm.seen_bytes,
+        seen_limit=llm.seen_limit,
         few=llm.few,
         train=llm.train,
         start=loaded + llm.loaded,
@@ -165,7 +168,7 @@ class _Multimodal:
         self.texts: dict[str, float] = {}
         self.others: dict[str, float] = {}
         self.judge = self.few = self.train = self.see = self.loaded = 0.0
-        self.seen_bytes, self.device = 0, ""
+        self.seen_bytes, self.seen_limit, self.device = 0, 0, ""
 
     def measure(self) -> None:
         """Time all of it.
@@ -215,6 +218,7 @@ class _Multimodal:
         from setr_lib.models.multimodal import VisionOutputsError
 
         seen: list[Picture] = []
+        self.seen_limit = model.vision.memory.limit
 
         def look(pictures: Sequence[Picture]) -> None:
             seen.extend(pictures)

@@ -272,8 +272,6 @@ def _seen(
     Each goes through it once; those of a gallery that does not fit in the memory of what was made of them
     again, as often as the next query asks for one that is not there any more.
     """
-    from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES
-
     if not speeds.see:
         return 0, 0, 0
     judges = sum(name not in speeds.rerankers for name in configured.rerankers)
@@ -281,7 +279,7 @@ def _seen(
     taught = training.images if training.taught else 0
     if not judges:
         return references, taught, 0
-    held = VISION_CACHE_BYTES / max(speeds.seen_bytes, 1)
+    held = speeds.seen_limit / max(speeds.seen_bytes, 1)
     galleries: dict[str, tuple[int, int]] = {}
     for plan in plans:
         images, pairs = galleries.get(plan.gallery_key, (plan.images, 0))

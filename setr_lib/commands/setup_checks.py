@@ -70,7 +70,7 @@ def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> l
     Args:
         settings: The settings.
         kinds: The kinds of the data sets, for prompts of their own.
-        quick: Open no model's processor.
+        quick: Open no model's processor, and ask no server of MLflow's.
 
     Returns:
         One entry per thing.
@@ -94,7 +94,7 @@ def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> l
         _methods(settings),
         _rerankers(settings),
         *_trained_weights(settings),
-        _registry(settings),
+        _registry(settings, quick=quick),
         _dagster(settings),
         _environment_file(settings),
         _installation(settings),
@@ -421,13 +421,16 @@ def _tried(what: str, value: str, attempt: Callable[[], object]) -> Check:
     return Check(what, value, "ok")
 
 
-def _registry(settings: Settings) -> Check:
-    from setr_lib.registry import database
+def _registry(settings: Settings, *, quick: bool) -> Check:
+    from setr_lib.registry import database, server
 
     what, uri = "MLflow store", shown_address(settings.tracking_uri)
     path = sqlite_path(settings.tracking_uri)
-    if path is None:
+    if path is None and (quick or server.address_of(settings.tracking_uri) is None):
         return Check(what, uri, "ok", "not contacted")
+    if path is None:
+        asked = _tried(what, uri, lambda: server.check_answers(settings.tracking_uri))
+        return Check(what, uri, "missing", asked.detail) if asked.at_fault else asked
     try:
         found = database.look(path)
         if found.state in ("absent", "empty"):

@@ -44,7 +44,9 @@ class SetStatus:
     """Pictures whose files were looked at for that, of ``pictures``."""
     pictures: int = 0
     best: dict[str, Any] | None = None
-    """The best row of its report: ``row``, ``metric`` and ``value``."""
+    """The best row of its report: ``row``, ``metric``, ``value``, ``queries``, and ``trial``: of a trial how
+    many of the set's queries it took, in words, else empty.
+    """
     has_queries: bool = True
     lacks_data: bool = False
     """Whether none of its files is there, and no run makes them."""
@@ -234,10 +236,12 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
 
     from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
     from setr_lib.evaluation.row import RANDOM, Row
+    from setr_lib.records import QueriesRecord
     from setr_lib.tables import METRICS
 
     try:
         rows = context.tables.read("evaluation_report", METRICS, evaluation_set.key)
+        taken = context.tables.read_record("queries", QueriesRecord, evaluation_set.key)
     except SetrError:
         return None
     rows = rows.filter(pl.col("method") != RANDOM.method)
@@ -248,7 +252,9 @@ def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, 
     lines = rows.filter(metric=metric).iter_rows(named=True)
     if (best := next((line for line in lines if Row.of(line) == first), None)) is None:
         return None
-    return {"row": first.title, "metric": metric, "value": best["value"], "queries": best["n_queries"]}
+    trial = f"{taken.kept:,} of {taken.of:,} queries" if taken.kept < taken.of else ""
+    found = {"metric": metric, "value": best["value"], "queries": best["n_queries"], "trial": trial}
+    return {"row": first.title, **found}
 
 
 def _lines(
@@ -284,9 +290,12 @@ def _set_words(status: SetStatus) -> str:
     if status.state == "missing":
         return "nothing yet" + (" (hidden targets: ranked where it is named)" if status.hidden else "")
     best = status.best
-    scores = "" if best is None else f"; {best['metric']} {best['value']:.1f} ({best['row']})"
     words = _steps_words(status.steps)
-    return ("made, but its files have changed" if words == "current" and status.changed else words) + scores
+    words = "made, but its files have changed" if words == "current" and status.changed else words
+    if best is None:
+        return words
+    trial = f", a trial on {best['trial']}" if best["trial"] else ""
+    return f"{words}; {best['metric']} {best['value']:.1f} ({best['row']}{trial})"
 
 
 def _steps_words(steps: Sequence[StepState]) -> str:

@@ -139,7 +139,8 @@ def choose_ranking(context: PipelineContext, key: str, reranker: str | None, met
         key: The evaluation set.
         reranker: Whose order is wanted (``-`` for spaces, or ``package.module:NAME``), or one of
             ``STAGE_1_ALONE``.
-        method: Whose candidates; the default method's where these were re-ranked. One that was not re-ranked
+        method: Whose candidates; the default method's (that of captions, where these stand in for the
+            images) where these were re-ranked. One that was not re-ranked
             has its ranking of stage 1 only.
 
     Returns:
@@ -155,8 +156,15 @@ def choose_ranking(context: PipelineContext, key: str, reranker: str | None, met
         if record is not None and (made := _reranked(context, key, record, reranker, wanted)):
             row = Row(made.method, made.reranker)
             return Chosen(row, context.tables.reranked(key, row), made.version)
-    name = wanted or context.methods.get(context.settings.coarse.default).name
+    name = wanted or _default_method(context, key)
     return Chosen(Row(name), context.tables.coarse(key, name))
+
+
+def _default_method(context: PipelineContext, key: str) -> str:
+    try:
+        return context.methods.default(key).name
+    except SetrError:  # nothing is known of its images yet, or settings leave the set out
+        return context.methods.get(context.settings.coarse.default).name
 
 
 def _reranked_record(context: PipelineContext, key: str, *, required: bool) -> RerankedRecord | None:
@@ -218,9 +226,12 @@ def _warnings(context: PipelineContext, submitted: EvaluationSet, queries: pl.Da
         )
     try:
         share = coverage(context.tables.read("gallery_images", GALLERY, submitted.key))
+        by_captions = context.is_caption_proxy(submitted.key)
     except NotMadeYetError:
         return found
-    if share < 1:
+    if by_captions:
+        found.append("captions were ranked and no image was looked at: say so where you tell the numbers")
+    elif share < 1:
         found.append(f"only {100 * share:.1f} % of the gallery's images could be ranked")
     return found
 

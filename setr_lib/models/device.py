@@ -9,7 +9,8 @@ import gc
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from weakref import WeakSet
 
 from setr_lib.errors import SetrError
 
@@ -32,6 +33,17 @@ _NOT_EVEN_ONE = (
     "not even one item (number {} of {}) fits in memory: {}; "
     'use a smaller model, a device with more memory, or models.device = "cpu"'
 )
+
+
+class GivesWay(Protocol):
+    """What is kept in a device's memory only to save time, and can be given up."""
+
+    def give_way(self) -> None:
+        """Let go of a part of it."""
+        ...
+
+
+_GIVING_WAY: WeakSet[GivesWay] = WeakSet()
 
 
 class DeviceError(SetrError):
@@ -60,7 +72,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)  # the only test that holds for every kind of device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise DeviceError(
             f'models.device = "{name}" cannot be used on this machine ({reason}); '
             'set it to "auto", "cpu" or a device that is here (SETR_MODELS__DEVICE)'
@@ -82,10 +94,43 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_MEMORY_MESSAGE.search(str(error)))
 
 
-def release_memory() -> None:
-    """Collect garbage and free torch's cached device memory, so that a smaller batch may fit."""
+def free_memory(device: torch.device) -> int | None:
+    """Memory of a device that a model may still take.
+
+    Args:
+        device: The device.
+
+    Returns:
+        Bytes, those that torch keeps unused included; None where it is not known.
+    """
+    import psutil
     import torch
 
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available if device.type == "cpu" else None
+
+
+def gives_way(kept: GivesWay) -> None:
+    """Have something give way whenever memory runs out; it is forgotten when nobody else has it.
+
+    Args:
+        kept: What is kept in memory.
+    """
+    _GIVING_WAY.add(kept)
+
+
+def release_memory() -> None:
+    """Give up a part of what is kept to save time, collect garbage, and free torch's cached device memory, so
+    that a smaller batch may fit.
+    """
+    import torch
+
+    for kept in [*_GIVING_WAY]:
+        kept.give_way()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -125,11 +125,21 @@ def not_here(missing: Sequence[Source], answer: Answer, remedy: str) -> str:
         if answer.reason
         else "HF_HUB_OFFLINE=1 forbids downloads"
     )
-    return (
-        f"{named} is not on this machine (looked in {' and '.join(sorted(looked))}), and {why}. "
-        f"Where there is a network, {_commands(missing, remedy)}. A mirror is named by HF_ENDPOINT, a proxy "
-        "by HTTPS_PROXY; HF_HUB_OFFLINE=1 keeps SETR from asking the network"
+    help_with_network = (
+        ". A mirror is named by HF_ENDPOINT, a proxy by HTTPS_PROXY; HF_HUB_OFFLINE=1 keeps SETR from asking "
+        "the network"
     )
+    return (
+        f"{named} is not on this machine (looked in {' and '.join(sorted(looked))}), and {why}"
+        f"{_whole_ids(missing)}. Where there is a network, {_commands(missing, remedy)}"
+        f"{help_with_network if answer.reason else ''}"
+    )
+
+
+def _whole_ids(missing: Sequence[Source]) -> str:
+    """That most models of the hub are named with their organisation, where one is named without."""
+    short = [source.id for source in missing if isinstance(source, Repository) and "/" not in source.id]
+    return f". Is {short[0]!r} the whole id? Most are ORGANISATION/NAME" if short else ""
 
 
 def _commands(missing: Sequence[Source], remedy: str) -> str:

@@ -15,6 +15,7 @@ from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import (
     CoarseRecord,
     EmbeddingsRecord,
+    QueriesRecord,
     ReportRecord,
     RerankedRecord,
     RerankedRow,
@@ -53,6 +54,13 @@ class EvaluationResult:
     caption_proxy: bool = False
     """Whether captions stand in for the images: ``gallery`` then calls every image ``ok``, as every one is
     ranked."""
+    all_queries: int = 0
+    """How many queries the set has; ``queries`` are fewer in a trial."""
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether only the first queries of the set were evaluated."""
+        return self.queries.height < self.all_queries
 
     @property
     def plain_scores(self) -> frozenset[Row]:
@@ -108,6 +116,7 @@ def assess(context: PipelineContext, key: str) -> EvaluationResult:
         learned=learned,
         versions=learned_from.versions,
         caption_proxy=proxy,
+        all_queries=context.tables.read_record("queries", QueriesRecord, key).of,
     )
 
 

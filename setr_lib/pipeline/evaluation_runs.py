@@ -65,7 +65,7 @@ def tell_mlflow(
         return Told()
     try:
         check_answers(settings.tracking_uri)
-        tag_overlaps(context, key, result.versions)
+        tag_overlaps(context, key, result.versions, trial=result.is_trial)
         if not settings.registry.log_evaluations or result.rows.is_empty():
             return Told()
         runs = context.registry.evaluations(settings.registry.evaluations)
@@ -127,7 +127,13 @@ def evaluated_set(
         main=_title(result, _main(result)),
         description=_description(context.settings, result, tags),
         tags=tags,
+        trial=_trial(result),
     )
+
+
+def _trial(result: EvaluationResult) -> str:
+    """Of a trial how many of the set's queries were evaluated."""
+    return f"{result.queries.height:,} of {result.all_queries:,} queries" if result.is_trial else ""
 
 
 def _main(result: EvaluationResult) -> Row:
@@ -222,7 +228,8 @@ def _description(settings: Settings, result: EvaluationResult, tags: Mapping[str
     where = report.relative_to(settings.base_dir) if report.is_relative_to(settings.base_dir) else report.name
     url = tags.get("dagster.url")
     by = f" By [Dagster run {tags['dagster.run_id'][:8]}]({url})." if url else ""
-    return f"Percent, with 95 % intervals. Report: {markdown(str(where))}.{by}\n\n{table}"
+    trial = f"A trial on {_trial(result)}: no score of the set. " if result.is_trial else ""
+    return f"{trial}Percent, with 95 % intervals. Report: {markdown(str(where))}.{by}\n\n{table}"
 
 
 def _cell(rows: pl.DataFrame, row: Row, metric: str) -> str:

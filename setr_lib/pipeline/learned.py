@@ -20,7 +20,7 @@ from setr_lib.evaluation.labels import (
     label_of_version,
 )
 from setr_lib.evaluation.overlap import Overlap, overlap_of
-from setr_lib.records import RerankedRow, WeightsRecord
+from setr_lib.records import QueriesRecord, RerankedRow, WeightsRecord
 
 if TYPE_CHECKING:
     import polars as pl
@@ -189,7 +189,9 @@ class LearnedFrom:
         return made.registered_model or self.context.settings.registry.model
 
 
-def tag_overlaps(context: PipelineContext, key: str, versions: Iterable[UsedVersion]) -> None:
+def tag_overlaps(
+    context: PipelineContext, key: str, versions: Iterable[UsedVersion], *, trial: bool = False
+) -> None:
     """Tag registered versions with their overlap with an evaluation set. A label that was computed without it
     is computed anew: one that has seen something of a set is not called zero-shot any more.
 
@@ -197,6 +199,8 @@ def tag_overlaps(context: PipelineContext, key: str, versions: Iterable[UsedVers
         context: The registry.
         key: The evaluation set.
         versions: The versions; those whose bundle does not say what they were trained on are left alone.
+        trial: Whether only some of the set's queries were looked at: an overlap that is found is told where
+            none was known, and nothing else is, as the other queries may be among what was trained on.
     """
     from setr_lib.registry.registered_model import LABEL_TAG
 
@@ -207,6 +211,8 @@ def tag_overlaps(context: PipelineContext, key: str, versions: Iterable[UsedVers
         with context.registry.locked(f"{used.model}.overlap"):
             known = model.version(used.version).tags
             overlapping = {*known.get(OVERLAPPING_TAG, _NOTHING).split(", ")} - {_NOTHING}
+            if trial and (used.overlap.is_empty or key in overlapping):
+                continue
             overlapping = overlapping - {key} if used.overlap.is_empty else overlapping | {key}
             tags = {f"{OVERLAP_TAG}{key}": used.overlap.words}
             if overlapping or OVERLAPPING_TAG in known:
@@ -232,7 +238,9 @@ def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> No
     for evaluated in evaluation_sets(context.settings):
         learned = _of_set_read_before(context, evaluated)
         if learned is not None:
-            tag_overlaps(context, evaluated.key, [learned.version(model, version, "")])
+            record = context.tables.read_record("queries", QueriesRecord, evaluated.key)
+            used = learned.version(model, version, "")
+            tag_overlaps(context, evaluated.key, [used], trial=record.kept < record.of)
 
 
 def _of_set_read_before(context: PipelineContext, evaluated: EvaluationSet) -> LearnedFrom | None:

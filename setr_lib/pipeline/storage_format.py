@@ -115,7 +115,8 @@ def _stored(root: Path) -> tuple[int, str] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}): make it readable") from error
+        remedy = "move it away" if path.is_dir() else "make it readable"
+        raise FormatError(f"{path}: cannot be read ({error.strerror}): {remedy}") from error
     except (ValueError, KeyError, TypeError, AttributeError):
         number, version = None, ""
     if not isinstance(number, int) or isinstance(number, bool) or number < FIRST:

@@ -37,6 +37,8 @@ AGAIN_TAG, LAST_TAG = "setr.evaluated_again", "setr.last_evaluated"
 LOW, HIGH = ".ci_low", ".ci_high"
 """What the names of the metrics end in that are the ends of a 95 % interval: ``R_at_10.ci_low``, beside
 ``R_at_10`` on MLflow's pages."""
+TRIAL_TAG = "setr.trial"
+"""The tag, on the runs of a trial, that says how many queries were evaluated: ``20 of 4,181 queries``."""
 _PARENT = "mlflow.parentRunId"
 _NOT_IN_NAMES = re.compile(r"[^\w. /-]")
 _LONGEST = 500
@@ -102,6 +104,7 @@ class EvaluatedSet:
         main: The title of the row whose scores the run of the whole evaluation has.
         description: What its page says, as Markdown.
         tags: Further tags of all its runs.
+        trial: Of a trial how many of the set's queries were evaluated, in words; empty for the whole set.
     """
 
     key: str
@@ -112,6 +115,12 @@ class EvaluatedSet:
     main: str
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    trial: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its run is called, before the versions in it."""
+        return f"{self.key} · trial, {self.trial}" if self.trial else self.key
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,8 @@ class EvaluationRuns:
     def log(self, evaluated: EvaluatedSet, ui: str = "") -> LoggedEvaluation:
         """Log an evaluation, or find the run of an earlier one that gave the same.
 
-        The registered versions of its rows get a tag that names the run. What a kill has left of logging this
-        very evaluation is deleted.
+        The registered versions of its rows get a tag that names the run, and their logged models the row's
+        metrics; those of a trial do not. What a kill has left of logging this very evaluation is deleted.
 
         Args:
             evaluated: The evaluation.
@@ -185,7 +194,8 @@ class EvaluationRuns:
             else:
                 logged = LoggedEvaluation(known.info.run_id, experiment, is_new=False)
                 self._count(known, evaluated)
-            self._tag_versions(evaluated, f"{ui.rstrip('/')}{logged.path}")
+            if not evaluated.trial:
+                self._tag_versions(evaluated, f"{ui.rstrip('/')}{logged.path}")
         return logged
 
     def _known(self, experiment: str, digest: str) -> tuple[Run | None, list[Run]]:
@@ -219,15 +229,16 @@ class EvaluationRuns:
         """Write the run of an evaluation and those of its rows; it is finished last."""
         client, began = self._registry.client, int(time.time() * 1000)
         common = {**SOURCE_TAGS, **code_tags(), **evaluated.tags, SET_TAG: evaluated.key}
+        common |= {TRIAL_TAG: evaluated.trial} if evaluated.trial else {}
         more = {DIGEST_TAG: evaluated.digest, DESCRIPTION_TAG: evaluated.description}
         used = dict.fromkeys(
             f"{model} {version}" for row in evaluated.rows for model, version in row.versions
         )
-        parent = self._start(experiment, " · ".join([evaluated.key, *used]), {**common, **more})
+        parent = self._start(experiment, " · ".join([evaluated.name, *used]), {**common, **more})
         rows = {row.title: row for row in evaluated.rows}
         try:
             for row in rows.values():
-                title = f"{evaluated.key} · {row.title}"
+                title = f"{evaluated.name} · {row.title}"
                 run = self._start(experiment, title, {**common, _PARENT: parent})
                 self._fill(run, evaluated, row, began)
                 client.set_terminated(run, "FINISHED")
@@ -253,7 +264,7 @@ class EvaluationRuns:
         """Write parameters, metrics and data of a run."""
         from mlflow.entities import Param
 
-        client, models = self._registry.client, self._models(row)
+        client, models = self._registry.client, [] if evaluated.trial else self._models(row)
         params = [Param(key, visible(value)) for key, value in {**evaluated.params, **row.params}.items()]
         model = models[-1].model_id if models else None
         client.log_batch(run_id, metrics=_metrics(row, evaluated.data, model, now), params=params)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings.exceptions import SettingsError as SourceError
@@ -16,6 +17,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from setr_lib.decoding import decode
 from setr_lib.paths import expanded
 from setr_lib.settings.data import DatasetSettings
+from setr_lib.settings.faults import fault_in_words
 from setr_lib.settings.models import SpaceSettings
 from setr_lib.settings.names import (
     CONFIG_VARIABLE,
@@ -87,9 +89,7 @@ def load_settings(path: Path | None = None, *, else_from: Path | None = None) ->
     except ValidationError as error:
         raise SettingsError(_told(where, [_in_words(fault) for fault in error.errors()])) from error
     except SourceError as error:
-        raise SettingsError(
-            f"{PREFIX}... variables: {error}: give a section as JSON, or name its key"
-        ) from error
+        raise SettingsError(_told(where, _not_json(str(error)))) from error
 
 
 def _read(source: Path) -> dict[str, Any]:
@@ -129,11 +129,7 @@ def _in_words(error: Any) -> str:
     path = tuple(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         return _unknown_key(path) + _from_variable(path)
-    message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    if error["type"] != "value_error" and isinstance(value, str | int | float):
-        message += f" (it is {value!r})"
-    message += _from_variable(path)
+    message = fault_in_words(error, path) + _from_variable(path)
     return f"{'.'.join(path)}: {message}" if path else message
 
 
@@ -143,11 +139,45 @@ def _from_variable(path: tuple[str, ...]) -> str:
     return f" [{variable}]" if path and variable in {name.upper() for name in os.environ} else ""
 
 
+def _not_json(words: str) -> list[str]:
+    """The variables that hold no JSON, of those that have to: of lists, tables and whole sections."""
+    found = []
+    for name, value in sorted(os.environ.items()):
+        path = tuple(name.removeprefix(PREFIX).lower().split(DELIMITER))
+        example = _json_example(path, value) if name.startswith(PREFIX) else None
+        if example is None:
+            continue
+        try:
+            json.loads(value)
+        except ValueError:
+            told = f"write lists and tables as JSON, e.g. {name}='{example}' (it is {value!r})"
+            found.append(f"{name}: {told}")
+    return found or [f"{words}: give a section as JSON, or name its key"]
+
+
+def _json_example(path: tuple[str, ...], value: str) -> str | None:
+    """The JSON that may have been meant by a key's value; None where the key takes none, or is not known."""
+    section: Any = Settings
+    for part in path:
+        named = getattr(section, "model_fields", {}).get(part)
+        section = _section_of_table(section) if named is None else named.annotation
+    kinds = [section, *get_args(section)]
+    if any(get_origin(kind) in (list, tuple) for kind in kinds):
+        return json.dumps([each.strip() for each in value.split(",")])
+    tables = any(get_origin(kind) is dict or hasattr(kind, "model_fields") for kind in kinds)
+    return '{"KEY": "VALUE"}' if tables else None
+
+
+def _section_of_table(table: Any) -> Any:
+    """What a table's sections are, of a table of sections with names of their own; else None."""
+    return next((kind for kind, tables in _TABLES_OF.items() if tables == table), None)
+
+
 def _unknown_key(path: tuple[str, ...]) -> str:
     section: Any = Settings
     for part in path[:-1]:
         if section in _TABLES_OF.values():  # the part is a table's name
-            section = next(kind for kind, tables in _TABLES_OF.items() if tables == section)
+            section = _section_of_table(section)
         elif part in getattr(section, "model_fields", {}):
             section = section.model_fields[part].annotation
         else:
@@ -178,8 +208,8 @@ def _unknown_variables() -> Iterator[str]:
 
 def _nearest_variable(name: str, known: list[str]) -> str:
     every = [*known, *(PREFIX + DELIMITER.join(path).upper() for path in _keys(Settings))]
-    close = get_close_matches(name, every, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; settings are {PREFIX}SECTION{DELIMITER}KEY"
+    close = get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in every], n=1)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else f"; settings are {PREFIX}SECTION{DELIMITER}KEY"
 
 
 def _keys(section: Any) -> Iterator[tuple[str, ...]]:

@@ -157,6 +157,11 @@ class JudgeSettings(Section):
     """How many candidates the judge sees per forward pass, at most; on a CPU as many as its caches hold.
     Lower it where memory is short. Scores are stored after so many pairs (up to eight times as many where
     the model has fewer than 10^8 parameters in its layers)."""
+    vision_memory_mb: int | None = Field(default=None, ge=0, le=2**24)
+    """How many megabytes of vision features may be kept in the device's memory during a run, for the next
+    query that shows the same picture. Left out: a third of what is free there once the model is loaded,
+    6,144 at most. Where a batch does not fit in memory, half of them are given up. 0: only those of the batch
+    at work."""
     features_mb: int = Field(default=0, ge=0, le=2**24)
     """How many megabytes of vision features may be kept on disk for the next run, in the storage's folder
     ``features``; about 4 MB an image for Qwen3-VL-2B at 256 tokens in bfloat16. Those not used for the

@@ -119,9 +119,10 @@ def _store_address(address: str) -> str:
     scheme = address.partition(":")[0].partition("+")[0]
     if ":" in address and scheme not in _STORES:
         raise ValueError(f"{address!r} is not a store that MLflow knows: begin with {', '.join(_STORES)}")
-    if ":" not in address and any(character.isspace() for character in address):
+    if ":" not in address and scheme not in _STORES:
         raise ValueError(
-            f"{address!r} holds a blank and does not say which kind of store: begin with sqlite:///"
+            f"{address!r} does not say which kind of store: write sqlite:///{address} for a database file, "
+            "or a server's address, http://..."
         )
     return address
 

@@ -113,7 +113,9 @@ def tag_fault(name: str, pretrained: str | None) -> str | None:
     words = f"pretrained = {pretrained!r} is no file here, and no tag that open_clip has of {name}"
     if not tags:
         return f"{words}, which has none: name a file, or another architecture"
-    close = get_close_matches(pretrained.lower().replace("-", "_"), tags, n=1, cutoff=0.4)
+    written = pretrained.lower().replace("-", "_")
+    begun = [tag for tag in tags if tag.startswith(written)][:1]
+    close = begun or get_close_matches(written, tags, n=1, cutoff=0.4)
     if not close:
         return f"{words}; there is {', '.join(tags)}"
     others = ", ".join(tag for tag in tags if tag not in close)

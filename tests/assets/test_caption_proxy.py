@@ -179,6 +179,20 @@ def test_leaderboard_says_caption_proxy(
     assert "captions were ranked, no image was looked at" in printed
 
 
+def test_a_plan_and_a_submission_know_that_captions_are_ranked(
+    settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(settings.base_dir / "setr.toml")]
+    assert main([*config, "plan"]) == 0
+    assert "cirr-val: captions of the pictures and no picture" in capsys.readouterr().out
+    assert main([*config, "plan", "--json"]) == 0
+    document, notes = capsys.readouterr()
+    assert json.loads(document)["seconds"] is None and "Nothing is timed" in notes
+    main([*config, "submit", "cirr"])
+    told = "".join(capsys.readouterr())
+    assert "cirr-test1 · captions_intersection" in told and "no image was looked at" in told
+
+
 def test_words_are_not_exported_as_a_models(
     settings: Settings, first: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

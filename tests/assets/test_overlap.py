@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from setr_assets.definitions import build_definitions
 from setr_assets.jobs import FULL_PIPELINE
 from setr_assets.partitions import range_tags
 from setr_lib.cli import main
+from setr_lib.evaluation.overlap import Overlap
 from setr_lib.pipeline.adapter_system import AdapterSystem
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.pipeline.evaluating import evaluate
 from setr_lib.pipeline.evaluation import assess
 from setr_lib.pipeline.evaluation_runs import tell_mlflow
-from setr_lib.pipeline.learned import tag_known_overlaps
+from setr_lib.pipeline.learned import tag_known_overlaps, tag_overlaps
 from setr_lib.pipeline.reranking_run import RerankingRun
 from setr_lib.pipeline.training_steps import promote
 from setr_lib.records import TrainedRecord
@@ -264,6 +266,27 @@ def test_an_mlflow_that_does_not_answer_costs_no_evaluation(
     assert told.failed and told.run_id is None
     assert told.words.startswith("tables are written, but MLflow has no run of this evaluation: ")
     assert "http://127.0.0.1:1 does not answer" in told.words
+
+
+def test_a_trial_takes_back_no_overlap_and_finds_one(context: PipelineContext) -> None:
+    model = context.registry.model("setr-reranker")
+    (used,) = assess(context, CIRCO).versions
+    assert used.overlap is not None and not used.overlap.is_empty
+    before = model.version("1").tags
+    nothing = replace(used, overlap=Overlap(0, 9, 0, 0, 2))
+    tag_overlaps(context, CIRCO, [nothing], trial=True)
+    tag_overlaps(context, "another-val", [nothing], trial=True)
+    assert model.version("1").tags == before, "the other queries may have been seen"
+    tag_overlaps(context, "another-val", [used], trial=True)
+    tags = model.version("1").tags
+    assert tags["setr.overlaps_with"] == f"another-val, {CIRCO}"
+    assert "another-val" in tags[LABEL_TAG]
+    tag_overlaps(context, "another-val", [nothing])
+    after = model.version("1").tags
+    assert (after["setr.overlaps_with"], after[LABEL_TAG]) == (
+        before["setr.overlaps_with"],
+        before[LABEL_TAG],
+    )
 
 
 def test_a_version_from_before_says_that_the_overlap_is_unknown(

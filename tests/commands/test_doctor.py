@@ -227,7 +227,9 @@ def test_what_is_not_configured_well_is_told(
             "forbids downloads",
         ),
         ('encoder.name = "hf-hub:someone/something"', "missing", "forbids downloads"),
-        ('encoder.name = "ViT-no-such"', "broken", "no model of that name"),
+        ('encoder.name = "no-such"', "broken", "no model of that name"),
+        ('encoder.name = "ViT-L14"', "broken", "did you mean 'ViT-L-14'?"),
+        ('encoder.pretrained = "laion2b"', "broken", "did you mean laion2b_s32b_b82k?"),
     ],
 )
 def test_named_encoders(tmp_path: Path, models: str, status: str, words: str) -> None:

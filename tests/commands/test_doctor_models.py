@@ -64,6 +64,27 @@ def test_what_cannot_be_downloaded_is_missing_before_a_run(
     assert any("hf download" in problem for problem in document["problems"])
 
 
+def test_a_long_fault_is_told_once_on_the_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_hub(monkeypatch, closed_port(), tmp_path / "hf")
+    monkeypatch.setenv("COLUMNS", "4000")
+    (tmp_path / "setr.toml").write_text(f'[models]\ndevice = "cpu"\n{ENCODER}{JUDGE}')
+    assert main(["--config", str(tmp_path / "setr.toml"), "doctor"]) == 1
+    page = capsys.readouterr().out
+    assert page.count("run `hf download someone/Model-2B --cache-dir") == 1
+    assert page.count("what to do stands at the end") == 2
+    assert page.index("what to do stands at the end") < page.index("hf download")
+
+
+def test_a_server_of_mlflow_is_asked_unless_it_is_to_be_quick(tmp_path: Path) -> None:
+    (tmp_path / "setr.toml").write_text(f'[registry]\ntracking_uri = "{closed_port()}"\n')
+    settings = load_settings(tmp_path / "setr.toml")
+    said = {quick: setup_checks._registry(settings, quick=quick) for quick in (True, False)}
+    assert (said[True].status, said[True].detail) == ("ok", "not contacted")
+    assert said[False].status == "missing" and "does not answer" in said[False].detail
+
+
 def test_weights_in_the_cache_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with stand_in() as server:
         use_hub(monkeypatch, server.address, tmp_path / "hf")

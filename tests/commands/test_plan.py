@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from setr_lib.cli import main
-from setr_lib.commands import plan_speeds
+from setr_lib.commands import plan, plan_speeds
 from setr_lib.commands.plan_speeds import Speeds
 from setr_lib.commands.plan_trainings import seconds_per_step
 from setr_lib.commands.plan_work import (
@@ -25,7 +25,6 @@ from setr_lib.commands.plan_work import (
     count_work,
     run_sets,
 )
-from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.settings import RerankingSettings, Settings, TrainingSettings, load_settings
 from setr_lib.spaces.identity import digest_weights
@@ -106,16 +105,18 @@ def test_an_image_goes_through_the_vision_tower_once_while_there_is_memory_for_a
     names, training = Configured(["clip"], [], ["base judge", "mine"]), TrainingPlan(40, 0, 100, 0)
     plan = SetPlan("a", queries=1000, references=7, images=100, gallery_key="a", pairs=50_000)
 
+    memory = 6_000_000
+
     def seen(bytes_each: int, *plans: SetPlan) -> dict[str, int]:
         speeds = Speeds(
-            {"clip": 1.0}, 1.0, 1.0, 1.0, {"mine": 1.0}, {"clip": 8}, "cpu", "", 0.0, 0.5, bytes_each
+            {"clip": 1.0}, 1.0, 1.0, 1.0, {"mine": 1.0}, {"clip": 8}, "cpu", "", 0.0, 0.5, bytes_each, memory
         )
         found = costs(Settings(base_dir=tmp_path), names, plans, training, speeds)
         return {what: items for what, items, _ in found.lines if what.startswith("see")}
 
     all_once = {"see the references": 7, "see the training images": 40, "see the candidates": 93}
-    assert seen(1, plan) == all_once == seen(VISION_CACHE_BYTES // 100, plan)
-    half = seen(VISION_CACHE_BYTES // 50, plan)
+    assert seen(1, plan) == all_once == seen(memory // 100, plan)
+    half = seen(memory // 50, plan)
     assert half["see the candidates"] == 25_000, "half of the gallery is in memory when a query asks for it"
     few = SetPlan("b", queries=1, references=1, images=1000, gallery_key="b", pairs=100)
     assert seen(1, few)["see the candidates"] == round(1000 * (1 - math.exp(-0.1))) - 1, "drawn at random"
@@ -177,7 +178,8 @@ def test_the_plan_as_json_has_every_step_and_their_sum(
     config.write_text(PLAIN.format(other="image") + systems, encoding="utf-8")
     (tmp_path / "c.jsonl").write_text("")
     assert main(["--config", str(config), "plan", "--json", "--counts-only"]) == 0
-    assert json.loads(capsys.readouterr().out)["seconds"] is None
+    counted = json.loads(capsys.readouterr().out)
+    assert counted["seconds"] is None and "training pairs are mined" in " ".join(counted["not_timed"])
     config.write_text(PLAIN.format(other="image") + "[systems.pic2word]\nsteps = 7\nbatch_size = 2\n")
     assert main(["--config", str(config), "plan", "--json", "--sample", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -186,6 +188,29 @@ def test_the_plan_as_json_has_every_step_and_their_sum(
     assert steps["embed the galleries"]["seconds"] == 2 * steps["embed the galleries"]["seconds_each"] > 0
     assert found["seconds"] == pytest.approx(sum(step["seconds"] or 0 for step in found["steps"]))
     assert [each["key"] for each in found["sets"]] == ["mine"]
+
+
+def test_without_training_no_adapter_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), "teal").save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures/queries.csv").write_text("reference,modification,target\na.png,red,b.png\n")
+    speeds = Speeds({"clip": 0.1}, 0.1, 0.1, 0.1, {}, {"clip": 8}, "cpu", "")
+    monkeypatch.setattr(plan, "measure", lambda *_, **__: speeds)
+    config = tmp_path / "setr.toml"
+    both = PLAIN.format(other="image").replace("rerankers = []", 'rerankers = ["base judge", "adapter"]')
+    for training, judged in (
+        ("", ["base judge"]),
+        ("[training]\ncaptions = 'c'\n", ["base judge", "adapter"]),
+    ):
+        config.write_text(both + training, encoding="utf-8")
+        assert main(["--config", str(config), "plan", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        for what in ("re-rank", "choose the fusion"):
+            steps = [step["step"] for step in found["steps"] if step["step"].startswith(f"{what}: ")]
+            assert [step for step in steps if "compose" not in step] == [f"{what}: {name}" for name in judged]
 
 
 def test_no_multimodal_llm_is_loaded_where_nothing_needs_one(
@@ -201,7 +226,7 @@ def test_no_multimodal_llm_is_loaded_where_nothing_needs_one(
     assert main(["--config", str(config), "plan", "--sample", "2"]) == 0
     page = capsys.readouterr().out
     assert re.search(r"embed the galleries\s+2\s+[\d.,]+ ", page)
-    assert "compose the queries" not in page, "a step of which there is nothing to do"
+    assert "compose the queries" not in page and "training pairs" not in page
     config.write_text(PLAIN.format(other="union_text"), encoding="utf-8")
     assert main(["--config", str(config), "plan", "--sample", "2"]) == 1
     assert "nobody/has-this-model" in capsys.readouterr().err

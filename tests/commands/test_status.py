@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from setr_lib.cli import main
-from setr_lib.commands.status import SetStatus, next_command
+from setr_lib.commands.status import SetStatus, _set_words, next_command
 from setr_lib.runners import LastRun, ProjectState, State, StepState
 from setr_lib.settings import Settings
 
@@ -61,6 +61,15 @@ def status_of(key: str, state: State, *, hidden: bool = False, queries: bool = T
 
 def after(failed: dict[str, str]) -> ProjectState:
     return ProjectState((), {}, LastRun("id", "failure" if failed else "success", None, failed))
+
+
+@pytest.mark.parametrize(
+    ("trial", "words"), [("", "(sum)"), ("20 of 300 queries", "(sum, a trial on 20 of 300 queries)")]
+)
+def test_the_score_of_a_trial_is_called_one(trial: str, words: str) -> None:
+    status = status_of("a", "current")
+    status.best = {"row": "sum", "metric": "R@1", "value": 80.0, "queries": 20, "trial": trial}
+    assert _set_words(status).endswith(f"; R@1 80.0 {words}")
 
 
 @pytest.mark.parametrize(

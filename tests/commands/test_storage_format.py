@@ -134,6 +134,13 @@ def third(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield done
 
 
+def test_a_folder_in_its_place_is_told_with_what_to_do(settings: Settings) -> None:
+    stored(settings)
+    (settings.storage_root / "format.json").mkdir()
+    with pytest.raises(FormatError, match=r"format\.json: cannot be read .*: move it away"):
+        use_format(settings)
+
+
 def test_an_older_format_is_migrated_step_by_step_and_once(settings: Settings, third: list[str]) -> None:
     stored(settings)
     use_format(settings)

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
+import torch  # noqa: TID253
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setr_lib.models.device import (
     DeviceError,
+    free_memory,
     is_out_of_memory,
     iterate_as_finished,
     iterate_in_batches,
     pick_device,
     run_in_batches,
+)
+from setr_lib.models.multimodal import features as features_module
+from setr_lib.models.multimodal.features import (
+    VISION_CACHE_BYTES,
+    VisionFeatures,
+    VisionMemory,
+    vision_cache_bytes,
 )
 
 
@@ -23,16 +32,48 @@ class OutOfMemoryError(RuntimeError):
 
 
 def test_auto_is_a_device_that_works() -> None:
-    import torch
-
     assert torch.zeros(1, device=pick_device()).item() == 0
     assert pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_what_is_kept_to_save_time_gives_way_before_a_smaller_batch_is_tried() -> None:
+    kept = VisionMemory(1600)
+    features = [VisionFeatures(torch.zeros(25, 4), (), None, (), tuple) for _ in range(4)]
+    kept.keep({str(place): each for place, each in enumerate(features)})
+    other, room = VisionMemory(1600), list[int]()
+
+    def run(batch: Sequence[int]) -> list[int]:
+        room.append(kept.limit)
+        if len(batch) > 1:
+            raise OutOfMemoryError("out of memory")
+        return [*batch]
+
+    assert run_in_batches(range(16), run, 16) == [*range(16)]
+    assert room[:5] == [1600, 800, 400, 200, 200], "half each time, until an eighth is left"
+    assert not any(str(place) in kept for place in range(4)), "400 bytes each"
+    kept.keep({"a": features[0]})
+    assert "a" in kept, "what is at work stays"
+    kept.keep({"b": features[1]})
+    assert "a" not in kept and "b" in kept
+    assert other.limit == 200
+    del other
+
+
+def test_vision_outputs_take_a_third_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free: list[int | None] = [900, 3 * VISION_CACHE_BYTES + 30, None, -5]
+    wanted = [300, VISION_CACHE_BYTES, VISION_CACHE_BYTES, 0]
+    monkeypatch.setattr(features_module, "free_memory", lambda device: free.pop(0))
+    assert [vision_cache_bytes(torch.device("cpu")) for _ in wanted] == wanted
+    monkeypatch.undo()
+    found = free_memory(torch.device("cpu"))
+    assert found is not None and found > 2**20
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps:7", ""])
 def test_an_absent_device_is_named_in_the_error(name: str) -> None:
-    with pytest.raises(DeviceError, match=f'"{name}"'):
+    with pytest.raises(DeviceError, match=f'"{name}"') as told:
         pick_device(name)
+    assert len(str(told.value)) < 350
 
 
 @settings(max_examples=30, deadline=None)

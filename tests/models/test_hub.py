@@ -85,6 +85,18 @@ def test_where_nobody_answers_one_error_says_what_is_missing_and_how_to_get_it()
     assert '[models.judge] name = "FOLDER"' in words and "HF_ENDPOINT" in words and "HTTPS_PROXY" in words
 
 
+def test_a_name_without_an_organisation_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoadError) as told:
+        load(Loader(fails=9), "Model-2B-Instruct")
+    assert "Is 'Model-2B-Instruct' the whole id? Most are ORGANISATION/NAME" in str(told.value)
+    assert "HF_ENDPOINT" in str(told.value)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LoadError) as told:
+        load(Loader(fails=9))
+    assert "whole id" not in str(told.value)
+    assert "HF_ENDPOINT" not in str(told.value), "nobody was asked"
+
+
 def test_a_hub_that_never_answers_is_asked_once_for_all_models(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -117,6 +117,26 @@ def test_the_version_and_its_logged_model_know_the_run(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "setr-reranker", "version": 2}]
 
 
+def test_a_trial_is_called_one_and_marks_no_version(registry: MlflowRegistry, runs: EvaluationRuns) -> None:
+    whole = runs.log(evaluation("2", 70.0))
+    version = registry.model("setr-reranker").version("2")
+
+    def scores() -> set[tuple[str, float]]:
+        model = registry.client.get_logged_model(version.model_uri.rpartition("/")[2])
+        return {(metric.key, metric.value) for metric in model.metrics or []}
+
+    before = scores()
+    trial = runs.log(replace(evaluation("2", 12.5, "of a trial"), trial="20 of 4,181 queries"))
+    tags = registry.model("setr-reranker").version("2").tags
+    assert tags["setr.evaluation.cirr-val"].endswith(whole.path)
+    assert scores() == before, "12.5 is no score of the version"
+    named = {run.info.run_name for run in found(registry, runs, "tags.`setr.trial` = '20 of 4,181 queries'")}
+    of_trial = "cirr-val · trial, 20 of 4,181 queries"
+    shown = {"setr-reranker 2", "sum", "sum · adapter v2"}
+    assert named == {f"{of_trial} · {title}" for title in shown}
+    assert registry.client.get_run(trial.run_id).data.metrics["R_at_10"] == 12.5
+
+
 def test_the_same_evaluation_is_one_run_that_counts(registry: MlflowRegistry, runs: EvaluationRuns) -> None:
     first = runs.log(evaluation("1", 62.5))
     again = runs.log(replace(evaluation("1", 62.5), tags={"dagster.run_id": "a later one"}))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -22,8 +23,9 @@ from setr_assets.instance import persistent_instance
 from setr_assets.where_next import tell_what_failed
 from setr_lib.cli import main
 from setr_lib.content_cache import ContentCache
-from setr_lib.damage import NoSpaceError, explain, explained, no_space
+from setr_lib.damage import NoSpaceError, Part, explain, explained, no_space
 from setr_lib.errors import SetrError
+from setr_lib.faults import sqlite_fault
 from setr_lib.files import write_json, write_text
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.storage import Tables, places_of
@@ -291,3 +293,39 @@ def test_damage_that_ends_a_command_of_dagster_is_its_last_line(home: Path, tmp_
     )
     assert done.returncode == 1
     assert_told(done.stderr.splitlines()[-1], "dagster", home / "history" / "runs.db")
+
+
+def test_a_database_that_may_only_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.db"
+    made = sqlite3.connect(path)
+    made.execute("PRAGMA journal_mode = wal")
+    made.execute("CREATE TABLE runs (id)")
+    made.commit()
+    made.close()
+    connect = sqlite3.connect
+
+    def of_a_reader(address: str, **options: Any) -> sqlite3.Connection:
+        if "immutable" not in address:
+            raise sqlite3.OperationalError("attempt to write a readonly database")
+        return connect(address, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", of_a_reader)
+    assert sqlite_fault(path, "runs") is None
+    assert sqlite_fault(path, "others") == "is a database without the table others"
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\x07" * (len(content) - 4096))
+    assert sqlite_fault(path, "runs") == "is cut or overwritten in places"
+
+
+def test_what_belongs_to_another_user_is_not_sent_to_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = PermissionError(13, "Permission denied", str(tmp_path / "runs.db"))
+    (tmp_path / "runs.db").write_bytes(b"x")
+    places: list[tuple[Part, Path]] = [("dagster", tmp_path)]
+    assert "run `setr repair dagster`" in str(explain(error, places))
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    told = str(explain(error, places))
+    assert "belongs to another user" in told and "repair" not in told

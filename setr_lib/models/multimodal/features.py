@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from setr_lib.models.device import free_memory, gives_way
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -63,8 +66,30 @@ def by_picture(outputs: Any, counts: Sequence[int]) -> list[Tensor]:
     return [part.clone() for part in flat.split(list(counts))]
 
 
+VISION_CACHE_BYTES = 6 * 2**30
+"""The most memory that vision outputs take by default: about 1,500 images of Qwen3-VL-2B at 256 tokens."""
+_SHARE = 3
+"""By default they take no more than this fraction (one third) of what is free beside the model."""
+_LEAST = 8
+"""Where memory runs out, at least this fraction (one eighth) of the limit is left to them."""
+
+
+def vision_cache_bytes(device: torch.device) -> int:
+    """How much memory vision outputs may take where no setting says so.
+
+    Args:
+        device: The model's device, the model on it.
+
+    Returns:
+        6 GiB, or a third of what is free where that is less.
+    """
+    free = free_memory(device)
+    return VISION_CACHE_BYTES if free is None else max(0, min(VISION_CACHE_BYTES, free // _SHARE))
+
+
 class VisionMemory:
-    """Least-recently-used cache of vision outputs, by the identity of images.
+    """Least-recently-used cache of vision outputs, by the identity of images. Where a batch does not fit in
+    memory, it gives up half of its room, until an eighth is left.
 
     Args:
         limit: Bytes that the kept outputs may take; beyond it, what was not used for the longest time is
@@ -73,8 +98,10 @@ class VisionMemory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._least = limit // _LEAST
         self._taken = 0
         self._kept: OrderedDict[str, VisionFeatures] = OrderedDict()
+        gives_way(self)
 
     def __contains__(self, identity: str) -> bool:
         return identity in self._kept
@@ -94,7 +121,16 @@ class VisionMemory:
             else:
                 self._kept[key] = features
                 self._taken += features.nbytes
-        while self._taken > self.limit and len(self._kept) > len(found):
+        self._drop(len(found))
+
+    def give_way(self) -> None:
+        """Halve the limit, and drop what does not fit in it any more: memory ran out."""
+        self.limit = max(self._least, min(self.limit, self._taken) // 2)
+        self._drop(0)
+
+    def _drop(self, spared: int) -> None:
+        """Drop what was not used for the longest time, beyond the limit; the last so many stay."""
+        while self._taken > self.limit and len(self._kept) > spared:
             _, oldest = self._kept.popitem(last=False)
             self._taken -= oldest.nbytes
 

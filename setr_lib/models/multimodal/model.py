@@ -26,6 +26,7 @@ from setr_lib.models.device import run_in_batches
 from setr_lib.models.multimodal.answering import Answering
 from setr_lib.models.multimodal.architectures import accepts_vision_outputs
 from setr_lib.models.multimodal.caching_check import caches_reproduce_plain_scores
+from setr_lib.models.multimodal.features import vision_cache_bytes
 from setr_lib.models.multimodal.forward import LanguageModelPass, PrefixCache
 from setr_lib.models.multimodal.kept_features import FeaturesFolder
 from setr_lib.models.multimodal.loading import LoadedModel, load_model
@@ -38,7 +39,7 @@ from setr_lib.models.multimodal.shared_prefix import (
     pairs_run_together,
 )
 from setr_lib.models.multimodal.token_rows import PromptTokenizer, RowBuilder, TokenRow
-from setr_lib.models.multimodal.vision import VISION_CACHE_BYTES, VisionTower
+from setr_lib.models.multimodal.vision import VisionTower
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ class MultimodalModel:
         batch_size: Images per forward pass of the vision tower, and answers that are generated side by side.
         pair_batch_size: Pairs to score per forward pass.
         max_new_tokens: Tokens at most in a generated answer.
-        vision_cache_bytes: Memory for vision outputs.
+        vision_bytes: Memory for vision outputs; None for as much as :func:`vision_cache_bytes` says.
         features: Where vision outputs are kept on disk; None for nowhere.
 
     Attributes:
@@ -86,7 +87,7 @@ class MultimodalModel:
         batch_size: int = 64,
         pair_batch_size: int = 128,
         max_new_tokens: int = 256,
-        vision_cache_bytes: int = VISION_CACHE_BYTES,
+        vision_bytes: int | None = None,
         features: FeaturesFolder | None = None,
     ) -> None:
         special = loaded.special_tokens
@@ -100,7 +101,8 @@ class MultimodalModel:
         reusable = accepts_vision_outputs(type(loaded.model))
         if not reusable:
             _LOG.warning("%s: each pair is judged as a whole prompt of its own; slower", loaded.id)
-        self.vision = VisionTower(loaded, batch_size, vision_cache_bytes, features, reusable=reusable)
+        room = vision_cache_bytes(loaded.device) if vision_bytes is None else vision_bytes
+        self.vision = VisionTower(loaded, batch_size, room, features, reusable=reusable)
         self.forward = LanguageModelPass(loaded)
         self.prompts = PromptTokenizer(loaded)
         self.rows = RowBuilder(loaded, self.prompts, self.vision)
@@ -148,6 +150,7 @@ class MultimodalModel:
             batch_size=judge.batch_size,
             pair_batch_size=judge.pair_batch_size,
             max_new_tokens=judge.max_new_tokens,
+            vision_bytes=None if judge.vision_memory_mb is None else judge.vision_memory_mb * 2**20,
             features=FeaturesFolder.of(features, judge.features_mb),
         )
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PHOTO = (640, 480)
-VISION_CACHE_BYTES = 6 * 2**30
-"""Memory for vision outputs: about 1,500 images of Qwen3-VL-2B at 256 tokens, all of the miniature."""
 
 
 class VisionTower:
@@ -41,7 +39,7 @@ class VisionTower:
     Args:
         loaded: The model.
         batch_size: Images per forward pass.
-        cache_bytes: Limit of the memory.
+        cache_bytes: Limit of the memory; see :func:`vision_cache_bytes`.
         folder: Where outputs are kept on disk; None for nowhere.
         reusable: Whether the model takes outputs in place of images at all. Where not, none are made.
         several: Whether pictures are those of prompts with several, where the processor prepares these
@@ -52,7 +50,7 @@ class VisionTower:
         self,
         loaded: LoadedModel,
         batch_size: int,
-        cache_bytes: int = VISION_CACHE_BYTES,
+        cache_bytes: int,
         folder: FeaturesFolder | None = None,
         *,
         reusable: bool = True,
@@ -321,7 +319,7 @@ class VisionTower:
         towers = (self,) if self.among is self else (self, self.among)
         before = [(tower.memory, tower._kept) for tower in towers]
         for tower in towers:
-            tower.memory, tower._kept = VisionMemory(VISION_CACHE_BYTES), None
+            tower.memory, tower._kept = VisionMemory(tower.memory.limit), None
         try:
             yield
         finally:
