@@ -45,5 +45,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "" if near is None else f"; did you mean {near!r}?"
 
 
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """The middle of a message that a name is not where another key needs it: either may be misspelt.
+
+    Args:
+        name: A name that is not among them.
+        known: The names that there are.
+
+    Returns:
+        `` (the nearest is 'intersecton': is one of the two misspelt?)``; empty where no name is near.
+    """
+    near = near_name(name, known)
+    return "" if near is None else f" (the nearest is {near!r}: is one of the two misspelt?)"
+
+
 def _plain(name: str) -> str:
     return _BETWEEN.sub("-", name.casefold())

@@ -56,6 +56,12 @@ WRONG: list[tuple[str, str, str]] = [
     ("[coarse]\nstrategies = []", "coarse", "name at least one"),
     ("[coarse]\ndefault = 'sums'", "coarse", "default, 'sums', is not among strategies"),
     ("[coarse]\nstrategies = ['image']", "coarse", "set default to one of image"),
+    (
+        "[coarse]\nstrategies = ['intersecton']",
+        "coarse",
+        "nearest is 'intersecton': is one",
+    ),
+    ("[reranking]\nmethods = ['intersecton']", "reranking", "the nearest is 'intersection': is one of"),
     ("[coarse]\ncaption_default = 'intersection'", "coarse", "is not among caption_strategies"),
     ("[coarse]\nstrategies = ['image', 'image', 'intersection']", "coarse.strategies", "named twice: image"),
     ("[coarse]\nstrategies = ['a/b', 'intersection']", "coarse.strategies.0", "'a/b' will not do"),

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from setr_lib.near_names import did_you_mean
+from setr_lib.near_names import did_you_mean, misspelt
 from setr_lib.settings.names import (
     ADAPTER,
     BASE_JUDGE,
@@ -77,8 +77,8 @@ class CoarseSettings(Section):
             if not may_be_called(default, names):
                 among = key.replace("default", "strategies")
                 raise ValueError(
-                    f"{key}, {default!r}, is not among {among}: add it there, or set {key} to one of "
-                    f"{', '.join(names)}"
+                    f"{key}, {default!r}, is not among {among}{misspelt(default, names)}: add it there, or "
+                    f"set {key} to one of {', '.join(names)}"
                 )
         return self
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from setr_lib.near_names import misspelt
 from setr_lib.settings.data import DatasetSettings, ImageSettings, StorageSettings, TrainingSettings
 from setr_lib.settings.models import ModelSettings, SpaceSettings
 from setr_lib.settings.names import (
@@ -158,8 +159,8 @@ class Settings(Places, BaseSettings):
         for name in reranking.methods or ():
             if not may_be_called(name, coarse.strategies):
                 raise ValueError(
-                    f"methods: {name!r} is not among [coarse] strategies: add it there, or name some of "
-                    f"{', '.join(coarse.strategies)}"
+                    f"methods: {name!r} is not among [coarse] strategies{misspelt(name, coarse.strategies)}: "
+                    f"add it there, or name some of {', '.join(coarse.strategies)}"
                 )
         return reranking
 
