@@ -127,6 +127,7 @@ NOT_READ = {
     "models.judge.batch_size": _SPEED,
     "models.judge.pair_batch_size": _SPEED,
     "models.judge.features_mb": _SPEED,
+    "models.judge.vision_memory_mb": _SPEED,
     "models.reranker.pair_batch_size": _SPEED,
     "models.judge.endpoint.url": "where its model is asked; that it is asked at all is read by `when`",
     "models.judge.endpoint.key_variable": "who asks, not what is answered",

@@ -42,6 +42,7 @@ INTERRUPTED = """
 import atexit, os, signal, sys, threading, time
 from setr_lib.commands.ending import end_process
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell starts behind "&"
 main = threading.main_thread()
 
 def waits():
