@@ -4,7 +4,9 @@ telemetry.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +34,11 @@ _PERSONAL = ("SETR_", "DAGSTER_", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_U
 def pytest_configure(config: pytest.Config) -> None:
     for name in [each for each in os.environ if each.startswith(_PERSONAL)]:
         del os.environ[name]
+    # A shell lets what it starts behind "&" ignore Ctrl-C; Dagster then lets all that a test starts ignore
+    # SIGTERM, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "soak: kills and resumes long steps; minutes; only with `make soak`")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 where every step does what its page promises.
     """
     options = _parser().parse_args(arguments)
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # started by a shell behind "&"; servers are interrupted
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         pages = pages_with_steps(options.pages or None)
     except (PageError, OSError) as error:
