@@ -49,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 where every step does what its page promises.
     """
     options = _parser().parse_args(arguments)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # started by a shell behind "&"; servers are interrupted
+    # A shell lets what it starts behind "&" ignore interruptions, by which servers are ended.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         pages = pages_with_steps(options.pages or None)
