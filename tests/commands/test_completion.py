@@ -141,7 +141,8 @@ def test_zsh_completes(config: Path) -> None:
     code = r"""
         zmodload zsh/zpty
         zpty typed zsh -f -i
-        zpty -w typed 'PS1=; autoload -U compinit && compinit -u -D; eval "$(setr completion zsh)"; echo re""ady'
+        zpty -w typed 'PS1=; autoload -U compinit && compinit -u -D; eval "$(setr completion zsh)"'
+        zpty -w typed 'echo re""ady'
         zpty -r -m typed printed '*ready*'
         zpty -w -n typed $'setr faults cirr-t\t'
         zpty -r -m typed printed '*cirr-test1*' && echo found
