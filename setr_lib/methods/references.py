@@ -103,13 +103,10 @@ class ReferencePictures:
                 (distinct[row], token) for row, token in self._run(batch, distinct, self._patch_tokens)
             )
         self._report(images)
-        if found:
-            shape = next(iter(found.values())).shape
-        else:
-            shape = self._patch_shape() if distinct else (0, 0)
-        nothing = np.zeros(shape, dtype=np.float32)
-        rows = [found.get(image, nothing) for image in images]
-        return np.stack(rows) if rows else np.zeros((0, *shape), dtype=np.float32)
+        if not distinct:
+            return np.zeros((0, 0, 0), dtype=np.float32)
+        nothing = np.zeros(self._patch_shape(found), dtype=np.float32)
+        return np.stack([found.get(image, nothing) for image in images])
 
     def query_vectors(self, images: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         """Reference pictures and modification texts as one vector each, in batches of the space's size.
@@ -151,8 +148,10 @@ class ReferencePictures:
     def _refuse(self, text: str, reason: str) -> None:
         _LOG.warning("%s refuses the text %r (%s): a zero row", self.space.id, text[:80], reason)
 
-    def _patch_shape(self) -> tuple[int, ...]:
-        """Of a picture's patch tokens, where none of those asked for can be read."""
+    def _patch_shape(self, found: Mapping[str, NDArray[np.float32]]) -> tuple[int, ...]:
+        """Of a picture's patch tokens, also where none of those asked for can be read."""
+        for tokens in found.values():
+            return tokens.shape
         return self._patch_tokens([(0, self.space.preprocess(control_image()), "")]).shape[1:]
 
     def _patch_tokens(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
