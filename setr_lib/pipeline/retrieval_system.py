@@ -237,6 +237,7 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         Raises:
             TrainingDataError: Of what is trained on, nothing is left that can be embedded, or too little.
         """
+        from setr_lib.hashing import digest_strings
         from setr_lib.pipeline.system_data import mined_negatives
         from setr_lib.systems.data import check_enough, without_images
         from setr_lib.systems.training import Lesson
@@ -246,16 +247,16 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         stored = self._stored(model, progress)
         data, rows = stored.data, without_images(self.rows, stored.failed)
         check_enough(rows, data.source, contrasts=self.options.contrasts)
+        of_rows = digest_strings(str(row) for row in rows.iter_rows())
         known = None
         if folder:
-            images = set(self.data.images["image_id"])
-            known = read_note(
-                folder / _NEGATIVES, self.digest(), lambda note: images.issuperset(*note["ids"])
-            )
-        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
-        if known is None or not is_of_these:
+            every = set(self.data.images["image_id"])
+            known = read_note(folder / _NEGATIVES, self.digest(), lambda note: every.issuperset(*note["ids"]))
+        # Not those of other rows or images: which can be embedded may have changed since.
+        usable = set(data.images["image_id"])
+        if known is None or known.get("rows") != of_rows or not usable.issuperset(*known["ids"]):
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
-            known = {"run": self.digest(), "ids": ids}
+            known = {"run": self.digest(), "rows": of_rows, "ids": ids}
             if folder:
                 write_json(folder / _NEGATIVES, known)
         negatives: list[list[str]] = known["ids"]

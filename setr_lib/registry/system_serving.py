@@ -86,8 +86,8 @@ class QueryScorer:
         """Encode queries.
 
         Args:
-            frame: Columns ``reference``, an image's bytes (or their base64), and ``modification``; an empty
-                text leaves the reference alone.
+            frame: Columns ``reference``, an image's bytes (or their base64), and ``modification``, which may
+                be empty.
 
         Returns:
             ``vector`` of each row (norm 1, in the space of the gallery's vectors) and ``error``, with the
