@@ -159,7 +159,7 @@ def mined_negatives(
     progress: Progress = silent,
 ) -> list[list[str]]:
     """Hard negatives of training triplets, by the queries of the untrained system; none is a held-out image,
-    or a copy of one.
+    the query's reference or an answer of it, or a copy of these.
 
     Args:
         context: The vector store.
@@ -188,16 +188,21 @@ def mined_negatives(
     answers: dict[tuple[str, str], list[str]] = {}
     for reference, text, target in data.triplets.select("reference_id", "modification", "target_id").rows():
         answers.setdefault((reference, text), []).append(target)
+    asked = [*zip(references, texts, strict=True)]
     others = data.images.filter(~pl.col("split").is_in([HELD_OUT, COPY]))["image_id"].to_list()
     queries = MiningQueries(
         vectors=encoded_queries(model, stored.features, references, texts),
-        targets=[answers[query] for query in zip(references, texts, strict=True)],
-        excluded=[[reference] for reference in references],
+        targets=[answers[query] for query in asked],
+        excluded=[_with_copies(data, [reference, *answers[reference, text]]) for reference, text in asked],
     )
     found = mine_negatives(
         context.gallery_store, stored.table, queries, model.options, stored.version, others, progress
     )
     return found.ids
+
+
+def _with_copies(data: SystemData, images: Iterable[str]) -> list[str]:
+    return [each for image in images for each in data.copies.get(image, [image])]
 
 
 def trained_on_data(

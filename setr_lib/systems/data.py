@@ -80,6 +80,15 @@ class SystemData:
         gallery = _told_apart(self.images.filter(split=HELD_OUT).select(known))
         return digest_strings([_digest(self.held_out), _digest(gallery.sort("image_id"))])
 
+    @cached_property
+    def copies(self) -> dict[str, list[str]]:
+        """The images whose files have the same bytes, sorted, by the id of each; images without copies are
+        left out."""
+        read = self.images.filter(pl.col("fingerprint").fill_null("") != "")
+        groups = read.group_by("fingerprint").agg(pl.col("image_id").unique().sort())["image_id"]
+        several = (group.to_list() for group in groups if len(group) > 1)
+        return {image: group for group in several for image in group}
+
     @property
     def held_out(self) -> pl.DataFrame:
         """The held-out triplets."""

@@ -119,6 +119,17 @@ def test_no_training_triplet_shows_a_copy_of_a_held_out_image(data: SystemData) 
     assert blank.without_copies() is blank, "what was not read is no copy"
 
 
+def test_copies_are_told_by_their_bytes(data: SystemData) -> None:
+    assert data.copies == {}
+    shown = data.images.filter(image_id="03.png")["fingerprint"].item()
+    copied = pl.when(pl.col("image_id").is_in(["07.png", "01.png"])).then(pl.lit(shown))
+    found = changed(data, fingerprint=copied.otherwise("fingerprint")).copies
+    same = ["01.png", "03.png", "07.png"]
+    assert found == dict.fromkeys(same, same)
+    assert changed(data, fingerprint=pl.lit(None, pl.String)).copies == {}
+    assert changed(data, fingerprint=pl.lit("")).copies == {}
+
+
 def test_what_nothing_can_be_learned_from_is_refused(data: SystemData) -> None:
     one = data.training_triplets(1, 0)
     check_enough(one, "shop", contrasts=False)
