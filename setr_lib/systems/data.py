@@ -123,7 +123,7 @@ class SystemData:
             very object where there are none.
         """
         is_held_out = pl.col("split") == HELD_OUT
-        held_out = self.images.filter(is_held_out)["fingerprint"].drop_nulls().unique()
+        held_out = self.images.filter(is_held_out, pl.col("fingerprint") != "")["fingerprint"].unique()
         is_copy = ~is_held_out & pl.col("fingerprint").is_in(held_out.implode())
         copies = self.images.filter(is_copy)["image_id"]
         if copies.is_empty():
