@@ -149,8 +149,8 @@ def promote(system: TrainedSystem[Result], version: str, progress: Progress = si
     model = registered_model(system)
 
     def measure_again(champion: str) -> float | MeasuredAgain:
-        bundles = (model.artifacts(each, system.artifacts) for each in (version, champion))
-        return system.measured_again(*bundles, champion, progress)
+        mine, theirs = (model.artifacts(each, system.artifacts) for each in (version, champion))
+        return system.measured_again(mine, theirs, champion, progress)
 
     def compare(champion: str) -> str:
         return system.compared(

@@ -99,6 +99,7 @@ def test_an_ablation_is_a_run_and_no_version(folder: Path) -> None:
     tags = Counter(tags[ABLATION_TAG] for tags in runs_of(world))
     assert tags == {OTHER_RATE.name: 1, NOISY.name: 1}
     run = world.context.registry.client.get_run(first.run_id)
+    assert run.inputs is not None
     inputs = {data.dataset.name for data in run.inputs.dataset_inputs}
     words = first.system.trained_on().source
     assert inputs == {f"images of {words}", f"triplets of {words}"}
