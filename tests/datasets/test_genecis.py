@@ -156,14 +156,14 @@ class Likes(Method):
         return np.repeat(np.asarray(inputs.gallery.vectors).T, len(inputs.queries.frame), axis=0)
 
 
-def ranked(settings: Settings, score: Callable[[str], float]) -> tuple[pl.DataFrame, ...]:
+def ranked(settings: Settings, score: Callable[[str], float], k: int = 50) -> tuple[pl.DataFrame, ...]:
     """Queries, gallery and rankings of the focus on objects, by a score of the image's id."""
     key = "genecis-focus_object"
     queries, gallery = load_queries(settings, key), load_gallery(settings, key)
     ids = gallery["image_id"].to_list()
     vectors = np.array([[score(image)] for image in ids], dtype=np.float32)
     encoded = encode_queries(queries, NoTexts(), ids, vectors)
-    rankings = rank(Likes(), encoded, gallery, GalleryIndex(ids, vectors), 50, remove_reference=False)
+    rankings = rank(Likes(), encoded, gallery, GalleryIndex(ids, vectors), k, remove_reference=False)
     return queries, gallery, rankings
 
 
@@ -236,6 +236,71 @@ def test_setr_score(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     file.write_text(json.dumps({**lists, "1": ["3", "11"]}))
     assert main([*command, str(file)]) == 1
     assert "query '1': the gallery '1' of genecis-focus_object has no image '3'" in capsys.readouterr().err
+
+
+def scored_file(path: Path, scores: dict[str, Any]) -> Path:
+    """A Parquet ranking file of each task row's candidates, the target first, with these scores."""
+    frames = [
+        pl.DataFrame({"image_id": images[: len(scores[str(row)])], "score": scores[str(row)]})
+        .with_row_index("rank", offset=1)
+        .with_columns(query_id=pl.lit(str(row)))
+        for row, images in enumerate(map(candidates, OBJECTS))
+    ]
+    pl.concat(frames).write_parquet(path)
+    return path
+
+
+def score_of(config: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, float], str]:
+    command = ["--config", str(config), "score", "genecis", "--split", "focus_object", str(file), "--json"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    return {row["metric"]: row["value"] for row in json.loads(said.out)}, said.err
+
+
+def test_equal_scores_of_a_ranking_file_count_against_its_targets(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = [0.0] * 12
+    scores = {
+        "0": [3.0, 2.0, 1.0, *rest],
+        "1": [2.0, 2.0, 1.0, *rest],
+        "2": [2.0] * 3 + rest,
+        "3": [0.5] * 15,
+    }
+    found, _ = score_of(config, scored_file(tmp_path / "scored.parquet", scores), capsys)
+    assert found == {"R@1": 25.0, "R@2": 50.0, "R@3": 75.0}
+    whole = {row: [int(score) for score in each] for row, each in scores.items()}
+    found, _ = score_of(config, scored_file(tmp_path / "whole.parquet", whole), capsys)
+    assert found == {"R@1": 25.0, "R@2": 50.0, "R@3": 75.0}, "whole numbers are scores, too"
+    none = {row: [None] * len(each) for row, each in scores.items()}
+    found, _ = score_of(config, scored_file(tmp_path / "none.parquet", none), capsys)
+    assert found["R@1"] == 100.0, "without scores the order is all that is known"
+
+
+def test_what_ties_with_the_last_of_a_short_list_is_not_known(
+    genecis: Settings, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"0": [3.0, 2.0, 1.0], "1": [1.0, 1.0, 1.0], "2": [2.0, 1.0, 1.0], "3": [2.0, 2.0, 1.0]}
+    found, said = score_of(config, scored_file(tmp_path / "short.parquet", scores), capsys)
+    assert found == {"R@1": 50.0, "R@2": 75.0}
+    assert "R@3: a ranking is only 3 long: whether the next score is equal is not seen" in said
+    # A method's own ranking that settings cut after three: constant scores find nothing, and not all.
+    queries, gallery, rankings = ranked(genecis, lambda image: 0.5, k=3)
+    assert evaluate("genecis", queries, rankings, gallery).summary == {"R@1": 0, "R@2": 0}
+
+
+def test_ids_of_cocos_images_may_be_numbers(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists: dict[str, list[Any]] = {
+        str(row): [*map(int, reversed(candidates(each)))] for row, each in enumerate(OBJECTS)
+    }
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(lists))
+    assert score_of(config, file, capsys)[0] == {"R@1": 0.0, "R@2": 0.0, "R@3": 0.0}
+    file.write_text(json.dumps({**lists, "2": [True, *lists["2"][1:]]}))
+    assert main(["--config", str(config), "score", "genecis", "--split", "focus_object", str(file)]) == 1
+    assert "query '2': an image id must be a number or text, not True" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("depth", [15, 3])

@@ -128,6 +128,21 @@ def test_map_is_over_queries_and_mmap_over_instances(
     assert "3 queries (official: 1,883)" in rows[0]["label"]
 
 
+def test_paths_of_a_ranking_may_be_as_the_files_have_them(
+    root: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root.parent / "mine.json"
+    file.write_text(
+        json.dumps({query: [f"icir/{image}" for image in each] for query, each in RANKED.items()})
+    )
+    assert main([*command, "score", "icir", "--split", "all", str(file), "--json"]) == 0
+    found = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert found["mAP"] == pytest.approx(100 * (FIRST + SECOND + THIRD) / 3, abs=1e-9)
+    file.write_text(json.dumps(RANKED | {"1": ["/elsewhere/database/mug/m1.jpg", *MUG[1:]]}))
+    assert main([*command, "score", "icir", "--split", "all", str(file)]) == 1
+    assert "'/elsewhere/database/mug/m1.jpg'" in capsys.readouterr().err
+
+
 def test_it_differs_from_plain_average_precision() -> None:
     ranks = TargetRanks(np.array([[4.0, 1.0], [2.0, np.inf], [2.0, 3.0]]), np.array([2, 1, 2]))
     found = TrapezoidalAveragePrecision("mAP").values(ranks)

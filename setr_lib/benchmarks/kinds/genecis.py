@@ -20,6 +20,7 @@ from setr_lib.benchmarks.annotations import Row, read_rows
 from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import recalls
+from setr_lib.benchmarks.ranking_lists import Kind, RankingFile, RankingLists, named
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 from setr_lib.progress import Progress, silent
 
@@ -151,6 +152,10 @@ class GeneCIS(Benchmark):
         other = sum(len(template.candidate_ids) != official for template in templates)
         return [f"{other:,} queries with other than {official} different candidates"] if other else []
 
+    def read_rankings(self, file: RankingFile) -> RankingLists:
+        """One list of ids per query; COCO's numbers as numbers or as text."""
+        return RankingLists({query: _ranked_ids(file, query) for query in file.content})
+
     def ranking_notes(
         self, evaluation_set: EvaluationSet, queries: pl.DataFrame, rankings: pl.DataFrame
     ) -> list[str]:
@@ -167,6 +172,16 @@ class GeneCIS(Benchmark):
             f"{same:,} of {len(answers):,} lists name the candidates in the order of the file, target first: "
             "such lists come of equal scores that were sorted by position, and say nothing of a system"
         ]
+
+
+def _ranked_ids(file: RankingFile, query: str) -> list[str]:
+    ids: list[str] = []
+    for entry in file.entries(query):
+        if isinstance(entry, str) or type(entry) is int:
+            ids.append(str(entry))
+        else:
+            file.fault(Kind.NO_ID, f"an image id must be a number or text, not {named(entry)}", query)
+    return ids
 
 
 class _Picture(NamedTuple):

@@ -20,6 +20,7 @@ from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import TrapezoidalAveragePrecision, recalls
 from setr_lib.benchmarks.near_ids import meant
+from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ class ICIR(Benchmark):
         """The count that the authors give."""
         return _QUERIES
 
+    def read_rankings(self, file: RankingFile) -> RankingLists:
+        """One list of image paths per query, with or without the folder that the CSV files put before them."""
+        return RankingLists(
+            {query: [_without_folder(path) for path in file.image_names(query)] for query in file.content}
+        )
+
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
         """Images that an instance's database lists more than once, which the authors' code ranks as often."""
         file = csv_file(evaluation_set, "database_files.csv")
@@ -158,6 +165,14 @@ def _image_id(path: str) -> str:
     parts = relative_name(path).split("/")
     start = next((number for number, part in enumerate(parts[:-1]) if part in _FOLDERS), 0)
     return "/".join(parts[start:])
+
+
+def _without_folder(path: str) -> str:
+    """``path`` as :func:`_image_id` has it; as it is, where it can be no path of the files."""
+    try:
+        return _image_id(path)
+    except ValueError:
+        return path
 
 
 def _query(
