@@ -97,7 +97,7 @@ class ICIR(Benchmark):
         return _QUERIES
 
     def read_rankings(self, file: RankingFile) -> RankingLists:
-        """One list of image paths per query, with or without the folder that the CSV files put before them."""
+        """One list of image paths per query, with or without the folder that the files put before them."""
         return RankingLists(
             {query: [_without_folder(path) for path in file.image_names(query)] for query in file.content}
         )
