@@ -15,6 +15,7 @@ from PIL import Image
 
 from setr_lib.benchmarks.kinds.genecis import crop
 from setr_lib.cli import main
+from setr_lib.commands.plan_work import count_work
 from setr_lib.datasets import (
     DatasetError,
     evaluation_set,
@@ -314,6 +315,14 @@ def test_setr_score_says_that_lists_in_the_order_of_the_file_are_ties(
     said = capsys.readouterr()
     assert "4 of 4 lists name the candidates in the order of the file, target first" in said.err
     assert not any(row["comparable"] for row in json.loads(said.out))
+
+
+def test_setr_plan_counts_a_querys_own_candidates(genecis: Settings) -> None:
+    pairs = {plan.key: plan.pairs for plan in count_work(genecis)}
+    attributes = 3 + 2  # of the second query, two candidates are one instance
+    assert pairs == dict(
+        zip((f"genecis-{task}" for task in TASKS), (attributes, attributes, 60, 60), strict=True)
+    )
 
 
 def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
