@@ -208,6 +208,19 @@ def test_intervals_and_the_floor_are_of_queries_not_of_galleries(genecis: Settin
     assert random_intervals("genecis", queries, gallery)["R@1"].low == 0.0
 
 
+def test_a_target_that_is_the_reference_itself_is_noted(
+    genecis: Settings, config: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [OBJECTS[0], {**OBJECTS[1], "target": coco(101)}, *OBJECTS[2:]]
+    write(root, "focus_object", rows)
+    assert load_queries(genecis, "genecis-focus_object")["target_ids"][1].to_list() == ["101"]
+    note = "1 queries of genecis-focus_object have their own reference as target, first 1"
+    for task, expected in (("focus_object", [note]), ("change_object", [])):
+        each = evaluation_set(genecis, f"genecis-{task}")
+        assert each.benchmark.query_notes(each) == expected
+    assert note in " ".join(map(str, doctor(config, capsys)["focus_object"].values()))
+
+
 def test_other_numbers_of_candidates_do_not_compare(genecis: Settings) -> None:
     found = (
         evaluation_set(genecis, "genecis-focus_object"),
@@ -415,7 +428,6 @@ def test_a_box_outside_of_its_image_is_named(
     [
         ("focus_object", {"condition": "  "}, "row 1 (counting from 0)", "'condition' is empty"),
         ("focus_object", {"reference": 5}, "row 1 (counting from 0)", "'reference' must be an object, not 5"),
-        ("focus_object", {"target": coco(101)}, "row 1 (counting from 0)", "'target' is the reference"),
         ("focus_object", {"gallery": []}, "row 1 (counting from 0)", "'gallery' is empty"),
         ("focus_object", {"gallery": {}}, "row 1 (counting from 0)", "'gallery' must be a list, not {}"),
         (
