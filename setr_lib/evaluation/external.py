@@ -93,10 +93,16 @@ def _parts(evaluation_set: EvaluationSet, queries: pl.DataFrame) -> set[str]:
 
 
 def _unscored(labels: pl.DataFrame, found: Evaluation) -> list[str]:
-    """That no query of a label has a value, where others have."""
+    """That a label has no metric though there are some: its queries have no known target, or means are of
+    more categories than there are.
+    """
     parts = {metric.partition("/")[2] for metric in found.summary}
     names = labels["label"].unique().sort() if parts else ()
-    return [f"no query of the label {name!r} is scored" for name in names if name not in parts]
+    return [
+        f"no metric for the label {name!r}: no value of its queries is part of a mean"
+        for name in names
+        if name not in parts
+    ]
 
 
 def _file_name(file: Path) -> str:

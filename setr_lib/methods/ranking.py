@@ -295,7 +295,7 @@ def _searches(
             f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this "
             "evaluation set"
         )
-    if len(empty) == len(wanted):
+    if empty and len(empty) == len(wanted):
         raise MethodError(empty[0])
 
 
