@@ -137,7 +137,7 @@ class _Finder:
 
     def __call__(self, row: Row) -> list[str]:
         query = row.text(_ID) if _given(row, _ID) else None
-        if query in self._ids:
+        if query is not None and query in self._ids:
             return [query]
         if _has_image(row):
             key = _stem(_field(row, _IMAGE)), _words(_field(row, _TEXT, blank=True))

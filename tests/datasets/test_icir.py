@@ -238,6 +238,8 @@ def test_rows_that_repeat_an_image_are_a_caveat(root: Path, settings_for: Build)
     [
         ("query_files.csv", "icir/query/q.jpg,on a table", "has 2 fields between commas"),
         ("query_files.csv", "icir/query/q.jpg,red, on a table,mug", "has 4 fields between commas"),
+        ("query_files.csv", '"icir/query/q.jpg","red, on a table",mug', "fields in double quotes"),
+        ("database_files.csv", 'icir/database/m.jpg,"on a table",mug', "fields in double quotes"),
         ("query_files.csv", "icir/query/q.jpg, ,mug", "the text is empty"),
         ("query_files.csv", "icir/query/q.jpg,on a table,", "the instance is empty"),
         ("query_files.csv", "icir/query/q.jpg,on a table,dog", "the query has no right answer"),
@@ -256,6 +258,17 @@ def test_a_wrong_line_is_named(root: Path, settings_for: Build, name: str, line:
         load_queries(settings_for("icir", root), "icir")
     assert (caught.value.file, caught.value.row) == (file, f"line {number}")
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["query_files.csv", "database_files.csv"])
+def test_a_header_is_named(root: Path, settings_for: Build, name: str) -> None:
+    file = root / name
+    file.write_text("image_path,text_query,instance_id\n" + file.read_text())
+    with pytest.raises(
+        DatasetError, match="line 1: names no image file, but 'image_path': a header"
+    ) as caught:
+        load_queries(settings_for("icir", root), "icir")
+    assert caught.value.file == file
 
 
 @pytest.mark.parametrize("name", ["query_files.csv", "database_files.csv"])

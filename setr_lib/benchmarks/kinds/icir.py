@@ -148,8 +148,7 @@ def _lines(file: Path) -> Iterator[_Line]:
     for where, line in numbered_lines(file, _PURPOSE[file.name]):
         # As the authors' code reads them: white space at both ends goes, that of the text stays.
         fields = line.strip().split(",")
-        if len(fields) != _FIELDS:
-            reason = f"has {len(fields)} fields between commas, not image path, text and instance"
+        if reason := _line_fault(fields, where):
             raise DatasetError(reason, file=file, row=where)
         try:
             image, text, instance = _image_id(fields[0]), clean_text(fields[1]), clean_text(fields[2])
@@ -158,6 +157,19 @@ def _lines(file: Path) -> Iterator[_Line]:
         if not instance.strip():
             raise DatasetError("the instance is empty", file=file, row=where)
         yield _Line(file, where, image, text, instance)
+
+
+def _line_fault(fields: list[str], where: str) -> str | None:
+    """Why a line is none of the files': the authors' code knows neither quotes nor a header."""
+    if any(field.startswith('"') for field in fields):
+        return "has fields in double quotes, which the official files have not: write them without"
+    if len(fields) != _FIELDS:
+        return f"has {len(fields)} fields between commas, not image path, text and instance"
+    if where == "line 1" and not {"/", "."} & {*fields[0]}:
+        return (
+            f"names no image file, but {fields[0]!r}: a header, which the official files have not? Remove it"
+        )
+    return None
 
 
 def _image_id(path: str) -> str:
