@@ -221,6 +221,53 @@ def test_a_target_that_is_the_reference_itself_is_noted(
     assert note in " ".join(map(str, doctor(config, capsys)["focus_object"].values()))
 
 
+def test_numbers_of_visual_genome_may_be_text(genecis: Settings, root: Path) -> None:
+    def as_text(image: dict[str, Any]) -> dict[str, Any]:
+        return {**image, "image_id": str(image["image_id"])}
+
+    before = (
+        load_queries(genecis, "genecis-focus_attribute"),
+        load_gallery(genecis, "genecis-focus_attribute"),
+    )
+    rows = [
+        {
+            **row,
+            **{key: as_text(row[key]) for key in ("reference", "target")},
+            "gallery": [*map(as_text, row["gallery"])],
+        }
+        for row in ATTRIBUTES
+    ]
+    file = write(root, "focus_attribute", rows)
+    after = load_queries(genecis, "genecis-focus_attribute"), load_gallery(genecis, "genecis-focus_attribute")
+    assert all(first.equals(second) for first, second in zip(before, after, strict=True))
+    for text in ("07", "7.0", "", " 7", "seven", "-7", "\u0667"):
+        write(root, "focus_attribute", [{**rows[0], "target": {**rows[0]["target"], "image_id": text}}])
+        with pytest.raises(DatasetError, match="'image_id' must be a number of Visual Genome's") as refused:
+            load_queries(genecis, "genecis-focus_attribute")
+        assert (refused.value.file, refused.value.row) == (file, "row 0 (counting from 0), target")
+
+
+def test_a_few_candidates_that_are_named_twice_are_noted(genecis: Settings, root: Path) -> None:
+    each = evaluation_set(genecis, "genecis-focus_object")
+    twice = {**OBJECTS[0], "gallery": [*OBJECTS[0]["gallery"][:13], OBJECTS[0]["target"]]}
+    note = "1 queries of genecis-focus_object name a candidate more than once, which is ranked once, first 2"
+    for rows, caveats in (
+        ([*OBJECTS[:2], twice], ["1 queries with other than 15 different candidates"]),  # a third of them
+        ([*OBJECTS[:2], twice, *(OBJECTS[3] for _ in range(497))], []),  # 0.2 %
+        (
+            [*OBJECTS[:2], twice, *(OBJECTS[3] for _ in range(496))],
+            ["1 queries with other than 15 different candidates"],
+        ),
+    ):
+        write(root, "focus_object", rows)
+        assert each.benchmark.caveats(each) == caveats
+        assert each.benchmark.query_notes(each) == [note]
+    short = {**OBJECTS[0], "gallery": OBJECTS[0]["gallery"][:13]}
+    write(root, "focus_object", [*(OBJECTS[3] for _ in range(999)), short])
+    assert each.benchmark.caveats(each) == ["1 queries with other than 15 different candidates"]
+    assert each.benchmark.query_notes(each) == []
+
+
 def test_other_numbers_of_candidates_do_not_compare(genecis: Settings) -> None:
     found = (
         evaluation_set(genecis, "genecis-focus_object"),
