@@ -26,7 +26,9 @@ from setr_lib.evaluation.pools import pools_of
 from setr_lib.methods.inputs import GalleryIndex, encode_queries
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
+from setr_lib.pipeline.faults import ranking_faults
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.query_set import QuerySet
 from setr_lib.settings import Settings
 
 Build = Callable[..., Settings]
@@ -305,6 +307,27 @@ def test_references_have_vectors_and_are_in_no_ranking(root: Path, settings_for:
     first = ranked.filter(query_id="2", rank=1)["image_id"].item()
     cosines = {name: float(vectors[ids.index(name)] @ vectors[ids.index("query/cat/q2.jpg")]) for name in ids}
     assert first == max([*CAT, MUG[2]], key=cosines.__getitem__)
+
+
+def test_a_query_of_whose_database_no_image_is_there_is_a_miss_and_told(
+    root: Path, settings_for: Build
+) -> None:
+    settings = settings_for("icir", root)
+    queries, gallery = load_queries(settings, "icir"), load_gallery(settings, "icir")
+    ids = [MUG[0], MUG[1], MUG[3], "query/mug/q1.jpg", "query/cat/q2.jpg"]  # of cat's database nothing
+    vectors = np.eye(8, dtype=np.float32)[: len(ids)]
+    here = gallery.with_columns(
+        status=pl.when(pl.col("image_id").is_in(ids)).then(pl.lit("ok")).otherwise(pl.lit("missing"))
+    )
+    context: Any = None  # neither settings nor models are asked for
+    encoded = encode_queries(queries, NoText(), ids, vectors)
+    asked = QuerySet(context, encoded, here, GalleryIndex(ids, vectors), removes_reference=False)
+    ranked = rank(get_method("image"), encoded, here, asked.index, 20, remove_reference=False)
+    assert ranked["query_id"].unique(maintain_order=True).to_list() == ["0", "1"]
+    found = evaluate("icir", queries, ranked, here, unranked="miss")
+    assert found.unranked == 1 and found.per_query.filter(query_id="2")["value"].sum() == 0
+    faults = ranking_faults(asked).filter(pl.col("kind").str.contains("whose gallery"))
+    assert faults.select("item", "detail").rows() == [("2", "it counts as a miss")]
 
 
 def test_a_search_of_all_databases_leaves_references_out(root: Path, settings_for: Build) -> None:
