@@ -49,13 +49,14 @@ def run(settings: Settings, *, dataset: str | None, as_json: bool) -> int:
 
 def _print(found: Sequence[Fault], sets: Sequence[str]) -> None:
     from setr_lib.pipeline.fault_places import by_set_and_kind
+    from setr_lib.pipeline.faults import counted
 
     grouped = by_set_and_kind(found)
     for key in dict.fromkeys([*sets, *grouped]):
         if key not in grouped:
             print(f"{key}: none known; images are looked at by `setr doctor` and by a run")
         for kind, faults in grouped.get(key, {}).items():
-            print(f"{key}: {len(faults):,} {kind}")
+            print(f"{key}: {counted(len(faults), kind)}")
             for fault in faults:
                 print(f"  {_line(fault)}")
 

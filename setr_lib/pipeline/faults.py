@@ -4,6 +4,7 @@ tables: for the foot of a table on a terminal, for reports, and for ``setr fault
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,13 @@ LISTED_BY_REPORTS = IMAGES[:2]
 _CUT = "texts cut at the context of the text encoder"
 _UNREAD = "queries whose reference picture cannot be read"
 _FALLEN_BACK = {"failed": "failed", "fallback": "replaced"}
+_ONE = {
+    "captions": "caption",
+    "compositions": "composition",
+    "images": "image",
+    "queries": "query",
+    "texts": "text",
+}
 
 
 def faults_of(context: PipelineContext, key: str) -> pl.DataFrame:
@@ -150,8 +158,23 @@ def fault_lines(
             for item, detail in rows.head(SHOWN).select("item", "detail").iter_rows()
         ]
         rest = f", ...; all: setr faults {key}" if rows.height > SHOWN else ""
-        lines.append(f"{rows.height:,} {kind}: {', '.join(named)}{rest}")
+        lines.append(f"{counted(rows.height, kind)}: {', '.join(named)}{rest}")
     return lines
+
+
+def counted(count: int, kind: str) -> str:
+    """How many faults of a kind there are, in words.
+
+    Args:
+        count: How many.
+        kind: The kind, e.g. ``gallery images broken``.
+
+    Returns:
+        E.g. ``2 gallery images broken``, or ``1 gallery image broken``.
+    """
+    if count == 1:
+        kind = re.sub(rf"\b({'|'.join(_ONE)})\b", lambda found: _ONE[found[1]], kind, count=1)
+    return f"{count:,} {kind}"
 
 
 def _shortened(text: str) -> str:
@@ -193,7 +216,7 @@ def ranking_faults(queries: QuerySet) -> pl.DataFrame:
 
     encoded = queries.queries
     rows = [
-        *(("queries without a vector of their reference", query, "") for query in encoded.missing_references),
+        *(("queries whose reference image has no vector", query, "") for query in encoded.missing_references),
         *((_UNREAD, query, "") for query in encoded.unreadable_references),
         *((_CUT, text, "") for text in encoded.encode.cut),
     ]

@@ -105,7 +105,13 @@ def in_shell(shell: str, code: str, folder: Path) -> str:
         "PATH": f"{binary}{os.pathsep}{os.environ['PATH']}",
     }
     done = subprocess.run(
-        [shell, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        [shell, "-c", code],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -120,6 +126,29 @@ def test_bash_completes(config: Path) -> None:
     printed = in_shell("bash", code, config.parent).splitlines()
     assert printed[:4] == ["cirr", "cirr-val", "cirr-test1", "0"]
     assert "-F _setr setr" in printed[4] and "default" in printed[4]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes(config: Path) -> None:
+    code = 'setr completion fish | source; complete -C "setr faults c"; complete -C "setr search set"'
+    printed = in_shell("fish", code, config.parent).splitlines()
+    assert printed == ["cirr", "cirr-test1", "cirr-val", "setr.toml"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes(config: Path) -> None:
+    # Completion needs a line that is being typed: zsh's own pseudo-terminal is one.
+    code = r"""
+        zmodload zsh/zpty
+        zpty typed zsh -f -i
+        zpty -w typed 'PS1=; autoload -U compinit && compinit -u -D; eval "$(setr completion zsh)"'
+        zpty -w typed 'echo re""ady'
+        zpty -r -m typed printed '*ready*'
+        zpty -w -n typed $'setr faults cirr-t\t'
+        zpty -r -m typed printed '*cirr-test1*' && echo found
+        zpty -d typed
+    """
+    assert in_shell("zsh", code, config.parent).strip() == "found"
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -19,7 +19,7 @@ from setr_lib.settings import load_settings
 from setr_lib.tables import COMPOSITIONS
 from tests.tiny_project import BROKEN, LONG, make_tiny_project
 
-CUT = "1 texts cut at the context of the text encoder: a red dress with very very"
+CUT = "1 text cut at the context of the text encoder: a red dress with very very"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_a_line_for_each_kind_has_the_first_three_and_the_command_for_the_rest(
     assert broken.endswith(", ...; all: setr faults mine")
     (cut,) = (line for line in lines if "cut" in line)
     assert cut.startswith(CUT) and "setr faults" not in cut
-    (without,) = (line for line in lines if "without a vector" in line)
-    assert without.startswith("1 queries without a vector of their reference: ")
+    (without,) = (line for line in lines if "has no vector" in line)
+    assert without.startswith("1 query whose reference image has no vector: ")
 
 
 def test_the_leaderboard_s_foot_tells_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_the_command_lists_all(config: Path, capsys: pytest.CaptureFixture[str])
     (cut,) = (row for row in rows if "cut" in row["kind"])
     assert (cut["item"], cut["queries"], cut["row"]) == (LONG, ["0"], 1)
     assert cut["file"] == str(config.parent / "pictures" / "0.png")
-    (without,) = (row for row in rows if "without a vector" in row["kind"])
+    (without,) = (row for row in rows if "has no vector" in row["kind"])
     assert (without["queries"], without["row"]) == (["2"], 3)
 
 
