@@ -19,7 +19,7 @@ from setr_assets.interrupts import keep_from_helpers
 from setr_assets.progress import listening, step
 from setr_assets.running import notes_before, run
 from setr_assets.selection import deps_of, named_evaluation_sets, ranges, selected
-from setr_assets.watching import LineWatcher
+from setr_assets.watching import LineWatcher, tell_failures
 from setr_lib import sources
 from setr_lib.benchmarks.source import DataSource
 from setr_lib.catalogue import Catalogue
@@ -255,6 +255,16 @@ def test_lines_tell_start_number_reason_and_end_of_a_step() -> None:
     assert lines[1] == "    WARNING it is broken"
     assert lines[2].startswith("  FAILED queries (")
     assert lines[3] == "step 2 of 2: leaderboard ..."
+
+
+def test_steps_that_failed_for_one_reason_are_told_in_one_line() -> None:
+    out = io.StringIO()
+    reasons = {"captions": "no model", "gallery": "no image", "compositions": "no model"}
+    tell_failures(LineWatcher(out, Course([])), reasons)
+    assert out.getvalue().splitlines() == [
+        "FAILED captions, compositions: no model",
+        "FAILED gallery: no image",
+    ]
 
 
 EARLIER = {"a": 30.0, "b": 10.0, "c": 60.0}
