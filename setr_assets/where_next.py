@@ -103,7 +103,7 @@ def _of_evaluation(request: RunRequest, sets: Sequence[EvaluationSet]) -> list[t
     if (limit := settings.evaluation.limit) is not None:
         trial = f"all queries; this was a trial on the first {limit:,} of each set"
         return [(str(pages), words), (typed(" ".join(["run", *request.sets])), trial)]
-    search = (typed(f'search IMAGE "TEXT"{dataset}'), "both stages on a query of your own")
+    search = (typed(f'search IMAGE "TEXT"{dataset}'), "a query of your own")
     return [
         (str(pages), words),
         *([search] if _has_pictures(settings, sets[:1] if request.sets else sets) else []),
