@@ -20,6 +20,7 @@ from benchmarks.pages import kept
 from setr_lib.benchmarks import headlines
 from setr_lib.datasets import evaluation_sets
 from setr_lib.errors import SetrError
+from setr_lib.escaping import markdown
 from setr_lib.evaluation.comparison import Column, Line, as_markdown, columns_of, footnotes, lines_of
 from setr_lib.evaluation.row import Row
 from setr_lib.pipeline.comparison import ComparisonRecord, last_comparison
@@ -88,7 +89,7 @@ def page(frame: pl.DataFrame, record: ComparisonRecord, settings: Settings) -> s
         INTRODUCTION,
         "![Accuracy against cost](figures/compare.svg)",
         as_markdown(frame, headlines(settings)),
-        *footnotes(frame, headlines(settings)),
+        *(markdown(each) for each in footnotes(frame, headlines(settings))),
         f"Timed on {record.sample} queries of each set, on {record.device}.",
         WHY,
         "## What could not run here, and what it needs",
