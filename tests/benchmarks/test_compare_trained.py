@@ -286,6 +286,7 @@ def test_the_section_names_versions_and_says_what_does_not_show() -> None:
     assert "**shows** |" in lines["`mapping` over `pic2word`"]
     assert "**does not show** |" in lines["`composing` over `mapping`"]
     assert "not measured" in lines["adapters over LoRA"]
+    assert "one hit in 6,016 queries where about 12 are expected" in text
     judged = next(line for line in text.splitlines() if line.startswith("| `mapping` | base judge |"))
     assert judged.count("+100.0 (+100.0 to +100.0)") == 3
     assert "+100.0 (+100.0 to +100.0)" in lines["`mapping` over `pic2word`"]
