@@ -19,7 +19,7 @@ from setr_assets.queryless import passed_over
 from setr_lib.evaluation.row import COLUMNS, RANDOM, Row
 from setr_lib.pipeline.context import PipelineContext
 from setr_lib.records import content_digest
-from setr_lib.settings import Settings
+from setr_lib.settings import ADAPTER, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
@@ -125,7 +125,11 @@ def _warn_of_missing_weights(
     for reranker in setr.rerankers.configured:
         if reranker.name not in usable and reranker.trained is not None:
             missing.setdefault(setr.weights.model(reranker.trained), []).append(reranker.name)
+    reranking, trains = setr.settings.reranking, setr.settings.training.is_named
     for model, names in missing.items():
+        if names == [ADAPTER] and not trains and "rerankers" not in reranking.model_fields_set:
+            say(context, f"no adapter, for the settings have no [training]: {rest}")
+            continue  # nobody has asked for it
         unpromoted = f"no version of {model} is promoted yet"
         say(context, f"left out: {', '.join(names)} ({unpromoted}); {rest}", warning=True)
 
@@ -259,7 +263,7 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
 
 
 def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.evaluation.leaderboard import best_line, headline_metrics
 
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
@@ -267,8 +271,8 @@ def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
     if measured.is_empty():
         return f"no metric could be computed, the page says why; {page}"
     metric = headline_metrics(measured["metric"], headline)[0]
-    best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
-    return f"best {metric} {best['value']:.1f} % ({Row.of(best).title}); {page}"
+    best = best_line(measured, metric)
+    return f"best {metric} {best[1]:.1f} % ({best[0].title}); {page}" if best else f"no {metric}; {page}"
 
 
 def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from setr_assets.selection import (
     ranges,
     selected,
 )
-from setr_assets.watching import Watcher, watcher
+from setr_assets.watching import Watcher, tell_failures, watcher
 from setr_assets.where_next import tell_what_failed, tell_where_next
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
@@ -211,8 +211,7 @@ def _materialize(request: RunRequest, parts: Sequence[_Part], course: Course, wa
                 outcome.reasons["run"] = "no reason was recorded"
             if outcome.interrupted:
                 break
-        for step, reason in outcome.reasons.items():
-            watching.failed(step, reason)
+        tell_failures(watching, outcome.reasons)
     return outcome
 
 

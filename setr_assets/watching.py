@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from setr_assets.course import Course
@@ -32,12 +32,26 @@ class Watcher(Listener, Protocol):
         """
 
     def failed(self, step: str, reason: str) -> None:
-        """A step failed.
+        """A step failed, or several for one reason.
 
         Args:
-            step: The asset's name.
+            step: The assets' names.
             reason: The error's message.
         """
+
+
+def tell_failures(watcher: Watcher, reasons: Mapping[str, str]) -> None:
+    """Tell why steps failed: those of one reason together, so that it is told once.
+
+    Args:
+        watcher: Who is told.
+        reasons: The reason by step.
+    """
+    steps: dict[str, list[str]] = {}
+    for step, reason in reasons.items():
+        steps.setdefault(reason, []).append(step)
+    for reason, names in steps.items():
+        watcher.failed(", ".join(names), reason)
 
 
 @contextlib.contextmanager

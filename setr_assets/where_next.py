@@ -103,9 +103,10 @@ def _of_evaluation(request: RunRequest, sets: Sequence[EvaluationSet]) -> list[t
     if (limit := settings.evaluation.limit) is not None:
         trial = f"all queries; this was a trial on the first {limit:,} of each set"
         return [(str(pages), words), (typed(" ".join(["run", *request.sets])), trial)]
+    search = (typed(f'search IMAGE "TEXT"{dataset}'), "a query of your own")
     return [
         (str(pages), words),
-        (typed(f'search IMAGE "TEXT"{dataset}'), "both stages on a query of your own"),
+        *([search] if _has_pictures(settings, sets[:1] if request.sets else sets) else []),
         *(
             (typed(f"submit {each.dataset} --split {each.split}"), "the files that its test server takes")
             for each in sets
@@ -121,9 +122,15 @@ def _of_a_part(
     found = []
     if any(each.has_queries for each in sets):
         found.append((typed(f"run {rest}" if request.sets else "run"), "the steps that are left"))
-    if "gallery_embeddings" in selection.names and sets:
+    if "gallery_embeddings" in selection.names and _has_pictures(request.settings, sets[:1]):
         found.insert(0, (typed(f'search IMAGE "TEXT" --dataset {sets[0].key}'), "a query of your own"))
     return found
+
+
+def _has_pictures(settings: Settings, sets: Sequence[EvaluationSet]) -> bool:
+    """Whether one of the sets can be searched: captions may stand in for all pictures of a set."""
+    context = pipeline_context(settings)
+    return any(not context.is_caption_proxy(each.key) for each in sets)
 
 
 def _show_scores(request: RunRequest, sets: Sequence[EvaluationSet]) -> None:

@@ -58,7 +58,16 @@ def test_errors_are_one_message_without_traceback(config: Path, capsys: pytest.C
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("[coarse]\ntop_k = 0\n", "coarse.top_k"), ("[nonsense]\n", "nonsense"), ("a = \n", "not valid TOML")],
+    [
+        ("[coarse]\ntop_k = 0\n", "coarse.top_k"),
+        ("[nonsense]\n", "nonsense"),
+        ("a = \n", "not valid TOML"),
+        (
+            "[models.judge]\ndtype = 'auto'\n\n[models.judge]\n",
+            "line 4: the section [models.judge] is there already: put its keys into that one",
+        ),
+        ("[coarse]\ntop_k = 9\ntop_k = 8\n", "line 3: this key is there already: leave one of the two"),
+    ],
 )
 def test_broken_settings_file_names_file_and_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: str

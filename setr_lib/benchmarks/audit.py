@@ -232,7 +232,7 @@ def capabilities(found: Examination) -> list[Capability]:
 
 def _scoring(found: Examination) -> Capability:
     evaluation_set = found.evaluation_set
-    what = "score rankings of any system (annotations only)"
+    what = "score rankings that any program made"
     if not found.queries:
         return Capability(
             what, False, "the queries cannot be read" if found.queries is None else "no queries"
@@ -250,12 +250,12 @@ def _scoring(found: Examination) -> Capability:
 
 
 def _caption_search(found: Examination) -> Capability:
-    what = "search the gallery by captions (no images)"
+    what = "rank captions in place of the images"
     if found.captions is None:
         file = found.evaluation_set.root / CAPTIONS_FILE
         source = found.evaluation_set.benchmark.captions_source
         told = found.is_official and source != YOUR_OWN
-        return Capability(what, False, f"there is no {file}" + (f" ({source})" if told else ""))
+        return Capability(what, False, f"{file} is optional, and not here" + (f" ({source})" if told else ""))
     if not found.captioned:
         why = "is missing" if found.captions.status == "missing" else "has no caption of a gallery image"
         return Capability(what, False, f"{found.captions.file.path} {why}")

@@ -154,7 +154,7 @@ def _print_disk(console: Console, disk: Disk) -> None:
     _line(console, "embedding spaces", f"{images}: each image is embedded once in a space", indent=0)
     _line(
         console,
-        "disk needed",
+        "disk needed beside the models",
         f"about {size_words(disk.needed)} ({parts}){features}{unknown}{free}",
         indent=0,
     )

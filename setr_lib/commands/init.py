@@ -193,7 +193,7 @@ def section(found: Looked) -> str:
     if found.queries is not None:
         lines.append(f"queries = {found.queries} # {_query_words(found)}")
     else:
-        lines.append('# queries = "wishes.csv" # to measure: only where it is not queries.csv in that folder')
+        lines.append('# queries = "wishes.csv" # to measure; left out: queries.csv in the folder of pictures')
     return "\n".join(lines)
 
 

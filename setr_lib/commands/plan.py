@@ -294,7 +294,7 @@ def _print_costs(
     console.print(f"memory: {speeds.memory} at the peak of the sample (models included)")
     if found.texts and _endpoint_writes(context):
         console.print(_endpoint_words(context.settings, found.texts))
-    console.print("kept results are not subtracted: a second run repeats none of them")
+    console.print("what earlier runs have stored is counted here, too; a run does not make it again")
 
 
 def _not_timed(trains: bool) -> list[str]:

@@ -4,6 +4,7 @@ images are shown. What is wrong is told before a model is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from setr_lib.pipeline.storage import or_run_everything
 from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.records import EmbeddingsRecord
 from setr_lib.settings import Settings
+from setr_lib.typed import typed
 
 if TYPE_CHECKING:
     from setr_lib.datasets import EvaluationSet
@@ -185,14 +187,28 @@ def embedded_set(context: PipelineContext, name: str | None) -> EvaluationSet:
         if name is None:
             raise SetrError("settings name no data set: there is no gallery to search")
         raise SetrError(f"there is no evaluation set or data set {name!r}; there is {there}")
+    captioned: list[EvaluationSet] = []
     for candidate in named:
         try:
             stored = context.tables.read_record("gallery_embeddings", EmbeddingsRecord, candidate.key)
         except NotMadeYetError:
             continue
-        if stored.has_vectors:  # captions alone have no vectors to search
+        if stored.has_vectors:
             return candidate
+        captioned += [candidate] if stored.has_captions else []
+    if captioned and len(captioned) == len(named):
+        raise SetrError(_without_pictures(captioned))
     raise NotMadeYetError(
         f"the gallery of {', '.join(candidate.key for candidate in named)} is not embedded yet: materialize "
         f"gallery_embeddings, {or_run_everything(context.settings, named[0].key, 'gallery_embeddings')}"
+    )
+
+
+def _without_pictures(captioned: Sequence[EvaluationSet]) -> str:
+    """Why sets whose captions stand in for their pictures cannot be searched, and what to do."""
+    keys, first = ", ".join(each.key for each in captioned), captioned[0]
+    return (
+        f"{keys}: captions stand in for the pictures, none of which can be read, and a search needs "
+        f"pictures: put them into {first.benchmark.image_folder(first)}, then run "
+        f"`{typed(f'run {first.key} --until gallery_embeddings')}`"
     )

@@ -288,7 +288,8 @@ def _set_words(status: SetStatus) -> str:
             return "embedded: can be searched; its files have changed since"
         return words.get(status.state, _steps_words(status.steps))
     if status.state == "missing":
-        return "nothing yet" + (" (hidden targets: ranked where it is named)" if status.hidden else "")
+        by_name = f" (its targets are hidden: `{typed(f'run {status.key}')}` ranks it)"
+        return "nothing yet" + (by_name if status.hidden else "")
     best = status.best
     words = _steps_words(status.steps)
     words = "made, but its files have changed" if words == "current" and status.changed else words

@@ -32,11 +32,11 @@ EXPLANATIONS: Mapping[str, str] = {
     "that the composition keeps, and none that the text rejects.",
     CONTRADICTS: "Something that the text asks for is in none of what the composition adds and removes, nor "
     "in its target caption; re-ranking did not make the rank worse.",
-    COMPOSITION: "Stage 1 did not hand the target to the re-ranker, and the composition is wrong by the "
-    "target's own caption, or could not be read.",
-    SIMILARITY: "Stage 1 did not hand the target to the re-ranker, and no fault of the composition is known: "
-    "the method's score of the target was too low.",
-    JUDGE: "The target was among the candidates, and the new order puts another image before it.",
+    COMPOSITION: "The target was not among the candidates that stage 1 gave the re-ranker, and the "
+    "composition could not be read, or is wrong by the target's own caption.",
+    SIMILARITY: "The target was not among the candidates that stage 1 gave the re-ranker, and no fault of "
+    "the composition is known.",
+    JUDGE: "The target was among the candidates, and the re-ranker has put another image before it.",
     UNUSABLE: "No target's picture is in the gallery, or it cannot be read.",
 }
 """What each kind means, in the order in which they are shown."""
@@ -44,8 +44,8 @@ _OF_STAGE_1 = {
     CONTRADICTS: "Something that the text asks for is in none of what the composition adds and removes, nor "
     "in its target caption.",
     COMPOSITION: "The composition is wrong by the target's own caption, or could not be read.",
-    SIMILARITY: "No fault of the composition is known, if there is one: the method's score of another image "
-    "was higher.",
+    SIMILARITY: "The method gave another image a higher score than the target; no fault of a composition is "
+    "known.",
 }
 
 

@@ -218,6 +218,24 @@ def order_lines(rows: pl.DataFrame, metric: str) -> list[Row]:
     )
 
 
+def best_line(rows: pl.DataFrame, metric: str) -> tuple[Row, float] | None:
+    """The row that :func:`order_lines` has first, so that every place names the same one among equals.
+
+    Args:
+        rows: METRICS rows of one evaluation set.
+        metric: The metric to order by.
+
+    Returns:
+        The row and its value; None where no row has the metric.
+    """
+    values = {
+        Row.of(line): float(line["value"])
+        for line in rows.filter(metric=metric).drop_nulls("value").iter_rows(named=True)
+    }
+    first = next(iter(order_lines(rows, metric)), None)
+    return None if first is None or first not in values else (first, values[first])
+
+
 def overlap_lines(rows: pl.DataFrame) -> list[str]:
     """What rows with weights that were trained here have learned from, a line for each that is alike.
 

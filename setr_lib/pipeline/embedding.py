@@ -334,5 +334,6 @@ def _store_captions(
         "images_with_captions": report.rows,
         "images_without_captions": without,
     }
-    words = f"captions of {report.rows:,} images {done}, {without:,} images without"
+    rest = f"{without:,} {'image' if without == 1 else 'images'} without"
+    words = f"captions of {report.rows:,} images {done}, {rest}"
     return StoredCaptions(stated, content_digest(captions), words)

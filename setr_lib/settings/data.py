@@ -45,16 +45,17 @@ class DatasetSettings(Section):
     """How the gallery is chosen, by default as the benchmark usually does. Of FashionIQ: ``original``, all
     images of the split (what zero-shot papers report), or ``val``, references and targets only."""
     queries: LocalPath | None = None
-    """Of ``kind = "folder"``: the file of queries (CSV, TSV, JSON, JSON Lines or Parquet), where it is not
-    ``queries.csv`` (``.tsv``, ``.jsonl``, ``.json``, ``.parquet``) under ``root``."""
+    """For ``kind = "folder"``: the file of queries (CSV, TSV, JSON, JSON Lines or Parquet). Left out:
+    ``queries.csv`` (``.tsv``, ``.jsonl``, ``.json``, ``.parquet``) under ``root``, where there is one."""
     reference_root: LocalPath | None = None
-    """Of ``kind = "folder"``: a folder of reference images that are not in the gallery. Queries name them by
-    their paths from there."""
+    """For ``kind = "folder"``: a folder of reference images that are not in the gallery. Queries name them by
+    their paths inside it."""
     outside_links: bool = False
-    """Whether links to folders are followed that end outside of ``root``, ``image_root`` and
+    """Whether a link is followed that leads to a folder outside of ``root``, ``image_root`` and
     ``reference_root``."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of a benchmark of your own; what they mean is up to it. Built-in kinds have none."""
+    """Options of the kind. Of those that come with SETR, ``circo`` has one: ``{ query =
+    "with_shared_concept" }``. What the options of a benchmark of your own mean is up to it."""
     image_captions: LocalPath | None = None
     """A file with captions of the gallery's images, which are then searched as text, too. Left out:
     ``image_captions.json`` under ``root``, where there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -99,9 +100,19 @@ def _read(source: Path) -> dict[str, Any]:
         named = f" ({CONFIG_VARIABLE} names it)" if os.environ.get(CONFIG_VARIABLE) == str(source) else ""
         raise SettingsError(f"{source}: there is no such settings file{named}") from None
     except ValueError as error:  # tomllib's, too
-        raise SettingsError(f"{source}: not valid TOML: {error}") from error
+        raise SettingsError(f"{source}: {_toml_fault(str(error))}") from error
     except OSError as error:
         raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _toml_fault(told: str) -> str:
+    """What ``tomllib`` says, or in plain words what people do most: a section or a key that stands twice."""
+    if found := re.search(r"Cannot declare \((.+)\) twice \(at line (\d+)", told):
+        section = ".".join(re.findall(r"'([^']*)'", found[1]))
+        return f"line {found[2]}: the section [{section}] is there already: put its keys into that one"
+    if found := re.search(r"Cannot overwrite a value \(at line (\d+)", told):
+        return f"line {found[1]}: this key is there already: leave one of the two"
+    return f"not valid TOML: {told}"
 
 
 def _only_mine(file: Path) -> bool:

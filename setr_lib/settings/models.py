@@ -36,8 +36,8 @@ class EncoderSettings(Section):
     """The model: the name of an architecture of open_clip, ``hf-hub:`` and a hub id, or ``local-dir:`` and a
     folder on this machine."""
     pretrained: PathOrName | None = None
-    """Which weights an architecture gets: one of open_clip's tags, or a file. Left out:
-    ``laion2b_s32b_b82k`` with the default ``name``. With any other architecture its weights are then random;
+    """The weights of an architecture of open_clip: one of its tags, or a file. Name it beside ``name``:
+    left out, the default ``name`` has ``laion2b_s32b_b82k``, and any other architecture has random weights.
     ``hf-hub:`` and ``local-dir:`` bring their own."""
     batch_size: Count | Literal["auto"] = 32
     """Images or texts per forward pass. ``auto``: some sizes are timed on the first pictures of a gallery;
@@ -143,7 +143,7 @@ class JudgeSettings(Section):
     """A commit, branch or tag of the hub's model. Left out: its main branch, as it is in the cache or on the
     hub at the time."""
     prompts: PathOrName = "standard"
-    """Which prompts it is asked by: ``standard``, ``miniature`` (for the miniature's model only), or a folder
+    """The prompts that it is given: ``standard``, ``miniature`` (for the miniature's model only), or a folder
     of your own prompt files."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The number format of its weights. ``auto``: as the checkpoint stores them (bfloat16 for Qwen3-VL), and

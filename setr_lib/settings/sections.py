@@ -110,7 +110,7 @@ class PairSettings(Section):
     """Who writes the modification texts between two captioned images: sentences with blanks to fill
     (``templates``), or the local multimodal LLM (``model``)."""
     seed: Seed = 7
-    """Of every draw in the making of pairs."""
+    """The seed of every random choice in the making of pairs."""
 
     @field_validator("negatives_per_group")
     @classmethod
@@ -138,8 +138,8 @@ class AdapterSettings(Section):
     )
     """The linear layers of the language model that are adapted, by the last part of their names."""
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
-    """The highest learning rate, after the warm-up. The default is a usual one for LoRA, chosen by this
-    project, not a paper's."""
+    """The highest learning rate, after the warm-up. The default is usual for LoRA; this project has chosen
+    it, no paper names it."""
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     """The share of the steps in which the learning rate rises from 0; afterwards it falls along a cosine."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
@@ -156,7 +156,7 @@ class AdapterSettings(Section):
     curve in MLflow, beside that before the first step. On the miniature each takes about 5 % of the
     training's time. The trained weights do not depend on it."""
     seed: Seed = 11
-    """Of LoRA's first weights, the order of the groups, and dropout."""
+    """The seed of LoRA's first weights, the order of the groups, and dropout."""
 
 
 class RerankingSettings(Section):
@@ -222,13 +222,13 @@ class EvaluationSettings(Section):
     bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
     """How many bootstrap samples of the queries a 95 % interval is made of."""
     seed: Seed = 5
-    """Of the bootstrap samples."""
+    """The seed of the bootstrap samples."""
     contact_sheet_queries: int = Field(default=12, ge=0, le=10_000)
     """How many best cases a report shows with their pictures, and how many worst."""
     baselines: list[MethodName] = Field(default=["sum", "union_text"])
-    """The methods over which the default method's margin is shown, where they are ranked."""
+    """The methods that the default method is compared with in reports, if they are ranked."""
     caption_baselines: list[MethodName] = Field(default=["captions_union", "captions_text"])
-    """The same where captions are ranked: margins of ``[coarse] caption_default``."""
+    """The same for ``[coarse] caption_default``, where captions are ranked."""
     shown: list[MethodName] | None = None
     """The methods whose rows a report shows at once, the default one always; the others are folded. Left
     out: all."""
@@ -259,18 +259,20 @@ class RegistrySettings(Section):
 
 
 class MiniatureSettings(Section):
-    """The drawn world. Its seed never touches the two models: they are trained once, and committed.
+    """The miniature: drawn pictures for trying SETR out. Its two models come with SETR and do not depend on
+    ``seed``.
 
-    Three dials say how hard its galleries are; the training images do not depend on them. A *distractor* is a
-    gallery image that no query has for its reference or target; each is drawn against one query.
+    Three dials (``objects_per_scene``, ``near_misses``, ``background_correlation``) say how hard its
+    galleries are; the training images do not depend on them. A *distractor* is a gallery image that is no
+    query's reference or target; each is drawn for one query.
     """
 
     seed: Seed = 0
-    """Of everything that is drawn: another seed is another world of the same kind."""
+    """The seed of everything that is drawn: another seed draws other pictures of the same kind."""
     size: float = Field(default=1.0, gt=0, le=1000)
     """Scales the numbers of images and queries; 1.0 is the documented size."""
     models_seed: Seed = 0
-    """Of the training of the two small models, by ``setr miniature train``; the committed ones are of 0."""
+    """The seed of the training of the two small models by ``setr miniature train``; those of SETR have 0."""
     training_images: int = Field(default=1600, ge=16, le=10_000_000)
     """How many captioned training images are drawn."""
     objects_per_scene: float = Field(default=1.6, ge=1, le=2)
@@ -281,7 +283,6 @@ class MiniatureSettings(Section):
     1.0 is the documented number. Below, random pictures take their place; above, they replace random ones,
     then are added."""
     background_correlation: float | None = Field(default=None, ge=0, le=1)
-    """The chance that a distractor is put on the background of its query's reference; else its background is
-    random, while the target never shares the reference's. Left out: the documented world, which has no single
-    value: 0.7 in CIRR and CIRCO; in FashionIQ a chance of 0.5 to share *some* query's reference's
-    background."""
+    """The chance that a distractor has the background of its query's reference; else its background is
+    random. (The target never has the reference's.) Left out: 0.7 in CIRR and CIRCO; in FashionIQ about
+    half of the distractors have the background of some query's reference."""

@@ -32,16 +32,16 @@ class SystemOptions(Section):
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the rate rises from 0; afterwards it falls along a cosine."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    """Of AdamW."""
+    """Weight decay of the optimiser, AdamW."""
     temperature: float = Field(default=0.05, gt=0, le=10)
     """What cosines are divided by in the loss."""
     checkpoint_every: Count = 50
-    """Optimiser steps between two checkpoints: the most that a kill can cost."""
+    """Optimiser steps between two checkpoints: the most that are lost if it is stopped."""
     held_out_points: int = Field(default=3, ge=1, le=1000)
     """How often the held-out triplets are ranked, evenly spaced, the last time at the end: the points of the
-    curve in MLflow, beside that before the first step. The trained weights do not depend on it."""
+    curve in MLflow, in addition to that before the first step. The trained weights do not depend on it."""
     seed: Seed = 13
-    """Of the start, the order of the data, and draws."""
+    """Seed of the start values, of the order of the data, and of draws."""
 
     @property
     def contrasts(self) -> bool:
@@ -68,7 +68,7 @@ class Pic2WordOptions(SystemOptions):
     hidden: int = Field(default=512, ge=1, le=65_536)
     """Width of the MLP's two inner layers."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Behind each inner layer, in training."""
+    """Dropout rate behind each inner layer, in training."""
 
 
 class ImageWordsOptions(SystemOptions):
@@ -103,9 +103,9 @@ class ComposingOptions(ImageWordsOptions):
     adapter: Literal["bottleneck", "lora"] = "bottleneck"
     """Bottlenecks behind every block of the text tower, or LoRA on its q, k, v and MLP."""
     adapter_width: int = Field(default=64, ge=1, le=65_536)
-    """Of the bottlenecks."""
+    """Width of the bottlenecks."""
     lora_rank: int = Field(default=8, ge=1, le=1024)
-    """Of the LoRA matrices."""
+    """Rank of the LoRA matrices."""
     lora_alpha: int = Field(default=16, ge=1, le=4096)
     """LoRA's update is multiplied by ``lora_alpha / lora_rank``."""
     hard_negatives: bool = True
@@ -172,9 +172,9 @@ class RetrievalDpoFusedOptions(RetrievalDpoOptions):
     curated: bool = True
     """Near-duplicates of the target are no negatives; off: all other images may be."""
     towers: bool = True
-    """Trained is LoRA on q, k and v of both towers' attention; off: token embeddings and text projection."""
+    """LoRA on q, k and v of both towers' attention is trained; off: token embeddings and text projection."""
     rank: int = Field(default=8, ge=1, le=256)
-    """Of the LoRA matrices."""
+    """Rank of the LoRA matrices."""
     alpha: int = Field(default=16, ge=1, le=1_000)
     """LoRA's update is multiplied by ``alpha / rank``."""
 
@@ -193,7 +193,7 @@ class QFormerOptions(SystemOptions):
     ``cross_attention_frequency``, ``query_tokens`` and ``dimension`` do not count. Else they start at
     random."""
     layers: int = Field(default=2, ge=1, le=48)
-    """Of the Q-Former."""
+    """Layers of the Q-Former."""
     hidden_size: int = Field(default=256, ge=8, le=4096)
     """Width of the Q-Former; a multiple of ``heads``."""
     heads: int = Field(default=4, ge=1, le=64)
@@ -203,7 +203,7 @@ class QFormerOptions(SystemOptions):
     query_tokens: int = Field(default=16, ge=1, le=512)
     """Learned tokens that read image and text; their mean is the vector."""
     text_length: int = Field(default=32, ge=4, le=512)
-    """Tokens of a modification text; longer ones lose their end."""
+    """Tokens of a modification text; longer ones are cut off."""
     dimension: int = Field(default=256, ge=8, le=4096)
     """Length of a vector of the system's own space."""
     shared_projection: bool = True

@@ -12,10 +12,13 @@ import pytest
 from tiny_world import Run, run_job, tables, write_world
 
 from setr_assets.jobs import EVALUATION
+from setr_assets.where_next import _of_evaluation
 from setr_lib.cli import main
+from setr_lib.datasets import evaluation_set
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.evaluation import assess
 from setr_lib.records import RerankedRecord
+from setr_lib.runners import RunRequest
 from setr_lib.settings import Settings, load_settings
 from setr_lib.tables import CAPTIONS, COMPOSITIONS, QUERIES, RANKINGS
 
@@ -207,7 +210,18 @@ def test_search_needs_vectors_and_says_so(
 ) -> None:
     config = ["--config", str(settings.base_dir / "setr.toml")]
     assert main([*config, "search", str(tmp_path / "any.png"), "red", "--dataset", "cirr"]) == 1
-    assert "not embedded" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "captions stand in for the pictures" in told and f"put them into {settings.base_dir / 'cirr'}" in told
+    )
+    assert "not embedded" not in told, "the step that it would name has been made"
+
+
+def test_what_comes_next_names_no_search_that_cannot_be(settings: Settings, first: Run) -> None:
+    request = RunRequest(settings, sets=("cirr-test1",))
+    lines = dict(_of_evaluation(request, [evaluation_set(settings, "cirr-test1")]))
+    assert [command for command in lines if " search " in f" {command}"] == []
+    assert any("submit cirr --split test1" in command for command in lines)
 
 
 def test_a_malformed_caption_file_stops_in_words(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_a_run_makes_all_of_the_set_that_is_named_and_says_what_comes_next(setr:
     assert f"wrote {folder / '.env'}" in done.err
     assert "left out, for the settings have no [training]: training_images" in done.err
     assert "step 1 of 10: queries ..." in done.err and "step 10 of 10: leaderboard ..." in done.err
+    assert "no adapter, for the settings have no [training]: only the base judge re-ranks" in done.err
+    assert "WARNING left out" not in done.err, "nobody has asked for an adapter"
     assert "step " not in done.out
     assert "base judge" in done.out and "more" not in done.out
     page = folder / "var" / "reports" / "mine" / "index.html"

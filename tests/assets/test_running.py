@@ -19,7 +19,7 @@ from setr_assets.interrupts import keep_from_helpers
 from setr_assets.progress import listening, step
 from setr_assets.running import notes_before, run
 from setr_assets.selection import deps_of, named_evaluation_sets, ranges, selected
-from setr_assets.watching import LineWatcher
+from setr_assets.watching import LineWatcher, tell_failures
 from setr_lib import sources
 from setr_lib.benchmarks.source import DataSource
 from setr_lib.catalogue import Catalogue
@@ -81,10 +81,11 @@ def test_ctrl_c_does_not_reach_the_processes_that_copy_a_steps_output(tmp_path: 
     """On a terminal they are in the foreground with the run, and print tracebacks of their own."""
     import psutil
 
+    others = psutil.Process().children()  # of earlier tests in this process
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         keep_from_helpers(instance)
         with instance.compute_log_manager.capture_logs(["a", "run", "step"]):
-            helpers = psutil.Process().children()
+            helpers = [child for child in psutil.Process().children() if child not in others]
             for helper in helpers:
                 helper.send_signal(signal.SIGINT)
             assert helpers and psutil.wait_procs(helpers, timeout=2)[0] == []
@@ -255,6 +256,16 @@ def test_lines_tell_start_number_reason_and_end_of_a_step() -> None:
     assert lines[1] == "    WARNING it is broken"
     assert lines[2].startswith("  FAILED queries (")
     assert lines[3] == "step 2 of 2: leaderboard ..."
+
+
+def test_steps_that_failed_for_one_reason_are_told_in_one_line() -> None:
+    out = io.StringIO()
+    reasons = {"captions": "no model", "gallery": "no image", "compositions": "no model"}
+    tell_failures(LineWatcher(out, Course([])), reasons)
+    assert out.getvalue().splitlines() == [
+        "FAILED captions, compositions: no model",
+        "FAILED gallery: no image",
+    ]
 
 
 EARLIER = {"a": 30.0, "b": 10.0, "c": 60.0}

@@ -72,6 +72,11 @@ def test_the_score_of_a_trial_is_called_one(trial: str, words: str) -> None:
     assert _set_words(status).endswith(f"; R@1 80.0 {words}")
 
 
+def test_a_set_with_hidden_targets_names_the_command_that_ranks_it() -> None:
+    assert "run cirr-test1` ranks it" in _set_words(status_of("cirr-test1", "missing", hidden=True))
+    assert _set_words(status_of("cirr-val", "missing")) == "nothing yet"
+
+
 @pytest.mark.parametrize(
     ("sets", "failed", "expected"),
     [

@@ -200,6 +200,16 @@ def test_a_folder_that_is_not_there(settings_for: Build, tmp_path: Path) -> None
     assert found.problems == (f"{tmp_path / 'none'}: there is no image",)
 
 
+def test_captions_are_optional_and_a_benchmarks_come_from_a_file_that_is_named(
+    settings_for: Build, cirr_root: Path, tmp_path: Path
+) -> None:
+    told = capabilities(found_in(settings_for("cirr", cirr_root), "cirr-val"))[1].detail
+    assert told.startswith(f"{cirr_root / CAPTIONS_FILE} is optional") and "cir_cleaned.json" in told
+    (tmp_path / "mine").mkdir()
+    told = capabilities(found_in(settings_for("folder", tmp_path / "mine"), "folder"))[1].detail
+    assert told == f"{tmp_path / 'mine' / CAPTIONS_FILE} is optional, and not here"
+
+
 def test_gallery_captions_are_counted(settings_for: Build, cirr_root: Path) -> None:
     rows = [
         {"candidate": "dev-0-img0", "captions": ["a dog", "two dogs"]},

@@ -18,6 +18,7 @@ from setr_lib.evaluation.leaderboard import (
     as_csv,
     as_json,
     as_markdown,
+    best_line,
     collect,
     coverage_words,
     headline_metrics,
@@ -168,6 +169,14 @@ def test_lines_run_from_the_best_to_the_floor() -> None:
     assert lines[-1] == RANDOM
     beaten = pl.concat([metric_rows(), metric_row("bad", "", "R@1", 0.0)])
     assert order_lines(beaten, "R@1")[-1] == RANDOM
+
+
+def test_the_best_row_is_the_first_line_among_equals_too() -> None:
+    assert best_line(metric_rows(), "R@1") == (Row("intersection", "adapter"), 61.62)
+    tied = metric_rows().with_columns(value=pl.lit(50.0))
+    for rows in (tied, tied.reverse()):
+        assert best_line(rows, "R@1") == (order_lines(rows, "R@1")[0], 50.0)
+    assert best_line(metric_rows(), "R@77") is None
 
 
 def test_the_table_has_one_line_per_row_in_80_columns() -> None:

@@ -73,7 +73,10 @@ class CIRR(Benchmark):
     server = "https://cirr.cecs.anu.edu.au"
     submitted_lengths: ClassVar[Mapping[str, int]] = {GALLERY: 50, SUBSET: 3}
     submission_keys = frozenset({"version", "metric"})
-    captions_source = "github.com/whats2000/WeiMoCIR has them for CIRR's val and test1 (MIT)"
+    captions_source = (
+        "github.com/whats2000/WeiMoCIR (MIT) has them for CIRR's val and test1: its file "
+        "cirr_dataset/cirr_labeled_images_cir_cleaned.json, under this name"
+    )
 
     def queries(self, evaluation_set: EvaluationSet) -> list[QueryRecord]:
         """All queries of the split, in the official order."""

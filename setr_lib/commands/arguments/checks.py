@@ -20,7 +20,7 @@ def add_doctor(commands: Subparsers) -> None:
     doctor = add_command(
         commands,
         "doctor",
-        help="what is installed and here, what is missing or broken, what can be done already",
+        help="what is installed and downloaded, what is missing or broken, what can be done with it",
         examples=("setr doctor", "setr doctor cirr --quick", "setr doctor --json > doctor.json"),
         text="Exit status: 0 where all is there, 1 where something is missing or broken, 2 where the "
         "settings cannot be read.",

@@ -74,7 +74,7 @@ def add_miniature(commands: Subparsers) -> None:
     miniature = add_command(
         commands,
         "miniature",
-        help="the synthetic world and its two small models",
+        help="draw the miniature's pictures, train its two small models",
         examples=("setr miniature write", "setr miniature train --output my-models"),
     )
     parts = miniature.add_subparsers(required=True, metavar="PART")

@@ -189,7 +189,7 @@ def add_score(commands: Subparsers) -> None:
     score = add_command(
         commands,
         "score",
-        help="official metrics of ranking files that any system made; needs annotations only",
+        help="official metrics of rankings that any program made; needs no pictures and no model",
         examples=(
             "setr score cirr --split val recall.json subset.json",
             "setr score circo --split val ranking.json --json",

@@ -68,7 +68,7 @@ def add_run(commands: Subparsers) -> None:
         metavar="SET",
         help=(
             "an evaluation set (cirr-val), or a data set for all of its sets (default: all sets with known "
-            "targets; a hidden test split is ranked where it is named)"
+            "targets; a split with hidden targets is ranked only if it is named)"
         ),
     )
     run.add_argument("--until", metavar="STEP", help="run this step and what it depends on, and no other")

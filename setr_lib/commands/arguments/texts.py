@@ -11,8 +11,8 @@ from setr_lib.settings import Settings
 
 _CARRIED = {
     "captions": "image captions that the multimodal LLM wrote, as JSON Lines",
-    "compositions": "what it composed for each query, as JSON Lines",
-    "texts": "generated texts that a method brings itself, as JSON Lines",
+    "compositions": "what the multimodal LLM composed for each query, as JSON Lines",
+    "texts": "generated texts of the other kinds, which methods define, as JSON Lines",
 }
 
 
