@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -45,6 +45,7 @@ from setr_assets.selection import (
 )
 from setr_assets.watching import Watcher, watcher
 from setr_assets.where_next import tell_what_failed, tell_where_next
+from setr_lib.benchmarks import evaluation_sets
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
 from setr_lib.pipeline.toy_models import toy_models_note
@@ -66,7 +67,7 @@ class DagsterRunner:
         """Prepare the data, run the steps, print the scores; or print the steps."""
         selection = selected(request.settings, request.until)
         if request.steps:
-            _print_steps(selection)
+            _print_steps(_steps_made(request, selection))
             return 0
         return _carry_out(request, selection)
 
@@ -245,9 +246,21 @@ def _execute(
     )
 
 
+def _steps_made(request: RunRequest, selection: Selection) -> Selection:
+    """What of a selection a run would make: of sets without queries, their vectors alone."""
+    if request.sets:
+        sets = named_evaluation_sets(request.settings, request.sets)
+    else:
+        sets = [each for each in evaluation_sets(request.settings) if not each.hidden]
+    if not sets:
+        return selection
+    made = {name for part in _parts(request.settings, sets, selection) for name in part.steps}
+    return replace(selection, steps=tuple(step for step in selection.steps if step.name in made))
+
+
 def _print_steps(selection: Selection) -> None:
     """The steps in their order, a line each."""
-    width = max(len(step.name) for step in selection.steps)
+    width = max((len(step.name) for step in selection.steps), default=0)
     for number, step in enumerate(selection.steps, 1):
         print(
             f"{number:>2}  {step.name:{width}}  {'each set' if step.of_each_set else 'once':8}  {step.makes}"

@@ -19,7 +19,13 @@ from setr_lib.commands.console import (
     talk,
 )
 from setr_lib.commands.outputs import check_output_file, check_output_folder
-from setr_lib.commands.search_page import is_contact_sheet, print_answer, save_sheet, sheet_name
+from setr_lib.commands.search_page import (
+    check_sheet_ending,
+    is_contact_sheet,
+    print_answer,
+    save_sheet,
+    sheet_name,
+)
 from setr_lib.commands.searching import Search, Wanted, prepared
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.answer_document import answer_document
@@ -52,6 +58,7 @@ def run(
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
     check_output_file(output, is_contact_sheet)
+    check_sheet_ending(output)
     quieten_libraries()
     search = prepared(settings, wanted)
     _refuse_missing(image, search)

@@ -109,6 +109,7 @@ def test_version_names_setr_and_python(capsys: pytest.CaptureFixture[str]) -> No
         ("captions imprt x.jsonl", "did you mean 'import'?"),
         ("leaderboard --jsn", "there is no option --jsn; did you mean '--json'?"),
         ("leaderboard here", "unexpected argument: here"),
+        (f"init {'x' * 300}", "is too long for a path or a name"),
         ("completion bsh", "did you mean 'bash'?"),
     ],
 )
