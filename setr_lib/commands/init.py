@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from setr_lib.errors import SetrError
 from setr_lib.escaping import visible
 from setr_lib.files import write_text
-from setr_lib.paths import expanded
+from setr_lib.paths import expanded, kind_of
 from setr_lib.settings import (
     CONFIG_VARIABLE,
     DEFAULT_ENCODER,
@@ -39,6 +40,11 @@ _SHOWN = 3
 _TRIAL = 5
 """Queries of the trial that is recommended."""
 _LONGEST_NAME = 40
+_NO_FOLDER: Mapping[str | None, str] = {
+    "file": "is a file: name the folder that it is in",
+    "hidden": "this user may not look at it (permission denied)",
+}
+"""Why a path is no folder of pictures, by what is there."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -131,10 +137,9 @@ def look(photos: Path, queries: Path | None, here: Path, taken: frozenset[str] =
     from setr_lib.benchmarks.folder_gallery import gallery_listing
     from setr_lib.datasets import evaluation_set
 
-    if not photos.is_dir():
-        what = "is a file: name the folder that it is in" if photos.exists() else "there is no such folder"
-        raise SetrError(f"{photos}: {what}")
-    if queries is not None and not queries.is_file():
+    if (kind := kind_of(photos)) != "folder":
+        raise SetrError(f"{photos}: {_NO_FOLDER.get(kind, 'there is no such folder')}")
+    if queries is not None and kind_of(queries) in (None, "folder"):
         raise SetrError(f"{queries}: there is no such file of queries")
     for path in (photos, *([] if queries is None else [queries])):
         _refuse_unstatable(path, here)

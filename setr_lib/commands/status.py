@@ -223,11 +223,15 @@ def _state(steps: Sequence[StepState]) -> str:
 
 def _lacks_data(evaluation_set: EvaluationSet) -> bool:
     """Whether nothing of a set's data is there."""
+    from setr_lib.benchmarks.annotations import is_there
+
     try:
         files = evaluation_set.benchmark.files(evaluation_set)
     except SetrError:
         return True
-    return not evaluation_set.root.exists() or (bool(files) and not any(file.path.exists() for file in files))
+    if not is_there(evaluation_set.root):
+        return True
+    return bool(files) and not any(is_there(file.path) for file in files)
 
 
 def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, Any] | None:
