@@ -24,6 +24,7 @@ from setr_lib.pipeline.asked_queries import (
     reference_file,
 )
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.evaluating import prepare, read_set
 from setr_lib.pixels import picture_files
 from setr_lib.settings import load_settings
 from setr_lib.tables import GALLERY
@@ -342,3 +343,24 @@ def test_a_sheet_that_is_no_picture_by_its_name_is_refused_before_the_search(
     printed = capsys.readouterr()
     assert printed.err.startswith(f"setr: --output {tmp_path / name}: ") and "write .png" in printed.err
     assert printed.out == "" and not (tmp_path / name).exists()
+
+
+def test_a_gallery_of_nothing_but_the_reference_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_tiny_project(tmp_path)
+    pictures = config.parent / "pictures"
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("a.png", "b.png"):
+        (copies / name).write_bytes((pictures / "2.png").read_bytes())
+    text = config.read_text(encoding="utf-8") + '\n[datasets.copies]\nkind = "folder"\nroot = "copies"\n'
+    config.write_text(text, encoding="utf-8")
+    context = pipeline_context(load_settings(config))
+    read_set(context, "copies")
+    prepare(context, "copies")
+    image = str(copies / "a.png")
+    assert search(config, image, "darker", "--dataset", "copies", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"] == []
+    assert "nothing is found: no picture of copies but the reference itself" in printed.err
