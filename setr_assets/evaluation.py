@@ -259,7 +259,7 @@ def _report_metadata(setr: PipelineContext, key: str, result: EvaluationResult, 
 
 
 def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
 
     if rows.is_empty():
         return f"no public targets, no scores; {page}"
@@ -267,8 +267,10 @@ def _best(rows: pl.DataFrame, headline: Sequence[str], page: Path) -> str:
     if measured.is_empty():
         return f"no metric could be computed, the page says why; {page}"
     metric = headline_metrics(measured["metric"], headline)[0]
-    best = measured.filter(metric=metric).sort("value", descending=True).row(0, named=True)
-    return f"best {metric} {best['value']:.1f} % ({Row.of(best).title}); {page}"
+    first = order_lines(measured, metric)[0]  # of equal ones, the table's first
+    lines = measured.filter(metric=metric).iter_rows(named=True)
+    value = next(line["value"] for line in lines if Row.of(line) == first)
+    return f"best {metric} {value:.1f} % ({first.title}); {page}"
 
 
 def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> dict[str, Any]:
