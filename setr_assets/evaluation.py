@@ -277,11 +277,11 @@ def _scores(rows: pl.DataFrame, headline: Sequence[str], methods: Set[str]) -> d
     """The headline metrics as numbers (Dagster plots them over time), of ``methods`` before and after each
     re-ranker, and the whole table to read.
     """
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.evaluation.leaderboard import headline_metrics, measured_metrics
 
     if rows.is_empty():
         return {"scores": "none: the targets of this split are not public"}
-    chosen = rows.filter(rows["metric"].is_in(headline_metrics(rows["metric"], headline)))
+    chosen = rows.filter(rows["metric"].is_in(headline_metrics(measured_metrics(rows), headline)))
     numbers = {
         f"{line['metric']} {Row.of(line).title}": round(line["value"], 1)
         for line in chosen.iter_rows(named=True)
@@ -321,13 +321,11 @@ def leaderboard(
 
 
 def _best_of_each_set(frame: pl.DataFrame, headlines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    from setr_lib.evaluation.leaderboard import headline_metrics
+    from setr_lib.evaluation.leaderboard import headline_metrics, measured_metrics
 
     shown: dict[str, Any] = {}
     for (dataset, split), rows in frame.group_by("dataset", "split", maintain_order=True):
-        measured = rows.filter(rows["method"] != RANDOM.method)
-        names = (rows if measured.is_empty() else measured)["metric"]
-        metric = headline_metrics(names, headlines.get(str(dataset), ()))[0]
+        metric = headline_metrics(measured_metrics(rows), headlines.get(str(dataset), ()))[0]
         ordered = rows.filter(metric=metric).sort("value", descending=True)
         shown[f"{dataset} {split}"] = previews.rows(
             ordered.select(*COLUMNS, "metric", "value", "ci_low", "ci_high", "comparable"), 20, digits=1

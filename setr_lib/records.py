@@ -399,7 +399,8 @@ class TripletsRecord(Record):
     """``synthesised``, or the data set whose train split they are."""
     digest: str
     dropped: int = 0
-    """Triplets that joined a training image and a held-out one, and are left out."""
+    """Triplets that are left out: those that joined a training image and a held-out one, or had an image that
+    cannot be read, or a copy of a held-out one in training."""
 
 
 class TrainedRecord(Record):

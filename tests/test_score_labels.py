@@ -136,6 +136,76 @@ def test_circo_ids_are_numbers_and_parquet_is_read(scored: Scored) -> None:
     assert "1 of 3 queries have no label" in err
 
 
+def test_a_label_without_a_metric_is_told(scored: Scored) -> None:
+    ranking = ranked_fashioniq(scored.folder / "fashioniq", "val")
+    dresses = {query: images for query, images in ranking.items() if query.startswith("dress")}
+    file = scored.lines("labels.jsonl", row("dress-0", "a"))
+    found, err = scored.values("fashioniq", ranking, file)
+    assert found["R@10/a"] == (100.0, 1) and "no metric" not in err
+    found, err = scored.values("fashioniq", dresses, file)
+    assert "R@10/dress" in found and "R@10/a" not in found, "the mean of one category is left out"
+    assert "no metric for the label 'a'" in err
+
+
+CIRCO_IMAGES = "/home/me/CIRCO/COCO2017_unlabeled/unlabeled2017"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("query_id", "query_img_path", "query_text", "label"),  # as CIRCUS converts CIRCO and LaSCo
+        ("", "query_image_path", "query_text", "hidden_category"),  # its validated queries
+        ("", "query_image_ref", "query_text", "aggregate_label"),  # its tables
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_other_names_and_foreign_ids_are_read_too(scored: Scored, fields: Any, kind: str) -> None:
+    rows = [
+        dict(
+            zip(
+                fields,
+                (f"circo_q_test_{n}", f"{CIRCO_IMAGES}/{900 + n:012d}.jpg", "Is larger", label),
+                strict=True,
+            )
+        )
+        for n, label in ((0, "a"), (2, "b"))
+    ]
+    rows = [{name: value for name, value in row.items() if name} for row in rows]
+    file = scored.lines("labels.jsonl", *({"query_id": None, **row} for row in rows))
+    if kind == "parquet":
+        file = file.with_suffix(".parquet")
+        pl.DataFrame(rows).write_parquet(file)
+    ranking = ranked_circo(scored.folder / "circo", "val")
+    ranking["2"] = [*ranking["2"][3:], *ranking["2"][:3]]
+    found, err = scored.values("circo", ranking, file)
+    assert (found["R@10/a"], found["R@10/b"]) == ((100.0, 1), (0.0, 1))
+    assert "1 of 3 queries have no label" in err and "are no query" not in err
+
+
+def test_an_id_of_the_set_counts_before_image_and_text(scored: Scored) -> None:
+    foreign = {"query_img_path": "nowhere.jpg", "query_txt": "is larger"}
+    file = scored.lines("labels.jsonl", {"query_id": "1", "label": "a", **foreign})
+    found, _ = scored.values("circo", ranked_circo(scored.folder / "circo", "val"), file)
+    assert found["R@10/a"] == (100.0, 1)
+    file = scored.lines("labels.jsonl", {"query_id": "circo_q_test_1", "label": "a", **foreign})
+    said = scored.refusal("circo", ranked_circo(scored.folder / "circo", "val"), file)
+    assert "none of its 1 rows is a query of this data set and split, first 'nowhere'" in said
+
+
+@pytest.mark.parametrize(
+    ("dataset", "query", "label"), [("fashioniq", "dress-0", "shirt"), ("circo", "1", "addition")]
+)
+@pytest.mark.parametrize("of_file", [True, False])
+def test_a_label_that_is_a_part_of_the_data_set_already_is_refused(
+    scored: Scored, dataset: str, query: str, label: str, of_file: bool
+) -> None:
+    file = scored.lines("labels.jsonl", row(query, label))
+    rankings = {"fashioniq": ranked_fashioniq, "circo": ranked_circo}
+    ranking = rankings[dataset](scored.folder / dataset, "val")
+    said = scored.refusal(dataset, ranking, f"{label}={file}" if of_file else file)
+    assert f"line 1: the label {label!r} is a part of the data set itself" in said
+
+
 @pytest.mark.parametrize(
     ("rows", "label", "words"),
     [

@@ -39,7 +39,7 @@ from setr_lib.pipeline.training_steps import promote, register, train
 from setr_lib.records import PromotedRecord, RegisteredRecord, TrainedRecord
 from setr_lib.registry import registered_model
 from setr_lib.registry.errors import RegistryError
-from setr_lib.registry.measure import Measure
+from setr_lib.registry.measure import Measure, MeasuredAgain
 from setr_lib.registry.registered_model import LABEL_TAG, Promotion, RegisteredModel, VersionInfo
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import TrainingRun
@@ -207,6 +207,27 @@ def test_versions_are_compared_triplet_by_triplet_on_the_same_held_out_data_alon
     assert better.promoted and better.reason.endswith("; and paired")
     other = promote(*made_version(context, 5, held_out_seed=3))
     assert not other.promoted and "paired" not in other.reason
+
+
+def test_a_champion_may_be_measured_again_on_a_part_or_not_at_all(
+    context: PipelineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answering(found: MeasuredAgain) -> None:
+        monkeypatch.setattr(LineSystem, "measured_again", lambda *_: found)
+
+    promote(*made_version(context, 40))
+    answering(MeasuredAgain(0.5, 0.75, ", less 3 of 10"))
+    behind = promote(*made_version(context, 5, held_out_seed=3))
+    assert not behind.promoted
+    assert behind.reason == (
+        "held-out error 0.7500, not below version 1's 0.5000 on the same held-out data, less 3 of 10"
+    )
+    answering(MeasuredAgain(float("nan"), 0.75))
+    with pytest.raises(RegistryError, match="error of version 1 is nan, measured again"):
+        promote(*made_version(context, 6, held_out_seed=3))
+    answering(MeasuredAgain(None, words="was fitted to all of today's points"))
+    ahead = promote(*made_version(context, 7, held_out_seed=3))
+    assert ahead.promoted and ahead.reason == "version 1 was fitted to all of today's points"
 
 
 def test_versions_that_do_not_say_what_they_were_measured_on_are_measured_again(

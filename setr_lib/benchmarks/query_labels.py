@@ -1,13 +1,14 @@
 """Labels of queries from files of the user's, by which metrics are broken down: CIRCUS's, or any others.
 
-CIRCUS (arXiv 2605.14787) says which queries of CIRR, FashionIQ and CIRCO one modality alone solves. Its rows
-have M-BEIR's fields and ids of their own, so that they are matched by reference image and text.
+CIRCUS (arXiv 2605.14787) says which queries of CIRR, FashionIQ, CIRCO and LaSCo one modality alone solves.
+Its rows have ids of their own, so that they are matched by reference image and text. Their fields differ:
+M-BEIR's for CIRR and FashionIQ, those of its own converters for CIRCO and LaSCo, and those of its tables.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,7 +25,13 @@ _PURPOSE = "labels of queries"
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 _LABEL = re.compile(r"[\w.-]+")
 _WORD = re.compile(r"\w+")
-_FIELDS = ("query_id", "query_img_path", "query_txt", "label")
+_COCO_NAME = re.compile(r"COCO_[a-z]+20\d\d_(\d{12})", re.ASCII)
+_ID = "query_id"
+_IMAGE = ("query_img_path", "query_image_path", "query_image_ref")
+_TEXT = ("query_txt", "query_text")
+_OWN_LABEL = ("label", "aggregate_label", "hidden_category")
+"""A field by its names in CIRCUS's files, the usual one first."""
+_FIELDS = (_ID, *_IMAGE, *_TEXT, *_OWN_LABEL)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class LabelFile:
 
     path: Path
     label: str | None = None
-    """The label of all of its rows; None where each row has its own under ``label``."""
+    """The label of all of its rows; None where each row has its own under ``label`` (``aggregate_label`` or
+    ``hidden_category`` in CIRCUS's tables)."""
 
     @classmethod
     def named(cls, text: str) -> LabelFile:
@@ -66,23 +74,27 @@ class QueryLabels:
     """What a reader must know: rows without a query, queries without a label."""
 
 
-def read_labels(files: Sequence[LabelFile], queries: pl.DataFrame) -> QueryLabels:
+def read_labels(
+    files: Sequence[LabelFile], queries: pl.DataFrame, taken: Collection[str] = ()
+) -> QueryLabels:
     """Read files of labels and find the queries that they label.
 
-    A row has ``query_id``, or ``query_img_path`` and ``query_txt`` (M-BEIR's fields): it then labels every
-    query whose reference image has that file name and whose captions have those words, whatever their case
-    and punctuation, and without *and*, which joins captions.
+    A row has ``query_id``, or ``query_img_path`` and ``query_txt`` (M-BEIR's fields, or the other names that
+    CIRCUS has for them): it then labels every query whose reference image has that file name and whose
+    captions have those words, whatever their case and punctuation, and without *and*, which joins captions.
+    Where a row has both and its id is none of the set's, image and text decide.
 
     Args:
         files: The files.
         queries: All queries of the set (``tables.QUERIES``).
+        taken: Names that a label cannot have: those of the parts that metrics are broken down by anyway.
 
     Returns:
         The labels.
 
     Raises:
-        DatasetError: A file is missing or wrong, or labels none of the queries; it names file, row and
-            reason.
+        DatasetError: A file is missing or wrong, labels none of the queries, or has a label that is taken; it
+            names file, row and reason.
     """
     import polars as pl
 
@@ -94,6 +106,8 @@ def read_labels(files: Sequence[LabelFile], queries: pl.DataFrame) -> QueryLabel
         hint = ""
         for row in _rows(file.path):
             label = _label(row) if file.label is None else file.label
+            if label in taken:
+                raise row.error(f"the label {label!r} is a part of the data set itself: choose another name")
             found = queries_of(row)
             hint = hint or ("" if found else queries_of.hint(row))
             rows, unknown = rows + 1, unknown + (not found)
@@ -122,29 +136,49 @@ class _Finder:
             self._by_content.setdefault((_stem(reference), _words(" ".join(captions))), []).append(query)
 
     def __call__(self, row: Row) -> list[str]:
-        if "query_id" in row.values:
-            query = row.text("query_id")
-            return [query] if query in self._ids else []
-        if "query_img_path" not in row.values:
-            raise row.error("has neither 'query_id' nor 'query_img_path' with 'query_txt'")
-        key = _stem(row.text("query_img_path")), _words(row.text("query_txt", blank=True))
-        return self._by_content.get(key, [])
+        query = row.text(_ID) if _given(row, _ID) else None
+        if query is not None and query in self._ids:
+            return [query]
+        if _has_image(row):
+            key = _stem(_field(row, _IMAGE)), _words(_field(row, _TEXT, blank=True))
+            return self._by_content.get(key, [])
+        if query is None:
+            raise row.error(f"has neither {_ID!r} nor {_IMAGE[0]!r} with {_TEXT[0]!r}")
+        return []
 
     def hint(self, row: Row) -> str:
         """Where and how a row that means no query is spelt otherwise than one that there is."""
-        if "query_id" in row.values:
-            name = row.text("query_id")
-            near = meant(name, self._ids)
-        else:
-            name = _stem(row.text("query_img_path"))
+        if _has_image(row):
+            name = _stem(_field(row, _IMAGE))
             near = meant(name, self._references)
+        else:
+            name = row.text(_ID)
+            near = meant(name, self._ids)
         return f", first {shown(name)} ({row.where}){near}"
 
 
+def _given(row: Row, name: str) -> bool:
+    """Whether a row has a field; CIRCUS's traces have some as null."""
+    return row.values.get(name) is not None
+
+
+def _has_image(row: Row) -> bool:
+    return any(_given(row, name) for name in _IMAGE)
+
+
+def _field(row: Row, names: Sequence[str], *, blank: bool = False) -> str:
+    """The text under the first of several names that a row has."""
+    return row.text(next((name for name in names if _given(row, name)), names[0]), blank=blank)
+
+
 def _stem(image: str) -> str:
-    """A reference's name without folder and ending; COCO's numbers without zeros in front."""
+    """A reference's name without folder and ending; COCO's numbers without zeros in front, and without what
+    stands before them in the names of 2014.
+    """
     path = PurePosixPath(image)
     stem = path.stem if path.suffix.lower() in (".png", ".jpg", ".jpeg") else path.name
+    of_2014 = _COCO_NAME.fullmatch(stem)
+    stem = stem if of_2014 is None else of_2014[1]
     return (stem.lstrip("0") or "0") if stem.isdigit() else stem
 
 
@@ -153,7 +187,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _label(row: Row) -> str:
-    label = row.text("label")
+    label = _field(row, _OWN_LABEL)
     if not _LABEL.fullmatch(label):
         raise row.error(f"'label' must be of letters, digits, '_', '-' and '.', not {label!r}")
     return label

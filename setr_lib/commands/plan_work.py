@@ -114,6 +114,7 @@ def count_work(settings: Settings, keys: Sequence[str] | None = None) -> list[Se
     """
     from setr_lib.benchmarks.image_ids import check_image_ids
     from setr_lib.datasets import evaluation_sets, load_gallery, load_queries, take_queries
+    from setr_lib.evaluation.pools import pools_of
 
     plans: list[SetPlan] = []
     for evaluated in evaluation_sets(settings):
@@ -127,8 +128,10 @@ def count_work(settings: Settings, keys: Sequence[str] | None = None) -> list[Se
             plans.append(SetPlan(evaluated.key, 0, 0, 0, evaluated.key, 0, str(error)))
             continue
         queries, images = take_queries(every, settings.evaluation.limit), gallery.height
-        depth = min(settings.rerank_depth(evaluated.dataset), images)
-        pairs = depth * queries.height + int(queries["subset_ids"].list.len().sum())
+        # A query's own gallery may be smaller than what is re-ranked of others (GeneCIS: 10 or 15 images).
+        sizes = pools_of(gallery).sizes(evaluated.benchmark, queries)
+        candidates = sizes.clip(max=settings.rerank_depth(evaluated.dataset))
+        pairs = int(candidates.sum()) + int(queries["subset_ids"].list.len().sum())
         references = queries["reference_id"].n_unique()
         plans.append(SetPlan(evaluated.key, queries.height, references, images, gallery_key, pairs))
     return plans

@@ -17,7 +17,7 @@ import polars as pl
 
 from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
-from setr_lib.evaluation.leaderboard import Headlines, headline_metrics, split_labels
+from setr_lib.evaluation.leaderboard import Headlines, headline_metrics, measured_metrics, split_labels
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import COMPARISON, conform
 
@@ -122,7 +122,7 @@ def columns_of(frame: pl.DataFrame, headlines: Headlines, most: int | None = Non
     return [
         Column(str(dataset), str(split), metric)
         for (dataset, split), rows in sets
-        for metric in headline_metrics(rows["metric"], headlines.get(str(dataset), ()))[:most]
+        for metric in headline_metrics(measured_metrics(rows), headlines.get(str(dataset), ()))[:most]
     ]
 
 

@@ -15,7 +15,8 @@ import polars as pl
 from setr_lib.benchmarks import EvaluationSet
 from setr_lib.benchmarks.loading import read_gallery, read_queries
 from setr_lib.benchmarks.query_labels import LabelFile, read_labels
-from setr_lib.evaluation.metrics import evaluate, left_out_sentences, with_labels
+from setr_lib.evaluation.metrics import Evaluation, evaluate, left_out_sentences, with_labels
+from setr_lib.evaluation.protocols import reported_metrics
 from setr_lib.evaluation.ranking_files import ReadRankings, read_ranking_files
 from setr_lib.evaluation.row import EXTERNAL
 from setr_lib.evaluation.summary import metric_rows
@@ -64,9 +65,11 @@ def score_files(
     queries, gallery = read_queries(evaluation_set), listed_gallery(evaluation_set)
     read = read_ranking_files(evaluation_set, files, queries, gallery)
     found = evaluate(evaluation_set.benchmark, read.queries, read.rankings, gallery)
-    labelled = read_labels(labels, queries) if labels else None
+    labelled = read_labels(labels, queries, _parts(evaluation_set, queries)) if labels else None
+    told: list[str] = []
     if labelled is not None:
         found = with_labels(found, labelled.frame)
+        told = [*labelled.notes, *_unscored(labelled.frame, found)]
     suspicious = evaluation_set.benchmark.ranking_notes(evaluation_set, read.queries, read.rankings)
     rows = metric_rows(
         evaluation_set,
@@ -80,8 +83,26 @@ def score_files(
         caveats=[*caveats, *suspicious],
     )
     assumed = evaluation_set.benchmark.query_notes(evaluation_set)
-    notes = [*assumed, *read.notes, *suspicious, *([] if labelled is None else labelled.notes)]
-    return ExternalScores(read, rows, [*notes, *left_out_sentences(found.left_out)])
+    notes = [*assumed, *read.notes, *suspicious, *told, *left_out_sentences(found.left_out)]
+    return ExternalScores(read, rows, notes)
+
+
+def _parts(evaluation_set: EvaluationSet, queries: pl.DataFrame) -> set[str]:
+    """The categories and aspects that metrics are broken down by without labels."""
+    return {reported.part for reported in reported_metrics(evaluation_set.benchmark, queries)} - {""}
+
+
+def _unscored(labels: pl.DataFrame, found: Evaluation) -> list[str]:
+    """That a label has no metric though there are some: its queries have no known target, or means are of
+    more categories than there are.
+    """
+    parts = {metric.partition("/")[2] for metric in found.summary}
+    names = labels["label"].unique().sort() if parts else ()
+    return [
+        f"no metric for the label {name!r}: no value of its queries is part of a mean"
+        for name in names
+        if name not in parts
+    ]
 
 
 def _file_name(file: Path) -> str:

@@ -21,7 +21,7 @@ from setr_lib.escaping import csv_cell, markdown
 from setr_lib.evaluation.averages import Averages, average_line
 from setr_lib.evaluation.cautions import count_queries, lacks_interval, no_interval_words, small_set_of
 from setr_lib.evaluation.model_versions import number, shown_versions
-from setr_lib.evaluation.row import COLUMNS, Row, positions, rows_of
+from setr_lib.evaluation.row import COLUMNS, RANDOM, Row, positions, rows_of
 from setr_lib.tables import METRICS, conform
 
 if TYPE_CHECKING:
@@ -48,6 +48,20 @@ def headline_metrics(metrics: Iterable[str], headline: Sequence[str] = ()) -> li
     """
     names = list(dict.fromkeys(metrics))
     return [name for name in headline if name in names] or [name for name in names if "/" not in name][:2]
+
+
+def measured_metrics(rows: pl.DataFrame) -> pl.Series:
+    """The metrics of the rows of a table, less those that the random floor alone has.
+
+    Args:
+        rows: METRICS or COMPARISON rows.
+
+    Returns:
+        Their names, once for each row: those of a ranking that is too short for a metric (an average
+        precision of the whole gallery) are without it, and the floor, in closed form, is not.
+    """
+    measured = rows.filter(pl.col("method") != RANDOM.method)
+    return (rows if measured.is_empty() else measured).get_column("metric")
 
 
 def collect(paths: Iterable[Path]) -> pl.DataFrame:
@@ -116,7 +130,7 @@ def as_markdown(frame: pl.DataFrame, headlines: Headlines) -> str:
     """
     parts: list[str] = []
     for (dataset, _), rows in frame.group_by("dataset", "split", maintain_order=True):
-        metrics = headline_metrics(rows.get_column("metric"), headlines.get(str(dataset), ()))
+        metrics = headline_metrics(measured_metrics(rows), headlines.get(str(dataset), ()))
         lines = [["method", "re-ranker", *metrics], ["---", "---", *("--:" for _ in metrics)]]
         cells = {(Row.of(row), row["metric"]): row for row in rows.iter_rows(named=True)}
         versions = shown_versions(rows)
@@ -170,7 +184,7 @@ def leaderboard_table(
         parts += [*([""] if parts else []), Text(_title(rows), style="bold")]
         parts.append(_set_table(rows, headlines.get(str(dataset), ())))
         parts += [Text(line, style="dim") for line in overlap_lines(rows)]
-        shown = headline_metrics(rows.get_column("metric"), headlines.get(str(dataset), ()))
+        shown = headline_metrics(measured_metrics(rows), headlines.get(str(dataset), ()))
         cautions = (small_set_of(rows), no_interval_words(rows, shown))
         parts += [Text(line, style="yellow") for line in cautions if line]
         if not rows.get_column("comparable").fill_null(False).all():
@@ -315,7 +329,7 @@ def _set_table(rows: pl.DataFrame, headline: Sequence[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    metrics = headline_metrics(rows.get_column("metric"), headline)
+    metrics = headline_metrics(measured_metrics(rows), headline)
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -100,13 +100,15 @@ def _target_ranks(queries: pl.DataFrame, rankings: pl.DataFrame) -> npt.NDArray[
     return ranks
 
 
-def _behind_ties(lists: pl.DataFrame) -> pl.DataFrame:
-    """``lists`` with every image ranked as the last of those that follow each other with its score.
+def _counts_ties(benchmark: Benchmark, lists: pl.DataFrame) -> bool:
+    """Whether a target is ranked behind the images of its score: a ranking file need not have scores."""
+    return benchmark.ties_count_against and "score" in lists.columns and lists["score"].count() > 0
 
-    A list without scores (a ranking file's) is left as it is.
+
+def _behind_ties(lists: pl.DataFrame) -> pl.DataFrame:
+    """``lists`` with every image ranked as the last of those that follow each other with its score; images
+    without one (a ranking file's) stay where they are.
     """
-    if "score" not in lists.columns:
-        return lists
     runs = lists.sort("query_id", "rank").with_columns(
         pl.col("score").rle_id().over("query_id").alias("_run")
     )
@@ -139,11 +141,12 @@ def _left_out(
     }
     there = _pools_there(benchmark, rankings)
     lengths = {pool: _lengths(queries, rankings.filter(pool=pool), whole[pool]) for pool in whole}
+    beyond = _counts_ties(benchmark, rankings)
     reasons: dict[str, str] = {}
     for reported in reported_metrics(benchmark, queries):
         counting = reported.members(queries).to_numpy()
         shortest = {pool: of_pool[counting].min(initial=np.inf) for pool, of_pool in lengths.items()}
-        if reason := _reason(reported.metric, there, shortest):
+        if reason := _reason(reported.metric, there, shortest, beyond=beyond):
             reasons[reported.name] = reason
     if _partial_mean(benchmark, queries):
         categories = queries["gallery"].unique(maintain_order=True)
@@ -158,10 +161,15 @@ def _left_out(
     return reasons
 
 
-def _reason(metric: Metric, there: Container[str], shortest: Mapping[str, float]) -> str | None:
-    """Why lists of these pools, at least as long as these, cannot give ``metric``; None where they can."""
+def _reason(
+    metric: Metric, there: Container[str], shortest: Mapping[str, float], *, beyond: bool
+) -> str | None:
+    """Why lists of these pools, at least as long as these, cannot give ``metric``; None where they can.
+
+    ``beyond``: whether an image beyond the first K must be seen, too: the K-th may have its score.
+    """
     if metric.parts:
-        lacking = any(_reason(part, there, shortest) for part in metric.parts)
+        lacking = any(_reason(part, there, shortest, beyond=beyond) for part in metric.parts)
         return f"it needs {' and '.join(part.name for part in metric.parts)}" if lacking else None
     for pool in sorted(metric.pools):
         if pool not in there:
@@ -170,6 +178,8 @@ def _reason(metric: Metric, there: Container[str], shortest: Mapping[str, float]
             return f"it needs the whole gallery ranked, and a ranking is only {shortest[pool]:.0f} long"
         if metric.depth > shortest[pool]:
             return f"a ranking is only {shortest[pool]:.0f} long"
+        if beyond and metric.depth == shortest[pool]:
+            return f"a ranking is only {shortest[pool]:.0f} long: whether the next score is equal is not seen"
     return None
 
 
@@ -298,7 +308,7 @@ def evaluate(
     ranks_subsets = SUBSET in benchmark.pools and not subsets.is_empty()
     subset_ranks = _target_ranks(scored, subsets)[:, 0] if ranks_subsets else None
     truths = scored["target_ids"].list.len().cast(pl.Int64).to_numpy()
-    placed = _behind_ties(lists) if benchmark.ties_count_against else lists
+    placed = _behind_ties(lists) if _counts_ties(benchmark, lists) else lists
     values = values_from_ranks(benchmark, _target_ranks(scored, placed), truths, subset_ranks)
     left_out = _left_out(benchmark, scored, rankings, gallery)
     per_query = per_query_frame(benchmark, scored, values, left_out)

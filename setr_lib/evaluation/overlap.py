@@ -20,7 +20,7 @@ class Overlap:
     """How much of an evaluation set a training has seen; each image and query counts once.
 
     Attributes:
-        images: Gallery images among the training images.
+        images: Gallery images among the training images; a reference outside of the gallery is none.
         of_images: Gallery images.
         queries: Queries whose reference or a target is among the training images.
         triplets: Queries of which a training triplet has the reference with the text, or with a target.
@@ -54,7 +54,8 @@ def overlap_of(
 
     Args:
         trained_on: Training images and triplets.
-        gallery: A GALLERY table; fingerprints are null where no file was read.
+        gallery: A GALLERY table, with the references outside of the gallery; fingerprints are null where no
+            file was read.
         queries: A QUERIES table; hidden targets are empty.
         namespace: Within which the set's image ids mean something (``Benchmark.image_namespace``).
 
@@ -68,9 +69,10 @@ def overlap_of(
     touched = pl.concat(
         [pairs.select("query_id", image_id=name) for name in ("reference_id", "target_id")]
     ).join(seen, on="image_id", how="semi")
+    ranked = gallery.filter(pl.col("galleries").list.len() > 0).select("image_id").unique()
     return Overlap(
-        images=gallery.select("image_id").unique().join(seen, on="image_id", how="semi").height,
-        of_images=gallery["image_id"].n_unique(),
+        images=ranked.join(seen, on="image_id", how="semi").height,
+        of_images=ranked.height,
         queries=touched["query_id"].n_unique(),
         triplets=_seen_triplets(trained_on.triplets, same, queries, pairs),
         of_queries=queries["query_id"].n_unique(),

@@ -156,8 +156,11 @@ def distinct_aspects(lines: Iterable[QueryLine]) -> list[str]:
 
 
 def _aspects(row: Mapping[str, Any]) -> list[str]:
-    """The query's aspects, and before them its gallery where there are several (a category)."""
-    category = [row["gallery"]] if row["gallery"] and row["gallery"] != "all" else []
+    """The query's aspects, and before them its gallery where there are several (a category) and it is not the
+    query's own (GeneCIS).
+    """
+    gallery = row["gallery"]
+    category = [gallery] if gallery and gallery not in ("all", row["query_id"]) else []
     return [*category, *(aspect.replace("_", " ") for aspect in row["aspects"])]
 
 

@@ -33,7 +33,9 @@ from setr_lib.evaluation.pools import pools_of
 __all__ = ["RankingFileError", "ReadRankings", "read_ranking_files"]
 
 _PARQUET_MAGIC = b"PAR1"
-_SCORES = ("score", "scores", "similarity", "cosine")
+_SCORE = "score"
+"""The column of a RANKINGS table that images are ordered by."""
+_SCORES = (_SCORE, "scores", "similarity", "cosine")
 """How columns of scores are named, or end."""
 _SHOWN_UNKNOWN = 5
 """Unknown queries whose nearest known one is looked up: as many as are shown."""
@@ -48,7 +50,8 @@ class ReadRankings:
 
     queries: pl.DataFrame
     rankings: pl.DataFrame
-    """``query_id``, ``pool``, ``rank``, ``image_id`` of ``tables.RANKINGS``."""
+    """``query_id``, ``pool``, ``rank``, ``image_id`` of ``tables.RANKINGS``; and ``score``, where a file has
+    scores and equal ones count against a target."""
     notes: list[str]
     """What a reader must know: what could not be checked, what is unusual."""
 
@@ -66,6 +69,8 @@ class _Part:
     """Query -> entries of its list that are no image id."""
     unsound: frozenset[str] = frozenset()
     """Queries whose list could not be read."""
+    scores: Mapping[str, list[float | None]] = field(default_factory=dict)
+    """Query -> the scores of its list, where the file has them and equal ones count against a target."""
 
     def length(self, query: str) -> int:
         """Entries of a list, those that are no image id included."""
@@ -140,7 +145,8 @@ def read_ranking_files(
         evaluation_set: The set that they answer.
         files: One; where a query has two pools (CIRR), one per pool; of a benchmark with categories
             (FashionIQ), its queries in any number of files. JSON in the benchmark's format, or Parquet
-            (``query_id``, ``rank``, ``image_id``, and ``pool`` where there are two).
+            (``query_id``, ``rank``, ``image_id``, ``pool`` where there are two, and ``score``, by which equal
+            scores are known where they count against a target).
         queries: All of the set's (``tables.QUERIES``).
         gallery: ``image_id`` and ``galleries``, or None where it cannot be listed: ids are then checked by
             their looks.
@@ -231,24 +237,36 @@ def _times(count: int) -> str:
 
 def _parquet_lists(file: Path, content: bytes, task: _Task, faults: list[Fault]) -> list[_Part]:
     frame, has_gaps = _parquet_frame(file, content, task, faults)
-    lists = frame.sort("rank").group_by("pool", "query_id", maintain_order=True).agg("rank", "image_id")
+    grouped = frame.sort("rank").group_by("pool", "query_id", maintain_order=True)
+    lists = grouped.agg("rank", "image_id", *({_SCORE} & {*frame.columns}))
     pools: dict[str, dict[str, list[str]]] = {}
+    scores: dict[str, dict[str, list[float | None]]] = {}
     unsound: dict[str, set[str]] = {}
-    for pool, query, ranks, images in lists.iter_rows():
+    for row in lists.iter_rows(named=True):
+        pool, query, ranks = row["pool"], row["query_id"], row["rank"]
         if not has_gaps and ranks != list(range(1, len(ranks) + 1)):
             wrong = next(place for place, rank in enumerate(ranks, start=1) if rank != place)
             reason = f"ranks must run 1, 2, 3 ... once each: rank {wrong} is not there once ({pool})"
             faults.append(Fault(Kind.RANKS, file, reason, query))
             unsound.setdefault(pool, set()).add(query)
-        pools.setdefault(pool, {})[query] = images
+        pools.setdefault(pool, {})[query] = row["image_id"]
+        if _SCORE in row:
+            scores.setdefault(pool, {})[query] = row[_SCORE]
     return [
-        _Part(file, pool, pools[pool], unsound=frozenset(unsound.get(pool, ()))) for pool in sorted(pools)
+        _Part(
+            file,
+            pool,
+            pools[pool],
+            unsound=frozenset(unsound.get(pool, ())),
+            scores=scores.get(pool, {}),
+        )
+        for pool in sorted(pools)
     ]
 
 
 def _parquet_frame(file: Path, content: bytes, task: _Task, faults: list[Fault]) -> tuple[pl.DataFrame, bool]:
-    """``query_id``, ``pool``, ``rank``, ``image_id`` of a Parquet file, and whether rows of it are left out
-    for an empty cell; of other columns only scores are looked at.
+    """``query_id``, ``pool``, ``rank``, ``image_id`` of a Parquet file, and ``score`` where it has that and
+    equal scores count against a target; and whether rows of it are left out for an empty cell.
     """
     try:
         frame = pl.read_parquet(io.BytesIO(content), use_statistics=False)
@@ -272,9 +290,11 @@ def _parquet_frame(file: Path, content: bytes, task: _Task, faults: list[Fault])
         raise RankingFileError(
             f"has the pool {shown(strange[0])}: {task.key} has {' and '.join(pools)} only", file=file
         )
-    texts = [pl.col(name).cast(pl.String) for name in ("query_id", "pool", "image_id")]
-    ranked = frame.select(*texts, pl.col("rank").cast(pl.Int64, strict=False).fill_null(0))
-    return ranked, frame.height < rows
+    columns = [pl.col(name).cast(pl.String) for name in ("query_id", "pool", "image_id")]
+    columns.append(pl.col("rank").cast(pl.Int64, strict=False).fill_null(0))
+    if task.benchmark.ties_count_against and _SCORE in frame.columns and frame.schema[_SCORE].is_numeric():
+        columns.append(pl.col(_SCORE).cast(pl.Float64))
+    return frame.select(columns), frame.height < rows
 
 
 def _column_fault(frame: pl.DataFrame, name: str) -> str | None:
@@ -462,16 +482,22 @@ def _answered(queries: pl.DataFrame, answered: set[str], task: _Task) -> pl.Data
 
 
 def _frame(parts: Sequence[_Part]) -> pl.DataFrame:
-    lists = [(query, part.pool, images) for part in parts for query, images in part.lists.items()]
-    columns = ["query_id", "pool", "image_id"]
-    frame = pl.DataFrame(
-        lists,
-        schema={"query_id": pl.String, "pool": pl.String, "image_id": pl.List(pl.String)},
-        orient="row",
-    )
+    """``query_id``, ``pool``, ``rank``, ``image_id``; and ``score``, null of lists without, where any has."""
+    lists: dict[str, list[object]] = {"query_id": [], "pool": [], "image_id": []}
+    kinds: dict[str, pl.DataType] = {
+        "query_id": pl.String(),
+        "pool": pl.String(),
+        "image_id": pl.List(pl.String()),
+    }
+    if any(part.scores for part in parts):
+        lists[_SCORE], kinds[_SCORE] = [], pl.List(pl.Float64())
+    for part in parts:
+        lists["query_id"] += part.lists
+        lists["pool"] += [part.pool] * len(part.lists)
+        lists["image_id"] += part.lists.values()
+        if _SCORE in lists:
+            lists[_SCORE] += (part.scores.get(query, [None] * len(part.lists[query])) for query in part.lists)
+    frame = pl.DataFrame(lists, schema=kinds)
     ranks = pl.int_ranges(1, pl.col("image_id").list.len() + 1, dtype=pl.Int32).alias("rank")
-    return (
-        frame.select(*columns, ranks)
-        .explode("image_id", "rank")
-        .select("query_id", "pool", "rank", "image_id")
-    )
+    listed = [name for name, kind in kinds.items() if isinstance(kind, pl.List)]
+    return frame.select("query_id", "pool", ranks, *listed).explode("rank", *listed)

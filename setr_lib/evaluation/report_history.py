@@ -116,10 +116,10 @@ def entry_of(
     Returns:
         Plain values; the scores are those of the best row by the first headline metric.
     """
-    from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
+    from setr_lib.evaluation.leaderboard import headline_metrics, measured_metrics, order_lines
     from setr_lib.evaluation.row import Row
 
-    names = headline_metrics(metrics["metric"], headline)
+    names = headline_metrics(measured_metrics(metrics), headline)
     best = next((row for row in order_lines(metrics, names[0]) if not row.is_random), None) if names else None
     values = {(Row.of(line), line["metric"]): line for line in metrics.iter_rows(named=True)}
     scores = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from setr_lib.evaluation.charts import build_ladder
-from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
+from setr_lib.evaluation.leaderboard import headline_metrics, measured_metrics, order_lines
 from setr_lib.evaluation.model_versions import ShownVersions, shown_versions
 from setr_lib.evaluation.row import Row, positions, rows_of
 
@@ -28,7 +28,7 @@ def score_parts(metrics: pl.DataFrame, method: str, options: ReportOptions) -> d
         Parts of the page by name. Rows come in one order, best first by the first headline metric.
     """
     names = metrics.get_column("metric").unique(maintain_order=True).to_list()
-    headline = headline_metrics(names, options.headline)
+    headline = headline_metrics(measured_metrics(metrics), options.headline)
     if not headline:
         return {"ladders": [], "tables": [], "cards": [], "folded": []}
     every = order_lines(metrics, headline[0])

@@ -309,7 +309,8 @@ class EncodedQueries:
     @property
     def query_vectors(self) -> NDArray[np.float32]:
         """The space's own vector of each reference picture with its modification text, ``float32[q, d]``,
-        norm 1; made once for the whole evaluation set. A zero row where the picture cannot be read.
+        norm 1; made once for the whole evaluation set. Where the picture cannot be read, that of the text
+        alone, or a zero row where the space has none.
         """
         return self.kept(
             QUERY_VECTORS,

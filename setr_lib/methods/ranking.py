@@ -115,10 +115,11 @@ def rank(
 
     Returns:
         A RANKINGS frame, in the order of the queries, pool and rank. Queries with ``subset_ids`` (CIRR) get a
-        second pool, ``subset``: exactly those images by the same scores.
+        second pool, ``subset``: exactly those images by the same scores. Where queries search galleries of
+        their own, those whose gallery is empty have no rows.
 
     Raises:
-        MethodError: The gallery is empty, a need is not there, scores are not finite, or the method raises
+        MethodError: Every gallery is empty, a need is not there, scores are not finite, or the method raises
             anything.
     """
     of_captions = {IMAGE_CAPTIONS: index.captions, CAPTION_VECTORS: index.caption_vectors}
@@ -270,7 +271,7 @@ def _searches(
     """(rows of ``queries``, rows of ``names``) of each gallery searched; images and queries in order of id.
 
     The canonical order makes means and blocks, and so the last digit of every score, independent of the
-    caller's.
+    caller's. A gallery of which no image has a vector is not searched, if there is another one.
     """
     numbered = queries.select("query_id", "gallery").with_row_index("row").sort("query_id")
     table = pl.DataFrame({"image_id": names}).with_row_index("column").sort("image_id")
@@ -282,16 +283,20 @@ def _searches(
         .filter(pl.col("gallery").is_in(wanted.implode()))
         .collect()
     )
+    empty: list[str] = []
     for (name,), group in numbered.group_by("gallery", maintain_order=True):
         searched = members if len(wanted) == 1 else members.filter(pl.col("gallery") == name)
         inside = table.join(searched, on="image_id", how="semi", maintain_order="left")
-        if not len(inside):
-            raise MethodError(
-                f"gallery {name!r} has no embedded picture, but {len(group)} queries search it, e.g. "
-                f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this "
-                "evaluation set"
-            )
-        yield group["row"].to_numpy().astype(np.intp), inside["column"].to_numpy().astype(np.intp)
+        if len(inside):
+            yield group["row"].to_numpy().astype(np.intp), inside["column"].to_numpy().astype(np.intp)
+            continue
+        empty.append(
+            f"gallery {name!r} has no embedded picture, but {len(group)} queries search it, e.g. "
+            f"{group['query_id'][0]}; materialise gallery_images and gallery_embeddings of this "
+            "evaluation set"
+        )
+    if empty and len(empty) == len(wanted):
+        raise MethodError(empty[0])
 
 
 def _checked_scores(method: Method, inputs: MethodInputs) -> NDArray[np.float32]:

@@ -89,7 +89,8 @@ class ReferencePictures:
             images: Image ids.
 
         Returns:
-            ``float32[images, patches, width]``; zeros for a picture that cannot be read.
+            ``float32[images, patches, width]``; zeros for a picture that cannot be read, also where that is
+            all of them.
 
         Raises:
             SpaceError: The space gives no patch tokens.
@@ -102,10 +103,10 @@ class ReferencePictures:
                 (distinct[row], token) for row, token in self._run(batch, distinct, self._patch_tokens)
             )
         self._report(images)
-        shape = next(iter(found.values())).shape if found else (0, 0)
-        nothing = np.zeros(shape, dtype=np.float32)
-        rows = [found.get(image, nothing) for image in images]
-        return np.stack(rows) if rows else np.zeros((0, *shape), dtype=np.float32)
+        if not distinct:
+            return np.zeros((0, 0, 0), dtype=np.float32)
+        nothing = np.zeros(self._patch_shape(found), dtype=np.float32)
+        return np.stack([found.get(image, nothing) for image in images])
 
     def query_vectors(self, images: Sequence[str], texts: Sequence[str]) -> NDArray[np.float32]:
         """Reference pictures and modification texts as one vector each, in batches of the space's size.
@@ -115,7 +116,8 @@ class ReferencePictures:
             texts: A modification text for each.
 
         Returns:
-            ``float32[queries, d]``, norm 1; a zero row where the picture cannot be read.
+            ``float32[queries, d]``, norm 1. Where the picture cannot be read, that of the text alone, or a
+            zero row where the space has none (``embeds_lone_texts``).
 
         Raises:
             SpaceError: The space cannot embed an image and a text as one query.
@@ -124,8 +126,33 @@ class ReferencePictures:
         for batch in self._prepared(zip(images, texts, strict=True)):
             for row, vector in self._run(batch, images, self._query_vectors):
                 vectors[row] = vector
+        lost = [row for row, image in enumerate(images) if image in self.failed]
+        if self.space.embeds_lone_texts:
+            for start in range(0, len(lost), self.space.batch_size):
+                self._add_lone(vectors, lost[start : start + self.space.batch_size], texts)
         self._report(images)
         return vectors
+
+    def _add_lone(self, vectors: NDArray[np.float32], rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Put in the vectors of queries whose picture cannot be read."""
+
+        def embed(words: Sequence[str]) -> NDArray[np.float32]:
+            return checked_vectors(self.space, self.space.embed_lone_texts(words), len(words))
+
+        ran = run_without_refused([texts[row] for row in rows], embed, lambda: CONTROL_TEXT)
+        for place, vector in ran.results.items():
+            vectors[rows[place]] = vector
+        for place, reason in ran.refused.items():
+            self._refuse(texts[rows[place]], reason)
+
+    def _refuse(self, text: str, reason: str) -> None:
+        _LOG.warning("%s refuses the text %r (%s): a zero row", self.space.id, text[:80], reason)
+
+    def _patch_shape(self, found: Mapping[str, NDArray[np.float32]]) -> tuple[int, ...]:
+        """Of a picture's patch tokens, also where none of those asked for can be read."""
+        for tokens in found.values():
+            return tokens.shape
+        return self._patch_tokens([(0, self.space.preprocess(control_image()), "")]).shape[1:]
 
     def _patch_tokens(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
         tokens = np.asarray(self.space.embed_patches([pixels for _, pixels, _ in batch]), dtype=np.float32)
@@ -153,7 +180,7 @@ class ReferencePictures:
         for place, reason in ran.refused.items():
             row, pixels, text = batch[place]
             if text and takes(embed, lambda pixels=pixels: (0, pixels, CONTROL_TEXT)):
-                _LOG.warning("%s refuses the text %r (%s): a zero row", self.space.id, text[:80], reason)
+                self._refuse(text, reason)
             else:
                 self.failed.setdefault(images[row], f"{self.space.id} refuses it ({reason})")
         for place, result in ran.results.items():

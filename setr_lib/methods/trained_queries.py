@@ -6,7 +6,8 @@ What each version computes is in ``setr_lib/systems``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,18 +23,20 @@ from setr_lib.methods.method import (
 )
 from setr_lib.methods.options import Option
 from setr_lib.methods.similarity import similarity
+from setr_lib.models.refusals import CONTROL_TEXT, run_without_refused
 from setr_lib.settings import DEFAULT_SPACE
 from setr_lib.systems.recipe import RECIPES
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from setr_lib.spaces.open_clip_space import OpenClipSpace
     from setr_lib.spaces.space import EmbeddingSpace
+    from setr_lib.systems.features import ImageFeatures
     from setr_lib.systems.models.system_model import SystemModel
     from setr_lib.weights import Weights
 
+_LOG = logging.getLogger(__name__)
 
 SPACE = Option(
     "space", str, meaning="the embedding space whose encoder the system was trained on: its `encoder`"
@@ -105,27 +108,41 @@ class _WithModel(TrainedQueries):
         return similarity(self.search_vectors(inputs), inputs.gallery.vectors)
 
     def _encoded(self, queries: EncodedQueries) -> NDArray[np.float32]:
-        import torch
+        size, count = self.model.encoder.batch_size, queries.frame.height
+        vectors = np.zeros((count, self.model.dimension), dtype=np.float32)
+        for start in range(0, count, size):
+            block = queries.rows(np.arange(start, min(start + size, count)))
+            for row, vector in self._block(block).items():
+                vectors[start + row] = vector
+        return vectors
 
-        size, rows = self.model.encoder.batch_size, []
-        with torch.inference_mode():
-            for start in range(0, queries.frame.height, size):
-                block = queries.rows(np.arange(start, min(start + size, queries.frame.height)))
-                rows.append(self._block(block).float().cpu().numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, self.model.dimension), dtype=np.float32)
-
-    def _block(self, queries: EncodedQueries) -> torch.Tensor:
+    def _block(self, queries: EncodedQueries) -> dict[int, NDArray[np.float32]]:
+        """The vectors of queries by row; a query whose text is refused has none, and is told."""
         import torch
 
         from setr_lib.systems.features import ImageFeatures
 
-        device = self.model.device
-        patches = None
-        if REFERENCE_PATCHES in self.needs:
-            patches = torch.from_numpy(queries.reference_patches).to(device)
-        features = ImageFeatures(torch.from_numpy(queries.reference_vectors).to(device), patches)
-        texts = queries.frame["modification"].to_list()
-        return self.model.encode_queries(features, [""] * len(texts) if self.without_text else texts)
+        patches = torch.from_numpy(queries.reference_patches) if REFERENCE_PATCHES in self.needs else None
+        features = ImageFeatures(torch.from_numpy(queries.reference_vectors), patches)
+        texts = [""] * len(features) if self.without_text else queries.frame["modification"].to_list()
+        ran = run_without_refused(
+            [*enumerate(texts)], lambda asked: self._vectors(features, asked), lambda: (0, CONTROL_TEXT)
+        )
+        for row, reason in ran.refused.items():
+            _LOG.warning("%s refuses the text %r (%s): a zero row", self.name, texts[row][:80], reason)
+        return dict(ran.results)
+
+    def _vectors(self, features: ImageFeatures, asked: Sequence[tuple[int, str]]) -> NDArray[np.float32]:
+        """The vectors of some queries, each a row of the references' features and a text."""
+        import torch
+
+        from setr_lib.systems.features import ImageFeatures
+
+        rows, device = [row for row, _ in asked], self.model.device
+        patches = None if features.patches is None else features.patches[rows].to(device)
+        chosen = ImageFeatures(features.vectors[rows].to(device), patches)
+        with torch.inference_mode():
+            return self.model.encode_queries(chosen, [text for _, text in asked]).float().cpu().numpy()
 
 
 def _encoder(method: str, space: EmbeddingSpace | None) -> OpenClipSpace:

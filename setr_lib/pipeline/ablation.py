@@ -133,10 +133,11 @@ def train_ablation(context: PipelineContext, ablation: Ablation, progress: Progr
             return Ablated(ablation, system, result, known)
     with only_trainer(folder, digest, progress):
         tags = {ABLATION_TAG: ablation.name, _run_tag(): digest}
-        with runs.start(f"{ablation.name} {digest[:8]}", system.parameters(), tags) as run:
+        title, data = f"{ablation.name} {digest[:8]}", system.trained_on()
+        with runs.start(title, system.parameters(), tags, data) as run:
             result = load_result(folder, digest, run.log)
             if result is None:
-                result = train_system(system.lesson(progress), folder, progress, run.log)
+                result = train_system(system.lesson(progress, folder), folder, progress, run.log)
             figures = {
                 "held_out_before_recall_at_10": result.recall_before,
                 "held_out_recall_at_10": result.recall,

@@ -213,11 +213,11 @@ def _data(settings: Settings, result: EvaluationResult) -> EvaluatedData:
 
 def _description(settings: Settings, result: EvaluationResult, tags: Mapping[str, str]) -> str:
     """The headline metrics of every row as a table, the best row first, and where more is."""
-    from setr_lib.evaluation.leaderboard import headline_metrics, order_lines
+    from setr_lib.evaluation.leaderboard import headline_metrics, measured_metrics, order_lines
     from setr_lib.registry.cards import APART
 
     rows = result.rows
-    metrics = headline_metrics(rows["metric"], result.evaluation_set.benchmark.headline_metrics)
+    metrics = headline_metrics(measured_metrics(rows), result.evaluation_set.benchmark.headline_metrics)
     head = ["row", *metrics]
     best = order_lines(rows, metrics[0]) if metrics else rows_of(rows)
     lines = [[_title(result, row), *(_cell(rows, row, name) for name in metrics)] for row in best]

@@ -29,6 +29,7 @@ LISTED_BY_REPORTS = IMAGES[:2]
 _CUT = "texts cut at the context of the text encoder"
 _UNREAD = "queries whose reference picture cannot be read"
 _LOST = "queries whose every target is an image that cannot be read"
+_EMPTY = "queries whose gallery has no picture that can be read"
 _FALLEN_BACK = {"failed": "failed", "fallback": "replaced"}
 _ONE = {
     "captions": "caption",
@@ -233,9 +234,21 @@ def ranking_faults(queries: QuerySet) -> pl.DataFrame:
     rows = [
         *(("queries whose reference image has no vector", query, "") for query in encoded.missing_references),
         *((_UNREAD, query, "") for query in encoded.unreadable_references),
+        *((_EMPTY, query, "it counts as a miss") for query in _without_gallery(queries)),
         *((_CUT, text, "") for text in encoded.encode.cut),
     ]
     return pl.DataFrame(rows, schema=FAULTS, orient="row")
+
+
+def _without_gallery(queries: QuerySet) -> list[str]:
+    """The queries that search a gallery of which no image can be ranked."""
+    import polars as pl
+
+    listed = queries.images.select("image_id", pl.col("galleries").alias("gallery")).explode("gallery")
+    there = listed.filter(pl.col("image_id").is_in(queries.index.names.implode()))
+    return queries.queries.frame.join(there, on="gallery", how="anti", maintain_order="left")[
+        "query_id"
+    ].to_list()
 
 
 def cut_words(texts: Sequence[str]) -> list[str]:

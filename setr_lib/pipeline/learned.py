@@ -116,7 +116,7 @@ class LearnedFrom:
         """
         key = (model, version)
         if key not in self._versions:
-            trained_on, overlap = _trained_on(self.context, model, version), None
+            trained_on, overlap = trained_on_of(self.context, model, version), None
             if trained_on is not None:
                 namespace = self.evaluated.benchmark.image_namespace(self.evaluated)
                 overlap = overlap_of(trained_on, self.gallery, self.queries, namespace)
@@ -233,7 +233,7 @@ def tag_known_overlaps(context: PipelineContext, model: str, version: str) -> No
     """
     from setr_lib.datasets import evaluation_sets
 
-    if _trained_on(context, model, version) is None:
+    if trained_on_of(context, model, version) is None:
         return
     for evaluated in evaluation_sets(context.settings):
         learned = _of_set_read_before(context, evaluated)
@@ -269,9 +269,20 @@ def learned_lines(learned: Mapping[Row, Learned]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _trained_on(context: PipelineContext, model: str, version: str) -> TrainedOn | None:
-    """What a version was trained on; None where its bundle does not say (those of earlier versions of SETR),
-    and where it was deleted since.
+def trained_on_of(context: PipelineContext, model: str, version: str) -> TrainedOn | None:
+    """What a registered version was trained on.
+
+    Args:
+        context: The registry.
+        model: The registered model.
+        version: Its version.
+
+    Returns:
+        Images and triplets; None where its bundle does not say (those of earlier versions of SETR), and where
+        it was deleted since.
+
+    Raises:
+        TrainedOnError: Its bundle is damaged.
     """
     from setr_lib.registry.errors import RegistryError
     from setr_lib.training.trained_on import SOURCE_TAG, TRAINED_ON, TrainedOn

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from setr_lib.pipeline.context import PipelineContext
     from setr_lib.pipeline.system_data import StoredFeatures
+    from setr_lib.registry.measure import MeasuredAgain
     from setr_lib.registry.runs import TrainingRun
     from setr_lib.registry.system_bundle import EncoderReference
     from setr_lib.spaces.open_clip_space import OpenClipSpace
@@ -232,25 +233,30 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
 
         Returns:
             The lesson.
+
+        Raises:
+            TrainingDataError: Of what is trained on, nothing is left that can be embedded, or too little.
         """
+        from setr_lib.hashing import digest_strings
         from setr_lib.pipeline.system_data import mined_negatives
-        from setr_lib.systems.data import without_images
+        from setr_lib.systems.data import check_enough, without_images
         from setr_lib.systems.training import Lesson
         from setr_lib.training.notes import read_note
 
         model = self.untrained()
         stored = self._stored(model, progress)
         data, rows = stored.data, without_images(self.rows, stored.failed)
+        check_enough(rows, data.source, contrasts=self.options.contrasts)
+        of_rows = digest_strings(str(row) for row in rows.iter_rows())
         known = None
         if folder:
-            images = set(self.data.images["image_id"])
-            known = read_note(
-                folder / _NEGATIVES, self.digest(), lambda note: images.issuperset(*note["ids"])
-            )
-        is_of_these = known is not None and len(known["ids"]) in (0, rows.height)  # not of more images
-        if known is None or not is_of_these:
+            every = set(self.data.images["image_id"])
+            known = read_note(folder / _NEGATIVES, self.digest(), lambda note: every.issuperset(*note["ids"]))
+        # Not those of other rows or images: which can be embedded may have changed since.
+        usable = set(data.images["image_id"])
+        if known is None or known.get("rows") != of_rows or not usable.issuperset(*known["ids"]):
             ids = mined_negatives(self.context, model, data, rows, stored, progress)
-            known = {"run": self.digest(), "ids": ids}
+            known = {"run": self.digest(), "rows": of_rows, "ids": ids}
             if folder:
                 write_json(folder / _NEGATIVES, known)
         negatives: list[list[str]] = known["ids"]
@@ -291,11 +297,36 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
         stored = self._stored(model, progress)
         return recall(held_out_ranks(model, stored.data, stored.features, progress))
 
+    def measured_again(
+        self, artifacts: Mapping[str, Path], champion: Mapping[str, Path], version: str, progress: Progress
+    ) -> float | MeasuredAgain:
+        """A champion's R@10 and the version's on those held-out triplets of today that show no image which
+        the champion was trained on; they were chosen anew, and would else be easier for it.
+        """
+        from setr_lib.pipeline.held_out_comparison import compared_again
+        from setr_lib.pipeline.learned import trained_on_of
+        from setr_lib.registry.system_bundle import held_out_of
+        from setr_lib.systems.bundle import load_system
+        from setr_lib.systems.held_out import held_out_ranks
+
+        model = load_system(champion[SYSTEM], self.encoder)
+        stored = self._stored(model, progress)
+        ranks = held_out_ranks(model, stored.data, stored.features, progress)
+        name = self.registered_model(self.context.settings)
+        return compared_again(
+            stored.data,
+            ranks,
+            held_out_of(artifacts[SYSTEM]),
+            trained_on_of(self.context, name, version),
+            held_out_of(champion[SYSTEM]),
+        )
+
     def compared(self, artifacts: Mapping[str, Path], champion: Mapping[str, Path]) -> str:
         """The paired difference of the two, where both were ranked on the same held-out triplets."""
+        from setr_lib.pipeline.held_out_comparison import paired_in_words
         from setr_lib.registry.system_bundle import held_out_of
 
-        return _paired(held_out_of(artifacts[SYSTEM]), held_out_of(champion[SYSTEM]))
+        return paired_in_words(held_out_of(artifacts[SYSTEM]), held_out_of(champion[SYSTEM]))
 
     def in_words(self, result: SystemResult) -> str:
         """How it was trained, and R@10 before and after."""
@@ -348,35 +379,6 @@ class RetrievalSystem(TrainedSystem["SystemResult"]):
             encoded_queries(model, features, references, texts),
             encoded_images(model, features, references),
         )
-
-
-def _paired(mine: pl.DataFrame, champion: pl.DataFrame) -> str:
-    """The paired difference in R@10 on the triplets that both were ranked on, as the end of a sentence."""
-    import polars as pl
-
-    from setr_lib.evaluation.intervals import paired_difference
-    from setr_lib.systems.held_out import DEPTH
-
-    key = ["reference_id", "modification", "target_id"]
-    both = mine.unique(key).join(champion.unique(key), on=key, suffix="_champion").sort(key)
-    if both.is_empty():
-        return ""
-    queries = both.select(
-        pl.concat_str(key, separator="\n").alias("query_id"),
-        pl.lit("").alias("stratum"),
-        pl.lit(RECALL.name).alias("metric"),
-    )
-    first, second = (
-        queries.with_columns(value=(both[column] <= DEPTH).cast(pl.Float64()))
-        for column in ("rank", "rank_champion")
-    )
-    found = paired_difference(first, second, RECALL.name)
-    if found.has_no_width and not found.difference:
-        return f"; paired on {both.height:,} triplets: no difference was seen"
-    return (
-        f"; paired on {both.height:,} triplets: {100 * found.difference:+.1f} points "
-        f"({100 * found.low:+.1f} to {100 * found.high:+.1f}, 95 % interval)"
-    )
 
 
 def _reference(settings: Settings, encoder: OpenClipSpace, name: str) -> EncoderReference:

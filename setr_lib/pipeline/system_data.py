@@ -50,7 +50,7 @@ class StoredFeatures:
 
 def make_triplets(context: PipelineContext, source: str, progress: Progress = silent) -> SystemData:
     """Make the triplets of a source and store them: training ones, and held-out ones that share no image with
-    them.
+    them, by id or by the bytes of its file.
 
     Args:
         context: Settings and tables.
@@ -68,12 +68,11 @@ def make_triplets(context: PipelineContext, source: str, progress: Progress = si
     from setr_lib.systems.options import SYNTHESISED
     from setr_lib.tables import SPLIT_TRIPLETS, TRIPLET_IMAGES
 
-    data, dropped = (
-        (_of_pairs(context), 0) if source == SYNTHESISED else _of_train_split(context, source, progress)
-    )
+    made, total = _of_pairs(context) if source == SYNTHESISED else _of_train_split(context, source, progress)
+    made = made.without_copies()
     # As they are read back: a digest depends on the order of columns.
-    data = SystemData(source, data.triplets.select(SPLIT_TRIPLETS.names()), data.images)
-    record = TripletsRecord(source=source, digest=data.digest, dropped=dropped)
+    data = SystemData(source, made.triplets.select(SPLIT_TRIPLETS.names()), made.images)
+    record = TripletsRecord(source=source, digest=data.digest, dropped=total - data.triplets.height)
     context.tables.write(_IMAGES, data.images, TRIPLET_IMAGES, source)
     context.tables.write(ASSET, data.triplets, SPLIT_TRIPLETS, source, record)
     return data
@@ -118,9 +117,12 @@ def features_of_data(
 
     Returns:
         What gives features by image id, and the table of the vectors.
+
+    Raises:
+        TrainingDataError: No held-out triplet is left whose images can be embedded.
     """
     from setr_lib.pixels import picture_files
-    from setr_lib.systems.data import Features
+    from setr_lib.systems.data import Features, TrainingDataError
     from setr_lib.systems.options import SYNTHESISED
 
     is_synthesised = data.source == SYNTHESISED
@@ -140,6 +142,11 @@ def features_of_data(
             data.triplets.height - usable.triplets.height,
             next(iter(failed.values())),
         )
+    if failed and usable.held_out.is_empty():
+        raise TrainingDataError(
+            f"{data.source!r}: {len(failed)} images cannot be embedded, and no held-out triplet is left, by "
+            f"which versions could be compared; the first: {next(iter(failed.values()))}"
+        )
     return StoredFeatures(features, report.table, report.version, usable.measurable(), failed)
 
 
@@ -151,7 +158,8 @@ def mined_negatives(
     stored: StoredFeatures,
     progress: Progress = silent,
 ) -> list[list[str]]:
-    """Hard negatives of training triplets, by the queries of the untrained system; none is a held-out image.
+    """Hard negatives of training triplets, by the queries of the untrained system; none is a held-out image,
+    the query's reference or an answer of it, or a copy of these.
 
     Args:
         context: The vector store.
@@ -169,7 +177,7 @@ def mined_negatives(
     """
     import polars as pl
 
-    from setr_lib.systems.data import HELD_OUT
+    from setr_lib.systems.data import COPY, HELD_OUT
     from setr_lib.systems.held_out import encoded_queries
     from setr_lib.systems.mining import MiningQueries, mine_negatives
     from setr_lib.systems.options import MinedOptions
@@ -180,16 +188,21 @@ def mined_negatives(
     answers: dict[tuple[str, str], list[str]] = {}
     for reference, text, target in data.triplets.select("reference_id", "modification", "target_id").rows():
         answers.setdefault((reference, text), []).append(target)
-    others = data.images.filter(pl.col("split") != HELD_OUT)["image_id"].to_list()
+    asked = [*zip(references, texts, strict=True)]
+    others = data.images.filter(~pl.col("split").is_in([HELD_OUT, COPY]))["image_id"].to_list()
     queries = MiningQueries(
         vectors=encoded_queries(model, stored.features, references, texts),
-        targets=[answers[query] for query in zip(references, texts, strict=True)],
-        excluded=[[reference] for reference in references],
+        targets=[answers[query] for query in asked],
+        excluded=[_with_copies(data, [reference, *answers[reference, text]]) for reference, text in asked],
     )
     found = mine_negatives(
         context.gallery_store, stored.table, queries, model.options, stored.version, others, progress
     )
     return found.ids
+
+
+def _with_copies(data: SystemData, images: Iterable[str]) -> list[str]:
+    return [each for image in images for each in data.copies.get(image, [image])]
 
 
 def trained_on_data(
@@ -210,7 +223,7 @@ def trained_on_data(
     import polars as pl
 
     from setr_lib.pipeline.training_origin import origin_of_split, origin_of_training
-    from setr_lib.systems.data import HELD_OUT
+    from setr_lib.systems.data import COPY, HELD_OUT
     from setr_lib.systems.options import SYNTHESISED, MinedOptions
 
     is_synthesised = data.source == SYNTHESISED
@@ -220,13 +233,16 @@ def trained_on_data(
     if "target_id" in rows.columns:
         named = pl.concat([rows["reference_id"], rows["target_id"]]).unique()
         is_named = pl.col("image_id").is_in(named.implode())
-        is_used = ~is_held_out if isinstance(options, MinedOptions) else is_named
+        may_be_mined = ~pl.col("split").is_in([HELD_OUT, COPY])
+        is_used = may_be_mined if isinstance(options, MinedOptions) else is_named
         used, triplets = data.images.filter(is_used), pl.concat([rows, triplets])
     return origin.trained_on(pl.concat([used, data.images.filter(is_held_out)]), triplets)
 
 
-def _of_pairs(context: PipelineContext) -> SystemData:
-    """The groups behind the Yes/No pairs: each one's positive is its triplet."""
+def _of_pairs(context: PipelineContext) -> tuple[SystemData, int]:
+    """The groups behind the Yes/No pairs, each one's positive as its triplet, less those with an image that
+    cannot be read; and how many there are in all.
+    """
     import polars as pl
 
     from setr_lib.reranking.pairs import POSITIVE
@@ -236,18 +252,28 @@ def _of_pairs(context: PipelineContext) -> SystemData:
 
     pairs = context.tables.read("reranker_pairs", PAIRS)
     images = context.tables.read("training_images", TRAINING_IMAGES).filter(status="ok")
-    triplets = pairs.filter(kind=POSITIVE).select(
+    every = pairs.filter(kind=POSITIVE).select(
         "split", "reference_id", "modification", target_id="candidate_id"
     )
+    triplets = every.filter(_readable(images))
     searched = pairs.filter(split=HELD_OUT)
     held_out = {*searched["reference_id"], *searched["candidate_id"]}
     split = pl.when(pl.col("image_id").is_in(list(held_out))).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN))
-    return SystemData(SYNTHESISED, triplets, images.with_columns(split=split))
+    return SystemData(SYNTHESISED, triplets, images.with_columns(split=split)), every.height
+
+
+def _readable(images: pl.DataFrame) -> pl.Expr:
+    """Whether both images of a triplet are among these."""
+    import polars as pl
+
+    known = images["image_id"].implode()
+    return pl.all_horizontal(pl.col("reference_id", "target_id").is_in(known))
 
 
 def _of_train_split(context: PipelineContext, source: str, progress: Progress) -> tuple[SystemData, int]:
     """A data set's train split, less the triplets that join a training image and a held-out one, or have an
-    image that cannot be read. A data source that makes the split makes it first.
+    image that cannot be read; and how many there are in all. A data source that makes the split makes it
+    first.
     """
     import polars as pl
 
@@ -261,9 +287,7 @@ def _of_train_split(context: PipelineContext, source: str, progress: Progress) -
     read, options = train_split(context.settings, source), context.settings.reranking.pairs
     rules = train_set(context.settings, source).pixels
     images = inspect_training_images(read.image_frame, progress, rules).filter(status="ok")
-    readable = read.triplets.filter(
-        pl.all_horizontal(pl.col("reference_id", "target_id").is_in(images["image_id"].implode()))
-    )
+    readable = read.triplets.filter(_readable(images))
     if readable.is_empty():
         raise TrainingDataError(
             f"{source}: none of the {read.triplets.height:,} train triplets has two readable images; "
@@ -280,4 +304,4 @@ def _of_train_split(context: PipelineContext, source: str, progress: Progress) -
     images = images.with_columns(
         split=part.when(image.is_in(of[TRAIN])).then(pl.lit(TRAIN)).otherwise(pl.lit("dropped"))
     )
-    return SystemData(source, triplets, images), read.triplets.height - triplets.height
+    return SystemData(source, triplets, images), read.triplets.height

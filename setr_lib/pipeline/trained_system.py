@@ -21,6 +21,7 @@ from setr_lib.registry.measure import Measure
 from setr_lib.settings import Settings
 
 if TYPE_CHECKING:
+    from setr_lib.registry.measure import MeasuredAgain
     from setr_lib.registry.runs import TrainingRun
     from setr_lib.training.loop import OnMetrics
     from setr_lib.training.trained_on import TrainedOn
@@ -168,6 +169,23 @@ class TrainedSystem(ABC, Generic[Result]):
         Returns:
             The figure.
         """
+
+    def measured_again(
+        self, artifacts: Mapping[str, Path], champion: Mapping[str, Path], version: str, progress: Progress
+    ) -> float | MeasuredAgain:
+        """A champion on the held-out data of today, where it was measured on other data before.
+
+        Args:
+            artifacts: The folders of the bundle of the version that would follow it.
+            champion: Those of the champion's.
+            version: The champion's version.
+            progress: Told how far it is.
+
+        Returns:
+            By default :meth:`measure_again`: its figure, against the version's own. Or both on a part of the
+            data.
+        """
+        return self.measure_again(champion, progress)
 
     def compared(self, artifacts: Mapping[str, Path], champion: Mapping[str, Path]) -> str:
         """More about the comparison of a version with the champion, e.g. their paired difference.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic
 
 from setr_lib.pipeline.trained_system import Result, TrainedSystem
@@ -15,6 +14,7 @@ from setr_lib.progress import Progress, silent
 from setr_lib.records import RegisteredRecord, TrainedRecord
 
 if TYPE_CHECKING:
+    from setr_lib.registry.measure import MeasuredAgain
     from setr_lib.registry.registered_model import Promotion, RegisteredModel
 
 
@@ -148,9 +148,9 @@ def promote(system: TrainedSystem[Result], version: str, progress: Progress = si
     """
     model = registered_model(system)
 
-    def measure_again(champion: str) -> float:
-        bundle: Mapping[str, Path] = model.artifacts(champion, system.artifacts)
-        return system.measure_again(bundle, progress)
+    def measure_again(champion: str) -> float | MeasuredAgain:
+        mine, theirs = (model.artifacts(each, system.artifacts) for each in (version, champion))
+        return system.measured_again(mine, theirs, champion, progress)
 
     def compare(champion: str) -> str:
         return system.compared(

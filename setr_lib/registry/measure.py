@@ -10,6 +10,21 @@ from setr_lib.registry.errors import RegistryError
 
 
 @dataclass(frozen=True)
+class MeasuredAgain:
+    """A champion that was measured again on the held-out data of a version that would follow it.
+
+    Attributes:
+        champion: The champion's figure; None where nothing was left to measure it on.
+        own: The version's figure on the same part of the data; None for its own figure on all of it.
+        words: More about the comparison, which ends the sentence about it; where ``champion`` is None, why.
+    """
+
+    champion: float | None
+    own: float | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Measure:
     """A figure of a version on its held-out data, e.g. the AUC on held-out pairs.
 

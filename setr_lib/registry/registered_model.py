@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from setr_lib.registry.errors import RegistryError
 from setr_lib.registry.fetched import fetched, local_folder, whole
-from setr_lib.registry.measure import Measure
+from setr_lib.registry.measure import Measure, MeasuredAgain
 from setr_lib.registry.round_trip import RoundTripReport
 from setr_lib.registry.runs import DESCRIPTION_TAG, RUN_TAG
 
@@ -197,7 +197,7 @@ class RegisteredModel:
         version: str,
         measure: Measure,
         must_equal: Mapping[str, str] | None = None,
-        measure_again: Callable[[str], float] | None = None,
+        measure_again: Callable[[str], float | MeasuredAgain] | None = None,
         compare: Callable[[str], str] = lambda champion: "",
     ) -> Promotion:
         """Give a version the champion alias if it is the first, or better than the champion on held-out data.
@@ -211,8 +211,8 @@ class RegisteredModel:
             measure: What they are compared by.
             must_equal: Tags in which two versions must be equal to be compared, and what is said of a
                 champion with another value, e.g. ``{"setr.base_id": "adapts another base"}``.
-            measure_again: The figure of a version on the held-out data of today. Without it, its own figure
-                is compared.
+            measure_again: The figure of a version on the held-out data of today, or both figures on a part of
+                it. Without it, its own figure is compared.
             compare: More about the comparison with a version, in words that end the reason; asked where both
                 were measured on the same held-out data.
 
@@ -227,14 +227,19 @@ class RegisteredModel:
         again = measure_again or (
             lambda champion: measure.of(self.version(champion).tags, f"version {champion}")
         )
-        measured: dict[str, float] = {}
+        measured: dict[str, MeasuredAgain] = {}
         while True:
             with self._registry.locked(self.name):
                 decision = self._decide(version, measure, must_equal or {}, measured, how, compare)
             if isinstance(decision, Promotion):
                 return decision
             # It may take minutes: others need not wait, and the champion is read anew afterwards.
-            measured[decision.version] = measure.finite(again(decision.version), decision.version)
+            found = again(decision.version)
+            found = found if isinstance(found, MeasuredAgain) else MeasuredAgain(found)
+            for figure in (found.champion, found.own):
+                if figure is not None:
+                    measure.finite(figure, decision.version)
+            measured[decision.version] = found
 
     def artifacts(self, version: str, names: Sequence[str]) -> dict[str, Path]:
         """The stored bundle of a version, on this machine; fetched from a remote store where needed.
@@ -309,7 +314,7 @@ class RegisteredModel:
         version: str,
         measure: Measure,
         must_equal: Mapping[str, str],
-        measured: Mapping[str, float],
+        measured: Mapping[str, MeasuredAgain],
         how: str,
         compare: Callable[[str], str],
     ) -> Promotion | VersionInfo:
@@ -331,10 +336,13 @@ class RegisteredModel:
         more = ""
         if mine.tags.get(HELD_OUT_TAG) and champion.tags.get(HELD_OUT_TAG) == mine.tags[HELD_OUT_TAG]:
             rival, how, more = measure.of(champion.tags, f"version {previous}"), "", compare(previous)
-        elif previous in measured:
-            rival = measured[previous]
-        else:
+        elif (found := measured.get(previous)) is None:
             return champion
+        elif found.champion is None:
+            return self._crown(mine, champion, f"version {previous} {found.words}")
+        else:
+            rival, more = found.champion, found.words
+            own = own if found.own is None else found.own
         better = measure.better(own, rival)
         beyond = "above" if measure.higher_is_better else "below"
         relation = beyond if better else f"not {beyond}"

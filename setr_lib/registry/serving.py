@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,9 @@ _CLOSE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 class PairScorer:
     """A re-ranker loaded from its bundle, which scores data frames of pairs. Build it with :meth:`load`.
 
+    Several threads may call :meth:`predict` at once, as MLflow's server does: they are scored one request
+    after the other.
+
     Args:
         bundle: The bundle.
         judge: The base model with the adapter and its prompt.
@@ -58,6 +62,7 @@ class PairScorer:
 
     def __init__(self, bundle: Bundle, judge: YesNoJudge, cells: RequestCells) -> None:
         self.bundle, self.judge, self.cells = bundle, judge, cells
+        self._turn = threading.Lock()
 
     @classmethod
     def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> PairScorer:
@@ -120,7 +125,8 @@ class PairScorer:
         read = _ReadPairs(self.cells, frame)
         scores = np.full(len(frame), np.nan, dtype=np.float32)
         if rows := read.usable:
-            scores[rows] = self._scored(read, rows)
+            with self._turn:
+                scores[rows] = self._scored(read, rows)
         made = {
             "score": scores.astype(np.float64),
             "p_yes": probability_of_yes(scores),

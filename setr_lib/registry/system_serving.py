@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ class QueryScorer:
     """A trained retrieval system loaded from its bundle, which encodes data frames of queries. Build it with
     :meth:`load`.
 
+    Several threads may call :meth:`predict` at once, as MLflow's server does: their queries are encoded one
+    request after the other, because a system changes its encoder's modules while it computes.
+
     Args:
         bundle: The bundle.
         model: The system on top of its encoder.
@@ -55,6 +59,7 @@ class QueryScorer:
     def __init__(self, bundle: SystemBundle, model: SystemModel, cells: RequestCells | None = None) -> None:
         self.bundle, self.model = bundle, model
         self.cells = cells or RequestCells(RequestLimits())
+        self._turn = threading.Lock()
 
     @classmethod
     def load(cls, artifacts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> QueryScorer:
@@ -81,8 +86,8 @@ class QueryScorer:
         """Encode queries.
 
         Args:
-            frame: Columns ``reference``, an image's bytes (or their base64), and ``modification``; an empty
-                text leaves the reference alone.
+            frame: Columns ``reference``, an image's bytes (or their base64), and ``modification``, which may
+                be empty.
 
         Returns:
             ``vector`` of each row (norm 1, in the space of the gallery's vectors) and ``error``, with the
@@ -98,7 +103,8 @@ class QueryScorer:
         vectors: list[list[float] | None] = [None] * len(frame)
         errors: list[str | None] = [None] * len(frame)
         for block in self._blocks(frame, errors):
-            self._encode_block(block, vectors, errors)
+            with self._turn:
+                self._encode_block(block, vectors, errors)
         made = {"vector": vectors, ERROR: errors}
         answer = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in made.items()})
         return answer.set_axis(frame.index)  # whose labels may be there twice

@@ -92,6 +92,13 @@ class EmbeddingSpace(ABC):
         return type(self).embed_queries is not EmbeddingSpace.embed_queries
 
     @property
+    def embeds_lone_texts(self) -> bool:
+        """Whether a query whose image cannot be read has a vector: a class overrides
+        :meth:`embed_lone_texts`.
+        """
+        return type(self).embed_lone_texts is not EmbeddingSpace.embed_lone_texts
+
+    @property
     def embeds_patches(self) -> bool:
         """Whether the space gives patch tokens: a class overrides :meth:`embed_patches`."""
         return type(self).embed_patches is not EmbeddingSpace.embed_patches
@@ -208,6 +215,21 @@ class EmbeddingSpace(ABC):
             SpaceError: The space has no query side.
         """
         raise SpaceError(f"the embedding space {self.id} cannot embed an image and a text as one query")
+
+    def embed_lone_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed composed queries whose reference image cannot be read, by their texts alone. Not needed:
+        where a space has none, such a query has a zero row.
+
+        Args:
+            texts: The modification texts.
+
+        Returns:
+            Unit vectors, float32 [texts, dimension], in order.
+
+        Raises:
+            SpaceError: The space has no such vectors.
+        """
+        raise SpaceError(f"the embedding space {self.id} cannot embed a query without its image")
 
     def embed_patches(self, images: Sequence[Any]) -> NDArray[np.float32]:
         """The vision tower's patch tokens of images.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from setr_lib.spaces.open_clip_space import OpenClipSpace
 
 TRAIN, HELD_OUT = "train", "held_out"
+COPY = "copy"
+"""The split of an image with the very bytes of a held-out one: neither trained on nor searched."""
 _PATCH_BLOCK = 32
 """Images whose patch tokens are made together, where those of all images stay in memory."""
 _KEPT_BYTES = 1 << 30
@@ -57,7 +59,8 @@ class SystemData:
         triplets: ``split`` (train or held_out), ``reference_id``, ``modification``, ``target_id``.
         images: ``image_id``, ``path``, ``caption``, ``fingerprint``, ``pixels`` and ``split``: every readable
             image once.
-            Held-out images are the gallery of the held-out triplets, and no image of a training triplet.
+            Held-out images are the gallery of the held-out triplets, and no image of a training triplet, nor
+            a copy of one (:meth:`without_copies`).
     """
 
     source: str
@@ -76,6 +79,15 @@ class SystemData:
         known = [name for name in ("image_id", "fingerprint", "pixels") if name in self.images.columns]
         gallery = _told_apart(self.images.filter(split=HELD_OUT).select(known))
         return digest_strings([_digest(self.held_out), _digest(gallery.sort("image_id"))])
+
+    @cached_property
+    def copies(self) -> dict[str, list[str]]:
+        """The images whose files have the same bytes, sorted, by the id of each; images without copies are
+        left out."""
+        read = self.images.filter(pl.col("fingerprint").fill_null("") != "")
+        groups = read.group_by("fingerprint").agg(pl.col("image_id").unique().sort())["image_id"]
+        several = (group.to_list() for group in groups if len(group) > 1)
+        return {image: group for group in several for image in group}
 
     @property
     def held_out(self) -> pl.DataFrame:
@@ -100,6 +112,27 @@ class SystemData:
             return self
         return replace(
             self, triplets=without_images(self.triplets, images), images=without_images(self.images, images)
+        )
+
+    def without_copies(self) -> SystemData:
+        """The same data, where no training triplet shows a copy of a held-out image: a file with the same
+        bytes under another id.
+
+        Returns:
+            The data: such images are of the split ``COPY``, and triplets that show one are left out. This
+            very object where there are none.
+        """
+        is_held_out = pl.col("split") == HELD_OUT
+        held_out = self.images.filter(is_held_out, pl.col("fingerprint") != "")["fingerprint"].unique()
+        is_copy = ~is_held_out & pl.col("fingerprint").is_in(held_out.implode())
+        copies = self.images.filter(is_copy)["image_id"]
+        if copies.is_empty():
+            return self
+        split = pl.when(is_copy.fill_null(value=False)).then(pl.lit(COPY)).otherwise("split")
+        return replace(
+            self,
+            triplets=without_images(self.triplets, [*copies]),
+            images=self.images.with_columns(split=split),
         )
 
     def measurable(self) -> SystemData:
@@ -169,6 +202,30 @@ class SystemData:
         if rows.height < 2:
             raise TrainingDataError(f"{self.source!r} has {rows.height} training images: two are needed")
         return rows[_drawn(rows.height, limit, seed)]
+
+
+def check_enough(rows: pl.DataFrame, source: str, *, contrasts: bool) -> None:
+    """Refuse rows that nothing can be learned from.
+
+    Args:
+        rows: The triplets or images that are left to train on.
+        source: Where they come from.
+        contrasts: Whether the loss sets targets (or images) against one another: it is then the same for
+            whatever is learned where there is only one.
+
+    Raises:
+        TrainingDataError: There are none; or they have only one target, or are one image, to be contrasted.
+    """
+    of_triplets = "target_id" in rows.columns
+    what, column = ("triplets", "target_id") if of_triplets else ("images", "image_id")
+    if rows.is_empty():
+        raise TrainingDataError(f"{source!r} has no training {what} whose images can be embedded")
+    if contrasts and rows[column].n_unique() < 2:
+        one = "have one target image" if of_triplets else "are one image"
+        raise TrainingDataError(
+            f"the {rows.height} training {what} of {source!r} {one}, and the loss compares different ones: "
+            "give more, or raise limit"
+        )
 
 
 def _drawn(count: int, limit: int | None, seed: int) -> list[int]:

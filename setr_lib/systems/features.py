@@ -45,7 +45,8 @@ class TripletBatch:
         texts: The modification texts, q of them.
         targets: Features of the target images, [q].
         reference_ids: Ids of the references.
-        target_ids: Ids of the targets: equal ids are the same image, and no negatives of each other.
+        target_ids: Ids of the targets: equal ids are the same image, or copies of one, and no negatives of
+            each other.
         negatives: Features of mined hard negatives, [q * m], those of a query beside each other; None where
             the system asks for none.
     """

@@ -28,6 +28,8 @@ class SystemObjective(Objective):
             ``caption``).
         features: Gives the images' features.
         negatives: Mined hard negatives of each triplet, as many for each; none by default.
+        copies: The images with the same bytes, by the id of each that has copies: they are one image, and no
+            negatives of each other.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class SystemObjective(Objective):
         rows: pl.DataFrame,
         features: Features,
         negatives: Sequence[Sequence[str]] = (),
+        copies: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name, self.model, self.rows, self.features = name, model, rows, features
         self.negatives = negatives
+        self._first = {image: same[0] for image, same in (copies or {}).items()}
         self.parameters, self.device = model.trained(), model.device
         self.what = f"{name} training steps"
 
@@ -76,14 +80,19 @@ class SystemObjective(Objective):
         rows = self.rows[chosen]
         if "target_id" not in rows.columns:
             images = rows["image_id"].to_list()
-            return ImageBatch(self.features.of(images), images, rows["caption"].fill_null("").to_list())
+            captions = rows["caption"].fill_null("").to_list()
+            return ImageBatch(self.features.of(images), self._told(images), captions)
         references, targets = rows["reference_id"].to_list(), rows["target_id"].to_list()
         mined = [image for index in chosen for image in self.negatives[index]] if self.negatives else []
         return TripletBatch(
             references=self.features.of(references),
             texts=rows["modification"].to_list(),
             targets=self.features.of(targets),
-            reference_ids=references,
-            target_ids=targets,
+            reference_ids=self._told(references),
+            target_ids=self._told(targets),
             negatives=self.features.of(mined) if mined else None,
         )
+
+    def _told(self, images: list[str]) -> list[str]:
+        """The ids by which the losses tell images apart: one for all copies of an image."""
+        return [self._first.get(image, image) for image in images] if self._first else images

@@ -43,6 +43,11 @@ class SystemOptions(Section):
     seed: Seed = 13
     """Of the start, the order of the data, and draws."""
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether the loss sets the targets (or images) of a batch against one another, and nothing else."""
+        return True
+
 
 class PromptTunedOptions(SystemOptions):
     """``prompt_tuned``: learnable context vectors before the modification text (CoOp, arXiv 2109.01134)."""
@@ -112,6 +117,11 @@ class ComposingOptions(ImageWordsOptions):
     reference_negative: bool = True
     """Whether a query's own reference image is a negative."""
 
+    @property
+    def contrasts(self) -> bool:
+        """As above; not where the reference is a negative, too."""
+        return not (self.hard_negatives and self.reference_negative)
+
 
 class MinedOptions(SystemOptions):
     """What systems have in common that are trained on hard negatives, mined in the table of image vectors."""
@@ -129,6 +139,11 @@ class MinedOptions(SystemOptions):
     the draw is from all."""
     near_duplicate_cosine: float | None = Field(default=None, ge=-1, le=1)
     """Images at least this close to a target are no negatives; without it only the target itself is none."""
+
+    @property
+    def contrasts(self) -> bool:
+        """False: a target is set against its query's mined negatives."""
+        return False
 
     @property
     def duplicate_cosine(self) -> float | None:

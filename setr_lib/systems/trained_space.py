@@ -6,6 +6,7 @@ Settings name one as ``[spaces.NAME] kind``: the system's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setr_lib.spaces.input_pixels import InputPixels
+    from setr_lib.systems.features import ImageFeatures
     from setr_lib.systems.models.system_model import SystemModel
     from setr_lib.weights import Weights
 
@@ -92,6 +94,16 @@ class SystemSpace(EmbeddingSpace):
     def embed_queries(self, images: Sequence[torch.Tensor], texts: Sequence[str]) -> NDArray[np.float32]:
         """By the system's query side, float32 [queries, dimension]."""
         return self._embedded(images, lambda features: self.model.encode_queries(features, texts))
+
+    def embed_lone_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """By the system's query side, float32 [texts, dimension], as of references that cannot be read."""
+        from setr_lib.models.refusals import control_image
+
+        def encode(features: ImageFeatures) -> torch.Tensor:
+            lost = replace(features, vectors=features.vectors.new_zeros(features.vectors.shape))
+            return self.model.encode_queries(lost, texts)
+
+        return self._embedded([self.preprocess(control_image())] * len(texts), encode)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """As the encoder's tokenizer cuts them."""

@@ -122,7 +122,9 @@ def train_system(
     folder.mkdir(parents=True, exist_ok=True)
     model, options = lesson.model, lesson.model.options
     before = _ranks_before(lesson, folder, progress)
-    objective = SystemObjective(lesson.name, model, lesson.rows, lesson.features, lesson.negatives)
+    objective = SystemObjective(
+        lesson.name, model, lesson.rows, lesson.features, lesson.negatives, lesson.data.copies
+    )
     loop = TrainingLoop(objective, options, options.steps, folder, lesson.run)
     course = HeldOutCourse(
         folder,

@@ -5,12 +5,14 @@ promotion, rankings and report; and what a version was trained on.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 import torch  # noqa: TID253
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
@@ -25,14 +27,18 @@ from setr_assets.partitions import range_tags
 from setr_lib.cli import main
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
 from setr_lib.pipeline.retrieval_system import RetrievalSystem, known_system
+from setr_lib.pipeline.system_data import make_triplets, read_triplets, trained_on_data
 from setr_lib.pipeline.trained_weights import NoWeightsError
 from setr_lib.pipeline.training_steps import promote, train
-from setr_lib.records import CoarseRecord
+from setr_lib.records import CoarseRecord, TripletsRecord
+from setr_lib.registry import system_bundle
 from setr_lib.registry.registered_model import LABEL_TAG, RegisteredModel
 from setr_lib.registry.round_trip import RoundTripReport
+from setr_lib.registry.system_bundle import held_out_of
 from setr_lib.settings import Settings, load_settings
 from setr_lib.systems.bundle import SystemBundleError
-from setr_lib.systems.data import HELD_OUT
+from setr_lib.systems.data import COPY, HELD_OUT, TrainingDataError
+from setr_lib.systems.options import SYNTHESISED
 from setr_lib.systems.recipe import RECIPES
 from setr_lib.tables import METRICS, TRAINING_IMAGES
 from setr_lib.training.trained_on import TRAINED_ON, USERS_OWN, TrainedOn
@@ -142,6 +148,12 @@ def registered(system: RetrievalSystem) -> str:
     return model.register(made.model_uri, report, {LABEL_TAG: made.label}, system.measure, system.must_equal)
 
 
+def held_out_of_first(world: World, first: pl.DataFrame) -> Callable[[Path], pl.DataFrame]:
+    """What reads the held-out triplets of a bundle, and finds others for version 1."""
+    folder = world.model.artifacts("1", ["system"])["system"]
+    return lambda system: first if system == folder else held_out_of(system)
+
+
 class TestLife:
     """In this order: trained, ranked with, another version."""
 
@@ -211,16 +223,34 @@ class TestLife:
         assert world.rows()["prompt_tuned"][0] == "setr-prompt-tuned 2"
         assert world.stale(*RANKED) == set()
 
-    def test_where_held_out_data_differ_nothing_is_called_paired(self, world: World) -> None:
-        """Ranks among other images say nothing triplet by triplet."""
+    def test_where_held_out_data_differ_the_champion_is_measured_again_and_paired(self, world: World) -> None:
+        """Its stored ranks, among other images, say nothing triplet by triplet; those of today do."""
         client = world.context.registry.client
         client.set_registered_model_alias("setr-prompt-tuned", "champion", "1")
         client.set_model_version_tag("setr-prompt-tuned", "1", "setr.held_out_digest", "of another day")
         system = known_system("prompt_tuned")(world.changed(steps=5))
         decision = promote(system, "2")
-        assert "on the same held-out data" in decision.reason and "paired" not in decision.reason
+        height = system.data.held_out.unique(["reference_id", "modification", "target_id"]).height
+        assert f"on the same held-out data; paired on {height:,} triplets: " in decision.reason
         again = system.measure_again(world.model.artifacts("1", system.artifacts), lambda *_: None)
         assert f"version 1's {again:.4f}" in decision.reason
+
+    def test_what_the_champion_was_trained_on_decides_nothing_when_it_is_measured_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where what is held out was drawn anew, and the champion knows all of it."""
+        system = known_system("prompt_tuned")(world.changed(steps=5))
+        learned = TrainedOn.read(world.model.artifacts("1", [TRAINED_ON])[TRAINED_ON])
+        nothing = system.data.held_out[:0].with_columns(rank=0)
+        monkeypatch.setattr(system_bundle, "held_out_of", held_out_of_first(world, nothing))
+        assert {*system.data.gallery} <= {*learned.images["image_id"]}, "held-out ones count in the record"
+        decision = promote(system, "2")
+        assert decision.promoted
+        assert decision.reason.startswith(
+            "version 1 was trained on images of every held-out triplet of today"
+        )
+        client = world.context.registry.client
+        client.set_registered_model_alias("setr-prompt-tuned", "champion", "1")
 
     @pytest.mark.parametrize(
         ("tag", "words"),
@@ -306,6 +336,36 @@ def test_held_out_images_are_no_mined_negatives(world: World) -> None:
     assert mined and not mined & held_out
     rows = zip(lesson.rows.iter_rows(named=True), lesson.negatives, strict=True)
     assert all(not {row["reference_id"], row["target_id"]} & {*negatives} for row, negatives in rows)
+
+
+def test_copies_of_held_out_images_are_not_trained_on(world: World, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.settings.base_dir, tmp_path / "copied")
+    context = PipelineContext(load_settings(folder / "setr.toml"), pipeline_context(world.settings).models)
+    before = read_triplets(context, SYNTHESISED)
+    chosen = before.triplets.filter(split="train")["target_id"][0]
+    prints = dict(before.images.select("image_id", "fingerprint").iter_rows())
+    images = context.tables.read("training_images", TRAINING_IMAGES)
+    copied = pl.when(pl.col("image_id") == chosen).then(pl.lit(prints[before.gallery[0]]))
+    context.tables.write(
+        "training_images", images.with_columns(fingerprint=copied.otherwise("fingerprint")), TRAINING_IMAGES
+    )
+    after = make_triplets(context, SYNTHESISED)
+    assert after.images.filter(image_id=chosen)["split"].item() == COPY
+    assert after.held_out.equals(before.held_out) and after.gallery == before.gallery
+    dropped = before.triplets.height - after.triplets.height
+    assert dropped >= 1 and chosen not in {*after.triplets["reference_id"], *after.triplets["target_id"]}
+    record = context.tables.read_record("training_triplets", TripletsRecord, SYNTHESISED)
+    assert record.dropped == dropped
+    options = known_system("retrieval_dpo")(context).options
+    rows = after.training_triplets(None, 0)
+    learned = trained_on_data(context.settings, after, rows, options)
+    assert chosen not in {*learned.images["image_id"]}, "nor mined as a negative"
+
+
+def test_one_triplet_alone_is_refused_where_targets_are_compared(world: World) -> None:
+    with pytest.raises(TrainingDataError, match="the 1 training triplets of 'synthesised' have one target"):
+        system_of(world, "prompt_tuned", limit=1).lesson(lambda *_: None)
+    assert system_of(world, "retrieval_dpo", limit=1).lesson(lambda *_: None).rows.height == 1
 
 
 def test_a_system_that_builds_on_another_joins_what_both_learned_from_and_needs_its_encoder(

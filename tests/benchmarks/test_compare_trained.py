@@ -98,6 +98,11 @@ def test_an_ablation_is_a_run_and_no_version(folder: Path) -> None:
     assert noisy.result.run != first.result.run
     tags = Counter(tags[ABLATION_TAG] for tags in runs_of(world))
     assert tags == {OTHER_RATE.name: 1, NOISY.name: 1}
+    run = world.context.registry.client.get_run(first.run_id)
+    assert run.inputs is not None
+    inputs = {data.dataset.name for data in run.inputs.dataset_inputs}
+    words = first.system.trained_on().source
+    assert inputs == {f"images of {words}", f"triplets of {words}"}
     assert world.context.registry.model("setr-prompt-tuned").versions() == []
 
 
@@ -286,6 +291,7 @@ def test_the_section_names_versions_and_says_what_does_not_show() -> None:
     assert "**shows** |" in lines["`mapping` over `pic2word`"]
     assert "**does not show** |" in lines["`composing` over `mapping`"]
     assert "not measured" in lines["adapters over LoRA"]
+    assert "one hit in 6,016 queries where about 12 are expected" in text
     judged = next(line for line in text.splitlines() if line.startswith("| `mapping` | base judge |"))
     assert judged.count("+100.0 (+100.0 to +100.0)") == 3
     assert "+100.0 (+100.0 to +100.0)" in lines["`mapping` over `pic2word`"]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from setr_lib.benchmarks.kinds.genecis import crop
 from setr_lib.cli import main
+from setr_lib.commands.plan_work import count_work
 from setr_lib.datasets import (
     DatasetError,
     evaluation_set,
@@ -156,14 +157,14 @@ class Likes(Method):
         return np.repeat(np.asarray(inputs.gallery.vectors).T, len(inputs.queries.frame), axis=0)
 
 
-def ranked(settings: Settings, score: Callable[[str], float]) -> tuple[pl.DataFrame, ...]:
+def ranked(settings: Settings, score: Callable[[str], float], k: int = 50) -> tuple[pl.DataFrame, ...]:
     """Queries, gallery and rankings of the focus on objects, by a score of the image's id."""
     key = "genecis-focus_object"
     queries, gallery = load_queries(settings, key), load_gallery(settings, key)
     ids = gallery["image_id"].to_list()
     vectors = np.array([[score(image)] for image in ids], dtype=np.float32)
     encoded = encode_queries(queries, NoTexts(), ids, vectors)
-    rankings = rank(Likes(), encoded, gallery, GalleryIndex(ids, vectors), 50, remove_reference=False)
+    rankings = rank(Likes(), encoded, gallery, GalleryIndex(ids, vectors), k, remove_reference=False)
     return queries, gallery, rankings
 
 
@@ -207,6 +208,66 @@ def test_intervals_and_the_floor_are_of_queries_not_of_galleries(genecis: Settin
     assert random_intervals("genecis", queries, gallery)["R@1"].low == 0.0
 
 
+def test_a_target_that_is_the_reference_itself_is_noted(
+    genecis: Settings, config: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [OBJECTS[0], {**OBJECTS[1], "target": coco(101)}, *OBJECTS[2:]]
+    write(root, "focus_object", rows)
+    assert load_queries(genecis, "genecis-focus_object")["target_ids"][1].to_list() == ["101"]
+    note = "1 queries of genecis-focus_object have their own reference as target, first 1"
+    for task, expected in (("focus_object", [note]), ("change_object", [])):
+        each = evaluation_set(genecis, f"genecis-{task}")
+        assert each.benchmark.query_notes(each) == expected
+    assert note in " ".join(map(str, doctor(config, capsys)["focus_object"].values()))
+
+
+def test_numbers_of_visual_genome_may_be_text(genecis: Settings, root: Path) -> None:
+    def as_text(image: dict[str, Any]) -> dict[str, Any]:
+        return {**image, "image_id": str(image["image_id"])}
+
+    before = (
+        load_queries(genecis, "genecis-focus_attribute"),
+        load_gallery(genecis, "genecis-focus_attribute"),
+    )
+    rows = [
+        {
+            **row,
+            **{key: as_text(row[key]) for key in ("reference", "target")},
+            "gallery": [*map(as_text, row["gallery"])],
+        }
+        for row in ATTRIBUTES
+    ]
+    file = write(root, "focus_attribute", rows)
+    after = load_queries(genecis, "genecis-focus_attribute"), load_gallery(genecis, "genecis-focus_attribute")
+    assert all(first.equals(second) for first, second in zip(before, after, strict=True))
+    for text in ("07", "7.0", "", " 7", "seven", "-7", "\u0667"):
+        write(root, "focus_attribute", [{**rows[0], "target": {**rows[0]["target"], "image_id": text}}])
+        with pytest.raises(DatasetError, match="'image_id' must be a number of Visual Genome's") as refused:
+            load_queries(genecis, "genecis-focus_attribute")
+        assert (refused.value.file, refused.value.row) == (file, "row 0 (counting from 0), target")
+
+
+def test_a_few_candidates_that_are_named_twice_are_noted(genecis: Settings, root: Path) -> None:
+    each = evaluation_set(genecis, "genecis-focus_object")
+    twice = {**OBJECTS[0], "gallery": [*OBJECTS[0]["gallery"][:13], OBJECTS[0]["target"]]}
+    note = "1 queries of genecis-focus_object name a candidate more than once, which is ranked once, first 2"
+    for rows, caveats in (
+        ([*OBJECTS[:2], twice], ["1 queries with other than 15 different candidates"]),  # a third of them
+        ([*OBJECTS[:2], twice, *(OBJECTS[3] for _ in range(497))], []),  # 0.2 %
+        (
+            [*OBJECTS[:2], twice, *(OBJECTS[3] for _ in range(496))],
+            ["1 queries with other than 15 different candidates"],
+        ),
+    ):
+        write(root, "focus_object", rows)
+        assert each.benchmark.caveats(each) == caveats
+        assert each.benchmark.query_notes(each) == [note]
+    short = {**OBJECTS[0], "gallery": OBJECTS[0]["gallery"][:13]}
+    write(root, "focus_object", [*(OBJECTS[3] for _ in range(999)), short])
+    assert each.benchmark.caveats(each) == ["1 queries with other than 15 different candidates"]
+    assert each.benchmark.query_notes(each) == []
+
+
 def test_other_numbers_of_candidates_do_not_compare(genecis: Settings) -> None:
     found = (
         evaluation_set(genecis, "genecis-focus_object"),
@@ -238,6 +299,71 @@ def test_setr_score(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "query '1': the gallery '1' of genecis-focus_object has no image '3'" in capsys.readouterr().err
 
 
+def scored_file(path: Path, scores: dict[str, Any]) -> Path:
+    """A Parquet ranking file of each task row's candidates, the target first, with these scores."""
+    frames = [
+        pl.DataFrame({"image_id": images[: len(scores[str(row)])], "score": scores[str(row)]})
+        .with_row_index("rank", offset=1)
+        .with_columns(query_id=pl.lit(str(row)))
+        for row, images in enumerate(map(candidates, OBJECTS))
+    ]
+    pl.concat(frames).write_parquet(path)
+    return path
+
+
+def score_of(config: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, float], str]:
+    command = ["--config", str(config), "score", "genecis", "--split", "focus_object", str(file), "--json"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    return {row["metric"]: row["value"] for row in json.loads(said.out)}, said.err
+
+
+def test_equal_scores_of_a_ranking_file_count_against_its_targets(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = [0.0] * 12
+    scores = {
+        "0": [3.0, 2.0, 1.0, *rest],
+        "1": [2.0, 2.0, 1.0, *rest],
+        "2": [2.0] * 3 + rest,
+        "3": [0.5] * 15,
+    }
+    found, _ = score_of(config, scored_file(tmp_path / "scored.parquet", scores), capsys)
+    assert found == {"R@1": 25.0, "R@2": 50.0, "R@3": 75.0}
+    whole = {row: [int(score) for score in each] for row, each in scores.items()}
+    found, _ = score_of(config, scored_file(tmp_path / "whole.parquet", whole), capsys)
+    assert found == {"R@1": 25.0, "R@2": 50.0, "R@3": 75.0}, "whole numbers are scores, too"
+    none = {row: [None] * len(each) for row, each in scores.items()}
+    found, _ = score_of(config, scored_file(tmp_path / "none.parquet", none), capsys)
+    assert found["R@1"] == 100.0, "without scores the order is all that is known"
+
+
+def test_what_ties_with_the_last_of_a_short_list_is_not_known(
+    genecis: Settings, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"0": [3.0, 2.0, 1.0], "1": [1.0, 1.0, 1.0], "2": [2.0, 1.0, 1.0], "3": [2.0, 2.0, 1.0]}
+    found, said = score_of(config, scored_file(tmp_path / "short.parquet", scores), capsys)
+    assert found == {"R@1": 50.0, "R@2": 75.0}
+    assert "R@3: a ranking is only 3 long: whether the next score is equal is not seen" in said
+    # A method's own ranking that settings cut after three: constant scores find nothing, and not all.
+    queries, gallery, rankings = ranked(genecis, lambda image: 0.5, k=3)
+    assert evaluate("genecis", queries, rankings, gallery).summary == {"R@1": 0, "R@2": 0}
+
+
+def test_ids_of_cocos_images_may_be_numbers(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists: dict[str, list[Any]] = {
+        str(row): [*map(int, reversed(candidates(each)))] for row, each in enumerate(OBJECTS)
+    }
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(lists))
+    assert score_of(config, file, capsys)[0] == {"R@1": 0.0, "R@2": 0.0, "R@3": 0.0}
+    file.write_text(json.dumps({**lists, "2": [True, *lists["2"][1:]]}))
+    assert main(["--config", str(config), "score", "genecis", "--split", "focus_object", str(file)]) == 1
+    assert "query '2': an image id must be a number or text, not True" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("depth", [15, 3])
 def test_setr_score_says_that_lists_in_the_order_of_the_file_are_ties(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], depth: int
@@ -249,6 +375,14 @@ def test_setr_score_says_that_lists_in_the_order_of_the_file_are_ties(
     said = capsys.readouterr()
     assert "4 of 4 lists name the candidates in the order of the file, target first" in said.err
     assert not any(row["comparable"] for row in json.loads(said.out))
+
+
+def test_setr_plan_counts_a_querys_own_candidates(genecis: Settings) -> None:
+    pairs = {plan.key: plan.pairs for plan in count_work(genecis)}
+    attributes = 3 + 2  # of the second query, two candidates are one instance
+    assert pairs == dict(
+        zip((f"genecis-{task}" for task in TASKS), (attributes, attributes, 60, 60), strict=True)
+    )
 
 
 def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -341,7 +475,6 @@ def test_a_box_outside_of_its_image_is_named(
     [
         ("focus_object", {"condition": "  "}, "row 1 (counting from 0)", "'condition' is empty"),
         ("focus_object", {"reference": 5}, "row 1 (counting from 0)", "'reference' must be an object, not 5"),
-        ("focus_object", {"target": coco(101)}, "row 1 (counting from 0)", "'target' is the reference"),
         ("focus_object", {"gallery": []}, "row 1 (counting from 0)", "'gallery' is empty"),
         ("focus_object", {"gallery": {}}, "row 1 (counting from 0)", "'gallery' must be a list, not {}"),
         (

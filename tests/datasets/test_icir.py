@@ -26,7 +26,9 @@ from setr_lib.evaluation.pools import pools_of
 from setr_lib.methods.inputs import GalleryIndex, encode_queries
 from setr_lib.methods.method import get_method
 from setr_lib.methods.ranking import rank
+from setr_lib.pipeline.faults import ranking_faults
 from setr_lib.pipeline.held_gallery import HeldGallery
+from setr_lib.pipeline.query_set import QuerySet
 from setr_lib.settings import Settings
 
 Build = Callable[..., Settings]
@@ -128,6 +130,21 @@ def test_map_is_over_queries_and_mmap_over_instances(
     assert "3 queries (official: 1,883)" in rows[0]["label"]
 
 
+def test_paths_of_a_ranking_may_be_as_the_files_have_them(
+    root: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root.parent / "mine.json"
+    file.write_text(
+        json.dumps({query: [f"icir/{image}" for image in each] for query, each in RANKED.items()})
+    )
+    assert main([*command, "score", "icir", "--split", "all", str(file), "--json"]) == 0
+    found = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert found["mAP"] == pytest.approx(100 * (FIRST + SECOND + THIRD) / 3, abs=1e-9)
+    file.write_text(json.dumps(RANKED | {"1": ["/elsewhere/database/mug/m1.jpg", *MUG[1:]]}))
+    assert main([*command, "score", "icir", "--split", "all", str(file)]) == 1
+    assert "'/elsewhere/database/mug/m1.jpg'" in capsys.readouterr().err
+
+
 def test_it_differs_from_plain_average_precision() -> None:
     ranks = TargetRanks(np.array([[4.0, 1.0], [2.0, np.inf], [2.0, 3.0]]), np.array([2, 1, 2]))
     found = TrapezoidalAveragePrecision("mAP").values(ranks)
@@ -223,6 +240,8 @@ def test_rows_that_repeat_an_image_are_a_caveat(root: Path, settings_for: Build)
     [
         ("query_files.csv", "icir/query/q.jpg,on a table", "has 2 fields between commas"),
         ("query_files.csv", "icir/query/q.jpg,red, on a table,mug", "has 4 fields between commas"),
+        ("query_files.csv", '"icir/query/q.jpg","red, on a table",mug', "fields in double quotes"),
+        ("database_files.csv", 'icir/database/m.jpg,"on a table",mug', "fields in double quotes"),
         ("query_files.csv", "icir/query/q.jpg, ,mug", "the text is empty"),
         ("query_files.csv", "icir/query/q.jpg,on a table,", "the instance is empty"),
         ("query_files.csv", "icir/query/q.jpg,on a table,dog", "the query has no right answer"),
@@ -241,6 +260,17 @@ def test_a_wrong_line_is_named(root: Path, settings_for: Build, name: str, line:
         load_queries(settings_for("icir", root), "icir")
     assert (caught.value.file, caught.value.row) == (file, f"line {number}")
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["query_files.csv", "database_files.csv"])
+def test_a_header_is_named(root: Path, settings_for: Build, name: str) -> None:
+    file = root / name
+    file.write_text("image_path,text_query,instance_id\n" + file.read_text())
+    with pytest.raises(
+        DatasetError, match="line 1: names no image file, but 'image_path': a header"
+    ) as caught:
+        load_queries(settings_for("icir", root), "icir")
+    assert caught.value.file == file
 
 
 @pytest.mark.parametrize("name", ["query_files.csv", "database_files.csv"])
@@ -277,6 +307,27 @@ def test_references_have_vectors_and_are_in_no_ranking(root: Path, settings_for:
     first = ranked.filter(query_id="2", rank=1)["image_id"].item()
     cosines = {name: float(vectors[ids.index(name)] @ vectors[ids.index("query/cat/q2.jpg")]) for name in ids}
     assert first == max([*CAT, MUG[2]], key=cosines.__getitem__)
+
+
+def test_a_query_of_whose_database_no_image_is_there_is_a_miss_and_told(
+    root: Path, settings_for: Build
+) -> None:
+    settings = settings_for("icir", root)
+    queries, gallery = load_queries(settings, "icir"), load_gallery(settings, "icir")
+    ids = [MUG[0], MUG[1], MUG[3], "query/mug/q1.jpg", "query/cat/q2.jpg"]  # of cat's database nothing
+    vectors = np.eye(8, dtype=np.float32)[: len(ids)]
+    here = gallery.with_columns(
+        status=pl.when(pl.col("image_id").is_in(ids)).then(pl.lit("ok")).otherwise(pl.lit("missing"))
+    )
+    context: Any = None  # neither settings nor models are asked for
+    encoded = encode_queries(queries, NoText(), ids, vectors)
+    asked = QuerySet(context, encoded, here, GalleryIndex(ids, vectors), removes_reference=False)
+    ranked = rank(get_method("image"), encoded, here, asked.index, 20, remove_reference=False)
+    assert ranked["query_id"].unique(maintain_order=True).to_list() == ["0", "1"]
+    found = evaluate("icir", queries, ranked, here, unranked="miss")
+    assert found.unranked == 1 and found.per_query.filter(query_id="2")["value"].sum() == 0
+    faults = ranking_faults(asked).filter(pl.col("kind").str.contains("whose gallery"))
+    assert faults.select("item", "detail").rows() == [("2", "it counts as a miss")]
 
 
 def test_a_search_of_all_databases_leaves_references_out(root: Path, settings_for: Build) -> None:

@@ -136,6 +136,25 @@ def test_without_the_corpus_rankings_are_scored_and_the_gallery_is_not_listed(
         load_gallery(settings_for("lasco", root), "lasco-val")
 
 
+def test_circus_labels_name_images_by_their_files_of_2014(
+    root: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = {
+        "query_id": "lasco_q_test_133002",
+        "query_text": "It is night.",
+        "query_img_path": f"/data/LASCO/{coco(133)}",
+        "pos_cand_list": ["lasco_img_136"],
+    }
+    labels = root.parent / "required.jsonl"
+    labels.write_text(json.dumps(labelled) + "\n", encoding="utf-8")
+    file = write_json(root.parent / "mine.json", {"42000": [73], "42001": [42], "133002": [136]})
+    score = [*command, "score", "lasco", "--split", "val", str(file), "--json"]
+    assert main([*score, "--labels", f"required={labels}"]) == 0
+    found = {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (found["R@1/required"]["value"], found["R@1/required"]["n_queries"]) == (100.0, 1)
+    assert found["R@1"]["value"] == pytest.approx(200 / 3)
+
+
 @pytest.mark.parametrize("entry", [0, -3, 1.5, True, "042", "x", None])
 def test_what_is_no_coco_id_is_refused_in_rankings(
     root: Path, command: list[str], capsys: pytest.CaptureFixture[str], entry: object

@@ -57,6 +57,12 @@ def metrics(
     return pl.DataFrame(rows, schema=METRICS)
 
 
+def test_a_metric_that_the_floor_alone_has_is_no_column(frame: pl.DataFrame) -> None:
+    of_floor = (pl.col("method") == "random") | (pl.col("metric") != "R@1")
+    found = [column.metric for column in columns_of(frame.filter(of_floor), HEADLINES, most=1)]
+    assert found == ["R@10", "mAP@5"]
+
+
 @pytest.fixture
 def frame() -> pl.DataFrame:
     described = {"sum": ("training-free", "a baseline | of ours"), "mine": ("supervised", "a thesis")}

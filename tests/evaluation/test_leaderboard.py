@@ -152,6 +152,16 @@ def test_the_table_shows_the_headlines_of_its_data_set() -> None:
     assert "R@1 " in forgotten and "R@10" in forgotten and "R_subset@1" not in forgotten
 
 
+def test_a_metric_that_the_floor_alone_has_is_no_column_and_orders_nothing() -> None:
+    # Lists too short for a metric of the whole ranking, which the floor has in closed form.
+    floor = [metric_row("random", "", metric, 1.0) for metric in ("mAP", "R@10")]
+    short = pl.concat([*floor, metric_row("sum", "", "R@10", 9.0), metric_row("a", "", "R@10", 3.0)])
+    headlines = {"cirr": ("mAP", "R@10")}
+    for told in (render(short, headlines=headlines), as_markdown(short, headlines)):
+        assert "mAP" not in told and told.index("sum") < told.index(" a ") < told.index("random")
+    assert "mAP" in render(pl.concat(floor), headlines=headlines)
+
+
 def test_lines_run_from_the_best_to_the_floor() -> None:
     lines = order_lines(metric_rows(), "R@1")
     assert lines[0] == Row("intersection", "adapter")

@@ -113,6 +113,17 @@ def test_the_same_bytes_under_another_name_are_the_same_image() -> None:
     assert overlap_of(ours, theirs, asks, "cirr") == Overlap(2, 3, 2, 2, 3)
 
 
+def test_a_reference_outside_of_the_gallery_is_a_querys_and_no_gallery_image() -> None:
+    """It has a row of its own, without a gallery."""
+    files = gallery({"a": "f1", "b": "f2", "x": "f3"})
+    outside = pl.when(pl.col("image_id") == "x").then(pl.lit([], GALLERY["galleries"])).otherwise("galleries")
+    asks = asked([Query("x", "make it red", ["b"]), Query("a", "make it red", [])])
+    ours = trained([("training", "own.jpg", "f3")])
+    found = overlap_of(ours, files.with_columns(galleries=outside), asks, "icir")
+    assert found == Overlap(images=0, of_images=2, queries=1, triplets=0, of_queries=2)
+    assert not found.is_empty
+
+
 def test_a_missing_file_is_no_file_of_another() -> None:
     assert overlap_of(trained([("training", "a", None)]), gallery({"b": None}), asked([]), "cirr").is_empty
     blank = overlap_of(trained([("training", "a", "")]), gallery({"b": ""}), asked([]), "cirr")

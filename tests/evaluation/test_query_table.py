@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from setr_lib.evaluation.query_table import as_csv, as_json, joined_failures, relative_address
+from setr_lib.evaluation.query_table import as_csv, as_json, joined_failures, query_lines, relative_address
 from setr_lib.evaluation.report import ReportData, ReportOptions, write_report
 from setr_lib.evaluation.row import Row
 from setr_lib.tables import FAILURES, GALLERY, METRICS, QUERIES, RANKINGS
@@ -113,6 +113,14 @@ def test_only_pictures_that_are_there_are_links(tmp_path: Path):
     page = write_report(tmp_path, data).read_text()
     links = re.findall(r'<a href="[^"]+/([^"/]+)">(?:reference|target)</a>', page)
     assert links == ["dev-0-0-img0.png", "dev-0-1-img1.png", "dev-1-0-img0.png"]
+
+
+def test_a_category_is_an_aspect_and_a_gallery_of_the_querys_own_is_none() -> None:
+    queries, _, _, failures = made_up(3)
+    galleries = pl.Series("gallery", ["all", "dress", "12002"])
+    lines = query_lines(joined_failures(queries.with_columns(galleries), failures), {}, Path("page"), {})
+    own = ["cardinality", "direct addressing"]
+    assert [line.aspects for line in lines] == [own, ["dress", *own], own]
 
 
 def test_files_have_ranks_kinds_texts_and_aspects_of_every_query():

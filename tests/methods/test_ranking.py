@@ -229,6 +229,15 @@ def test_what_is_missing_or_wrong_is_named() -> None:
             rank(method, ENCODED, gallery_frame(), GalleryIndex(IDS, VECTORS), 5, remove_reference=False)
 
 
+@pytest.mark.parametrize("name", ["sum", "product"])
+def test_queries_of_an_empty_gallery_have_no_ranking_and_the_others_theirs(name: str) -> None:
+    mixed = queries_of(IDS[:24], galleries=["all", "dress", "all"] * 8)
+    found = ranked(name, queries=encoded(mixed))
+    others = mixed.filter(gallery="all")
+    assert found["query_id"].unique(maintain_order=True).to_list() == others["query_id"].to_list()
+    assert found.equals(ranked(name, queries=encoded(others)))
+
+
 class Raising:
     """Raises where it is told to."""
 

@@ -154,6 +154,9 @@ def test_references_that_are_refused_are_zero_rows_and_named(where: str, tmp_pat
     fresh = ReferencePictures(space, dict(images.select("image_id", "path").iter_rows()))
     patches = fresh.patches(["i0", "i1", "i2"])
     assert patches[[0, 2]].all() and not patches[1].any() and list(fresh.failed) == ["i1"]
+    nothing = ReferencePictures(space, {})
+    assert nothing.patches(["i0", "i1"]).shape == (2, *patches.shape[1:])
+    assert not nothing.patches(["i0", "i1"]).any() and len(nothing.patches([])) == 0
 
 
 def test_a_text_that_is_refused_is_a_zero_row_and_the_others_are_as_without_it(

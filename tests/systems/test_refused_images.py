@@ -54,6 +54,13 @@ def test_triplets_of_refused_images_are_left_out_and_the_other_features_stay(
     left = stored.data.gallery
     np.testing.assert_array_equal(stored.features.of(left).vectors, clean.features.of(left).vectors)
 
+    wrong |= {prepare(image_of(data, name)).numpy().tobytes() for name in data.gallery}
+    fresh = PipelineContext(Settings(base_dir=tmp_path / "fresh"))
+    with pytest.raises(
+        TrainingDataError, match="7 images cannot be embedded, and no held-out triplet is left"
+    ):
+        features_of_data(fresh, data, encoder, ())
+
     monkeypatch.setattr(encoder, "preprocess", prepare)
     everything = {*data.images.filter(split="held_out")["image_id"]}
     with pytest.raises(TrainingDataError, match="no triplet"):

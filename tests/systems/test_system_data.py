@@ -14,7 +14,7 @@ from small_lessons import draw_pictures, features_of, small_data
 
 from setr_lib.hashing import fingerprint_file
 from setr_lib.pixels import read_image
-from setr_lib.systems.data import HELD_OUT, TRAIN, Features, SystemData, TrainingDataError
+from setr_lib.systems.data import COPY, HELD_OUT, TRAIN, Features, SystemData, TrainingDataError, check_enough
 from setr_lib.systems.features import PATCHES, PIXELS
 
 
@@ -99,6 +99,47 @@ def test_data_that_nothing_can_be_learned_from_or_measured_on_is_refused(data: S
     with pytest.raises(TrainingDataError, match=r"no triplet of 'shop' is held out.* held_out_share"):
         train.measurable()
     assert data.measurable() is data
+
+
+def test_no_training_triplet_shows_a_copy_of_a_held_out_image(data: SystemData) -> None:
+    """A copy has the same bytes, and any name; it is neither searched nor trained on."""
+    assert data.without_copies() is data
+    shown = data.images.filter(image_id="12.png")["fingerprint"].item()
+    copied = pl.when(pl.col("image_id") == "03.png").then(pl.lit(shown)).otherwise("fingerprint")
+    found = changed(data, fingerprint=copied).without_copies()
+    assert dict(found.images.select("image_id", "split").iter_rows()) == {
+        **dict(data.images.select("image_id", "split").iter_rows()),
+        "03.png": COPY,
+    }
+    is_of_it = (pl.col("reference_id") == "03.png") | (pl.col("target_id") == "03.png")
+    assert found.triplets.equals(data.triplets.filter(~is_of_it)) and found.triplets.height == 13
+    assert found.held_out.equals(data.held_out) and found.gallery == data.gallery
+    assert "03.png" not in found.training_images(None, 0)["image_id"]
+    blank = changed(data, fingerprint=pl.lit(None, pl.String))
+    assert blank.without_copies() is blank, "what was not read is no copy"
+
+
+def test_copies_are_told_by_their_bytes(data: SystemData) -> None:
+    assert data.copies == {}
+    shown = data.images.filter(image_id="03.png")["fingerprint"].item()
+    copied = pl.when(pl.col("image_id").is_in(["07.png", "01.png"])).then(pl.lit(shown))
+    found = changed(data, fingerprint=copied.otherwise("fingerprint")).copies
+    same = ["01.png", "03.png", "07.png"]
+    assert found == dict.fromkeys(same, same)
+    assert changed(data, fingerprint=pl.lit(None, pl.String)).copies == {}
+    assert changed(data, fingerprint=pl.lit("")).copies == {}
+
+
+def test_what_nothing_can_be_learned_from_is_refused(data: SystemData) -> None:
+    one = data.training_triplets(1, 0)
+    check_enough(one, "shop", contrasts=False)
+    check_enough(data.training_triplets(2, 0), "shop", contrasts=True)
+    with pytest.raises(TrainingDataError, match="the 1 training triplets of 'shop' have one target image"):
+        check_enough(one, "shop", contrasts=True)
+    with pytest.raises(TrainingDataError, match="the 1 training images of 'shop' are one image"):
+        check_enough(data.training_images(1, 0), "shop", contrasts=True)
+    with pytest.raises(TrainingDataError, match="'shop' has no training triplets whose images can be emb"):
+        check_enough(one[:0], "shop", contrasts=False)
 
 
 def read_by_hand(data: SystemData, image: str) -> torch.Tensor:

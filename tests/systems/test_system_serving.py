@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,26 @@ def test_a_query_has_the_vector_of_training_under_its_own_index(scorer: QuerySco
     expected = np.array(scorer.bundle.examples["query_vector"].to_list())[::-1]
     np.testing.assert_allclose(np.array(answer["vector"].to_list()), expected, atol=1e-5)
     assert len(scorer.predict(frame.iloc[:0])) == 0
+
+
+def test_requests_at_the_same_time_do_not_change_one_another(
+    scorer: QueryScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's server calls ``predict`` from several threads, and pseudo-words are put into one encoder."""
+    requests = [queries(scorer).iloc[:3], queries(scorer).iloc[3:]]
+    alone = [scorer.predict(request)["vector"].to_list() for request in requests]
+    tower = scorer.model.encoder.model
+    encode = tower.encode_text
+
+    def slowly(*given: Any, **options: Any) -> Any:
+        time.sleep(0.1)  # the other thread begins meanwhile
+        return encode(*given, **options)
+
+    monkeypatch.setattr(tower, "encode_text", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        together = [*pool.map(lambda request: scorer.predict(request)["vector"].to_list(), requests)]
+    for found, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(np.array(found), np.array(expected), atol=1e-6)
 
 
 def test_a_missing_column_and_an_unknown_key_are_named(scorer: QueryScorer, made: dict[str, Path]) -> None:

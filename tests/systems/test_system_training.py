@@ -74,6 +74,22 @@ def test_a_batch_holds_the_features_of_its_images_and_each_ones_own_negatives(da
         assert torch.equal(found.vectors, features.of(ids).vectors)
 
 
+def test_copies_of_an_image_have_one_id_in_a_batch_and_their_own_features(data: SystemData) -> None:
+    """So that no loss takes an image for a negative of itself."""
+    same = ["02.png", "04.png"]
+    for name, kinds in (("prompt_tuned", ("target_ids", "reference_ids")), ("mapping", ("image_ids",))):
+        lesson = lesson_of(name, data, batch_size=500)
+        model, rows, features = lesson.model, lesson.rows, lesson.features
+        plain = SystemObjective(name, model, rows, features).batch_at(0)
+        told = SystemObjective(name, model, rows, features, copies=dict.fromkeys(same, same)).batch_at(0)
+        for kind in kinds:
+            before, after = getattr(plain, kind), getattr(told, kind)
+            assert {"02.png", "04.png"} <= {*before}
+            assert after == ["02.png" if image == "04.png" else image for image in before]
+        of = "targets" if name == "prompt_tuned" else "images"
+        assert torch.equal(getattr(plain, of).vectors, getattr(told, of).vectors)
+
+
 def test_a_batch_of_images_holds_their_captions(data: SystemData) -> None:
     lesson = lesson_of("mapping", data)
     batch = objective_of(lesson).batch_at(1)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from setr_lib.commands.setup_checks import configured
 from setr_lib.hashing import fingerprint_file
+from setr_lib.methods.references import ReferencePictures
 from setr_lib.settings import EncoderSettings, ModelSettings, Settings, SpaceSettings
 from setr_lib.spaces.open_clip_space import OpenClipSpace
 from setr_lib.spaces.space import SpaceError, make_space, space_kinds, trained_by
@@ -113,6 +114,8 @@ def test_a_version_gives_the_vectors_of_its_model(
     assert np.abs(images.numpy() - features.vectors.numpy()).max() > 1e-2  # they are not the encoder's
     assert space.embed_images([]).shape == (0, 16) and space.embed_texts([]).shape == (0, 16)
     assert space.count_truncated(["short", "word " * 40]) == 1
+    alone = ReferencePictures(space, {}).query_vectors(["gone"] * 3, TEXTS)
+    np.testing.assert_allclose(alone, words, atol=1e-6, err_msg="a lost reference leaves the text")
 
 
 def test_its_galleries_are_tables_of_their_own(
@@ -204,6 +207,15 @@ def test_a_qformer_has_a_space_of_its_own_length(
     np.testing.assert_allclose(space.embed_queries(prepared, TEXTS), queries, atol=1e-6)
     with pytest.raises(SpaceError, match="no text side"):
         space.embed_texts(["red"])
+    lost = ImageFeatures(torch.zeros(3, encoder.dimension), features.patches)
+    with torch.inference_mode():
+        expected = model.encode_queries(lost, TEXTS)
+    paths = {f"i{row}": str(tmp_path / f"{row}.png") for row in range(3)}
+    for path, picture in zip(paths.values(), pictures(3), strict=True):
+        picture.save(path)
+    found = ReferencePictures(space, paths).query_vectors(["i0", "gone", "i2"], TEXTS)
+    np.testing.assert_allclose(found[[0, 2]], queries[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A row (*template*) holds ``reference``, ``target``, ``gallery`` (the distractors, without the target) and
 ``condition``, the text. A query is ranked in its own candidates only: the target and the distractors. Images
 of the object tasks are COCO's (``val_image_id``), whole; those of the attribute tasks are crops of Visual
-Genome's (``image_id``, ``instance_bbox``: left, top, width, height), which ``setr crop`` writes to files.
+Genome's (``image_id``, a number or its digits as text, as in VAW's annotations; ``instance_bbox``: left, top,
+width, height), which ``setr crop`` writes to files.
 
 The official code puts the target at index 0 and sorts the similarities; which of two equal ones comes first
 is left to the sort. Here a target is ranked behind all candidates of its score.
@@ -11,6 +12,7 @@ is left to the sort. Here a target is ranked behind all candidates of its score.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from setr_lib.benchmarks.annotations import Row, read_rows
 from setr_lib.benchmarks.benchmark import COCO, Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import recalls
+from setr_lib.benchmarks.ranking_lists import Kind, RankingFile, RankingLists, named
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 from setr_lib.progress import Progress, silent
 
@@ -32,12 +35,15 @@ if TYPE_CHECKING:
 _QUERIES = {"focus_attribute": 2000, "change_attribute": 2112, "focus_object": 1960, "change_object": 1960}
 _CANDIDATES = {"focus_attribute": 10, "change_attribute": 15, "focus_object": 15, "change_object": 15}
 """How many images each query ranks, the target included."""
+_DIGITS = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _SOURCE = "github.com/facebookresearch/genecis, folder genecis (CC BY-NC 4.0)"
 _COCO = "cocodataset.org, 2017 Val images (val2017.zip, 1 GB)"
 _VISUAL_GENOME = "Visual Genome 1.2 (visualgenome.org)"
 _VISUAL_GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_All")
 DILATION = 0.7
 """By how much of its width and height a box is enlarged before it is cut out."""
+_NOISE = 0.002
+"""The share of queries that the authors call noise: 0.2 points."""
 _IN_FILE_ORDER = 0.1
 """The share of lists in the file's own order from which on they cannot be a system's."""
 
@@ -142,14 +148,34 @@ class GeneCIS(Benchmark):
         return _QUERIES[split]
 
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
-        """That queries have other numbers of candidates than the official ones."""
+        """That queries have other numbers of candidates than the official ones; a few may be named twice."""
         try:
             templates = _templates(evaluation_set)
         except DatasetError:
             return []
         official = _CANDIDATES[evaluation_set.split]
         other = sum(len(template.candidate_ids) != official for template in templates)
-        return [f"{other:,} queries with other than {official} different candidates"] if other else []
+        named = all(1 + len(template.distractors) == official for template in templates)
+        if not other or (named and other <= _NOISE * len(templates)):
+            return []
+        return [f"{other:,} queries with other than {official} different candidates"]
+
+    def read_rankings(self, file: RankingFile) -> RankingLists:
+        """One list of ids per query; COCO's numbers as numbers or as text."""
+        return RankingLists({query: _ranked_ids(file, query) for query in file.content})
+
+    def query_notes(self, evaluation_set: EvaluationSet) -> list[str]:
+        """That queries have their own reference as target, which whoever ranks by the image alone finds; or
+        name a candidate more than once, which is ranked once here.
+        """
+        templates, key = _templates(evaluation_set), evaluation_set.key
+        own = [each.query_id for each in templates if each.target == each.reference]
+        twice = [each.query_id for each in templates if len(each.candidate_ids) <= len(each.distractors)]
+        told = (
+            (own, "have their own reference as target"),
+            (twice, "name a candidate more than once, which is ranked once"),
+        )
+        return [f"{len(ids):,} queries of {key} {what}, first {ids[0]}" for ids, what in told if ids]
 
     def ranking_notes(
         self, evaluation_set: EvaluationSet, queries: pl.DataFrame, rankings: pl.DataFrame
@@ -167,6 +193,16 @@ class GeneCIS(Benchmark):
             f"{same:,} of {len(answers):,} lists name the candidates in the order of the file, target first: "
             "such lists come of equal scores that were sorted by position, and say nothing of a system"
         ]
+
+
+def _ranked_ids(file: RankingFile, query: str) -> list[str]:
+    ids: list[str] = []
+    for entry in file.entries(query):
+        if isinstance(entry, str) or type(entry) is int:
+            ids.append(str(entry))
+        else:
+            file.fault(Kind.NO_ID, f"an image id must be a number or text, not {named(entry)}", query)
+    return ids
 
 
 class _Picture(NamedTuple):
@@ -288,8 +324,6 @@ def _templates(evaluation_set: EvaluationSet) -> list[_Template]:
 def _template(row: Row, query_id: str, cropped: bool) -> _Template:
     reference = _picture(row.row("reference"), cropped)
     target = _picture(row.row("target"), cropped)
-    if target == reference:
-        raise row.error("'target' is the reference itself")
     distractors = [_picture(entry, cropped) for entry in row.rows("gallery")]
     if not distractors:
         raise row.error("'gallery' is empty: it must hold the distractors")
@@ -302,4 +336,8 @@ def _picture(row: Row, cropped: bool) -> _Picture:
     box = tuple(row.numbers("instance_bbox", length=4))
     if min(box[2:]) <= 0:
         raise row.error(f"'instance_bbox' has the width and height {box[2:]}: both must be above 0")
+    if isinstance(text := row.values.get("image_id"), str):
+        if not _DIGITS.fullmatch(text):
+            raise row.error(f"'image_id' must be a number of Visual Genome's, not {text[:80]!r}")
+        return _Picture(int(text), box)
     return _Picture(row.integer("image_id", least=1), box)

@@ -20,6 +20,7 @@ from setr_lib.benchmarks.benchmark import Benchmark, ImageSource, OfficialFile
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.metrics import TrapezoidalAveragePrecision, recalls
 from setr_lib.benchmarks.near_ids import meant
+from setr_lib.benchmarks.ranking_lists import RankingFile, RankingLists
 from setr_lib.benchmarks.records import ImageRecord, QueryRecord
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ class ICIR(Benchmark):
         """The count that the authors give."""
         return _QUERIES
 
+    def read_rankings(self, file: RankingFile) -> RankingLists:
+        """One list of image paths per query, with or without the folder that the files put before them."""
+        return RankingLists(
+            {query: [_without_folder(path) for path in file.image_names(query)] for query in file.content}
+        )
+
     def caveats(self, evaluation_set: EvaluationSet) -> list[str]:
         """Images that an instance's database lists more than once, which the authors' code ranks as often."""
         file = csv_file(evaluation_set, "database_files.csv")
@@ -141,8 +148,7 @@ def _lines(file: Path) -> Iterator[_Line]:
     for where, line in numbered_lines(file, _PURPOSE[file.name]):
         # As the authors' code reads them: white space at both ends goes, that of the text stays.
         fields = line.strip().split(",")
-        if len(fields) != _FIELDS:
-            reason = f"has {len(fields)} fields between commas, not image path, text and instance"
+        if reason := _line_fault(fields, where):
             raise DatasetError(reason, file=file, row=where)
         try:
             image, text, instance = _image_id(fields[0]), clean_text(fields[1]), clean_text(fields[2])
@@ -153,11 +159,32 @@ def _lines(file: Path) -> Iterator[_Line]:
         yield _Line(file, where, image, text, instance)
 
 
+def _line_fault(fields: list[str], where: str) -> str | None:
+    """Why a line is none of the files': the authors' code knows neither quotes nor a header."""
+    if any(field.startswith('"') for field in fields):
+        return "has fields in double quotes, which the official files have not: write them without"
+    if len(fields) != _FIELDS:
+        return f"has {len(fields)} fields between commas, not image path, text and instance"
+    if where == "line 1" and not {"/", "."} & {*fields[0]}:
+        return (
+            f"names no image file, but {fields[0]!r}: a header, which the official files have not? Remove it"
+        )
+    return None
+
+
 def _image_id(path: str) -> str:
     """``path`` from ``query/`` or ``database/`` on: the files put the data set's folder before it."""
     parts = relative_name(path).split("/")
     start = next((number for number, part in enumerate(parts[:-1]) if part in _FOLDERS), 0)
     return "/".join(parts[start:])
+
+
+def _without_folder(path: str) -> str:
+    """``path`` as :func:`_image_id` has it; as it is, where it can be no path of the files."""
+    try:
+        return _image_id(path)
+    except ValueError:
+        return path
 
 
 def _query(
