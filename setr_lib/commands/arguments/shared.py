@@ -97,6 +97,9 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError("the path is empty (a variable that is not set?)")
     try:
         named = Path(text if os.path.lexists(text) else expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    try:
         named.lstat()
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
