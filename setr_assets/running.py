@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -45,8 +45,10 @@ from setr_assets.selection import (
 )
 from setr_assets.watching import Watcher, tell_failures, watcher
 from setr_assets.where_next import tell_what_failed, tell_where_next
+from setr_lib.benchmarks import evaluation_sets
 from setr_lib.commands import env
 from setr_lib.commands.console import quieten_libraries
+from setr_lib.errors import SetrError
 from setr_lib.pipeline.toy_models import toy_models_note
 from setr_lib.runners import INTERRUPTED
 from setr_lib.sources import sources_in_use
@@ -66,7 +68,7 @@ class DagsterRunner:
         """Prepare the data, run the steps, print the scores; or print the steps."""
         selection = selected(request.settings, request.until)
         if request.steps:
-            _print_steps(selection)
+            _print_steps(_steps_made(request, selection))
             return 0
         return _carry_out(request, selection)
 
@@ -111,7 +113,7 @@ def _carry_out(request: RunRequest, selection: Selection) -> int:
     sets = named_evaluation_sets(settings, request.sets)
     wrote = _environment(settings)
     quieten_libraries()
-    parts = list(_parts(settings, sets, selection))
+    parts = _parts(settings, sets, selection)
     course, begun = Course([part.steps for part in parts]), time.monotonic()
     with watcher(course, quiet=request.quiet) as watching, listening(watching):
         for note in (*wrote, *notes_before(settings, sets, selection)):
@@ -160,9 +162,25 @@ def notes_before(settings: Settings, sets: Sequence[EvaluationSet], selection: S
         yield f"left out, for the settings have no [training]: {', '.join(selection.left_out)}"
 
 
-def _parts(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[_Part]:
-    """The runs of Dagster that a run takes. The first makes what is no set's; the last one of sets with
-    queries makes the leaderboard. Sets without queries are embedded.
+def _parts(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> list[_Part]:
+    """The runs of Dagster that a run takes, one at least.
+
+    Raises:
+        SetrError: There are none: the steps are of queries, and no set has any.
+    """
+    parts = [part for part in _every_part(settings, sets, selection) if part.steps]
+    if not parts:
+        names = f"{', '.join(each.key for each in sets)} {'has' if len(sets) == 1 else 'have'}"
+        raise SetrError(
+            f"nothing to do up to {selection.names[-1]}: {names} no queries; "
+            f"`{typed(f'run --until {EMBEDDED}')}` embeds the pictures, to be searched"
+        )
+    return parts
+
+
+def _every_part(settings: Settings, sets: Sequence[EvaluationSet], selection: Selection) -> Iterator[_Part]:
+    """The runs of Dagster, also those without steps. The first makes what is no set's; the last one of sets
+    with queries makes the leaderboard. Sets without queries are embedded.
     """
     each = [step.name for step in selection.steps if step.of_each_set]
     once = {step.name for step in selection.steps if not step.of_each_set}
@@ -244,9 +262,21 @@ def _execute(
     )
 
 
+def _steps_made(request: RunRequest, selection: Selection) -> Selection:
+    """What of a selection a run would make: of sets without queries, their vectors alone."""
+    if request.sets:
+        sets = named_evaluation_sets(request.settings, request.sets)
+    else:
+        sets = [each for each in evaluation_sets(request.settings) if not each.hidden]
+    if not sets:
+        return selection
+    made = {name for part in _parts(request.settings, sets, selection) for name in part.steps}
+    return replace(selection, steps=tuple(step for step in selection.steps if step.name in made))
+
+
 def _print_steps(selection: Selection) -> None:
     """The steps in their order, a line each."""
-    width = max(len(step.name) for step in selection.steps)
+    width = max((len(step.name) for step in selection.steps), default=0)
     for number, step in enumerate(selection.steps, 1):
         print(
             f"{number:>2}  {step.name:{width}}  {'each set' if step.of_each_set else 'once':8}  {step.makes}"

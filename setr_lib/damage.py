@@ -235,7 +235,7 @@ def no_space_error(path: Path | str) -> NoSpaceError:
 
 
 def explain(error: BaseException, places: Places) -> SetrError | None:
-    """What an exception from anywhere says of SETR's storage, if it does.
+    """What an exception from anywhere says of SETR's storage, or of a file that may not be looked at.
 
     Args:
         error: The exception.
@@ -260,6 +260,18 @@ def explain(error: BaseException, places: Places) -> SetrError | None:
     if "LanceError" in words:
         folder = next(path for name, path in places if name == "vectors")
         return as_told(error, "vectors", lance_place(words, folder))
+    return _denied_elsewhere(error)
+
+
+def _denied_elsewhere(error: BaseException) -> SetrError | None:
+    """That a file or folder which is not of SETR's storage (pictures, models) may not be looked at."""
+    for each in chain(error):
+        if isinstance(each, PermissionError) and each.filename:
+            path = os.fsdecode(each.filename) if isinstance(each.filename, bytes) else str(each.filename)
+            return SetrError(
+                f"{path}: this user may not look at it or use it (permission denied): have it made readable, "
+                "or name another"
+            )
     return None
 
 

@@ -34,6 +34,20 @@ _LINKED = re.compile(r"(?i)(?<=\w:)(?=//)|(?<=\bwww)(?=\.)|(?<=[\w.+-])(?=@[\w-]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: not one with half a character (a lone surrogate), which JSON can spell
+    and which stands for bytes of a command line that are not UTF-8.
+
+    Args:
+        text: Any text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible(text: str) -> str:
     r"""A text without characters that act instead of being seen: control characters (escape sequences, a
     carriage return), and those that turn the direction of what follows.

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+Kind: TypeAlias = Literal["file", "folder", "other", "hidden"]
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What is at a path; never raises.
+
+    Args:
+        path: A file or folder; links are followed.
+
+    Returns:
+        ``hidden`` where this user may not look at it, so that it may be anything or nothing; ``other`` of a
+        pipe, a device and the like; None where nothing is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        return "hidden"
+    except (OSError, ValueError):
+        return None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def expanded(text: str) -> str:

@@ -398,6 +398,7 @@ def test_a_home_folder_is_expanded(config: Path, monkeypatch: pytest.MonkeyPatch
         ("SETR_COARSE", "sum", """SETR_COARSE='{"KEY": "VALUE"}' (it is 'sum')"""),
         ("SETR_FOO", "1", "there is no such variable; settings are SETR_SECTION__KEY"),
         ("SETR_STORGE__ROOT", "x", "did you mean SETR_STORAGE__ROOT?"),
+        ("SETR_DATASET__MINE__ROOT", "x", "did you mean SETR_DATASETS__MINE__ROOT?"),
         ("setr_storge__root", "x", "did you mean SETR_STORAGE__ROOT?"),
         ("SETR_XYZZY", "x", "settings are SETR_SECTION__KEY"),
         ("SETR_TRUSTED", "true", "SETR_TRUSTED: there is no such variable"),

@@ -233,8 +233,13 @@ def relative_name(value: object) -> str:
     windows = PureWindowsPath(name)
     if not parts or not name.strip():
         raise ValueError(f"{shown(name)} names no file")
-    if name.startswith("/") or windows.drive or windows.root or "\\" in name or ".." in parts:
+    if name.startswith("/") or windows.drive or windows.root or ".." in (*parts, *windows.parts):
         raise ValueError(f"{shown(name)} leaves the data folder: names must be relative and without '..'")
+    if "\\" in name:
+        raise ValueError(
+            f"{shown(name)} holds a back-slash: write '/' between folders, and rename a file that has one in "
+            "its own name"
+        )
     return "/".join(parts)
 
 

@@ -17,6 +17,7 @@ from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.loading import read_gallery
 from setr_lib.benchmarks.near_ids import meant
 from setr_lib.benchmarks.sets import EvaluationSet
+from setr_lib.paths import kind_of
 
 CAPTIONS_FILE = "image_captions.json"
 """Captions of gallery images, under a data set's root: a list of ``{"candidate": image id, "captions": [text,
@@ -40,7 +41,7 @@ def captions_file(evaluation_set: EvaluationSet) -> Path | None:
     if evaluation_set.image_captions is not None:
         return evaluation_set.image_captions
     usual = evaluation_set.root / CAPTIONS_FILE
-    return usual if usual.is_file() else None
+    return usual if kind_of(usual) == "file" else None
 
 
 def _captions(row: Row) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.image_formats import how_to_read, readable_endings
+from setr_lib.paths import kind_of
 
 TOOL_FOLDERS = frozenset(
     {
@@ -172,8 +173,10 @@ def list_folder(folder: Path, dataset: str, rules: FolderRules | None = None) ->
     Raises:
         DatasetError: There is no such folder, it cannot be listed, or it is one of SETR's own.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"[datasets.{dataset}]: there is no such image folder", file=folder)
+    if (kind := kind_of(folder)) != "folder":
+        hidden = "this user may not look at the image folder (permission denied)"
+        why = hidden if kind == "hidden" else "there is no such image folder"
+        raise DatasetError(f"[datasets.{dataset}]: {why}", file=folder)
     walk = _Walk(folder, rules or FolderRules())
     if walk.top in walk.never:
         raise DatasetError(

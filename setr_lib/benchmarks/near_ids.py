@@ -337,7 +337,7 @@ def meant(unknown: object, known: Iterable[str] | None, folder: Path | None = No
     if unread := unread_file(unknown, folder):
         return unread
     found = near_ids(known).near(unknown, folder)
-    if found is None:
+    if found is None or found.id == unknown:  # refused for another reason
         return ""
     name = repr(found.id)
     name = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."

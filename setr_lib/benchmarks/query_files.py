@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from setr_lib.benchmarks.errors import DatasetError
 from setr_lib.benchmarks.query_tables import READ, SPREADSHEETS
 from setr_lib.decoding import EXPORT
+from setr_lib.paths import kind_of
 
 _NAMES = ("queries", "query")
 _ALSO = ("triplets", "triplet", "annotations", "annotation")
@@ -154,7 +155,7 @@ def _elsewhere(root: Path, others: tuple[Path, ...], key: str) -> Iterator[str]:
     for folder in dict.fromkeys([*others, root.parent, *sorted(folders)]):
         for ending in READ:
             file = folder / f"queries{ending}"
-            if folder != root and file.is_file():
+            if folder != root and kind_of(file) == "file":
                 yield f"no file of queries is in {root}, and {file} is not read: name it as {key} to use it"
 
 

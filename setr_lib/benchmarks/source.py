@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from setr_lib.benchmarks.annotations import is_there
+from setr_lib.paths import kind_of
 
 if TYPE_CHECKING:
     from setr_lib.progress import Progress
@@ -101,7 +101,7 @@ class DataSource(ABC):
         Returns:
             Whether it is below a folder of this source, or has its stamp.
         """
-        return self.owns(folder) or is_there(folder / self.stamp)
+        return self.owns(folder) or kind_of(folder / self.stamp) == "file"
 
     def remedy(self, folder: Path) -> str:
         """How to get what is missing from the data set in ``folder``, as the end of "it comes from ...".
@@ -113,7 +113,7 @@ class DataSource(ABC):
             The phrase, without a full stop.
         """
         stamp = folder / self.stamp
-        first = f"delete {stamp}, then " if is_there(stamp) else ""
+        first = f"delete {stamp}, then " if kind_of(stamp) == "file" else ""
         return f"{self.shown_name}: {first}{self.advice}"
 
 

@@ -7,13 +7,16 @@ import os
 import re
 import sys
 import tomllib
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import visible
 from setr_lib.files import write_text
-from setr_lib.paths import expanded
+from setr_lib.paths import expanded, kind_of
 from setr_lib.settings import (
     CONFIG_VARIABLE,
     DEFAULT_ENCODER,
@@ -37,6 +40,12 @@ _SHOWN = 3
 _TRIAL = 5
 """Queries of the trial that is recommended."""
 _LONGEST_NAME = 40
+_NO_FOLDER: Mapping[str | None, str] = {
+    "file": "is a file: name the folder that it is in",
+    "hidden": "this user may not look at it (permission denied)",
+}
+"""Why a path is no folder of pictures, by what is there."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,12 @@ def run(photos: Path, queries: Path | None, *, quiet: bool = False) -> int:
         for note in found.notes:
             print(f"setr: {note}", file=sys.stderr)
     if same := [name for name, root in known.items() if _is_same(root, photos)]:
-        print(f"setr: {file} has this folder already, as the data set {same[0]!r}", file=sys.stderr)
+        there = f"{file} has this folder already, as the data set {same[0]!r}"
+        if queries is None:
+            print(f"setr: {there}", file=sys.stderr)
+        else:
+            print(f"setr: {there}: put this line into its section", file=sys.stderr)
+            print(_queries_line(found))
         return 1
     if file.exists() or file.is_symlink():
         print(f"setr: {file} is there already and stays as it is: add this section to it", file=sys.stderr)
@@ -123,11 +137,12 @@ def look(photos: Path, queries: Path | None, here: Path, taken: frozenset[str] =
     from setr_lib.benchmarks.folder_gallery import gallery_listing
     from setr_lib.datasets import evaluation_set
 
-    if not photos.is_dir():
-        what = "is a file: name the folder that it is in" if photos.exists() else "there is no such folder"
-        raise SetrError(f"{photos}: {what}")
-    if queries is not None and not queries.is_file():
+    if (kind := kind_of(photos)) != "folder":
+        raise SetrError(f"{photos}: {_NO_FOLDER.get(kind, 'there is no such folder')}")
+    if queries is not None and kind_of(queries) in (None, "folder"):
         raise SetrError(f"{queries}: there is no such file of queries")
+    for path in (photos, *([] if queries is None else [queries])):
+        _refuse_unstatable(path, here)
     name = data_set_name(photos, taken)
     described = DatasetSettings(
         kind="folder",
@@ -166,7 +181,9 @@ def data_set_name(photos: Path, taken: frozenset[str] = frozenset()) -> str:
     Returns:
         The name; ``mine`` where the folder's own will not do, with a number where it is taken.
     """
-    plain = re.sub(r"[^a-z0-9]+", "-", photos.resolve().name.casefold()).strip("-")[:_LONGEST_NAME]
+    letters = unicodedata.normalize("NFKD", photos.resolve().name.casefold())
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))  # of their accents
+    plain = re.sub(r"[^a-z0-9]+", "-", bare).strip("-")[:_LONGEST_NAME]
     name = plain.strip("-")
     if not name or name in NAMES_OF_KINDS:
         name = "mine"
@@ -191,7 +208,7 @@ def section(found: Looked) -> str:
         f"root = {found.root} # {_counted(found.pictures, 'picture', 'pictures')}",
     ]
     if found.queries is not None:
-        lines.append(f"queries = {found.queries} # {_query_words(found)}")
+        lines.append(_queries_line(found))
     else:
         lines.append('# queries = "wishes.csv" # to measure; left out: queries.csv in the folder of pictures')
     return "\n".join(lines)
@@ -297,6 +314,21 @@ def _no_pictures(photos: Path, notes: list[str]) -> str:
     return f"{photos}: no picture in it that can be read{why}: {', '.join(sorted(readable_endings()))} are"
 
 
+def _queries_line(found: Looked) -> str:
+    return f"queries = {found.queries} # {_query_words(found)}"
+
+
+def _refuse_unstatable(path: Path, here: Path) -> None:
+    """Refuse a path that no settings file can name: its letters are no text, or act on a terminal."""
+    text = _from_here(path, here)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SetrError(f"{path}: the name is not UTF-8, so setr.toml cannot have it: rename it") from None
+    if _CONTROL.search(text):
+        raise SetrError(f"{visible(text)}: the name holds a control character or a line end: rename it")
+
+
 def _stated(path: Path, here: Path) -> str:
     """A path as the settings file states it: relative where it is below the file's folder."""
     text = _from_here(path, here)
@@ -362,4 +394,4 @@ def _tell(file: Path, found: Looked, above: Path | None) -> None:
 def _quoted(path: str) -> str:
     import shlex
 
-    return shlex.quote(path)
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)

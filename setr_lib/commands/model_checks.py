@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def hub_check(
     Returns:
         The check.
     """
-    if Path(name).is_dir():
+    if _is_hidden(Path(name)) or Path(name).is_dir():
         return folder_check(what, Path(name), "config.json")
     if not HUB_ID.fullmatch(name):
         return Check(what, name, "missing", "there is no such folder, and it is no hub id")
@@ -104,6 +105,17 @@ def option_remedy(key: str) -> str:
     return f'{key} = "FOLDER" in the options of that space'
 
 
+def _is_hidden(folder: Path) -> bool:
+    """Whether this user may not look into a folder, or not even at it."""
+    try:
+        with os.scandir(folder):
+            return False
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 def folder_check(what: str, folder: Path, config: str) -> Check:
     """A model's local folder, listed.
 
@@ -115,6 +127,8 @@ def folder_check(what: str, folder: Path, config: str) -> Check:
     Returns:
         The check.
     """
+    if _is_hidden(folder):
+        return Check(what, str(folder), "missing", "this user may not look into it (permission denied)")
     if not folder.is_dir():
         return Check(what, str(folder), "missing", "there is no such folder")
     if not (folder / config).is_file():

@@ -19,7 +19,13 @@ from setr_lib.commands.console import (
     talk,
 )
 from setr_lib.commands.outputs import check_output_file, check_output_folder
-from setr_lib.commands.search_page import is_contact_sheet, print_answer, save_sheet, sheet_name
+from setr_lib.commands.search_page import (
+    check_sheet_ending,
+    is_contact_sheet,
+    print_answer,
+    save_sheet,
+    sheet_name,
+)
 from setr_lib.commands.searching import Search, Wanted, prepared
 from setr_lib.errors import SetrError
 from setr_lib.pipeline.answer_document import answer_document
@@ -52,6 +58,7 @@ def run(
     if not text.strip():
         raise SetrError("the modification text is empty: say what should differ from the image")
     check_output_file(output, is_contact_sheet)
+    check_sheet_ending(output)
     quieten_libraries()
     search = prepared(settings, wanted)
     _refuse_missing(image, search)
@@ -63,6 +70,7 @@ def run(
     if sheet is not None:
         save_sheet(sheet, image, text, found, search)
     _tell_stale(search, found)
+    _tell_empty(search, found)
     if as_json:
         document = _document(search, found, image, text)
         print(json.dumps(document | {"contact_sheet": _text(sheet)}, ensure_ascii=False, indent=1))
@@ -144,6 +152,7 @@ class _Page:
             name = sheet_name(image, text, found, self._search.wanted.gallery)
             sheet = self._sheets / f"{row.line:04d}-{name}.png"
             save_sheet(sheet, image, text, found, self._search)
+        _tell_empty(self._search, found)
         if not self._told_stale:
             self._told_stale = bool(found.stale)
             _tell_stale(self._search, found)
@@ -223,6 +232,14 @@ def _usual_sheet(
 def _tell_stale(search: Search, found: SearchResult) -> None:
     if found.stale:
         talk(search.stale_words(dict(found.stale), found.coarse.height), warning=True)
+
+
+def _tell_empty(search: Search, found: SearchResult) -> None:
+    if next(iter(found), None) is None:
+        talk(
+            f"nothing is found: no picture of {search.where} but the reference itself (or a copy of it), "
+            "which is left out"
+        )
 
 
 def _refuse_missing(image: Path, search: Search) -> None:

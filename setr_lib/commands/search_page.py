@@ -127,6 +127,25 @@ def is_contact_sheet(file: Path) -> bool:
     return _MARK in said or _MARK.encode() in said
 
 
+def check_sheet_ending(file: Path | None) -> None:
+    """Refuse a contact sheet's file whose ending names no kind of picture that can be written.
+
+    Args:
+        file: The file; None where none is drawn.
+
+    Raises:
+        SetrError: It has no such ending; the message names some.
+    """
+    if file is None:
+        return
+    from PIL import Image
+
+    kinds = Image.registered_extensions()  # of what can be read, too
+    if kinds.get(file.suffix.lower()) not in Image.SAVE:
+        ending = f"the ending {file.suffix!r}" if file.suffix else "a name without an ending"
+        raise SetrError(f"--output {file}: {ending} is no picture's: write .png, .jpg or .webp")
+
+
 def _mark() -> PngInfo:
     """What a PNG file says of its maker, so that it is known as one that may be replaced."""
     from PIL.PngImagePlugin import PngInfo

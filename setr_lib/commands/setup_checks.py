@@ -78,9 +78,9 @@ def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> l
     from setr_lib.commands.disk_checks import damage_checks
 
     models = [
-        _encoder(settings),
+        _or_hidden("encoder", lambda: _encoder(settings)),
         *_spaces(settings),
-        _judge(settings, quick=quick),
+        _or_hidden("multimodal LLM", lambda: _judge(settings, quick=quick)),
         *_qwen_reranker(settings, quick=quick),
     ]
     return [
@@ -99,6 +99,14 @@ def configured(settings: Settings, kinds: set[str], *, quick: bool = False) -> l
         _environment_file(settings),
         _installation(settings),
     ]
+
+
+def _or_hidden(what: str, check: Callable[[], Check]) -> Check:
+    """A model's check, also where this user may not look at its files."""
+    try:
+        return check()
+    except PermissionError as error:
+        return Check(what, str(error.filename), "missing", "this user may not look at it (permission denied)")
 
 
 def _storage(settings: Settings) -> Check:

@@ -134,7 +134,7 @@ def _if_there(settings: Settings, step: StepState, key: str | None) -> StepState
     table = settings.table_path(step.step, key)
     if table.exists() or table.with_suffix(".json").exists() or table.with_suffix("").is_dir():
         return step
-    return StepState(step.step, "missing", f"{table} is gone")
+    return StepState(step.step, "missing", f"its table is gone from {settings.storage_root}")
 
 
 def champions_of(context: PipelineContext) -> dict[str, str] | None:
@@ -223,11 +223,15 @@ def _state(steps: Sequence[StepState]) -> str:
 
 def _lacks_data(evaluation_set: EvaluationSet) -> bool:
     """Whether nothing of a set's data is there."""
+    from setr_lib.benchmarks.annotations import is_there
+
     try:
         files = evaluation_set.benchmark.files(evaluation_set)
     except SetrError:
         return True
-    return not evaluation_set.root.exists() or (bool(files) and not any(file.path.exists() for file in files))
+    if not is_there(evaluation_set.root):
+        return True
+    return bool(files) and not any(is_there(file.path) for file in files)
 
 
 def _best(context: PipelineContext, evaluation_set: EvaluationSet) -> dict[str, Any] | None:
@@ -267,6 +271,7 @@ def _lines(
         lines += [f"{'':{width}}{words}" for words in _details(each, _trial(settings, known.last_run, each))]
     if known.shared:
         lines.append(f"{'training':{width}}{_steps_words(known.shared)}")
+        lines += [f"{'':{width}}{step}: {reason}" for reason, step in _reasons(known.shared).items()]
     if champions is None:
         address = shown_address(settings.tracking_uri)
         lines.append(f"{'champions':{width}}asked for at {address} by each run")
@@ -287,16 +292,23 @@ def _set_words(status: SetStatus) -> str:
         if status.changed and status.state == "current":
             return "embedded: can be searched; its files have changed since"
         return words.get(status.state, _steps_words(status.steps))
+    if status.state == "missing" and status.best is not None:
+        return (
+            f"{_best_words(status.best)}, but Dagster has no note of the run that made it (is dagster_home "
+            "gone, or another one?): whether it is current is not known"
+        )
     if status.state == "missing":
         by_name = f" (its targets are hidden: `{typed(f'run {status.key}')}` ranks it)"
         return "nothing yet" + (by_name if status.hidden else "")
     best = status.best
     words = _steps_words(status.steps)
     words = "made, but its files have changed" if words == "current" and status.changed else words
-    if best is None:
-        return words
+    return words if best is None else f"{words}; {_best_words(best)}"
+
+
+def _best_words(best: dict[str, Any]) -> str:
     trial = f", a trial on {best['trial']}" if best["trial"] else ""
-    return f"{words}; {best['metric']} {best['value']:.1f} ({best['row']}{trial})"
+    return f"{best['metric']} {best['value']:.1f} ({best['row']}{trial})"
 
 
 def _steps_words(steps: Sequence[StepState]) -> str:
@@ -318,11 +330,7 @@ def _details(status: SetStatus, trial: str | None) -> list[str]:
         status: The set.
         trial: What its last run was, if that took fewer queries than the settings say.
     """
-    reasons: dict[str, str] = {}
-    for step in status.steps:
-        for reason in filter(None, step.why.split("; ")):
-            if not reason.endswith("is stale"):
-                reasons.setdefault(reason, step.step)
+    reasons = _reasons(status.steps)
     if trial is not None and reasons.get(OTHERS) == "queries":
         reasons = {
             f"made by {trial}" if reason == OTHERS else reason: step for reason, step in reasons.items()
@@ -334,6 +342,16 @@ def _details(status: SetStatus, trial: str | None) -> list[str]:
     if status.looked < status.pictures and status.looked:
         lines.append(f"{status.looked:,} of {status.pictures:,} pictures' files were looked at")
     return lines
+
+
+def _reasons(steps: Sequence[StepState]) -> dict[str, str]:
+    """Why steps are not current, and of each reason the first step that has it; not that another is stale."""
+    reasons: dict[str, str] = {}
+    for step in steps:
+        for reason in filter(None, step.why.split("; ")):
+            if not reason.endswith("is stale"):
+                reasons.setdefault(reason, step.step)
+    return reasons
 
 
 def _run_words(last: LastRun | None, trial: str | None) -> str:

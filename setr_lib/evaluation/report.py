@@ -200,6 +200,8 @@ def _query_parts(
         "judged": row.title,
         "before_name": stages.method,
         "after_name": "" if hidden else row.reranker,
+        "unranked": not hidden
+        and any(line.rank_before is None or (row.reranker and line.rank_after is None) for line in lines),
         "shown_cases": bool(elements),
         "files": {kind: query_file(options.result, kind) for kind in ("csv", "json")},
     }

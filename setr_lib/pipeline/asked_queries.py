@@ -7,6 +7,7 @@ files are understood here, too.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 from setr_lib.decoding import decode
 from setr_lib.errors import SetrError
+from setr_lib.escaping import is_unicode
 from setr_lib.near_names import near_name
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +28,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """What a query has, and what its column or key may be called; ``id`` may be absent."""
 _REQUIRED = ("reference", "text")
+_SHOWN = 200
+"""Characters of a reference that is not found which a message has."""
 _SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -115,16 +119,21 @@ def reference_file(query: AskedQuery, folder: Path, paths: Mapping[str, str]) ->
 
     name = Path(query.reference).expanduser() if query.reference.startswith("~/") else Path(query.reference)
     for path in (folder / name, name):
-        if path.is_file():
-            return path
+        with contextlib.suppress(OSError, ValueError):  # too long, say, which no file's name is
+            if path.is_file():
+                return path
     if query.reference in paths:
         return Path(paths[query.reference])
     near = near_ids(paths).near(query.reference)
     hint = f"; did you mean {near.id!r}? ({near.reason})" if near is not None else ""
     raise SetrError(
-        f"the reference {query.reference!r} is no file of {folder}, none from here, and no id of the gallery"
-        f"{hint}"
+        f"the reference {_shortened(query.reference)!r} is no file of {folder}, none from here, and no id of "
+        f"the gallery{hint}"
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _csv(file: Path | str, text: str) -> Iterator[AskedQuery | FaultyRow]:
@@ -216,7 +225,9 @@ def _fault(key: str, value: object) -> str | None:
         return f"no {key!r}"
     if not isinstance(value, str):
         return f"{key!r} is no text: {value!r}"
-    return None if value.strip() else f"{key!r} is empty"
+    if not value.strip():
+        return f"{key!r} is empty"
+    return None if is_unicode(value) else f"{key!r} holds half a character (a lone surrogate): {value!r}"
 
 
 def _first(names: Sequence[str], look: Callable[[str], str | None]) -> str | None:

@@ -28,6 +28,7 @@ LISTED_BY_REPORTS = IMAGES[:2]
 """The kinds whose items a report's page has in a table of its own."""
 _CUT = "texts cut at the context of the text encoder"
 _UNREAD = "queries whose reference picture cannot be read"
+_LOST = "queries whose every target is an image that cannot be read"
 _EMPTY = "queries whose gallery has no picture that can be read"
 _FALLEN_BACK = {"failed": "failed", "fallback": "replaced"}
 _ONE = {
@@ -79,7 +80,7 @@ def faults_of(context: PipelineContext, key: str) -> pl.DataFrame:
 def _images(context: PipelineContext, key: str) -> Iterator[pl.DataFrame]:
     import polars as pl
 
-    from setr_lib.tables import FAULTS, GALLERY
+    from setr_lib.tables import FAULTS, GALLERY, QUERIES
 
     tables = context.tables
     if not tables.exists("gallery_images", key) or context.is_caption_proxy(key):
@@ -90,8 +91,22 @@ def _images(context: PipelineContext, key: str) -> Iterator[pl.DataFrame]:
         pl.col("image_id").alias("item"),
         pl.col("detail").fill_null(""),
     ).sort("kind", descending=True, maintain_order=True)
+    if tables.exists("queries", key):
+        yield _without_targets(tables.read("queries", QUERIES, key), faulty)
     if tables.exists(EMBEDDING, key):
         yield tables.read(EMBEDDING, FAULTS, key)
+
+
+def _without_targets(queries: pl.DataFrame, faulty: pl.DataFrame) -> pl.DataFrame:
+    """The queries that no ranking can answer: each of their targets is an image that cannot be read."""
+    import polars as pl
+
+    gone = faulty["image_id"].implode()
+    named = pl.col("target_ids")
+    lost = named.list.eval(pl.element().is_in(gone)).list.all() & (named.list.len() > 0)
+    return queries.filter(lost).select(
+        pl.lit(_LOST).alias("kind"), pl.col("query_id").alias("item"), named.list.join(", ").alias("detail")
+    )
 
 
 def _texts(frame: pl.DataFrame, what: str) -> Iterator[pl.DataFrame]:

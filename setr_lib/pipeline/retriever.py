@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import is_unicode
 from setr_lib.pipeline.context import pipeline_context
 from setr_lib.pipeline.held_gallery import HeldGallery
 from setr_lib.pipeline.query_set import QuerySet, encode
@@ -244,6 +245,8 @@ class Retriever:
         if not isinstance(text, str) or not text.strip():
             said = "is empty" if isinstance(text, str) else f"is {_shown(text)}"
             raise SetrError(f"the modification text {said}: say what should differ from the image")
+        if not is_unicode(text):
+            raise SetrError("the modification text is no UTF-8 (half a character): write it again")
         k = _whole_number(k)
         chosen, wanted = _open_method(self.context, method), wanted_reranker(self.context, reranker)
         if wanted is not None and k > self.depth:

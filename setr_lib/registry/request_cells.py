@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.errors import SetrError
+from setr_lib.escaping import is_unicode
 from setr_lib.models.refusals import reason_of
 from setr_lib.pixels import PixelRules, TooManyPixelsError, UnreadableImageError, decode_image, stored_size
 from setr_lib.registry.errors import RegistryError
@@ -231,7 +232,7 @@ class RequestCells:
             )
         if not may_be_empty and not value.strip():
             raise CellError("a text is needed, this one is empty")
-        if not _is_unicode(value):
+        if not is_unicode(value):
             raise CellError("half a character (a lone surrogate): no text can be written with it")
         return str(value)
 
@@ -252,7 +253,7 @@ class RequestCells:
             raise CellError("a picture's bytes are needed (or their base64): no files are read by name here")
         if len(text) > _LONGEST_NAME:
             raise CellError(f"a name of {len(text):,} characters, more than the {_LONGEST_NAME:,} allowed")
-        if not text or "\0" in text or not _is_unicode(text):
+        if not text or "\0" in text or not is_unicode(text):
             raise CellError("no file can have this name")
         try:
             content = self.roots.contents_of(text, self._bytes)
@@ -324,14 +325,6 @@ def _begins_as_picture(text: str) -> bool:
         return False
     part, box = _BOX
     return begins.startswith(_BEGINNINGS) or begins[part] == box
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _kind(value: object) -> str:

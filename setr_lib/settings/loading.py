@@ -101,6 +101,10 @@ def _read(source: Path) -> dict[str, Any]:
         raise SettingsError(f"{source}: there is no such settings file{named}") from None
     except ValueError as error:  # tomllib's, too
         raise SettingsError(f"{source}: {_toml_fault(str(error))}") from error
+    except IsADirectoryError:
+        raise SettingsError(
+            f"{source}: is a folder: name the settings file, {source / SETTINGS_FILE}"
+        ) from None
     except OSError as error:
         raise SettingsError(f"{source}: cannot be read ({error.strerror})") from error
 
@@ -220,6 +224,10 @@ def _unknown_variables() -> Iterator[str]:
 def _nearest_variable(name: str, known: list[str]) -> str:
     every = [*known, *(PREFIX + DELIMITER.join(path).upper() for path in _keys(Settings))]
     close = get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in every], n=1)
+    if not close:  # of a data set, say, whose own name may be anything
+        section, delimiter, rest = name.removeprefix(PREFIX).partition(DELIMITER)
+        sections = [each.removeprefix(PREFIX) for each in known] if delimiter else []
+        close = [f"{near}{delimiter}{rest}" for near in get_close_matches(section, sections, n=1)]
     return f"; did you mean {PREFIX}{close[0]}?" if close else f"; settings are {PREFIX}SECTION{DELIMITER}KEY"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setr_lib.files import sqlite_address, sqlite_path
-from setr_lib.paths import expanded
+from setr_lib.paths import expanded, kind_of
 from setr_lib.settings.names import (
     BLIP2,
     BUILT_IN_SPACES,
@@ -222,4 +222,4 @@ def _open_clip_name(settings: Places, name: str) -> str:
 
 def _folder_or_hub_id(settings: Places, name: str) -> str:
     folder = settings.resolve(Path(name))
-    return str(folder) if folder.is_dir() else name
+    return str(folder) if kind_of(folder) in ("folder", "hidden") else name

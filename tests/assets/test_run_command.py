@@ -264,3 +264,24 @@ def test_the_environment_that_was_written_is_that_of_the_project(folder: Path) -
     from dotenv import dotenv_values
 
     assert dotenv_values(folder / ".env") == environment(Settings(base_dir=folder))
+
+
+def test_steps_of_sets_that_are_not_there_are_refused(setr: Setr) -> None:
+    done = setr("run", "nosuch", "--steps")
+    assert (done.status, done.out) == (1, "") and "no evaluation set or data set 'nosuch'" in done.err
+
+
+def test_steps_are_those_that_a_run_of_the_sets_would_take(setr: Setr) -> None:
+    done = setr("run", "album", "--steps")
+    steps = [line.split()[1] for line in done.out.splitlines() if line.split()[0].isdecimal()]
+    assert steps == ["gallery_images", "gallery_embeddings"], "there are no queries"
+
+
+@pytest.mark.parametrize("more", [[], ["--steps"]])
+def test_a_step_of_queries_is_nothing_to_do_where_there_are_none(
+    setr: Setr, folder: Path, more: list[str]
+) -> None:
+    done = setr("run", "album", "--until", "queries", *more)
+    assert (done.status, done.out) == (1, "")
+    assert "nothing to do up to queries: album has no queries; " in done.err
+    assert "step 1 of" not in done.err and "FAILED" not in done.err

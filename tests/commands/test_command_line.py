@@ -109,7 +109,16 @@ def test_version_names_setr_and_python(capsys: pytest.CaptureFixture[str]) -> No
         ("captions imprt x.jsonl", "did you mean 'import'?"),
         ("leaderboard --jsn", "there is no option --jsn; did you mean '--json'?"),
         ("leaderboard here", "unexpected argument: here"),
+        (f"init {'x' * 300}", "is too long for a path or a name"),
         ("completion bsh", "did you mean 'bash'?"),
+        ("help", "did you mean '--help'?"),
+        (
+            "search a.png -red",
+            "there is no option -red; a name or a text that begins with a dash is written after",
+        ),
+        ("init -x", "there is no option -x; a name or a text that begins with a dash is written after"),
+        ("init --querys x photos", "there is no option --querys; did you mean '--queries'?"),
+        ("init --queries x", "required: PHOTOS"),
     ],
 )
 def test_what_is_not_known_on_the_command_line_is_answered_with_the_nearest(

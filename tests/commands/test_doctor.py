@@ -487,7 +487,7 @@ def test_a_settings_file_or_variable_that_cannot_be_read_is_status_2(
     tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["--config", str(tmp_path), "doctor"]) == 2
-    assert f"{tmp_path}: cannot be read" in capsys.readouterr().err
+    assert f"{tmp_path}: is a folder: name the settings file, " in capsys.readouterr().err
     monkeypatch.setenv("SETR_DATASETS", "not JSON")
     assert main(["--config", str(config), "doctor"]) == 2
     assert "SETR_... variables" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from PIL import Image
 from setr_lib.cli import main
 from setr_lib.methods.inputs import TextVectors
 from setr_lib.pipeline.context import PipelineContext, pipeline_context
+from setr_lib.pipeline.evaluating import read_set
 from setr_lib.pipeline.faults import fault_lines, faults_of
 from setr_lib.settings import load_settings
 from setr_lib.tables import COMPOSITIONS
@@ -157,3 +158,19 @@ def test_the_texts_that_are_cut_are_known_one_by_one() -> None:
     assert encoder.asked < 40, "halves are counted, not every text"
     vectors(["short", *texts])
     assert len(vectors.cut) == vectors.truncated == 3
+
+
+def test_queries_whose_targets_are_all_broken_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_tiny_project(tmp_path)
+    lines = ["reference,modification,targets", f"0.png,a,{BROKEN[0]}", f"1.png,b,{BROKEN[0]}|{BROKEN[1]}"]
+    lines += [f"2.png,c,{BROKEN[0]}|3.png", "4.png,d,"]
+    (tmp_path / "pictures/queries.csv").write_text("\n".join(lines), encoding="utf-8")
+    read_set(pipeline_context(load_settings(config)), "mine")
+    assert main(["--config", str(config), "faults", "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if "target" in row["kind"]]
+    assert [(row["item"], row["detail"], row["row"]) for row in rows] == [
+        ("0", BROKEN[0], 1),
+        ("1", f"{BROKEN[0]}, {BROKEN[1]}", 2),
+    ], "one target that can be read is enough, and none is no fault"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tomllib
@@ -123,6 +124,40 @@ def test_a_broken_settings_file_above_is_no_hindrance(
     assert load_settings(below / "setr.toml").datasets["my-photos"].root == photos
 
 
+def test_queries_for_a_folder_that_is_there_are_a_line_to_add(
+    photos: Path, tmp_path: Path, capsys: Output
+) -> None:
+    assert main(["init", "My Photos"]) == 0
+    capsys.readouterr()
+    queries(tmp_path / "q.csv", "a.png,make it red,b.png\n")
+    assert main(["init", "My Photos", "--queries", "q.csv"]) == 1
+    printed = capsys.readouterr()
+    assert "as the data set 'my-photos': put this line into its section" in printed.err
+    assert tomllib.loads(printed.out) == {"queries": "q.csv"}
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\x1b[31m", b"latin-\xe9"])
+def test_a_folder_that_settings_cannot_name_is_refused_and_nothing_is_written(
+    photos: Path, tmp_path: Path, capsys: Output, name: bytes
+) -> None:
+    named = Path(os.fsdecode(name))
+    try:
+        photos.rename(tmp_path / named)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert main(["init", str(named)]) == 1
+    assert "rename it" in capsys.readouterr().err
+    assert not (tmp_path / "setr.toml").exists()
+
+
+def test_an_example_that_begins_with_a_dash_can_be_typed(
+    photos: Path, tmp_path: Path, capsys: Output
+) -> None:
+    photos.rename(tmp_path / "-p")
+    assert main(["init", "--", "-p"]) == 0
+    assert "search ./-p/a.png " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("made", ["nothing", "file", "empty", "texts"])
 def test_what_is_no_folder_of_pictures_is_refused(photos: Path, capsys: Output, made: str) -> None:
     other = photos.parent / "other"
@@ -190,7 +225,7 @@ def test_another_name_for_the_settings_file_is_refused(
 @pytest.mark.parametrize(
     ("folder", "name"),
     [
-        ("/data/Été 2024", "t-2024"),
+        ("/data/Été 2024", "ete-2024"),
         ("/data/shop_images", "shop-images"),
         ("/data/cirr", "mine"),
         ("/", "mine"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from setr_lib.cli import main
 from setr_lib.commands.console import progress_on_terminal
+from setr_lib.errors import SetrError
 from setr_lib.pipeline.asked_queries import (
     AskedQuery,
     FaultyRow,
@@ -22,6 +24,7 @@ from setr_lib.pipeline.asked_queries import (
     reference_file,
 )
 from setr_lib.pipeline.context import pipeline_context
+from setr_lib.pipeline.evaluating import prepare, read_set
 from setr_lib.pixels import picture_files
 from setr_lib.settings import load_settings
 from setr_lib.tables import GALLERY
@@ -306,3 +309,58 @@ def test_a_reference_is_a_file_beside_the_queries_or_from_here_or_an_id(
     assert found("beside.png") == beside / "beside.png"
     assert found("here.png").resolve() == here / "here.png"
     assert found("7") == Path("/gallery/7.png")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, f"{'y' * 300}.png", "a\0b"])
+def test_a_reference_that_can_be_no_files_name_is_told_in_short(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SetrError) as caught:
+        reference_file(AskedQuery(1, name, "x"), tmp_path, {"7": "/gallery/7.png"})
+    assert "no id of the gallery" in str(caught.value) and len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+def test_half_a_character_is_the_fault_of_its_row(tmp_path: Path) -> None:
+    file = tmp_path / "wishes.jsonl"
+    file.write_text('{"reference": "a", "text": "\\ud800 red"}\n{"reference": "a", "text": "red"}\n')
+    first, second = read_asked_queries(file)
+    assert isinstance(first, FaultyRow) and "'text' holds half a character" in first.reason
+    assert second == AskedQuery(2, "a", "red")
+
+
+def test_a_text_of_the_command_line_that_is_no_utf_8_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(config.parent / "pictures" / "2.png")
+    assert search(config, image, os.fsdecode(b"red \xff")) == 1
+    assert "the modification text is no UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.bmpx", "sheet.txt"])
+def test_a_sheet_that_is_no_picture_by_its_name_is_refused_before_the_search(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    image = str(config.parent / "pictures" / "2.png")
+    assert search(config, image, "darker", "--output", str(tmp_path / name)) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"setr: --output {tmp_path / name}: ") and "write .png" in printed.err
+    assert printed.out == "" and not (tmp_path / name).exists()
+
+
+def test_a_gallery_of_nothing_but_the_reference_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_tiny_project(tmp_path)
+    pictures = config.parent / "pictures"
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("a.png", "b.png"):
+        (copies / name).write_bytes((pictures / "2.png").read_bytes())
+    text = config.read_text(encoding="utf-8") + '\n[datasets.copies]\nkind = "folder"\nroot = "copies"\n'
+    config.write_text(text, encoding="utf-8")
+    context = pipeline_context(load_settings(config))
+    read_set(context, "copies")
+    prepare(context, "copies")
+    image = str(copies / "a.png")
+    assert search(config, image, "darker", "--dataset", "copies", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"] == []
+    assert "nothing is found: no picture of copies but the reference itself" in printed.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from setr_lib.cli import main
-from setr_lib.commands.status import SetStatus, _set_words, next_command
+from setr_lib.commands.status import SetStatus, _lines, _set_words, next_command
 from setr_lib.runners import LastRun, ProjectState, State, StepState
 from setr_lib.settings import Settings
 
@@ -126,3 +126,23 @@ def test_after_a_trial_all_queries_come_next(tmp_path: Path) -> None:
     assert why == "all queries: the last run was a trial on 5 queries of each set"
     limited = Settings.model_validate({"base_dir": tmp_path, "evaluation": {"limit": 5}})
     assert next_command(limited, [status_of("a", "stale")], known)[1] == "makes what is due"
+
+
+def test_scores_without_a_note_of_their_run_are_not_called_nothing() -> None:
+    best = {"metric": "R@1", "value": 12.34, "row": "sum", "queries": 9, "trial": ""}
+    status = status_of("mine", "missing")
+    assert _set_words(status) == "nothing yet"
+    status.best = best
+    words = _set_words(status)
+    assert words.startswith("R@1 12.3 (sum), but ") and "nothing" not in words and "dagster_home" in words
+
+
+def test_why_the_training_is_stale_is_said(tmp_path: Path) -> None:
+    shared = [
+        StepState("reranker_pairs", "stale", "settings, prompts or models are others"),
+        StepState("reranker_adapter", "stale", "reranker_pairs is stale"),
+    ]
+    lines = _lines(Settings(base_dir=tmp_path), [], ProjectState(shared, {}, None), {})
+    at = next(number for number, line in enumerate(lines) if line.startswith("training"))
+    assert lines[at + 1].strip() == "reranker_pairs: settings, prompts or models are others"
+    assert "reranker_adapter" not in lines[at + 1] and lines[at + 2].startswith("champions")

@@ -68,6 +68,7 @@ def test_a_folder_without_queries_has_none(settings_for: Build, folder_root: Pat
         ("reference,modification\na.png,\n", "line 2", "'modification' is empty"),
         ("reference,modification\nz.png,red\n", "line 2", "unknown image 'z.png'"),
         ("reference,modification\n../a.png,red\n", "line 2", "leaves the data folder"),
+        ("reference,modification\nsub\\b.JPG,red\n", "line 2", "holds a back-slash: write '/'"),
         ("reference,modification,targets\na.png,red,a.png\n", "line 2", "among its own targets"),
         ("reference,modification,targets\na.png,red,z.png\n", "line 2", "unknown image 'z.png'"),
         ("reference,modification,targets\na.png,red,sub/b.JPG|sub/b.JPG\n", "line 2", "'sub/b.JPG' twice"),

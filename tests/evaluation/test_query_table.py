@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -152,3 +153,23 @@ def test_addresses_are_relative_and_never_a_scheme(tmp_path: Path):
     assert relative_address(page / "javascript:alert(1)", page) == "./javascript%3Aalert%281%29"
     assert not re.match(r"\w+:", relative_address(page / "data:x", page))
     assert str(tmp_path) not in relative_address(tmp_path / "photos" / "a.jpg", page)
+
+
+def page_of(folder: Path, text: str, failures: Callable[[pl.DataFrame], pl.DataFrame]) -> str:
+    queries, gallery, ranking, told = made_up(2, text=text)
+    rankings = {Row("intersection"): ranking, Row("intersection", "adapter"): ranking}
+    data = ReportData("k", "t", queries, gallery, rankings, METRICS.to_frame(), failures=failures(told))
+    return write_report(folder, data).read_text()
+
+
+def test_a_dash_in_place_of_a_rank_is_explained_where_there_is_one(tmp_path: Path):
+    said = "A dash in place of a rank"
+    assert said not in page_of(tmp_path / "all", "", lambda told: told)
+    none = pl.lit(None, pl.Int64)
+    assert said in page_of(tmp_path / "some", "", lambda told: told.with_columns(rank_after=none))
+
+
+def test_a_long_text_is_whole_and_scrolls_in_its_cell(tmp_path: Path):
+    long = "very " * 200
+    assert f'<div class="long">0 {long}</div></td>' in page_of(tmp_path / "long", long, lambda told: told)
+    assert 'class="long"' not in page_of(tmp_path / "short", "", lambda told: told)

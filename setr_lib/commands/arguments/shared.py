@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import textwrap
@@ -17,6 +18,8 @@ from setr_lib.settings import Settings
 Command: TypeAlias = Callable[[Settings, argparse.Namespace], int]
 """A handler: carries out one command, and returns the exit status."""
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+_SHOWN = 50
+"""Characters of a path that is too long which a message has."""
 
 
 def add_command(
@@ -88,14 +91,24 @@ def path(text: str) -> Path:
         The path.
 
     Raises:
-        argparse.ArgumentTypeError: It is empty, or a variable in it is not set.
+        argparse.ArgumentTypeError: It is empty or too long for the system, or a variable in it is not set.
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty (a variable that is not set?)")
     try:
-        return Path(text if os.path.lexists(text) else expanded(text))
+        named = Path(text if os.path.lexists(text) else expanded(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    try:
+        named.lstat()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise argparse.ArgumentTypeError(
+                f"{text[:_SHOWN]!r}... is too long for a path or a name: shorten it"
+            ) from error
+    return named
 
 
 def positive(text: str) -> int:
