@@ -135,7 +135,7 @@ NOT_READ = {
     "models.judge.endpoint.timeout": _SPEED,
     "models.judge.endpoint.retries": _SPEED,
     "models.judge.trust_remote_code": "whether a model may load, not what it answers",
-    "reranking.adapter.checkpoint_every": "how much a kill can cost",
+    "reranking.adapter.checkpoint_every": "how much a killed training loses",
     "reranking.adapter.held_out_points": "how often a training is looked at",
     "registry.tracking_uri": _PLACE,
     "registry.experiment": "the heading that trainings stand under",

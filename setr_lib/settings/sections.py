@@ -150,7 +150,7 @@ class AdapterSettings(Section):
     """(reference, modification) groups per optimiser step; each brings its positive and its negatives. Lower
     it where memory is short."""
     checkpoint_every: Count = 50
-    """Optimiser steps between two checkpoints: the most that a kill can cost."""
+    """Optimiser steps between two checkpoints: at most so many are lost where a training is killed."""
     held_out_points: int = Field(default=3, ge=1, le=1000)
     """How often all held-out pairs are judged, evenly spaced, the last time at the end: the points of the
     curve in MLflow, beside that before the first step. On the miniature each takes about 5 % of the

@@ -512,6 +512,7 @@ LOOKED_UP = {
     "evaluation_report: models.encoder.name",  # whether these are the miniature's, for a sentence of the page
     "evaluation_report: models.judge.name",
     "promoted_reranker: training.captions",
+    "reranked_rankings: training.captions",  # whether an adapter that is left out is worth a warning
     "reranker_adapter: training.dataset",  # what its pairs were made of, for the label
     "reranker_adapter: training.triplets",
     "gallery_embeddings: coarse.caption_strategies",
