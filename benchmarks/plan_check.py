@@ -2,7 +2,8 @@
 
 A miniature of small size is drawn in a folder of its own, planned, and run from nothing; then the time of
 each step of the plan stands beside that of the assets that do it, and the whole plan beside the whole run.
-The machine should be idle. Exit status 1: the whole, or a step of a tenth of the run or more, is off by more
+The machine should be idle. A plan counts the start of programs and models by itself, a run has it in the
+first asset that needs them: the miniature must be so large that the work outweighs it. Exit status 1: the whole, or a step of a tenth of the run or more, is off by more
 than ``--factor``.
 """
 
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plan_check", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--size", type=float, default=0.15, help="of the miniature (default: 0.15)")
-    parser.add_argument("--groups", type=int, default=120, help="groups of training pairs (default: 120)")
+    parser.add_argument("--size", type=float, default=0.3, help="of the miniature (default: 0.3)")
+    parser.add_argument("--groups", type=int, default=500, help="groups of training pairs (default: 500)")
     parser.add_argument("--factor", type=float, default=1.5, help="how far a plan may be off (default: 1.5)")
     return parser
 
