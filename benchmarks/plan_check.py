@@ -1,10 +1,10 @@
 """``python -m benchmarks.plan_check``: how far ``setr plan`` is from the run that it plans.
 
-A miniature of small size is drawn in a folder of its own, planned, and run from nothing; then the time of
-each step of the plan stands beside that of the assets that do it, and the whole plan beside the whole run.
-The machine should be idle. A plan counts the start of programs and models by itself, a run has it in the
-first asset that needs them: the miniature must be so large that the work outweighs it. Exit status 1: the whole, or a step of a tenth of the run or more, is off by more
-than ``--factor``.
+A miniature is drawn in a folder of its own, planned, and run from nothing; then the time of each step of
+the plan stands beside that of the assets that do it, and the whole plan beside the whole run. The machine
+should be idle. A plan counts the start of programs and models by itself, a run has it in the first asset
+that needs them: the miniature must be so large that the work outweighs it. Exit status 1: the whole, or a
+step of a tenth of the run or more, is off by more than ``--factor``.
 """
 
 from __future__ import annotations
