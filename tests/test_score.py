@@ -83,6 +83,15 @@ def test_circo_rows_have_the_keys_of_the_leaderboard(terminal: Terminal) -> None
     assert "image list is absent" in err
 
 
+def test_the_key_of_an_evaluation_set_stands_for_data_set_and_split(terminal: Terminal) -> None:
+    file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
+    rows, _ = terminal.rows("circo-val", file)
+    assert rows == terminal.rows("circo", "--split", "val", file)[0] != []
+    refused = terminal.refusal("circo", file)
+    assert "several splits" in refused and "circo-val or circo-test" in refused
+    assert "did you mean 'circo-val'" in terminal.refusal("circo-vall", file)
+
+
 def test_circo_with_its_image_list_refuses_other_images(terminal: Terminal) -> None:
     file = terminal.file("mine.json", ranked_circo(terminal.folder / "circo", "val"))
     write_image_list(terminal.folder, range(1, 1000))
@@ -509,7 +518,7 @@ def test_an_official_data_set_without_settings_is_told_its_variable(terminal: Te
 
 @pytest.mark.parametrize(
     "arguments",
-    [["circo", "x.json"], ["circo", "--split", "val"]],
+    [["circo"], ["circo", "--split", "val"]],
 )
 def test_wrong_command_lines_exit_with_2(terminal: Terminal, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -23,7 +23,7 @@ def run(
     settings: Settings,
     *,
     dataset: str,
-    split: str,
+    split: str | None,
     files: Sequence[Path],
     gallery: str | None,
     labels: Sequence[str],
@@ -34,8 +34,9 @@ def run(
 
     Args:
         settings: The settings.
-        dataset: The data set's name.
-        split: The split that the files answer.
+        dataset: The data set's name, or an evaluation set's key.
+        split: The split that the files answer; None for the evaluation set's, or the only one of the data
+            set that settings name.
         files: The ranking files.
         gallery: The protocol, in place of the settings' choice.
         labels: Files of labelled queries, each ``FILE`` or ``LABEL=FILE``.
@@ -47,18 +48,17 @@ def run(
 
     Raises:
         RankingFileError: A ranking file is wrong.
-        SetrError: A caveat is empty.
+        SetrError: A caveat is empty, or the split is not named and there are several.
         DatasetError: The set is not known, or an annotation file or a file of labels is wrong or missing.
     """
     from setr_lib.benchmarks.query_labels import LabelFile
-    from setr_lib.datasets import set_of_split
     from setr_lib.evaluation import leaderboard
     from setr_lib.evaluation.external import score_files
 
     reasons = [" ".join(caveat.split()) for caveat in caveats]
     if not all(reasons):
         raise SetrError("--caveat is empty: say why the ranking is not comparable with published numbers")
-    evaluation_set = set_of_split(settings, dataset, split, gallery)
+    evaluation_set = _answered_set(settings, dataset, split, gallery)
     label_files = [LabelFile.named(text) for text in labels]
     found = score_files(evaluation_set, files, settings.evaluation, label_files, reasons)
     for note in found.notes:
@@ -71,6 +71,19 @@ def run(
     else:
         _print_rows(evaluation_set, found.rows)
     return 0
+
+
+def _answered_set(settings: Settings, dataset: str, split: str | None, gallery: str | None) -> EvaluationSet:
+    """The evaluation set that ranking files answer."""
+    from setr_lib.datasets import named_sets, set_of_split
+
+    if split is None:
+        sets = named_sets(settings, dataset)
+        if len(sets) > 1:
+            keys = " or ".join(each.key for each in sets)
+            raise SetrError(f"{dataset} has several splits: which one do the files answer? Name {keys}")
+        dataset, split = sets[0].dataset, sets[0].split
+    return set_of_split(settings, dataset, split, gallery)
 
 
 def _print_valid(evaluation_set: EvaluationSet, found: ExternalScores) -> None:

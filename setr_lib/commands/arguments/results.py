@@ -192,11 +192,17 @@ def add_score(commands: Subparsers) -> None:
         help="official metrics of rankings that any program made; needs no pictures and no model",
         examples=(
             "setr score cirr --split val recall.json subset.json",
-            "setr score circo --split val ranking.json --json",
+            "setr score circo-val ranking.json --json",
         ),
     )
-    score.add_argument("dataset", metavar="DATASET", help="a data set of the settings, e.g. circo")
-    score.add_argument("--split", required=True, help="val, test1, test, ...; a hidden one is validated only")
+    score.add_argument(
+        "dataset", metavar="DATASET", help="a data set or evaluation set of the settings, e.g. circo-val"
+    )
+    score.add_argument(
+        "--split",
+        help="val, test1, test, ...; a hidden one is validated only (default: the evaluation set's, or the "
+        "only one that the settings have of the data set)",
+    )
     score.add_argument(
         "files",
         nargs="+",
